@@ -13,6 +13,7 @@ from expunge.core.records import TEXTS, TOKENS, Answers, Text, text_records, tex
 def line(row_id: int, variant: str, position: int, logp: float, **more: Any) -> dict[str, Any]:
     base = {"token_id": 10 * row_id + position, "mean": -2.0, "var": 1.0, "is_argmax": False, "is_eos": False}
     base["zlib"] = 20 + row_id
+    base["n_bytes"] = 40 + row_id
     return {"row_id": row_id, "variant": variant, "position": position, "logp": logp} | base | more
 
 
@@ -44,6 +45,7 @@ def test_tokens_are_grouped_by_variant_and_row() -> None:
     assert answers.is_argmax.tolist() == [True, False, False, False, False, False]
     assert answers.is_eos.tolist() == [False, False, True, True, False, True]
     assert answers.zlib.tolist() == [20, 22, 27]
+    assert answers.n_bytes.tolist() == [40, 42, 47]
     assert answers.logp.dtype == np.float64
     assert [row.tolist() for row in answers.by_row(answers.logp)] == [[-1.0, -3.0, -0.5], [-4.0], [-1.0, -2.0]]
 
@@ -92,7 +94,7 @@ def test_no_rows_at_all() -> None:
     assert token_records(table([])).by_variant == {}
     none = np.zeros(0)
     ints, flags = none.astype(np.int64), none.astype(bool)
-    empty = Answers(ints, np.zeros(1, dtype=np.int64), ints, none, none, none, flags, flags, ints)
+    empty = Answers(ints, np.zeros(1, dtype=np.int64), ints, none, none, none, flags, flags, ints, ints)
     assert empty.avg_loss().tolist() == []
     assert empty.without_last().offsets.tolist() == [0]
 

@@ -10,6 +10,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.rows import Form, Row, RowSet
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
@@ -250,3 +251,40 @@ def _place(name: str, sets: Any, places: dict[str, str]) -> Any:
     if "PERT" in rest:
         return rows, lambda row: row.perturbed
     return rows, lambda row: [row.answer]
+
+
+def one_row(form: Form, question: str, answer: str, shots: tuple[tuple[str, str], ...] = ()) -> RowSet:
+    return RowSet("set", (Row(0, question, {"answer": answer}),), form, shots)
+
+
+@pytest.mark.parametrize(
+    ("form", "question", "answer", "prompt", "tail"),
+    [
+        ("qa", "When?", "1991", "<bos>Question: When?\nAnswer:", " 1991<eos>"),
+        ("completion", "Ana wrote", "the red book.", "<bos>Ana wrote", " the red book.<eos>"),
+        ("completion", "Ana wrote ", "the red book.", "<bos>Ana wrote", " the red book.<eos>"),
+        ("completion", "Answer:\n", "red", "<bos>Answer:\n", "red<eos>"),
+        ("text", "Ana wrote", "the red book.", "<bos>Ana wrote", " the red book."),
+        ("text", "", "The red book.", "<bos>", "The red book."),
+    ],
+)
+def test_a_set_of_rows_says_how_they_become_text(
+    tokenizer: Any, form: Form, question: str, answer: str, prompt: str, tail: str
+) -> None:
+    rows = one_row(form, question, answer)
+    encoded = Encoder(Template(), tokenizer).row(rows, rows[0], "answer")
+    assert decoded(tokenizer, encoded.ids[: encoded.n_prompt]) == prompt
+    assert decoded(tokenizer, encoded.ids[encoded.n_prompt :]) == tail
+    assert Encoder(Template(), tokenizer).row_prompt(rows, rows[0]) == list(encoded.ids[: encoded.n_prompt])
+
+
+@pytest.mark.parametrize("form", ["qa", "completion"])
+def test_shots_stand_before_each_question(tokenizer: Any, form: Form) -> None:
+    rows = one_row(form, "When?", "1991", (("Who?", "Ana"),))
+    encoder = Encoder(Template(), tokenizer)
+    shown = {
+        "qa": "<bos>Question: Who?\nAnswer: Ana\n\nQuestion: When?\nAnswer:",
+        "completion": "<bos>Who? Ana\n\nWhen?",
+    }
+    assert decoded(tokenizer, encoder.row_prompt(rows, rows[0])) == shown[form]
+    assert rows.fingerprint() != one_row(form, "When?", "1991").fingerprint()

@@ -17,7 +17,7 @@ Logps = Mapping[int, Sequence[float]]
 def records() -> Callable[..., TokenRecords]:
     """variant -> row -> log-probabilities of its tokens, as token records. A row may have no tokens.
 
-    Other columns in the same shape: `mean`, `var`, `is_argmax` (a value per token), `zlib` (a value per row).
+    Other columns in the same shape: `mean`, `var`, `is_argmax` (a value per token), `zlib`, `n_bytes` (one per row).
     """
 
     def answers(rows: Logps, more: Mapping[str, Mapping[int, Any]]) -> Answers:
@@ -39,6 +39,7 @@ def records() -> Callable[..., TokenRecords]:
             is_argmax=column("is_argmax").astype(bool),
             is_eos=np.zeros(len(logp), dtype=bool),
             zlib=np.array([more.get("zlib", {}).get(i, 1) for i in ids], dtype=np.int64),
+            n_bytes=np.array([more.get("n_bytes", {}).get(i, 1) for i in ids], dtype=np.int64),
         )
 
     def build(by_variant: Mapping[str, Logps], **columns: Mapping[str, Mapping[int, Any]]) -> TokenRecords:

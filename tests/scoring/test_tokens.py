@@ -39,7 +39,7 @@ def parquet(table: pa.Table) -> bytes:
 
 def same(a: pa.Table, b: pa.Table) -> None:
     """Equal keys in equal order, and numbers equal but for the rounding that batch shapes bring."""
-    exact = ["row_id", "variant", "position", "token_id", "is_eos", "zlib"]
+    exact = ["row_id", "variant", "position", "token_id", "is_eos", "zlib", "n_bytes"]
     assert a.select(exact).equals(b.select(exact))
     for name in ("logp", "mean", "var"):
         np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy(), rtol=1e-4, atol=2e-5, err_msg=name)
@@ -70,6 +70,7 @@ def test_equals_a_plain_computation_row_by_row(model: Any, rows: RowSet, tokeniz
                 assert line["is_eos"] == (at == len(encoded.ids) - 1)
                 scored = tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) : -1])
                 assert line["zlib"] == len(zlib.compress(scored.encode()))
+                assert line["n_bytes"] == len(scored.encode())
                 k += 1
     assert k == len(got) > 500
 

@@ -27,6 +27,7 @@ TOKENS = pa.schema(
         ("is_argmax", pa.bool_()),  # the token is the model's greedy choice
         ("is_eos", pa.bool_()),  # the token ends the sequence (added after the answer's own text)
         ("zlib", pa.int32()),  # bytes of the answer's scored text, compressed; the same on all lines of an answer
+        ("n_bytes", pa.int32()),  # bytes of the answer's scored text as UTF-8; the same on all lines of an answer
     ]
 )
 
@@ -50,8 +51,8 @@ Ints = npt.NDArray[np.int64]
 class Answers:
     """One variant's answer tokens over a set of rows, ragged.
 
-    Row i's tokens are `logp[offsets[i]:offsets[i + 1]]`. `row_ids` and `zlib` have R entries, `offsets` R + 1, the
-    other columns N.
+    Row i's tokens are `logp[offsets[i]:offsets[i + 1]]`. `row_ids`, `zlib` and `n_bytes` have R entries, `offsets`
+    R + 1, the other columns N.
     """
 
     row_ids: Ints
@@ -63,6 +64,7 @@ class Answers:
     is_argmax: npt.NDArray[np.bool_]
     is_eos: npt.NDArray[np.bool_]
     zlib: Ints
+    n_bytes: Ints
 
     @property
     def n_tokens(self) -> Ints:
@@ -90,6 +92,7 @@ class Answers:
             row_ids=self.row_ids,
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             zlib=self.zlib,
+            n_bytes=self.n_bytes,
             **{c: getattr(self, c)[keep] for c in _COLUMNS},
         )
 
@@ -132,6 +135,7 @@ def token_records(table: pa.Table) -> TokenRecords:
             is_argmax=columns["is_argmax"].astype(bool),
             is_eos=columns["is_eos"].astype(bool),
             zlib=table["zlib"].to_numpy()[pick][first].astype(np.int64),
+            n_bytes=table["n_bytes"].to_numpy()[pick][first].astype(np.int64),
         )
     return TokenRecords(out)
 

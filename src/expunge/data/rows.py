@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from expunge.core.errors import DataError, nearest
 from expunge.core.identity import fingerprint
@@ -46,12 +46,23 @@ class Row:
         return out
 
 
+Form = Literal["qa", "completion", "text"]
+
+
 @dataclass(frozen=True)
 class RowSet:
-    """A named list of rows; the `row_id` of each is its position."""
+    """A named list of rows; the `row_id` of each is its position.
+
+    form: how a row becomes text. "qa": by the template. "completion": the question as it stands, a blank, the answer
+    and EOS, without template. "text": the same without EOS, for pieces of longer texts (the question may be empty: all
+    of the text is then scored) and for the options of a multiple choice. shots: solved examples before each question,
+    in place of the template's.
+    """
 
     name: str
     rows: tuple[Row, ...]
+    form: Form = "qa"
+    shots: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for i, row in enumerate(self.rows):
@@ -75,7 +86,9 @@ class RowSet:
 
     def fingerprint(self) -> str:
         """SHA-256 over the contents of the rows in order (not over the set's name or where it was read)."""
-        return fingerprint(self.rows)
+        if self.form == "qa" and not self.shots:
+            return fingerprint(self.rows)
+        return fingerprint({"rows": self.rows, "form": self.form, "shots": self.shots})
 
 
 def _variant_order(variant: str) -> tuple[int, str, int]:

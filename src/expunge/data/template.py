@@ -7,12 +7,14 @@ len(tokens(prompt)) ids as the prompt, as that project does: with plain tags the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.rows import Row, RowSet
 
 
 @strict
@@ -72,6 +74,38 @@ class Encoder:
         bos = tokenizer.bos_token_id
         self._bos = [int(bos)] if bos is not None and probe and probe[0] == bos else []
 
+    def row(self, rows: RowSet, row: Row, variant: str) -> Encoded:
+        """Ids of one answer of a row of a set, by the set's form and shots."""
+        where = f"{rows.name} row {row.row_id}"
+        if rows.form != "qa":
+            return self._plain(rows, row.question, row.answers[variant], where)
+        return self._with(rows.shots).encode(row.question, row.answers[variant], where=where)
+
+    def row_prompt(self, rows: RowSet, row: Row) -> list[int]:
+        """The ids generation starts from, for a row of a set."""
+        if rows.form != "qa":
+            return list(self._bos) + self._ids(self._shown(rows, row.question).rstrip(" "))
+        return self._with(rows.shots).prompt(row.question)
+
+    def _with(self, shots: tuple[tuple[str, str], ...]) -> Encoder:
+        if not shots:
+            return self
+        return Encoder(dataclasses.replace(self.template, few_shot=shots), self.tokenizer)
+
+    @staticmethod
+    def _shown(rows: RowSet, question: str) -> str:
+        return "".join(f"{q} {a}\n\n" for q, a in rows.shots) + question
+
+    def _plain(self, rows: RowSet, question: str, answer: str, where: str) -> Encoded:
+        """Without template: the blank between prompt and answer belongs to the answer's first word."""
+        text = self._shown(rows, question)
+        bare = text.rstrip(" ")
+        joined = not bare or bare[-1].isspace() or answer[:1].isspace()
+        lead = text[len(bare) :] or ("" if joined else " ")
+        prompt = list(self._bos) + self._ids(bare)
+        tail = self._ids(lead + answer) + ([self.eos] if rows.form == "completion" else [])
+        return self._cut(prompt, tail, where)
+
     def prompt(self, question: str) -> list[int]:
         """The ids generation starts from."""
         if self.template.compat == "openunlearning":
@@ -88,6 +122,9 @@ class Encoder:
         tail = self._chat_answer(question, answer) if chat else self._ids(lead + answer)
         if not tail or tail[-1] != self.eos:
             tail = [*tail, self.eos]
+        return self._cut(prompt, tail, where)
+
+    def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
         ids = prompt + tail
         over = max(0, len(ids) - self.template.max_length)
         ids = ids[: self.template.max_length]

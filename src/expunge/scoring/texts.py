@@ -37,7 +37,7 @@ def generate_texts(
 ) -> list[Text]:
     """Generations for every row's question; `reference` names the variant kept beside them as the truth."""
     prompts = [
-        _Prompt(r.row_id, sample, r.question, encoder.prompt(r.question))
+        _Prompt(r.row_id, sample, r.question, encoder.row_prompt(rows, r))
         for r in rows.rows
         for sample in range(generation.samples)
     ]

@@ -43,7 +43,7 @@ def wanted_variants(row: Row, wanted: Sequence[str]) -> list[str]:
 def encode_items(rows: RowSet, wanted: Sequence[str], encoder: Encoder) -> list[_Item]:
     """Every wanted answer of every row, encoded."""
     return [
-        _Item(row.row_id, name, encoder.encode(row.question, row.answers[name], where=f"{rows.name} row {row.row_id}"))
+        _Item(row.row_id, name, encoder.row(rows, row, name))
         for row in rows.rows
         for name in wanted_variants(row, wanted)
     ]
@@ -104,6 +104,7 @@ def _score(model: Any, batch: Batch, items: Sequence[_Item], encoder: Encoder) -
     first = np.concatenate([[0], np.cumsum(np.bincount(row_N, minlength=len(items)))])
     token_id = batch.token_N.cpu().numpy()
     position = np.arange(len(row_N)) - first[row_N]
+    texts = [_scored_text(i.encoded, encoder) for i in items]
     is_last = position == np.bincount(row_N, minlength=len(items))[row_N] - 1
     return {
         "row_id": np.array([i.row_id for i in items])[row_N],
@@ -115,14 +116,15 @@ def _score(model: Any, batch: Batch, items: Sequence[_Item], encoder: Encoder) -
         "var": var,
         "is_argmax": argmax,
         "is_eos": is_last & (token_id == encoder.eos),
-        "zlib": np.array([_compressed(i.encoded, encoder) for i in items])[row_N],
+        "zlib": np.array([len(zlib.compress(text)) for text in texts])[row_N],
+        "n_bytes": np.array([len(text) for text in texts])[row_N],
     }
 
 
-def _compressed(encoded: Encoded, encoder: Encoder) -> int:
-    """Bytes of the text of the scored tokens, compressed."""
-    text = encoder.tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) :], skip_special_tokens=True)
-    return len(zlib.compress(text.encode()))
+def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
+    """The text of the scored tokens without special ones, as UTF-8."""
+    text: str = encoder.tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) :], skip_special_tokens=True)
+    return text.encode()
 
 
 def _statistics(logits_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

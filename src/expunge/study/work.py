@@ -16,7 +16,7 @@ from expunge.benchmarks.benchmark import Benchmark
 from expunge.core.files import write_text
 from expunge.core.records import text_records, texts_table, token_records
 from expunge.data.refusals import REFUSALS
-from expunge.data.rows import Row, RowSet
+from expunge.data.rows import RowSet
 from expunge.data.template import Encoded, Encoder, Template
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
@@ -84,8 +84,9 @@ def fit(
     encoder = setting.encoder(source)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
     if objective.needs.alternate is not None:
-        forget = [r for n in sides["forget"] for r in setting.benchmark.sets[n].rows]
-        rows["alternate"] = encode_alternates(forget, setting.refusals, alternates, encoder)
+        rows["alternate"] = encode_alternates(
+            [setting.benchmark.sets[n] for n in sides["forget"]], setting.refusals, alternates, encoder
+        )
     # float32 weights whatever the dtype of scoring: bfloat16 weights round small updates away
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
     model = load_model(source, held, device=pick_device(setting.model.device))
@@ -119,27 +120,26 @@ def apply_edit(
 
 def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> list[Encoded]:
     """The answers of all rows of some sets, encoded, in order."""
-    return [
-        encoder.encode(r.question, r.answers["answer"], where=f"{s.name} row {r.row_id}") for s in sets for r in s.rows
-    ]
+    return [encoder.row(s, r, "answer") for s in sets for r in s.rows]
 
 
 def encode_alternates(
-    forget: Sequence[Row], refusals: Sequence[str], folder: Path | None, encoder: Encoder
+    forget: Sequence[RowSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
 ) -> list[Encoded]:
     """Every forget question with each of its other answers: the refusals, or those an `alternates` job has made."""
+    rows = [(s, r) for s in forget for r in s.rows]
     if folder is None:
-        texts = [list(refusals) for _ in forget]
+        texts = [list(refusals) for _ in rows]
     else:
         texts = [json.loads(line) for line in (folder / ALTERNATES).read_text(encoding="utf-8").splitlines()]
     return [
-        encoder.encode(r.question, t, where=f"forget row {r.row_id}")
-        for r, ts in zip(forget, texts, strict=True)
+        encoder.row(s, dataclasses.replace(r, answers={ALTERNATE: t}), ALTERNATE)
+        for (s, r), ts in zip(rows, texts, strict=True)
         for t in ts
     ]
 
 
-ALTERNATES = "alternates.jsonl"
+ALTERNATE, ALTERNATES = "alternate", "alternates.jsonl"
 N_ALTERNATES = 5
 
 
