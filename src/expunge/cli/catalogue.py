@@ -99,11 +99,9 @@ def _metrics() -> dict[str, dict[str, Any]]:
 
 
 def _benchmarks() -> dict[str, dict[str, Any]]:
-    from expunge.benchmarks.benchmark import BENCHMARKS
-    from expunge.benchmarks.panel import tofu_panel
+    from expunge.benchmarks import benchmarks
 
-    panel = [m.name for m in tofu_panel(holdout=True)]
-    return {name: {"about": about, "metrics": panel, "page": about} for name, about in BENCHMARKS.items()}
+    return {name: {"about": spec.about, "page": spec.page} for name, spec in benchmarks().items()}
 
 
 def _table(entries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from expunge.core.decode import decode, strict
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
@@ -26,9 +26,6 @@ class EvalConfig:
     generation: Generation = field(default_factory=Generation)
 
 
-BENCHMARK_NAMES = ("world", "tofu")
-
-
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -36,32 +33,35 @@ class DataConfig:
 
     refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
     learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own).
+    embedded world always does so with its own). args: settings of one benchmark alone; `expunge benchmarks NAME`.
     """
 
     root: str | None = None
     refusals: str | None = None
     background: bool = False
     world: WorldConfig = field(default_factory=WorldConfig)
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation."""
+    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation.
+
+    A split that is not named is the benchmark's own default. forget, retain: files of rows, for `benchmark=custom`.
+    """
 
     benchmark: str = "world"
-    forget_split: str = "forget10"
-    retain_split: str = "retain90"
+    forget_split: str | None = None
+    retain_split: str | None = None
     holdout_split: str | None = None
+    data_split: str | None = None
+    forget: str | None = None
+    retain: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     template_args: Template = field(default_factory=Template)
     eval: EvalConfig = field(default_factory=EvalConfig)
-
-    def __post_init__(self) -> None:
-        if self.benchmark not in BENCHMARK_NAMES:
-            raise ValueError(f"no benchmark named {self.benchmark!r}{nearest(self.benchmark, BENCHMARK_NAMES)}")
 
 
 @strict

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks.benchmark import Benchmark, tofu, world
+from expunge.benchmarks import Benchmark, Wanted, find_benchmark
 from expunge.core.errors import ConfigError
 from expunge.core.identity import file_sha256
 from expunge.core.records import TOKENS
 from expunge.data.refusals import REFUSALS, read_refusals
-from expunge.data.tofu import check_splits
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective
 from expunge.methods.steps import make_step
@@ -33,17 +32,20 @@ REVISION = 1  # of the jobs themselves: raised when the same settings would give
 
 def benchmark_of(task: Task) -> Benchmark:
     """The rows and the panel. Raises ConfigError or DataError."""
-    if task.benchmark == "world":
-        return world(task.data.world, truth_ratio=task.eval.truth_ratio)
-    check_splits(task.forget_split, task.retain_split, task.holdout_split)
-    return tofu(
-        task.data.root,
+    wanted = Wanted(
+        root=task.data.root,
         forget_split=task.forget_split,
         retain_split=task.retain_split,
         holdout_split=task.holdout_split,
-        truth_ratio=task.eval.truth_ratio,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
         background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
     )
+    return find_benchmark(task.benchmark).make(wanted)
 
 
 def setting_of(task: Task) -> work.Setting:

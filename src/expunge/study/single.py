@@ -129,7 +129,8 @@ def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
     roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
-    roles |= {single.forget_split: roles["forget"], single.retain_split: roles["retain"]}
+    roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
+    roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
     return {"retain": roles[single.train_split]}

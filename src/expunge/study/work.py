@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks.benchmark import Benchmark
+from expunge.benchmarks import Benchmark
 from expunge.core.files import write_text
 from expunge.core.records import text_records, texts_table, token_records
 from expunge.data.refusals import REFUSALS
