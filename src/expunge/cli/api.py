@@ -24,6 +24,8 @@ from expunge.report.table import table
 from expunge.report.write import write_report
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import Graph, build_graph
+from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
+from expunge.study.job import in_order
 from expunge.study.results import report_model
 from expunge.study.run import Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
@@ -71,7 +73,7 @@ class StudyHandle:
         report = report_model(self.graph, outcome, self.store, command)
         folder = self.graph.study.output_dir
         write_report(report, folder)
-        names = {job.key: job.name for leaf in self.graph.leaves for job in (leaf.model, leaf.records, leaf.metrics)}
+        names = {job.key: job.name for job in in_order(self.graph.jobs)}
         return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
 
@@ -97,13 +99,18 @@ class JobHandle:
 
     def run(self, *, console: Console | None = None) -> JobResult:
         """Do it, unless it is done, and show it in its output folder."""
-        planned = plan([self.prepared.last], Store(Path(self.prepared.single.paths.store)))
+        planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
         summary: dict[str, float | None] = {}
-        if self.prepared.metrics is not None:
-            evals = folder / "evals" if self.prepared.model else folder
-            summary = json.loads((evals / self.prepared.eval_file.replace("EVAL", "SUMMARY")).read_text())
+        evals = folder / "evals" if self.prepared.model else folder
+        files = (
+            (self.prepared.metrics, self.prepared.eval_file),
+            (self.prepared.harness, LM_EVAL_FILE),
+        )
+        for job, name in files:
+            if job is not None:
+                summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
         return JobResult(folder, summary)
 
 

@@ -27,7 +27,7 @@ TOKENS = pa.schema(
         ("is_argmax", pa.bool_()),  # the token is the model's greedy choice
         ("is_eos", pa.bool_()),  # the token ends the sequence (added after the answer's own text)
         ("zlib", pa.int32()),  # bytes of the answer's scored text, compressed; the same on all lines of an answer
-        ("n_bytes", pa.int32()),  # bytes of the answer's scored text as UTF-8; the same on all lines of an answer
+        ("n_bytes", pa.int32()),  # bytes of the answer's scored text without leading blanks, UTF-8
     ]
 )
 

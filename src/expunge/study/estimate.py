@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,13 +31,20 @@ class Sizes:
     rows: Mapping[str, RowSet]
     n_parameters: int
 
-    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs) -> Estimate:
+    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs, max_length: int = 512) -> Estimate:
         """Forward and backward over every sample of the run: about 6 operations per parameter and token."""
-        counts = {s: sum(len(self.rows[n].rows) for n in names) for s, names in sides.items()}
+        counts = {s: sum(self._count(n, max_length) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
         anchor = args.anchor if args.anchor in counts else next(iter(counts))
         tokens = args.n_samples(counts[anchor]) * sum(means.values())
         return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
+
+    def _count(self, name: str, max_length: int) -> int:
+        """Samples of a set: its rows, or the pieces that its texts are cut into."""
+        rows = self.rows[name]
+        if rows.long != "pieces":
+            return len(rows)
+        return max(1, math.ceil(self.tokens[name] / (rows.max_length or max_length)))
 
     def score(self, panel: Sequence[Metric], generation: Generation) -> Estimate:
         """Two operations per parameter and token for scored and for generated tokens."""

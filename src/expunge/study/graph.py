@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
@@ -25,9 +26,10 @@ class Leaf:
     settings: str
     train_seed: int
     seed: int | None
-    model: Job
+    model: Job | None  # None: the given model, as it is
     records: Job
     metrics: Job
+    harness: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Graph:
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
-        return [leaf.metrics for leaf in self.leaves]
+        return [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
 
 
 def build_graph(study: Study) -> Graph:
@@ -49,6 +51,7 @@ def build_graph(study: Study) -> Graph:
     check_model(study.model)
     check_methods(study)
     setting = setting_of(study)
+    check_given(study, setting.benchmark)
     maker = Maker(setting, study.eval)
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
@@ -63,13 +66,23 @@ def build_graph(study: Study) -> Graph:
                 dataclasses.replace(study.train, seed=seed),
             )
             for role in ("full", "retain")
+            if getattr(setting.benchmark, f"{role}_sets")
         }
-        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], None)
-        full = _leaf(maker, f"full{tag}", "full", seed, models["full"], retain.metrics)
-        leaves += [dataclasses.replace(full, label="full"), dataclasses.replace(retain, label="retain")]
+        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], None) if "retain" in models else None
+        target = retain.metrics if retain else None
+        full = _leaf(maker, f"full{tag}", "full", seed, models.get("full"), target)
+        leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
-            leaves += _forget(study, maker, full.model, retain.metrics, seed, unlearn_seed, tag)
+            leaves += _forget(study, maker, full.model, target, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
+
+
+def check_given(study: Study, benchmark: Benchmark) -> None:
+    """Where a benchmark trains no full model, the given one stands for it: once. Raises ConfigError."""
+    if benchmark.full_sets:
+        return
+    if len(study.seeds.train) > 1:
+        raise ConfigError(f"seeds.train: benchmark={benchmark.name} trains no full model; leave it at one seed")
 
 
 def check_methods(study: Study) -> None:
@@ -98,7 +111,9 @@ def check_methods(study: Study) -> None:
             raise ConfigError(f"{where}.of: {entry.trainer} trains its own second model; leave it out")
 
 
-def _forget(study: Study, maker: Maker, full: Job, retain: Job, train_seed: int, seed: int, tag: str) -> list[Leaf]:
+def _forget(
+    study: Study, maker: Maker, full: Job | None, retain: Job | None, train_seed: int, seed: int, tag: str
+) -> list[Leaf]:
     """The unlearned models of one full model and one seed, in the order of the study's methods."""
     leaves: list[Leaf] = []
     made: dict[str, Job] = {}
@@ -118,7 +133,7 @@ def _forget(study: Study, maker: Maker, full: Job, retain: Job, train_seed: int,
     return leaves
 
 
-def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job, made: dict[str, Job], args: TrainArgs) -> Job:
+def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job | None, made: dict[str, Job], args: TrainArgs) -> Job:
     """An edit's job: of the full model and its reinforced twin, of earlier methods' models, or of one model."""
     edit = make_edit(entry.trainer, entry.method_args)
     others = edit_registry()[entry.trainer].others
@@ -131,7 +146,7 @@ def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job, made: dict[st
     return maker.edited(label, edit, named[0] if named and not others else full, named if others else [])
 
 
-def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retain: Job | None) -> Leaf:
+def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job | None, retain: Job | None) -> Leaf:
     """A model with its records and metrics."""
     records = maker.records(name, model)
     return Leaf(
@@ -144,4 +159,5 @@ def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retai
         model=model,
         records=records,
         metrics=maker.metrics(name, records, retain),
+        harness=maker.harness(name, model),
     )

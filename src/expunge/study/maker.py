@@ -19,7 +19,7 @@ from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
-from expunge.study import work
+from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import Job, Progress
@@ -50,6 +50,8 @@ def benchmark_of(task: Task) -> Benchmark:
 
 def setting_of(task: Task) -> work.Setting:
     """What the jobs of a study or a single job share. Raises ConfigError or DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
     return work.Setting(benchmark_of(task), task.model, task.template_args, refusals)
 
@@ -73,8 +75,13 @@ class Maker:
         self._sizes: Sizes = sizes(setting)
 
     def base(self) -> Job:
-        """A tokenizer and a model from scratch."""
-        model = self.setting.model
+        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        model, benchmark = self.setting.model, self.setting.benchmark
+        if not benchmark.full_sets:
+            raise ConfigError(
+                f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
+                "model.model_args.pretrained_model_name_or_path="
+            )
         return Job(
             kind="base",
             label=str(model.scratch),
@@ -100,6 +107,7 @@ class Maker:
         if args.step is not None:
             check_step(make_step(args.step, args.step_args, "trainer.args"), chosen)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
+        check_sides(self.setting.benchmark, used, chosen)
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
         refusing = chosen.needs.alternate is not None and other is None
@@ -123,7 +131,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.fit(used, args),
+            estimate=self._sizes.fit(used, args, self.setting.template.max_length),
         )
 
     def _alternates(self, start: Job | None) -> Job:
@@ -147,20 +155,30 @@ class Maker:
             ),
         )
 
-    def edited(self, label: str, edit: Edit, base: Job, others: Sequence[Job]) -> Job:
-        """Weights made from other models' weights, without training."""
+    def edited(self, label: str, edit: Edit, base: Job | None, others: Sequence[Job]) -> Job:
+        """Weights made from other models' weights, without training. base: None for the configured source."""
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            models = {"base": Path(str(self.setting.model.source))} | dict(parents)
+            return work.apply_edit(folder, models, self.setting, edit, progress)
+
         return Job(
             kind="edit",
             label=label,
-            identity={"revision": REVISION, "edit": edit_identity(edit)},
-            parents={"base": base} | {f"other_{i}": other for i, other in enumerate(others)},
-            do=lambda folder, parents, progress: work.apply_edit(folder, parents, self.setting, edit, progress),
+            identity={
+                "revision": REVISION,
+                "edit": edit_identity(edit),
+                **({} if base else self._source_identity(None)),
+            },
+            parents=({"base": base} if base else {}) | {f"other_{i}": other for i, other in enumerate(others)},
+            do=do,
         )
 
     def records(self, label: str, model: Job | None) -> Job:
         """Scoring of a model."""
         panel = self.setting.benchmark.panel
         wanted = requests(panel)
+        limits = {n: v for n, v in self.setting.benchmark.generation.items() if n in wanted.texts}
         return Job(
             kind="score",
             label=label,
@@ -170,6 +188,7 @@ class Maker:
                 "reads": {"tokens": wanted.tokens, "texts": sorted(wanted.texts)},
                 "columns": TOKENS.names,  # records of an older shape are made again
                 "generation": self.evaluation.generation,
+                **({"limits": limits} if limits else {}),
                 **self._source_identity(model),
             },
             parents={} if model is None else {"model": model},
@@ -183,7 +202,7 @@ class Maker:
         """The panel over a model's records, against the retain model's results if there are any."""
         panel = self.setting.benchmark.panel
         meta = self.meta()
-        n_forget = len(self.setting.benchmark.sets["forget_eval"].rows)
+        n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
         given = check_retain_file(retain_file, meta, n_forget) if retain_file else None
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
@@ -199,6 +218,24 @@ class Maker:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})
         return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+
+    def harness(self, label: str, model: Job | None) -> Job | None:
+        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        config = self.evaluation.lm_eval
+        if not config.tasks:
+            return None
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            meta = {"benchmark": "lm_eval", "tasks": list(config.tasks)}
+            return harness.measure_tasks(folder, self._source(parents), self.setting.model, config, meta, progress)
+
+        return Job(
+            kind="lm_eval",
+            label=label,
+            identity={"revision": REVISION, **harness.identity(config), **self._source_identity(model)},
+            parents={} if model is None else {"model": model},
+            do=do,
+        )
 
     @property
     def eval_file(self) -> str:
@@ -228,6 +265,22 @@ class Maker:
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)
         return out
+
+
+def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:
+    """Raise ConfigError where a benchmark has no rows for a side, or rows that a method cannot read."""
+    for side, names in sides.items():
+        absent = next((n for n in names if n not in benchmark.sets), None)
+        if absent or not names:
+            what = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
+            raise ConfigError(
+                f"benchmark={benchmark.name}: it has no rows to {what} here; see `expunge benchmarks {benchmark.name}`"
+            )
+    if chosen.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
+        raise ConfigError(
+            f"trainer={chosen.spec.name}: it reads other answers to the forget questions, and the forget rows of "
+            f"benchmark={benchmark.name} are texts without questions"
+        )
 
 
 def check_retain_file(path: Path, meta: Mapping[str, Any], n_forget: int) -> Mapping[str, Any]:

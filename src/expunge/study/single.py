@@ -76,14 +76,17 @@ class Prepared:
     metrics: Job | None
     eval_file: str
     notes: tuple[str, ...] = ()
+    harness: Job | None = None
 
     @property
-    def last(self) -> Job:
-        """The job that ends it."""
-        job = self.metrics or self.model
-        if job is None:
-            raise ConfigError("mode: there is nothing to do")
-        return job
+    def ends(self) -> tuple[Job, ...]:
+        """The jobs that end it."""
+        return tuple(job for job in (self.metrics, self.harness) if job) or ((self.model,) if self.model else ())
+
+    @property
+    def key(self) -> str:
+        """What marks the output folder as this very job's."""
+        return " ".join(job.key for job in self.ends)
 
 
 def prepare(single: Single) -> Prepared:
@@ -97,13 +100,17 @@ def prepare(single: Single) -> Prepared:
     model = None
     if fitting:
         model = maker.fit(single.task_name, start, fitting[0], _sides(single, setting), fitting[1])
-    records = metrics = None
+    records = metrics = tasks = None
     if single.mode != "train":
-        records = maker.records(single.task_name, model or start)
-        metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
+        tasks = maker.harness(single.task_name, model or start)
+        if setting.benchmark.panel:
+            records = maker.records(single.task_name, model or start)
+            metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
-    prepared = Prepared(single, model, records, metrics, maker.eval_file, notes)
+    prepared = Prepared(single, model, records, metrics, maker.eval_file, notes, tasks)
+    if not prepared.ends:
+        raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
     return prepared
 
@@ -142,7 +149,7 @@ def shown(prepared: Prepared) -> bool:
     if not folder.exists():
         return False
     mark = folder / ".expunge-key"
-    if mark.is_file() and mark.read_text().strip() == prepared.last.key:
+    if mark.is_file() and mark.read_text().strip() == prepared.key:
         return True
     raise ConfigError(
         f"task_name={prepared.single.task_name}: {folder} already holds something else; choose another task_name or "
@@ -153,7 +160,7 @@ def shown(prepared: Prepared) -> bool:
 def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
     """Do the jobs and show them in the output folder. Raises the error of the job that fails."""
     store = Store(Path(prepared.single.paths.store))
-    outcome = run([prepared.last], store, tell)
+    outcome = run(prepared.ends, store, tell)
     if outcome.first:
         raise outcome.first
     folder = prepared.single.output_dir
@@ -167,16 +174,23 @@ def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
 def _fill(part: Path, prepared: Prepared, store: Store) -> None:
     """Hard links into the store (copies across file systems): a model takes its place on the disk once."""
     evals = part / "evals" if prepared.model else part
-    for job, where in ((prepared.model, part), (prepared.records, evals / "records"), (prepared.metrics, evals)):
+    for job, where in (
+        (prepared.model, part),
+        (prepared.records, evals / "records"),
+        (prepared.metrics, evals),
+        (prepared.harness, evals),
+    ):
         if job is None:
             continue
         source = store.path(job)
         for file in sorted(p for p in source.rglob("*") if p.is_file()):
             target = where / file.relative_to(source)
+            if target.exists():  # two jobs that end in one folder: the first one's record stands
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(file, target)
     write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
-    write_text(part / ".expunge-key", prepared.last.key + "\n")
+    write_text(part / ".expunge-key", prepared.key + "\n")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks import Benchmark
+from expunge.benchmarks import Benchmark, Limits
 from expunge.core.files import write_text
 from expunge.core.records import text_records, texts_table, token_records
 from expunge.data.refusals import REFUSALS
@@ -119,8 +119,11 @@ def apply_edit(
 
 
 def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> list[Encoded]:
-    """The answers of all rows of some sets, encoded, in order."""
-    return [encoder.row(s, r, "answer") for s in sets for r in s.rows]
+    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces."""
+    out: list[Encoded] = []
+    for rows in sets:
+        out += encoder.pieces(rows) if rows.long == "pieces" else [encoder.row(rows, r, "answer") for r in rows]
+    return out
 
 
 def encode_alternates(
@@ -189,9 +192,26 @@ def score(
         pq.write_table(table, folder / f"{name}.tokens.parquet")
     for name in wanted.texts:
         rows = setting.benchmark.sets[name]
-        made = generate_texts(model, rows, "answer", encoder, generation, progress=lambda n: step(n * GENERATION_UNITS))
+        limits = setting.benchmark.generation.get(name)
+        how = limited(generation, limits)
+        made = generate_texts(model, rows, "answer", encoder, how, progress=lambda n: step(n * GENERATION_UNITS))
+        if limits is not None:
+            made = [dataclasses.replace(t, generation=before_stop(t.generation, limits.stop)) for t in made]
         pq.write_table(texts_table(made), folder / f"{name}.texts.parquet")
     return {"units": total, "truncated_answers": cut}
+
+
+def limited(generation: Generation, limits: Limits | None) -> Generation:
+    """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
+    if limits is None:
+        return generation
+    return dataclasses.replace(generation, max_new_tokens=min(generation.max_new_tokens, limits.max_new_tokens))
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts in it."""
+    ends = [at for at in (text.find(word) for word in stop) if at >= 0]
+    return text[: min(ends, default=len(text))].strip()
 
 
 GENERATION_UNITS = 10  # a generated answer counts as this many scored ones in the progress
