@@ -33,8 +33,10 @@ class MmluArgs:
 
     def __post_init__(self) -> None:
         check_shots(self.shots, "shots")
-        if self.limit < 0 or self.max_length < 2:
-            raise ValueError(f"{'limit' if self.limit < 0 else 'max_length'} is too small")
+        if self.limit < 0:
+            raise ValueError("limit must be at least 0 (0: all)")
+        if self.max_length < 2:
+            raise ValueError("max_length must be at least 2 tokens")
 
 
 def choice_metric(name: str, score: Score = "sum") -> Metric:

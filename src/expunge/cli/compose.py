@@ -92,6 +92,7 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
+    OmegaConf.set_struct(known.data.args, False)  # what stands there is the benchmark's own
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:

@@ -8,10 +8,11 @@ import math
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
-from expunge.metrics.aggregate import mean_over_rows, needs_tokens, not_available, resolve
+from expunge.metrics.aggregate import Ids, mean_over_rows, needs_tokens, not_available, resolve
 from expunge.metrics.api import Inputs, Result, family
 
 Score = Literal["sum", "per_byte"]
@@ -42,8 +43,8 @@ def multiple_choice(inputs: Inputs, *, score: Score = "sum") -> Result:
     by characters and its acc_bytes by bytes, as here. An accuracy well below guessing is knowledge too, turned over.
     """
     needs_tokens(inputs, 2, "(right, wrong)")
-    row_ids, (sums_RK, norms_RK) = _option_scores(inputs)
-    columns = {"acc": _hits(sums_RK), "acc_norm": _hits(norms_RK)}
+    row_ids, (sums_RK, norms_RK), has_RK = _option_scores(inputs)
+    columns = {"acc": _hits(sums_RK, has_RK), "acc_norm": _hits(norms_RK, has_RK)}
     chosen = columns["acc" if score == "sum" else "acc_norm"]
     extra = {name: _mean(hits_R) for name, hits_R in columns.items()}
     return mean_over_rows(row_ids, chosen, {name: hits_R.tolist() for name, hits_R in columns.items()}, extra)
@@ -82,10 +83,10 @@ def mean_over_questions(inputs: Inputs, *, statistic: Literal["acc", "acc_norm"]
     return dataclasses.replace(whole, per_row={})  # the rows stand with the subjects
 
 
-def _option_scores(inputs: Inputs) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], tuple[Floats, Floats]]:
-    """Row ids, and for each row and option the sum of log-probabilities and that sum per byte, both of shape (R, K).
+def _option_scores(inputs: Inputs) -> tuple[Ids, tuple[Floats, Floats], npt.NDArray[np.bool_]]:
+    """Row ids; for each row and option the sum of log-probabilities, and that sum per byte; and which rows have which.
 
-    The right option is column 0. -inf where a row has no such option, NaN where it has one without a scored token.
+    All of shape (R, K); the right option is column 0. NaN where an option has no scored token.
     """
     records = inputs.tokens
     if records is None:
@@ -95,24 +96,26 @@ def _option_scores(inputs: Inputs) -> tuple[np.ndarray[tuple[int], np.dtype[np.i
         raise ConfigError(f"metric {inputs.metric.name}: the right option is one answer, {len(right)} were named")
     options = [*right, *wrong]
     row_ids = functools.reduce(np.union1d, (a.row_ids for a in options))
-    sums_RK = np.full((len(row_ids), len(options)), -np.inf)
+    sums_RK = np.full((len(row_ids), len(options)), np.nan)
     norms_RK = sums_RK.copy()
-    sums_RK[:, 0] = norms_RK[:, 0] = np.nan
+    has_RK = np.zeros(sums_RK.shape, dtype=bool)
+    has_RK[:, 0] = True  # a row without its right option has no score
     for k, option in enumerate(options):
         # Not the mean times the length: that rounds, and a tie would be broken by chance.
         total_R = np.array([row.sum() if len(row) else math.nan for row in option.by_row(option.logp)])
         at = np.searchsorted(row_ids, option.row_ids)
+        has_RK[at, k] = True
         sums_RK[at, k] = total_R
         norms_RK[at, k] = total_R / np.maximum(option.n_bytes, 1)
-    return row_ids, (sums_RK, norms_RK)
+    return row_ids, (sums_RK, norms_RK), has_RK
 
 
-def _hits(scores_RK: Floats) -> Floats:
+def _hits(scores_RK: Floats, has_RK: npt.NDArray[np.bool_]) -> Floats:
     """1 where column 0 has the row's highest score, 1 / n where n share it, else 0; NaN where a score is."""
-    best_R1 = scores_RK.max(axis=1, keepdims=True)
-    is_best_RK = scores_RK == best_R1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        hits_R: Floats = np.where(np.isnan(best_R1[:, 0]), np.nan, is_best_RK[:, 0] / is_best_RK.sum(axis=1))
+    best_R1 = np.where(has_RK, scores_RK, -np.inf).max(axis=1, keepdims=True)
+    is_best_RK = has_RK & (scores_RK == best_R1)
+    hits_R: Floats = is_best_RK[:, 0] / np.maximum(is_best_RK.sum(axis=1), 1)
+    hits_R[np.isnan(best_R1[:, 0])] = np.nan
     return hits_R
 
 
