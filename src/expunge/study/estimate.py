@@ -91,6 +91,11 @@ def _elements(file: Path) -> int:
 
 
 def _characters(rows: RowSet, variants: Sequence[str]) -> float:
+    shots = sum(len(q) + len(a) for q, a in rows.shots)
     return float(
-        sum(len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants))
+        sum(
+            shots + len(row.question) + len(row.answers[name])
+            for row in rows
+            for name in wanted_variants(row, variants)
+        )
     )
