@@ -24,6 +24,7 @@ from expunge.report.table import table
 from expunge.report.write import write_report
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import Graph, build_graph
+from expunge.study.job import in_order
 from expunge.study.results import report_model
 from expunge.study.run import Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
@@ -71,7 +72,7 @@ class StudyHandle:
         report = report_model(self.graph, outcome, self.store, command)
         folder = self.graph.study.output_dir
         write_report(report, folder)
-        names = {job.key: job.name for leaf in self.graph.leaves for job in (leaf.model, leaf.records, leaf.metrics)}
+        names = {job.key: job.name for job in in_order(self.graph.jobs)}
         return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
 

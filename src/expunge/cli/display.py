@@ -13,6 +13,7 @@ from rich.table import Table
 
 from expunge.study.run import Event, Planned
 
+PART = "score"  # the kind of jobs that are shown as one with the records they make up
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}
 
 
@@ -27,13 +28,22 @@ def plan_table(planned: Sequence[Planned]) -> Table:
         ("time", "right"),
     ):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
+    by_key = {p.job.key: p for p in planned}
     for p in planned:
+        if p.job.kind == PART:
+            continue
+        parts = [by_key[j.key] for j in p.job.parents.values() if j.kind == PART]
+        done = sum(q.state == "hit" for q in parts)
+        tokens = p.job.estimate.tokens + sum(q.job.estimate.tokens for q in parts)
+        known = [q.seconds for q in (p, *parts) if q.state == p.state or q.state != "hit"]
+        waits = [j for q in (p, *parts) for j in q.job.parents.values() if j.kind != PART]
         table.add_row(
             _SHOWN[p.state],
-            p.job.name,
-            ", ".join(parent.name for parent in p.job.parents.values()),
-            count(p.job.estimate.tokens) if p.job.estimate.tokens else "",
-            ("" if p.state == "hit" else "~") + duration(p.seconds),
+            p.job.name + (f" ({done} of {len(parts)} parts done)" if 0 < done < len(parts) else ""),
+            ", ".join(dict.fromkeys(job.name for job in waits)),
+            count(tokens) if tokens else "",
+            ("" if p.state == "hit" else "~")
+            + duration(None if None in known else sum(s for s in known if s is not None)),
         )
     return table
 
@@ -146,6 +156,8 @@ class Display:
         for name in ("job", "state", "", "time", "left"):
             table.add_column(name, no_wrap=True)
         for line in self._lines.values():
+            if line.planned.job.kind == PART and line.what not in ("start", "progress", "failed"):
+                continue
             table.add_row(line.planned.job.name, *self._cells(line))
         table.add_row("[bold]all[/]", f"{self._n}/{len(self._lines)}", "", "", f"~{duration(self._left())}")
         return table

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from expunge.benchmarks.extras import EXTRAS
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.template import Template
@@ -20,10 +21,26 @@ from expunge.training.config import TrainArgs
 @strict
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured, and how texts are generated."""
+    """What is measured, and how texts are generated.
+
+    extras: groups of metrics beside the benchmark's own (`benchmarks.extras`). sampling: the several samples a question
+    that leak@k reads. embedder: a folder or hub id of a sentence encoder, for similarity. original: the model that
+    agreement compares with, where `expunge eval` measures one model.
+    """
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     generation: Generation = field(default_factory=Generation)
+    extras: tuple[str, ...] = ()
+    sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
+    embedder: str | None = None
+    original: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.extras:
+            if name not in EXTRAS:
+                raise ValueError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling: temperature must be above 0, greedy samples are all the same")
 
 
 BENCHMARK_NAMES = ("world", "tofu")

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.data.rows import RowSet
-from expunge.metrics.api import Metric
-from expunge.metrics.compute import requests
 from expunge.models.config import PRESETS, ModelConfig, looks_local
 from expunge.scoring.config import Generation
 from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
-from expunge.study.work import Setting
+from expunge.study.work import Part, Setting
 from expunge.training.config import TrainArgs
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -38,12 +36,15 @@ class Sizes:
         tokens = args.n_samples(counts[anchor]) * sum(means.values())
         return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
 
-    def score(self, panel: Sequence[Metric], generation: Generation) -> Estimate:
-        """Two operations per parameter and token for scored and for generated tokens."""
-        wanted = requests(panel)
-        scored = sum(_characters(self.rows[n], wanted.tokens[n]) for n in wanted.tokens) / CHARACTERS_PER_TOKEN
-        made = sum(len(self.rows[n].rows) for n in wanted.texts) * min(generation.max_new_tokens, 60)
-        return Estimate(int(scored + made), 2.0 * self.n_parameters * (scored + 4 * made))
+    def score(self, part: Part, generation: Generation) -> Estimate:
+        """Two operations per parameter and token, four times that for generated tokens, six with a gradient."""
+        rows = self.rows[part.rows]
+        if part.kind in ("texts", "samples"):
+            made = len(rows.rows) * generation.samples * min(generation.max_new_tokens, 60)
+            return Estimate(made, 8.0 * self.n_parameters * made)
+        scored = _characters(rows, part.names) / CHARACTERS_PER_TOKEN
+        times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
+        return Estimate(int(scored), times * self.n_parameters * scored)
 
 
 def sizes(setting: Setting) -> Sizes:

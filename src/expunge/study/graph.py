@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.methods.edits import edit_registry, make_edit
@@ -52,9 +54,10 @@ def build_graph(study: Study) -> Graph:
     maker = Maker(setting, study.eval)
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
-    for seed in study.seeds.train:
-        tag = f"-s{seed}" if len(study.seeds.train) > 1 else ""
-        models = {
+    trained: dict[int, dict[str, Job]] = {}
+    tags = {seed: f"-s{seed}" if len(study.seeds.train) > 1 else "" for seed in study.seeds.train}
+    for seed, tag in tags.items():
+        trained[seed] = {
             role: maker.fit(
                 f"{role}{tag}",
                 start,
@@ -64,12 +67,26 @@ def build_graph(study: Study) -> Graph:
             )
             for role in ("full", "retain")
         }
-        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], None)
-        full = _leaf(maker, f"full{tag}", "full", seed, models["full"], retain.metrics)
+    # The retain models of all training seeds are what attacks with reference models hold a model against.
+    retained = {s: maker.records(f"retain{tags[s]}", m["retain"], m["full"]) for s, m in trained.items()}
+    for seed, tag in tags.items():
+        models = trained[seed]
+        others = [job for s, job in retained.items() if s != seed]
+        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], models["full"], None, others)
+        against = Against(models["full"], retain.metrics, list(retained.values()))
+        full = _leaf(maker, f"full{tag}", "full", seed, models["full"], *against)
         leaves += [dataclasses.replace(full, label="full"), dataclasses.replace(retain, label="retain")]
         for unlearn_seed in study.seeds.unlearn:
-            leaves += _forget(study, maker, full.model, retain.metrics, seed, unlearn_seed, tag)
+            leaves += _forget(study, maker, against, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
+
+
+class Against(NamedTuple):
+    """What a model is held against: the full model, the retain model's metrics, all retain models' records."""
+
+    full: Job
+    retain: Job | None
+    shadows: Sequence[Job]
 
 
 def check_methods(study: Study) -> None:
@@ -98,8 +115,9 @@ def check_methods(study: Study) -> None:
             raise ConfigError(f"{where}.of: {entry.trainer} trains its own second model; leave it out")
 
 
-def _forget(study: Study, maker: Maker, full: Job, retain: Job, train_seed: int, seed: int, tag: str) -> list[Leaf]:
+def _forget(study: Study, maker: Maker, against: Against, train_seed: int, seed: int, tag: str) -> list[Leaf]:
     """The unlearned models of one full model and one seed, in the order of the study's methods."""
+    full = against.full
     leaves: list[Leaf] = []
     made: dict[str, Job] = {}
     tag += f"-u{seed}" if len(study.seeds.unlearn) > 1 else ""
@@ -112,7 +130,7 @@ def _forget(study: Study, maker: Maker, full: Job, retain: Job, train_seed: int,
             benchmark = maker.setting.benchmark
             sides = {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
             made[label] = maker.fit(label + tag, full, objective(entry.trainer, entry.method_args), sides, args)
-        leaf = _leaf(maker, label + tag, "unlearn", train_seed, made[label], retain)
+        leaf = _leaf(maker, label + tag, "unlearn", train_seed, made[label], *against)
         shown = ", ".join(f"{k}={v}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
         leaves.append(dataclasses.replace(leaf, label=label, method=entry.trainer, settings=shown, seed=seed))
     return leaves
@@ -131,9 +149,18 @@ def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job, made: dict[st
     return maker.edited(label, edit, named[0] if named and not others else full, named if others else [])
 
 
-def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retain: Job | None) -> Leaf:
+def _leaf(
+    maker: Maker,
+    name: str,
+    role: str,
+    train_seed: int,
+    model: Job,
+    full: Job,
+    retain: Job | None,
+    shadows: Sequence[Job],
+) -> Leaf:
     """A model with its records and metrics."""
-    records = maker.records(name, model)
+    records = maker.records(name, model, full)
     return Leaf(
         label=name,
         role=role,
@@ -143,5 +170,5 @@ def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retai
         seed=None,
         model=model,
         records=records,
-        metrics=maker.metrics(name, records, retain),
+        metrics=maker.metrics(name, records, retain, shadows=shadows),
     )

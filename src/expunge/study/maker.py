@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks.benchmark import Benchmark, tofu, world
-from expunge.core.errors import ConfigError
+from expunge.benchmarks.extras import with_extras
+from expunge.core.errors import ConfigError, DataError
 from expunge.core.identity import file_sha256
-from expunge.core.records import TOKENS
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.data.tofu import check_splits
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective
 from expunge.methods.steps import make_step
 from expunge.metrics.compute import identity as panel_identity
-from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
+from expunge.models.load import load_tokenizer
 from expunge.study import work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
@@ -49,7 +49,25 @@ def benchmark_of(task: Task) -> Benchmark:
 def setting_of(task: Task) -> work.Setting:
     """What the jobs of a study or a single job share. Raises ConfigError or DataError."""
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
-    return work.Setting(benchmark_of(task), task.model, task.template_args, refusals)
+    benchmark = benchmark_of(task)
+    check_holdout(benchmark)
+    for key in ("embedder", "original"):
+        named = getattr(task.eval, key)
+        if named is not None:
+            check_source(named, f"eval.{key}")
+    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    return work.Setting(benchmark, task.model, task.template_args, refusals)
+
+
+def check_holdout(benchmark: Benchmark) -> None:
+    """Rows that no model has seen must not be among those to be forgotten. Raises DataError with the first that is."""
+    forget = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(benchmark.forget_set, ())}
+    for row in benchmark.sets.get("holdout", ()):
+        if (row.question, row.answer) in forget:
+            raise DataError(
+                f"holdout row {row.row_id} is forget row {forget[row.question, row.answer]} as well: "
+                f"{row.question[:60]!r}; no model may have seen a holdout row"
+            )
 
 
 def check_model(model: ModelConfig) -> None:
@@ -69,6 +87,7 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._held = work.Held()
 
     def base(self) -> Job:
         """A tokenizer and a model from scratch."""
@@ -155,40 +174,108 @@ class Maker:
             do=lambda folder, parents, progress: work.apply_edit(folder, parents, self.setting, edit, progress),
         )
 
-    def records(self, label: str, model: Job | None) -> Job:
-        """Scoring of a model."""
-        panel = self.setting.benchmark.panel
-        wanted = requests(panel)
+    def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
+        """All records of a model, gathered from a job for each set of rows and kind.
+
+        original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
+        """
+        given = self.evaluation.original or original
+        made: dict[str, Job] = {}
+        for part in work.parts(self.setting.benchmark.panel):
+            if part.kind == "agreement" and given is None:
+                continue  # the metrics that read it say that there is no original model
+            if part.of is None:
+                made[part.file] = self._scored(label, model, part, given)
+            elif self.evaluation.embedder is not None:
+                texts = made[f"{part.rows}.{part.of}.parquet"]
+                made[part.file] = self._compared(label, part, texts, self.evaluation.embedder)
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            self._held.drop()  # this model's last part is done
+            return work.gather(folder, parents)
+
+        return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
+
+    def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
+        """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
+        how = self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        writes = part.kind in ("texts", "samples")
+        parents = {} if model is None else {"model": model}
+        decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
+        if part.kind == "agreement":
+            if isinstance(original, Job):
+                parents["original"] = original
+            else:
+                decides["original"] = source_identity(str(original), None)
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            other = str(parents.get("original", original))
+            source = self._source(parents)
+            return work.score(folder, source, self.setting, part, how, self._held, progress, original=other)
+
         return Job(
             kind="score",
-            label=label,
+            label=f"{label} {part.rows} {part.kind}",
             identity={
                 "revision": REVISION,
-                "rows": {n: self._rows[n] for n in sorted({m.rows for m in panel if m.rows})},
-                "reads": {"tokens": wanted.tokens, "texts": sorted(wanted.texts)},
-                "columns": TOKENS.names,  # records of an older shape are made again
-                "generation": self.evaluation.generation,
+                "records": part.kind,
+                "rows": self._rows[part.rows],
+                "columns": work.COLUMNS[part.kind],  # records of an older shape are made again
+                **decides,
                 **self._source_identity(model),
             },
-            parents={} if model is None else {"model": model},
-            do=lambda folder, parents, progress: work.score(
-                folder, self._source(parents), self.setting, panel, self.evaluation.generation, progress
-            ),
-            estimate=self._sizes.score(panel, self.evaluation.generation),
+            parents=parents,
+            do=do,
+            estimate=self._sizes.score(part, how),
         )
 
-    def metrics(self, label: str, records: Job, retain: Job | None, *, retain_file: Path | None = None) -> Job:
-        """The panel over a model's records, against the retain model's results if there are any."""
+    def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
+        """The similarity of stored generations to answers."""
+        return Job(
+            kind="score",
+            label=f"{label} {part.rows} {part.kind}",
+            identity={
+                "revision": REVISION,
+                "records": part.kind,
+                "rows": self._rows[part.rows],
+                "reads": part.names,
+                "embedder": source_identity(embedder, None),
+            },
+            parents={"texts": texts},
+            do=lambda folder, parents, progress: work.compare_texts(
+                folder, parents["texts"], self.setting, part, embedder, progress
+            ),
+        )
+
+    def metrics(
+        self,
+        label: str,
+        records: Job,
+        retain: Job | None,
+        *,
+        retain_file: Path | None = None,
+        shadows: Sequence[Job] = (),
+    ) -> Job:
+        """The panel over a model's records, against the retain model's results if there are any.
+
+        shadows: the records of the retain models that attacks with reference models read, never this model's own.
+        """
         panel = self.setting.benchmark.panel
+        sets = self.setting.benchmark.sets
+        for metric in panel:
+            if metric.where and metric.rows:
+                work.rows_where(sets[metric.rows], metric)
         meta = self.meta()
-        n_forget = len(self.setting.benchmark.sets["forget_eval"].rows)
-        given = check_retain_file(retain_file, meta, n_forget) if retain_file else None
+        given = None
+        if retain_file:
+            given = check_retain_file(retain_file, meta, len(sets["forget_eval"].rows), self._tokenizer_mark)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
             if "retain" in parents:
                 against = read_results(parents["retain"] / self.eval_file)[0]
-            facts = work.measure(folder, parents["records"], self.setting, panel, against, meta)
+            others = [path for role, path in parents.items() if role.startswith("shadow_")]
+            facts = work.measure(folder, parents["records"], self.setting, panel, against, meta, others)
             progress(1, 1)
             return facts
 
@@ -196,7 +283,16 @@ class Maker:
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})
+        if any(m.shadows for m in panel):
+            parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
         return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+
+    def _tokenizer_mark(self) -> str | None:
+        """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
+        source = self.setting.model.tokenizer_source
+        if source is None:
+            return None
+        return work.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
 
     @property
     def eval_file(self) -> str:
@@ -228,8 +324,10 @@ class Maker:
         return out
 
 
-def check_retain_file(path: Path, meta: Mapping[str, Any], n_forget: int) -> Mapping[str, Any]:
-    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split or rows."""
+def check_retain_file(
+    path: Path, meta: Mapping[str, Any], n_forget: int, tokenizer_mark: Callable[[], str | None]
+) -> Mapping[str, Any]:
+    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split, rows or tokenizer."""
     if not path.is_file():
         raise ConfigError(f"retain_logs_path: no file {path}")
     results, said = read_results(path)
@@ -239,6 +337,11 @@ def check_retain_file(path: Path, meta: Mapping[str, Any], n_forget: int) -> Map
     for name, fingerprint in (said.get("rows") or {}).items():
         if meta["rows"].get(name, fingerprint) != fingerprint:
             raise ConfigError(f"retain_logs_path: {path} was measured on other {name} rows than this job's")
+    if work.TOKENIZER in said and tokenizer_mark() not in (None, said[work.TOKENIZER]):
+        raise ConfigError(
+            f"retain_logs_path: {path} was measured with another tokenizer than this job's; losses per token of two "
+            "tokenizers do not compare"
+        )
     n_rows = {len(results[m].per_row) for m in ("forget_truth_ratio",) if m in results}
     if n_rows and n_rows != {n_forget}:
         raise ConfigError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import yaml
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
@@ -99,7 +97,9 @@ def prepare(single: Single) -> Prepared:
         model = maker.fit(single.task_name, start, fitting[0], _sides(single, setting), fitting[1])
     records = metrics = None
     if single.mode != "train":
-        records = maker.records(single.task_name, model or start)
+        # Unlearning is compared with the model it started from; a model that is only measured, with `eval.original`.
+        original = (start or single.model.source) if single.mode == "unlearn" else None
+        records = maker.records(single.task_name, model or start, original=original)
         metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
@@ -173,13 +173,6 @@ def _fill(part: Path, prepared: Prepared, store: Store) -> None:
         for file in sorted(p for p in source.rglob("*") if p.is_file()):
             target = where / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, target)
+            link(file, target)
     write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
     write_text(part / ".expunge-key", prepared.last.key + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
