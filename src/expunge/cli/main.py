@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+        if name == "eval":
+            sub.add_argument(
+                "--refresh",
+                nargs="+",
+                metavar="FOLDER",
+                help="compute the metrics of written folders again from their records, without a model; "
+                "retain_logs_path=FILE gives another retain log",
+            )
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -149,6 +157,8 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     from expunge.cli.api import load_job
 
+    if getattr(parsed, "refresh", None):
+        return _refresh(parsed.refresh, parsed.overrides)
     if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
         from expunge.core.errors import ConfigError
 
@@ -162,6 +172,23 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     for name, value in done.summary.items():
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
+    from expunge.core.errors import ConfigError
+    from expunge.study.refresh import refresh
+
+    key = "retain_logs_path="
+    words = [w for w in named if w.startswith(key)] + list(overrides)
+    for word in words:
+        if not word.startswith(key):
+            raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
+    retain = words[-1].removeprefix(key) if words else None
+    _quiet()
+    for place in (w for w in named if not w.startswith(key)):
+        summary = refresh(Path(place), retain)
+        print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 
 

@@ -73,6 +73,24 @@ COLUMNS = (
     Column("steps", "steps", "count", "optimiser steps"),
     Column("wall_s", "time", "time", "seconds of training, wall clock"),
 )  # fmt: skip
+ATTACKS = (  # shown where some run has them
+    Column(
+        "mia_distance", "MIA distance", "number",
+        "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
+        "mia_min_k", "auc_distance",
+    ),
+    Column(
+        "privleak", "privleak", "percent",
+        "the min-k attack's AUC against the retain model's, in percent of it; 0 is best, from either side",
+        "privleak",
+    ),
+)  # fmt: skip
+
+
+def columns_of(model: ReportModel) -> tuple[Column, ...]:
+    """The columns of a report: those of the attacks only where a run was attacked."""
+    there = {name for run in model.runs for name in run.results}
+    return (*COLUMNS[:-2], *(c for c in ATTACKS if c.metric in there), *COLUMNS[-2:])
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ class Cell:
     """One value. value is NaN where missing, and then `note` is the footnote that says why.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
-    log10: of a p-value, finite where the p-value itself underflows to 0.
+    log10: of a p-value, finite where the p-value itself underflows to 0. spread: lowest and highest, of a null band.
     """
 
     value: float
@@ -91,6 +109,7 @@ class Cell:
     high: float = math.nan
     log10: float = math.nan
     note: int | None = None
+    spread: tuple[float, float] | None = None
 
     @property
     def interval(self) -> str:
@@ -100,9 +119,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row. kind: a run, the mean over the seeds of a label, or a job without a result. run: the run, if one."""
+    """One row. kind: a run, the mean over the seeds of a label, the band of the retain models, or a job without a
+    result. run: the run, if one."""
 
-    kind: Literal["run", "mean", "missing"]
+    kind: Literal["run", "mean", "band", "missing"]
     name: str
     label: str
     role: str
@@ -134,22 +154,43 @@ def table(model: ReportModel) -> Table:
     notes = _Footnotes()
     full_utility = model.mean_of("full", "model_utility")
     floor = model.utility_floor * full_utility
+    columns = columns_of(model)
     rows: list[Row] = []
     for group in model.groups():
         own = [
-            _run_row(run, name, full_utility, floor, notes) for run, name in zip(group, run_names(group), strict=True)
+            _run_row(run, name, columns, full_utility, floor, notes)
+            for run, name in zip(group, run_names(group), strict=True)
         ]
         rows += own
         if len(own) > 1:
-            rows.append(_mean_row(own, floor, notes))
+            rows.append(_mean_row(own, columns, floor, notes))
+        if group[0].role == "retain" and model.null_band:
+            rows.append(_band_row(model, columns, notes))
     for lost in model.missing:
-        cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in COLUMNS)
+        cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in columns)
         rows.append(Row("missing", lost.label, lost.label, "", cells))
-    return Table(COLUMNS, tuple(rows), tuple(notes.numbers))
+    return Table(columns, tuple(rows), tuple(notes.numbers))
 
 
-def _run_row(run: Run, name: str, full_utility: float, floor: float, notes: _Footnotes) -> Row:
-    cells = tuple(_cell(run, column, full_utility, notes) for column in COLUMNS)
+def _band_row(model: ReportModel, columns: tuple[Column, ...], notes: _Footnotes) -> Row:
+    """From the lowest to the highest retain model: what another training seed can do by itself."""
+    cells = []
+    for column in columns:
+        name = f"{column.metric}.{column.extra}" if column.extra else column.metric
+        found = model.null_band.get(name or "")
+        if found is None:
+            cells.append(notes.absent("no band: it is not measured between retain models"))
+            continue
+        ends = format_value(found.low, column.kind), format_value(found.high, column.kind)
+        cells.append(Cell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
+    n = max(found.n for found in model.null_band.values())
+    return Row("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
+
+
+def _run_row(
+    run: Run, name: str, columns: tuple[Column, ...], full_utility: float, floor: float, notes: _Footnotes
+) -> Row:
+    cells = tuple(_cell(run, column, full_utility, notes) for column in columns)
     return Row("run", name, run.label, run.role, cells, run, flag=_flag(run.role, cells, floor))
 
 
@@ -185,9 +226,9 @@ def _cell(run: Run, column: Column, full_utility: float, notes: _Footnotes) -> C
     return Cell(value, format_value(value, column.kind), low=low, high=high)
 
 
-def _mean_row(rows: list[Row], floor: float, notes: _Footnotes) -> Row:
+def _mean_row(rows: list[Row], columns: tuple[Column, ...], floor: float, notes: _Footnotes) -> Row:
     cells = []
-    for i, column in enumerate(COLUMNS):
+    for i, column in enumerate(columns):
         there = [row.cells[i] for row in rows if math.isfinite(row.cells[i].value)]
         values = [cell.log10 if column.kind == "p" else cell.value for cell in there]
         if not values:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 
 from expunge.core.records import text_records
+from expunge.metrics.aggregate import band
+from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import Missing, ReportModel, Run, Sample
+from expunge.report.model import Band, Missing, ReportModel, Run, Sample
 from expunge.study.graph import Graph, Leaf
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
@@ -41,7 +44,27 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         notes=_notes(graph, outcome),
         missing=tuple(lost),
         samples=_samples(graph, texts),
+        null_band=null_band(runs),
     )
+
+
+def null_band(runs: Sequence[Run]) -> dict[str, Band]:
+    """The spread of each metric over the retain models of several training seeds, where there are at least two.
+
+    Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
+    `forget_quality.ks_distance`.
+    """
+    retain = [run.results for run in runs if run.role == "retain"]
+    values: dict[str, list[float]] = {}
+    for results in retain:
+        for name, result in results.items():
+            values.setdefault(name, []).append(result.value)
+    ratios = [r["forget_truth_ratio"] for r in retain if "forget_truth_ratio" in r]
+    pairs = [ks_between(one, other) for one, other in itertools.combinations(ratios, 2)]
+    found = {name: (band(of), len(of)) for name, of in values.items()}
+    if pairs:  # two retain models make one pair, whose distance is a band of one point
+        found["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
+    return {name: Band(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
 
 
 def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:

@@ -344,7 +344,7 @@ def measure(
     fewer = with_parents(panel, read)
     others = [_compute(path, setting, fewer, None) for path in shadows] if fewer else []
     results = _compute(records, setting, panel, retain, others)
-    mark = _tokenizer_of(records)
+    mark = tokenizer_of(records)
     write_results(
         folder, results, {**meta, **({TOKENIZER: mark} if mark else {})}, prefix=f"{setting.benchmark.eval_name}_"
     )
@@ -398,7 +398,7 @@ def _texts(
     return out
 
 
-def _tokenizer_of(records: Path) -> str | None:
+def tokenizer_of(records: Path) -> str | None:
     """The tokenizer that records say they were made with."""
     for file in sorted(records.glob("*.parquet")):
         found = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
