@@ -48,7 +48,7 @@ GRADS = pa.schema(
     [
         ("row_id", pa.int32()),
         ("variant", pa.string()),
-        ("l1", pa.float64()),  # norms of the whole parameter gradient of the answer's mean token loss
+        ("l1", pa.float64()),  # norms of the whole gradient of the answer's mean token loss, its last token left out
         ("l2", pa.float64()),
         ("linf", pa.float64()),
         ("tensor_mean", pa.float64()),  # mean over parameter tensors of each one's 2-norm

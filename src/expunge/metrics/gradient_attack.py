@@ -21,7 +21,8 @@ Norm = Literal["tensor_mean", "l1", "l2", "linf"]
 def gradnorm_score(inputs: Inputs, *, norm: Norm = "tensor_mean") -> Result:
     """The size of the loss gradient of one row: near a minimum that the row helped to make, it is small.
 
-    Formula, with g = d/dtheta of the row's mean token loss (one row by itself, all weights, a tied tensor once):
+    Formula, with g = d/dtheta of the row's mean token loss (one row by itself, without the token that ends the answer,
+    as in OpenUnlearning; all weights, a tied tensor once):
         tensor_mean (default)  mean over parameter tensors of ||g_tensor||_2, as in OpenUnlearning
         l1, l2, linf           ||g||_p over all weights as one vector, as in the paper
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +29,10 @@ def score_grads(
 ) -> pa.Table:
     """A GRADS table of the wanted answers of `rows`, sorted by variant and row.
 
-    Each answer is read by itself and without padding, so nothing depends on a batch, and at most one gradient is held
-    beside the weights. Frozen weights are measured too; a tied tensor counts once. Raises JobError where a weight has a
-    type that no gradient can be taken of (a quantised model).
+    The loss is the mean over the answer's tokens without the last one, which ends it, as in OpenUnlearning; an answer
+    of one token has no norms. Each answer is read by itself and without padding, so nothing depends on a batch, and at
+    most one gradient is held beside the weights. Frozen weights are measured too; a tied tensor counts once. Raises
+    JobError where no weight has a type that a gradient can be taken of (a quantised model).
     """
     weights = [p for p in model.parameters() if p.is_floating_point()]
     if not weights:
@@ -55,10 +57,12 @@ def score_grads(
 
 
 def _norms(model: Any, batch: Any, weights: Sequence[Tensor]) -> dict[str, float]:
-    """The norms of the gradient of one answer's mean token loss."""
+    """The norms of the gradient of one answer's mean token loss, without its last token."""
+    if len(batch.token_N) < 2:
+        return dict.fromkeys(("l1", "l2", "linf", "tensor_mean"), math.nan)
     with torch.enable_grad():
-        at = Positions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
-        loss = -token_logps(packed_forward(model, at, use_mask=False).logits_NV, batch.token_N).mean()
+        at = Positions(batch.ids_BT, batch.mask_BT, batch.row_N[:-1], batch.pos_N[:-1])
+        loss = -token_logps(packed_forward(model, at, use_mask=False).logits_NV, batch.token_N[:-1]).mean()
         grads = [g for g in torch.autograd.grad(loss, list(weights), allow_unused=True) if g is not None]
     of_each = [torch.stack([_norm(g, p) for p in (1.0, 2.0, float("inf"))]).to(loss.device) for g in grads]
     norms = torch.stack(of_each).double()

@@ -180,15 +180,17 @@ class Maker:
         original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
         """
         given = self.evaluation.original or original
+        # Parts bear the model's name, not that of the task: another task finds them where they lie.
+        whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
         for part in work.parts(self.setting.benchmark.panel):
             if part.kind == "agreement" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
-                made[part.file] = self._scored(label, model, part, given)
+                made[part.file] = self._scored(whose, model, part, given)
             elif self.evaluation.embedder is not None:
                 texts = made[f"{part.rows}.{part.of}.parquet"]
-                made[part.file] = self._compared(label, part, texts, self.evaluation.embedder)
+                made[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             self._held.drop()  # this model's last part is done
