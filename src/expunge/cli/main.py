@@ -180,13 +180,14 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.study.refresh import refresh
 
     key = "retain_logs_path="
-    words = [w for w in named if w.startswith(key)] + list(overrides)
+    settings = [w for w in named if "=" in w and not Path(w).exists()]
+    words = [*settings, *overrides]
     for word in words:
         if not word.startswith(key):
             raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
     retain = words[-1].removeprefix(key) if words else None
     _quiet()
-    for place in (w for w in named if not w.startswith(key)):
+    for place in (w for w in named if w not in settings):
         summary = refresh(Path(place), retain)
         print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
