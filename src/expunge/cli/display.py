@@ -49,11 +49,12 @@ def plan_table(planned: Sequence[Planned]) -> Table:
 
 
 def plan_summary(planned: Sequence[Planned]) -> str:
-    """One line: how many jobs of each state, and the work that is left."""
-    counts = {s: sum(p.state == s for p in planned) for s in _SHOWN}
+    """One line: how many jobs of each state, parts not counted, and the work that is left."""
+    shown = [p for p in planned if p.job.kind != PART]
+    counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
     left = [p for p in planned if p.state != "hit"]
     known = [p.seconds for p in left if p.seconds is not None]
-    text = f"{len(planned)} jobs: " + ", ".join(f"{n} {s}" for s, n in counts.items())
+    text = f"{len(shown)} jobs: " + ", ".join(f"{n} {s}" for s, n in counts.items())
     if left:
         text += f"; to do: {count(sum(p.job.estimate.tokens for p in left))} tokens, about {duration(sum(known))}"
         text += "" if len(known) == len(left) else " and jobs of unknown size"
@@ -100,6 +101,7 @@ class Display:
         self._console = console
         self._live = Live(self, console=console, refresh_per_second=4) if console.is_terminal else None
         self._n = 0
+        self._total = sum(p.job.kind != PART for p in planned)
         self._spoke = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -124,12 +126,13 @@ class Display:
             if self._live is None and time.monotonic() - self._spoke > QUIET_S:
                 self._print(f"{event.job.name}: {line.done}/{line.total}, about {duration(self._eta(line))} left")
         elif event.what in ("done", "failed", "blocked", "hit"):
-            self._n += 1
-            if self._live is None:
+            part = event.job.kind == PART
+            self._n += not part
+            if self._live is None and (not part or event.what == "failed"):
                 took = "" if event.what == "hit" else f" in {duration(event.wall_s)}"
                 left = f", about {duration(self._left())} left" if event.what == "done" and self._left() else ""
                 reason = f": {event.reason}" if event.reason else ""
-                self._print(f"[{self._n}/{len(self._lines)}] {event.job.name}: {event.what}{took}{left}{reason}")
+                self._print(f"[{self._n}/{self._total}] {event.job.name}: {event.what}{took}{left}{reason}")
 
     def _print(self, text: str) -> None:
         self._spoke = time.monotonic()
@@ -159,7 +162,7 @@ class Display:
             if line.planned.job.kind == PART and line.what not in ("start", "progress", "failed"):
                 continue
             table.add_row(line.planned.job.name, *self._cells(line))
-        table.add_row("[bold]all[/]", f"{self._n}/{len(self._lines)}", "", "", f"~{duration(self._left())}")
+        table.add_row("[bold]all[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")
         return table
 
     def _cells(self, line: _Line) -> tuple[str, str, str, str]:
