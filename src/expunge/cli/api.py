@@ -20,12 +20,13 @@ from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.core.errors import JobError
 from expunge.report.model import ReportModel
+from expunge.report.query import write_results
 from expunge.report.table import table
 from expunge.report.write import write_report
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import Graph, build_graph
 from expunge.study.results import report_model
-from expunge.study.run import Planned, plan, run
+from expunge.study.run import Outcome, Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.store import Store
 
@@ -71,8 +72,16 @@ class StudyHandle:
         report = report_model(self.graph, outcome, self.store, command)
         folder = self.graph.study.output_dir
         write_report(report, folder)
+        write_results(report, folder)
         names = {job.key: job.name for leaf in self.graph.leaves for job in (leaf.model, leaf.records, leaf.metrics)}
         return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
+
+    def stored(self) -> ReportModel:
+        """The results as far as they are in the store; nothing is run."""
+        planned = self.plan()
+        records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
+        waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
+        return report_model(self.graph, Outcome(records, waiting), self.store, "")
 
 
 def load_study(overrides: Sequence[str]) -> StudyHandle:

@@ -67,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+    text = "query the results of a study, or of all studies that have run"
+    sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
+    _add_plugin(sub)
+    sub.add_argument(
+        "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
+    )
+    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.set_defaults(command=_results)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -163,6 +172,12 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.answers import show_results
+
+    return show_results(parsed.overrides, parsed.query, parsed.format)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

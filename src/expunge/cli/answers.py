@@ -1,0 +1,47 @@
+"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.core.errors import ConfigError
+from expunge.report.query import FILE, Format, query, read_results, results_table, to_text
+
+STUDIES = Path("saves/study")
+MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+
+
+def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
+    """Print the answer to a query; without one, the means over seeds of every metric."""
+    frame = query(_results(overrides), sql or MEANS)
+    if style is not None:
+        sys.stdout.write(to_text(frame, style))
+        return 0
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in frame.columns:
+        shown.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        # Text, not str: a label may hold what rich would take for markup.
+        shown.add_row(
+            *(Text("" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row)
+        )
+    Console().print(shown)
+    return 0
+
+
+def _results(overrides: Sequence[str]) -> pa.Table:
+    if overrides:
+        from expunge.cli.api import load_study
+
+        return results_table(load_study(overrides).stored())
+    files = sorted(STUDIES.glob(f"*/{FILE}"))
+    if not files:
+        raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
+    return read_results(files)
