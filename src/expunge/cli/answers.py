@@ -1,7 +1,8 @@
-"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste."""
+"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste; `expunge job`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,3 +46,26 @@ def _results(overrides: Sequence[str]) -> pa.Table:
     if not files:
         raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
     return read_results(files)
+
+
+def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
+    """Do one job of a stage; 1 if it failed."""
+    from expunge.cli.plugins import load_plugins
+    from expunge.study.launch import Recipe
+    from expunge.study.store import Store
+    from expunge.study.worker import do_job, jobs_of, quiet
+
+    try:
+        keys = json.loads(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--list: {listed}: {error}") from None
+    if not 0 <= index < len(keys):
+        raise ConfigError(f"--index: {listed} lists {len(keys)} jobs, from 0 on, got {index}")
+    quiet()
+    made = Recipe.read(recipe)
+    load_plugins(made.plugins)
+    jobs, store = jobs_of(made), Store(root)
+    reason = do_job(jobs, keys[index], store, lambda done, total: None)
+    name = jobs[keys[index]].name
+    print(f"{name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
+    return 0 if reason is None else 1

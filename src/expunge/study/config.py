@@ -14,6 +14,7 @@ from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
+from expunge.study.launch import Launch
 from expunge.training.config import TrainArgs
 
 
@@ -114,6 +115,7 @@ class Study(Task):
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 
     @property
