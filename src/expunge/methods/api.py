@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.registry import Registry
 
 
 class Serve(enum.Enum):
@@ -133,8 +133,7 @@ class Spec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: dict[str, Spec] = {}
-_ALIASES: dict[str, str] = {}
+_REGISTRY: Registry[Spec] = Registry("method", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -152,10 +151,7 @@ def method(
     """Register a frozen dataclass as an unlearning method under the name users type."""
 
     def register(cls: C) -> C:
-        if name in _REGISTRY and _REGISTRY[name].cls.__qualname__ != cls.__qualname__:
-            raise ConfigError(f"method {name}: registered twice, by {_REGISTRY[name].cls} and {cls}")
-        _REGISTRY[name] = Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases)
-        _ALIASES.update({a: name for a in aliases})
+        _REGISTRY.add(Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases), aliases)
         return cls
 
     return register
@@ -163,15 +159,12 @@ def method(
 
 def registry() -> Mapping[str, Spec]:
     """All methods by name."""
-    return dict(sorted(_REGISTRY.items(), key=lambda kv: kv[0].lower()))
+    return _REGISTRY.all()
 
 
 def find(name: str, where: str = "trainer") -> Spec:
     """The method of a name or alias. Raises ConfigError with the nearest right name."""
-    key = _ALIASES.get(name, name)
-    if key not in _REGISTRY:
-        raise ConfigError(f"{where}: no method named {name!r}{nearest(name, [*_REGISTRY, *_ALIASES])}")
-    return _REGISTRY[key]
+    return _REGISTRY.find(name, where)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from torch import Tensor
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.registry import Registry
 
 Which = Literal["total", "forget", "retain"]
 
@@ -64,7 +64,7 @@ class StepSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: dict[str, StepSpec] = {}
+_REGISTRY: Registry[StepSpec] = Registry("step", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -72,9 +72,7 @@ def step(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> C
     """Register a frozen dataclass as a step under the name users type."""
 
     def register(cls: C) -> C:
-        if name in _REGISTRY and _REGISTRY[name].cls.__qualname__ != cls.__qualname__:
-            raise ConfigError(f"step {name}: registered twice, by {_REGISTRY[name].cls} and {cls}")
-        _REGISTRY[name] = StepSpec(name, revision, cls, needs, paper)
+        _REGISTRY.add(StepSpec(name, revision, cls, needs, paper))
         return cls
 
     return register
@@ -82,17 +80,13 @@ def step(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> C
 
 def step_registry() -> Mapping[str, StepSpec]:
     """All steps by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def find_step(name: str, where: str = "step") -> StepSpec:
     """The step of a name. Raises ConfigError with the nearest right name."""
-    if name not in _REGISTRY:
-        raise ConfigError(
-            f"{where}: no step named {name!r}{nearest(name, _REGISTRY)}; a run takes exactly one step, because a step "
-            "reads the terms apart and returns one gradient"
-        )
-    return _REGISTRY[name]
+    rule = "; a run takes exactly one step, because a step reads the terms apart and returns one gradient"
+    return _REGISTRY.find(name, where, rule=rule)
 
 
 def make_step(name: str, args: Mapping[str, Any], where: str = "") -> Step:
@@ -105,10 +99,7 @@ def make_step(name: str, args: Mapping[str, Any], where: str = "") -> Step:
 
 def spec_of(rule: Step) -> StepSpec:
     """The registration of a step made by `make_step`."""
-    for spec in _REGISTRY.values():
-        if spec.cls is type(rule):
-            return spec
-    raise ConfigError(f"step: {type(rule).__name__} is not registered{nearest(type(rule).__name__, _REGISTRY)}")
+    return _REGISTRY.of(rule)
 
 
 def step_identity(rule: Step) -> dict[str, Any]:
