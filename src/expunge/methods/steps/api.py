@@ -17,7 +17,7 @@ from torch import Tensor
 from expunge.core.decode import decode
 from expunge.core.registry import Registry
 
-Which = Literal["total", "forget", "retain"]
+Which = Literal["total", "forget", "retain", "relearn"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Ask(Protocol):
     def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
         """Gradient of a term (gamma * forget, alpha * retain, or their total) at the present weights, per parameter.
 
+        "relearn" is no part of the loss, has no weight and is not logged: the mean negative log-likelihood of the
+        forget answers' tokens, what an adversary descends to bring them back.
+
         A parameter that the term does not reach, or a term that the objective does not have, gives zeros. With `nudge`
         the layer's output is changed in the forward; with `inner` as well, the answer is [d term / d delta] alone.
         """
@@ -41,7 +44,10 @@ class Ask(Protocol):
 
 
 class Step(Protocol):
-    """A frozen dataclass of settings that is called once for each micro-batch."""
+    """A frozen dataclass of settings that is called once for each micro-batch.
+
+    A step whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
+    """
 
     def __call__(self, ask: Ask, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
         """The gradient to use, per parameter. `memory` lives as long as the run; `params` are left bit-equal."""
@@ -100,6 +106,12 @@ def make_step(name: str, args: Mapping[str, Any], where: str = "") -> Step:
 def spec_of(rule: Step) -> StepSpec:
     """The registration of a step made by `make_step`."""
     return _REGISTRY.of(rule)
+
+
+def needed(rule: Step) -> tuple[Which, ...]:
+    """The terms without which a step makes no sense, with its settings as they are."""
+    own: tuple[Which, ...] = getattr(rule, "needs", spec_of(rule).needs)
+    return own
 
 
 def step_identity(rule: Step) -> dict[str, Any]:
