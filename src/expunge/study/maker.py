@@ -24,6 +24,7 @@ from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import Job, Progress
 from expunge.training.config import TrainArgs
+from expunge.training.lora import check_quantize
 from expunge.training.step import check_step
 
 ALTERNATES_SEED = 0
@@ -97,6 +98,7 @@ class Maker:
         args: TrainArgs,
     ) -> Job:
         """Training or unlearning from a job's model, or from the configured source."""
+        check_quantize(args.lora)
         if args.step is not None:
             check_step(make_step(args.step, args.step_args, "trainer.args"), chosen)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}

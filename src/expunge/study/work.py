@@ -32,7 +32,7 @@ from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
-from expunge.training.lora import merged, save_adapter, with_lora
+from expunge.training.lora import save_adapter, saved_form, with_lora
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,14 @@ def fit(
         )
     # float32 weights whatever the dtype of scoring: bfloat16 weights round small updates away
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    model = load_model(source, held, device=pick_device(setting.model.device))
+    device = pick_device(setting.model.device)
+    model = load_model(source, held, device=device, quantize=args.lora.quantize if args.lora else None)
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     done = train(model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, progress=progress)
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
-        model = merged(model)
+        model = saved_form(model, args.lora, lambda: load_model(source, held, device=pick_device("cpu")))
     save_model(model, encoder.tokenizer, folder)
     write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
     cut = {side: sum(1 for e in encoded if e.truncated) for side, encoded in rows.items()}

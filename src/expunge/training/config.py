@@ -128,6 +128,8 @@ class TrainArgs:
         for key in ("step", "trainable_last_k_layers", "trainable_params_regex", "lora"):
             if not values[key]:
                 del values[key]
+        if self.lora is not None and self.lora.quantize is None:
+            del values["lora"]["quantize"]
         if self.step is not None:
             from expunge.methods.steps import make_step, step_identity  # loads torch
 
