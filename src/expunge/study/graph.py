@@ -84,7 +84,10 @@ def check_methods(study: Study) -> None:
         unlearn_args(study, i, 0)
         if entry.trainer not in edit_registry():
             if not objective(entry.trainer, entry.method_args, where=where).forgets:
-                raise ConfigError(f"{where}.trainer: {entry.trainer} does not unlearn; full and retain are always made")
+                raise ConfigError(
+                    f"{where}.trainer: {entry.trainer} does not unlearn; the full and the retain model (the "
+                    "oracle) are in every study, so leave it out"
+                )
             if entry.of:
                 raise ConfigError(f"{where}.of: only an edit reads other methods' models, {entry.trainer} is a loss")
             continue

@@ -111,7 +111,10 @@ def prepare(single: Single) -> Prepared:
 def _objective(single: Single) -> Objective:
     chosen = objective(single.trainer.handler, single.trainer.method_args)
     if single.mode == "unlearn" and not chosen.forgets:
-        raise ConfigError(f"trainer={single.trainer.handler}: this does not unlearn; use `expunge train`")
+        raise ConfigError(
+            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
+            "made from the base model, by `expunge train trainer=retrain`"
+        )
     if single.mode == "train" and chosen.forgets:
         raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
     return chosen

@@ -14,7 +14,7 @@ from expunge.methods.steps.vectors import add, norm, over, restored, running_mea
 SEEN, ADVERSARY = "mudman_seen", "mudman_adversary"  # what is kept from micro-batch to micro-batch
 
 
-@step("mudman", revision=2, needs=("forget", "retain"), paper="arXiv:2506.12484")
+@step("mudman", revision=2, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MUDMAN:
