@@ -107,7 +107,7 @@ def _one_arithmetic(model: Any) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
         elif type(module).__name__ == "Linear8bitLt":
-            module.register_forward_pre_hook(lambda layer, _args: layer.train() and None)
+            module.register_forward_pre_hook(_in_training)
     return model
 
 
