@@ -34,10 +34,12 @@ class DataConfig:
 
     refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
     learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own). args: settings of one benchmark alone; `expunge benchmarks NAME`.
+    embedded world always does so with its own). args: settings of one benchmark alone; `expunge benchmarks NAME`. request: `2/4` unlearns only the second of four consecutive parts of
+    the forget rows (`expunge unlearn`; a study has `requests`).
     """
 
     root: str | None = None
+    request: str | None = None
     refusals: str | None = None
     background: bool = False
     world: WorldConfig = field(default_factory=WorldConfig)
@@ -108,9 +110,16 @@ class Paths:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Study(Task):
-    """full -> retain -> unlearn (each method) -> score -> metrics -> report."""
+    """full -> retain -> unlearn (each method) -> score -> metrics -> report.
+
+    requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
+    of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
+    models. keep_later_requests: a link also retains the rows that later links will forget.
+    """
 
     name: str
+    requests: int | Mapping[str, tuple[int, int]] = 1
+    keep_later_requests: bool = False
     train: TrainArgs = field(default_factory=TrainArgs)
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()

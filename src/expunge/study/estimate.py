@@ -17,6 +17,7 @@ from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
 from expunge.study.work import Setting
 from expunge.training.config import TrainArgs
+from expunge.training.phases import draws
 
 CHARACTERS_PER_TOKEN = 4.0
 FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured jobs to go by
@@ -34,8 +35,12 @@ class Sizes:
         """Forward and backward over every sample of the run: about 6 operations per parameter and token."""
         counts = {s: sum(len(self.rows[n].rows) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
-        anchor = args.anchor if args.anchor in counts else next(iter(counts))
-        tokens = args.n_samples(counts[anchor]) * sum(means.values())
+        tokens = sum(
+            drawn.size * means[side]
+            for made, _ in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain"))
+            for side, drawn in (("forget", made.forget), ("retain", made.retain))
+            if drawn is not None
+        )
         return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
 
     def score(self, panel: Sequence[Metric], generation: Generation) -> Estimate:

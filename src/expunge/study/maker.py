@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from expunge.core.records import TOKENS
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective
-from expunge.methods.steps import make_step
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
@@ -23,9 +23,10 @@ from expunge.study import work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import Job, Progress
+from expunge.study.requests import changed, narrowed
 from expunge.training.config import TrainArgs
 from expunge.training.lora import check_quantize
-from expunge.training.step import check_step
+from expunge.training.phases import check_run
 
 ALTERNATES_SEED = 0
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
@@ -50,9 +51,11 @@ def benchmark_of(task: Task) -> Benchmark:
 
 
 def setting_of(task: Task) -> work.Setting:
-    """What the jobs of a study or a single job share. Raises ConfigError or DataError."""
+    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
+    DataError."""
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
-    return work.Setting(benchmark_of(task), task.model, task.template_args, refusals)
+    setting = work.Setting(benchmark_of(task), task.model, task.template_args, refusals)
+    return setting if task.data.request is None else narrowed(setting, task.data.request)
 
 
 def check_model(model: ModelConfig) -> None:
@@ -72,6 +75,12 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+
+    def forgetting(self, name: str) -> Maker:
+        """The same maker with another of the benchmark's sets as the forget set."""
+        made = copy.copy(self)
+        made.setting = changed(self.setting, forget_set=name)
+        return made
 
     def base(self) -> Job:
         """A tokenizer and a model from scratch."""
@@ -99,8 +108,7 @@ class Maker:
     ) -> Job:
         """Training or unlearning from a job's model, or from the configured source."""
         check_quantize(args.lora)
-        if args.step is not None:
-            check_step(make_step(args.step, args.step_args, "trainer.args"), chosen)
+        check_run(chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})

@@ -89,6 +89,8 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.data.request is not None and single.mode != "unlearn":
+        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None

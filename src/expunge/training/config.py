@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.training.lora import LoraArgs
+from expunge.training.schedule import Schedule
 
 
 @strict
@@ -24,6 +25,7 @@ class TrainArgs:
     step, step_args: one step wrapper around the loss (`expunge.methods.steps`) and its settings.
     trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
     whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
+    schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
     """
 
     learning_rate: float = 1e-5
@@ -53,6 +55,7 @@ class TrainArgs:
     trainable_last_k_layers: int = 0
     trainable_params_regex: tuple[str, ...] = ()
     lora: LoraArgs | None = None
+    schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "num_train_epochs", "loss_limit", "adam_epsilon"):
@@ -73,6 +76,8 @@ class TrainArgs:
             raise ValueError("bf16 cannot be on together with fp16")
         if self.optim not in OPTIMIZERS:
             raise ValueError(f"no optimizer named {self.optim!r} (allowed: {', '.join(OPTIMIZERS)})")
+        if self.max_steps != -1 and self.schedule.kind != "interleaved":
+            raise ValueError(f"max_steps must be -1 with schedule.kind={self.schedule.kind}: each phase counts epochs")
         self._check_what_is_trained()
 
     def _check_what_is_trained(self) -> None:
@@ -120,8 +125,8 @@ class TrainArgs:
     def identity(self) -> dict[str, Any]:
         """What a fingerprint covers: everything but how often the log is written.
 
-        A step, a mask or adapters count where they are set, and leave no trace where they are not. Raises ConfigError
-        for a wrong step.
+        A step, a mask, adapters or a schedule count where they are set, and leave no trace where they are not. Raises
+        ConfigError for a wrong step.
         """
         values = dataclasses.asdict(self)
         del values["logging_steps"], values["step_args"]
@@ -130,6 +135,8 @@ class TrainArgs:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:
             del values["lora"]["quantize"]
+        if self.schedule == Schedule():
+            del values["schedule"]
         if self.step is not None:
             from expunge.methods.steps import make_step, step_identity  # loads torch
 

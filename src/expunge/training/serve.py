@@ -19,11 +19,18 @@ SIDES = ("forget", "alternate", "retain")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a step: a row number of each side that takes part."""
+    """One sample of a step: a row number of each side that takes part, or several on the retain side."""
 
     forget: int | None = None
-    retain: int | None = None
+    retain: int | tuple[int, ...] | None = None
     alternate: int | None = None
+
+    def numbers(self, side: str) -> tuple[int, ...]:
+        """The sample's rows of a side, in order."""
+        rows: int | tuple[int, ...] | None = getattr(self, side)
+        if rows is None:
+            return ()
+        return rows if isinstance(rows, tuple) else (rows,)
 
 
 class Server:
@@ -43,7 +50,7 @@ class Server:
 
     def view(self, model: Any, samples: Sequence[Sample], *, device: Any) -> View:
         """All sides of these samples. Sides that can share a forward do."""
-        numbers = {s: [getattr(x, s) for x in samples] for s in self._asks}
+        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._asks}
         served: dict[str, Side] = {}
         for group in self._groups():
             self._together(model, group, numbers, device, served)
