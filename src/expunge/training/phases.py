@@ -40,7 +40,8 @@ class Phase:
 
 
 def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> list[tuple[Pairing, TrainArgs]]:
-    """The rows of each phase, and the phase's own settings. A side that takes no part has None rows."""
+    """The rows of each phase, and the phase's own settings; None rows: a side takes no part (`check_run` says where it
+    must)."""
     plan = args.schedule
     own = dataclasses.replace(args, schedule=Schedule())
     if plan.kind == "interleaved" or n_forget is None:
