@@ -274,7 +274,7 @@ def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
     ends = []
     for keys in ({"meta": False}, {"meta": True, "adversary_lr": 0.1}):
         end, done = run(make_model, rows, objective("NPO"), step="mudman", step_args=keys)
-        assert set(done.history[0]) == {"step", "forget", "retain", "loss", "learning_rate", "grad_norm"}
+        assert set(done.history[0]) == {"step", "phase", "forget", "retain", "loss", "learning_rate", "grad_norm"}
         ends.append(end)
     assert not torch.allclose(*ends, rtol=0, atol=1e-5)
 

@@ -34,8 +34,9 @@ class DataConfig:
 
     refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
     learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own). args: settings of one benchmark alone; `expunge benchmarks NAME`. request: `2/4` unlearns only the second of four consecutive parts of
-    the forget rows (`expunge unlearn`; a study has `requests`).
+    embedded world always does so with its own). request: `2/4` unlearns only the second of four consecutive parts of
+    the forget rows (`expunge unlearn`; a study has `requests`). args: settings of one benchmark alone, as
+    `expunge benchmarks NAME` says.
     """
 
     root: str | None = None
