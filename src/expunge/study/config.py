@@ -74,7 +74,7 @@ class MethodEntry:
     """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`.
 
     trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
-    whose models it reads.
+    whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
     """
 
     trainer: str

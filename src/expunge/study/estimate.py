@@ -43,6 +43,11 @@ class Sizes:
         )
         return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
 
+    def read(self, names: Sequence[str], n_rows: int) -> Estimate:
+        """One forward over so many rows of some sets: two operations per parameter and token."""
+        tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n].rows) for n in names), 1)
+        return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
+
     def score(self, panel: Sequence[Metric], generation: Generation) -> Estimate:
         """Two operations per parameter and token for scored and for generated tokens."""
         wanted = requests(panel)

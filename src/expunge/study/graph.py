@@ -99,8 +99,13 @@ def check_methods(study: Study) -> None:
                     f"{where}.trainer: {entry.trainer} does not unlearn; the full and the retain model (the "
                     "oracle) are in every study, so leave it out"
                 )
-            if entry.of:
+            chained = chosen.spec.teacher == "start"
+            if entry.of and not chained:
                 raise ConfigError(f"{where}.of: only an edit reads other methods' models, {entry.trainer} is a loss")
+            if chained and len(entry.of) != 1:
+                raise ConfigError(
+                    f"{where}.of: {entry.trainer} goes on from one earlier method's model, name its label"
+                )
             check_run(chosen, args, f"{where}.args")
             continue
         make_edit(entry.trainer, entry.method_args, f"{where}.method")
@@ -135,7 +140,7 @@ def _forget(
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
         shown = ", ".join(f"{k}={v}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        model = full
+        model = made[entry.of[0]] if entry.of and entry.trainer not in edit_registry() else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
@@ -164,8 +169,7 @@ def _edit(
     edit = make_edit(entry.trainer, entry.method_args)
     others = edit_registry()[entry.trainer].others
     if others == "reinforced":
-        twin = maker.fit(f"{label}-reinforced", model, objective("finetune"), {"retain": (rows,)}, args)
-        return maker.edited(label, edit, model, [twin])
+        return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
     named = [made[name] for name in entry.of]
     return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
 

@@ -53,11 +53,14 @@ def train(
     args: TrainArgs,
     *,
     pad_id: int,
+    references: Mapping[str, Reference] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
     `rows["alternate"]`, for methods that read it, lists the same number of other answers for each forget row in turn.
+    references: what is known already of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
+    What is missing is asked of `model` before its first step, with the same bits; a teacher's must be given.
     With `args.lora` the model is given wrapped (`training.lora.with_lora`). Raises JobError when the loss is no longer
     finite or passes `args.loss_limit`, ConfigError for a step or a mask that does not fit.
     """
@@ -65,12 +68,13 @@ def train(
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
-    references = _references(model, objective, rows, [s for p in phases for s in p.samples], pad_id)
+    samples = [s for p in phases for s in p.samples]
+    asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
     place = _Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     history: list[dict[str, float]] = []
 
     def serve(needs: Needs) -> Server:
-        return Server(needs, rows, references, pad_id=pad_id)
+        return Server(needs, rows, asked_of, pad_id=pad_id)
 
     with tempfile.TemporaryDirectory() as scratch:
         for phase in phases:
@@ -131,14 +135,23 @@ def plan_samples(objective: Objective, rows: Mapping[str, Sequence[Encoded]], ar
 
 
 def _references(
-    model: Any, objective: Objective, rows: Mapping[str, Sequence[Encoded]], samples: Sequence[Sample], pad_id: int
+    model: Any,
+    objective: Objective,
+    rows: Mapping[str, Sequence[Encoded]],
+    samples: Sequence[Sample],
+    args: TrainArgs,
+    pad_id: int,
+    given: Mapping[str, Reference],
 ) -> dict[str, Reference]:
-    out: dict[str, Reference] = {}
+    """The given references, and what is missing of the model before unlearning."""
+    out = dict(given)
     for side in SIDES:
         what = asked(objective.needs, side, ref=True)
-        if what is not None:
+        if what is not None and side not in out:
             wanted = [i for s in samples for i in s.numbers(side)]
-            out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id)
+            out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
+        if asked(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
+            raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
     return out
 
 

@@ -99,21 +99,56 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
         )
 
 
+def visits(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> dict[str, Rows]:
+    """Every row of each side that the run reads, in any order and as often as it reads it; n_rows: of each side.
+
+    Raises ConfigError as `plan_phases` does, JobError for a side without rows.
+    """
+    check_run(objective, args)
+    sides = _sides(objective)
+    _check_rows(objective, n_rows)
+    found: dict[str, list[Rows]] = {side: [] for side in sides}
+    for made, _ in _drawn(objective, n_rows, args):
+        for side in sides:
+            rows = _numbers(made, side, n_rows, args.seed)
+            if rows is not None:
+                found[side].append(rows.reshape(-1))
+    return {side: np.concatenate(rows) for side, rows in found.items()}
+
+
+def _check_rows(objective: Objective, n_rows: Mapping[str, int]) -> None:
+    for side in {"forget" if s == "alternate" else s for s in _sides(objective)}:
+        if not n_rows.get(side):
+            raise JobError(f"{objective.spec.name} needs {side} rows, and there are none")
+
+
+def _drawn(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> list[tuple[Pairing, TrainArgs]]:
+    return draws(
+        args,
+        n_forget=n_rows["forget"] if objective.forgets else None,
+        n_retain=n_rows["retain"] if "retain" in _sides(objective) else None,
+    )
+
+
+def _numbers(made: Pairing, side: str, n_rows: Mapping[str, int], seed: int) -> Rows | None:
+    """The rows of a side in a phase; None where it takes no part."""
+    if side != "alternate":
+        return getattr(made, side)  # type: ignore[no-any-return]
+    if made.forget is None:
+        return None
+    each = n_rows["alternate"] // n_rows["forget"]
+    return made.forget * each + choices(made.forget, each, seed)
+
+
 def plan_phases(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[Phase]:
     """Every phase of the run with its samples, in order: a function of the seed and the rows alone.
 
     Raises ConfigError if the schedule or the step does not fit the objective, JobError for a side without rows.
     """
     check_run(objective, args)
-    sides = _sides(objective)
-    for side in {"forget" if s == "alternate" else s for s in sides}:
-        if not rows.get(side):
-            raise JobError(f"{objective.spec.name} needs {side} rows, and there are none")
-    drawn = draws(
-        args,
-        n_forget=len(rows["forget"]) if objective.forgets else None,
-        n_retain=len(rows["retain"]) if "retain" in sides else None,
-    )
+    n_rows = {side: len(of) for side, of in rows.items()}
+    _check_rows(objective, n_rows)
+    drawn = _drawn(objective, n_rows, args)
     step = make_step(args.step, args.step_args, "trainer.args") if args.step is not None else None
     return [_phase(objective, rows, made, own, step, args.schedule) for made, own in drawn]
 
@@ -142,10 +177,8 @@ def _samples(
 ) -> list[Sample]:
     """A phase's samples, grouped by length (where asked) within each `span` of them."""
     sides = _sides(objective)
-    numbers: dict[str, Rows] = {s: getattr(made, s) for s in sides if s != "alternate"}
-    if objective.needs.alternate is not None and made.forget is not None:
-        each = len(rows["alternate"]) // len(rows["forget"])
-        numbers["alternate"] = made.forget * each + choices(made.forget, each, args.seed)
+    n_rows = {side: len(of) for side, of in rows.items()}
+    numbers = {s: found for s in sides if (found := _numbers(made, s, n_rows, args.seed)) is not None}
     order = np.arange(len(made))
     if args.group_by_length:
         lengths = {s: np.array([len(r.ids) for r in rows[s]]) for s in sides}

@@ -34,7 +34,10 @@ class Sample:
 
 
 class Server:
-    """Serves views of samples drawn from encoded rows."""
+    """Serves views of samples drawn from encoded rows.
+
+    references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
+    """
 
     def __init__(
         self,
@@ -82,8 +85,9 @@ class Server:
         for side, part, its in zip(sides, parts, said, strict=True):
             batch = part.to(device)
             served[side] = its.side(batch, self._asks[side])
-            if side in self._references:
-                served[f"{side}_ref"] = self._references[side].side(numbers[side], batch)
+            for key, name in ((side, f"{side}_ref"), (f"{side}_teacher", f"{side}_teacher")):
+                if key in self._references:
+                    served[name] = self._references[key].side(numbers[side], batch)
 
 
 def _split(whole: Batch, n_rows: Sequence[int]) -> list[Batch]:

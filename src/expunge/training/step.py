@@ -59,8 +59,9 @@ def retain_part(objective: Objective) -> Objective | None:
     if objective.needs.retain is None or (weights.alpha == 0 and weights.nll_weight == 0):
         return None
     needs = dataclasses.replace(
-        objective.needs, forget=None, forget_ref=None, alternate=None, alternate_ref=None, retain=None, retain_ref=None
-    )
+        objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
+        retain=None, retain_ref=None, retain_teacher=None,
+    )  # fmt: skip
     own: Needs = getattr(objective.method, "needs", objective.spec.needs)
     return dataclasses.replace(
         objective,
