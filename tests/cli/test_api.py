@@ -35,7 +35,7 @@ def test_a_study_from_python_and_again_from_the_command_line(
     weights = {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")}
     code, out, said = expunge("run", *WORDS)
     assert code == 0, said
-    assert out.count(": hit") == 19
+    assert out.count(": hit") == 21
     assert "report: saves/study/quickstart/report.html" in out
     assert {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")} == weights
     with open(here / "saves" / "study" / "quickstart" / "results.csv", newline="") as f:

@@ -25,7 +25,8 @@ SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accu
 def graph(*methods: dict[str, Any], **unlearn: Any) -> Graph:
     tree = {
         "name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": list(methods),
-        "eval": {"generation": {"max_new_tokens": 5}}, "train": {**SHORT, "learning_rate": 3e-3}, "unlearn": {**SHORT, "learning_rate": 1e-3, **unlearn},
+        "eval": {"generation": {"max_new_tokens": 5}},
+        "train": {**SHORT, "learning_rate": 3e-3}, "unlearn": {**SHORT, "learning_rate": 1e-3, **unlearn},
     }  # fmt: skip
     return build_graph(decode_study(tree))
 
@@ -137,7 +138,7 @@ def test_wrong_entries_are_told_in_one_line(methods: tuple[dict[str, Any], ...],
 
 RMU = {"module_regex": "model.layers.1", "adaptive": True}
 READERS: list[dict[str, Any]] = [
-    *NPOS,
+    *NPOS[1:],
     {"trainer": "KL"},
     {"trainer": "RMU", "method_args": RMU},
     {"trainer": "NPO", "label": "lora", "args": {"lora": {"r": 2, "lora_dropout": 0.1}, "learning_rate": 1e-2}},

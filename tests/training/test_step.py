@@ -99,6 +99,7 @@ def test_a_step_that_changes_nothing_is_the_plain_run(
         ("NPO", {"retain_loss_type": "KL", "nll_weight": 0.4}),
         ("IdkDPO", {}),
         ("RMU", {"module_regex": r"model\.layers\.0", "retain_loss_type": "EMBED_DIFF"}),
+        ("UNDO", {"alpha": 0.3}),
     ],
 )
 def test_the_terms_apart_sum_to_the_total(make_model, rows, probes, name: str, keys: dict[str, Any]) -> None:
@@ -114,9 +115,10 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
     args = TrainArgs(per_device_train_batch_size=3, max_steps=1, gradient_accumulation_steps=1)
     samples = plan_samples(goal, rows, args)
     references = {
-        s: reference(model, rows[s], [getattr(x, s) for x in samples], what, pad_id=0)
+        f"{s}_teacher" if teacher else s: reference(model, rows[s], [getattr(x, s) for x in samples], what, pad_id=0)
         for s in SIDES
-        if (what := asked(goal.needs, s, ref=True))
+        for teacher in (False, True)
+        if (what := asked(goal.needs, s, ref=not teacher, teacher=teacher))
     }
 
     def serve(needs: Any) -> Server:

@@ -40,7 +40,7 @@ class UNDO:
     Pitfalls: more noise needs more distillation: the paper's data are far larger than a forget set; `anchor: retain`
     makes an epoch one pass through the retain rows. The paper draws noise from the initialiser's distribution.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO trainer.method_args.model=THE_UNLEARNED_ONE
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO trainer.method_args.a=0.2
     """
 
     a: float = 0.1
