@@ -64,7 +64,10 @@ def test_each_request_starts_from_the_model_before_it() -> None:
     assert first.identity["rows"]["retain"] == second.identity["rows"]["retain"]
     assert len(first.identity["rows"]["retain"]) == 1
     assert first.identity["rows"]["forget"] != second.identity["rows"]["forget"]
-    assert Counter(j.kind for j in made.values()) == {"base": 1, "train": 2, "unlearn": 2, "score": 4, "metrics": 4}
+    assert first.parents["forget_ref"].parents["model"].name == "train full"
+    assert second.parents["forget_ref"].parents["model"] is first
+    kinds = {"base": 1, "train": 2, "reference": 2, "unlearn": 2, "score": 4, "metrics": 4}
+    assert Counter(j.kind for j in made.values()) == kinds
 
 
 def test_the_rows_of_the_requests_are_the_forget_rows_cut() -> None:
@@ -106,7 +109,8 @@ def test_without_requests_nothing_changes() -> None:
     assert {n: j.key for n, j in jobs(graph(requests=1)).items()} == plain
     assert "unlearn NPO" in plain
     chained = {n: j.key for n, j in jobs(graph(requests=2)).items()}
-    assert {n: k for n, k in plain.items() if "NPO" not in n}.items() <= chained.items()
+    shared = {n: k for n, k in plain.items() if "NPO" not in n and not n.startswith("reference")}
+    assert shared.items() <= chained.items()
 
 
 def test_edits_refer_to_the_last_link_and_task_vectors_are_chains() -> None:

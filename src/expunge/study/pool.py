@@ -52,7 +52,7 @@ def run_pool(
         slots, said = manager.Queue(), manager.Queue()
         for slot in range(n):
             slots.put(slot)
-        state = _State(store, tell, in_order(wanted))
+        state = _State(store, tell, in_order(wanted, store.done))
         while not state.finished:
             with ProcessPoolExecutor(
                 n,

@@ -42,7 +42,7 @@ class Stage:
 
 def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
     """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`."""
-    missing = [job for job in in_order(wanted) if not store.done(job)]
+    missing = [job for job in in_order(wanted, store.done) if not store.done(job)]
     for kind in args.by_kind:
         resources(args, kind)
     depth: dict[str, int] = {}
@@ -85,7 +85,7 @@ def run_slurm(
     submitit or Slurm.
     """
     planned = stages(wanted, store, launch.slurm)
-    watch = _Watch(store, in_order(wanted), tell)
+    watch = _Watch(store, in_order(wanted, store.done), tell)
     if planned:
         path = folder.resolve() / "recipe.json"
         recipe.write(path)
