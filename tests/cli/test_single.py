@@ -83,6 +83,20 @@ def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expu
     assert (code, "a folder keeps the settings it was made with" in said) == (2, True)
 
 
+@pytest.mark.parametrize("trainer", ["WHP", "UNDO"])
+def test_methods_with_a_second_model_start_from_a_folder(
+    trained: Path, tofu_source: Path, expunge: Run, trainer: str
+) -> None:
+    code, _, said = expunge(
+        "unlearn", "experiment=unlearn/tofu/default", f"trainer={trainer}", "task_name=two", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    assert (trained / "saves" / "unlearn" / "two" / "model.safetensors").is_file()
+    kinds = {p.name for p in (trained / "saves" / "store").iterdir()}
+    assert kinds >= {"reference", "train" if trainer == "WHP" else "edit"}
+
+
 def test_output_dir_is_taken(here: Path, tofu_source: Path, expunge: Run) -> None:
     code, _, said = expunge(
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=a", f"data.root={tofu_source}",

@@ -38,7 +38,15 @@ def test_the_product_of_seeds_shares_parents() -> None:
     made = graph(seeds={"train": [0, 1], "unlearn": [0, 1, 2]})
     kinds = Counter(job.kind for job in in_order(made.jobs))
     # a model's records: the tokens and the texts of four sets of rows
-    assert kinds == {"base": 1, "train": 4, "unlearn": 12, "score": 16 * 8, "records": 16, "metrics": 16}
+    assert kinds == {
+        "base": 1,
+        "train": 4,
+        "reference": 2,
+        "unlearn": 12,
+        "score": 16 * 8,
+        "records": 16,
+        "metrics": 16,
+    }
     assert len(made.leaves) == 16
 
 

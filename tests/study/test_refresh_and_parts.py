@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from expunge.benchmarks.benchmark import Benchmark
+from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Template

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from expunge.benchmarks.benchmark import Benchmark
+from expunge.benchmarks.api import Benchmark
 from expunge.benchmarks.panel import FORGET, HOLDOUT, RETAIN
 from expunge.core.errors import ConfigError
 from expunge.data.rows import RowSet

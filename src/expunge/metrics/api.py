@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
 from expunge.core.records import RowNumbers, Text, TokenRecords
+from expunge.core.registry import Registry
 
 Score = float | list[float]
 
@@ -116,7 +116,7 @@ class Family:
         return (self.compute.__doc__ or "").strip()
 
 
-_FAMILIES: dict[str, Family] = {}
+_FAMILIES: Registry[Family] = Registry("metric family", lambda entry: entry.compute)
 
 
 def family(
@@ -125,9 +125,7 @@ def family(
     """Register `compute(inputs: Inputs, **args) -> Result` under a family name."""
 
     def register(compute: Callable[..., Result]) -> Callable[..., Result]:
-        if name in _FAMILIES and _FAMILIES[name].compute.__qualname__ != compute.__qualname__:
-            raise ConfigError(f"metric family {name}: registered twice, by {_FAMILIES[name].compute} and {compute}")
-        _FAMILIES[name] = Family(name, revision, higher_is, range, paper, compute)
+        _FAMILIES.add(Family(name, revision, higher_is, range, paper, compute))
         return compute
 
     return register
@@ -135,11 +133,9 @@ def family(
 
 def families() -> Mapping[str, Family]:
     """All families by name."""
-    return dict(sorted(_FAMILIES.items()))
+    return _FAMILIES.all()
 
 
 def find_family(name: str) -> Family:
     """The family of a name. Raises ConfigError with the nearest right name."""
-    if name not in _FAMILIES:
-        raise ConfigError(f"no metric family named {name!r}{nearest(name, _FAMILIES)}")
-    return _FAMILIES[name]
+    return _FAMILIES.find(name)

@@ -15,6 +15,7 @@ from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
+from expunge.study.launch import Launch
 from expunge.training.config import TrainArgs
 
 
@@ -43,9 +44,6 @@ class EvalConfig:
             raise ValueError("sampling: temperature must be above 0, greedy samples are all the same")
 
 
-BENCHMARK_NAMES = ("world", "tofu")
-
-
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -53,32 +51,38 @@ class DataConfig:
 
     refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
     learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own).
+    embedded world always does so with its own). request: `2/4` unlearns only the second of four consecutive parts of
+    the forget rows (`expunge unlearn`; a study has `requests`). args: settings of one benchmark alone, as
+    `expunge benchmarks NAME` says.
     """
 
     root: str | None = None
+    request: str | None = None
     refusals: str | None = None
     background: bool = False
     world: WorldConfig = field(default_factory=WorldConfig)
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation."""
+    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation.
+
+    A split that is not named is the benchmark's own default. forget, retain: files of rows, for `benchmark=custom`.
+    """
 
     benchmark: str = "world"
-    forget_split: str = "forget10"
-    retain_split: str = "retain90"
+    forget_split: str | None = None
+    retain_split: str | None = None
     holdout_split: str | None = None
+    data_split: str | None = None
+    forget: str | None = None
+    retain: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     template_args: Template = field(default_factory=Template)
     eval: EvalConfig = field(default_factory=EvalConfig)
-
-    def __post_init__(self) -> None:
-        if self.benchmark not in BENCHMARK_NAMES:
-            raise ValueError(f"no benchmark named {self.benchmark!r}{nearest(self.benchmark, BENCHMARK_NAMES)}")
 
 
 @strict
@@ -87,7 +91,7 @@ class MethodEntry:
     """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`.
 
     trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
-    whose models it reads.
+    whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
     """
 
     trainer: str
@@ -124,13 +128,21 @@ class Paths:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Study(Task):
-    """full -> retain -> unlearn (each method) -> score -> metrics -> report."""
+    """full -> retain -> unlearn (each method) -> score -> metrics -> report.
+
+    requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
+    of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
+    models. keep_later_requests: a link also retains the rows that later links will forget.
+    """
 
     name: str
+    requests: int | Mapping[str, tuple[int, int]] = 1
+    keep_later_requests: bool = False
     train: TrainArgs = field(default_factory=TrainArgs)
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 
     @property

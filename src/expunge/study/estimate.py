@@ -15,6 +15,7 @@ from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
 from expunge.study.work import Part, Setting
 from expunge.training.config import TrainArgs
+from expunge.training.phases import draws
 
 CHARACTERS_PER_TOKEN = 4.0
 FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured jobs to go by
@@ -32,8 +33,12 @@ class Sizes:
         """Forward and backward over every sample of the run: about 6 operations per parameter and token."""
         counts = {s: sum(len(self.rows[n].rows) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
-        anchor = args.anchor if args.anchor in counts else next(iter(counts))
-        tokens = args.n_samples(counts[anchor]) * sum(means.values())
+        tokens = sum(
+            drawn.size * means[side]
+            for made, _ in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain"))
+            for side, drawn in (("forget", made.forget), ("retain", made.retain))
+            if drawn is not None
+        )
         return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
 
     def score(self, part: Part, generation: Generation) -> Estimate:
@@ -45,6 +50,11 @@ class Sizes:
         scored = _characters(rows, part.names) / CHARACTERS_PER_TOKEN
         times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
         return Estimate(int(scored), times * self.n_parameters * scored)
+
+    def read(self, names: Sequence[str], n_rows: int) -> Estimate:
+        """One forward over so many rows of some sets: two operations per parameter and token."""
+        tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n].rows) for n in names), 1)
+        return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
 
 
 def sizes(setting: Setting) -> Sizes:

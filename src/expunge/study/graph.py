@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from expunge.study import work
 from expunge.study.config import MethodEntry, Study, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker, check_model, setting_of
+from expunge.study.requests import with_requests
 from expunge.training.config import TrainArgs
+from expunge.training.phases import check_run
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def build_graph(study: Study) -> Graph:
     check_model(study.model)
     check_methods(study)
     setting = setting_of(study)
+    if study.data.request is not None:
+        raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
+    links: Mapping[str, str] = {"": setting.benchmark.forget_set}
+    if study.requests != 1:
+        setting, links = with_requests(setting, study.requests)
     maker = Maker(setting, study.eval)
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
@@ -77,7 +84,7 @@ def build_graph(study: Study) -> Graph:
         full = _leaf(maker, f"full{tag}", "full", seed, models["full"], *against)
         leaves += [dataclasses.replace(full, label="full"), dataclasses.replace(retain, label="retain")]
         for unlearn_seed in study.seeds.unlearn:
-            leaves += _forget(study, maker, against, seed, unlearn_seed, tag)
+            leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
 
 
@@ -98,12 +105,24 @@ def check_methods(study: Study) -> None:
             if name not in seen:
                 raise ConfigError(f"{where}.of: no earlier method is labelled {name!r}{nearest(name, seen)}")
         seen.append(entry_label(entry))
-        unlearn_args(study, i, 0)
+        args = unlearn_args(study, i, 0)
+        if study.requests != 1 and "@" in seen[-1]:
+            raise ConfigError(f"{where}.label: {seen[-1]!r} holds an @, which names the links where there are requests")
         if entry.trainer not in edit_registry():
-            if not objective(entry.trainer, entry.method_args, where=where).forgets:
-                raise ConfigError(f"{where}.trainer: {entry.trainer} does not unlearn; full and retain are always made")
-            if entry.of:
+            chosen = objective(entry.trainer, entry.method_args, where=where)
+            if not chosen.forgets:
+                raise ConfigError(
+                    f"{where}.trainer: {entry.trainer} does not unlearn; the full and the retain model (the "
+                    "oracle) are in every study, so leave it out"
+                )
+            chained = chosen.spec.teacher == "start"
+            if entry.of and not chained:
                 raise ConfigError(f"{where}.of: only an edit reads other methods' models, {entry.trainer} is a loss")
+            if chained and len(entry.of) != 1:
+                raise ConfigError(
+                    f"{where}.of: {entry.trainer} goes on from one earlier method's model, name its label"
+                )
+            check_run(chosen, args, f"{where}.args")
             continue
         make_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = edit_registry()[entry.trainer].others
@@ -115,8 +134,20 @@ def check_methods(study: Study) -> None:
             raise ConfigError(f"{where}.of: {entry.trainer} trains its own second model; leave it out")
 
 
-def _forget(study: Study, maker: Maker, against: Against, train_seed: int, seed: int, tag: str) -> list[Leaf]:
-    """The unlearned models of one full model and one seed, in the order of the study's methods."""
+def _forget(
+    study: Study,
+    maker: Maker,
+    links: Mapping[str, str],
+    against: Against,
+    train_seed: int,
+    seed: int,
+    tag: str,
+) -> list[Leaf]:
+    """The unlearned models of one full model and one seed, in the order of the study's methods.
+
+    links: the forget sets by the names of their requests, in order. Each model of a chain starts from the one before;
+    `made` holds the last.
+    """
     full = against.full
     leaves: list[Leaf] = []
     made: dict[str, Job] = {}
@@ -124,29 +155,39 @@ def _forget(study: Study, maker: Maker, against: Against, train_seed: int, seed:
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
-        if entry.trainer in edit_registry():
-            made[label] = _edit(maker, entry, label + tag, full, made, args)
-        else:
-            benchmark = maker.setting.benchmark
-            sides = {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
-            made[label] = maker.fit(label + tag, full, objective(entry.trainer, entry.method_args), sides, args)
-        leaf = _leaf(maker, label + tag, "unlearn", train_seed, made[label], *against)
         shown = ", ".join(f"{k}={v}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        leaves.append(dataclasses.replace(leaf, label=label, method=entry.trainer, settings=shown, seed=seed))
+        model = made[entry.of[0]] if entry.of and entry.trainer not in edit_registry() else full
+        for k, (link, rows) in enumerate(_links_of(entry, links).items()):
+            name = f"{label}@{link}" if link else label
+            later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
+            if entry.trainer in edit_registry():
+                model = _edit(maker, entry, name + tag, model, rows, made, args)
+            else:
+                sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
+                chosen = objective(entry.trainer, entry.method_args)
+                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args)
+            leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
+            leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
+        made[label] = model
     return leaves
 
 
-def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job, made: dict[str, Job], args: TrainArgs) -> Job:
-    """An edit's job: of the full model and its reinforced twin, of earlier methods' models, or of one model."""
+def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
+    """The links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
+    edit = edit_registry().get(entry.trainer)
+    return links if edit is None or edit.others == "reinforced" else {"": ""}
+
+
+def _edit(
+    maker: Maker, entry: MethodEntry, label: str, model: Job, rows: str, made: Mapping[str, Job], args: TrainArgs
+) -> Job:
+    """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
     edit = make_edit(entry.trainer, entry.method_args)
     others = edit_registry()[entry.trainer].others
     if others == "reinforced":
-        sides = {"retain": (maker.setting.benchmark.forget_set,)}
-        return maker.edited(
-            label, edit, full, [maker.fit(f"{label}-reinforced", full, objective("finetune"), sides, args)]
-        )
+        return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
     named = [made[name] for name in entry.of]
-    return maker.edited(label, edit, named[0] if named and not others else full, named if others else [])
+    return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
 
 
 def _leaf(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks.benchmark import Benchmark, tofu, world
+from expunge.benchmarks import Benchmark, Wanted, find_benchmark
 from expunge.benchmarks.extras import with_extras
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.identity import file_sha256
 from expunge.data.refusals import REFUSALS, read_refusals
-from expunge.data.tofu import check_splits
 from expunge.methods.edits import Edit, edit_identity
-from expunge.methods.objective import Objective
-from expunge.methods.steps import make_step
+from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
@@ -24,8 +23,12 @@ from expunge.study import work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import Job, Progress
+from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
+from expunge.study.requests import changed, narrowed
 from expunge.training.config import TrainArgs
-from expunge.training.step import check_step
+from expunge.training.lora import check_quantize
+from expunge.training.phases import check_run
+from expunge.training.schedule import Schedule
 
 ALTERNATES_SEED = 0
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
@@ -33,21 +36,25 @@ REVISION = 1  # of the jobs themselves: raised when the same settings would give
 
 def benchmark_of(task: Task) -> Benchmark:
     """The rows and the panel. Raises ConfigError or DataError."""
-    if task.benchmark == "world":
-        return world(task.data.world, truth_ratio=task.eval.truth_ratio)
-    check_splits(task.forget_split, task.retain_split, task.holdout_split)
-    return tofu(
-        task.data.root,
+    wanted = Wanted(
+        root=task.data.root,
         forget_split=task.forget_split,
         retain_split=task.retain_split,
         holdout_split=task.holdout_split,
-        truth_ratio=task.eval.truth_ratio,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
         background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
     )
+    return find_benchmark(task.benchmark).make(wanted)
 
 
 def setting_of(task: Task) -> work.Setting:
-    """What the jobs of a study or a single job share. Raises ConfigError or DataError."""
+    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
+    DataError."""
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
@@ -56,7 +63,8 @@ def setting_of(task: Task) -> work.Setting:
         if named is not None:
             check_source(named, f"eval.{key}")
     benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
-    return work.Setting(benchmark, task.model, task.template_args, refusals)
+    setting = work.Setting(benchmark, task.model, task.template_args, refusals)
+    return setting if task.data.request is None else narrowed(setting, task.data.request)
 
 
 def check_holdout(benchmark: Benchmark) -> None:
@@ -89,6 +97,12 @@ class Maker:
         self._sizes: Sizes = sizes(setting)
         self._held = work.Held()
 
+    def forgetting(self, name: str) -> Maker:
+        """The same maker with another of the benchmark's sets as the forget set."""
+        made = copy.copy(self)
+        made.setting = changed(self.setting, forget_set=name)
+        return made
+
     def base(self) -> Job:
         """A tokenizer and a model from scratch."""
         model = self.setting.model
@@ -114,17 +128,30 @@ class Maker:
         args: TrainArgs,
     ) -> Job:
         """Training or unlearning from a job's model, or from the configured source."""
-        if args.step is not None:
-            check_step(make_step(args.step, args.step_args, "trainer.args"), chosen)
+        check_quantize(args.lora)
+        check_run(chosen, args)
+        teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
         refusing = chosen.needs.alternate is not None and other is None
+        n_other = work.N_ALTERNATES if other else len(self.setting.refusals)
+        reads = wanted_of(chosen, used, self.setting.benchmark.sets, n_other, args)
+        for role, wanted in reads.items():
+            parents[role] = self._reference(start if role in IMPLIED else teacher, wanted, other)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             source = self._source(parents)
             return work.fit(
-                folder, source, self.setting, chosen, used, args, progress, alternates=parents.get("alternates")
+                folder,
+                source,
+                self.setting,
+                chosen,
+                used,
+                args,
+                progress,
+                alternates=parents.get("alternates"),
+                references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
             )
 
         return Job(
@@ -141,6 +168,46 @@ class Maker:
             parents=parents,
             do=do,
             estimate=self._sizes.fit(used, args),
+            implied=IMPLIED,
+        )
+
+    def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
+        """A model trained further on the forget rows."""
+        sides = {"retain": (self.setting.benchmark.forget_set,)}
+        return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, args)
+
+    def _teacher(
+        self, label: str, start: Job | None, chosen: Objective, args: TrainArgs
+    ) -> tuple[Job | None, Job | None]:
+        """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
+        if chosen.spec.teacher == "reinforced":
+            changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
+            own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
+            return self.reinforced(label, start, own), start
+        if chosen.spec.teacher == "start":
+            return start, self.edited(f"{label}-noised", chosen.method.noise(args.seed), start, ())
+        return None, start
+
+    def _reference(self, of: Job | None, wanted: Question, other: Job | None) -> Job:
+        """What a model says of rows, for all runs that ask the same."""
+        other = other if wanted.side == "alternate" else None
+        refusing = wanted.side == "alternate" and other is None
+        return Job(
+            kind="reference",
+            label=f"{of.label if of else 'model'}-{wanted.label}",
+            identity={
+                "revision": REVISION,
+                "rows": [self._rows[n] for n in wanted.sets],
+                **wanted.identity,
+                **({"refusals": self.setting.refusals} if refusing else {}),
+                **self._source_identity(of),
+            },
+            parents=({} if of is None else {"model": of}) | ({} if other is None else {"alternates": other}),
+            do=lambda folder, parents, progress: make_reference(
+                folder, self._source(parents), self.setting, wanted, progress, alternates=parents.get("alternates")
+            ),
+            estimate=self._sizes.read(wanted.sets, wanted.n_rows),
+            passing=True,
         )
 
     def _alternates(self, start: Job | None) -> Job:
@@ -164,14 +231,21 @@ class Maker:
             ),
         )
 
-    def edited(self, label: str, edit: Edit, base: Job, others: Sequence[Job]) -> Job:
+    def edited(self, label: str, edit: Edit, base: Job | None, others: Sequence[Job]) -> Job:
         """Weights made from other models' weights, without training."""
+        source = {} if base else {"base": str(self.setting.model.source)}
         return Job(
             kind="edit",
             label=label,
-            identity={"revision": REVISION, "edit": edit_identity(edit)},
-            parents={"base": base} | {f"other_{i}": other for i, other in enumerate(others)},
-            do=lambda folder, parents, progress: work.apply_edit(folder, parents, self.setting, edit, progress),
+            identity={
+                "revision": REVISION,
+                "edit": edit_identity(edit),
+                **({} if base else self._source_identity(None)),
+            },
+            parents=({"base": base} if base else {}) | {f"other_{i}": other for i, other in enumerate(others)},
+            do=lambda folder, parents, progress: work.apply_edit(
+                folder, {**source, **parents}, self.setting, edit, progress
+            ),
         )
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:

@@ -32,7 +32,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
         runs.append(_run(graph, leaf, outcome, store))
-        texts.setdefault(leaf.label, _generations(leaf, store))
+        texts.setdefault(leaf.label, _generations(leaf, store, graph.setting.benchmark.shown_set))
     benchmark = graph.setting.benchmark
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
@@ -102,13 +102,13 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _generations(leaf: Leaf, store: Store) -> dict[int, str]:
-    table = pq.read_table(store.path(leaf.records) / "forget_eval.texts.parquet")
+def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
+    table = pq.read_table(store.path(leaf.records) / f"{rows}.texts.parquet")
     return {t.row_id: t.generation for t in text_records(table)}
 
 
 def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:
-    rows = graph.setting.benchmark.sets["forget_eval"].rows
+    rows = graph.setting.benchmark.sets[graph.setting.benchmark.shown_set].rows
     chosen = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
     return tuple(
         Sample(r.question, r.answers["answer"], {label: made.get(r.row_id, "") for label, made in texts.items()})

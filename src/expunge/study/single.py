@@ -87,6 +87,8 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.data.request is not None and single.mode != "unlearn":
+        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
@@ -111,7 +113,10 @@ def prepare(single: Single) -> Prepared:
 def _objective(single: Single) -> Objective:
     chosen = objective(single.trainer.handler, single.trainer.method_args)
     if single.mode == "unlearn" and not chosen.forgets:
-        raise ConfigError(f"trainer={single.trainer.handler}: this does not unlearn; use `expunge train`")
+        raise ConfigError(
+            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
+            "made from the base model, by `expunge train trainer=retrain`"
+        )
     if single.mode == "train" and chosen.forgets:
         raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
     return chosen
@@ -129,7 +134,8 @@ def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
     roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
-    roles |= {single.forget_split: roles["forget"], single.retain_split: roles["retain"]}
+    roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
+    roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
     return {"retain": roles[single.train_split]}

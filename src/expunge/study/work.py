@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks.benchmark import Benchmark
+from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, write_text
 from expunge.core.identity import fingerprint
@@ -39,7 +39,7 @@ from expunge.metrics.compute import Extra, Texts, compute, requests, with_parent
 from expunge.metrics.results import write_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, ModelConfig
-from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
+from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
 from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
 from expunge.scoring.grads import score_grads
@@ -47,9 +47,11 @@ from expunge.scoring.similarity import Embedder, score_similarity
 from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
+from expunge.training.ask import Ask
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
-from expunge.training.lora import merged, save_adapter, with_lora
+from expunge.training.lora import save_adapter, saved_form, with_lora
+from expunge.training.reference import load_reference
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,12 @@ def fit(
     progress: Progress,
     *,
     alternates: Path | None = None,
+    references: Mapping[str, tuple[Path, Ask]] | None = None,
 ) -> dict[str, Any]:
     """Train a model on the named sets of each side, and save it with its log.
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
+    references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
     """
     encoder = setting.encoder(source)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
@@ -104,29 +108,35 @@ def fit(
         rows["alternate"] = encode_alternates(
             [setting.benchmark.sets[n] for n in sides["forget"]], setting.refusals, alternates, encoder
         )
-    # float32 weights whatever the dtype of scoring: bfloat16 weights round small updates away
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    model = load_model(source, held, device=pick_device(setting.model.device))
+    model = load_trained(source, setting, quantize=args.lora.quantize if args.lora else None)
+    stored = {key: load_reference(path, what, model) for key, (path, what) in (references or {}).items()}
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
-    done = train(model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, progress=progress)
+    pad_id = encoder.tokenizer.pad_token_id
+    done = train(model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress)
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
-        model = merged(model)
+        model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
     save_model(model, encoder.tokenizer, folder)
     write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
     cut = {side: sum(1 for e in encoded if e.truncated) for side, encoded in rows.items()}
     return {"steps": done.n_steps, "truncated_rows": cut}
 
 
+def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None, device: str | None = None) -> Any:
+    """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
+    updates away."""
+    held = dataclasses.replace(setting.model.model_args, dtype="float32")
+    return load_model(source, held, device=pick_device(device or setting.model.device), quantize=quantize)
+
+
 def apply_edit(
-    folder: Path, parents: Mapping[str, Path], setting: Setting, edit: Edit, progress: Progress
+    folder: Path, parents: Mapping[str, Path | str], setting: Setting, edit: Edit, progress: Progress
 ) -> dict[str, Any]:
     """Weights from the weights of the parents `base`, `other_0`, `other_1`, ...; saved like any model."""
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
     encoder = setting.encoder(str(parents["base"]))
     base, *others = (
-        load_model(str(parents[role]), held, device=pick_device("cpu"))
+        load_trained(str(parents[role]), setting, device="cpu")
         for role in ("base", *sorted(r for r in parents if r.startswith("other_")))
     )
     base.load_state_dict(edit(base.state_dict(), [other.state_dict() for other in others]))
