@@ -77,7 +77,7 @@ def test_a_study_of_muse(muse_folder: Path, tmp_path: Path) -> None:
     assert math.isnan(rows["retain"]["privleak"])  # it is what the others are held against
     assert all(math.isfinite(rows[name]["privleak"]) for name in ("full", "GradAscent", "NPO"))
     assert all(0 <= row["mia_min_k"] <= 1 and 0 <= row["extraction_strength"] <= 1 for row in rows.values())
-    (folder,) = (tmp_path / "store" / "score").glob("full-*")
+    (folder,) = (tmp_path / "store" / "records").glob("full-*")
     made = {n: pq.read_table(folder / f"{n}.texts.parquet") for n in ("forget_knowmem", "forget_verbmem")}
     assert max(made["forget_knowmem"]["n_new_tokens"].to_pylist()) <= 32
     assert 32 < max(made["forget_verbmem"]["n_new_tokens"].to_pylist()) <= 128

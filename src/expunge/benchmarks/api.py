@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
+from expunge.core.registry import Registry
 from expunge.data.rows import RowSet
 from expunge.data.world import WorldConfig
 from expunge.metrics.api import Metric
@@ -101,7 +102,7 @@ class BenchmarkSpec:
         return (self.make.__doc__ or "").strip()
 
 
-_BENCHMARKS: dict[str, BenchmarkSpec] = {}
+_BENCHMARKS: Registry[BenchmarkSpec] = Registry("benchmark", lambda spec: spec.make)
 F = TypeVar("F", bound=Callable[[Wanted], Benchmark])
 
 
@@ -109,9 +110,7 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
     """Register `make(wanted) -> Benchmark` under the name users type."""
 
     def register(make: F) -> F:
-        if name in _BENCHMARKS and _BENCHMARKS[name].make.__qualname__ != make.__qualname__:
-            raise ConfigError(f"benchmark {name}: registered twice, by {_BENCHMARKS[name].make} and {make}")
-        _BENCHMARKS[name] = BenchmarkSpec(name, about, make)
+        _BENCHMARKS.add(BenchmarkSpec(name, about, make))
         return make
 
     return register
@@ -119,11 +118,9 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
 
 def benchmarks() -> Mapping[str, BenchmarkSpec]:
     """All benchmarks by name."""
-    return dict(sorted(_BENCHMARKS.items()))
+    return _BENCHMARKS.all()
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
     """The benchmark of a name. Raises ConfigError with the nearest right name."""
-    if name not in _BENCHMARKS:
-        raise ConfigError(f"benchmark: no benchmark named {name!r}{nearest(name, _BENCHMARKS)}")
-    return _BENCHMARKS[name]
+    return _BENCHMARKS.find(name, "benchmark")

@@ -78,3 +78,15 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             out.append(word if not key.startswith("+trainer.args") else word.lstrip("+"))
     return out, notes
+
+
+SPLIT_OF = {"full": "full", "retain": "retain", "retrain": "retain"}
+
+
+def with_split(words: Sequence[str], notes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`train trainer=retrain` (ARC-SF's names of fine-tuning) says which rows are meant; `train_split` counts more."""
+    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
+    split = SPLIT_OF.get(given.get("trainer", ""))
+    if split is None or "train_split" in given:
+        return list(words), list(notes)
+    return [*words, f"train_split={split}"], [*notes, f"trainer={given['trainer']} trains on train_split={split}"]

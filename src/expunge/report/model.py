@@ -43,6 +43,16 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Band:
+    """What the retain models of several training seeds give: a value within it is one that another seed could give."""
+
+    low: float
+    high: float
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Missing:
     """A job that failed or was blocked, and why."""
 
@@ -65,7 +75,8 @@ class ReportModel:
 
     command: the line that makes this study again. created: a date, as text. sets: name of a set of rows -> its number
     of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
-    share of the full model's utility; an unlearned model below it is marked as collapsed.
+    share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
+    "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -82,6 +93,7 @@ class ReportModel:
     utility_floor: float = 0.5
     shown: tuple[str, ...] = TOFU_SHOWN
     utility: str = "model_utility"
+    null_band: Mapping[str, Band] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

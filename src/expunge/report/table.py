@@ -105,6 +105,14 @@ _KNOWN = (
 _DROP = Column(
     "utility_drop_percent", "utility drop", "percent", "utility lost against the full model; smaller is better"
 )
+_ATTACKS = (  # shown where some run has them
+    Column(
+        "mia_distance", "MIA distance", "number",
+        "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
+        "mia_min_k", "auc_distance",
+    ),
+    next(column for column in _KNOWN if column.key == "privleak"),
+)  # fmt: skip
 _LAST = (
     Column("steps", "steps", "count", "optimiser steps"),
     Column("wall_s", "time", "time", "seconds of training, wall clock"),
@@ -116,7 +124,7 @@ class Cell:
     """One value. value is NaN where missing, and then `note` is the footnote that says why.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
-    log10: of a p-value, finite where the p-value itself underflows to 0.
+    log10: of a p-value, finite where the p-value itself underflows to 0. spread: lowest and highest, of a null band.
     """
 
     value: float
@@ -127,6 +135,7 @@ class Cell:
     high: float = math.nan
     log10: float = math.nan
     note: int | None = None
+    spread: tuple[float, float] | None = None
 
     @property
     def interval(self) -> str:
@@ -136,9 +145,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row. kind: a run, the mean over the seeds of a label, or a job without a result. run: the run, if one."""
+    """One row. kind: a run, the mean over the seeds of a label, the band of the retain models, or a job without a
+    result. run: the run, if one."""
 
-    kind: Literal["run", "mean", "missing"]
+    kind: Literal["run", "mean", "band", "missing"]
     name: str
     label: str
     role: str
@@ -178,7 +188,9 @@ def columns_of(model: ReportModel) -> tuple[Column, ...]:
         out += known or [Column(name, name, "number", f"the metric {name}", name)]
         if name == model.utility:
             out.append(_DROP)
-    return (*out, *_LAST)
+    shown = {column.metric for column in out}
+    there = {name for run in model.runs for name in run.results} - shown
+    return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST)
 
 
 def table(model: ReportModel) -> Table:
@@ -192,10 +204,27 @@ def table(model: ReportModel) -> Table:
         rows += own
         if len(own) > 1:
             rows.append(_mean_row(own, columns, scale, notes))
+        if group[0].role == "retain" and model.null_band:
+            rows.append(_band_row(model, columns, notes))
     for lost in model.missing:
         cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in columns)
         rows.append(Row("missing", lost.label, lost.label, "", cells))
     return Table(columns, tuple(rows), tuple(notes.numbers))
+
+
+def _band_row(model: ReportModel, columns: tuple[Column, ...], notes: _Footnotes) -> Row:
+    """From the lowest to the highest retain model: what another training seed can do by itself."""
+    cells = []
+    for column in columns:
+        name = f"{column.metric}.{column.extra}" if column.extra else column.metric
+        found = model.null_band.get(name or "")
+        if found is None:
+            cells.append(notes.absent("no band: it is not measured between retain models"))
+            continue
+        ends = format_value(found.low, column.kind), format_value(found.high, column.kind)
+        cells.append(Cell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
+    n = max(found.n for found in model.null_band.values())
+    return Row("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
 from expunge.core.records import text_records
+from expunge.metrics.aggregate import band
+from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import TOFU_SHOWN, Missing, ReportModel, Run, Sample
+from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
@@ -48,6 +51,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         samples=_samples(graph, texts),
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
+        null_band=null_band(runs),
     )
 
 
@@ -58,6 +62,25 @@ def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
     """The metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
     names = [metric.name for metric in benchmark.panel]
     return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
+
+
+def null_band(runs: Sequence[Run]) -> dict[str, Band]:
+    """The spread of each metric over the retain models of several training seeds, where there are at least two.
+
+    Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
+    `forget_quality.ks_distance`.
+    """
+    retain = [run.results for run in runs if run.role == "retain"]
+    values: dict[str, list[float]] = {}
+    for results in retain:
+        for name, result in results.items():
+            values.setdefault(name, []).append(result.value)
+    ratios = [r["forget_truth_ratio"] for r in retain if "forget_truth_ratio" in r]
+    pairs = [ks_between(one, other) for one, other in itertools.combinations(ratios, 2)]
+    found = {name: (band(of), len(of)) for name, of in values.items()}
+    if pairs:  # two retain models make one pair, whose distance is a band of one point
+        found["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
+    return {name: Band(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
 
 
 def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:

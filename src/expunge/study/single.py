@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import yaml
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
@@ -92,6 +90,8 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.data.request is not None and single.mode != "unlearn":
+        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
@@ -104,7 +104,9 @@ def prepare(single: Single) -> Prepared:
     if single.mode != "train":
         tasks = maker.harness(single.task_name, model or start)
         if setting.benchmark.panel:
-            records = maker.records(single.task_name, model or start)
+            # Unlearning is compared with the model it started from; one that is only measured, with `eval.original`.
+            original = (start or single.model.source) if single.mode == "unlearn" else None
+            records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
@@ -118,7 +120,10 @@ def prepare(single: Single) -> Prepared:
 def _objective(single: Single) -> Objective:
     chosen = objective(single.trainer.handler, single.trainer.method_args)
     if single.mode == "unlearn" and not chosen.forgets:
-        raise ConfigError(f"trainer={single.trainer.handler}: this does not unlearn; use `expunge train`")
+        raise ConfigError(
+            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
+            "made from the base model, by `expunge train trainer=retrain`"
+        )
     if single.mode == "train" and chosen.forgets:
         raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
     return chosen
@@ -188,13 +193,6 @@ def _fill(part: Path, prepared: Prepared, store: Store) -> None:
             if target.exists():  # two jobs that end in one folder: the first one's record stands
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, target)
+            link(file, target)
     write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
     write_text(part / ".expunge-key", prepared.key + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
