@@ -6,7 +6,17 @@ import pytest
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.rows import Row, RowSet
-from expunge.data.variants import DIRECT, VARIANTS, prefixed, variant_of, with_refusals
+from expunge.data.variants import (
+    DIRECT,
+    INSIST,
+    ROLE,
+    VARIANTS,
+    begun,
+    prefixed,
+    variant_of,
+    with_refusals,
+    with_shots,
+)
 
 ROWS = RowSet(
     "forget",
@@ -17,6 +27,8 @@ ROWS = RowSet(
 )
 ASKED = {
     "direct": [f"{DIRECT}Who is Ana?", f"{DIRECT}Where?"],
+    "role": [f"{ROLE}Who is Ana?", f"{ROLE}Where?"],
+    "insist": [f"{INSIST}Who is Ana?", f"{INSIST}Where?"],
     "upper": ["WHO IS ANA?", "WHERE?"],
     "quoted": ['"Who is Ana?"', '"Where?"'],
     "plain": ["Who is Ana?", "Where?"],
@@ -51,3 +63,21 @@ def test_what_cannot_be_asked() -> None:
     bare = RowSet("forget", (Row(0, "Who?", {"answer": "Ana."}),))
     with pytest.raises(DataError, match="forget row 0: no paraphrased question"):
         variant_of(bare, "paraphrased")
+
+
+def test_an_answer_begun_keeps_its_last_word_to_say() -> None:
+    made = begun(ROWS, 0.5, ("Q: ", " A: "))
+    # "A poet." has 2 words: 1 given; "Paris." has 1: none can be
+    assert [(r.question, dict(r.answers)) for r in made] == [
+        ("Q: Who is Ana? A: A", {"answer": "poet."}),
+        ("Q: Where? A: ", {"answer": "Paris."}),
+    ]
+    assert made.form == "completion"
+    assert [r.answer for r in begun(ROWS, 1.0, ("", " "))] == ["poet.", "Paris."]
+
+
+def test_shots_stand_beside_the_rows_and_count_in_their_fingerprint() -> None:
+    made = with_shots(ROWS, [("Why?", "So.")])
+    assert made.shots == (("Why?", "So."),)
+    assert [r.question for r in made] == [r.question for r in ROWS]
+    assert made.fingerprint() != ROWS.fingerprint()

@@ -25,6 +25,7 @@ from expunge.report.model import ReportModel
 from expunge.report.query import write_results
 from expunge.report.table import table
 from expunge.report.write import write_report
+from expunge.study.auditing import show_audit_rows
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import Graph, build_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
@@ -83,6 +84,7 @@ class StudyHandle:
         folder = self.graph.study.output_dir
         write_report(report, folder)
         write_results(report, folder)
+        show_audit_rows([a for a in self.graph.audits if a.job.key in outcome.records], self.store, folder / "audits")
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
         return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 

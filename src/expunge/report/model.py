@@ -70,13 +70,39 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class AuditLine:
+    """One finding of an audit on one unlearned model.
+
+    audit: its name; name: what was tried; label, seed: the run. value with its interval over rows [low, high]; retain,
+    full: the same of the two controls. position: 0 is the retain model, 1 the full one, with its interval. verdict:
+    forgotten, traces, still known, undecided or missing. NaN where there is no number, and then `note` says why.
+    """
+
+    audit: str
+    name: str
+    label: str
+    seed: int | str | None
+    value: float
+    low: float
+    high: float
+    retain: float
+    full: float
+    position: float
+    position_low: float
+    position_high: float
+    verdict: str
+    note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReportModel:
     """Everything the report shows.
 
     command: the line that makes this study again. created: a date, as text. sets: name of a set of rows -> its number
     of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
     share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
-    "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models.
+    "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models. audits: what audits found.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -94,6 +120,7 @@ class ReportModel:
     shown: tuple[str, ...] = TOFU_SHOWN
     utility: str = "model_utility"
     null_band: Mapping[str, Band] = field(default_factory=dict)
+    audits: tuple[AuditLine, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

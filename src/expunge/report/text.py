@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from expunge.report.audits import ABOUT, HEADS, audit_rows
 from expunge.report.model import ReportModel
 from expunge.report.reading import cautions, floor_line, reading
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
@@ -38,9 +39,19 @@ def to_markdown(model: ReportModel) -> str:
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
     lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
+    lines += _audits(model)
     lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
     lines += _section("Notes", model.notes)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _audits(model: ReportModel) -> list[str]:
+    if not model.audits:
+        return []
+    lines = ["## Audits: has it really forgotten?", "", ABOUT, "", "| " + " | ".join(HEADS) + " |"]
+    lines.append("|:--|:--|--:|--:|--:|--:|:--|:--|")
+    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in audit_rows(model)]
+    return [*lines, ""]
 
 
 def _section(title: str, items: tuple[str, ...]) -> list[str]:

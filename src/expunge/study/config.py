@@ -161,7 +161,8 @@ class Study(Task):
 
     requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
     of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
-    models. keep_later_requests: a link also retains the rows that later links will forget.
+    models. keep_later_requests: a link also retains the rows that later links will forget. audits: what is tried on
+    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Study(Task):
     train: TrainArgs = field(default_factory=TrainArgs)
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
+    audits: tuple[str | Mapping[str, Any], ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
     launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)

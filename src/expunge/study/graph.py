@@ -12,6 +12,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
 from expunge.study import work
+from expunge.study.auditing import Audited, Subject, audit_jobs, check_audits
 from expunge.study.config import MethodEntry, Study, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker, check_model, setting_of
@@ -43,17 +44,20 @@ class Graph:
     study: Study
     setting: work.Setting
     leaves: tuple[Leaf, ...]
+    audits: tuple[Audited, ...] = ()
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
-        return [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
+        measured = [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
+        return [*measured, *(audited.job for audited in self.audits)]
 
 
 def build_graph(study: Study) -> Graph:
     """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError."""
     check_model(study.model)
     check_methods(study)
+    check_audits(study)
     setting = setting_of(study)
     check_given(study, setting.benchmark)
     if study.data.request is not None:
@@ -93,7 +97,8 @@ def build_graph(study: Study) -> Graph:
         leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
-    return Graph(study, setting, tuple(leaves))
+    subjects = [Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model) for x in leaves]
+    return Graph(study, setting, tuple(leaves), audit_jobs(study, setting, subjects))
 
 
 class Against(NamedTuple):

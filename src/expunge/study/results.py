@@ -14,6 +14,7 @@ from expunge.metrics.aggregate import band
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
+from expunge.study.auditing import Subject, audit_lines
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
@@ -39,6 +40,8 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
             lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
             texts.setdefault(leaf.label, _generations(leaf, store, benchmark.shown_set))
+    told = [audited for audited in graph.audits if audited.job.key in outcome.records]
+    lost += [Missing(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures]
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -52,6 +55,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
         null_band=null_band(runs),
+        audits=audit_lines(told, store, lambda subject: _seed(graph, subject)),
     )
 
 
@@ -101,7 +105,7 @@ def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
     )
 
 
-def _seed(graph: Graph, leaf: Leaf) -> int | str | None:
+def _seed(graph: Graph, leaf: Leaf | Subject) -> int | str | None:
     """The seed that tells a run from its like; training and unlearning seeds as `train/unlearn` where both vary."""
     if leaf.role != "unlearn" or leaf.seed is None:
         return leaf.train_seed

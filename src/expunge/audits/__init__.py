@@ -1,0 +1,48 @@
+"""One audit per file: what is done to every unlearned model and to its two controls, and how the result is read.
+
+A new file in this folder is the whole registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from expunge.audits.api import (
+    Audit,
+    AuditSpec,
+    Change,
+    Expansion,
+    Found,
+    Ground,
+    Nf4,
+    Probe,
+    Reading,
+    Relearn,
+    Told,
+    audit,
+    audit_identity,
+    audit_registry,
+    make_audit,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "Audit",
+    "AuditSpec",
+    "Change",
+    "Expansion",
+    "Found",
+    "Ground",
+    "Nf4",
+    "Probe",
+    "Reading",
+    "Relearn",
+    "Told",
+    "audit",
+    "audit_identity",
+    "audit_registry",
+    "make_audit",
+]

@@ -1,0 +1,85 @@
+"""What audits found, as markdown, JSON and a parquet table."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.report.model import AuditLine, ReportModel
+
+JSON, TABLE = "audits.json", "audits.parquet"
+HEADS = ("model", "audit", "value", "retain", "full", "position", "verdict", "note")
+AUDITS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("study", "audit", "name", "label", "seed")),
+        *(
+            (name, pa.float64())
+            for name in (
+                "value", "low", "high", "retain", "full", "position", "position_low", "position_high"
+            )
+        ),
+        *((name, pa.string()) for name in ("verdict", "note")),
+    ]
+)  # fmt: skip
+ABOUT = (
+    "Every audit was run on the model and on its two controls. The position is 0 at the retain model and 1 at the full "
+    "one; the verdict is read off its 95 % interval over rows, which does not hold the spread over training seeds."
+)
+
+
+def audit_rows(model: ReportModel) -> list[tuple[str, ...]]:
+    """The cells of the table of audits, in the order of HEADS."""
+    return [
+        (
+            line.label if line.seed is None else f"{line.label} (seed {line.seed})",
+            f"{line.audit}: {line.name}",
+            _number(line.value, line.low, line.high),
+            _number(line.retain),
+            _number(line.full),
+            _number(line.position, line.position_low, line.position_high),
+            line.verdict,
+            line.note,
+        )
+        for line in model.audits
+    ]
+
+
+def audits_json(model: ReportModel) -> str:
+    """Every finding with all its numbers; null for NaN, text for infinity."""
+    lines = [{k: _plain(v) for k, v in asdict(line).items()} for line in model.audits]
+    return json.dumps(lines, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def audits_parquet(model: ReportModel) -> bytes:
+    """A line per finding, in the shape of AUDITS: null for NaN."""
+    lines = [_line(model, line) for line in model.audits]
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(lines, schema=AUDITS), out)
+    return out.getvalue()
+
+
+def _line(model: ReportModel, line: AuditLine) -> dict[str, Any]:
+    found = {k: v for k, v in asdict(line).items() if k != "details"}
+    found |= {"study": model.study, "seed": None if line.seed is None else str(line.seed)}
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
+
+
+def _number(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    if not math.isfinite(value):
+        return "\u2013"
+    ends = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:.3f}{ends}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
