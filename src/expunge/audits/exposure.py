@@ -64,7 +64,7 @@ class ExposureAudit:
 
     percentile: float = 0.95
     ways: tuple[str, ...] = ("direct", "upper", "quoted", "plain", "paraphrased")
-    margin: float = 0.1
+    margin: float = 0.05
     known: float = 0.5
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ class PromptingAudit:
     rouge: bool = True
     leak: bool = False
     seed: int = 0
-    margin: float = 0.1
+    margin: float = 0.05
     known: float = 0.5
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ def check_ways(ways: Sequence[str]) -> None:
     """Raise ValueError unless all are ways to ask, each once."""
     for way in ways:
         if way not in WAYS:
-            raise ValueError(f"ways: no way to ask named {way!r}{nearest(way, WAYS)}")
+            raise ValueError(f"ways holds {way!r}, which is no way to ask{nearest(way, WAYS)}")
     if len(set(ways)) != len(ways) or not ways:
         raise ValueError("ways must be a list of different ones")
 

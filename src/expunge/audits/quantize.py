@@ -45,7 +45,7 @@ class QuantizeAudit:
 
     forms: tuple[Form, ...] = ("int8", "int4")
     score: Literal["probability", "extraction_strength"] = "probability"
-    margin: float = 0.1
+    margin: float = 0.05
     known: float = 0.5
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class QuantizeAudit:
                         position(*sides),
                         margin=self.margin,
                         known=self.known,
-                        note=f"{mean:.3f} before",
+                        note=f"{mean:.3g} before",
                         details={"before": mean, "before_position": start.value},
                     )
                 )

@@ -67,7 +67,7 @@ class RelearnAudit:
     seed: int = 0
     score: Literal["probability", "extraction_strength"] = "probability"
     recover: float = 0.5
-    margin: float = 0.1
+    margin: float = 0.05
     known: float = 0.5
 
     def __post_init__(self) -> None:

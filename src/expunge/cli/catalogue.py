@@ -1,4 +1,4 @@
-"""What there is: methods, metric families and benchmarks, as a table, a page or JSON."""
+"""What there is: methods, metric families, benchmarks and audits, as a table, a page or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.core.errors import ConfigError, nearest
 
 def show(what: str, name: str | None, *, as_json: bool) -> int:
     """Print the list, or one entry's page."""
-    entries = {"methods": _methods, "metrics": _metrics, "benchmarks": _benchmarks}[what]()
+    entries = {"methods": _methods, "metrics": _metrics, "benchmarks": _benchmarks, "audits": _audits}[what]()
     if name is not None:
         found = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
         if found is None:
@@ -119,6 +119,21 @@ def _benchmarks() -> dict[str, dict[str, Any]]:
     from expunge.benchmarks import benchmarks
 
     return {name: {"about": spec.about, "page": spec.page} for name, spec in benchmarks().items()}
+
+
+def _audits() -> dict[str, dict[str, Any]]:
+    from expunge.audits import audit_registry
+
+    return {
+        name: {
+            "about": _about(spec.page),
+            "paper": spec.paper,
+            "settings": {f.name: _default(f) for f in dataclasses.fields(spec.cls)},
+            "revision": spec.revision,
+            "page": spec.page,
+        }
+        for name, spec in audit_registry().items()
+    }
 
 
 def _table(entries: Mapping[str, Mapping[str, Any]]) -> None:

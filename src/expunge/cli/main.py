@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
         ("benchmarks", "list the benchmarks"),
+        ("audits", "list what a study can try to bring the forgotten back"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         _add_plugin(sub)

@@ -73,8 +73,8 @@ def _line(model: ReportModel, line: AuditLine) -> dict[str, Any]:
 def _number(value: float, low: float = math.nan, high: float = math.nan) -> str:
     if not math.isfinite(value):
         return "\u2013"
-    ends = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{value:.3f}{ends}"
+    ends = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:.3g}{ends}"
 
 
 def _plain(value: Any) -> Any:

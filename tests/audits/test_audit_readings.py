@@ -1,0 +1,180 @@
+"""What audits ask for and how they read what was found, on results made by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from expunge.audits import Found, Ground, Relearn, audit_registry, make_audit
+from expunge.audits.api import keys_of
+from expunge.core.errors import ConfigError
+from expunge.data.rows import Row, RowSet
+from expunge.metrics.api import Result
+
+
+def rows(name: str, n: int, *keys: str) -> RowSet:
+    made = (Row(i, f"{name} {i}?", {"answer": f"{name} says {i} now"}, None, {"keys": list(keys)}) for i in range(n))
+    return RowSet(name, tuple(made))
+
+
+RETAIN = RowSet(
+    "retain", (*rows("near", 2, "city").rows, *(Row(2 + i, f"f {i}?", {"answer": "far"}) for i in range(3)))
+)
+GROUND = Ground(forget=rows("forget", 6, "ana", "city"), retain=RETAIN, holdout=rows("new", 4))
+
+
+def result(values: list[float], name: str = "prob") -> Result:
+    return Result(sum(values) / len(values), per_row={i: {name: v} for i, v in enumerate(values)})
+
+
+def test_every_audit_has_a_page_with_a_command() -> None:
+    assert set(audit_registry()) == {"relearn", "quantize", "prompting", "exposure"}
+    for spec in audit_registry().values():
+        assert "Try: expunge run" in spec.page and "Cost:" in spec.page
+
+
+def test_relearning_never_scores_a_row_it_trains_on_and_tells_near_from_far() -> None:
+    asked = make_audit({"name": "relearn", "rows": 2}).expand(GROUND)
+    assert [p.name for p in asked.probes] == ["same_rows", "entity_rows", "unrelated"]
+    taught = {r.question for r in asked.sets["audit_same_rows"]}
+    scored = {r.question for r in asked.sets["audit_rest"]}
+    assert len(taught) == 2 and len(scored) == 4 and not taught & scored
+    assert keys_of(asked.sets["audit_entity_rows"].rows) == {"city"}
+    assert {r.answer for r in asked.sets["audit_unrelated"]} == {"far"}
+    assert all(isinstance(p.change, Relearn) for p in asked.probes)
+
+
+def test_relearning_without_entities_says_so() -> None:
+    plain = Ground(forget=rows("forget", 6), retain=rows("retain", 3), holdout=None)
+    asked = make_audit({"name": "relearn", "rows": 2}).expand(plain)
+    assert [p.name for p in asked.probes] == ["same_rows", "unrelated"]
+    assert "name no entities" in asked.missing["entity_rows"]
+
+
+def relearned(curves: dict[int, float]) -> dict[str, dict[str, Result]]:
+    return {f"same_rows@{step}": {"rest": result([v, v, v, v])} for step, v in curves.items()}
+
+
+def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
+    audit = make_audit({"name": "relearn", "rows": 2, "ways": ["same_rows"], "steps": [0, 1, 2]})
+    found = Found(
+        relearned({0: 0.2, 1: 0.4, 2: 0.6}), relearned({0: 0.0, 1: 0.0, 2: 0.0}), relearned({0: 0.8, 1: 0.8, 2: 0.8})
+    )
+    told = audit.read(GROUND, found)
+    (reading,) = told.readings
+    # mean height: the model's 0.4, the retain model's 0, the full one's 0.8; half of 0.8 - 0.2 back is 0.5, at 1.5
+    assert (reading.value, reading.retain, reading.full) == pytest.approx((0.4, 0.0, 0.8))
+    assert (reading.position, reading.verdict) == (pytest.approx(0.5), "still known")
+    assert reading.details["recovery_steps"] == pytest.approx(1.5)
+    assert reading.details["recovery_steps_retain"] == math.inf
+    assert "1.5 steps (retain model: not within 2 steps)" in reading.note
+    assert len(told.rows["row_id"]) == 3 * 4
+
+
+@pytest.mark.parametrize("lacks", ["retain", "full"])
+@pytest.mark.parametrize("name", ["relearn", "quantize", "prompting"])
+def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: str) -> None:
+    audit = make_audit({"name": "relearn", "rows": 2} if name == "relearn" else name)
+    sides: dict[str, Any] = {"model": {}, "retain": {}, "full": {}, lacks: None}
+    told = audit.read(GROUND, Found(**sides))
+    assert told.readings
+    for reading in told.readings:
+        assert reading.verdict == "missing" and reading.note
+        assert math.isnan(reading.value)
+    assert any(f"no {lacks} model" in r.note for r in told.readings)
+
+
+def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
+    audit = make_audit({"name": "quantize", "forms": ["int4"]})
+    retain, full = [0.1, 0.2, 0.1, 0.2], [0.9, 0.8, 0.9, 0.8]
+    sides = {"retain": retain, "full": full}
+
+    def of(values: list[float]) -> dict[str, Result]:
+        return {"forget": result(values)}
+
+    found = Found(
+        {"as_it_is": of(retain), "int4": of([0.8, 0.7, 0.8, 0.7])},
+        *({"as_it_is": of(sides[s]), "int4": of(sides[s])} for s in ("retain", "full")),
+    )
+    (reading,) = audit.read(GROUND, found).readings
+    # 0.75 between 0.15 and 0.85: 0.6 / 0.7
+    assert reading.position == pytest.approx(0.6 / 0.7)
+    assert reading.verdict == "still known"
+    assert reading.details == {"before": pytest.approx(0.15), "before_position": 0.0}
+
+
+def test_prompting_asks_what_the_rows_allow() -> None:
+    asked = make_audit({"name": "prompting", "rouge": False, "leak": True}).expand(GROUND)
+    assert "forget_shots" in asked.sets and len(asked.sets["forget_shots"].shots) == 3
+    assert asked.sets["forget_begun"][0].answer == "0 now"
+    assert set(asked.missing) == {"way paraphrased", "leak"}
+    texts = Ground(forget=RowSet("forget", GROUND.forget.rows, form="text"), retain=None, holdout=None)
+    assert set(make_audit("prompting").expand(texts).sets) == {"forget"}
+
+
+def exposed(forget: list[float], unseen: list[float]) -> dict[str, dict[str, Result]]:
+    of = {
+        "loss_score": result(forget, "score"),
+        "loss_score_unseen": result(unseen, "score"),
+        "extraction_strength": result([0.5] * len(forget), "score"),
+        "min_k_score": result(forget, "score"),
+        "worst_prob": result([0.1] * len(forget), "score"),
+    }
+    return {"as_it_is": of}
+
+
+def test_exposure_ranks_rows_and_finds_those_still_known() -> None:
+    unseen = [2.0, 3.0, 2.5, 3.5]
+    retain = exposed([2.0, 3.0, 2.5, 3.5, 2.2, 3.2], unseen)
+    model = exposed([2.0, 3.0, 2.5, 0.1, 2.2, 1.0], unseen)  # rows 3 and 5 are still known
+    full = exposed([0.1] * 6, unseen)
+    told = make_audit("exposure").read(GROUND, Found(model, retain, full))
+    known, erased = told.readings
+    assert (known.name, known.value, known.retain, known.full) == ("known_rows", pytest.approx(1 / 3), 0.0, 1.0)
+    assert known.position == pytest.approx(1 / 3) and known.note.endswith("2 of 6 rows")
+    assert told.rows["known"] == [0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    assert [told.rows["rank"][i] for i in (3, 5)] == [1, 2]
+    assert told.rows["gap"] == pytest.approx([0, 0, 0, 3.4, 0, 2.2])
+    assert told.rows["percentile"][3] == 1.0
+    assert erased.name == "erased_rows" and erased.value > erased.retain
+
+
+def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
+    unseen = [2.0 + i / 10 for i in range(20)]
+    retain = exposed([2.05 + i / 10 for i in range(20)], unseen)
+    model = exposed([30.0 + i for i in range(20)], unseen)
+    ground = Ground(forget=rows("forget", 20), retain=RETAIN, holdout=rows("new", 20))
+    audit = make_audit("exposure")
+    erased = audit.read(ground, Found(model, retain, retain)).readings[1]
+    assert (erased.value, erased.verdict) == (1.0, "traces")
+    assert erased.details["auc_high_loss"] == 1.0
+    same = audit.read(ground, Found(retain, retain, retain)).readings[1]
+    assert (same.verdict, same.details["difference"]) == ("forgotten", 0.0)
+    bare = Ground(forget=ground.forget, retain=RETAIN, holdout=None)
+    assert "holdout" in audit.read(bare, Found(model, retain, retain)).readings[1].note
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("relern", "did you mean 'relearn'"),
+        ({"rows": 3}, "audits.name: missing"),
+        ({"name": "relearn", "stepss": []}, "audits.stepss: unknown key; did you mean 'steps'"),
+        ({"name": "relearn", "steps": [0, 2, 1]}, "audits.steps: must start with 0 and rise"),
+        ({"name": "relearn", "known": 0.05}, "audits.known: must be above margin"),
+        ({"name": "quantize", "forms": ["int3"]}, "int3"),
+        ({"name": "prompting", "ways": ["rolle"]}, "did you mean 'role'"),
+        ({"name": "exposure", "percentile": 0.2}, "audits.percentile: must be above 0.5"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(entry: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_audit(entry)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_too_few_rows_to_relearn_from_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"relearn\.rows: 5 of 6"):
+        make_audit({"name": "relearn", "rows": 5}).expand(GROUND)
