@@ -152,6 +152,9 @@ def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
     assert erased.details["auc_high_loss"] == 1.0
     same = audit.read(ground, Found(retain, retain, retain)).readings[1]
     assert (same.verdict, same.details["difference"]) == ("forgotten", 0.0)
+    unlike = exposed([9.0 + i / 10 for i in range(20)], unseen)
+    odd = audit.read(ground, Found(model, unlike, retain)).readings[1]
+    assert odd.verdict == "undecided" and "not alike" in odd.note
     bare = Ground(forget=ground.forget, retain=RETAIN, holdout=None)
     assert "holdout" in audit.read(bare, Found(model, retain, retain)).readings[1].note
 

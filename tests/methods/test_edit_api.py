@@ -13,7 +13,7 @@ F = torch.tensor([1.0, 2.0])
 
 
 def test_every_edit_is_registered_with_a_page() -> None:
-    assert list(edit_registry()) == ["dare", "linear", "magnitude_prune", "noise", "task_vector", "ties"]
+    assert list(edit_registry()) == ["dare", "linear", "magnitude_prune", "noise", "quantize", "task_vector", "ties"]
     for spec in edit_registry().values():
         assert "Formula:" in spec.page and "Pitfalls:" in spec.page, spec.name
 

@@ -27,8 +27,8 @@ from expunge.study.job import in_order
 from expunge.training.loop import train
 
 AUDITS = (
-    "audits=[{name: relearn, rows: 3, steps: [0, 1, 2]}, {name: quantize, forms: [int8]}, "
-    "{name: prompting, ways: [direct, begun, shots], rouge: false}, exposure]"
+    "audits=[{name: relearn, rows: 3, steps: [0, 2]}, {name: quantize, forms: [int8]}, "
+    "{name: prompting, ways: [begun, shots], rouge: false}, {name: exposure, ways: [direct]}]"
 )
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 1}
 

@@ -23,6 +23,7 @@ from expunge.audits.api import (
 from expunge.audits.prompting import check_ways, rows_in, worst_panel
 from expunge.audits.verdict import (
     KNOWN,
+    OPEN,
     TRACES,
     Position,
     auc,
@@ -38,6 +39,7 @@ from expunge.metrics.api import Metric
 
 LOSS, STRENGTH, MIN_K = "loss_score", "extraction_strength", "min_k_score"
 UNSEEN = "loss_score_unseen"
+UNLIKE = 0.75  # the AUC of a model that saw neither set, from which they are no longer alike
 
 
 @audit("exposure", revision=1, paper="per-example reading as in U-LiRA (arXiv:2403.01218); none for the rest")
@@ -104,6 +106,18 @@ class ExposureAudit:
             "known_rows", sides, position(*sides), margin=self.margin, known=self.known, note=note, details=details
         )
 
+    def _said(self, apart: Position, of_retain: float) -> tuple[str, str]:
+        """The verdict, if the retain model finds the two sets of rows alike."""
+        if of_retain > UNLIKE:
+            why = (
+                f"forget and unseen rows differ for the retain model already (AUC {of_retain:.2f}): they are not alike"
+            )
+            return OPEN, why
+        said, _ = verdict(apart, margin=self.margin, known=self.known)
+        if said in (KNOWN, TRACES):
+            return TRACES, "erased rows stand out from rows never seen"
+        return said, "" if said == OPEN else "erased rows look like rows never seen"
+
     def _erased(self, found: Found, ground: Ground) -> Reading:
         if ground.holdout is None:
             return Reading("erased_rows", note="there are no rows that no model has seen; name a holdout split")
@@ -123,13 +137,11 @@ class ExposureAudit:
         (low, high), gap = auc_difference((far[0][0], far[0][1]), (far[1][0], far[1][1]))
         # 0.5 is the most that an AUC can be away from chance
         apart = Position((values[0] - values[1]) / 0.5, gap[0] / 0.5, gap[1] / 0.5)
-        said, remark = verdict(apart, margin=self.margin, known=self.known)
+        said, note = self._said(apart, values[1])
         sides = {"auc_high_loss": auc(*plain[0]), "auc_high_loss_retain": auc(*plain[1])}
         details = {**sides, "difference": values[0] - values[1], "difference_low": gap[0], "difference_high": gap[1]}
-        note = "erased rows stand out from rows never seen" if said in (KNOWN, TRACES) else remark
         return Reading(
-            "erased_rows", values[0], low, high, retain=values[1], verdict=TRACES if said == KNOWN else said,
-            note=note or "erased rows look like rows never seen", details=details,
+            "erased_rows", values[0], low, high, retain=values[1], verdict=said, note=note, details=details,
         )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Quantize:
     keep: tensors whose names hold one of these stay as they are, as is usual for embeddings and the LM head; vectors
     (norms, biases) stay always.
 
-    Pitfall: GPT-2 stores its matrices transposed, so that a row is an input there.
+    Pitfalls: GPT-2 stores its matrices transposed, so that a row is an input there.
     """
 
     bits: int = 8
