@@ -98,7 +98,7 @@ def build_graph(study: Study) -> Graph:
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     subjects = [Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model) for x in leaves]
-    return Graph(study, setting, tuple(leaves), audit_jobs(study, setting, subjects))
+    return Graph(study, setting, tuple(leaves), audits=audit_jobs(study, setting, subjects))
 
 
 class Against(NamedTuple):
