@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+            sub.add_argument("--all", action="store_true", help="list every job, however many there are")
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -129,7 +130,8 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
-    console.print(to_rich(result.report))
+    for report in result.reports.values():
+        console.print(to_rich(report))
     for label, reason in result.failures.items():
         console.print(f"failed: {label}: {reason}", markup=False, style="red")
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -140,14 +142,16 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
-    from expunge.cli.display import plan_summary, plan_table
+    from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
     planned = load_study(parsed.overrides, parsed.plugin).plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
     console = Console()
-    console.print(plan_table(planned))
+    if parsed.all or len(planned) <= LISTED:
+        console.print(plan_table(planned))
+    console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
     return 0
 
@@ -162,6 +166,7 @@ def _planned(p: Any) -> dict[str, Any]:
         "parents": [parent.key for parent in p.job.parents.values()],
         "tokens": p.job.estimate.tokens,
         "seconds": p.seconds,
+        "bytes": p.job.estimate.bytes,
     }
 
 

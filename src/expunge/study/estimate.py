@@ -39,7 +39,12 @@ class Sizes:
             for side, drawn in (("forget", made.forget), ("retain", made.retain))
             if drawn is not None
         )
-        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
+        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens, self.model.bytes)
+
+    @property
+    def model(self) -> Estimate:
+        """A model that is written without training: float32 weights."""
+        return Estimate(bytes=4 * self.n_parameters)
 
     def score(self, part: Part, generation: Generation) -> Estimate:
         """Two operations per parameter and token, four times that for generated tokens, six with a gradient."""

@@ -95,6 +95,8 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._parts = work.parts(setting.benchmark.panel)
+        self._panel = panel_identity(setting.benchmark.panel)
         self._held = work.Held()
 
     def forgetting(self, name: str) -> Maker:
@@ -117,6 +119,7 @@ class Maker:
                 "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            estimate=self._sizes.model,
         )
 
     def fit(
@@ -246,6 +249,7 @@ class Maker:
             do=lambda folder, parents, progress: work.apply_edit(
                 folder, {**source, **parents}, self.setting, edit, progress
             ),
+            estimate=self._sizes.model,
         )
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
@@ -257,7 +261,7 @@ class Maker:
         # Parts bear the model's name, not that of the task: another task finds them where they lie.
         whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
-        for part in work.parts(self.setting.benchmark.panel):
+        for part in self._parts:
             if part.kind == "agreement" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
@@ -355,7 +359,7 @@ class Maker:
             progress(1, 1)
             return facts
 
-        identity: dict[str, Any] = {"revision": REVISION, "panel": panel_identity(panel)}
+        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})
