@@ -110,6 +110,7 @@ def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Gra
             label = numbers.get(job.key) or "/".join(filter(None, (prefix(job.key), job.label)))
             parents = {role: one(parent) for role, parent in job.parents.items()}
             made[job.key] = dataclasses.replace(job, label=label, parents=parents)
+            vars(made[job.key])["key"] = job.key  # no label counts, so it need not be computed again
         return made[job.key]
 
     def renamed(leaf: Leaf) -> Leaf:

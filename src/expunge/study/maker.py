@@ -19,6 +19,7 @@ from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
+from expunge.scoring.config import Generation
 from expunge.study import work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
@@ -96,6 +97,7 @@ class Maker:
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
         self._parts = work.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
         self._held = work.Held()
 
@@ -276,9 +278,13 @@ class Maker:
 
         return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
 
+    def _how(self, part: work.Part) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+
     def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
-        how = self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        how = self._how(part)
         writes = part.kind in ("texts", "samples")
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
@@ -306,7 +312,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.score(part, how),
+            estimate=self._estimates[part],
         )
 
     def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
