@@ -109,7 +109,9 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
-    OmegaConf.set_struct(known.grid, False)  # the axes are the user's own
+    slurm = known.launch.slurm
+    for own in (known.grid, known.data.args, slurm.env, slurm.extra, slurm.by_kind):  # keys there are the user's own
+        OmegaConf.set_struct(own, False)
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:

@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
     sub.add_argument("--index", required=True, type=int, help="which of them")
     sub.set_defaults(command=_job, plugin=[])
+    text = "write another project's experiment as a study file"
+    sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("source", choices=("arcsf",), help="whose files")
+    sub.add_argument("configs", type=Path, metavar="PATH/configs", help="the project's configs folder")
+    sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
+    sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
+    sub.set_defaults(command=_import, plugin=[])
     text = "query the results of a study, or of all studies that have run"
     sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
@@ -224,6 +231,12 @@ def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.answers import do_listed_job
 
     return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
+
+
+def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.imports import import_study
+
+    return import_study(parsed.configs, parsed.top, parsed.out)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
