@@ -99,6 +99,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
     sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
     sub.set_defaults(command=_import, plugin=[])
+    text = "check the stored files against their checksums"
+    sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study")
+    sub.add_argument("--store", type=Path, metavar="DIR", help="all of a store, in place of a study's artifacts")
+    _add_plugin(sub)
+    sub.set_defaults(command=_verify)
+    text = "remove from the store what the named studies do not reach, and weights by a policy"
+    sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="+", metavar="key=value", help="every study that is to stay: study=A study=B")
+    sub.add_argument(
+        "--keep",
+        choices=("all", "best", "last", "none"),
+        default="all",
+        help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
+    _add_plugin(sub)
+    sub.set_defaults(command=_gc)
     text = "query the results of a study, or of all studies that have run"
     sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
@@ -237,6 +255,18 @@ def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.imports import import_study
 
     return import_study(parsed.configs, parsed.top, parsed.out)
+
+
+def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import verify
+
+    return verify(parsed.overrides, parsed.plugin, parsed.store)
+
+
+def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import collect
+
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

@@ -175,6 +175,7 @@ def _fill(part: Path, prepared: Prepared, store: Store) -> None:
     for job, where in ((prepared.model, part), (prepared.records, evals / "records"), (prepared.metrics, evals)):
         if job is None:
             continue
+        store.restore(job)
         source = store.path(job)
         for file in sorted(p for p in source.rglob("*") if p.is_file()):
             target = where / file.relative_to(source)

@@ -92,24 +92,22 @@ class Store:
             if found is not None:
                 return found
             for role, parent in job.parents.items():
-                held = self.record(parent)
-                if held is None:
+                if not self.done(parent):
                     raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
-                if held.get("removed"):
-                    self.restore(parent)
+                self.restore(parent)
             with self._writing(job):
                 sweep_parts(self.path(job))
                 with whole_folder(self.path(job)) as folder:
                     return self._fill(job, folder, progress)
 
     def restore(self, job: Job) -> None:
-        """Make the files again that `expunge gc` has removed from a finished job, and what that needs."""
+        """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs."""
+        if not (self.record(job) or {}).get("removed"):
+            return
         for parent in job.parents.values():
-            held = self.record(parent)
-            if held is None:
+            if not self.done(parent):
                 self.make(parent, lambda done, total: None)
-            elif held.get("removed"):
-                self.restore(parent)
+            self.restore(parent)
         with self._lock(job):
             record = self.record(job)
             if record is None or not record.get("removed"):
