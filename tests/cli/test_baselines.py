@@ -17,3 +17,12 @@ def test_tofu_baselines() -> None:
     for i in range(6):
         args = unlearn_args(study, i, 0)
         assert (args.rows_per_step, args.learning_rate, args.num_train_epochs) == (32, 1e-5, 10)
+
+
+def test_muse_baselines() -> None:
+    tree = study_tree(["study=muse_baselines"])
+    study = decode_study(tree)
+    found = [decode_study(cell.tree) for cell in cells(tree, study)]
+    assert [(s.benchmark, s.data_split) for s in found] == [("muse", "News"), ("muse", "Books")]
+    assert len(study.methods) == 5
+    assert unlearn_args(study, 0, 0).lr_scheduler_type == "constant"

@@ -35,8 +35,12 @@ def write_reports(reports: Mapping[str, ReportModel], folder: Path) -> None:
         write_report(reports[""], folder)
         return
     lines = []
+    names: set[str] = set()
     for cell, model in reports.items():
-        name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", cell).strip("-.")
+        name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", cell).strip("-.")[:80]
+        while name in names:  # of cells whose names differ in other characters
+            name += "-"
+        names.add(name)
         titled = dataclasses.replace(model, title=f"{model.title}: {cell}")
         write_report(titled, folder / "cells" / name)
         count = f"{len(model.runs)} models" + (f", {len(model.missing)} without a result" if model.missing else "")
