@@ -6,6 +6,8 @@ hook on the head does it, and the model's own code runs after it, so logit scali
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,27 +48,37 @@ def packed_forward(model: Any, at: Positions, *, use_mask: bool) -> Packed:
     use_mask=False is right for right-padded rows under causal attention when no padding position is read: real tokens
     never see what comes after them, and attention without a mask is faster.
     """
+    extra: dict[str, Any] = {}
+    if use_mask:
+        extra["attention_mask"] = at.mask_BT.long()
+        # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
+        first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
+        extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
+    with head_at(model, at.row_N, at.pos_N) as kept:
+        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+    return Packed(logits_NV=out.logits[0], hidden_ND=kept[0])
+
+
+@contextlib.contextmanager
+def head_at(model: Any, row_N: Tensor, pos_N: Tensor) -> Iterator[list[Tensor]]:
+    """While open, a forward's logits have shape [1, N, V]: the LM head reads these N positions and no others.
+
+    Yields a list that the forward puts the hidden states into which the head read, hidden_ND.
+    """
     head = bare(model).get_output_embeddings()
     if head is None:
         raise JobError(f"{type(model).__name__} has no output embeddings to read logits from")
     kept: list[Tensor] = []
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(args[0][at.row_N, at.pos_N])
+        kept.append(args[0][row_N, pos_N])
         return (kept[0].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        extra: dict[str, Any] = {}
-        if use_mask:
-            extra["attention_mask"] = at.mask_BT.long()
-            # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
-            first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
-            extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
-        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+        yield kept
     finally:
         handle.remove()
-    return Packed(logits_NV=out.logits[0], hidden_ND=kept[0])
 
 
 class _Stop(Exception):

@@ -26,7 +26,7 @@ from expunge.metrics.results import write_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
-from expunge.scoring.config import Generation
+from expunge.scoring.config import Generation, check_backend
 from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
@@ -171,6 +171,7 @@ def score(
     folder: Path, source: str, setting: Setting, panel: Sequence[Metric], generation: Generation, progress: Progress
 ) -> dict[str, Any]:
     """Records of everything the panel reads: each answer teacher-forced once, each question answered once."""
+    check_backend(generation)
     encoder = setting.encoder(source)
     model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
     wanted = requests(panel)
