@@ -94,7 +94,7 @@ def test_does_not_depend_on_the_token_budget(
 def test_does_not_depend_on_the_chunk(
     table: pa.Table, model: Any, rows: RowSet, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", 7 * 400)
+    monkeypatch.setitem(statistics.CHUNK, "cpu", 7 * 400)
     same(table, score_tokens(model, rows, WANTED, encoder))
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-CHUNK = 2**21  # logits widened at a time
+CHUNK = {"cpu": 2**18}  # logits widened at a time: what a processor's cache holds,
+WIDE_CHUNK = 2**24  # or what keeps an accelerator busy
 
 Index = npt.NDArray[np.int64]
 
@@ -33,7 +34,7 @@ def fill(
 
     logits_UV: U predictions. which_N: the one that each token is held against, ascending; several may share one.
     """
-    rows = max(1, CHUNK // logits_UV.shape[-1])
+    rows = max(1, CHUNK.get(logits_UV.device.type, WIDE_CHUNK) // logits_UV.shape[-1])
     for first in range(0, len(logits_UV), rows):
         low, high = np.searchsorted(which_N, [first, first + rows])
         if low == high:
@@ -52,10 +53,11 @@ def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Te
     """
     wide = logits_UV if logits_UV.dtype == torch.float64 else logits_UV.float()
     logp_UV = torch.log_softmax(wide, dim=-1)
-    p_UV = logp_UV.exp()
-    mean_U = torch.linalg.vecdot(p_UV, logp_UV)
-    p_UV *= logp_UV
-    var_U = (torch.linalg.vecdot(p_UV, logp_UV) - mean_U.square()).clamp(min=0)
+    times_UV = logp_UV.exp()
+    times_UV *= logp_UV  # p log p, whose sum is the mean, and in the same place p log^2 p
+    mean_U = times_UV.sum(-1)
+    times_UV *= logp_UV
+    var_U = (times_UV.sum(-1) - mean_U.square()).clamp(min=0)
     logp_N = logp_UV[which_N, token_N]
     is_argmax_N = (logits_UV.argmax(-1)[which_N] == token_N) & ~mean_U[which_N].isnan()
     return logp_N, mean_U[which_N], var_U[which_N], is_argmax_N

@@ -145,7 +145,7 @@ def context_length(model: Any) -> int | None:
 def _passes(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int, budget: int, shared_prefix: bool) -> Any:
     """Run the model over all items and fill the columns; yields the number of items each time some are done."""
     groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
-    if groups and not _agrees(model, max(groups, key=_saved), n_all, pad_id):
+    if groups and not _agrees(model, min(groups, key=_size), n_all, pad_id):
         groups, n_all, alone = [], 0, list(items)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     scale = vocabulary * budget / LOGITS
@@ -177,13 +177,14 @@ def _plan(model: Any, items: Sequence[_Item]) -> tuple[list[_Group], int, list[_
         n_all = min(common_length([i.read for i in every]), min(g.n_shared for g in groups) - 1, unscored)
     if n_all >= SHOTS:
         return groups, n_all, []
-    shared = [g for g in groups if _saved(g) >= WORTH * sum(len(i.read) for i in g.items)]
+    shared = [g for g in groups if g.n_shared * (len(g.items) - 1) >= WORTH * _size(g)]
     rows = {g.items[0].row_id for g in shared}
     return shared, 0, [i for i in items if i.row_id not in rows]
 
 
-def _saved(group: _Group) -> int:
-    return group.n_shared * (len(group.items) - 1)
+def _size(group: _Group) -> int:
+    """Tokens of a row's answers, each with its whole question."""
+    return sum(len(i.read) for i in group.items)
 
 
 def _agrees(model: Any, group: _Group, n_all: int, pad_id: int) -> bool:
@@ -194,8 +195,7 @@ def _agrees(model: Any, group: _Group, n_all: int, pad_id: int) -> bool:
         slot += i.n_scored
     dtype = next(model.parameters()).dtype
     alone, shared = empty_columns(slot, dtype), empty_columns(slot, dtype)
-    for item in items:
-        _score_alone(model, [item], alone, pad_id)
+    _score_alone(model, items, alone, pad_id)
     start = _read_start(model, items[0].read[:n_all], pad_id)
     _score_groups(model, [_Group(tuple(items), group.n_shared)], start, shared, pad_id, budget=2**30, scale=0.0)
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
