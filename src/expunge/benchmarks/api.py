@@ -20,7 +20,7 @@ class Benchmark:
 
     split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
     retain_sets: what the retain model is trained on. forget_set and retain_set: the two sides of unlearning.
-    shown_set: the set whose questions and generations a report shows.
+    shown_set: the set whose questions and generations a report shows. notes: what was chosen that the user did not say.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Benchmark:
     shown_set: str = "forget_eval"
     retain_split: str = "retain"
     eval_name: str = "TOFU"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def _seed(graph: Graph, leaf: Leaf) -> int | str | None:
 
 def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     template, truth = graph.study.template_args, graph.study.eval.truth_ratio
-    notes = [f"Truth ratio: {truth} mean over the perturbed answers."]
+    notes = [f"Truth ratio: {truth} mean over the perturbed answers.", *graph.setting.benchmark.notes]
     if template.compat != "clean":
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
     for job in in_order(graph.jobs):

@@ -103,7 +103,7 @@ def prepare(single: Single) -> Prepared:
         metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
-    prepared = Prepared(single, model, records, metrics, maker.eval_file, notes)
+    prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes))
     shown(prepared)
     return prepared
 
