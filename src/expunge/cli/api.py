@@ -103,7 +103,7 @@ class JobHandle:
         summary: dict[str, float | None] = {}
         if self.prepared.metrics is not None:
             evals = folder / "evals" if self.prepared.model else folder
-            summary = json.loads((evals / self.prepared.eval_file.replace("EVAL", "SUMMARY")).read_text())
+            summary = json.loads((evals / self.prepared.eval_file.replace("_EVAL", "_SUMMARY")).read_text())
         return JobResult(folder, summary)
 
 

@@ -12,7 +12,6 @@ from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.rows import ANSWER, Form, Row, RowSet, qa_rows
 from expunge.data.source import Records, load_raw, read_file
-from expunge.data.tofu import RETAIN
 from expunge.data.world import WorldConfig, build_world
 from expunge.data.world.facts import MOST_FACTS
 
@@ -43,8 +42,9 @@ class Columns:
     form: Literal["qa", "completion"] | None = None
 
     def __post_init__(self) -> None:
-        if (self.question is None) != (self.answer is None):
-            raise ValueError("question_column and answer_column go together")
+        for given, other in (("question", "answer"), ("answer", "question")):
+            if getattr(self, given) is not None and getattr(self, other) is None:
+                raise ValueError(f"{given}_column goes together with {other}_column")
         if self.text is not None and self.question is not None:
             raise ValueError("text_column stands alone, without question_column and answer_column")
 
@@ -108,8 +108,7 @@ def retain_rows(source: str) -> tuple[RowSet, str]:
             "(retain=FILE for your own, data.args.retain_source for another source)"
         )
         return RowSet("retain", rows), said
-    largest = max(RETAIN, key=lambda split: int(RETAIN[split]))
-    raw, where = load_raw(largest, root=source)
+    raw, where = load_raw("retain90", root=source)
     rows_of = qa_rows(raw, name="retain", where=where)
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
