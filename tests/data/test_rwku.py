@@ -67,7 +67,7 @@ def test_what_is_wrong(tmp_path: Path) -> None:
         check_targets(root, ["Steven King"])
     with pytest.raises(DataError, match="no row about Socrates"):
         probes(root, "forget_level1", ["Socrates"], "{query}")
-    with pytest.raises(DataError, match="no rows of train_positive_phi3: looked for .* and positive_phi"):
+    with pytest.raises(DataError, match=r"no rows of train_positive_phi3: looked for .* and positive_phi"):
         load_subset(root, "train_positive_phi3")
     (tmp_path / "All" / "passage.json").write_text('[{"text": "x"}]')
     with pytest.raises(DataError, match=r"passage\.json row 0: 'subject' must be text, got None"):

@@ -110,6 +110,11 @@ def test_each_of_these_families_has_cases_and_a_page() -> None:
         "reference_score",
         "attack_auc",
         "privleak",
+        "exact_match",
+        "semeval_regurgitation",
+        "semeval_tasks",
+        "semeval_mia",
+        "semeval_aggregate",
     } <= covered
     for name, family in families().items():
         assert len(family.page) > 200, name
