@@ -28,18 +28,18 @@ def rows(here: Path) -> Path:
 
 def test_train_unlearn_and_eval(rows: Path, expunge: Run) -> None:
     code, _, said = expunge(
-        "train", "benchmark=custom", "forget=forget.csv", "retain=keep.txt", "+data.args.train_full=true",
+        "train", "benchmark=custom", "forget=forget.csv", "retain=keep.txt", "data.args.train_full=true",
         "task_name=full", "model=llama-64k", *SMALL,
     )  # fmt: skip
     assert code == 0, said
     code, _, said = expunge(
-        "unlearn", "benchmark=custom", "forget=forget.csv", "retain=keep.txt", "+data.args.holdout=keep2.txt",
+        "unlearn", "benchmark=custom", "forget=forget.csv", "retain=keep.txt", "data.args.holdout=keep2.txt",
         "trainer=GradDiff", "task_name=gd", "model=llama-64k", LOADED, "eval.generation.max_new_tokens=4", *SMALL,
     )  # fmt: skip
     assert code == 2 and "keep2.txt" in said
     code, _, said = expunge(
         "unlearn", "benchmark=custom", "forget=forget.csv", "trainer=GradDiff", "task_name=gd", "model=llama-64k",
-        LOADED, "eval.generation.max_new_tokens=4", "+data.args.retain_eval_rows=5", *SMALL,
+        LOADED, "eval.generation.max_new_tokens=4", "data.args.retain_eval_rows=5", *SMALL,
     )  # fmt: skip
     assert code == 0, said
     assert "note: retain rows:" in said
@@ -64,6 +64,12 @@ def test_a_wrong_file_is_one_line_before_anything_is_read(rows: Path, expunge: R
         assert code == 2
         assert expected in said
         assert len(said.strip().splitlines()) == 1
+
+
+def test_nothing_is_trained_before_unlearning_unless_asked_for(rows: Path, expunge: Run) -> None:
+    code, _, said = expunge("train", "benchmark=custom", "forget=forget.csv", "task_name=full", "model=llama-64k")
+    assert code == 2
+    assert "train_split=full: the benchmark custom has no rows to train such a model on" in said
 
 
 def test_the_study_needs_a_file_and_takes_any_model(rows: Path, expunge: Run) -> None:

@@ -44,7 +44,7 @@ def gen_tofu(wanted: Wanted) -> Benchmark:
     ends, and retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
     Training sees question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
 
-    Try: expunge plan study=quickstart benchmark=gen_tofu data.root=FOLDER +data.args.granularity=book
+    Try: expunge plan study=quickstart benchmark=gen_tofu data.root=FOLDER data.args.granularity=book
     """
     unused(wanted, "gen_tofu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
     args = settings(wanted, GenTofuArgs)

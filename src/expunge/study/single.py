@@ -133,6 +133,11 @@ def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
     roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
+    if not roles[single.train_split]:
+        raise ConfigError(
+            f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
+            "the model that is given serves as it is"
+        )
     return {"retain": roles[single.train_split]}
 
 
