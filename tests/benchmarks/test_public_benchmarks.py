@@ -40,7 +40,7 @@ def test_semeval_reads_what_the_official_evaluation_reads(tmp_path: Path) -> Non
     assert {made.sets[name].form for name in TERMS} == {"completion"}
     assert {made.sets[name].form for name in ("member", "nonmember")} == {"text"}
     assert (made.full_sets, made.retain_sets) == (("forget", "retain"), ("retain",))
-    assert made.shown_set in wanted.texts and made.eval_name == "SEMEVAL"
+    assert made.shown_set in wanted.texts and made.eval_name == "LUME"
 
 
 def test_semeval_from_generations_to_the_task_aggregate(tmp_path: Path) -> None:

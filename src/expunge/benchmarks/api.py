@@ -16,11 +16,11 @@ from expunge.metrics.api import Metric
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows by name, the roles they play, and the panel of metrics.
+    """Rows by name, the roles they play, and the panel of metrics. notes: what was chosen that the user did not say.
 
     split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
     retain_sets: what the retain model is trained on. forget_set and retain_set: the two sides of unlearning.
-    shown_set: the set whose questions and generations a report shows. notes: what was chosen that the user did not say.
+    shown_set: the set whose questions and generations a report shows.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Benchmark:
     panel: tuple[Metric, ...]
     full_sets: tuple[str, ...]
     retain_sets: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     forget_set: str = "forget"
     retain_set: str = "retain"
     shown_set: str = "forget_eval"
     retain_split: str = "retain"
     eval_name: str = "TOFU"
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def semeval(wanted: Wanted) -> Benchmark:
         full_sets=("forget", "retain"),
         retain_sets=("retain",),
         shown_set=next(iter(terms)),
-        eval_name="SEMEVAL",
+        eval_name="LUME",
     )
 
 

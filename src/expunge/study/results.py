@@ -68,9 +68,10 @@ def _seed(graph: Graph, leaf: Leaf) -> int | str | None:
 
 def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     template, truth = graph.study.template_args, graph.study.eval.truth_ratio
-    notes = [f"Truth ratio: {truth} mean over the perturbed answers.", *graph.setting.benchmark.notes]
+    notes = [f"Truth ratio: {truth} mean over the perturbed answers."]
     if template.compat != "clean":
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
+    notes += graph.setting.benchmark.notes
     for job in in_order(graph.jobs):
         facts = outcome.records.get(job.key, {}).get("facts", {})
         for name, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
