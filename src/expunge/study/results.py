@@ -38,7 +38,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
-        notes=_notes(graph, outcome),
+        notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
         samples=_samples(graph, texts),
     )
@@ -71,7 +71,6 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     notes = [f"Truth ratio: {truth} mean over the perturbed answers."]
     if template.compat != "clean":
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
-    notes += graph.setting.benchmark.notes
     for job in in_order(graph.jobs):
         facts = outcome.records.get(job.key, {}).get("facts", {})
         for name, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
