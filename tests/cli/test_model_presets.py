@@ -9,7 +9,14 @@ from expunge.cli.compose import CONF, options, single_tree, study_tree
 from expunge.study.config import decode_study, decode_task
 from expunge.study.single import Single
 
-EXPERIMENTS = [e for e in options("experiment") if e.split("/")[1] in ("semeval", "rwku", "knowundo")]
+EXPERIMENTS = [
+    "eval/rwku/default",
+    "eval/semeval/default",
+    "finetune/semeval/default",
+    "unlearn/knowundo/default",
+    "unlearn/rwku/default",
+    *(f"unlearn/semeval/{name}" for name in ("default", "GA", "GD", "KL", "NPO", "iterative")),
+]
 
 
 def single(mode: str, *words: str) -> Single:
