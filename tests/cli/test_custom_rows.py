@@ -51,6 +51,9 @@ def test_train_unlearn_and_eval(rows: Path, expunge: Run) -> None:
     )  # fmt: skip
     assert code == 0, said
     assert "note: retain rows:" not in said
+    code, _, said = expunge("train", "benchmark=custom", "forget=forget.csv", "task_name=x", "model=llama-64k", LOADED)
+    assert code == 2
+    assert "train_split=full: the benchmark custom has no rows to train such a model on" in said
 
 
 def test_a_wrong_file_is_one_line_before_anything_is_read(rows: Path, expunge: Run) -> None:
@@ -64,12 +67,6 @@ def test_a_wrong_file_is_one_line_before_anything_is_read(rows: Path, expunge: R
         assert code == 2
         assert expected in said
         assert len(said.strip().splitlines()) == 1
-
-
-def test_nothing_is_trained_before_unlearning_unless_asked_for(rows: Path, expunge: Run) -> None:
-    code, _, said = expunge("train", "benchmark=custom", "forget=forget.csv", "task_name=full", "model=llama-64k")
-    assert code == 2
-    assert "train_split=full: the benchmark custom has no rows to train such a model on" in said
 
 
 def test_the_study_needs_a_file_and_takes_any_model(rows: Path, expunge: Run) -> None:
