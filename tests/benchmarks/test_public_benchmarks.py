@@ -60,6 +60,23 @@ def test_semeval_from_generations_to_the_task_aggregate(tmp_path: Path) -> None:
     assert "mia: no membership documents" in (results["semeval_aggregate"].reason or "")
 
 
+def test_semeval_measures_mmlu_beside_it(tmp_path: Path) -> None:
+    for split, n in (("dev", 5), ("test", 2)):
+        (tmp_path / "mmlu" / split).mkdir(parents=True)
+        lines = "".join(f"What is {i}?,a,b,c,d,{i % 4}\n" for i in range(n))
+        (tmp_path / "mmlu" / split / f"sums_{split}.csv").write_text(
+            "question,choice0,choice1,choice2,choice3,answer\n" + lines
+        )
+    root, mmlu = str(semeval_folder(tmp_path)), str(tmp_path / "mmlu")
+    made = find_benchmark("semeval").make(Wanted(root=root, args={"mmlu": mmlu}))
+    whole = next(m for m in made.panel if m.name == "semeval_aggregate")
+    assert whole.parents["mmlu"] == "mmlu"
+    assert requests(made.panel).tokens["mmlu_sums"] == ("answer", "wrong")
+    assert made.generation["forget_Task1_knowledge"].max_new_tokens == 256
+    with pytest.raises(ConfigError, match=r"^data\.args\.mmlu_accuracy=0\.3: data\.args\.mmlu was given as well"):
+        find_benchmark("semeval").make(Wanted(root=root, args={"mmlu": mmlu, "mmlu_accuracy": 0.3}))
+
+
 def test_semeval_settings(tmp_path: Path) -> None:
     semeval = find_benchmark("semeval").make
     with pytest.raises(ConfigError, match=r"^data\.args\.mmlu_accuracy: must be a share from 0 to 1, got 49"):

@@ -46,6 +46,7 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trainer.method_args.retain_loss_type", "'L2'", "NLL"),
     ),
     "a method that does not unlearn": ((*UNLEARN, "trainer=finetune"), ("trainer=finetune", "expunge train")),
+    "results of nothing": (("results",), ("study: missing", "no study has run here")),
     "unknown split": ((*UNLEARN, "forget_split=forgte10"), ("forget_split=forgte10", "did you mean 'forget10'")),
     "splits that do not fit": (
         (*UNLEARN, "forget_split=forget05", "retain_split=retain90"),

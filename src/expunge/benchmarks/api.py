@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
+from expunge.core.registry import Registry
 from expunge.data.rows import RowSet
 from expunge.data.world import WorldConfig
 from expunge.metrics.api import Metric
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a generation ends: after max_new_tokens, or before the first of the texts `stop`, which are cut off."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,11 @@ class Benchmark:
     """Rows by name, the roles they play, and the panel of metrics. notes: what was chosen that the user did not say.
 
     split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
-    retain_sets: what the retain model is trained on. forget_set and retain_set: the two sides of unlearning.
-    shown_set: the set whose questions and generations a report shows.
+    retain_sets: what the retain model is trained on. Without full_sets the full model is the given one; without
+    retain_sets there is no retain model. forget_set and retain_set: the two sides of unlearning; a benchmark that only
+    measures has neither among its sets. shown_set: the set whose questions and generations a report shows, if any.
+    generation: limits of what is generated, by set. shown: the metrics a report shows, in order (none: those of the
+    panel that reports know). utility: the metric that says what the model can still do.
     """
 
     name: str
@@ -32,9 +44,12 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     forget_set: str = "forget"
     retain_set: str = "retain"
-    shown_set: str = "forget_eval"
+    shown_set: str | None = "forget_eval"
     retain_split: str = "retain"
     eval_name: str = "TOFU"
+    generation: Mapping[str, Limits] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    utility: str = "model_utility"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +103,7 @@ class BenchmarkSpec:
         return (self.make.__doc__ or "").strip()
 
 
-_BENCHMARKS: dict[str, BenchmarkSpec] = {}
+_BENCHMARKS: Registry[BenchmarkSpec] = Registry("benchmark", lambda spec: spec.make)
 F = TypeVar("F", bound=Callable[[Wanted], Benchmark])
 
 
@@ -96,9 +111,7 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
     """Register `make(wanted) -> Benchmark` under the name users type."""
 
     def register(make: F) -> F:
-        if name in _BENCHMARKS and _BENCHMARKS[name].make.__qualname__ != make.__qualname__:
-            raise ConfigError(f"benchmark {name}: registered twice, by {_BENCHMARKS[name].make} and {make}")
-        _BENCHMARKS[name] = BenchmarkSpec(name, about, make)
+        _BENCHMARKS.add(BenchmarkSpec(name, about, make))
         return make
 
     return register
@@ -106,11 +119,9 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
 
 def benchmarks() -> Mapping[str, BenchmarkSpec]:
     """All benchmarks by name."""
-    return dict(sorted(_BENCHMARKS.items()))
+    return _BENCHMARKS.all()
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
     """The benchmark of a name. Raises ConfigError with the nearest right name."""
-    if name not in _BENCHMARKS:
-        raise ConfigError(f"benchmark: no benchmark named {name!r}{nearest(name, _BENCHMARKS)}")
-    return _BENCHMARKS[name]
+    return _BENCHMARKS.find(name, "benchmark")

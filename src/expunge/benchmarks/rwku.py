@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.custom import WORLD, retain_rows
@@ -91,6 +91,7 @@ def rwku(wanted: Wanted) -> Benchmark:
         retain_sets=(),
         shown_set="forget_level2",
         eval_name="RWKU",
+        generation={level: Limits(30) for level in LEVELS},
         notes=notes,
     )
 

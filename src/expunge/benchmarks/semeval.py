@@ -3,8 +3,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.benchmarks.mmlu import mmlu_panel
 from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.data.mmlu import mmlu_sets
 from expunge.data.semeval import HUB_ID, MEMBERS, by_term, first_documents, load_members, load_semeval
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
@@ -16,6 +19,7 @@ class SemEvalArgs:
     """Settings of `benchmark=semeval`."""
 
     mia: str | None = None
+    mmlu: str | None = None
     mmlu_accuracy: float | None = None
     documents: int | None = None
 
@@ -51,30 +55,40 @@ def semeval(wanted: Wanted) -> Benchmark:
     if args.documents is not None:
         sets = first_documents(sets, args.documents)
     terms = by_term(sets)
+    if args.mmlu and args.mmlu_accuracy is not None:
+        raise ConfigError(f"data.args.mmlu_accuracy={args.mmlu_accuracy}: data.args.mmlu was given as well")
+    questions = mmlu_sets(args.mmlu) if args.mmlu else {}
     members = load_members(args.mia or root, split, named=args.mia is not None)
-    every = {**sets, "forget_eval": sets["forget"], **terms, **members}
+    every = {**sets, "forget_eval": sets["forget"], **terms, **members, **questions}
     return Benchmark(
         name="semeval",
         split=split,
         sets=every,
-        panel=semeval_panel(terms, members, args.mmlu_accuracy),
+        panel=semeval_panel(terms, members, args.mmlu_accuracy, questions),
         full_sets=("forget", "retain"),
         retain_sets=("retain",),
         shown_set=next(iter(terms)),
         eval_name="LUME",
+        generation={term: Limits(256) for term in terms},
     )
 
 
 def semeval_panel(
-    terms: Collection[str], members: Collection[str] = (), mmlu_accuracy: float | None = None
+    terms: Collection[str],
+    members: Collection[str] = (),
+    mmlu_accuracy: float | None = None,
+    mmlu: Collection[str] = (),
 ) -> tuple[Metric, ...]:
-    """The official metrics over the sets `terms` (`forget_Task1_knowledge`, ...) and the membership documents."""
+    """The official metrics over the sets `terms` (`forget_Task1_knowledge`, ...) and the membership documents.
+
+    mmlu: the sets of its questions, if they are measured in the same run.
+    """
     panel = [
         Metric(
             "semeval_aggregate",
             "semeval_aggregate",
             args={} if mmlu_accuracy is None else {"mmlu_accuracy": mmlu_accuracy},
-            parents={"tasks": "task_aggregate", "mia": "mia_score"},
+            parents={"tasks": "task_aggregate", "mia": "mia_score"} | ({"mmlu": "mmlu"} if mmlu else {}),
         ),
         Metric("task_aggregate", "semeval_tasks", parents={term: term for term in terms}),
         Metric("mia_score", "semeval_mia", parents={"auc": "mia_auc"} if members else {}),
@@ -84,5 +98,7 @@ def semeval_panel(
     if members:
         panel.append(Metric("mia_auc", "attack_auc", parents={"members": "mia_member", "others": "mia_nonmember"}))
         panel += [Metric(f"mia_{name}", "loss_score", rows=name, tokens=("answer",)) for name in MEMBERS]
+    if mmlu:
+        panel += mmlu_panel(mmlu)
     in_order(panel)
     return tuple(panel)

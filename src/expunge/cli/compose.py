@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from expunge.cli.vocabulary import translate
+from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import canonical
 from expunge.study.config import Study
@@ -47,6 +47,8 @@ def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
 def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The plain dict of `expunge train|unlearn|eval ...`, and notes on what was translated or has no effect."""
     words, notes = translate(_words(overrides))
+    if mode == "train":
+        words, notes = with_split(words, notes)
     tree = _compose(mode, words)
     tree.pop("experiment", None)
     return tree, notes
@@ -207,12 +209,11 @@ def _register() -> None:
         if spec.retain_loss_type is None:
             shared = {k: shared[k] for k in ("gamma", "compat")}
         node = {
-            "handler": spec.name,
             "args": canonical(TrainArgs()),
             "method_args": {**canonical(chosen.method), **shared},
         }
         for name in (spec.name, *spec.aliases):
-            store.store(group="trainer", name=name, node=node)
+            store.store(group="trainer", name=name, node={"handler": name, **node})
 
 
 def _defaults(cls: type[Any], **required: Any) -> dict[str, Any]:

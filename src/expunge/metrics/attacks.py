@@ -144,7 +144,9 @@ def _scores(answer: Answers, scores_R: Floats) -> Result:
 
 
 def _lowest(answer: Answers, values_N: Floats, share: float) -> Floats:
-    """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
-    rows = answer.by_row(values_N)
-    means = [-np.sort(row)[: max(1, int(len(row) * share))].mean() if len(row) else math.nan for row in rows]
+    """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none, or a NaN."""
+    means = [math.nan] * len(answer.row_ids)
+    for i, row in enumerate(answer.by_row(values_N)):
+        if len(row) and not np.isnan(row).any():  # sorting would put a NaN last, out of sight
+            means[i] = -np.sort(row)[: max(1, int(len(row) * share))].mean()
     return np.array(means, dtype=float)

@@ -64,14 +64,15 @@ def extraction_strength(inputs: Inputs, *, compat: Compat = "clean") -> Result:
 
 
 def _right_by_row(inputs: Inputs, *, eos: bool) -> list[Floats]:
-    """For each row, which of its tokens are the model's first choice, as 0 and 1."""
+    """For each row, which of its tokens are the model's first choice, as 0 and 1; NaN where a token has no log p."""
     answer = one_answer(inputs)
     answer = answer if eos else answer.without_last()
-    return answer.by_row(answer.is_argmax.astype(float))
+    right_N = np.where(np.isnan(answer.logp), math.nan, answer.is_argmax.astype(float))
+    return answer.by_row(right_N)
 
 
 def _strength(right: Floats, compat: Compat) -> float:
-    if not len(right):
+    if not len(right) or np.isnan(right).any():
         return math.nan
     wrong = np.flatnonzero(right == 0)
     run = len(right) - (int(wrong[-1]) + 1 if len(wrong) else 0)  # tokens right at the end

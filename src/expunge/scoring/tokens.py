@@ -117,7 +117,7 @@ def _score(model: Any, batch: Batch, items: Sequence[_Item], encoder: Encoder) -
         "is_argmax": argmax,
         "is_eos": is_last & (token_id == encoder.eos),
         "zlib": np.array([len(zlib.compress(text)) for text in texts])[row_N],
-        "n_bytes": np.array([len(text) for text in texts])[row_N],
+        "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts])[row_N],
     }
 
 
