@@ -65,6 +65,38 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     assert "already holds something else" in said
 
 
+def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expunge: Run) -> None:
+    code, _, said = expunge(
+        "eval", "experiment=eval/tofu/default", "task_name=full", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", SMALL[2],
+    )  # fmt: skip
+    assert code == 0, said
+    summary = trained / "saves" / "eval" / "full" / "TOFU_SUMMARY.json"
+    assert json.loads(summary.read_text())["forget_quality"] is None
+    code, out, said = expunge(
+        "eval", "--refresh", "saves/eval/full", "retain_logs_path=saves/eval/retain/TOFU_EVAL.json"
+    )
+    assert code == 0, said
+    assert "saves/eval/full: " in out
+    assert 0 < json.loads(summary.read_text())["forget_quality"] <= 1
+    code, _, said = expunge("eval", "--refresh", "saves/eval/full", "task_name=x")
+    assert (code, "a folder keeps the settings it was made with" in said) == (2, True)
+
+
+@pytest.mark.parametrize("trainer", ["WHP", "UNDO"])
+def test_methods_with_a_second_model_start_from_a_folder(
+    trained: Path, tofu_source: Path, expunge: Run, trainer: str
+) -> None:
+    code, _, said = expunge(
+        "unlearn", "experiment=unlearn/tofu/default", f"trainer={trainer}", "task_name=two", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    assert (trained / "saves" / "unlearn" / "two" / "model.safetensors").is_file()
+    kinds = {p.name for p in (trained / "saves" / "store").iterdir()}
+    assert kinds >= {"reference", "train" if trainer == "WHP" else "edit"}
+
+
 def test_output_dir_is_taken(here: Path, tofu_source: Path, expunge: Run) -> None:
     code, _, said = expunge(
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=a", f"data.root={tofu_source}",

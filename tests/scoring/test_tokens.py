@@ -72,7 +72,7 @@ def test_equals_a_plain_computation_row_by_row(model: Any, rows: RowSet, tokeniz
                 assert line["is_eos"] == (at == len(encoded.ids) - 1)
                 scored = tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) : -1])
                 assert line["zlib"] == len(zlib.compress(scored.encode()))
-                assert line["n_bytes"] == len(scored.encode())
+                assert line["n_bytes"] == len(scored.lstrip(" ").encode())
                 k += 1
     assert k == len(got) > 500
 

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from expunge.cli.vocabulary import translate
+from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import canonical
 from expunge.study.config import Study
@@ -47,6 +47,8 @@ def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
 def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The plain dict of `expunge train|unlearn|eval ...`, and notes on what was translated or has no effect."""
     words, notes = translate(_words(overrides))
+    if mode == "train":
+        words, notes = with_split(words, notes)
     tree = _compose(mode, words)
     tree.pop("experiment", None)
     return tree, notes
@@ -67,7 +69,8 @@ def _words(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
-    return list(overrides)
+    # What a benchmark takes there is its own: the benchmark checks it, not the tree of known keys.
+    return [f"++{word}" if word.startswith("data.args.") else word for word in overrides]
 
 
 def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
+    OmegaConf.set_struct(known.data.args, False)  # what stands there is the benchmark's own
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:
@@ -108,7 +112,7 @@ def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         except HydraException as error:
             raise ConfigError(f"{word!r}: {_first(error)}") from None
         key = parsed.key_or_group
-        if not parsed.is_add() and OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+        if not (parsed.is_add() or parsed.is_force_add()) and OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
             raise ConfigError(_unknown_key(key, tree))
         OmegaConf.update(config, key, parsed.value(), force_add=True)
     return OmegaConf.to_container(config)  # type: ignore[return-value]
@@ -205,12 +209,11 @@ def _register() -> None:
         if spec.retain_loss_type is None:
             shared = {k: shared[k] for k in ("gamma", "compat")}
         node = {
-            "handler": spec.name,
             "args": canonical(TrainArgs()),
             "method_args": {**canonical(chosen.method), **shared},
         }
         for name in (spec.name, *spec.aliases):
-            store.store(group="trainer", name=name, node=node)
+            store.store(group="trainer", name=name, node={"handler": name, **node})
 
 
 def _defaults(cls: type[Any], **required: Any) -> dict[str, Any]:

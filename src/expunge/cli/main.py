@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     parsed = _parser().parse_args(words)
+    # where it is installed, other libraries import it, and it tells what it would rather have
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
@@ -67,6 +70,36 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+        if name == "eval":
+            sub.add_argument(
+                "--refresh",
+                nargs="+",
+                metavar="FOLDER",
+                help="compute the metrics of written folders again from their records, without a model; "
+                "retain_logs_path=FILE gives another retain log",
+            )
+    text = "write a study as scripts for a cluster"
+    sub = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("target", choices=("slurm",), help="sbatch scripts, and queue.sh that submits them")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study, and its launch.slurm settings")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder for the scripts")
+    _add_plugin(sub)
+    sub.set_defaults(command=_export)
+    sub = commands.add_parser("job", description="Do one job of an exported study.")
+    sub.add_argument("recipe", type=Path, help="recipe.json of the exported study")
+    sub.add_argument("--store", required=True, type=Path)
+    sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
+    sub.add_argument("--index", required=True, type=int, help="which of them")
+    sub.set_defaults(command=_job, plugin=[])
+    text = "query the results of a study, or of all studies that have run"
+    sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
+    _add_plugin(sub)
+    sub.add_argument(
+        "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
+    )
+    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.set_defaults(command=_results)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -86,25 +119,13 @@ def _add_plugin(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _quiet() -> None:
-    """Libraries speak only when something is wrong; the progress view is ours."""
-    import os
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
 
-    _quiet()
     console = Console()
-    study = load_study(parsed.overrides)
+    study = load_study(parsed.overrides, parsed.plugin)
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
@@ -121,7 +142,7 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.api import load_study
     from expunge.cli.display import plan_summary, plan_table
 
-    planned = load_study(parsed.overrides).plan()
+    planned = load_study(parsed.overrides, parsed.plugin).plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
@@ -149,12 +170,13 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     from expunge.cli.api import load_job
 
+    if getattr(parsed, "refresh", None):
+        return _refresh(parsed.refresh, parsed.overrides)
     if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
         from expunge.core.errors import ConfigError
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
     job = load_job(parsed.mode, parsed.overrides)
-    _quiet()
     for note in job.notes:
         print(f"note: {note}", file=sys.stderr)
     console = Console()
@@ -163,6 +185,46 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
+    from expunge.core.errors import ConfigError
+    from expunge.study.refresh import refresh
+
+    key = "retain_logs_path="
+    settings = [w for w in named if "=" in w and not Path(w).exists()]
+    words = [*settings, *overrides]
+    for word in words:
+        if not word.startswith(key):
+            raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
+    retain = words[-1].removeprefix(key) if words else None
+    for place in (w for w in named if w not in settings):
+        summary = refresh(Path(place), retain)
+        print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
+    return 0
+
+
+def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.api import load_study
+    from expunge.core.errors import ConfigError
+
+    if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
+        raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+    *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
+    print(f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}")
+    return 0
+
+
+def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.answers import do_listed_job
+
+    return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
+
+
+def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.answers import show_results
+
+    return show_results(parsed.overrides, parsed.query, parsed.format)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

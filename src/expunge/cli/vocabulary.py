@@ -10,6 +10,12 @@ RENAMED = {
     "trainer.args.gradient_checkpointing": "trainer.args.activation_checkpointing",
     "trainer.args.warmup_ratio": "trainer.args.warmup_steps",
     "eval.tofu.retain_logs_path": "retain_logs_path",
+    "eval.muse.retain_logs_path": "retain_logs_path",
+    "eval.muse.data_split": "data_split",
+    "data_sub_set": "train_split",
+    "eval.lm_eval.simple_evaluate_args.batch_size": "eval.lm_eval.batch_size",
+    "eval.lm_eval.simple_evaluate_args.apply_chat_template": "eval.lm_eval.apply_chat_template",
+    "eval.lm_eval.simple_evaluate_args.system_instruction": "eval.lm_eval.system_instruction",
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
     "data.train.TOFU_QA_full.args.hf_args.name": "train_split",
@@ -42,6 +48,9 @@ WITHOUT_EFFECT = {
     "trainer.args.use_cpu": "model.device says where it runs",
     "eval.tofu.batch_size": "scoring fills its batches by a token budget",
     "eval.tofu.overwrite": "results are found by what they are",
+    "eval.muse.batch_size": "scoring fills its batches by a token budget",
+    "eval.muse.overwrite": "results are found by what they are",
+    "eval.lm_eval.overwrite": "results are found by what they are",
     "eval": "the experiment names the benchmark",
     "data": "the experiment names the benchmark",
     "data.forget": "the experiment names the benchmark",
@@ -69,3 +78,15 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             out.append(word if not key.startswith("+trainer.args") else word.lstrip("+"))
     return out, notes
+
+
+SPLIT_OF = {"full": "full", "retain": "retain", "retrain": "retain"}
+
+
+def with_split(words: Sequence[str], notes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`train trainer=retrain` (ARC-SF's names of fine-tuning) says which rows are meant; `train_split` counts more."""
+    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
+    split = SPLIT_OF.get(given.get("trainer", ""))
+    if split is None or "train_split" in given:
+        return list(words), list(notes)
+    return [*words, f"train_split={split}"], [*notes, f"trainer={given['trainer']} trains on train_split={split}"]

@@ -16,6 +16,11 @@ WIDE_CHUNK = 2**24  # or what keeps an accelerator busy
 Index = npt.NDArray[np.int64]
 
 
+def rows_at_a_time(logits_NV: Tensor) -> int:
+    """How many rows of logits are widened at a time."""
+    return max(1, CHUNK.get(logits_NV.device.type, WIDE_CHUNK) // logits_NV.shape[-1])
+
+
 def empty_columns(n: int, dtype: torch.dtype) -> dict[str, np.ndarray[Any, Any]]:
     """Room for the statistics of n tokens: in float64 for a model in float64, else in float32."""
     kind = np.float64 if dtype == torch.float64 else np.float32
@@ -34,7 +39,7 @@ def fill(
 
     logits_UV: U predictions. which_N: the one that each token is held against, ascending; several may share one.
     """
-    rows = max(1, CHUNK.get(logits_UV.device.type, WIDE_CHUNK) // logits_UV.shape[-1])
+    rows = rows_at_a_time(logits_UV)
     for first in range(0, len(logits_UV), rows):
         low, high = np.searchsorted(which_N, [first, first + rows])
         if low == high:

@@ -319,7 +319,7 @@ def _table(items: Sequence[_Item], columns: Columns, encoder: Encoder) -> pa.Tab
         "token_id": token_id,
         "is_eos": (position == counts[of_item] - 1) & (token_id == encoder.eos),
         "zlib": np.array([len(zlib.compress(text)) for text in texts], dtype=np.int32)[of_item],
-        "n_bytes": np.array([len(text) for text in texts], dtype=np.int32)[of_item],
+        "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
         **columns,
     }
     return pa.table({n: pa.array(made[n], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)

@@ -29,6 +29,8 @@ class Job:
 
     `do(folder, parents, progress)` fills a fresh folder, reading the parents' folders, and returns facts for the job's
     record. `identity` must determine the result together with the parents; `label` only names it for people.
+    implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
+    left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
     """
 
     kind: str
@@ -37,13 +39,14 @@ class Job:
     do: Do
     parents: Mapping[str, Job] = field(default_factory=dict)
     estimate: Estimate = Estimate()
+    implied: frozenset[str] = frozenset()
+    passing: bool = False
 
     @functools.cached_property
     def key(self) -> str:
         """Fingerprint of the job: kind, identity and the parents' fingerprints."""
-        return fingerprint(
-            {"kind": self.kind, "identity": self.identity, "parents": {k: p.key for k, p in self.parents.items()}}
-        )
+        parents = {role: p.key for role, p in self.parents.items() if role not in self.implied}
+        return fingerprint({"kind": self.kind, "identity": self.identity, "parents": parents})
 
     @property
     def folder_name(self) -> str:
@@ -56,15 +59,19 @@ class Job:
         return f"{self.kind} {self.label}"
 
 
-def in_order(wanted: Iterable[Job]) -> list[Job]:
-    """The wanted jobs and all their ancestors, parents first, each fingerprint once."""
+def in_order(wanted: Iterable[Job], done: Callable[[Job], bool] | None = None) -> list[Job]:
+    """The wanted jobs and all their ancestors, parents first, each fingerprint once.
+
+    With `done`, a passing parent that is no longer there is left out where the job that read it is done.
+    """
     seen: dict[str, Job] = {}
 
     def visit(job: Job) -> None:
         if job.key in seen:
             return
         for parent in job.parents.values():
-            visit(parent)
+            if done is None or not parent.passing or done(parent) or not done(job):
+                visit(parent)
         seen[job.key] = job
 
     for job in wanted:

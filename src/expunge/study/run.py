@@ -26,7 +26,7 @@ class Planned:
 
 def plan(wanted: Sequence[Job], store: Store) -> list[Planned]:
     """The state of every job. Reads the store's records and nothing else."""
-    jobs = in_order(wanted)
+    jobs = in_order(wanted, store.done)
     records = {job.key: store.record(job) for job in jobs if store.done(job)}
     rate = _rate(jobs, records)
     out = []
@@ -84,7 +84,7 @@ def run(wanted: Sequence[Job], store: Store, tell: Callable[[Event], None]) -> O
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None
-    for job in in_order(wanted):
+    for job in in_order(wanted, store.done):
         if store.done(job):
             records[job.key] = store.record(job) or {}
             tell(Event(job, "hit", wall_s=float(records[job.key].get("wall_s", 0.0))))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.training.lora import LoraArgs
+from expunge.training.schedule import Schedule
 
 
 @strict
@@ -24,6 +25,13 @@ class TrainArgs:
     step, step_args: one step wrapper around the loss (`expunge.methods.steps`) and its settings.
     trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
     whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
+    schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
+
+    reference: how distributions of the model before unlearning (or of a teacher) are kept. exact: what the LM head
+    reads. topk: the `reference_topk` largest logits of each token, the rest of the probability spread evenly over the
+    other tokens: an approximation, smaller on disk once the model is wider than twice reference_topk. With r the
+    probability outside the kept tokens, the target moves by at most r in total variation, so the gradient of a KL or a
+    distillation in the logits of a token by at most 2 r (sum of absolute values).
     """
 
     learning_rate: float = 1e-5
@@ -53,12 +61,15 @@ class TrainArgs:
     trainable_last_k_layers: int = 0
     trainable_params_regex: tuple[str, ...] = ()
     lora: LoraArgs | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    reference: Literal["exact", "topk"] = "exact"
+    reference_topk: int = 64
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "num_train_epochs", "loss_limit", "adam_epsilon"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key} must be a number > 0")
-        for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps"):
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "reference_topk"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
         for key in ("weight_decay", "warmup_steps", "max_grad_norm", "warmup_epochs"):
@@ -73,6 +84,8 @@ class TrainArgs:
             raise ValueError("bf16 cannot be on together with fp16")
         if self.optim not in OPTIMIZERS:
             raise ValueError(f"no optimizer named {self.optim!r} (allowed: {', '.join(OPTIMIZERS)})")
+        if self.max_steps != -1 and self.schedule.kind != "interleaved":
+            raise ValueError(f"max_steps must be -1 with schedule.kind={self.schedule.kind}: each phase counts epochs")
         self._check_what_is_trained()
 
     def _check_what_is_trained(self) -> None:
@@ -91,6 +104,11 @@ class TrainArgs:
                 raise ValueError(f"trainable_params_regex has {pattern!r}, no regular expression: {error}") from None
         if self.lora is not None and (self.trainable_last_k_layers or self.trainable_params_regex):
             raise ValueError("lora trains adapters alone: leave trainable_* out and use lora.target_modules")
+
+    @property
+    def topk(self) -> int | None:
+        """How many logits of a token of the reference are kept; None: all that there is to know."""
+        return self.reference_topk if self.reference == "topk" else None
 
     @property
     def rows_per_step(self) -> int:
@@ -120,14 +138,20 @@ class TrainArgs:
     def identity(self) -> dict[str, Any]:
         """What a fingerprint covers: everything but how often the log is written.
 
-        A step, a mask or adapters count where they are set, and leave no trace where they are not. Raises ConfigError
-        for a wrong step.
+        A step, a mask, adapters or a schedule count where they are set, and leave no trace where they are not. Raises
+        ConfigError for a wrong step.
         """
         values = dataclasses.asdict(self)
+        if self.topk is None:
+            del values["reference"], values["reference_topk"]
         del values["logging_steps"], values["step_args"]
         for key in ("step", "trainable_last_k_layers", "trainable_params_regex", "lora"):
             if not values[key]:
                 del values[key]
+        if self.lora is not None and self.lora.quantize is None:
+            del values["lora"]["quantize"]
+        if self.schedule == Schedule():
+            del values["schedule"]
         if self.step is not None:
             from expunge.methods.steps import make_step, step_identity  # loads torch
 
