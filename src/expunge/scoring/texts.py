@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from expunge.core.records import Text
+from expunge.data.batch import budget_batches
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.scoring.config import Generation
-from expunge.scoring.tokens import budget_batches
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.records import TOKENS
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
@@ -77,19 +77,6 @@ def score_tokens(
                 progress(len(batch_items))
     cut = sum(1 for item in items if item.encoded.truncated)
     return _table(parts, items).replace_schema_metadata({TRUNCATED: str(cut)})
-
-
-def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:
-    """Items sorted by length (longest first, then by place), cut into batches of at most `budget` padded tokens."""
-    order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
-    out: list[list[Any]] = []
-    width = 0
-    for i in order:
-        if not out or width * (len(out[-1]) + 1) > budget:
-            out.append([])
-            width = max(lengths[i], 1)
-        out[-1].append(items[i])
-    return out
 
 
 def _score(model: Any, batch: Batch, items: Sequence[_Item], encoder: Encoder) -> dict[str, np.ndarray[Any, Any]]:
