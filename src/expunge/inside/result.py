@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from expunge.core.files import write_json
 
-
 _COLUMNS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -40,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 def table(result: Result) -> pa.Table:
-    """The lines as a table, one column a field, of the field's type; NaN stays NaN. Empty for a result without lines."""
+    """The lines as a table, one column a field, of the field's type; NaN stays NaN. Empty where there are none."""
     if not result.lines:
         return pa.table({})
     hints = get_type_hints(type(result.lines[0]))
