@@ -18,7 +18,7 @@ from expunge.data.template import Encoder, Template
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 from expunge.scoring import statistics
-from expunge.scoring.tokens import budget_batches, score_tokens, wanted_variants
+from expunge.scoring.tokens import score_tokens, wanted_variants
 
 WANTED = ("answer", "paraphrase", "perturbed")
 
@@ -151,19 +151,6 @@ def test_a_truncated_row_has_no_eos(model: Any, rows: RowSet, tokenizer: Any) ->
 def test_a_row_that_does_not_fit_is_named(model: Any, rows: RowSet, tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"^rows row 0: the prompt alone has "):
         score_tokens(model, rows, ("answer",), Encoder(Template(max_length=3), tokenizer))
-
-
-@pytest.mark.parametrize("budget", [1, 10, 37, 1000])
-def test_batches_keep_to_the_budget(budget: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 30, size=50).tolist()
-    batches = budget_batches(list(range(50)), lengths, budget)
-    assert sorted(i for b in batches for i in b) == list(range(50))
-    for batch in batches:
-        width = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or len(batch) * width <= budget
-    flat = [lengths[i] for b in batches for i in b]
-    assert flat == sorted(flat, reverse=True)
-    assert budget_batches([], [], budget) == []
 
 
 def test_an_empty_answer_is_named(model: Any, rows: RowSet, encoder: Encoder) -> None:

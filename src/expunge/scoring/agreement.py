@@ -12,12 +12,12 @@ from torch import Tensor
 
 from expunge.core.errors import JobError
 from expunge.core.records import AGREEMENT
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.models.packed import Positions, packed_forward
 from expunge.scoring.statistics import rows_at_a_time
-from expunge.scoring.tokens import budget_batches, encode_items
+from expunge.scoring.tokens import encode_items
 
 
 def score_agreement(

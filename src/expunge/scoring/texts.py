@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from expunge.core.records import Floats, Text
+from expunge.data.batch import budget_batches
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.scoring.config import Generation, check_backend
 from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, shareable, slides
 from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
 from expunge.scoring.stops import Stops
-from expunge.scoring.tokens import CACHED, SHOTS, budget_batches, context_length
+from expunge.scoring.tokens import CACHED, SHOTS, context_length
 from expunge.scoring.vllm_texts import continue_prompts
 
 

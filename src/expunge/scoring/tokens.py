@@ -18,7 +18,7 @@ import torch
 
 from expunge.core.errors import DataError
 from expunge.core.records import TOKENS
-from expunge.data.batch import collate
+from expunge.data.batch import budget_batches, collate
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
@@ -201,19 +201,6 @@ def _agrees(model: Any, group: _Group, n_all: int, pad_id: int) -> bool:
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
     both = np.isfinite(alone["logp"]) & np.isfinite(shared["logp"])
     return not both.any() or float(np.abs(alone["logp"] - shared["logp"])[both].mean()) <= tolerance
-
-
-def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:
-    """Items sorted by length (longest first, then by place), cut into batches of at most `budget` padded tokens."""
-    order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
-    out: list[list[Any]] = []
-    width = 0
-    for i in order:
-        if not out or width * (len(out[-1]) + 1) > budget:
-            out.append([])
-            width = max(lengths[i], 1)
-        out[-1].append(items[i])
-    return out
 
 
 def _score_alone(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int) -> None:
