@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     samples = plan_samples(objective, rows, args)
     references = _references(model, objective, rows, samples, pad_id)
-    server = Server(objective.needs, rows, references, pad_id=pad_id)
+    serve = partial(Server, rows=rows, references=references, pad_id=pad_id, head_chunk=args.head_chunk)
     n_anchor = len(rows[_anchor(objective, args)])
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _Loop(
@@ -78,9 +79,9 @@ def train(
             data_collator=_as_batch,
             callbacks=[_Progress(progress)] if progress else [],
         )
-        trainer.prepare(objective, server, args, n_anchor)
+        trainer.prepare(objective, serve(objective.needs), args, n_anchor)
         if step is not None:
-            trainer.wrap(step, lambda needs: Server(needs, rows, references, pad_id=pad_id))
+            trainer.wrap(step, lambda needs: Server(needs, rows, references, pad_id=pad_id, head_chunk=args.head_chunk))
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     model.eval()

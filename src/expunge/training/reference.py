@@ -16,7 +16,8 @@ from torch import Tensor
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.methods.api import Positions, Serve, Side
-from expunge.models.packed import FrozenHead, Packed, token_logps
+from expunge.models.chunks import Chunks
+from expunge.models.packed import FrozenHead, Packed
 from expunge.training.ask import Ask, Said, ask
 
 
@@ -37,15 +38,15 @@ class StoredReference:
             for start in range(0, len(order), batch):
                 numbers = order[start : start + batch]
                 made = collate([rows[i] for i in numbers], pad_id=pad_id, positions=what.positions.value).to(device)
-                said = ask(model, made, what)
+                said = ask(model, made, what, head=self._head if start else None)
                 if self._head and start == 0:
-                    self._head.check(Packed(said.logits_NV, said.hidden_ND))
+                    self._head.check(Packed(said.whole(), said.hidden_ND))
                 self._keep(numbers, made, said)
         model.train(was_training)
 
     def _keep(self, numbers: Sequence[int], batch: Batch, said: Said) -> None:
         logps = self._what.serve is Serve.LOGPS
-        kept = token_logps(said.logits_NV, batch.token_N) if logps else said.hidden_ND
+        kept = said.logps(batch.token_N) if logps else said.hidden_ND
         for k, number in enumerate(numbers):
             self._by_row[number] = kept[batch.row_N == k].clone()
 
@@ -53,11 +54,10 @@ class StoredReference:
         """The reference's view of a batch made of these rows, in this order."""
         kept = torch.cat([self._by_row[i] for i in numbers])
         if self._what.serve is Serve.LOGPS:
-            return Said(kept.new_zeros(0), kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
-        if self._head is None:
-            return Said(kept.new_zeros(0), kept).side(batch, self._what)
+            return Said(None, kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
         with torch.no_grad():
-            return Said(self._head(kept), kept).side(batch, self._what)
+            logits = None if self._head is None else Chunks(self._head, kept)
+            return Said(logits, kept).side(batch, self._what)
 
 
 class ResidentReference:
