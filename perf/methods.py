@@ -277,8 +277,8 @@ def written(names: list[str], best: dict[tuple[str, str], dict[str, float]], n_t
     """The table in Markdown."""
     limit = best["bare", "-"]
     lines = [
-        "| method | plain s | ours s | time | plain tokens/s | ours tokens/s | plain GiB | ours GiB | memory | ours / bare "
-        "| loss differs by |",
+        "| method | plain s | ours s | time | plain tokens/s | ours tokens/s | plain GiB | ours GiB | memory | "
+        "ours / bare | loss differs by |",
         "|" + " --- |" * 11,
     ]
     for name in names:

@@ -94,7 +94,7 @@ class Server:
                 served[f"{side}_ref"] = self._references[side].side(numbers[side], batch)
 
     def _ask(self, model: Any, batch: Batch, what: Ask) -> Said:
-        """The model's answer; by chunks if they are wanted and the head is a known one, which the first answer tells."""
+        """The model's answer, by chunks if they are wanted and the head is a known one (the first answer tells)."""
         if self._chunk and what.serve is not Serve.HIDDEN and plain_head(model):
             try:
                 said = ask(model, batch, what, head=Head(model), chunk=self._chunk, probe=0 if self._known else PROBE)
