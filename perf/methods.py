@@ -1,6 +1,6 @@
 """A training step of some methods against the plain way, side by side in one run.
 
-    python perf/methods.py [--steps 6] [--rounds 3] [--head-chunk 128] [--only NPO+KL]
+    python perf/methods.py [--steps 6] [--rounds 3] [--head-chunk 256] [--only NPO+KL]
     python perf/methods.py --device cuda --dtype bfloat16 --shape llama-1b
 
 The plain way, written out below: a resident reference model, one forward for each side, logits at every position.

@@ -45,7 +45,7 @@ class TrainArgs:
     bf16: bool = False
     fp16: bool = False
     activation_checkpointing: bool = False
-    head_chunk: int = 128
+    head_chunk: int = 256
     logging_steps: int = 5
     seed: int = 0
     anchor: Literal["forget", "retain"] = "forget"
