@@ -1,0 +1,33 @@
+"""Stories with instructions (TinyStories): records, their transforms, and shards of tokens to train on."""
+
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.gather import gather
+from expunge.data.stories.generate import StoriesConfig, generate, generated
+from expunge.data.stories.pretokenize import Dataset, pretokenize
+from expunge.data.stories.protocol import protocol
+from expunge.data.stories.records import FEATURES, Story, load_records, open_stories, split_numbers
+from expunge.data.stories.text import LINES, Variant, parse_subset, prompt, render, transform
+from expunge.data.transforms.draws import Draws
+
+__all__ = [
+    "FEATURES",
+    "LINES",
+    "Dataset",
+    "Draws",
+    "StoriesConfig",
+    "Story",
+    "TokenDocuments",
+    "Variant",
+    "gather",
+    "generate",
+    "generated",
+    "load_records",
+    "open_stories",
+    "parse_subset",
+    "pretokenize",
+    "prompt",
+    "protocol",
+    "render",
+    "split_numbers",
+    "transform",
+]
