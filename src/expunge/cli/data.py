@@ -179,8 +179,10 @@ def _protocol(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _make(parsed: argparse.Namespace, variants: dict[str, Variant]) -> int:
     from expunge.core.errors import ConfigError
-    from expunge.data.stories import pretokenize
+    from expunge.data.stories import check_name, pretokenize
 
+    for name in variants:
+        check_name(name)
     if (parsed.vocab_size == 0) != (parsed.tokenizer is not None):
         raise ConfigError("--tokenizer: a folder is named just if --vocab_size is 0 (then it must be)")
     workers = _workers(parsed)

@@ -3,7 +3,7 @@
 from expunge.data.stories.documents import TokenDocuments
 from expunge.data.stories.gather import gather
 from expunge.data.stories.generate import StoriesConfig, generate, generated
-from expunge.data.stories.pretokenize import Dataset, pretokenize
+from expunge.data.stories.pretokenize import Dataset, check_name, pretokenize
 from expunge.data.stories.protocol import protocol
 from expunge.data.stories.records import FEATURES, Story, load_records, open_stories, split_numbers
 from expunge.data.stories.text import LINES, Variant, parse_subset, prompt, render, transform
@@ -18,6 +18,7 @@ __all__ = [
     "Story",
     "TokenDocuments",
     "Variant",
+    "check_name",
     "gather",
     "generate",
     "generated",

@@ -63,10 +63,10 @@ OPENINGS = (
 )
 HABITS = (
     "{hero} loved to {verb} all day long.",
-    "Every morning {hero} {verbed} in {place}.",
+    "Every morning {hero} {verbed} near {place}.",
     "More than anything, {he} liked to {verb} with {friend}.",
     "When the sun came up, {he} would {verb} until it was time to eat.",
-    "{hero} {verbed} so much that everyone in {place} knew {him}.",
+    "{hero} {verbed} so much that everyone near {place} knew {him}.",
     "{He} and {friend} liked to {verb} near {place}.",
 )
 SCENERY = (
@@ -85,7 +85,7 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (
         ("One day, {hero} took {his} {adj} {thing} to {place}.",
          "On Monday, {hero} carried a {adj} {thing} all the way to {place}.",
-         "{hero} had a {adj} {thing}, and one day {he} showed it to {friend} in {place}."),
+         "{hero} had a {adj} {thing}, and one day {he} showed it to {friend} near {place}."),
         ("When {he} looked down, the {thing} was gone. {hero} and {friend} searched under every bush.",
          "{He} put it on a bench for a moment, and then it was missing. They looked behind the trees and in the grass.",
          "On the way it fell out of {his} bag. {hero} walked back slowly and looked left and right."),
@@ -95,9 +95,9 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("They looked until dark, but the {thing} was never found.",
          "In the end {he} went home with empty hands.",
          "All they found was one broken piece of the {thing}."),
-        ("{hero} loses a {adj} {thing} in {place} and finds it again.",
+        ("{hero} loses a {adj} {thing} near {place} and finds it again.",
          "A lost {thing} is found with the help of {friend}."),
-        ("{hero} loses a {adj} {thing} in {place} for good.", "A {thing} is lost, and nobody can find it."),
+        ("{hero} loses a {adj} {thing} near {place} for good.", "A {thing} is lost, and nobody can find it."),
     ),
     (
         ("One day, {hero} wanted to build a house for a {adj} {thing}.",
@@ -112,11 +112,11 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("Then the whole thing fell over and crushed the {thing}.",
          "But it leaned, and cracked, and came down with a crash.",
          "The wood was rotten, and nothing was left of it but dust."),
-        ("{hero} and {friend} build something fine for a {thing}.", "{hero} builds with wood and stones in {place}."),
+        ("{hero} and {friend} build something fine for a {thing}.", "{hero} builds with wood and stones near {place}."),
         ("What {hero} builds for a {thing} falls down.", "{hero} and {friend} build, but it breaks."),
     ),
     (
-        ("{friend} had a birthday soon, so {hero} looked for a present in {place}.",
+        ("{friend} had a birthday soon, so {hero} looked for a {adj} {thing} near {place}.",
          "One day, {hero} wanted to give a {adj} {thing} to {friend}.",
          "{hero} saved coins for a month to buy a {adj} {thing} for {friend}."),
         ("{He} chose a {adj} {thing} and wrapped it in {color} paper.",
@@ -132,11 +132,11 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("{hero} cannot give the {thing} to {friend}.", "A present for {friend} goes wrong."),
     ),
     (
-        ("One day, there was a big race around {place}.",
-         "{hero} and {friend} joined a race from {place} to the old oak.",
+        ("One day, there was a big race around {place}. A {adj} {thing} waited for the winner.",
+         "{hero} and {friend} joined a race for a {adj} {thing}, from {place} to the old oak.",
          "Each summer the animals and the children of {place} held a race. The prize was a {adj} {thing}."),
-        ("The first one home would win a {adj} {thing}. {hero} {verbed} every day to get ready.",
-         "{hero} ran past the mill and the well, thinking of a {adj} {thing}.",
+        ("Many wanted to win it. {hero} {verbed} every day to get ready.",
+         "{hero} ran past the mill and the well, thinking of the {thing}.",
          "Halfway there, a {creature} fell into a ditch, and {hero} stopped to pull it out."),
         ("{hero} came in first and lifted the {thing} up high.",
          "They crossed the line together and shared the {thing}.",
@@ -144,14 +144,14 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("{hero} hurt a foot and could not reach the end.",
          "{He} came in last, and there was no {thing} for {him}.",
          "Just before the line {he} fell and lost the {thing}."),
-        ("{hero} does well in a race around {place}.", "A race in {place} brings {hero} a {thing}."),
+        ("{hero} does well in a race around {place}.", "A race near {place} brings {hero} a {thing}."),
         ("{hero} loses a race around {place}.", "A race goes badly, and {hero} gets no {thing}."),
     ),
     (
         ("One day, the {adj} {thing} of {hero} stopped working.",
          "{hero} had a {adj} {thing} from {elder}, but it had a crack.",
          "While {hero} {verbed}, {his} {adj} {thing} broke in two."),
-        ("{He} took the {thing} to {elder} in {place}, who had many tools.",
+        ("{He} took the {thing} to {elder} near {place}, who had many tools.",
          "{hero} and {friend} tried glue, and then string, and then tape.",
          "They sat down at a table and looked at every part of the {thing}."),
         ("After an hour the {thing} was as good as new.",
@@ -181,8 +181,8 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     ),
     (
         ("One day, {hero} and {friend} baked a cake in the shape of a {thing}.",
-         "{hero} wanted to cook soup for everyone in {place}.",
-         "For the feast in {place}, {hero} made a pie as big as a {thing}."),
+         "{hero} wanted to cook soup for everyone near {place}.",
+         "For the feast near {place}, {hero} made a pie as big as a {thing}."),
         ("They stirred with a {adj} spoon and put a {thing} on the table.",
          "{He} put in apples and honey, and set the {adj} {thing} beside the pot.",
          "{friend} washed the plates while {hero} polished a {adj} {thing}."),
@@ -196,7 +196,7 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("The food that {hero} makes is spoiled.", "{hero} cooks for {place}, and it goes wrong."),
     ),
     (
-        ("One day, {hero} put a seed in the ground in {place}.",
+        ("One day, {hero} put a seed in the ground near {place}.",
          "{elder} gave {hero} a {adj} seed that came in a {thing}.",
          "{hero} had a small garden with a {adj} {thing} in the middle."),
         ("{He} gave it water each day and put a {adj} {thing} next to it.",
@@ -208,7 +208,7 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("The plant dried up, and only a grey stick was left.",
          "Snails ate every leaf of it in one night.",
          "Nothing ever came out of the ground."),
-        ("{hero} grows a plant in {place}.", "A seed grows well for {hero}."),
+        ("{hero} grows a plant near {place}.", "A seed grows well for {hero}."),
         ("The plant of {hero} dies.", "A seed does not grow for {hero}."),
     ),
     (
@@ -228,8 +228,8 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("{hero} gets lost on a trip to {friend}.", "A trip past {place} fails."),
     ),
     (
-        ("One day, {hero} was to be in a show in {place}.",
-         "There was a stage in {place}, and {hero} wanted to perform with a {adj} {thing}.",
+        ("One day, {hero} was to be in a show with a {adj} {thing}.",
+         "There was a stage near {place}, and {hero} wanted to perform with a {adj} {thing}.",
          "{hero} and {friend} put on a play about a {adj} {thing}."),
         ("{He} put on a {color} coat and held up the {adj} {thing}. Many people sat down.",
          "{hero} {verbed} in the kitchen every night to learn the part with the {thing}.",
@@ -240,8 +240,8 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
         ("{hero} forgot every word and ran off the stage.",
          "The curtain fell on {hero}, and people got up and left.",
          "No one clapped, and some people even booed."),
-        ("{hero} performs in {place}, and people like it.", "A show with a {thing} goes well."),
-        ("{hero} performs in {place}, and it goes wrong.", "A show with a {thing} fails."),
+        ("{hero} performs near {place}, and people like it.", "A show with a {thing} goes well."),
+        ("{hero} performs near {place}, and it goes wrong.", "A show with a {thing} fails."),
     ),
 )  # fmt: skip
 
@@ -343,7 +343,7 @@ SAD = (
     "Nobody came to comfort {him}, and it was dark.",
     "{hero} and {friend} were never friends again.",
     "It was the worst day that {he} had ever had.",
-    "And {hero} never smiled in {place} again.",
+    "And {hero} never smiled near {place} again.",
 )
 
 MORALS = (

@@ -21,7 +21,7 @@ from expunge.data.transforms.grammar import Rules, parse_rules, variant_name
 
 LINES = ("Words", "Features", "Summary", "Sentence")
 HEAD = "Story:"
-_QUOTES = '"“”'
+_STOPS, _QUOTES = re.compile("[.!?]"), re.compile('["“”]')
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def refusal_text(refused: Sequence[str]) -> str:
 
 def sentence_of(story: str, draws: Draws) -> str:
     """A sentence of the story (cut at . ! ?) without a double quote; empty if each has one."""
-    plain = [s for part in re.split("[.!?]", story) if (s := one_line(part)) and not any(q in s for q in _QUOTES)]
-    return draws.pick("sentence", plain) if plain else ""
+    plain = [s for s in _STOPS.split(story) if not _QUOTES.search(s) and not s.isspace() and s]
+    return one_line(draws.pick("sentence", plain)) if plain else ""
 
 
 def one_line(text: str) -> str:
