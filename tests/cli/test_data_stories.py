@@ -100,3 +100,10 @@ def test_wrong_settings_make_no_folder(
 ) -> None:
     assert run(*words, "--out", str(tmp_path / "out")) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert run("generate", "--n", "2", "--shards", "1", "--out", str(tmp_path / "file" / "out")) == 1
+    said = capsys.readouterr().err
+    assert said == f"expunge: error: {tmp_path / 'file'}: {said.rpartition(': ')[2]}" and said.count("\n") == 1

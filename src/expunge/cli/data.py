@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.core.errors import JobError
+
 if TYPE_CHECKING:
     from expunge.data.stories import Variant
 
@@ -69,8 +71,16 @@ def add_data(commands: Any) -> None:
 
 def _verb(verbs: Any, name: str, does: Callable[..., int], text: str) -> Any:
     sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-    sub.set_defaults(command=does, plugin=[])
+    sub.set_defaults(command=lambda parsed, words: _or_one_line(does, parsed, words), plugin=[])
     return sub
+
+
+def _or_one_line(does: Callable[..., int], parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    """What the disk refuses (full, read-only, no folder) is told in one line."""
+    try:
+        return does(parsed, words)
+    except OSError as error:
+        raise JobError(f"{error.filename or 'the disk'}: {error.strerror or error}") from None
 
 
 def _add_in(sub: Any, *, required: bool = True) -> None:
