@@ -1,6 +1,6 @@
 """Tokenising stories: the first variant, a second one, and tokenising anew, side by side in one run.
 
-    python perf/stories.py [--n 20000] [--rounds 3] [--vocab_size 4096]
+    python perf/stories.py [--n 40000] [--rounds 3] [--vocab_size 4096]
 
 Two processes throughout. "library" is what the tokenizers library does on two threads with the same pieces, held in
 memory, and nothing else (`encode_batch_fast`, no ids read out): the limit. "first" reads, tokenises and stores the
@@ -71,7 +71,7 @@ def _joining(tokenizer: Path) -> Path:
 def main() -> None:
     """Run every way in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--n", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocab_size", type=int, default=4096)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
