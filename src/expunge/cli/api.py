@@ -27,6 +27,7 @@ from expunge.report.table import table
 from expunge.study.config import decode_task
 from expunge.study.graph import Graph
 from expunge.study.grid import study_graph
+from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.launch import Recipe
 from expunge.study.pool import n_workers, run_pool
@@ -149,13 +150,18 @@ class JobHandle:
     def run(self, *, console: Console | None = None) -> JobResult:
         """Do it, unless it is done, and show it in its output folder."""
         quiet()
-        planned = plan([self.prepared.last], Store(Path(self.prepared.single.paths.store)))
+        planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
         summary: dict[str, float | None] = {}
-        if self.prepared.metrics is not None:
-            evals = folder / "evals" if self.prepared.model else folder
-            summary = json.loads((evals / self.prepared.eval_file.replace("EVAL", "SUMMARY")).read_text())
+        evals = folder / "evals" if self.prepared.model else folder
+        files = (
+            (self.prepared.metrics, self.prepared.eval_file),
+            (self.prepared.harness, LM_EVAL_FILE),
+        )
+        for job, name in files:
+            if job is not None:
+                summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
         return JobResult(folder, summary)
 
 

@@ -22,6 +22,34 @@ from expunge.training.config import TrainArgs
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class LmEval:
+    """Tasks of lm-evaluation-harness, asked of every model beside the benchmark's own metrics; none by default.
+
+    Settings by its own names: num_fewshot (None: each task's own), limit (questions of a task, or a share below 1),
+    include_path (a folder of your own tasks). batch_size changes the speed only.
+    """
+
+    tasks: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    batch_size: int = 16
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    limit: float | None = None
+    include_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks must be different ones")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError("num_fewshot must be at least 0")
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        if self.limit is not None and self.limit <= 0:
+            raise ValueError("limit must be a number > 0")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """What is measured, and how texts are generated.
 
@@ -32,6 +60,7 @@ class EvalConfig:
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     generation: Generation = field(default_factory=Generation)
+    lm_eval: LmEval = field(default_factory=LmEval)
     extras: tuple[str, ...] = ()
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     embedder: str | None = None

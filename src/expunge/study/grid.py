@@ -114,7 +114,13 @@ def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Gra
         return made[job.key]
 
     def renamed(leaf: Leaf) -> Leaf:
-        return dataclasses.replace(leaf, model=one(leaf.model), records=one(leaf.records), metrics=one(leaf.metrics))
+        return dataclasses.replace(
+            leaf,
+            model=None if leaf.model is None else one(leaf.model),
+            records=one(leaf.records),
+            metrics=one(leaf.metrics),
+            harness=None if leaf.harness is None else one(leaf.harness),
+        )
 
     parts = {
         cell.name: dataclasses.replace(graph, leaves=tuple(renamed(leaf) for leaf in graph.leaves))
@@ -131,7 +137,7 @@ def _numbers(name: str, graphs: Sequence[Graph]) -> dict[str, str]:
     out: dict[str, str] = {}
     counts = {"full": 0, "retain": 0, "unlearn": 0}
     for leaf in (leaf for graph in graphs for leaf in graph.leaves):
-        if leaf.model.key not in out:
+        if leaf.model is not None and leaf.model.key not in out:
             role = "forget" if leaf.role == "unlearn" else leaf.role
             out[leaf.model.key] = f"{name}/{role}_{counts[leaf.role]}"
             counts[leaf.role] += 1

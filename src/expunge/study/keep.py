@@ -68,14 +68,14 @@ def removals(graphs: Sequence[Graph], store: Store, keep: Keep) -> list[Removal]
 def _strippable(graphs: Sequence[Graph], jobs: Mapping[str, Job], store: Store, keep: Keep) -> dict[str, str]:
     """Keys of jobs whose weights may go, and why."""
     leaves = [list(part.leaves) for graph in graphs for part in (graph.cells or {"": graph}).values()]
-    first = {leaf.model.key for part in leaves for leaf in part if leaf.role != "unlearn"}
+    first = {leaf.model.key for part in leaves for leaf in part if leaf.model and leaf.role != "unlearn"}
     out = {k: "a step on the way" for k, j in jobs.items() if j.kind in ("train", "edit") and k not in first}
     out |= {k: "its readers are done" for k, j in jobs.items() if j.passing}
-    out |= {leaf.model.key: f"keep={keep}" for part in leaves for leaf in part if leaf.role == "unlearn"}
+    out |= {leaf.model.key: f"keep={keep}" for part in leaves for leaf in part if leaf.model and leaf.role == "unlearn"}
     waiting = [job for job in jobs.values() if not store.there(job)]
     stays = {parent.key for job in waiting for parent in job.parents.values()} | first
     for part in leaves:
-        stays |= {leaf.model.key for leaf in _kept([x for x in part if x.role == "unlearn"], store, keep)}
+        stays |= {x.model.key for x in _kept([y for y in part if y.role == "unlearn"], store, keep) if x.model}
     return {key: why for key, why in out.items() if key not in stays}
 
 

@@ -19,8 +19,8 @@ from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
-from expunge.scoring.config import Generation
-from expunge.study import work
+from expunge.scoring.config import Generation, check_backend
+from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import Job, Progress
@@ -56,7 +56,11 @@ def benchmark_of(task: Task) -> Benchmark:
 def setting_of(task: Task) -> work.Setting:
     """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
     DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
     for key in ("embedder", "original"):
@@ -108,8 +112,13 @@ class Maker:
         return made
 
     def base(self) -> Job:
-        """A tokenizer and a model from scratch."""
-        model = self.setting.model
+        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        model, benchmark = self.setting.model, self.setting.benchmark
+        if not benchmark.full_sets:
+            raise ConfigError(
+                f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
+                "model.model_args.pretrained_model_name_or_path="
+            )
         return Job(
             kind="base",
             label=str(model.scratch),
@@ -137,6 +146,7 @@ class Maker:
         check_run(chosen, args)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
+        check_sides(self.setting.benchmark, used, chosen)
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
         refusing = chosen.needs.alternate is not None and other is None
@@ -172,7 +182,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.fit(used, args),
+            estimate=self._sizes.fit(used, args, self.setting.template.max_length),
             implied=IMPLIED,
         )
 
@@ -288,6 +298,9 @@ class Maker:
         writes = part.kind in ("texts", "samples")
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
+        limits = self.setting.benchmark.generation.get(part.rows)
+        if writes and limits is not None:
+            decides["limits"] = limits
         if part.kind == "agreement":
             if isinstance(original, Job):
                 parents["original"] = original
@@ -354,7 +367,7 @@ class Maker:
         meta = self.meta()
         given = None
         if retain_file:
-            given = check_retain_file(retain_file, meta, len(sets["forget_eval"].rows), self._tokenizer_mark)
+            given = check_retain_file(retain_file, meta, len(sets.get("forget_eval", ())), self._tokenizer_mark)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
@@ -372,6 +385,24 @@ class Maker:
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
         return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+
+    def harness(self, label: str, model: Job | None) -> Job | None:
+        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        config = self.evaluation.lm_eval
+        if not config.tasks:
+            return None
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            meta = {"benchmark": "lm_eval", "tasks": list(config.tasks)}
+            return harness.measure_tasks(folder, self._source(parents), self.setting.model, config, meta, progress)
+
+        return Job(
+            kind="lm_eval",
+            label=label,
+            identity={"revision": REVISION, **harness.identity(config), **self._source_identity(model)},
+            parents={} if model is None else {"model": model},
+            do=do,
+        )
 
     def _tokenizer_mark(self) -> str | None:
         """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
@@ -408,6 +439,22 @@ class Maker:
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)
         return out
+
+
+def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:
+    """Raise ConfigError where a benchmark has no rows for a side, or rows that a method cannot read."""
+    for side, names in sides.items():
+        absent = next((n for n in names if n not in benchmark.sets), None)
+        if absent or not names:
+            what = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
+            raise ConfigError(
+                f"benchmark={benchmark.name}: it has no rows to {what} here; see `expunge benchmarks {benchmark.name}`"
+            )
+    if chosen.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
+        raise ConfigError(
+            f"trainer={chosen.spec.name}: it reads other answers to the forget questions, and the forget rows of "
+            f"benchmark={benchmark.name} are texts without questions"
+        )
 
 
 def check_retain_file(
