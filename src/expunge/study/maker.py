@@ -19,6 +19,7 @@ from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
+from expunge.scoring.config import Generation, check_backend
 from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
@@ -58,6 +59,8 @@ def setting_of(task: Task) -> work.Setting:
     if task.eval.lm_eval.tasks:
         harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
     for key in ("embedder", "original"):
@@ -97,6 +100,9 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._parts = work.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
+        self._panel = panel_identity(setting.benchmark.panel)
         self._held = work.Held()
 
     def forgetting(self, name: str) -> Maker:
@@ -124,6 +130,7 @@ class Maker:
                 "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            estimate=self._sizes.model,
         )
 
     def fit(
@@ -254,6 +261,7 @@ class Maker:
             do=lambda folder, parents, progress: work.apply_edit(
                 folder, {**source, **parents}, self.setting, edit, progress
             ),
+            estimate=self._sizes.model,
         )
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
@@ -265,7 +273,7 @@ class Maker:
         # Parts bear the model's name, not that of the task: another task finds them where they lie.
         whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
-        for part in work.parts(self.setting.benchmark.panel):
+        for part in self._parts:
             if part.kind == "agreement" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
@@ -280,9 +288,13 @@ class Maker:
 
         return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
 
+    def _how(self, part: work.Part) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+
     def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
-        how = self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        how = self._how(part)
         writes = part.kind in ("texts", "samples")
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
@@ -313,7 +325,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.score(part, how),
+            estimate=self._estimates[part],
         )
 
     def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
@@ -366,7 +378,7 @@ class Maker:
             progress(1, 1)
             return facts
 
-        identity: dict[str, Any] = {"revision": REVISION, "panel": panel_identity(panel)}
+        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})

@@ -49,7 +49,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
-        notes=_notes(graph, outcome),
+        notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
         samples=_samples(graph, texts),
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),

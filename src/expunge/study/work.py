@@ -302,10 +302,8 @@ def score(
         table = score_agreement(model, other, rows, part.names, encoder, progress=step)
     else:
         limits = setting.benchmark.generation.get(part.rows)
-        made = generate_texts(model, rows, "answer", encoder, limited(generation, limits), progress=step)
-        if limits is not None:
-            made = [dataclasses.replace(t, generation=before_stop(t.generation, limits.stop)) for t in made]
-        table = texts_table(made)
+        how = limited(generation, limits)
+        table = texts_table(generate_texts(model, rows, "answer", encoder, how, progress=step))
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
     return facts
@@ -315,13 +313,8 @@ def limited(generation: Generation, limits: Limits | None) -> Generation:
     """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
     if limits is None:
         return generation
-    return dataclasses.replace(generation, max_new_tokens=min(generation.max_new_tokens, limits.max_new_tokens))
-
-
-def before_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts in it."""
-    ends = [at for at in (text.find(word) for word in stop) if at >= 0]
-    return text[: min(ends, default=len(text))].strip()
+    n = min(generation.max_new_tokens, limits.max_new_tokens)
+    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
 
 
 def compare_texts(

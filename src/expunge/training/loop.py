@@ -74,7 +74,7 @@ def train(
     history: list[dict[str, float]] = []
 
     def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id)
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
 
     with tempfile.TemporaryDirectory() as scratch:
         for phase in phases:
