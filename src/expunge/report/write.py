@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from expunge.core.files import write_text
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.core.files import write_bytes
+from expunge.report import rows
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
-from expunge.report.text import to_csv, to_markdown
+from expunge.report.text import to_csv, to_latex, to_markdown
 
-FILES = ("results.md", "results.csv", "report.html")
+FILES = ("results.md", "results.csv", "results.tex", "report.html")
 
 
 def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
-    """Write results.md, results.csv and report.html to the folder, each whole; earlier ones are replaced.
+    """Write results.md, results.csv, results.tex, report.html and (where there are rows to look through) rows.parquet
+    to the folder, each whole; earlier ones are replaced.
 
-    All three are made before the first is written, so a model that cannot be shown changes nothing on disk.
+    All are made before the first is written, so a model that cannot be shown changes nothing on disk.
     """
-    texts = (to_markdown(model), to_csv(model), to_html(model))
-    paths = tuple(folder / name for name in FILES)
-    for path, text in zip(paths, texts, strict=True):
-        write_text(path, text)
-    return paths
+    texts = (to_markdown(model), to_csv(model), to_latex(model), to_html(model))
+    data = [(path, text.encode()) for path, text in zip((folder / name for name in FILES), texts, strict=True)]
+    if model.explorer.rows:
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.rows_table(model.explorer), sink)
+        data.append((folder / rows.FILE, sink.getvalue().to_pybytes()))
+    for path, content in data:
+        write_bytes(path, content)
+    return tuple(path for path, _ in data)

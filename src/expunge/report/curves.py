@@ -1,0 +1,99 @@
+"""The figures over time and effort: training, audits, and what each method cost. Each is there where it was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from expunge.report.drawing import DARK, EDGE, GREY, Figure, looks_of, named_runs, safe, styled
+from expunge.report.model import Audit, ReportModel
+from expunge.report.table import format_value, head_of
+
+N_TRAJECTORIES = 4  # figures of metrics over training at most
+
+
+def trajectories(model: ReportModel) -> list[Figure]:
+    """A figure for each metric that was measured during training, those of the table first."""
+    found = {name: None for run in model.runs for point in run.trajectory for name in point if name != "step"}
+    names = sorted(found, key=lambda name: (name not in model.shown, list(found).index(name)))
+    return [_trajectory(model, name) for name in names[:N_TRAJECTORIES]]
+
+
+def _trajectory(model: ReportModel, metric: str) -> Figure:
+    figure, looks = go.Figure(), looks_of(model)
+    for run, name in named_runs(model):
+        points = [(p["step"], p[metric]) for p in run.trajectory if math.isfinite(p.get(metric, math.nan))]
+        if points:
+            look = looks[run.role, run.label]
+            _line(figure, name, points, {"color": look.colour, "dash": look.dash, "width": 2}, look.symbol)
+    target = model.mean_of("retain", metric)
+    if figure.data and math.isfinite(target):
+        figure.add_hline(y=target, line={"color": DARK, "width": 1, "dash": "dash"})
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title=safe(head_of(metric)))
+    caption = "What was measured during training. The dashed line is the retain model."
+    return Figure(f"trajectory-{_slug(metric)}", f"{head_of(metric)} during training", caption, styled(figure, 400))
+
+
+def audit_figures(model: ReportModel) -> list[Figure]:
+    """A figure for each audit that has curves, such as the score after each step of relearning."""
+    names = dict.fromkeys(audit.name for audit in model.audits if audit.curve)
+    return [_curves(model, name, [a for a in model.audits if a.name == name and a.curve]) for name in names]
+
+
+def _curves(model: ReportModel, name: str, audits: Sequence[Audit]) -> Figure:
+    figure = go.Figure()
+    looks = {label: look for (_, label), look in looks_of(model).items()}
+    for audit in audits:
+        look = looks.get(audit.label)
+        line = {"color": look.colour if look else GREY, "dash": look.dash if look else "dot", "width": 2}
+        _line(figure, audit.label, audit.curve, line, look.symbol if look else "circle")
+    figure.update_xaxes(title="effort of the attack (steps)")
+    figure.update_yaxes(title="what comes back")
+    caption = (
+        "The retain and the full model under the same attack are the controls: what a model that never saw the forget "
+        "rows learns in as many steps is no sign of what is left."
+    )
+    return Figure(f"audit-{_slug(name)}", f"Audit: {name}", caption, styled(figure, 400))
+
+
+def cost(model: ReportModel) -> list[Figure]:
+    """Seconds of training of each model, a point per seed."""
+    looks = looks_of(model)
+    timed = [(run, name) for run, name in named_runs(model) if run.wall_s is not None and math.isfinite(run.wall_s)]
+    if not timed:
+        return []
+    figure = go.Figure()
+    for run, name in timed:
+        look = looks[run.role, run.label]
+        told = [format_value(run.wall_s or 0.0, "time")]
+        told += [f"{run.steps} steps"] if run.steps is not None else []
+        told += [f"{run.memory_gb:.2f} GB at most"] if run.memory_gb is not None else []
+        figure.add_scatter(
+            x=[run.wall_s], y=[safe(run.label)], mode="markers", name=safe(name), showlegend=False,
+            text=[f"<b>{safe(name)}</b><br>{', '.join(told)}"], hovertemplate="%{text}<extra></extra>",
+            marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},
+        )  # fmt: skip
+    labels = list(dict.fromkeys(safe(run.label) for run, _ in timed))
+    figure.update_xaxes(title="seconds of training, wall clock", rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], type="category")
+    caption = (
+        "Time of the last training step alone, on the machine named below; the full model that unlearning starts from "
+        "is not counted again."
+    )
+    return [Figure("cost", "What each model cost", caption, styled(figure, 140 + 30 * len(labels)))]
+
+
+def _line(
+    figure: go.Figure, name: str, points: Sequence[tuple[float, float]], line: dict[str, object], symbol: str
+) -> None:
+    figure.add_scatter(
+        x=[x for x, _ in points], y=[y for _, y in points], mode="lines+markers", name=safe(name), text=safe(name),
+        line=line, marker={"symbol": symbol, "size": 8}, hovertemplate="<b>%{text}</b><br>%{x}: %{y:.3f}<extra></extra>",
+    )  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
