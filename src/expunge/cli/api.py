@@ -99,12 +99,12 @@ class StudyHandle:
         """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
         return export_slurm(self.graph.jobs, self.recipe, self.store, self.graph.study.launch, folder)
 
-    def stored(self) -> ReportModel:
+    def stored(self, command: str = "") -> ReportModel:
         """The results as far as they are in the store; nothing is run."""
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
-        return report_model(self.graph, Outcome(records, waiting), self.store, "")
+        return report_model(self.graph, Outcome(records, waiting), self.store, command)
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:

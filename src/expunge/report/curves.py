@@ -1,4 +1,4 @@
-"""The figures over time and effort: training, audits, and what each method cost. Each is there where it was measured."""
+"""The figures over time and effort: training, audits, and what each method cost, where they were measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _trajectory(model: ReportModel, metric: str) -> Figure:
         points = [(p["step"], p[metric]) for p in run.trajectory if math.isfinite(p.get(metric, math.nan))]
         if points:
             look = looks[run.role, run.label]
-            _line(figure, name, points, {"color": look.colour, "dash": look.dash, "width": 2}, look.symbol)
+            _line(figure, run.label, name, points, {"color": look.colour, "dash": look.dash, "width": 2}, look.symbol)
     target = model.mean_of("retain", metric)
     if figure.data and math.isfinite(target):
         figure.add_hline(y=target, line={"color": DARK, "width": 1, "dash": "dash"})
@@ -49,7 +49,7 @@ def _curves(model: ReportModel, name: str, audits: Sequence[Audit]) -> Figure:
     for audit in audits:
         look = looks.get(audit.label)
         line = {"color": look.colour if look else GREY, "dash": look.dash if look else "dot", "width": 2}
-        _line(figure, audit.label, audit.curve, line, look.symbol if look else "circle")
+        _line(figure, audit.label, audit.label, audit.curve, line, look.symbol if look else "circle")
     figure.update_xaxes(title="effort of the attack (steps)")
     figure.update_yaxes(title="what comes back")
     caption = (
@@ -87,11 +87,19 @@ def cost(model: ReportModel) -> list[Figure]:
 
 
 def _line(
-    figure: go.Figure, name: str, points: Sequence[tuple[float, float]], line: dict[str, object], symbol: str
+    figure: go.Figure,
+    label: str,
+    name: str,
+    points: Sequence[tuple[float, float]],
+    line: dict[str, object],
+    symbol: str,
 ) -> None:
+    """A curve; seeds of one label share a place in the legend."""
+    known = any(trace.name == safe(label) for trace in figure.data)
     figure.add_scatter(
-        x=[x for x, _ in points], y=[y for _, y in points], mode="lines+markers", name=safe(name), text=safe(name),
-        line=line, marker={"symbol": symbol, "size": 8}, hovertemplate="<b>%{text}</b><br>%{x}: %{y:.3f}<extra></extra>",
+        x=[x for x, _ in points], y=[y for _, y in points], mode="lines+markers", name=safe(label), text=safe(name),
+        line=line, legendgroup=safe(label).replace("<", ""), showlegend=not known, marker={"symbol": symbol, "size": 8},
+        hovertemplate="<b>%{text}</b><br>%{x}: %{y:.3f}<extra></extra>",
     )  # fmt: skip
 
 

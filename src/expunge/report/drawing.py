@@ -108,7 +108,14 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
         dragmode=False,  # a finger that scrolls the page should not zoom
         font={"family": _FONT, "size": 13, "color": DARK},
         margin={"l": 64, "r": 16, "t": 28, "b": 56},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "xanchor": "left", "itemwidth": 30},
+        legend={
+            "orientation": "h",
+            "yanchor": "top",
+            "y": -90 / (height - 150),
+            "x": 0,
+            "xanchor": "left",
+            "itemwidth": 30,
+        },
         hoverlabel={"bgcolor": "white", "font": {"family": _FONT, "color": DARK}},
         paper_bgcolor="white",
         plot_bgcolor="white",
@@ -126,15 +133,15 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-
-
 N_TOLD = 5  # points of a curve that its text tells
 
 
 def _where(trace: Any) -> str:
     """A trace in words: its points, or some of them, from the first to the last."""
     xs, ys = list(trace.x), list(trace.y)
-    told = sorted({round(k * (len(xs) - 1) / (N_TOLD - 1)) for k in range(N_TOLD)}) if len(xs) > N_TOLD else range(len(xs))
+    told = (
+        sorted({round(k * (len(xs) - 1) / (N_TOLD - 1)) for k in range(N_TOLD)}) if len(xs) > N_TOLD else range(len(xs))
+    )
     return "; ".join(f"{_short(xs[k])}, {_short(ys[k])}" for k in told)
 
 

@@ -116,6 +116,8 @@ const explore = async () => {
   const soon = () => { clearTimeout(waiting); waiting = setTimeout(search, 150); };
   $("search").addEventListener("input", soon);
   $("threshold").addEventListener("input", soon);
+  // A truth ratio is read against 1, where right and wrong answers are as likely; the others run from 0 to 1.
+  $("score").addEventListener("change", () => { $("threshold").value = all.scores[$("score").value].known === "low" ? 1 : 0.5; });
   ["set", "model", "score", "state", "order"].forEach((id) => $(id).addEventListener("change", search));
   document.querySelector("form.filters").addEventListener("submit", (event) => { event.preventDefault(); search(); });
   $("back").addEventListener("click", () => { from = Math.max(0, from - PAGE); show(); });

@@ -238,7 +238,8 @@ def _strips(model: ReportModel) -> list[Figure]:
             low, high = value_of(run, metric, "ci_low"), value_of(run, metric, "ci_high")
             known = math.isfinite(low + high)
             figure.add_scatter(
-                x=[x], y=[safe(run.label)], mode="markers", showlegend=False, name=f"{safe(name)}, {head}", row=1, col=col,
+                x=[x], y=[safe(run.label)], mode="markers", showlegend=False, row=1, col=col,
+                name=f"{safe(name)}, {head}",
                 error_x={"array": [high - x], "arrayminus": [x - low], "color": look.colour} if known else None,
                 text=[f"<b>{safe(name)}</b><br>{head} {x:.3f}"], hovertemplate="%{text}<extra></extra>",
                 marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},

@@ -1,4 +1,4 @@
-// Served while the study runs: ask now and then whether there is a newer page, and take it unless someone is reading on.
+// Served while the study runs: ask now and then whether there is a newer page, and take it.
 let tag = null;
 const ask = async () => {
   try {

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
 from expunge.core.records import text_records
 from expunge.metrics.aggregate import band
+from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
+from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
@@ -21,6 +24,7 @@ from expunge.study.run import Outcome
 from expunge.study.store import Store
 
 N_SAMPLES = 6
+_TEXTS = ".texts.parquet"
 
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
@@ -29,12 +33,14 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
     runs: list[Run] = []
     lost: list[Missing] = []
     texts: dict[str, Mapping[int, str]] = {}
+    measured: list[Leaf] = []
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
             failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
         runs.append(_run(graph, leaf, outcome, store))
+        measured.append(leaf)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
             lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
@@ -52,6 +58,9 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
         null_band=null_band(runs),
+        explorer=explorer(benchmark, [(run, _texts(leaf, store)) for run, leaf in zip(runs, measured, strict=True)]),
+        making=making(graph, outcome, command),
+        directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
     )
 
 
@@ -125,8 +134,17 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
-    table = pq.read_table(store.path(leaf.records) / f"{rows}.texts.parquet")
-    return {t.row_id: t.generation for t in text_records(table)}
+    return _read(store.path(leaf.records) / f"{rows}{_TEXTS}")
+
+
+def _texts(leaf: Leaf, store: Store) -> dict[str, dict[int, str]]:
+    """What a model said to each row, by set: the greedy answers."""
+    files = sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))
+    return {file.name.removesuffix(_TEXTS): _read(file) for file in files}
+
+
+def _read(file: Path) -> dict[int, str]:
+    return {t.row_id: t.generation for t in text_records(pq.read_table(file))}
 
 
 def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:
