@@ -11,13 +11,11 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from plotly.offline import get_plotlyjs
 
 from expunge.metrics.api import Result
 from expunge.report import page as page_module
 from expunge.report.model import Audit, Entry, Explorer, Making, ReportModel, RowScore, Run
-from expunge.report.page import to_html
-from expunge.report.rows import pack
+from expunge.report.page import packed_plotly, to_html
 from expunge.report.text import to_csv
 
 
@@ -48,7 +46,7 @@ class Seen(HTMLParser):
 
 
 def without_library(page: str) -> str:
-    return page.replace(pack(get_plotlyjs()), "")
+    return page.replace(packed_plotly(), "")
 
 
 def figures_of(page: str) -> list[str | None]:
@@ -122,7 +120,7 @@ def test_the_data_link_holds_the_csv(model: ReportModel, page: str) -> None:
 
 def test_a_report_without_runs_is_still_a_page(model: ReportModel) -> None:
     page = to_html(dataclasses.replace(model, runs=(), samples=()))
-    assert "rmu" in page and pack(get_plotlyjs()) not in page
+    assert "rmu" in page and packed_plotly() not in page
     assert "No run has truth ratios of single rows." in page
 
 
@@ -153,16 +151,14 @@ def test_other_metrics_have_their_own_figures(model: ReportModel) -> None:
 def test_metrics_without_figures_make_a_page_without_them(model: ReportModel) -> None:
     runs = (Run("a", "unlearn", results={"x": Result(1.0)}),)
     page = to_html(dataclasses.replace(model, runs=runs, samples=(), shown=("x",), utility="y"))
-    assert pack(get_plotlyjs()) not in page and "1.000" in page
+    assert packed_plotly() not in page and "1.000" in page
 
 
 def test_rows_cannot_end_their_script(model: ReportModel) -> None:
     rows = tuple(Entry("forget", k, "</script><script>alert(1)</script>", "yes", ("no",), ((0.5,),)) for k in range(3))
     page = to_html(dataclasses.replace(model, explorer=Explorer(("npo",), (RowScore("probability"),), rows)))
     assert "alert(1)" not in without_library(page)  # packed: no text of a row stands in the page as it is
-    data = next(
-        script for script in Seen(page).scripts if script.startswith('"H4s') and pack(get_plotlyjs()) not in script
-    )
+    data = next(script for script in Seen(page).scripts if script.startswith('"H4s') and packed_plotly() not in script)
     unpacked = json.loads(gzip.decompress(base64.b64decode(json.loads(data))))
     assert unpacked["question"] == ["</script><script>alert(1)</script>"] * 3
     assert "All 3 rows are here." in " ".join("".join(Seen(page).text).split())
@@ -213,7 +209,7 @@ def test_every_table_has_a_caption_and_every_figure_a_name(model: ReportModel) -
     assert tags.count("table") == tags.count("caption") > 3
     names = {a.get("id") for _, a in seen.tags}
     assert all(a["aria-labelledby"] in names for tag, a in seen.tags if tag == "figure")
-    assert [tag for tag in tags if tag in ("h1", "h2")][0] == "h1" and tags.count("h1") == 1
+    assert next(tag for tag in tags if tag in ("h1", "h2")) == "h1" and tags.count("h1") == 1
 
 
 def test_asks_its_server_only_when_served(model: ReportModel) -> None:

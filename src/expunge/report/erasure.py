@@ -18,9 +18,9 @@ LIMITS = (
     "It is a record of measurements, and no legal advice.",
 )
 NO_RETAIN = (
-    "There is no retain model, one trained in the same way without the data. So it cannot be said how a model that never "
-    "saw the data would answer: forget quality, privacy leakage and every position between never learned and never "
-    "forgotten are impossible here."
+    "There is no retain model, one trained in the same way without the data. So it cannot be said how a model that "
+    "never saw the data would answer: forget quality, privacy leakage and every position between never learned "
+    "and never forgotten are impossible here."
 )
 
 
@@ -107,9 +107,10 @@ def summary(erasure: Erasure) -> str:
         return (
             "None of the findings can be placed between a model that never saw the data and one that was not changed."
         )
+    near = sum(sides)
     return (
-        f"Of {len(sides)} findings that can be placed, {sum(sides)} {'is' if sum(sides) == 1 else 'are'} nearer to a model "
-        f"that never saw the data, and {len(sides) - sum(sides)} nearer to the model before unlearning."
+        f"Of {len(sides)} findings that can be placed, {near} {'is' if near == 1 else 'are'} nearer to a model "
+        f"that never saw the data, and {len(sides) - near} nearer to the model before unlearning."
     )
 
 

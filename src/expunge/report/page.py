@@ -56,7 +56,7 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
         table=table(model),
         metrics=_metrics(model),
         figures=drawn,
-        plotly=_packed_plotly() if any(d.figure is not None for d in drawn) else None,
+        plotly=packed_plotly() if any(d.figure is not None for d in drawn) else None,
         audits=[_audit(audit) for audit in model.audits],
         rows=packed,
         rows_file=rows.FILE,
@@ -70,7 +70,7 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
 
 
 @functools.cache
-def _packed_plotly() -> str:
+def packed_plotly() -> str:
     """The library, packed: it is the largest part of a page."""
     return rows.pack(get_plotlyjs())
 
