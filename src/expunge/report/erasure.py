@@ -7,6 +7,7 @@ import html
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from expunge.report.page import environment
 
@@ -92,7 +93,7 @@ def erasure_report(erasure: Erasure) -> ErasureReport:
     said = {
         "done": _done(erasure),
         "findings": [(finding, _words(finding)) for finding in erasure.findings],
-        "kept": [(finding, _words(finding)) for finding in erasure.kept],
+        "kept": [(finding, _number(finding)) for finding in erasure.kept],
         "limits": limits,
         "summary": summary(erasure),
     }
@@ -101,49 +102,58 @@ def erasure_report(erasure: Erasure) -> ErasureReport:
 
 
 def summary(erasure: Erasure) -> str:
-    """One sentence: how many of the findings are nearer to the retain model than to the full one."""
-    sides = [side for finding in erasure.findings if (side := _side(finding)) is not None]
-    if not sides:
+    """One sentence: how many of the findings lie near a model that never saw the data, near the old one, or past."""
+    places = [place for finding in erasure.findings if (place := _place(finding)) in _PLACES]
+    if not places:
         return (
             "None of the findings can be placed between a model that never saw the data and one that was not changed."
         )
-    near = sum(sides)
-    return (
-        f"Of {len(sides)} findings that can be placed, {near} {'is' if near == 1 else 'are'} nearer to a model "
-        f"that never saw the data, and {len(sides) - near} nearer to the model before unlearning."
-    )
+    counts = [f"{places.count(place)} {words}" for place, words in _PLACES.items() if place in places]
+    return f"Of {len(places)} findings that can be placed: {', '.join(counts)}."
 
 
-def _side(finding: Finding) -> bool | None:
-    """Whether a value lies nearer the retain model than the full one; None where that cannot be said."""
-    if not math.isfinite(finding.value + finding.full + finding.retain) or finding.full == finding.retain:
+_PLACES = {
+    "retain": "near a model that never saw the data",
+    "full": "nearer to the model before unlearning",
+    "past": "well past a model that never saw the data, which is no better",
+}
+
+
+def _place(finding: Finding) -> Literal["retain", "full", "past", "unsure"] | None:
+    """Where a value lies on the way from the retain model (0) to the full one (1): from -1/2 to 1/2 near the retain
+    model, above near the full one, below past the retain one; unsure where the interval holds such a border. None
+    where a number is missing, or both models have the same."""
+    gap = finding.full - finding.retain
+    if not math.isfinite(finding.value + gap) or gap == 0:
         return None
-    return abs(finding.value - finding.retain) < abs(finding.value - finding.full)
+    at, low, high = ((v - finding.retain) / gap for v in (finding.value, finding.low, finding.high))
+    if any(min(low, high) <= border <= max(low, high) for border in (-0.5, 0.5)):
+        return "unsure"
+    return "full" if at > 0.5 else "past" if at < -0.5 else "retain"
 
 
-def _words(finding: Finding) -> str:
-    """What a finding says, in a sentence or two."""
+def _number(finding: Finding) -> str:
+    """The number with its interval, beside those of the two models."""
     if not math.isfinite(finding.value):
         return f"There is no number: {finding.reason or 'it was not measured'}."
     said = f"{finding.value:.3f}"
     if math.isfinite(finding.low + finding.high):
         said += f" (95 % interval {finding.low:.3f} to {finding.high:.3f})"
-    known = [
-        (name, v) for name, v in (("before unlearning", finding.full), ("never trained on the data", finding.retain))
-    ]
+    known = (("before unlearning", finding.full), ("never trained on the data", finding.retain))
     beside = [f"{name}: {v:.3f}" for name, v in known if math.isfinite(v)]
-    said += f"; {', '.join(beside)}." if beside else "."
-    side = _side(finding)
-    if side is not None:
-        said += " Nearer to a model that never saw the data." if side else " Nearer to the model before unlearning."
-        beyond = (finding.value - finding.retain) * (finding.full - finding.retain) < 0
-        if beyond:
-            said += " It lies beyond the former: that stands out too, and is no better."
-    elif not math.isfinite(finding.retain):
+    return said + (f"; {', '.join(beside)}." if beside else ".")
+
+
+def _words(finding: Finding) -> str:
+    """What a finding about the data says, in a sentence or two."""
+    said, place = _number(finding), _place(finding)
+    if place == "unsure":
+        said += " The interval is too wide to say which of the two it is nearer to."
+    elif place is not None:
+        said += f" {_PLACES[place][0].upper()}{_PLACES[place][1:]}."
+    elif math.isfinite(finding.value) and not math.isfinite(finding.retain):
         end = "high" if finding.high_is_known else "low"
-        said += (
-            f" Without a retain model it cannot be said what value is right; a {end} one says that more is still known."
-        )
+        said += f" Without a retain model it cannot be said what value is right; a {end} one says more is still known."
     return f"{said} {finding.verdict}".rstrip()
 
 
@@ -167,10 +177,14 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines += ["## What was done", "", *(f"- {_md(name)}: {_md(value)}" for name, value in _done(erasure)), ""]
     if erasure.command:
         lines += [*(f"    {line}" for line in erasure.command.splitlines()), ""]
-    for title, findings in (("What was found", erasure.findings), ("What the model can still do", erasure.kept)):
+    parts = (
+        ("What was found", erasure.findings, _words),
+        ("What the model can still do", erasure.kept, _number),
+    )
+    for title, findings, words in parts:
         if findings:
             lines += [f"## {title}", ""]
-            lines += [f"- **{_md(f.name)}** ({_md(f.meaning)}): {_md(_words(f))}" for f in findings] + [""]
+            lines += [f"- **{_md(f.name)}** ({_md(f.meaning)}): {_md(words(f))}" for f in findings] + [""]
     if erasure.missing:
         lines += ["## What could not be measured", ""]
         lines += [f"- {_md(name)}: {_md(reason)}" for name, reason in erasure.missing] + [""]
