@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
 from expunge.core.identity import canonical
-from expunge.study.job import Job, Progress
+from expunge.study.job import CHECKPOINTS, Job, Progress
 
 RECORD = "job.json"
 
@@ -65,12 +66,17 @@ class Store:
             for role, parent in job.parents.items():
                 if not self.done(parent):
                     raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
+            unfinished = self.root / CHECKPOINTS / job.key[:32]
+            if job.resumes:
+                parents[CHECKPOINTS] = unfinished
             started = time.time()
             try:
                 with whole_folder(self.path(job)) as folder:
                     facts = job.do(folder, parents, progress)
                     record = _record(job, facts, started)
                     write_json(folder / RECORD, record)
+                if job.resumes:
+                    shutil.rmtree(unfinished, ignore_errors=True)
             except OSError as error:
                 raise JobError(f"{job.name}: cannot write under {self.root}: {error.strerror or error}") from error
             return record
