@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from expunge.cli.api import load_study
+from expunge.core.errors import ConfigError
 from expunge.study.store import Store
 
 MODELS = [
@@ -146,3 +147,9 @@ def test_the_full_panel_knows_the_retain_model(fitted: Callable[..., Any]) -> No
     for name in ("forget_quality", "model_utility", "forget_Q_A_ROUGE"):
         assert line[name] == pytest.approx(final[name], rel=1e-6), name
     assert line["mia_min_k"] == pytest.approx(final["mia_min_k"])
+
+
+def test_forget_quality_needs_a_retain_model(tmp_path: Path, micro: list[str]) -> None:
+    words = [f"train.evaluate.{w}" for w in ("every=1", "panel=full", "keep=best")]
+    with pytest.raises(ConfigError, match=r"rule.forget: forget_quality compares with a retain model.*forget_Q_A_Prob"):
+        _ = load_study(words_of(micro, tmp_path, *words)).graph

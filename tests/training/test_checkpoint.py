@@ -147,6 +147,20 @@ def test_one_of_another_version_or_device_is_refused(make_model, rows, tmp_path:
     assert kept.load({"device": "cuda", "processes": 1}, CPU) is None
 
 
+def test_where_none_can_be_written_the_run_goes_on(make_model, rows, tmp_path: Path, caplog) -> None:
+    (tmp_path / "taken").write_text("")
+    with caplog.at_level(logging.WARNING):
+        done = run(make_model, rows, tmp_path / "taken", num_train_epochs=0.5)[1]
+    assert done.n_steps == 2
+    assert [r for r in caplog.records if "no checkpoint could be written" in r.message]
+
+
+def test_what_a_kill_left_half_written_goes(make_model, rows, tmp_path: Path) -> None:
+    (tmp_path / ".step-00000009.abc.part").mkdir()
+    run(make_model, rows, tmp_path, num_train_epochs=0.5)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_files_are_tensors_and_json_alone(make_model, rows, tmp_path: Path) -> None:
     for place in broken_at(make_model, rows, tmp_path, 5):
         assert sorted(p.name for p in place.iterdir()) == ["checksums.json", "state.json", "state.safetensors"]

@@ -27,7 +27,7 @@ from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
 from expunge.study.requests import changed, narrowed
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import panel_metrics
+from expunge.training.evaluate import forget_of, panel_metrics
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
 from expunge.training.schedule import Schedule
@@ -137,7 +137,7 @@ class Maker:
         """
         check_quantize(args.lora)
         check_run(chosen, args)
-        evaluation = self._evaluation(args)
+        evaluation = self._evaluation(args, retain)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
@@ -186,11 +186,16 @@ class Maker:
             resumes=True,
         )
 
-    def _evaluation(self, args: TrainArgs) -> dict[str, Any]:
+    def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
         """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
         if not args.evaluate.on:
             return {}
         panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
+            raise ConfigError(
+                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
+                "none; name another metric, such as forget_Q_A_Prob"
+            )
         wanted = requests(panel)
         return {
             "panel": panel_identity(panel),

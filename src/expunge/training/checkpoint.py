@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.core.errors import JobError
-from expunge.core.files import sweep_parts, whole_folder, write_json
+from expunge.core.files import whole_folder, write_json
 from expunge.core.identity import file_sha256
 from expunge.training.config import CheckpointArgs
 
@@ -110,18 +110,24 @@ class Checkpoints:
         return time.monotonic() - self._written >= self._args.every_s
 
     def save(self, step: int, state: State) -> None:
-        """Write a checkpoint; older ones than the two newest go. One of this step that is there already stays."""
+        """Write a checkpoint; older ones than the two newest go. One of this step that is there already stays.
+
+        Where it cannot be written (a full disk) a warning says so, and the run goes on.
+        """
         self._written, self._step = time.monotonic(), step
         place = self._folder / f"step-{step:08d}"
         if place in self._found():
             return
-        sweep_parts(place)
         tensors: dict[str, Tensor] = {}
         rest = {"form": FORM, "made_by": _made_by(), "state": pack(state, tensors)}
-        with whole_folder(place) as part:
-            save_file(tensors, part / TENSORS)
-            write_json(part / REST, rest)
-            write_json(part / SUMS, {name: file_sha256(part / name) for name in (TENSORS, REST)})
+        try:
+            with whole_folder(place) as part:
+                save_file(tensors, part / TENSORS)
+                write_json(part / REST, rest)
+                write_json(part / SUMS, {name: file_sha256(part / name) for name in (TENSORS, REST)})
+        except (OSError, SafetensorError) as error:
+            log.warning("no checkpoint could be written to %s: %s", place, error)
+            return
         for old in self._found()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -130,6 +136,8 @@ class Checkpoints:
 
         One that is not is warned of and removed, so that it cannot be taken for one.
         """
+        for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
         for place in self._found():
             try:
                 state = _read(place, device)
