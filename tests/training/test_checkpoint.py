@@ -78,28 +78,23 @@ CASES: dict[str, dict[str, Any]] = {
 def test_a_broken_run_ends_with_the_same_bits(make_model, rows, tmp_path: Path, name: str) -> None:
     case = CASES[name]
     whole, log = run(make_model, rows, None, **case)
-    started = run(make_model, rows, None, **{**case, "num_train_epochs": 0.01, "schedule": Schedule()})[0]
-    for break_at in (log.n_steps - 1, 3):
-        folder = tmp_path / str(break_at)
-        with pytest.raises(Broken):
-            run(make_model, rows, folder, break_at=break_at, **case)
-        steps: list[int] = []
-        found, again = run(make_model, rows, folder, steps=steps, **case)
-        assert again.resumed_at == break_at - 1  # the checkpoint of the step before the break
-        assert steps[0] in (break_at - 1, break_at)
-        assert steps[-1] == log.n_steps
-        assert found.keys() == whole.keys()
-        assert all(torch.equal(found[n], whole[n]) for n in whole)
-        assert again.history == log.history
-        assert again.n_steps == log.n_steps
-    assert any(not torch.equal(started[n], whole[n]) for n in whole)
+    with pytest.raises(Broken):
+        run(make_model, rows, tmp_path, break_at=4, **case)
+    steps: list[int] = []
+    found, again = run(make_model, rows, tmp_path, steps=steps, **case)
+    assert again.resumed_at == 3  # the checkpoint of the step before the break
+    assert steps[0] in (3, 4) and steps[-1] == log.n_steps > 4
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[n], whole[n]) for n in whole)
+    assert again.history == log.history
+    assert again.n_steps == log.n_steps
 
 
 def test_every_step_is_a_place_to_go_on_from(make_model, rows, tmp_path: Path) -> None:
     """Broken off again and again, one step further each time, across the borders of phases."""
     case = {**CASES["alternating"], "num_train_epochs": 1}
     whole, log = run(make_model, rows, None, **case)
-    for break_at in range(2, log.n_steps + 1, 2):
+    for break_at in range(3, log.n_steps + 1, 3):
         with pytest.raises(Broken):
             run(make_model, rows, tmp_path, break_at=break_at, **case)
     found, again = run(make_model, rows, tmp_path, **case)
