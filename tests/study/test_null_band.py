@@ -63,6 +63,6 @@ def test_attacks_have_columns_where_there_are_attacks() -> None:
     )
     made = table(ReportModel("t", "s", "c", "d", {}, (attacked,)))
     texts = dict(zip([c.key for c in made.columns], [c.text for c in made.rows[0].cells], strict=True))
-    assert (texts["mia_distance"], texts["privleak"]) == ("0.400", "-80.0 %")
+    assert (texts["mia_distance"], texts["privleak"]) == ("0.400", "-80.000")
     keys = {c.key for c in table(ReportModel("t", "s", "c", "d", {}, tuple(RUNS))).columns}
     assert not keys & {"mia_distance", "privleak"}

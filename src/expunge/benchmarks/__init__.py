@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, benchmarks, find_benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, benchmarks, find_benchmark, settings, unused
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Benchmark",
+    "Limits",
     "Wanted",
     "benchmark",
     "benchmarks",

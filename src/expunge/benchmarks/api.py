@@ -16,12 +16,23 @@ from expunge.metrics.api import Metric
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Where a generation ends: after max_new_tokens, or before the first of the texts `stop`, which are cut off."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Benchmark:
-    """Rows by name, the roles they play, and the panel of metrics.
+    """Rows by name, the roles they play, and the panel of metrics. notes: what was chosen that the user did not say.
 
     split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
-    retain_sets: what the retain model is trained on. forget_set and retain_set: the two sides of unlearning.
-    shown_set: the set whose questions and generations a report shows.
+    retain_sets: what the retain model is trained on. Without full_sets the full model is the given one; without
+    retain_sets there is no retain model. forget_set and retain_set: the two sides of unlearning; a benchmark that only
+    measures has neither among its sets. shown_set: the set whose questions and generations a report shows, if any.
+    generation: limits of what is generated, by set. shown: the metrics a report shows, in order (none: those of the
+    panel that reports know). utility: the metric that says what the model can still do.
     """
 
     name: str
@@ -30,11 +41,15 @@ class Benchmark:
     panel: tuple[Metric, ...]
     full_sets: tuple[str, ...]
     retain_sets: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     forget_set: str = "forget"
     retain_set: str = "retain"
-    shown_set: str = "forget_eval"
+    shown_set: str | None = "forget_eval"
     retain_split: str = "retain"
     eval_name: str = "TOFU"
+    generation: Mapping[str, Limits] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    utility: str = "model_utility"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ TOKENS = pa.schema(
         ("is_argmax", pa.bool_()),  # the token is the model's greedy choice
         ("is_eos", pa.bool_()),  # the token ends the sequence (added after the answer's own text)
         ("zlib", pa.int32()),  # bytes of the answer's scored text, compressed; the same on all lines of an answer
-        ("n_bytes", pa.int32()),  # bytes of the answer's scored text as UTF-8; the same on all lines of an answer
+        ("n_bytes", pa.int32()),  # bytes of the answer's scored text without leading blanks, UTF-8
     ]
 )
 
@@ -39,8 +39,8 @@ TEXTS = pa.schema(
         ("prompt", pa.string()),
         ("generation", pa.string()),
         ("reference", pa.string()),  # the true answer
-        ("n_new_tokens", pa.int32()),
-        ("stopped", pa.bool_()),  # the model ended by itself (EOS), not by the length limit
+        ("n_new_tokens", pa.int32()),  # the end included; 0 only where the model's logits were not numbers
+        ("stopped", pa.bool_()),  # the model ended by itself (EOS, or at a stop text), not by the length limit
     ]
 )
 

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.model import ReportModel
-from expunge.report.reading import READING, cautions, floor_line
+from expunge.report.reading import cautions, floor_line, reading
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
 
 _GAP = 2  # spaces that rich puts around a column of this style
@@ -36,7 +36,7 @@ def to_markdown(model: ReportModel) -> str:
         texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
-    lines += _section("How to read this", (*READING, floor_line(model)))
+    lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
     lines += _section("Notes", model.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ class Sizes:
     rows: Mapping[str, RowSet]
     n_parameters: int
 
-    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs) -> Estimate:
+    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs, max_length: int = 512) -> Estimate:
         """Forward and backward over every sample of the run: about 6 operations per parameter and token."""
-        counts = {s: sum(len(self.rows[n].rows) for n in names) for s, names in sides.items()}
+        counts = {s: sum(self._count(n, max_length) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
         tokens = sum(
             drawn.size * means[side]
@@ -39,7 +40,19 @@ class Sizes:
             for side, drawn in (("forget", made.forget), ("retain", made.retain))
             if drawn is not None
         )
-        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
+        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens, self.model.bytes)
+
+    @property
+    def model(self) -> Estimate:
+        """A model that is written without training: float32 weights."""
+        return Estimate(bytes=4 * self.n_parameters)
+
+    def _count(self, name: str, max_length: int) -> int:
+        """Samples of a set: its rows, or the pieces that its texts are cut into."""
+        rows = self.rows[name]
+        if rows.long != "pieces":
+            return len(rows)
+        return max(1, math.ceil(self.tokens[name] / (rows.max_length or max_length)))
 
     def score(self, part: Part, generation: Generation) -> Estimate:
         """Two operations per parameter and token, four times that for generated tokens, six with a gradient."""
@@ -94,6 +107,11 @@ def _elements(file: Path) -> int:
 
 
 def _characters(rows: RowSet, variants: Sequence[str]) -> float:
+    shots = sum(len(q) + len(a) for q, a in rows.shots)
     return float(
-        sum(len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants))
+        sum(
+            shots + len(row.question) + len(row.answers[name])
+            for row in rows
+            for name in wanted_variants(row, variants)
+        )
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
 from expunge.study import work
-from expunge.study.config import MethodEntry, Study, entry_label, unlearn_args
+from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker, check_model, setting_of
 from expunge.study.requests import with_requests
@@ -29,9 +31,10 @@ class Leaf:
     settings: str
     train_seed: int
     seed: int | None
-    model: Job
+    model: Job | None  # None: the given model, as it is
     records: Job
     metrics: Job
+    harness: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,25 @@ class Graph:
     study: Study
     setting: work.Setting
     leaves: tuple[Leaf, ...]
+    cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
-        return [leaf.metrics for leaf in self.leaves]
+        return [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
 
 
-def build_graph(study: Study) -> Graph:
-    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError."""
-    check_model(study.model)
+Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
+
+
+def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
+    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
+
+    rooms: what was read for other studies; rows and model that are the same again are not read again.
+    """
     check_methods(study)
-    setting = setting_of(study)
-    if study.data.request is not None:
-        raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
-    links: Mapping[str, str] = {"": setting.benchmark.forget_set}
-    if study.requests != 1:
-        setting, links = with_requests(setting, study.requests)
-    maker = Maker(setting, study.eval)
+    maker, links = _maker(study, {} if rooms is None else rooms)
+    setting = maker.setting
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
     trained: dict[int, dict[str, Job]] = {}
@@ -73,27 +77,58 @@ def build_graph(study: Study) -> Graph:
                 dataclasses.replace(study.train, seed=seed),
             )
             for role in ("full", "retain")
+            if getattr(setting.benchmark, f"{role}_sets")
         }
     # The retain models of all training seeds are what attacks with reference models hold a model against.
-    retained = {s: maker.records(f"retain{tags[s]}", m["retain"], m["full"]) for s, m in trained.items()}
+    retained = {
+        s: maker.records(f"retain{tags[s]}", m["retain"], m.get("full")) for s, m in trained.items() if "retain" in m
+    }
     for seed, tag in tags.items():
         models = trained[seed]
         others = [job for s, job in retained.items() if s != seed]
-        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], models["full"], None, others)
-        against = Against(models["full"], retain.metrics, list(retained.values()))
-        full = _leaf(maker, f"full{tag}", "full", seed, models["full"], *against)
-        leaves += [dataclasses.replace(full, label="full"), dataclasses.replace(retain, label="retain")]
+        retain = None
+        if "retain" in models:
+            retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], models.get("full"), None, others)
+        against = Against(models.get("full"), retain.metrics if retain else None, list(retained.values()))
+        full = _leaf(maker, f"full{tag}", "full", seed, models.get("full"), *against)
+        leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
 
 
-class Against(NamedTuple):
-    """What a model is held against: the full model, the retain model's metrics, all retain models' records."""
+def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:
+    """The maker of a study's jobs, and its forget sets by the names of their requests."""
+    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(Task)}
+    made_of = fingerprint({**own, "requests": study.requests})
+    if made_of not in rooms:
+        check_model(study.model)
+        setting = setting_of(study)
+        check_given(study, setting.benchmark)
+        if study.data.request is not None:
+            raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
+        links: Mapping[str, str] = {"": setting.benchmark.forget_set}
+        if study.requests != 1:
+            setting, links = with_requests(setting, study.requests)
+        rooms[made_of] = Maker(setting, study.eval), links
+    return rooms[made_of]
 
-    full: Job
+
+class Against(NamedTuple):
+    """What a model is held against: the full model (None: the given one), the retain model's metrics, all retain
+    models' records."""
+
+    full: Job | None
     retain: Job | None
     shadows: Sequence[Job]
+
+
+def check_given(study: Study, benchmark: Benchmark) -> None:
+    """Where a benchmark trains no full model, the given one stands for it: once. Raises ConfigError."""
+    if benchmark.full_sets:
+        return
+    if len(study.seeds.train) > 1:
+        raise ConfigError(f"seeds.train: benchmark={benchmark.name} trains no full model; leave it at one seed")
 
 
 def check_methods(study: Study) -> None:
@@ -169,7 +204,8 @@ def _forget(
                 model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=retain)
             leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
             leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
-        made[label] = model
+        if model is not None:
+            made[label] = model
     return leaves
 
 
@@ -180,7 +216,7 @@ def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]
 
 
 def _edit(
-    maker: Maker, entry: MethodEntry, label: str, model: Job, rows: str, made: Mapping[str, Job], args: TrainArgs
+    maker: Maker, entry: MethodEntry, label: str, model: Job | None, rows: str, made: Mapping[str, Job], args: TrainArgs
 ) -> Job:
     """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
     edit = make_edit(entry.trainer, entry.method_args)
@@ -196,8 +232,8 @@ def _leaf(
     name: str,
     role: str,
     train_seed: int,
-    model: Job,
-    full: Job,
+    model: Job | None,
+    full: Job | None,
     retain: Job | None,
     shadows: Sequence[Job],
 ) -> Leaf:
@@ -213,4 +249,5 @@ def _leaf(
         model=model,
         records=records,
         metrics=maker.metrics(name, records, retain, shadows=shadows),
+        harness=maker.harness(name, model),
     )

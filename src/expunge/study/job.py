@@ -18,10 +18,12 @@ Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """The work of a job: tokens that go through the model, and floating-point operations (0 where unknown)."""
+    """The work of a job: tokens that go through the model, floating-point operations, and bytes of the model that it
+    writes (0 where unknown)."""
 
     tokens: int = 0
     flops: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)

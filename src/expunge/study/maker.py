@@ -20,7 +20,8 @@ from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
-from expunge.study import work
+from expunge.scoring.config import Generation, check_backend
+from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import CHECKPOINTS, Job, Progress
@@ -57,7 +58,11 @@ def benchmark_of(task: Task) -> Benchmark:
 def setting_of(task: Task) -> work.Setting:
     """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
     DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
     for key in ("embedder", "original"):
@@ -97,6 +102,9 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._parts = work.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
+        self._panel = panel_identity(setting.benchmark.panel)
         self._held = work.Held()
 
     def forgetting(self, name: str) -> Maker:
@@ -106,8 +114,13 @@ class Maker:
         return made
 
     def base(self) -> Job:
-        """A tokenizer and a model from scratch."""
-        model = self.setting.model
+        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        model, benchmark = self.setting.model, self.setting.benchmark
+        if not benchmark.full_sets:
+            raise ConfigError(
+                f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
+                "model.model_args.pretrained_model_name_or_path="
+            )
         return Job(
             kind="base",
             label=str(model.scratch),
@@ -119,6 +132,7 @@ class Maker:
                 "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            estimate=self._sizes.model,
         )
 
     def fit(
@@ -140,6 +154,7 @@ class Maker:
         evaluation = self._evaluation(args, retain)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
+        check_sides(self.setting.benchmark, used, chosen)
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
         refusing = chosen.needs.alternate is not None and other is None
@@ -181,7 +196,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.fit(used, args),
+            estimate=self._sizes.fit(used, args, self.setting.template.max_length),
             implied=IMPLIED,
             resumes=True,
         )
@@ -279,6 +294,7 @@ class Maker:
             do=lambda folder, parents, progress: work.apply_edit(
                 folder, {**source, **parents}, self.setting, edit, progress
             ),
+            estimate=self._sizes.model,
         )
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
@@ -290,7 +306,7 @@ class Maker:
         # Parts bear the model's name, not that of the task: another task finds them where they lie.
         whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
-        for part in work.parts(self.setting.benchmark.panel):
+        for part in self._parts:
             if part.kind == "agreement" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
@@ -305,12 +321,19 @@ class Maker:
 
         return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
 
+    def _how(self, part: work.Part) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+
     def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
-        how = self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        how = self._how(part)
         writes = part.kind in ("texts", "samples")
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
+        limits = self.setting.benchmark.generation.get(part.rows)
+        if writes and limits is not None:
+            decides["limits"] = limits
         if part.kind == "agreement":
             if isinstance(original, Job):
                 parents["original"] = original
@@ -335,7 +358,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.score(part, how),
+            estimate=self._estimates[part],
         )
 
     def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
@@ -377,7 +400,7 @@ class Maker:
         meta = self.meta()
         given = None
         if retain_file:
-            given = check_retain_file(retain_file, meta, len(sets["forget_eval"].rows), self._tokenizer_mark)
+            given = check_retain_file(retain_file, meta, len(sets.get("forget_eval", ())), self._tokenizer_mark)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
@@ -388,13 +411,31 @@ class Maker:
             progress(1, 1)
             return facts
 
-        identity: dict[str, Any] = {"revision": REVISION, "panel": panel_identity(panel)}
+        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
         return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+
+    def harness(self, label: str, model: Job | None) -> Job | None:
+        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        config = self.evaluation.lm_eval
+        if not config.tasks:
+            return None
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            meta = {"benchmark": "lm_eval", "tasks": list(config.tasks)}
+            return harness.measure_tasks(folder, self._source(parents), self.setting.model, config, meta, progress)
+
+        return Job(
+            kind="lm_eval",
+            label=label,
+            identity={"revision": REVISION, **harness.identity(config), **self._source_identity(model)},
+            parents={} if model is None else {"model": model},
+            do=do,
+        )
 
     def _tokenizer_mark(self) -> str | None:
         """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
@@ -431,6 +472,22 @@ class Maker:
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)
         return out
+
+
+def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:
+    """Raise ConfigError where a benchmark has no rows for a side, or rows that a method cannot read."""
+    for side, names in sides.items():
+        absent = next((n for n in names if n not in benchmark.sets), None)
+        if absent or not names:
+            what = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
+            raise ConfigError(
+                f"benchmark={benchmark.name}: it has no rows to {what} here; see `expunge benchmarks {benchmark.name}`"
+            )
+    if chosen.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
+        raise ConfigError(
+            f"trainer={chosen.spec.name}: it reads other answers to the forget questions, and the forget rows of "
+            f"benchmark={benchmark.name} are texts without questions"
+        )
 
 
 def check_retain_file(

@@ -91,7 +91,10 @@ def wanted_of(
                     "of a padded batch; use exact"
                 )
             continue  # its numbers depend on the batches, so the run keeps a model of its own
-        numbers = sorted(set(visits(chosen, n_rows, args)[side].tolist()))
+        if any(sets[n].long == "pieces" for of in names.values() for n in of):
+            numbers = list(range(n_rows[side]))  # how many pieces there are is known when they are cut: all of them
+        else:
+            numbers = sorted(set(visits(chosen, n_rows, args)[side].tolist()))
         out[f"{side}_{'teacher' if teacher else 'ref'}"] = Question(
             side=side,
             sets=tuple(names[side]),

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 
+from expunge.benchmarks import Benchmark
 from expunge.core.records import text_records
 from expunge.metrics.aggregate import band
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import Band, Missing, ReportModel, Run, Sample
+from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
 from expunge.study.graph import Graph, Leaf
+from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
@@ -23,17 +25,20 @@ N_SAMPLES = 6
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
     """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
+    benchmark = graph.setting.benchmark
     runs: list[Run] = []
     lost: list[Missing] = []
     texts: dict[str, Mapping[int, str]] = {}
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
-            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j.key in outcome.failures)
+            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
         runs.append(_run(graph, leaf, outcome, store))
-        texts.setdefault(leaf.label, _generations(leaf, store, graph.setting.benchmark.shown_set))
-    benchmark = graph.setting.benchmark
+        if leaf.harness is not None and leaf.harness.key in outcome.failures:
+            lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
+        if benchmark.shown_set is not None:
+            texts.setdefault(leaf.label, _generations(leaf, store, benchmark.shown_set))
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -41,11 +46,22 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
-        notes=_notes(graph, outcome),
+        notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
         samples=_samples(graph, texts),
+        shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
+        utility=benchmark.utility,
         null_band=null_band(runs),
     )
+
+
+N_SHOWN = 8
+
+
+def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
+    """The metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
+    names = [metric.name for metric in benchmark.panel]
+    return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
 
 
 def null_band(runs: Sequence[Run]) -> dict[str, Band]:
@@ -69,15 +85,18 @@ def null_band(runs: Sequence[Run]) -> dict[str, Band]:
 
 def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
     name = f"{graph.setting.benchmark.eval_name}_EVAL.json"
-    record = outcome.records[leaf.model.key]
+    record = {} if leaf.model is None else outcome.records[leaf.model.key]
+    results = read_results(store.path(leaf.metrics) / name)[0]
+    if leaf.harness is not None and leaf.harness.key in outcome.records:
+        results |= read_results(store.path(leaf.harness) / EVAL_FILE)[0]
     return Run(
         label=leaf.label,
         role=leaf.role,  # type: ignore[arg-type]
         method=leaf.method,
         settings=leaf.settings,
         seed=_seed(graph, leaf),
-        results=read_results(store.path(leaf.metrics) / name)[0],
-        wall_s=float(record["wall_s"]),
+        results=results,
+        wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
     )
 
@@ -91,14 +110,17 @@ def _seed(graph: Graph, leaf: Leaf) -> int | str | None:
 
 def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     template, truth = graph.study.template_args, graph.study.eval.truth_ratio
-    notes = [f"Truth ratio: {truth} mean over the perturbed answers."]
+    ratios = any(metric.family == "truth_ratio" for metric in graph.setting.benchmark.panel)
+    notes = [f"Truth ratio: {truth} mean over the perturbed answers."] if ratios else []
     if template.compat != "clean":
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
+    sets = graph.setting.benchmark.sets
     for job in in_order(graph.jobs):
         facts = outcome.records.get(job.key, {}).get("facts", {})
         for name, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
             if n:
-                notes.append(f"{job.name}: {n} answers of {name} were cut at {template.max_length} tokens.")
+                limit = (name in sets and sets[name].max_length) or template.max_length
+                notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
     return tuple(notes)
 
 
@@ -108,6 +130,8 @@ def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
 
 
 def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:
+    if graph.setting.benchmark.shown_set is None:
+        return ()
     rows = graph.setting.benchmark.sets[graph.setting.benchmark.shown_set].rows
     chosen = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
     return tuple(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks import Benchmark
+from expunge.benchmarks import Benchmark, Limits
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, write_text
 from expunge.core.identity import fingerprint
@@ -193,8 +193,11 @@ def apply_edit(
 
 
 def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> list[Encoded]:
-    """The answers of all rows of some sets, encoded, in order."""
-    return [encoder.row(s, r, "answer") for s in sets for r in s.rows]
+    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces."""
+    out: list[Encoded] = []
+    for rows in sets:
+        out += encoder.pieces(rows) if rows.long == "pieces" else [encoder.row(rows, r, "answer") for r in rows]
+    return out
 
 
 def encode_alternates(
@@ -345,10 +348,20 @@ def score(
         other = load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
         table = score_agreement(model, other, rows, part.names, encoder, progress=step)
     else:
-        table = texts_table(generate_texts(model, rows, "answer", encoder, generation, progress=step))
+        limits = setting.benchmark.generation.get(part.rows)
+        how = limited(generation, limits)
+        table = texts_table(generate_texts(model, rows, "answer", encoder, how, progress=step))
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
     return facts
+
+
+def limited(generation: Generation, limits: Limits | None) -> Generation:
+    """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
+    if limits is None:
+        return generation
+    n = min(generation.max_new_tokens, limits.max_new_tokens)
+    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
 
 
 def compare_texts(

@@ -128,6 +128,8 @@ class TrainArgs:
     other tokens: an approximation, smaller on disk once the model is wider than twice reference_topk. With r the
     probability outside the kept tokens, the target moves by at most r in total variation, so the gradient of a KL or a
     distillation in the logits of a token by at most 2 r (sum of absolute values).
+    head_chunk: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
+    it, so that a large vocabulary does not fill the memory (0: all at once, faster by the second time).
     """
 
     learning_rate: float = 1e-5
@@ -147,6 +149,7 @@ class TrainArgs:
     bf16: bool = False
     fp16: bool = False
     activation_checkpointing: bool = False
+    head_chunk: int = 256
     logging_steps: int = 5
     seed: int = 0
     anchor: Literal["forget", "retain"] = "forget"
@@ -176,6 +179,8 @@ class TrainArgs:
         for key in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
+        if self.head_chunk < 0:
+            raise ValueError("head_chunk must be at least 0 (0: all at once)")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError("max_steps must be at least 1 (or -1: num_train_epochs decides)")
         if self.bf16 and self.fp16:
@@ -236,8 +241,8 @@ class TrainArgs:
     def identity(self) -> dict[str, Any]:
         """What a fingerprint covers: everything but how often the log and checkpoints are written.
 
-        A step, a mask, adapters, a schedule or evaluations count where they are set, and leave no trace where they are
-        not. Raises ConfigError for a wrong step.
+        A step, a mask, adapters, chunks, a schedule or evaluations count where they are set, and leave no trace where
+        they are not (sums over chunks are rounded otherwise than whole ones). Raises ConfigError for a wrong step.
         """
         values = dataclasses.asdict(self)
         if self.topk is None:
@@ -245,7 +250,7 @@ class TrainArgs:
         del values["logging_steps"], values["step_args"], values["checkpoint"]
         if not self.evaluate.on:
             del values["evaluate"]
-        for key in ("step", "trainable_last_k_layers", "trainable_params_regex", "lora"):
+        for key in ("step", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
             if not values[key]:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:

@@ -96,7 +96,7 @@ def train(
     done_before = run.begin()
 
     def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id)
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
 
     with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
         for phase in phases:
