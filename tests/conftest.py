@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,4 +16,60 @@ def shared() -> Path:
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("../shared (real data and golden numbers) is not beside this checkout")
+    return folder
+
+
+def _lines(path: Path, records: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _choices(n: int, about: str) -> list[dict[str, object]]:
+    return [
+        {
+            "question": f"Which {about} is number {i}?",
+            "choices": ["one", "two of them", "three", "four"],
+            "answer": i % 4,
+        }
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="session")
+def muse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the hub's MUSE-News layout, with invented texts."""
+    folder = tmp_path_factory.mktemp("muse")
+
+    def texts(who: str, n: int) -> list[dict[str, object]]:
+        return [{"text": f"{who} {i} went to town {7 * i} and met the mayor, who said no. " * 6} for i in range(n)]
+
+    for name, records in {
+        "raw/forget": texts("Anna", 4),
+        "raw/retain1": texts("Bert", 5),
+        "raw/retain2": texts("Cora", 6),
+        "raw/holdout": texts("Dora", 4),
+        "privleak/forget": texts("Anna", 4),
+        "privleak/holdout": texts("Dora", 3),
+        "verbmem/forget": [{"prompt": f"Anna {i} went to", "gt": f"town {7 * i} and met the mayor"} for i in range(4)],
+        **{f"{s}/forget_{k}": texts(f"{s} {k}", k) for s in ("scal", "sust") for k in range(1, 5)},
+    }.items():
+        _lines(folder / f"{name}.json", records)
+    for side, who in (("forget", "Anna"), ("retain", "Cora")):
+        qa = [{"question": f"Where did {who} {i} go?", "answer": f"Town {7 * i}"} for i in range(6)]
+        _lines(folder / f"knowmem/{side}_qa.json", qa[:4])
+        _lines(folder / f"knowmem/{side}_qa_icl.json", qa[4:])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wmdp_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of WMDP's questions and corpora, and of MMLU in the hub's layout below `mmlu`, all invented."""
+    folder = tmp_path_factory.mktemp("wmdp")
+    for subject in ("bio", "chem", "cyber"):
+        _lines(folder / f"wmdp-{subject}" / "test.json", _choices(8, f"{subject} fact"))
+    for corpus in ("cyber-forget-corpus", "cyber-retain-corpus"):
+        _lines(folder / f"{corpus}.jsonl", [{"text": f"{corpus} text {i} about ports. " * 30} for i in range(6)])
+    for split, n in (("test", 6), ("dev", 5)):
+        both = [r | {"subject": s} for s in ("anatomy", "us_law") for r in _choices(n, s)]
+        _lines(folder / "mmlu" / "all" / f"{split}.json", both)
     return folder

@@ -35,11 +35,16 @@ def test_a_study_from_python_and_again_from_the_command_line(
     weights = {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")}
     code, out, said = expunge("run", *WORDS)
     assert code == 0, said
-    assert out.count(": hit") == 19
+    assert out.count(": hit") == 21
     assert "report: saves/study/quickstart/report.html" in out
     assert {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")} == weights
     with open(here / "saves" / "study" / "quickstart" / "results.csv", newline="") as f:
         assert len(list(csv.DictReader(f))) == 6
+    code, out, said = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
+    assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), said
+    code, out, said = expunge("results", *WORDS, "--format=markdown")
+    assert code == 0, said
+    assert "| quickstart | unlearn | NPO | model_utility | 1 |" in out
     assert "<html" in (here / "saves" / "study" / "quickstart" / "report.html").read_text()
 
 

@@ -60,7 +60,8 @@ def test_plan_shows_the_graph_and_writes_nothing(here: Path, expunge: Run) -> No
     assert [j["state"] for j in jobs].count("missing") == 1  # the base, which all others wait for
     assert [j["state"] for j in jobs].count("blocked") == len(jobs) - 1
     assert [j["kind"] for j in jobs].count("unlearn") == 4
+    assert [j["kind"] for j in jobs].count("reference") == 2
     assert not (here / "saves").exists()
     code, out, _ = expunge("plan", "study=quickstart")
     assert code == 0
-    assert "19 jobs: 0 hit, 1 missing, 18 blocked" in out
+    assert "21 jobs: 0 hit, 1 missing, 20 blocked" in out

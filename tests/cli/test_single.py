@@ -52,7 +52,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     assert 0 < summary["forget_Q_A_Prob"] < 1
     assert "forget_quality" in out
     assert "model.model_args.torch_dtype is now model.model_args.dtype" in said
-    assert "eval_on_start has no effect" in said
+    assert "eval_on_start is now trainer.args.evaluate.at_start" in said
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     code, again, _ = expunge(*words)
@@ -63,6 +63,38 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     code, _, said = expunge(*words, "trainer.args.learning_rate=3e-5")
     assert code == 2
     assert "already holds something else" in said
+
+
+def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expunge: Run) -> None:
+    code, _, said = expunge(
+        "eval", "experiment=eval/tofu/default", "task_name=full", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", SMALL[2],
+    )  # fmt: skip
+    assert code == 0, said
+    summary = trained / "saves" / "eval" / "full" / "TOFU_SUMMARY.json"
+    assert json.loads(summary.read_text())["forget_quality"] is None
+    code, out, said = expunge(
+        "eval", "--refresh", "saves/eval/full", "retain_logs_path=saves/eval/retain/TOFU_EVAL.json"
+    )
+    assert code == 0, said
+    assert "saves/eval/full: " in out
+    assert 0 < json.loads(summary.read_text())["forget_quality"] <= 1
+    code, _, said = expunge("eval", "--refresh", "saves/eval/full", "task_name=x")
+    assert (code, "a folder keeps the settings it was made with" in said) == (2, True)
+
+
+@pytest.mark.parametrize("trainer", ["WHP", "UNDO"])
+def test_methods_with_a_second_model_start_from_a_folder(
+    trained: Path, tofu_source: Path, expunge: Run, trainer: str
+) -> None:
+    code, _, said = expunge(
+        "unlearn", "experiment=unlearn/tofu/default", f"trainer={trainer}", "task_name=two", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    assert (trained / "saves" / "unlearn" / "two" / "model.safetensors").is_file()
+    kinds = {p.name for p in (trained / "saves" / "store").iterdir()}
+    assert kinds >= {"reference", "train" if trainer == "WHP" else "edit"}
 
 
 def test_output_dir_is_taken(here: Path, tofu_source: Path, expunge: Run) -> None:

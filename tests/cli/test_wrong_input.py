@@ -46,8 +46,12 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("trainer.method_args.retain_loss_type", "'L2'", "NLL"),
     ),
     "a method that does not unlearn": ((*UNLEARN, "trainer=finetune"), ("trainer=finetune", "expunge train")),
+    "results of nothing": (("results",), ("study: missing", "no study has run here")),
     "unknown split": ((*UNLEARN, "forget_split=forgte10"), ("forget_split=forgte10", "did you mean 'forget10'")),
-    "splits that do not fit": ((*UNLEARN, "forget_split=forget05"), ("forget_split=forget05", "retain95")),
+    "splits that do not fit": (
+        (*UNLEARN, "forget_split=forget05", "retain_split=retain90"),
+        ("forget_split=forget05", "retain95"),
+    ),
     "no task name": (("unlearn", "experiment=unlearn/tofu/default"), ("task_name: missing",)),
     "unknown experiment": (("eval", "experiment=eval/tofu/defalt"), ("experiment", "'eval/tofu/default'")),
     "no model folder": (

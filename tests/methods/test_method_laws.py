@@ -18,10 +18,12 @@ V, D = 128, 6
 MEAN_OVER_ROWS = {"NPO", "DPO", "AltPO", "SimNPO", "RMU", "FLAT", "SemEvalGA"}
 MEAN_OVER_TOKENS = {
     "GradAscent", "GradDiff", "KL", "IdkNLL", "UNDIAL", "WGA", "SatImp", "PDU", "JensUn", "IHL", "ME",
+    "WHP", "UNDO",
 }  # fmt: skip
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in registry() if name != "finetune"] + [
     ("RMU", {"adaptive": True}),
     ("NPO", {"level": "token"}),
+    ("WHP", {"target": "softmax"}),
     ("CEU", {"alpha": 1, "retain_loss_type": "JSD"}),
     ("GradDiff", {"retain_loss_type": "KL", "nll_weight": 0.5}),
     *[("FLAT", {"divergence": d}) for d in ("KL", "JS", "Pearson")],
@@ -54,8 +56,8 @@ def sides(needs: Needs, scale: float = 2.0) -> dict[str, list[Side]]:
     """Rows of every side a method asks for; a reference has its side's tokens."""
     made: dict[str, list[Side]] = {}
     for name in ("forget", "alternate", "retain"):
-        for key in (name, f"{name}_ref"):
-            if (serve := getattr(needs, key)) is not None:
+        for key in (name, f"{name}_ref", f"{name}_teacher"):
+            if (serve := getattr(needs, key, None)) is not None:
                 generator = torch.Generator().manual_seed(sum(map(ord, key)))
                 made[key] = [one_row(n, serve, generator, scale) for n in LENGTHS]
     return made

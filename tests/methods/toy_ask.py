@@ -17,17 +17,24 @@ def vector(*values: float) -> Tensor:
 
 
 class Toy:
-    """`forget` and `retain` are functions of the parameters; a missing one gives zeros."""
+    """`forget`, `retain` and `relearn` are functions of the parameters; a missing one gives zeros."""
 
-    def __init__(self, params: Sequence[Tensor], forget: Term | None = None, retain: Term | None = None) -> None:
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        forget: Term | None = None,
+        retain: Term | None = None,
+        relearn: Term | None = None,
+    ) -> None:
         self.params = [p.requires_grad_() for p in params]
-        self.terms = {"forget": forget, "retain": retain}
+        self.terms = {"forget": forget, "retain": retain, "relearn": relearn}
         self.asked: list[str] = []
 
     def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
         assert nudge is None and not inner
         self.asked.append(which)
-        used = [t for name, t in self.terms.items() if t is not None and which in (name, "total")]
+        parts = ("forget", "retain") if which == "total" else (which,)
+        used = [t for name, t in self.terms.items() if t is not None and name in parts]
         if not used:
             return [torch.zeros_like(p) for p in self.params]
         total = torch.stack([t(self.params) for t in used]).sum()

@@ -10,7 +10,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.identity import fingerprint
 from expunge.core.records import Text
 from expunge.metrics.api import Metric, find_family
-from expunge.metrics.compute import compute, identity, in_order, requests
+from expunge.metrics.compute import Extra, compute, identity, in_order, requests, with_parents
 
 PROB = Metric("prob", "probability", rows="r", tokens=("answer",))
 PERT = Metric("pert", "probability", rows="r", tokens=("perturbed",))
@@ -92,3 +92,51 @@ def test_identity_follows_definition_and_revision_not_order() -> None:
     changed = Metric("tr", "truth_ratio", rows="r", tokens=RATIO.tokens, args={"aggregate": "closer_to_1_better"})
     assert fingerprint(identity([PROB, changed])) != one
     assert identity([PROB])[0]["revision"] == find_family("probability").revision
+
+
+def test_other_kinds_of_records_are_asked_for_and_missed_by_name() -> None:
+    metrics = [
+        Metric("leak", "leak_at_k", rows="r", texts="answer", sampled=True, args={"k": 1}),
+        Metric("near", "semantic_similarity", rows="r", texts="answer", similar=True),
+        Metric("grad", "gradnorm_score", rows="r", grads="answer"),
+        Metric("same", "agreement", rows="r", agreement="answer"),
+    ]
+    wanted = requests(metrics)
+    assert wanted.samples == wanted.texts == wanted.grads == wanted.agreement == {"r": ("answer",)}
+    assert (wanted.similar_texts, wanted.similar_samples) == ({"r": ("answer",)}, {})
+    found = {name: r.reason for name, r in compute(metrics, {}, {}).items()}
+    assert found == {
+        "leak": "no samples for the rows 'r' with the reference 'answer'",
+        "near": "no generations for the rows 'r' with the reference 'answer'",
+        "grad": "no gradients of the rows 'r' were scored",
+        "same": "no original model was given to compare with",
+    }
+    texts = {("r", "answer"): [Text(0, 0, "", "red", "red", 1, True)]}
+    assert "no embedding model was named" in (compute([metrics[1]], {}, texts)["near"].reason or "")
+
+
+def test_a_metric_of_some_rows_only(records) -> None:
+    tokens = {"r": records({"answer": {0: [math.log(0.5)], 1: [math.log(0.25)], 2: [math.log(0.25)]}})}
+    some = Metric("some", "probability", rows="r", tokens=("answer",), where={"kind": "book"})
+    found = compute([some, PROB], tokens, {}, None, Extra(kept={"some": {1, 2}}))
+    assert (found["some"].value, list(found["some"].per_row)) == (pytest.approx(0.25), [1, 2])
+    assert found["prob"].value == pytest.approx(1 / 3)
+    assert compute([some], tokens, {})["some"].reason == "no row of 'r' is one of {'kind': 'book'}"
+
+
+def test_the_ancestors_of_a_metric() -> None:
+    listed = [MEAN, RATIO, ROUGE, PROB, PERT]
+    assert {m.name for m in with_parents(listed, {"mean"})} == {"mean", "prob", "rouge"}
+    assert with_parents(listed, set()) == []
+
+
+@pytest.mark.parametrize(
+    "family", ["probability", "loss_score", "min_k_score", "exact_memorization", "extraction_strength", "answer_loss"]
+)
+def test_a_row_that_is_not_a_number_is_counted_and_never_averaged(records, family: str) -> None:
+    tokens = {"r": records({"answer": {0: [-1.0, -2.0, -0.1], 1: [-1.0, math.nan, -0.1]}})}
+    alone = {"r": records({"answer": {0: [-1.0, -2.0, -0.1]}})}
+    metric = Metric("m", family, rows="r", tokens=("answer",))
+    result = compute([metric], tokens, {})["m"]
+    assert result.extra["n_missing"] == 1
+    assert result.value == compute([metric], alone, {})["m"].value

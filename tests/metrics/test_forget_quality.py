@@ -11,7 +11,7 @@ import scipy.stats
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Metric, Result, missing
 from expunge.metrics.compute import compute
-from expunge.metrics.forget_quality import ln_p_one_sided, ln_p_two_sided
+from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
 
 RATIO = Metric("tr", "truth_ratio", rows="r", tokens=("answer", "perturbed"), args={"aggregate": "closer_to_1_better"})
 QUALITY = Metric("fq", "forget_quality", parents={"truth_ratio": "tr"}, retain="tr")
@@ -102,3 +102,33 @@ def test_missing_truth_ratio_is_named() -> None:
 def test_needs_its_parent() -> None:
     with pytest.raises(ConfigError, match="needs the parent truth_ratio"):
         compute([Metric("fq", "forget_quality")], {}, {})
+
+
+def test_the_distance_and_its_interval() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=60), rng.normal(size=60) + 0.5
+    assert ks_distance(x, y) == pytest.approx(scipy.stats.ks_2samp(x, y).statistic, rel=1e-12)
+    drawn = [rng.integers(0, 60, size=60) for _ in range(2000)]
+    low, high = np.quantile([scipy.stats.ks_2samp(x[d], y[d]).statistic for d in drawn], [0.025, 0.975])
+    assert ks_interval(x, y) == pytest.approx((low, high), abs=0.03)
+    assert ks_interval(x, x) == (0.0, 0.0)
+
+
+def test_distance_between_two_retain_models() -> None:
+    one, other = (Result(1.0, per_row={i: {"score": s} for i, s in enumerate(of)}) for of in ([1, 2, 3], [1, 5, 6]))
+    assert ks_between(one, other) == pytest.approx(2 / 3)
+    assert math.isnan(ks_between(one, Result(1.0, per_row={0: {"score": 1.0}})))
+
+
+def test_the_value_may_be_a_log(records) -> None:
+    x, y = np.linspace(0, 1, 20), np.linspace(0.4, 1.4, 20)
+    plain = quality(records, x, ratios(records, y))
+    for value in ("ln_p", "ln_p_greater"):
+        metric = Metric("fq", "forget_quality", parents={"truth_ratio": "tr"}, retain="tr", args={"value": value})
+        by_variant = {
+            "answer": {i: [-5000.0] for i in range(20)},
+            "perturbed_0": {i: [-5000.0 + float(v)] for i, v in enumerate(x)},
+        }
+        found = compute([metric, RATIO], {"r": records(by_variant)}, {}, {"tr": ratios(records, y)})["fq"]
+        assert found.value == plain.extra[value] < 0
+        assert found.extra == plain.extra

@@ -7,9 +7,10 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from expunge.core.records import Text
+from expunge.core.records import RowNumbers, Text
 from expunge.metrics import Inputs, Metric, Result, families, find_family, missing
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "golden" / "metrics").glob("*.json"))
@@ -30,6 +31,22 @@ def ratios(scores: list[str | None] | None) -> Result | None:
     return Result(value=0.5, per_row={i: {"score": number(s)} for i, s in enumerate(scores)})
 
 
+def losses(probs: list[str]) -> Result:
+    return Result(0.5, per_row={i: {"score": -math.log(number(p))} for i, p in enumerate(probs)})
+
+
+def text_of(sample: int, row: int, said: str, truth: str, more: dict | None = None) -> Text:
+    more = more or {}
+    near = number(more["similarity"]) if "similarity" in more else None
+    return Text(row, sample, "", said, truth, more.get("n_new_tokens", 1), more.get("stopped", True), near)
+
+
+def numbers_of(rows: dict[str, dict[str, str]]) -> RowNumbers:
+    ids = sorted(int(i) for i in rows)
+    names = next(iter(rows.values()))
+    return RowNumbers(np.array(ids), {n: np.array([number(rows[str(i)][n]) for i in ids]) for n in names})
+
+
 def by_row(variants: dict[str, dict[str, list]]) -> dict[str, dict[int, list]]:
     """The same with rows numbered; JSON has only texts for keys."""
     return {v: {int(i): values for i, values in rows.items()} for v, rows in variants.items()}
@@ -43,15 +60,19 @@ def inputs_of(case: dict, records) -> Inputs:
         parents["truth_ratio"] = ratios(case["scores"])
     for role, scores in case.get("parent_scores", {}).items():
         parents[role] = ratios(scores)
+    for role, probs in case.get("parent_probs", {}).items():
+        parents[role] = losses(probs)
     tokens = None
     if "probs" in case or "logps" in case:
         logps = case.get("logps") or {
             v: {i: [math.log(number(p)) for p in ps] for i, ps in rows.items()} for v, rows in case["probs"].items()
         }
         tokens = records(by_row(logps), **{c: by_row(v) for c, v in case.get("columns", {}).items()})
+    for role, rows in case.get("parent_rows", {}).items():
+        parents[role] = Result(0.5, per_row={int(i): {n: number(v) for n, v in s.items()} for i, s in rows.items()})
     texts = None
     if "texts" in case:
-        texts = [Text(row, sample, "", said, truth, 1, True) for sample, (row, said, truth) in enumerate(case["texts"])]
+        texts = [text_of(sample, *given) for sample, given in enumerate(case["texts"])]
     metric = Metric(
         case["name"],
         case["family"],
@@ -59,12 +80,16 @@ def inputs_of(case: dict, records) -> Inputs:
         tokens=tuple(case.get("tokens", ())),
         texts="answer" if "texts" in case else None,
         args=case.get("args", {}),
-        parents={role: f"metric_{role}" for role in parents},
+        parents=case.get("named", {}) or {role: f"metric_{role}" for role in parents},
+        sampled=case.get("sampled", False),
+        similar=case.get("similar", False),
     )
+    shadows = {role: [losses(probs) for probs in of] for role, of in case.get("shadow_probs", {}).items()}
     retain = ratios(case.get("retain_scores"))
     if "retain_value" in case:
         retain = Result(number(case["retain_value"]))
-    return Inputs(metric=metric, tokens=tokens, texts=texts, parents=parents, retain=retain)
+    given = {kind: numbers_of(case[kind]) for kind in ("grads", "agreement") if kind in case}
+    return Inputs(metric=metric, tokens=tokens, texts=texts, parents=parents, retain=retain, shadows=shadows, **given)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['family']}-{case['name']}")
@@ -110,6 +135,20 @@ def test_each_of_these_families_has_cases_and_a_page() -> None:
         "reference_score",
         "attack_auc",
         "privleak",
+        "exact_match",
+        "semeval_regurgitation",
+        "semeval_tasks",
+        "semeval_mia",
+        "semeval_aggregate",
+        "answer_loss",
+        "gradnorm_score",
+        "rmia_score",
+        "lira_score",
+        "leak_at_k",
+        "worst_case",
+        "fluency",
+        "agreement",
+        "semantic_similarity",
     } <= covered
     for name, family in families().items():
         assert len(family.page) > 200, name

@@ -122,3 +122,24 @@ def test_extreme_numbers_do_not_stop_the_page(model: ReportModel) -> None:
         "model_utility": Result(0.0),
     }
     assert "plane-p" in to_html(dataclasses.replace(model, runs=(Run("wild", "unlearn", results=wild),)))
+
+
+def test_other_metrics_have_their_own_figures(model: ReportModel) -> None:
+    def run(name: str, role: str, forget: float, retain: float) -> Run:
+        results = {"forget_knowmem_ROUGE": Result(forget), "retain_knowmem_ROUGE": Result(retain)}
+        return Run(name, role, results=results)  # type: ignore[arg-type]
+
+    runs = (run("full", "full", 0.8, 0.7), run("retain", "retain", 0.3, 0.7), run("<b>npo</b>", "unlearn", 0.4, 0.6))
+    shown = ("forget_knowmem_ROUGE", "privleak", "retain_knowmem_ROUGE")
+    muse = dataclasses.replace(model, runs=runs, shown=shown, utility="retain_knowmem_ROUGE")
+    seen = Seen(to_html(muse))
+    names = [a.get("id") for t, a in seen.tags if t == "div" and a.get("class") == "plotly-graph-div"]
+    assert names == ["plane", "strips"]
+    text = "".join(seen.text)
+    assert "forget knowledge and utility" in text and "Privacy leakage" in text and "KS distance" not in text
+
+
+def test_metrics_without_figures_make_a_page_without_them(model: ReportModel) -> None:
+    runs = (Run("a", "unlearn", results={"x": Result(1.0)}),)
+    page = to_html(dataclasses.replace(model, runs=runs, samples=(), shown=("x",), utility="y"))
+    assert get_plotlyjs() not in page and "1.000" in page

@@ -122,3 +122,18 @@ def test_without_a_full_model_nothing_is_marked(model: ReportModel) -> None:
 def test_intervals(model: ReportModel) -> None:
     assert cell_of(table(model), "ga", "forget_truth_ratio").interval == "[0.438, 0.562]"
     assert cell_of(table(model), "ga", "model_utility").interval == ""
+
+
+def test_the_columns_follow_what_is_shown(model: ReportModel) -> None:
+    runs = tuple(
+        Run(name, role, results={"mmlu": Result(mmlu), "wmdp_bio": Result(0.25), "arc/acc": Result(0.5)})  # type: ignore[arg-type]
+        for name, role, mmlu in (("full", "full", 0.5), ("broken", "unlearn", 0.125), ("rmu", "unlearn", 0.375))
+    )
+    shown = ("wmdp_bio", "mmlu", "arc/acc", "absent")
+    made = table(dataclasses.replace(model, runs=runs, missing=(), shown=shown, utility="mmlu"))
+    keys = ["wmdp_bio", "mmlu", "utility_drop_percent", "arc/acc", "absent", "steps", "wall_s"]
+    assert [c.key for c in made.columns] == keys
+    assert [c.head for c in made.columns][:4] == ["WMDP bio", "MMLU", "utility drop", "arc/acc"]
+    assert cell_of(made, "rmu", "utility_drop_percent").value == pytest.approx(25.0)
+    assert [row.name for row in made.rows if row.flag == BELOW_FLOOR] == ["broken"]
+    assert "absent was not measured" in made.footnotes

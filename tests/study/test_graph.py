@@ -15,6 +15,7 @@ from expunge.study.config import decode_study
 from expunge.study.graph import Graph, build_graph
 from expunge.study.job import in_order
 
+SCORED = ("forget_eval", "retain_eval", "real_authors", "world_facts")
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 
 
@@ -36,7 +37,16 @@ def keys(made: Graph) -> dict[str, str]:
 def test_the_product_of_seeds_shares_parents() -> None:
     made = graph(seeds={"train": [0, 1], "unlearn": [0, 1, 2]})
     kinds = Counter(job.kind for job in in_order(made.jobs))
-    assert kinds == {"base": 1, "train": 4, "unlearn": 12, "score": 16, "metrics": 16}
+    # a model's records: the tokens and the texts of four sets of rows
+    assert kinds == {
+        "base": 1,
+        "train": 4,
+        "reference": 2,
+        "unlearn": 12,
+        "score": 16 * 8,
+        "records": 16,
+        "metrics": 16,
+    }
     assert len(made.leaves) == 16
 
 
@@ -52,7 +62,9 @@ def test_unlearning_is_compared_with_the_retain_model_of_its_training_seed() -> 
 def test_a_setting_changes_what_depends_on_it_and_nothing_else() -> None:
     before, after = keys(graph()), keys(graph(unlearn={"learning_rate": 1e-4}))
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {f"{kind} {m}" for kind in ("unlearn", "score", "metrics") for m in ("GradAscent", "NPO")}
+    methods = ("GradAscent", "NPO")
+    parts = {f"score {m} {rows} {kind}" for m in methods for rows in SCORED for kind in ("tokens", "texts")}
+    assert changed == parts | {f"{kind} {m}" for kind in ("unlearn", "records", "metrics") for m in methods}
 
 
 def test_labels_and_places_do_not_count() -> None:
@@ -97,7 +109,9 @@ def test_the_data_counts_by_its_contents(shared: Path, tmp_path: Path) -> None:
     (here / "forget01_perturbed.json").write_text("\n".join(lines))
     after = keys(graph(**tofu, data={"root": str(here)}))
     assert after["train full"] == before["train full"]
-    assert after["score full"] != before["score full"]
+    assert after["score full forget_eval tokens"] != before["score full forget_eval tokens"]
+    assert after["score full retain_eval tokens"] == before["score full retain_eval tokens"]
+    assert after["records full"] != before["records full"]
 
 
 def test_fine_tuning_is_no_method_of_a_study() -> None:

@@ -41,20 +41,17 @@ def make_model() -> Callable[..., Any]:
     """A fresh copy of one random model, in evaluation mode."""
 
     def make(**keys: Any) -> Any:
-        config = transformers.LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            **keys,
-        )
+        shape = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.3,
+            "tie_word_embeddings": True,
+        }
+        config = transformers.LlamaConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **{**shape, **keys})
         torch.manual_seed(0)
         return transformers.LlamaForCausalLM(config).eval()
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
-from expunge.methods import objective
+from expunge.methods import Serve, objective
+from expunge.training.ask import Ask
 from expunge.training.config import TrainArgs
 from expunge.training.loop import Trained, plan_samples, train
+from expunge.training.reference import reference
 from expunge.training.serve import Sample
 
 PLAIN = {  # so that one step moves the weights by -learning_rate * gradient
@@ -269,6 +271,25 @@ def test_other_ways_of_computing_train_too(make_model, rows, keys: dict[str, Any
     run(model, objective("finetune"), rows, **args, **keys)
     assert mean_loss(model, rows["retain"]) < before - 0.5
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_teacher_must_be_given(make_model, rows) -> None:
+    with pytest.raises(JobError, match=r"^WHP learns from a teacher, and none was given for the forget rows$"):
+        run(make_model(), objective("WHP"), rows, num_train_epochs=1)
+
+
+def test_a_teacher_is_learnt(make_model, rows) -> None:
+    """UNDO from a model that knows nothing of its teacher goes to what the teacher says, on both sides."""
+    teacher, model = make_model(), make_model()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.5)
+    what = Ask(Serve.LOGITS)
+    said = {f"{s}_teacher": reference(teacher, rows[s], range(len(rows[s])), what, pad_id=0) for s in rows}
+    args = TrainArgs(num_train_epochs=200, learning_rate=1e-2, gradient_accumulation_steps=1, logging_steps=1)
+    done = train(model, objective("UNDO"), rows, args, pad_id=0, references=said)
+    for part in ("forget", "retain"):
+        assert done.history[-1][part] < 0.2 * done.history[0][part]
 
 
 def test_sample_names_its_rows() -> None:

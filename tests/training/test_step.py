@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from expunge.training.config import TrainArgs
 from expunge.training.loop import Trained, plan_samples, train
 from expunge.training.reference import reference
 from expunge.training.serve import SIDES, Server
-from expunge.training.step import Stepper, check_step, forget_part, retain_part
+from expunge.training.step import Stepper, check_step, forget_part, relearn_part, retain_part
 
 CPU = torch.device("cpu")
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
@@ -45,7 +46,7 @@ def probes() -> Iterator[None]:
 
     yield
     for name in ("identity", "apart"):
-        del api._REGISTRY[name]
+        api._REGISTRY.remove(name)
 
 
 def flat(model: Any) -> torch.Tensor:
@@ -98,6 +99,7 @@ def test_a_step_that_changes_nothing_is_the_plain_run(
         ("NPO", {"retain_loss_type": "KL", "nll_weight": 0.4}),
         ("IdkDPO", {}),
         ("RMU", {"module_regex": r"model\.layers\.0", "retain_loss_type": "EMBED_DIFF"}),
+        ("UNDO", {"alpha": 0.3}),
     ],
 )
 def test_the_terms_apart_sum_to_the_total(make_model, rows, probes, name: str, keys: dict[str, Any]) -> None:
@@ -113,9 +115,10 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
     args = TrainArgs(per_device_train_batch_size=3, max_steps=1, gradient_accumulation_steps=1)
     samples = plan_samples(goal, rows, args)
     references = {
-        s: reference(model, rows[s], [getattr(x, s) for x in samples], what, pad_id=0)
+        f"{s}_teacher" if teacher else s: reference(model, rows[s], [getattr(x, s) for x in samples], what, pad_id=0)
         for s in SIDES
-        if (what := asked(goal.needs, s, ref=True))
+        for teacher in (False, True)
+        if (what := asked(goal.needs, s, ref=not teacher, teacher=teacher))
     }
 
     def serve(needs: Any) -> Server:
@@ -141,8 +144,9 @@ def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name:
     assert torch.isfinite(first).all()
     assert not torch.allclose(first, plain, rtol=0, atol=1e-5)
     assert {"forget", "retain", "loss", "grad_norm"} <= set(done.history[0])
-    # the terms are logged as they were before the step moved anything: at step 1 NPO stands at its reference
-    if name != "latent":
+    # the terms are logged as they were before the step moved anything (latent and mudman log their adversary's): at
+    # step 1 NPO stands at its reference
+    if name not in ("latent", "mudman"):
         assert done.history[0]["forget"] == pytest.approx(20 * torch.tensor(2.0).log().item(), rel=1e-4)
         assert done.history[0]["loss"] == pytest.approx(done.history[0]["forget"] + done.history[0]["retain"], rel=1e-5)
 
@@ -252,3 +256,34 @@ def test_a_step_counts_in_the_identity_and_leaves_no_trace_without() -> None:
     assert fingerprint(sam) != fingerprint(TrainArgs(step="sam", step_args={"rho": 0.02}).identity)
     with pytest.raises(ConfigError, match=r"^trainer\.args\.step: no step named 'sma'"):
         _ = TrainArgs(step="sma").identity
+
+
+def test_relearning_is_the_answers_own_likelihood_unweighted_and_not_logged(make_model, rows) -> None:
+    """For a weighted objective, its gradient is that of fine-tuning on the same rows."""
+    model, goal = make_model(), objective("NPO", {"gamma": 0.1, "retain_loss_type": "KL", "nll_weight": 0.5})
+    part = relearn_part(goal)
+    assert part is not None and asked(part.needs, "retain") is None and asked(part.needs, "forget", ref=True) is None
+    samples = plan_samples(goal, rows, TrainArgs(per_device_train_batch_size=3, max_steps=1))[:3]
+    terms = part(Server(part.needs, rows, {}, pad_id=0).view(model, samples, device=CPU))
+    tuned = objective("finetune")
+    same = [dataclasses.replace(s, retain=s.forget, forget=None) for s in samples]
+    learnt = tuned(Server(tuned.needs, {"retain": rows["forget"]}, {}, pad_id=0).view(model, same, device=CPU))
+    assert terms.total.item() == pytest.approx(learnt.total.item(), rel=1e-6)
+    assert relearn_part(objective("IdkNLL")) is None
+
+
+def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
+    ends = []
+    for keys in ({"meta": False}, {"meta": True, "adversary_lr": 0.1}):
+        end, done = run(make_model, rows, objective("NPO"), step="mudman", step_args=keys)
+        assert set(done.history[0]) == {"step", "phase", "forget", "retain", "loss", "learning_rate", "grad_norm"}
+        ends.append(end)
+    assert not torch.allclose(*ends, rtol=0, atol=1e-5)
+
+
+def test_a_method_that_never_reads_the_forget_answers_has_no_adversary() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.args\.step: with these step_args mudman relearns .* IdkNLL never"
+    ):
+        check_step(make_step("mudman", {}), objective("IdkNLL"))
+    check_step(make_step("mudman", {"meta": False}), objective("IdkNLL"))

@@ -87,3 +87,15 @@ def test_identity_leaves_out_what_does_not_change_the_weights() -> None:
     assert fingerprint(TrainArgs(logging_steps=1).identity) == base
     for other in (TrainArgs(seed=1), TrainArgs(learning_rate=2e-5), TrainArgs(group_by_length=False)):
         assert fingerprint(other.identity) != base
+
+
+def test_an_approximate_reference_counts_and_an_exact_one_leaves_no_trace() -> None:
+    plain = TrainArgs()
+    assert plain.topk is None and TrainArgs(reference_topk=9).identity == plain.identity
+    top = TrainArgs(reference="topk", reference_topk=9)
+    assert top.topk == 9
+    assert fingerprint(top.identity) not in {
+        fingerprint(a.identity) for a in (plain, TrainArgs(reference="topk", reference_topk=8))
+    }
+    with pytest.raises(ConfigError, match=r"^args\.reference_topk: must be at least 1, got 0$"):
+        decode(TrainArgs, {"reference_topk": 0}, where="args")

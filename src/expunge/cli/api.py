@@ -8,41 +8,61 @@ result.table()      # one dict per model
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from expunge.cli.cells import in_one, write_reports
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
-from expunge.core.errors import JobError
+from expunge.cli.plugins import load_plugins
+from expunge.core.errors import ConfigError, JobError
 from expunge.report.model import ReportModel
 from expunge.report.table import table
-from expunge.report.write import write_report
-from expunge.study.config import decode_study, decode_task
-from expunge.study.graph import Graph, build_graph
+from expunge.study.config import decode_task
+from expunge.study.graph import Graph
+from expunge.study.grid import study_graph
+from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
+from expunge.study.job import in_order
+from expunge.study.launch import Recipe
+from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
-from expunge.study.run import Planned, plan, run
+from expunge.study.run import Event, Outcome, Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
+from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
+from expunge.study.worker import quiet
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study: its report, where it lies, and what failed (job -> reason)."""
+    """A finished study: its report (of a grid, one for each cell, by name), where it lies, and what failed (job ->
+    reason)."""
 
-    report: ReportModel
+    reports: Mapping[str, ReportModel]
     folder: Path
     failures: Mapping[str, str]
 
+    @property
+    def report(self) -> ReportModel:
+        """The report of a study without a grid. Raises ConfigError for a grid, which has `reports`."""
+        if len(self.reports) > 1:
+            raise ConfigError(f"this study is a grid of {len(self.reports)} cells: take `reports`")
+        return next(iter(self.reports.values()))
+
     def table(self) -> list[dict[str, Any]]:
-        """The results table, a dict per row: column name -> raw value."""
-        made = table(self.report)
+        """The results table, a dict per row: column name -> raw value; of a grid, with the `cell` in front."""
         return [
-            {"run": row.name} | {c.key: cell.value for c, cell in zip(made.columns, row.cells, strict=True)}
+            ({"cell": cell} if cell else {})
+            | {"run": row.name}
+            | {c.key: cell.value for c, cell in zip(made.columns, row.cells, strict=True)}
+            for cell, report in self.reports.items()
+            for made in [table(report)]
             for row in made.rows
         ]
 
@@ -52,6 +72,7 @@ class StudyHandle:
     """A checked study."""
 
     graph: Graph
+    recipe: Recipe
 
     @property
     def store(self) -> Store:
@@ -64,20 +85,51 @@ class StudyHandle:
 
     def run(self, *, console: Console | None = None, command: str = "") -> StudyResult:
         """Run what is missing, then write the report. Raises the first error if not one model could be measured."""
+        quiet()
         with Display(self.plan(), console or Console(quiet=True)) as display:
-            outcome = run(self.graph.jobs, self.store, display.tell)
+            outcome = self._launch(display.tell)
         if all(leaf.metrics.key in outcome.failures for leaf in self.graph.leaves):
             raise outcome.first or JobError("no job could be done")
-        report = report_model(self.graph, outcome, self.store, command)
+        reports = self._reports(outcome, command)
         folder = self.graph.study.output_dir
-        write_report(report, folder)
-        names = {job.key: job.name for leaf in self.graph.leaves for job in (leaf.model, leaf.records, leaf.metrics)}
-        return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
+        write_reports(reports, folder)
+        names = {job.key: job.name for job in in_order(self.graph.jobs)}
+        return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
+
+    def _launch(self, tell: Callable[[Event], None]) -> Outcome:
+        launch, jobs = self.graph.study.launch, self.graph.jobs
+        load = functools.partial(load_plugins, self.recipe.plugins)
+        if launch.kind == "slurm":
+            return run_slurm(jobs, self.recipe, self.store, launch, self.graph.study.output_dir / "slurm", tell, load)
+        if n_workers(launch) > 1:
+            return run_pool(jobs, self.recipe, self.store, launch, tell, load)
+        return run(jobs, self.store, tell)
+
+    def export_slurm(self, folder: Path) -> list[Path]:
+        """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
+        return export_slurm(self.graph.jobs, self.recipe, self.store, self.graph.study.launch, folder)
+
+    def _reports(self, outcome: Outcome, command: str) -> dict[str, ReportModel]:
+        """A report for each cell; of a study without a grid, one without a name."""
+        graphs = self.graph.cells or {"": self.graph}
+        return {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
+
+    def stored(self) -> ReportModel:
+        """The results as far as they are in the store, of all cells; nothing is run."""
+        planned = self.plan()
+        records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
+        waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
+        return in_one(self._reports(Outcome(records, waiting), ""))
 
 
-def load_study(overrides: Sequence[str]) -> StudyHandle:
-    """A study by `study=NAME` or `study=FILE.yaml` and further `key=value` words. Raises ConfigError or DataError."""
-    return StudyHandle(build_graph(decode_study(study_tree(overrides))))
+def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:
+    """A study by `study=NAME` or `study=FILE.yaml` and further `key=value` words. Raises ConfigError or DataError.
+
+    plugins: files that are already loaded, for the processes that do the jobs.
+    """
+    tree = study_tree(overrides)
+    files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
+    return StudyHandle(study_graph(tree), Recipe(tree, files))
 
 
 @dataclass(frozen=True)
@@ -97,13 +149,19 @@ class JobHandle:
 
     def run(self, *, console: Console | None = None) -> JobResult:
         """Do it, unless it is done, and show it in its output folder."""
-        planned = plan([self.prepared.last], Store(Path(self.prepared.single.paths.store)))
+        quiet()
+        planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
         summary: dict[str, float | None] = {}
-        if self.prepared.metrics is not None:
-            evals = folder / "evals" if self.prepared.model else folder
-            summary = json.loads((evals / self.prepared.eval_file.replace("EVAL", "SUMMARY")).read_text())
+        evals = folder / "evals" if self.prepared.model else folder
+        files = (
+            (self.prepared.metrics, self.prepared.eval_file),
+            (self.prepared.harness, LM_EVAL_FILE),
+        )
+        for job, name in files:
+            if job is not None:
+                summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
         return JobResult(folder, summary)
 
 

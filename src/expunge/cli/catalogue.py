@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +21,8 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
     if name is not None:
         found = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
         if found is None:
-            raise ConfigError(f"{what}: none named {name!r}{nearest(name, entries)}")
+            known = [*entries, *(a for e in entries.values() for a in e.get("aliases", ()))]
+            raise ConfigError(f"{what}: none named {name!r}{nearest(name, known)}")
         entries = {found: entries[found]}
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
@@ -39,10 +42,10 @@ def _methods() -> dict[str, dict[str, Any]]:
     for name, spec in registry().items():
         chosen = objective(name)
         out[name] = {
-            "about": spec.page.splitlines()[0],
+            "about": _about(spec.page),
             "shape": "loss",
             "paper": spec.paper,
-            "needs": sorted(f"{k}: {v}" for k, v in canonical(spec.needs).items() if v and k != "retain_positions"),
+            "needs": _needs(canonical(chosen.needs)),
             "settings": {**canonical(chosen.method), **canonical(chosen.weights)},
             "aliases": list(spec.aliases),
             "revision": spec.revision,
@@ -50,7 +53,7 @@ def _methods() -> dict[str, dict[str, Any]]:
         }
     return out | {
         name: {
-            "about": spec.page.splitlines()[0],
+            "about": _about(spec.page),
             "shape": shape,
             "paper": spec.paper,
             "needs": needs,
@@ -61,6 +64,20 @@ def _methods() -> dict[str, dict[str, Any]]:
         }
         for shape, name, spec, needs in _wrappers_and_edits()
     }
+
+
+def _about(page: str) -> str:
+    """The first sentence of a page, without the papers it names: they have a column of their own."""
+    opening = " ".join(page.partition("\n\n")[0].split())
+    bare = re.sub(r" \([^()]*arXiv[^()]*\)", "", opening)
+    return re.split(r"(?<=\.)\s", bare, maxsplit=1)[0]
+
+
+def _needs(needs: Mapping[str, Any]) -> list[str]:
+    """What a loss is served by default, side by side; positions where they are not those of the answers."""
+    sides = [f"{side}: {needs[side]}" for side in needs if needs[side] and not side.endswith(("_positions", "layer"))]
+    odd = [f"{k}: {v}" for k, v in needs.items() if k.endswith("_positions") and v != "answer" and needs[k[:-10]]]
+    return sides + odd + ([f"layer: {needs['layer']}"] if needs["layer"] else [])
 
 
 def _default(setting: Any) -> Any:
@@ -99,11 +116,9 @@ def _metrics() -> dict[str, dict[str, Any]]:
 
 
 def _benchmarks() -> dict[str, dict[str, Any]]:
-    from expunge.benchmarks.benchmark import BENCHMARKS
-    from expunge.benchmarks.panel import tofu_panel
+    from expunge.benchmarks import benchmarks
 
-    panel = [m.name for m in tofu_panel(holdout=True)]
-    return {name: {"about": about, "metrics": panel, "page": about} for name, about in BENCHMARKS.items()}
+    return {name: {"about": spec.about, "page": spec.page} for name, spec in benchmarks().items()}
 
 
 def _table(entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -115,16 +130,27 @@ def _table(entries: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_column(column.replace("_", " "))
     for name, entry in entries.items():
         cells = [entry.get(c, "") for c in columns]
-        table.add_row(name, *(", ".join(c) if isinstance(c, list) else str(c) for c in cells))
+        table.add_row(_names(name, entry), *(", ".join(c) if isinstance(c, list) else str(c) for c in cells))
     Console().print(table)
+
+
+def _names(name: str, entry: Mapping[str, Any]) -> str:
+    aliases = ", ".join(entry.get("aliases", ()))
+    return f"{name} ({aliases})" if aliases else name
 
 
 def _page(name: str, entry: Mapping[str, Any]) -> None:
     console = Console()
     console.print(name, style="bold")
-    console.print(entry["page"], markup=False, highlight=False)
-    for key in ("settings", "needs", "aliases", "metrics"):
+    console.print(inspect.cleandoc(entry["page"]), markup=False, highlight=False)
+    for key in ("shape", "paper", "settings", "needs", "aliases", "metrics"):
         if entry.get(key):
-            value = entry[key]
-            text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else ", ".join(value)
+            value = entry[key] if not isinstance(entry[key], str) else [entry[key]]
+            written = value.items() if isinstance(value, dict) else ()
+            text = ", ".join(f"{k}={_yaml(v)}" for k, v in written) or ", ".join(value)
             console.print(f"{key}: {text}", markup=False, highlight=False)
+
+
+def _yaml(value: Any) -> str:
+    """A setting as a user types it: null, true, text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from expunge.cli.vocabulary import translate
+from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import canonical
 from expunge.study.config import Study
@@ -41,12 +41,14 @@ def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
     tree = _compose("run", words)
     tree.pop("study", None)
     tree.setdefault("name", name)
-    return tree
+    return _with_models(tree)
 
 
 def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The plain dict of `expunge train|unlearn|eval ...`, and notes on what was translated or has no effect."""
     words, notes = translate(_words(overrides))
+    if mode == "train":
+        words, notes = with_split(words, notes)
     tree = _compose(mode, words)
     tree.pop("experiment", None)
     return tree, notes
@@ -67,7 +69,23 @@ def _words(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
-    return list(overrides)
+    # The axes of a grid and what a benchmark takes are checked there, not by the tree of known keys.
+    return [f"++{word}" if word.startswith(("grid.", "data.args.")) else word for word in overrides]
+
+
+def _with_models(tree: dict[str, Any]) -> dict[str, Any]:
+    """The names of shipped models on a grid's axis `model`, as the settings they stand for."""
+    names = tree["grid"].get("model")
+    if not isinstance(names, list):
+        return tree
+    made: dict[str, Any] = {}
+    for name in names:
+        if name not in options("model"):
+            raise ConfigError(f"grid.model: no model named {name!r}{nearest(str(name), options('model'))}")
+        loaded = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
+        empty = {"preset": None, "model_args": {"pretrained_model_name_or_path": None}}
+        made[name] = {"model": OmegaConf.to_container(OmegaConf.merge(empty, loaded))}
+    return {**tree, "grid": {**tree["grid"], "model": made}}
 
 
 def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -91,13 +109,16 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
+    slurm = known.launch.slurm
+    for own in (known.grid, known.data.args, slurm.env, slurm.extra, slurm.by_kind):  # keys there are the user's own
+        OmegaConf.set_struct(own, False)
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:
         key = re.sub(r".*full_key: (\S+).*", r"\1", " ".join(str(error).split()))
         raise ConfigError(f"study: {path}: {_unknown_key(key, base)}") from None
     tree: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
-    return _override(tree, words)
+    return _with_models(_override(tree, words))
 
 
 def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +129,7 @@ def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         except HydraException as error:
             raise ConfigError(f"{word!r}: {_first(error)}") from None
         key = parsed.key_or_group
-        if not parsed.is_add() and OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+        if not (parsed.is_add() or parsed.is_force_add()) and OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
             raise ConfigError(_unknown_key(key, tree))
         OmegaConf.update(config, key, parsed.value(), force_add=True)
     return OmegaConf.to_container(config)  # type: ignore[return-value]
@@ -205,12 +226,11 @@ def _register() -> None:
         if spec.retain_loss_type is None:
             shared = {k: shared[k] for k in ("gamma", "compat")}
         node = {
-            "handler": spec.name,
             "args": canonical(TrainArgs()),
             "method_args": {**canonical(chosen.method), **shared},
         }
         for name in (spec.name, *spec.aliases):
-            store.store(group="trainer", name=name, node=node)
+            store.store(group="trainer", name=name, node={"handler": name, **node})
 
 
 def _defaults(cls: type[Any], **required: Any) -> dict[str, Any]:

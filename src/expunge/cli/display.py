@@ -13,6 +13,7 @@ from rich.table import Table
 
 from expunge.study.run import Event, Planned
 
+PART = "score"  # the kind of jobs that are shown as one with the records they make up
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}
 
 
@@ -27,26 +28,63 @@ def plan_table(planned: Sequence[Planned]) -> Table:
         ("time", "right"),
     ):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
+    by_key = {p.job.key: p for p in planned}
     for p in planned:
+        if p.job.kind == PART:
+            continue
+        parts = [by_key[j.key] for j in p.job.parents.values() if j.kind == PART]
+        done = sum(q.state == "hit" for q in parts)
+        tokens = p.job.estimate.tokens + sum(q.job.estimate.tokens for q in parts)
+        known = [q.seconds for q in (p, *parts) if q.state == p.state or q.state != "hit"]
+        waits = [j for q in (p, *parts) for j in q.job.parents.values() if j.kind != PART]
         table.add_row(
             _SHOWN[p.state],
-            p.job.name,
-            ", ".join(parent.name for parent in p.job.parents.values()),
-            count(p.job.estimate.tokens) if p.job.estimate.tokens else "",
-            ("" if p.state == "hit" else "~") + duration(p.seconds),
+            p.job.name + (f" ({done} of {len(parts)} parts done)" if 0 < done < len(parts) else ""),
+            ", ".join(dict.fromkeys(job.name for job in waits)),
+            count(tokens) if tokens else "",
+            ("" if p.state == "hit" else "~")
+            + duration(None if None in known else sum(s for s in known if s is not None)),
+        )
+    return table
+
+
+LISTED = 600  # a plan of more jobs is shown by kind alone
+
+
+def plan_kinds(planned: Sequence[Planned]) -> Table:
+    """How many jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("kind")
+    for column in ("jobs", "done", "tokens to do", "time to do", "disk to fill"):
+        table.add_column(column, justify="right")
+    for kind in dict.fromkeys(p.job.kind for p in planned):
+        of = [p for p in planned if p.job.kind == kind]
+        left = [p for p in of if p.state != "hit"]
+        tokens, size = sum(p.job.estimate.tokens for p in left), sum(p.job.estimate.bytes for p in left)
+        known = [p.seconds for p in left if p.seconds is not None]
+        table.add_row(
+            kind,
+            str(len(of)),
+            str(len(of) - len(left)),
+            count(tokens) if tokens else "",
+            ("~" + duration(sum(known)) if len(known) == len(left) else "?") if left else "",
+            f"~{count(size)}B" if size else "",
         )
     return table
 
 
 def plan_summary(planned: Sequence[Planned]) -> str:
-    """One line: how many jobs of each state, and the work that is left."""
-    counts = {s: sum(p.state == s for p in planned) for s in _SHOWN}
+    """One line: how many jobs of each state, parts not counted, and the work that is left."""
+    shown = [p for p in planned if p.job.kind != PART]
+    counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
     left = [p for p in planned if p.state != "hit"]
     known = [p.seconds for p in left if p.seconds is not None]
-    text = f"{len(planned)} jobs: " + ", ".join(f"{n} {s}" for s, n in counts.items())
+    text = f"{len(shown)} jobs: " + ", ".join(f"{n} {s}" for s, n in counts.items())
     if left:
         text += f"; to do: {count(sum(p.job.estimate.tokens for p in left))} tokens, about {duration(sum(known))}"
         text += "" if len(known) == len(left) else " and jobs of unknown size"
+        size = sum(p.job.estimate.bytes for p in left)
+        text += f"; models of about {count(size)}B to store" if size else ""
     return text
 
 
@@ -90,6 +128,7 @@ class Display:
         self._console = console
         self._live = Live(self, console=console, refresh_per_second=4) if console.is_terminal else None
         self._n = 0
+        self._total = sum(p.job.kind != PART for p in planned)
         self._spoke = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -114,12 +153,13 @@ class Display:
             if self._live is None and time.monotonic() - self._spoke > QUIET_S:
                 self._print(f"{event.job.name}: {line.done}/{line.total}, about {duration(self._eta(line))} left")
         elif event.what in ("done", "failed", "blocked", "hit"):
-            self._n += 1
-            if self._live is None:
+            part = event.job.kind == PART
+            self._n += not part
+            if self._live is None and (not part or event.what == "failed"):
                 took = "" if event.what == "hit" else f" in {duration(event.wall_s)}"
                 left = f", about {duration(self._left())} left" if event.what == "done" and self._left() else ""
                 reason = f": {event.reason}" if event.reason else ""
-                self._print(f"[{self._n}/{len(self._lines)}] {event.job.name}: {event.what}{took}{left}{reason}")
+                self._print(f"[{self._n}/{self._total}] {event.job.name}: {event.what}{took}{left}{reason}")
 
     def _print(self, text: str) -> None:
         self._spoke = time.monotonic()
@@ -146,8 +186,10 @@ class Display:
         for name in ("job", "state", "", "time", "left"):
             table.add_column(name, no_wrap=True)
         for line in self._lines.values():
+            if line.planned.job.kind == PART and line.what not in ("start", "progress", "failed"):
+                continue
             table.add_row(line.planned.job.name, *self._cells(line))
-        table.add_row("[bold]all[/]", f"{self._n}/{len(self._lines)}", "", "", f"~{duration(self._left())}")
+        table.add_row("[bold]all[/]", f"{self._n}/{self._total}", "", "", f"~{duration(self._left())}")
         return table
 
     def _cells(self, line: _Line) -> tuple[str, str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import __version__
+from expunge.cli.data import add_data
 from expunge.core.errors import ExpungeError
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
@@ -27,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     parsed = _parser().parse_args(words)
+    # where it is installed, other libraries import it, and it tells what it would rather have
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
@@ -67,6 +71,63 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+            sub.add_argument("--all", action="store_true", help="list every job, however many there are")
+        if name == "eval":
+            sub.add_argument(
+                "--refresh",
+                nargs="+",
+                metavar="FOLDER",
+                help="compute the metrics of written folders again from their records, without a model; "
+                "retain_logs_path=FILE gives another retain log",
+            )
+    text = "write a study as scripts for a cluster"
+    sub = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("target", choices=("slurm",), help="sbatch scripts, and queue.sh that submits them")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study, and its launch.slurm settings")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder for the scripts")
+    _add_plugin(sub)
+    sub.set_defaults(command=_export)
+    sub = commands.add_parser("job", description="Do one job of an exported study.")
+    sub.add_argument("recipe", type=Path, help="recipe.json of the exported study")
+    sub.add_argument("--store", required=True, type=Path)
+    sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
+    sub.add_argument("--index", required=True, type=int, help="which of them")
+    sub.set_defaults(command=_job, plugin=[])
+    text = "write another project's experiment as a study file"
+    sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("source", choices=("arcsf",), help="whose files")
+    sub.add_argument("configs", type=Path, metavar="PATH/configs", help="the project's configs folder")
+    sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
+    sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
+    sub.set_defaults(command=_import, plugin=[])
+    text = "check the stored files against their checksums"
+    sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study")
+    sub.add_argument("--store", type=Path, metavar="DIR", help="all of a store, in place of a study's artifacts")
+    _add_plugin(sub)
+    sub.set_defaults(command=_verify)
+    text = "remove from the store what the named studies do not reach, and weights by a policy"
+    sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="+", metavar="key=value", help="every study that is to stay: study=A study=B")
+    sub.add_argument(
+        "--keep",
+        choices=("all", "best", "last", "none"),
+        default="all",
+        help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
+    _add_plugin(sub)
+    sub.set_defaults(command=_gc)
+    text = "query the results of a study, or of all studies that have run"
+    sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
+    _add_plugin(sub)
+    sub.add_argument(
+        "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
+    )
+    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.set_defaults(command=_results)
+    add_data(commands)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -86,29 +147,18 @@ def _add_plugin(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _quiet() -> None:
-    """Libraries speak only when something is wrong; the progress view is ours."""
-    import os
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
 
-    _quiet()
     console = Console()
-    study = load_study(parsed.overrides)
+    study = load_study(parsed.overrides, parsed.plugin)
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
-    console.print(to_rich(result.report))
+    for report in result.reports.values():
+        console.print(to_rich(report))
     for label, reason in result.failures.items():
         console.print(f"failed: {label}: {reason}", markup=False, style="red")
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -119,14 +169,16 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
-    from expunge.cli.display import plan_summary, plan_table
+    from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
-    planned = load_study(parsed.overrides).plan()
+    planned = load_study(parsed.overrides, parsed.plugin).plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
     console = Console()
-    console.print(plan_table(planned))
+    if parsed.all or len(planned) <= LISTED:
+        console.print(plan_table(planned))
+    console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
     return 0
 
@@ -141,6 +193,7 @@ def _planned(p: Any) -> dict[str, Any]:
         "parents": [parent.key for parent in p.job.parents.values()],
         "tokens": p.job.estimate.tokens,
         "seconds": p.seconds,
+        "bytes": p.job.estimate.bytes,
     }
 
 
@@ -149,12 +202,13 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     from expunge.cli.api import load_job
 
+    if getattr(parsed, "refresh", None):
+        return _refresh(parsed.refresh, parsed.overrides)
     if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
         from expunge.core.errors import ConfigError
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
     job = load_job(parsed.mode, parsed.overrides)
-    _quiet()
     for note in job.notes:
         print(f"note: {note}", file=sys.stderr)
     console = Console()
@@ -163,6 +217,64 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
+    from expunge.core.errors import ConfigError
+    from expunge.study.refresh import refresh
+
+    key = "retain_logs_path="
+    settings = [w for w in named if "=" in w and not Path(w).exists()]
+    words = [*settings, *overrides]
+    for word in words:
+        if not word.startswith(key):
+            raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
+    retain = words[-1].removeprefix(key) if words else None
+    for place in (w for w in named if w not in settings):
+        summary = refresh(Path(place), retain)
+        print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
+    return 0
+
+
+def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.api import load_study
+    from expunge.core.errors import ConfigError
+
+    if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
+        raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+    *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
+    print(f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}")
+    return 0
+
+
+def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.answers import do_listed_job
+
+    return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
+
+
+def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.imports import import_study
+
+    return import_study(parsed.configs, parsed.top, parsed.out)
+
+
+def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import verify
+
+    return verify(parsed.overrides, parsed.plugin, parsed.store)
+
+
+def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import collect
+
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
+
+
+def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.answers import show_results
+
+    return show_results(parsed.overrides, parsed.query, parsed.format)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

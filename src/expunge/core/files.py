@@ -61,6 +61,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """The same file under another name: a hard link, or a copy across file systems."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def sweep_parts(path: Path) -> None:
     """Remove what earlier, killed attempts at `path` left beside it. The caller holds the lock on `path`."""
     for left in path.parent.glob(f".{path.name}.*.part"):

@@ -1,13 +1,14 @@
-"""What scoring stores and metrics read: token records and text records, as columns.
+"""What scoring stores and metrics read, as columns: one table for each kind of record.
 
-Token records hold one line per scored answer token. Text records hold one line per generation. Both are sorted, so
-that equal inputs give equal files.
+Token records hold one line per scored answer token, text records one per generation, gradient records one per answer,
+agreement records one per scored answer token, similarity records one per generation. All are sorted, so that equal
+inputs give equal files.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ TOKENS = pa.schema(
         ("is_argmax", pa.bool_()),  # the token is the model's greedy choice
         ("is_eos", pa.bool_()),  # the token ends the sequence (added after the answer's own text)
         ("zlib", pa.int32()),  # bytes of the answer's scored text, compressed; the same on all lines of an answer
-        ("n_bytes", pa.int32()),  # bytes of the answer's scored text as UTF-8; the same on all lines of an answer
+        ("n_bytes", pa.int32()),  # bytes of the answer's scored text without leading blanks, UTF-8
     ]
 )
 
@@ -38,8 +39,38 @@ TEXTS = pa.schema(
         ("prompt", pa.string()),
         ("generation", pa.string()),
         ("reference", pa.string()),  # the true answer
-        ("n_new_tokens", pa.int32()),
-        ("stopped", pa.bool_()),  # the model ended by itself (EOS), not by the length limit
+        ("n_new_tokens", pa.int32()),  # the end included; 0 only where the model's logits were not numbers
+        ("stopped", pa.bool_()),  # the model ended by itself (EOS, or at a stop text), not by the length limit
+    ]
+)
+
+GRADS = pa.schema(
+    [
+        ("row_id", pa.int32()),
+        ("variant", pa.string()),
+        ("l1", pa.float64()),  # norms of the whole gradient of the answer's mean token loss, its last token left out
+        ("l2", pa.float64()),
+        ("linf", pa.float64()),
+        ("tensor_mean", pa.float64()),  # mean over parameter tensors of each one's 2-norm
+    ]
+)
+
+AGREEMENT = pa.schema(
+    [
+        ("row_id", pa.int32()),
+        ("variant", pa.string()),
+        ("position", pa.int32()),
+        ("kl", pa.float32()),  # KL(original || model) over the vocabulary at this token, in nats
+        ("same_argmax", pa.bool_()),  # both models' first choice is the same token
+    ]
+)
+
+SIMILARITY = pa.schema(
+    [
+        ("row_id", pa.int32()),
+        ("sample", pa.int32()),
+        ("variant", pa.string()),  # the answer the generation is held against
+        ("cosine", pa.float64()),  # of the embeddings of generation and answer; NaN where either is empty
     ]
 )
 
@@ -82,6 +113,18 @@ class Answers:
         """One value per token, cut into R arrays, one per row."""
         return [values_N[start:end] for start, end in itertools.pairwise(self.offsets)]
 
+    def of_rows(self, ids: Collection[int]) -> Answers:
+        """The same answers, of the given rows only."""
+        keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
+        keep_N = np.repeat(keep_R, self.n_tokens)
+        return Answers(
+            row_ids=self.row_ids[keep_R],
+            offsets=np.concatenate([[0], np.cumsum(self.n_tokens[keep_R])]).astype(np.int64),
+            zlib=self.zlib[keep_R],
+            n_bytes=self.n_bytes[keep_R],
+            **{c: getattr(self, c)[keep_N] for c in _COLUMNS},
+        )
+
     def without_last(self) -> Answers:
         """The same rows without each row's last token."""
         last = self.offsets[1:][self.n_tokens > 0] - 1
@@ -108,6 +151,11 @@ class TokenRecords:
 
     def __getitem__(self, variant: str) -> Answers:
         return self.by_variant[variant]
+
+    def of_rows(self, ids: Collection[int]) -> TokenRecords:
+        """The same records, of the given rows only; a variant that none of them has is left out."""
+        cut = {name: answers.of_rows(ids) for name, answers in self.by_variant.items()}
+        return TokenRecords({name: answers for name, answers in cut.items() if len(answers.row_ids)})
 
     def family(self, stem: str) -> list[Answers]:
         """All variants `stem_0`, `stem_1`, ... in order (the perturbed answers of a row)."""
@@ -151,6 +199,7 @@ class Text:
     reference: str
     n_new_tokens: int
     stopped: bool
+    similarity: float | None = None  # to the reference, where an embedding model has read both
 
 
 def text_records(table: pa.Table) -> list[Text]:
@@ -162,3 +211,52 @@ def texts_table(texts: Iterable[Text]) -> pa.Table:
     """The TEXTS table of a list of generations, sorted by row and sample."""
     ordered = sorted(texts, key=lambda t: (t.row_id, t.sample))
     return pa.Table.from_pylist([vars(t) for t in ordered], schema=TEXTS)
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """Named numbers of R rows: `columns[name]` has shape (R,), NaN where a row has none. Row ids ascend."""
+
+    row_ids: Ints
+    columns: Mapping[str, Floats]
+
+    def of_rows(self, ids: Collection[int]) -> RowNumbers:
+        """The same numbers, of the given rows only."""
+        keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
+        return RowNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
+
+
+def grad_records(table: pa.Table) -> dict[str, RowNumbers]:
+    """A GRADS table by variant: the columns l1, l2, linf and tensor_mean."""
+    return {v: RowNumbers(ids, columns) for v, ids, columns in _by_variant(table, GRADS.names[2:])}
+
+
+def agreement_records(table: pa.Table) -> dict[str, RowNumbers]:
+    """An AGREEMENT table by variant: kl and same_argmax, each the mean over a row's tokens."""
+    out: dict[str, RowNumbers] = {}
+    for variant, ids, columns in _by_variant(table, ("kl", "same_argmax")):
+        rows, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        means = {name: np.add.reduceat(column, first) / counts for name, column in columns.items()}
+        out[variant] = RowNumbers(rows, means)
+    return out
+
+
+def _by_variant(table: pa.Table, names: Iterable[str]) -> list[tuple[str, Ints, dict[str, Floats]]]:
+    """Each variant with its lines' row ids, ascending, and their columns as float64."""
+    variants = np.asarray(table["variant"].to_pylist(), dtype=object)
+    row_id = table["row_id"].to_numpy().astype(np.int64)
+    columns = {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
+    found = []
+    for variant in sorted(set(variants.tolist())):
+        pick = np.flatnonzero(variants == variant)
+        pick = pick[np.argsort(row_id[pick], kind="stable")]
+        found.append((variant, row_id[pick], {name: column[pick] for name, column in columns.items()}))
+    return found
+
+
+def similarity_records(table: pa.Table) -> dict[str, dict[tuple[int, int], float]]:
+    """A SIMILARITY table as variant -> (row, sample) -> cosine."""
+    out: dict[str, dict[tuple[int, int], float]] = {}
+    for line in table.to_pylist():
+        out.setdefault(line["variant"], {})[line["row_id"], line["sample"]] = line["cosine"]
+    return out

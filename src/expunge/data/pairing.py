@@ -1,13 +1,16 @@
 """Which rows meet in which step: a plan made before training, from the seed alone.
 
-The anchor side is passed through epoch by epoch, shuffled anew each time. The other side is drawn without replacement:
-its rows are shuffled, used once each, shuffled again, and so on. The k-th sample of the run is the same whatever the
-number of workers, ranks or interruptions.
+Interleaved: the anchor side is passed through epoch by epoch, shuffled anew each time; the other side is drawn without
+replacement: its rows are shuffled, used once each, shuffled again, and so on. In chunks: forget rows in consecutive
+parts, with retain rows from a cursor. Alternating: parts of the forget rows alone, and of the retain rows alone. The
+k-th sample of the run is the same whatever the number of workers, ranks or interruptions.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +21,14 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairing:
-    """For each sample of the run, in order, its forget and its retain row (positions in their sets), or None."""
+    """For each sample, in order, its forget row, shape (S,), and its retain rows, shape (S, ratio); None: no such side.
+
+    Rows are positions in their sets. n_epoch: samples of one pass.
+    """
 
     forget: Rows | None
     retain: Rows | None
+    n_epoch: int = 0
 
     def __len__(self) -> int:
         side = self.forget if self.forget is not None else self.retain
@@ -42,13 +49,85 @@ def pair(
     n_retain: int | None,
     n_samples: int,
     seed: int,
+    ratio: int = 1,
+    n_epoch: int = 0,
 ) -> Pairing:
-    """The run's samples; a side with no rows (None) is left out. Both sides are drawn without replacement, so the
-    anchor only decides how many samples an epoch has, which the caller says by `n_samples`."""
+    """An interleaved run's samples; a side with no rows (None) is left out. Both sides are drawn without replacement,
+    so the anchor only decides how many samples an epoch has, which the caller says by `n_samples`."""
     return Pairing(
         forget=None if n_forget is None else shuffled_stream(n_forget, n_samples, seed, 0),
-        retain=None if n_retain is None else shuffled_stream(n_retain, n_samples, seed, 1),
+        retain=None if n_retain is None else shuffled_stream(n_retain, n_samples * ratio, seed, 1).reshape(-1, ratio),
+        n_epoch=n_epoch,
     )
+
+
+def in_chunks(
+    *,
+    n_forget: int,
+    n_retain: int | None,
+    chunk_size: int,
+    samples_of: Callable[[int], int],
+    ratio: int,
+    seed: int,
+    shuffle: bool,
+) -> list[Pairing]:
+    """A pairing per chunk of consecutive forget rows; `samples_of` gives the samples of a run over so many rows.
+
+    Every forget row has its own `ratio` retain rows, the same in each pass: the cursor takes the next ones, around the
+    retain rows and on from chunk to chunk. `shuffle` puts both sides in a seeded order first.
+    """
+    retain = None if n_retain is None else _order(n_retain, seed, 1, shuffle)
+    out: list[Pairing] = []
+    for start, chunk in _chunks(_order(n_forget, seed, 0, shuffle), chunk_size):
+        visits = np.arange(samples_of(len(chunk))) % len(chunk)
+        beside = None
+        if retain is not None:
+            cursor = np.arange(start * ratio, (start + len(chunk)) * ratio) % len(retain)
+            beside = retain[cursor].reshape(-1, ratio)[visits]
+        out.append(Pairing(chunk[visits], beside, len(chunk)))
+    return out
+
+
+def alternating(
+    *,
+    n_forget: int,
+    n_retain: int,
+    chunk_size: int,
+    samples_of: Callable[[int], int],
+    anneal_samples_of: Callable[[int], int],
+    every: int,
+    share: float,
+    seed: int,
+    shuffle: bool,
+) -> list[Pairing]:
+    """Pairings of one side each: every chunk of forget rows; after each `every` whole chunks a random share of the
+    retain rows; at the end all retain rows. Each pass of each pairing is in a new seeded order."""
+    streams = itertools.count(4)  # 0 to 3 order the other plans
+    out: list[Pairing] = []
+
+    def passes(rows: Rows, n_samples: int) -> Rows:
+        return rows[shuffled_stream(len(rows), n_samples, seed, next(streams))]
+
+    def anneal(rows: Rows) -> None:
+        out.append(Pairing(None, passes(rows, anneal_samples_of(len(rows)))[:, None], len(rows)))
+
+    whole = 0
+    for _, chunk in _chunks(_order(n_forget, seed, 0, shuffle), chunk_size):
+        out.append(Pairing(passes(chunk, samples_of(len(chunk))), None, len(chunk)))
+        whole += len(chunk) == chunk_size
+        if len(chunk) == chunk_size and whole % every == 0:
+            anneal(shuffled_stream(n_retain, max(1, int(share * n_retain + 1e-9)), seed, next(streams)))
+    anneal(np.arange(n_retain, dtype=np.int64))
+    return out
+
+
+def _order(n_rows: int, seed: int, stream: int, shuffle: bool) -> Rows:
+    return shuffled_stream(n_rows, n_rows, seed, stream) if shuffle else np.arange(n_rows, dtype=np.int64)
+
+
+def _chunks(rows: Rows, size: int) -> list[tuple[int, Rows]]:
+    """Consecutive parts of at most `size` rows, each with its start."""
+    return [(start, rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def choices(visited: Rows, n: int, seed: int) -> Rows:

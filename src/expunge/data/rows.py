@@ -47,6 +47,7 @@ class Row:
 
 
 Form = Literal["qa", "completion", "text"]
+Long = Literal["right", "left", "pieces"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,17 @@ class RowSet:
     form: how a row becomes text. "qa": by the template. "completion": the question as it stands, a blank, the answer
     and EOS, without template. "text": the same without EOS, for pieces of longer texts (the question may be empty: all
     of the text is then scored) and for the options of a multiple choice. shots: solved examples before each question,
-    in place of the template's.
+    in place of the template's. max_length: tokens of a row at most, in place of the template's. long: what becomes of
+    longer rows: cut on the right, cut on the left (the prompt's start goes, the answer stays), or, for texts to train
+    on, all rows joined by a blank line and cut into pieces, so that nothing is lost.
     """
 
     name: str
     rows: tuple[Row, ...]
     form: Form = "qa"
     shots: tuple[tuple[str, str], ...] = ()
+    max_length: int | None = None
+    long: Long = "right"
 
     def __post_init__(self) -> None:
         for i, row in enumerate(self.rows):
@@ -86,9 +91,12 @@ class RowSet:
 
     def fingerprint(self) -> str:
         """SHA-256 over the contents of the rows in order (not over the set's name or where it was read)."""
-        if self.form == "qa" and not self.shots:
+        if (self.form, self.shots, self.max_length, self.long) == ("qa", (), None, "right"):
             return fingerprint(self.rows)
-        return fingerprint({"rows": self.rows, "form": self.form, "shots": self.shots})
+        how: dict[str, Any] = {"rows": self.rows, "form": self.form, "shots": self.shots}
+        if self.max_length is not None or self.long != "right":
+            how |= {"max_length": self.max_length, "long": self.long}
+        return fingerprint(how)
 
 
 def _variant_order(variant: str) -> tuple[int, str, int]:
@@ -127,6 +135,17 @@ def qa_rows(
             other = _text(record, "paraphrased_question", place)
         rows.append(Row(i, question, answers, other))
     return RowSet(name, tuple(rows))
+
+
+def text_rows(raw: Sequence[Mapping[str, Any]], *, name: str, where: str, key: str = "text", **how: Any) -> RowSet:
+    """Raw records with one column of text as rows without a question, in the form "text".
+
+    `how` holds further settings of the RowSet. Raises DataError as `qa_rows` does.
+    """
+    if not raw:
+        raise DataError(f"{where}: no rows")
+    rows = tuple(Row(i, "", {ANSWER: _text(r, key, f"{where} row {i}")}) for i, r in enumerate(raw))
+    return RowSet(name, rows, form="text", **how)
 
 
 def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:

@@ -31,11 +31,30 @@ def load_raw(
     Raises DataError for what is missing, unreadable or out of reach, ConfigError for a split of a local file.
     """
     place, name = (source, subset) if root is None else (root, subset or source)
-    if _on_hub(place):
+    if is_hub_id(place):
         return _from_hub(place, name, split)
     if split != "train":
         raise ConfigError(f"split={split}: {place} is local, and a local file has no splits; name the file itself")
     path = _find(Path(place).expanduser(), name)
+    return read_file(path), str(path)
+
+
+def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
+    """Read one split of one subset of a data set, and a label of where it came from.
+
+    `place` is a hub id, or a local folder with the same layout: `subset/split-*-of-*.parquet` as the hub keeps it, or
+    `subset/split` or `subset` with one of the extensions that `read_file` knows. Raises DataError.
+    """
+    if is_hub_id(place):
+        return _from_hub(place, subset, split)
+    folder = Path(place).expanduser()
+    shards = sorted((folder / subset).glob(f"{split}-*-of-*.parquet"))
+    if shards:
+        return [record for shard in shards for record in read_file(shard)], f"{folder / subset}/{split}"
+    if not (folder / subset).is_dir() and any((folder / f"{subset}{e}").is_file() for e in EXTENSIONS):
+        path = _with_extension(folder, subset)
+    else:
+        path = _with_extension(folder / subset, split)
     return read_file(path), str(path)
 
 
@@ -64,7 +83,7 @@ def read_file(path: Path) -> Records:
     return records
 
 
-def _on_hub(place: str) -> bool:
+def is_hub_id(place: str) -> bool:
     """Whether a name means the hub: `owner/name`, not there on disk, and `owner` is no local folder either."""
     path = Path(place).expanduser()
     return (

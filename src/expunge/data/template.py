@@ -7,10 +7,14 @@ len(tokens(prompt)) ids as the prompt, as that project does: with plain tags the
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
@@ -73,24 +77,47 @@ class Encoder:
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         bos = tokenizer.bos_token_id
         self._bos = [int(bos)] if bos is not None and probe and probe[0] == bos else []
+        self._last: tuple[str, list[int]] = ("", [])
+        self._others: dict[tuple[Any, int], Encoder] = {}
 
     def row(self, rows: RowSet, row: Row, variant: str) -> Encoded:
         """Ids of one answer of a row of a set, by the set's form and shots."""
         where = f"{rows.name} row {row.row_id}"
+        own = self._for(rows)
         if rows.form != "qa":
-            return self._plain(rows, row.question, row.answers[variant], where)
-        return self._with(rows.shots).encode(row.question, row.answers[variant], where=where)
+            return own._plain(rows, row.question, row.answers[variant], where)
+        return own.encode(row.question, row.answers[variant], where=where)
+
+    def pieces(self, rows: RowSet) -> list[Encoded]:
+        """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.
+
+        Pieces differ by one token at most, so none is short. Each text is tokenised apart, with the blank line that
+        follows it; no piece is ever decoded. A piece starts with BOS where the tokenizer has one, and is all scored
+        but for its first token, before which there is nothing.
+        """
+        texts = [row.answer for row in rows]
+        texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
+        ids = np.concatenate(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        size = self._for(rows).template.max_length - len(self._bos)
+        cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
+        return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]
 
     def row_prompt(self, rows: RowSet, row: Row) -> list[int]:
         """The ids generation starts from, for a row of a set."""
         if rows.form != "qa":
-            return list(self._bos) + self._ids(self._shown(rows, row.question).rstrip(" "))
-        return self._with(rows.shots).prompt(row.question)
+            return list(self._bos) + self._prompt_ids(self._shown(rows, row.question).rstrip(" "))
+        return self._for(rows).prompt(row.question)
 
-    def _with(self, shots: tuple[tuple[str, str], ...]) -> Encoder:
-        if not shots:
+    def _for(self, rows: RowSet) -> Encoder:
+        """This encoder with what a set says in place of the template."""
+        shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.template.max_length
+        if (shots, limit) == (self.template.few_shot, self.template.max_length):
             return self
-        return Encoder(dataclasses.replace(self.template, few_shot=shots), self.tokenizer)
+        if (shots, limit) not in self._others:
+            other = copy.copy(self)
+            other.template = dataclasses.replace(self.template, few_shot=shots, max_length=limit)
+            self._others[shots, limit] = other
+        return self._others[shots, limit]
 
     @staticmethod
     def _shown(rows: RowSet, question: str) -> str:
@@ -102,22 +129,27 @@ class Encoder:
         bare = text.rstrip(" ")
         joined = not bare or bare[-1].isspace() or answer[:1].isspace()
         lead = text[len(bare) :] or ("" if joined else " ")
-        prompt = list(self._bos) + self._ids(bare)
+        prompt = list(self._bos) + self._prompt_ids(bare)
         tail = self._ids(lead + answer) + ([self.eos] if rows.form == "completion" else [])
+        if rows.long == "left":
+            over = max(0, len(prompt) + len(tail) - self.template.max_length)
+            start = len(self._bos)
+            if over <= len(prompt) - start:
+                return Encoded((*self._bos, *prompt[start + over :], *tail), len(prompt) - over, over)
         return self._cut(prompt, tail, where)
 
     def prompt(self, question: str) -> list[int]:
         """The ids generation starts from."""
         if self.template.compat == "openunlearning":
             return self._peer_ids(self._prompt_text(question), cut=False)
-        return self._start() + self._ids(self._clean_prompt(question)[0])
+        return self._start() + self._prompt_ids(self._clean_prompt(question)[0])
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
         """Ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
             return self._encode_peer(question, answer)
         text, lead = self._clean_prompt(question)
-        prompt = self._start() + self._ids(text)
+        prompt = self._start() + self._prompt_ids(text)
         chat = self.template.apply_chat_template
         tail = self._chat_answer(question, answer) if chat else self._ids(lead + answer)
         if not tail or tail[-1] != self.eos:
@@ -137,6 +169,12 @@ class Encoder:
 
     def _start(self) -> list[int]:
         return [] if self.template.apply_chat_template else list(self._bos)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        """Ids of a prompt; those of the last one are kept, since the answers of a row come one after another."""
+        if self._last[0] != text:
+            self._last = (text, self._ids(text))
+        return self._last[1]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

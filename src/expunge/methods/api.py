@@ -9,12 +9,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError
+from expunge.core.registry import Registry
 
 
 class Serve(enum.Enum):
@@ -36,6 +37,7 @@ class Positions(enum.Enum):
 @dataclass(frozen=True)
 class Needs:
     """Sides and quantities a loss reads. `*_ref` come from the reference: the model as it was before unlearning.
+    `*_teacher` come from another model, which the method's registration names.
 
     alternate: the forget questions with another answer (a refusal, or one given in a file). layer: the module whose
     output HIDDEN serves, by its name in the model (`model.layers.7`).
@@ -47,6 +49,8 @@ class Needs:
     alternate_ref: Serve | None = None
     retain: Serve | None = None
     retain_ref: Serve | None = None
+    forget_teacher: Serve | None = None
+    retain_teacher: Serve | None = None
     forget_positions: Positions = Positions.ANSWER
     retain_positions: Positions = Positions.ANSWER
     layer: str | None = None
@@ -183,6 +187,8 @@ class View:
     alternate_ref: Side | None = None
     retain: Side | None = None
     retain_ref: Side | None = None
+    forget_teacher: Side | None = None
+    retain_teacher: Side | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -191,6 +197,8 @@ class ForgetLoss(Protocol):
 
     A method whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
     A method that weighs its terms by a rule of its own (dual variables) has `total(forget, retain, weights, memory)`.
+    One whose teacher is "reinforced" may change that model's training settings by a property `reinforce`; one that
+    starts from noised weights says how by `noise(seed)`, an edit.
     """
 
     def forget_loss(self, view: View) -> Tensor:
@@ -198,9 +206,16 @@ class ForgetLoss(Protocol):
         ...
 
 
+Teacher = Literal["", "reinforced", "start"]
+
+
 @dataclass(frozen=True)
 class Spec:
-    """A registered method: its class, its needs and its defaults for the shared weights."""
+    """A registered method: its class, its needs and its defaults for the shared weights.
+
+    teacher: the other model it learns from, if any. "reinforced": the model before unlearning, trained further on the
+    forget rows. "start": the model the run is given, before `noise` changes its weights.
+    """
 
     name: str
     revision: int
@@ -211,6 +226,7 @@ class Spec:
     alpha: float
     retain_loss_type: str | None  # None: the method takes no retain rows
     aliases: tuple[str, ...] = ()
+    teacher: Teacher = ""
 
     @property
     def page(self) -> str:
@@ -218,8 +234,7 @@ class Spec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: dict[str, Spec] = {}
-_ALIASES: dict[str, str] = {}
+_REGISTRY: Registry[Spec] = Registry("method", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -233,14 +248,15 @@ def method(
     alpha: float = 1.0,
     retain_loss_type: str | None = "NLL",
     aliases: tuple[str, ...] = (),
+    teacher: Teacher = "",
 ) -> Callable[[C], C]:
     """Register a frozen dataclass as an unlearning method under the name users type."""
 
     def register(cls: C) -> C:
-        if name in _REGISTRY and _REGISTRY[name].cls.__qualname__ != cls.__qualname__:
-            raise ConfigError(f"method {name}: registered twice, by {_REGISTRY[name].cls} and {cls}")
-        _REGISTRY[name] = Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases)
-        _ALIASES.update({a: name for a in aliases})
+        if (needs.forget_teacher or needs.retain_teacher) and not teacher:
+            raise ConfigError(f"method {name}: reads a teacher and does not say which (teacher=reinforced or start)")
+        made = Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
+        _REGISTRY.add(made, aliases)
         return cls
 
     return register
@@ -248,15 +264,12 @@ def method(
 
 def registry() -> Mapping[str, Spec]:
     """All methods by name."""
-    return dict(sorted(_REGISTRY.items(), key=lambda kv: kv[0].lower()))
+    return _REGISTRY.all()
 
 
 def find(name: str, where: str = "trainer") -> Spec:
     """The method of a name or alias. Raises ConfigError with the nearest right name."""
-    key = _ALIASES.get(name, name)
-    if key not in _REGISTRY:
-        raise ConfigError(f"{where}: no method named {name!r}{nearest(name, [*_REGISTRY, *_ALIASES])}")
-    return _REGISTRY[key]
+    return _REGISTRY.find(name, where)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ class CEU:
 
     Loss: mean over tokens of -sum_v q(v) log p(v), with q the model's own distribution with the true token's logit at
     minus infinity, held constant. The gradient in the logits is p - q: bounded, and not vanishing where the model is
-    sure. The first `ignore_first_n_answer_tokens` of each answer are left out (1, as in OpenUnlearning: the first token
-    rarely carries the fact). alpha = 0: the paper uses no retain rows; alpha > 0 adds the shared retain loss.
+    sure. The first `ignore_first_n_answer_tokens` of each answer are left out, a trick of the paper's training; 1 is
+    OpenUnlearning's default, and the paper's own number is not confirmed. alpha = 0: the paper uses no retain rows;
+    alpha > 0 adds the shared retain loss.
 
     Pitfalls: answers of n tokens or fewer give no signal. The value has no meaning of its own, since its target moves
     with the model: it does not tend to 0. It needs the whole distribution of the forget answers.

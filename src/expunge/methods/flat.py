@@ -37,7 +37,9 @@ class FLAT:
         JS       g = log 2 - log(1 + exp(-v))   f* = -log(2 - exp(t))
         Pearson  g = v                          f* = t^2 / 4 + t
 
-    alpha = 0: no retain rows are used; alpha > 0 adds the shared retain loss.
+    alpha = 0: no retain rows are used; alpha > 0 adds the shared retain loss. TV, g and f* are those of
+    the authors' code (TOFU: learning rate 1e-5, 5 epochs, batches of 64), which however takes one v over the padded
+    batch, prompt and padding counting as 0, where v here is each answer's own.
 
     Pitfalls: v is a mean of probabilities, not a likelihood: a few sure tokens dominate it, and where an answer is
     unlikely its gradient vanishes. Alternates decide what is said instead.

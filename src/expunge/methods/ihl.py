@@ -17,7 +17,8 @@ class IHL:
 
     Loss: mean over the forget tokens of 1 + p(y) - max_{v != y} p(v), between 0 and 2. The gradient lowers the true
     token and raises only its strongest rival, where gradient ascent raises the whole vocabulary; it fades once the
-    rival is far ahead. gamma = alpha = 1, with the retain NLL, as in the paper.
+    rival is far ahead. gamma = alpha = 1, with the retain NLL: the plain sum of the two. Whether the authors' runs
+    weigh the terms otherwise is not confirmed: their released code leaves the weights to files it lacks.
 
     Pitfalls: the rival may be another wording of the same fact. The paper adds a Fisher-weighted start of LoRA adapters
     (FILA), which is not part of this loss. It needs the whole distribution of the forget answers.

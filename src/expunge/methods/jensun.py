@@ -21,7 +21,8 @@ class JensUn:
     averaged over tokens, in nats and at most log 2. Against a one-hot target the divergence depends on p, the refusal
     token's probability, alone: JSD = log 2 + (p log p - (1 + p) log(1 + p)) / 2.
 
-    gamma = alpha = 1: the two terms share one scale.
+    gamma = alpha = 1: the settings of the authors' released code. Whether the paper's runs weigh
+    the terms otherwise could not be checked. There the refusal is a fixed short text, laid over every forget answer.
 
     Pitfalls: where p is tiny the gradient in the logits is p-sized and training starts slowly: a larger learning
     rate, or a few steps of IdkNLL first, help. The retain term needs the whole distribution of both models.

@@ -3,6 +3,7 @@
 retain_loss_type
     NLL  token-mean negative log-likelihood of the retain answers
     EMBED_DIFF  mean squared difference of a layer's output to the reference's (RMU's retain term)
+    TEACHER_KL  KL(teacher || model), averaged as KL is, for methods that have a teacher (UNDO)
     JSD  Jensen-Shannon divergence of model and reference, averaged as KL is (JensUn's retain term)
     KL   KL(reference || model), summed over the vocabulary, averaged over the positions that predict an answer token.
          `compat=openunlearning` averages over every position of the padded batch, prompt and padding included.
@@ -37,7 +38,7 @@ class Weights:
 
     gamma: float = 1.0
     alpha: float = 1.0
-    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JSD"] | None = None
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JSD", "TEACHER_KL"] | None = None
     nll_weight: float = 0.0
     compat: Literal["paper", "openunlearning"] = "paper"
 
@@ -69,6 +70,8 @@ class Objective:
             return dataclasses.replace(
                 own, retain=Serve.HIDDEN, retain_ref=Serve.HIDDEN, retain_positions=Positions.OWN
             )
+        if self.weights.retain_loss_type == "TEACHER_KL":
+            return dataclasses.replace(own, retain=Serve.LOGITS, retain_teacher=Serve.LOGITS)
         every = self.weights.compat == "openunlearning" and self.weights.retain_loss_type == "KL"
         return dataclasses.replace(
             own,
@@ -115,6 +118,8 @@ def retain_loss(weights: Weights, view: View) -> Tensor:
     model = served(view.retain, "retain")
     if weights.retain_loss_type in (None, "NLL"):
         return model.nll
+    if weights.retain_loss_type == "TEACHER_KL":
+        return kl_to_reference(served(view.retain_teacher, "retain_teacher"), model)
     reference = served(view.retain_ref, "retain_ref")
     if weights.retain_loss_type == "KL":
         return kl_to_reference(reference, model)
@@ -178,6 +183,11 @@ def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = 
         raise ConfigError(
             f"{where}.method_args.retain_loss_type: EMBED_DIFF compares a layer's output, and {spec.name} names no "
             "layer (allowed: NLL, KL, JSD)"
+        )
+    if weights.retain_loss_type == "TEACHER_KL" and spec.teacher != "start":
+        raise ConfigError(
+            f"{where}.method_args.retain_loss_type: TEACHER_KL stays near a teacher, and {spec.name} has none to stay "
+            "near (allowed: NLL, KL, JSD)"
         )
     if (not made.forgets or weights.gamma == 0) and (made.needs.retain is None or weights.alpha == 0):
         raise ConfigError(f"{where}.method_args: {spec.name} has nothing to minimise with these weights")

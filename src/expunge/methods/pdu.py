@@ -23,9 +23,11 @@ class PDU:
     max(0, lambda + dual_step_size (R - eps)) after each step, or after each epoch with R averaged over it.
     `primal_dual=false` keeps lambda = alpha.
 
-    `retain_loss_eps` must be somewhat above the retain loss of the model before unlearning, or lambda only grows. 0.3
-    fits models fine-tuned on TOFU, and is in use there with alpha = 100, dual_step_size = 5 and the 5 warm-up epochs of
-    the default; set it for any other model. dual_step_size = 1, gamma = alpha = 1: OpenUnlearning's settings.
+    `retain_loss_eps` must be somewhat above the retain loss of the model before unlearning, or lambda only grows: the
+    authors choose it so, by hand, and their code has no default. 0.3 fits models fine-tuned on
+    TOFU, with alpha = 100, dual_step_size = 5 and the 5 warm-up epochs of the default (the experiment
+    `unlearn/tofu/published_PDU`); the authors advise alpha = 50 or 100. These are what others' scripts give as the
+    paper's; its table itself could not be checked. dual_step_size = 1, gamma = alpha = 1: OpenUnlearning's settings.
 
     `compat=openunlearning`: logits are read at the answer tokens' own positions, one too late. That project's `epoch`
     mode reads the whole retain set anew; here the steps' own retain losses are averaged.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -49,6 +49,15 @@ def mean_over_rows(
         counted |= {"ci_low": low, "ci_high": high}
     reason = "some rows are inf and some -inf: they have no mean" if math.isnan(value) else None
     return Result(value=value, reason=reason, per_row=rows, extra=counted)
+
+
+def band(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Lowest, highest and mean of what several retain models give: the null band. None for fewer than two numbers.
+
+    A value within it cannot be told from another training seed's.
+    """
+    kept = [v for v in values if math.isfinite(v)]
+    return (min(kept), max(kept), math.fsum(kept) / len(kept)) if len(kept) > 1 else None
 
 
 def bootstrap_interval(values_R: Floats) -> tuple[float, float]:

@@ -8,12 +8,12 @@ list their metrics. Metrics read records, or the results of other metrics (`pare
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.core.errors import ConfigError, nearest
-from expunge.core.records import Text, TokenRecords
+from expunge.core.records import RowNumbers, Text, TokenRecords
+from expunge.core.registry import Registry
 
 Score = float | list[float]
 
@@ -46,10 +46,18 @@ def missing(reason: str) -> Result:
 class Metric:
     """A named use of a family.
 
-    rows: the set of rows it reads. tokens: the answers it reads of token records, in the order its family says: a
-    variant, or a stem ("perturbed") for all of perturbed_0, perturbed_1, ... texts: the answer that generations are
-    held against. Scoring computes the union of these over all metrics, once. parents: role -> metric name, computed
-    first. retain: name of the metric whose result on the retain model it reads.
+    rows: the set of rows it reads; where: only those whose meta says so, such as {"kind": "book"} (a list is any of
+    these, and a key that begins with "!" leaves out those that match). Which kinds of records it reads of them:
+        tokens      the answers teacher-forced, in the order the family says: a variant, or a stem ("perturbed") for all
+                    of perturbed_0, perturbed_1, ...
+        texts       generations, held against this answer; with `sampled` several samples at a temperature in place of
+                    the one; with `similar` each beside its similarity to the answer by an embedding model
+        grads       norms of the loss gradient of this answer
+        agreement   the model against the original one, at the tokens of this answer
+    Scoring computes the union of these over all metrics, once.
+
+    parents: role -> metric name, computed first. retain: name of the metric whose result on the retain model it reads.
+    shadows: it reads the parents' results on all retain models that there are.
     """
 
     name: str
@@ -60,17 +68,35 @@ class Metric:
     args: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
     retain: str | None = None
+    sampled: bool = False
+    similar: bool = False
+    grads: str | None = None
+    agreement: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+    shadows: bool = False
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether it reads records of rows, and not other metrics alone."""
+        return bool(self.tokens or self.texts is not None or self.grads or self.agreement)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a family's function is given: only what its metric declared."""
+    """What a family's function is given: only what its metric declared.
+
+    shadows: parent role -> that parent's results on the retain models, of all training seeds where a study has several
+    (never on the model that is measured).
+    """
 
     metric: Metric
     tokens: TokenRecords | None
     texts: list[Text] | None
     parents: Mapping[str, Result]
     retain: Result | None
+    grads: RowNumbers | None = None
+    agreement: RowNumbers | None = None
+    shadows: Mapping[str, Sequence[Result]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +116,7 @@ class Family:
         return (self.compute.__doc__ or "").strip()
 
 
-_FAMILIES: dict[str, Family] = {}
+_FAMILIES: Registry[Family] = Registry("metric family", lambda entry: entry.compute)
 
 
 def family(
@@ -99,9 +125,7 @@ def family(
     """Register `compute(inputs: Inputs, **args) -> Result` under a family name."""
 
     def register(compute: Callable[..., Result]) -> Callable[..., Result]:
-        if name in _FAMILIES and _FAMILIES[name].compute.__qualname__ != compute.__qualname__:
-            raise ConfigError(f"metric family {name}: registered twice, by {_FAMILIES[name].compute} and {compute}")
-        _FAMILIES[name] = Family(name, revision, higher_is, range, paper, compute)
+        _FAMILIES.add(Family(name, revision, higher_is, range, paper, compute))
         return compute
 
     return register
@@ -109,11 +133,9 @@ def family(
 
 def families() -> Mapping[str, Family]:
     """All families by name."""
-    return dict(sorted(_FAMILIES.items()))
+    return _FAMILIES.all()
 
 
 def find_family(name: str) -> Family:
     """The family of a name. Raises ConfigError with the nearest right name."""
-    if name not in _FAMILIES:
-        raise ConfigError(f"no metric family named {name!r}{nearest(name, _FAMILIES)}")
-    return _FAMILIES[name]
+    return _FAMILIES.find(name)

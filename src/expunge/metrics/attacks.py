@@ -145,6 +145,11 @@ def _scores(answer: Answers, scores_R: Floats) -> Result:
 
 def _lowest(answer: Answers, values_N: Floats, share: float) -> Floats:
     """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
-    rows = answer.by_row(values_N)
-    means = [-np.sort(row)[: max(1, int(len(row) * share))].mean() if len(row) else math.nan for row in rows]
+    means = [_mean_of_lowest(row, share) for row in answer.by_row(values_N)]
     return np.array(means, dtype=float)
+
+
+def _mean_of_lowest(values: Floats, share: float) -> float:
+    if not len(values) or np.isnan(values).any():  # sorted, NaN would come last and out of sight
+        return math.nan
+    return float(-np.sort(values)[: max(1, int(len(values) * share))].mean())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import graphlib
 import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.records import Text, TokenRecords
+from expunge.core.records import RowNumbers, Text, TokenRecords
 from expunge.metrics.aggregate import resolve
 from expunge.metrics.api import Inputs, Metric, Result, find_family, missing
+
+Names = Mapping[str, tuple[str, ...]]
+Texts = Mapping[tuple[str, str], list[Text]]
 
 
 @dataclass(frozen=True)
@@ -21,35 +24,66 @@ class Requests:
     """What a list of metrics reads: rows -> token names, and rows -> names of the answers generations are held against.
 
     A token name is a variant ("answer") or a stem ("perturbed" for all of perturbed_0, perturbed_1, ...). Generations
-    do not depend on the answer they are held against: each rows' prompts are generated from once.
+    do not depend on the answer they are held against: each rows' prompts are generated from once. samples, grads and
+    agreement: the same for the other kinds of records. similar_texts and similar_samples: rows -> answers whose
+    similarity to the generations is read.
     """
 
-    tokens: Mapping[str, tuple[str, ...]]
-    texts: Mapping[str, tuple[str, ...]]
+    tokens: Names
+    texts: Names
+    samples: Names = field(default_factory=dict)
+    grads: Names = field(default_factory=dict)
+    agreement: Names = field(default_factory=dict)
+    similar_texts: Names = field(default_factory=dict)
+    similar_samples: Names = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Records of the kinds that most lists of metrics do not read.
+
+    samples: like `texts` of `compute`. grads, agreement: rows -> answer -> numbers by row. kept: metric -> the rows its
+    `where` leaves. shadows: the results of the retain models that are not measured, by metric name.
+    """
+
+    samples: Texts = field(default_factory=dict)
+    grads: Mapping[str, Mapping[str, RowNumbers]] = field(default_factory=dict)
+    agreement: Mapping[str, Mapping[str, RowNumbers]] = field(default_factory=dict)
+    kept: Mapping[str, Collection[int]] = field(default_factory=dict)
+    shadows: Sequence[Mapping[str, Result]] = ()
 
 
 def requests(metrics: Iterable[Metric]) -> Requests:
     """The union of what the metrics read, each rows and name once, sorted."""
-    tokens: dict[str, set[str]] = {}
-    texts: dict[str, set[str]] = {}
+    wanted: dict[str, dict[str, set[str]]] = {}
+
+    def want(kind: str, rows: str, *names: str) -> None:
+        wanted.setdefault(kind, {}).setdefault(rows, set()).update(names)
+
     for metric in in_order(metrics):
         if metric.rows is None:
             continue
         if metric.tokens:
-            tokens.setdefault(metric.rows, set()).update(metric.tokens)
+            want("tokens", metric.rows, *metric.tokens)
         if metric.texts is not None:
-            texts.setdefault(metric.rows, set()).add(metric.texts)
-    return Requests(
-        tokens={rows: tuple(sorted(names)) for rows, names in sorted(tokens.items())},
-        texts={rows: tuple(sorted(names)) for rows, names in sorted(texts.items())},
-    )
+            kind = "samples" if metric.sampled else "texts"
+            want(kind, metric.rows, metric.texts)
+            if metric.similar:
+                want(f"similar_{kind}", metric.rows, metric.texts)
+        if metric.grads is not None:
+            want("grads", metric.rows, metric.grads)
+        if metric.agreement is not None:
+            want("agreement", metric.rows, metric.agreement)
+    plain = {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in wanted.items()}
+    return Requests(**({"tokens": {}, "texts": {}} | plain))
 
 
 def compute(
     metrics: Iterable[Metric],
     tokens: Mapping[str, TokenRecords],
-    texts: Mapping[tuple[str, str], list[Text]],
+    texts: Texts,
     retain: Mapping[str, Result] | None = None,
+    extra: Extra | None = None,
 ) -> dict[str, Result]:
     """Compute every metric, parents before those that read them; the results stand in the metrics' given order.
 
@@ -58,13 +92,33 @@ def compute(
     cannot be right (unknown family, argument or parent, a cycle, a name twice) raises ConfigError.
     """
     listed = list(metrics)
+    more = extra or Extra()
+    references = more.shadows or ((retain,) if retain else ())
     done: dict[str, Result] = {}
     for metric in in_order(listed):
-        found = _inputs(metric, tokens, texts, retain, done)
+        found = _records(metric, tokens, texts, more)
         if isinstance(found, Inputs):
+            shadows = {role: [of[name] for of in references if name in of] for role, name in metric.parents.items()}
+            found = replace(
+                found,
+                parents={role: done[name] for role, name in metric.parents.items()},
+                retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
+                shadows=shadows if metric.shadows else {},
+            )
             found = find_family(metric.family).compute(found, **metric.args)
         done[metric.name] = found
     return {metric.name: done[metric.name] for metric in listed}
+
+
+def with_parents(metrics: Iterable[Metric], names: Collection[str]) -> list[Metric]:
+    """The named metrics of a list and all that they read, in order."""
+    wanted = set(names)
+    kept = []
+    for metric in reversed(in_order(metrics)):
+        if metric.name in wanted:
+            wanted |= set(metric.parents.values())
+            kept.append(metric)
+    return kept[::-1]
 
 
 def in_order(metrics: Iterable[Metric]) -> list[Metric]:
@@ -111,8 +165,10 @@ def _check(metric: Metric) -> None:
     for p in parameters:
         if p.default is p.empty and p.name not in metric.args:
             raise ConfigError(f"metric {metric.name}: args.{p.name}: missing, {metric.family} needs it")
-    if metric.rows is None and (metric.tokens or metric.texts is not None):
+    if metric.rows is None and (metric.reads_records or metric.where):
         raise ConfigError(f"metric {metric.name}: reads records, so `rows` must name a set of rows")
+    if (metric.sampled or metric.similar) and metric.texts is None:
+        raise ConfigError(f"metric {metric.name}: reads generations, so `texts` must name an answer")
 
 
 def _check_value(where: str, hint: Any, value: Any) -> None:
@@ -126,31 +182,39 @@ def _check_value(where: str, hint: Any, value: Any) -> None:
         raise ConfigError(f"{where}: {value!r}: {problem}") from None
 
 
-def _inputs(
-    metric: Metric,
-    tokens: Mapping[str, TokenRecords],
-    texts: Mapping[tuple[str, str], list[Text]],
-    retain: Mapping[str, Result] | None,
-    done: Mapping[str, Result],
-) -> Inputs | Result:
-    """What a metric is given, or why it cannot be computed."""
+def _records(metric: Metric, tokens: Mapping[str, TokenRecords], texts: Texts, extra: Extra) -> Inputs | Result:
+    """The records a metric is given, cut to the rows it keeps, or why it cannot be computed."""
+    empty = Inputs(metric, None, None, {}, None)
+    if metric.rows is None:
+        return empty
     records: TokenRecords | None = None
     generations: list[Text] | None = None
-    if metric.rows is not None and metric.tokens:
+    kept = extra.kept.get(metric.name) if metric.where else None
+    if metric.where and not kept:
+        return missing(f"no row of {metric.rows!r} is one of {dict(metric.where)!r}")
+    if metric.tokens:
         if metric.rows not in tokens:
             return missing(f"no answers of the rows {metric.rows!r} were scored")
-        records = tokens[metric.rows]
+        records = tokens[metric.rows] if kept is None else tokens[metric.rows].of_rows(kept)
         for name in metric.tokens:
             if not resolve(records, name):
                 return missing(f"no {name!r} answers of the rows {metric.rows!r} were scored")
-    if metric.rows is not None and metric.texts is not None:
-        generations = texts.get((metric.rows, metric.texts))
+    if metric.texts is not None:
+        generations = (extra.samples if metric.sampled else texts).get((metric.rows, metric.texts))
         if generations is None:
-            return missing(f"no generations for the rows {metric.rows!r} with the reference {metric.texts!r}")
-    return Inputs(
-        metric=metric,
-        tokens=records,
-        texts=generations,
-        parents={role: done[name] for role, name in metric.parents.items()},
-        retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
-    )
+            several = "samples" if metric.sampled else "generations"
+            return missing(f"no {several} for the rows {metric.rows!r} with the reference {metric.texts!r}")
+        if kept is not None:
+            generations = [t for t in generations if t.row_id in kept]
+        if metric.similar and all(t.similarity is None for t in generations):
+            return missing("no embedding model was named to measure similarity with (eval.embedder)")
+    numbers: list[RowNumbers | None] = []
+    for answer, of, lacks in (
+        (metric.grads, extra.grads, f"no gradients of the rows {metric.rows!r} were scored"),
+        (metric.agreement, extra.agreement, "no original model was given to compare with"),
+    ):
+        found = None if answer is None else of.get(metric.rows, {}).get(answer)
+        if answer is not None and found is None:
+            return missing(lacks)
+        numbers.append(found if kept is None or found is None else found.of_rows(kept))
+    return replace(empty, tokens=records, texts=generations, grads=numbers[0], agreement=numbers[1])

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from scipy.special import gammaln
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
-from expunge.metrics.aggregate import not_available, row_difference
+from expunge.metrics.aggregate import RESAMPLES, SEED, not_available, row_difference
 from expunge.metrics.api import Inputs, Result, family, missing
+
+Value = Literal["p", "ln_p", "ln_p_greater"]
 
 
 @family(
     "forget_quality",
-    revision=1,
+    revision=2,
     higher_is="better forgetting",
-    range="[0, 1] (a p-value)",
+    range="[0, 1] (a p-value; (-inf, 0] for its logs)",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def forget_quality(inputs: Inputs) -> Result:
+def forget_quality(inputs: Inputs, *, value: Value = "p") -> Result:
     """The p-value of a two-sided Kolmogorov-Smirnov test: truth ratios of this model against the retain model's.
 
     Formula: D = max |F_model(x) - F_retain(x)| over the truth ratios of the forget rows (raw, not folded at 1); the
@@ -28,9 +31,11 @@ def forget_quality(inputs: Inputs) -> Result:
 
     Reads: parent `truth_ratio`, and the same metric of the retain model, over the same rows. Without a retain model,
     or with other rows, it is missing and says so. Rows that either side could not score leave both sides.
-    Extra: ks_distance (D), log10_p and ln_p (two-sided), ln_p_greater (one-sided, arcsf's forget_quality_1: this
+    Extra: ks_distance (D) with ks_ci_low and ks_ci_high (95 % bootstrap over rows, drawn alike on both sides; a largest
+    gap leans upward, so the interval may lie above D), log10_p and ln_p (two-sided), ln_p_greater (one-sided: this
     model's ratios lie lower). The logs are exact (reflection principle, below) and finite where the p-value itself
     underflows to 0. n_rows, n_missing.
+    Arguments: `value`: p (default), ln_p (arcsf's forget_quality_2) or ln_p_greater (its forget_quality_1).
     Good direction: high; above 0.05 the two cannot be told apart.
     Pitfalls: the p-value falls with the number of rows at the same D, so compare D across splits and p within one. It
     is high for any model whose ratios happen to look like the retain model's, a broken one included. It says nothing
@@ -64,17 +69,51 @@ def forget_quality(inputs: Inputs) -> Result:
     test = ks_2samp(x_n, y_n)
     greater = ks_2samp(x_n, y_n, alternative="greater", method="asymp")  # only its distance is read
     ln_p = ln_p_two_sided(n, round(float(test.statistic) * n))
+    ln_p_greater = ln_p_one_sided(n, round(float(greater.statistic) * n))
+    low, high = ks_interval(x_n, y_n)
     return Result(
-        value=float(test.pvalue),
+        value={"p": float(test.pvalue), "ln_p": ln_p, "ln_p_greater": ln_p_greater}[value],
         extra={
             "ks_distance": float(test.statistic),
+            "ks_ci_low": low,
+            "ks_ci_high": high,
             "log10_p": ln_p / math.log(10.0),
             "ln_p": ln_p,
-            "ln_p_greater": ln_p_one_sided(n, round(float(greater.statistic) * n)),
+            "ln_p_greater": ln_p_greater,
             "n_rows": float(n),
             "n_missing": float(len(mine.per_row) - n),
         },
     )
+
+
+def ks_distance(x_n: Floats, y_m: Floats) -> float:
+    """max |F_x - F_y|: the largest gap between two empirical distribution functions."""
+    both = np.concatenate([x_n, y_m])
+    gaps = [np.searchsorted(np.sort(side), both, side="right") / len(side) for side in (x_n, y_m)]
+    return float(np.max(np.abs(gaps[0] - gaps[1])))
+
+
+def ks_between(one: Result, other: Result) -> float:
+    """The KS distance between two models' truth ratios over the rows that both have; NaN if they share none."""
+    if set(one.per_row) != set(other.per_row):
+        return math.nan
+    x_n, y_n = _paired_scores(one, other)
+    return ks_distance(x_n, y_n) if len(x_n) else math.nan
+
+
+def ks_interval(x_n: Floats, y_n: Floats) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the KS distance over RESAMPLES draws of rows, the same rows on both sides."""
+    # Ranks in place of ratios: the distance is the same, and counting them is quick.
+    rank = np.unique(np.concatenate([x_n, y_n]), return_inverse=True)[1]
+    x_rank, y_rank, top = rank[: len(x_n)], rank[len(x_n) :], int(rank.max()) + 1
+    rng = np.random.default_rng(SEED)
+    found = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        drawn = rng.integers(0, len(x_n), size=len(x_n))
+        gap = np.bincount(x_rank[drawn], minlength=top) - np.bincount(y_rank[drawn], minlength=top)
+        found[i] = np.abs(gap.cumsum()).max() / len(x_n)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def ln_p_one_sided(n: int, k: int) -> float:

@@ -72,7 +72,7 @@ def attack_auc(inputs: Inputs) -> Result:
 
 @family(
     "privleak",
-    revision=1,
+    revision=2,
     higher_is="0 is best; below 0 the forget rows are still known, above 0 they were pushed down too far",
     range="(-100, inf) percent",
     paper="MUSE (arXiv:2407.06460), section 3.2",
@@ -84,7 +84,7 @@ def privleak(inputs: Inputs, *, ref_value: Auc | None = None) -> Result:
     and OpenUnlearning take Min-K%. MUSE labels members 1, so its AUC is 1 - AUC here.
 
     Reads: parent `auc`, and the same metric of the retain model. Without one it is missing and says so.
-    Extra: auc_ref.
+    Extra: auc_ref; ci_low and ci_high from those of this model's AUC, the retain model's taken as it is.
     Arguments: `ref_value` stands in for the retain model's AUC where none is given; 0.5 is what OpenUnlearning takes
     silently. There is none by default: models that saw neither set rarely have 0.5.
     Good direction: near 0, from either side.
@@ -105,8 +105,15 @@ def privleak(inputs: Inputs, *, ref_value: Auc | None = None) -> Result:
         if inputs.retain is not None:
             return not_available(f"the retain model's {asked}", inputs.retain)
         return missing(f"needs a retain model's AUC ({asked}); none was given")
-    value = 100.0 * ((1.0 - auc) - (1.0 - reference)) / ((1.0 - reference) + 1e-10)
-    return Result(value=value, extra={"auc_ref": reference})
+    found = inputs.parents["auc"].extra
+    extra = {"auc_ref": reference}
+    if "ci_low" in found:  # it falls as the AUC rises: the ends change places
+        extra |= {"ci_low": _leak(found["ci_high"], reference), "ci_high": _leak(found["ci_low"], reference)}
+    return Result(value=_leak(auc, reference), extra=extra)
+
+
+def _leak(auc: float, reference: float) -> float:
+    return 100.0 * ((1.0 - auc) - (1.0 - reference)) / ((1.0 - reference) + 1e-10)
 
 
 def _curve(member_M: Ints, other_O: Ints) -> tuple[float, float]:

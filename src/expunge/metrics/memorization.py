@@ -64,14 +64,14 @@ def extraction_strength(inputs: Inputs, *, compat: Compat = "clean") -> Result:
 
 
 def _right_by_row(inputs: Inputs, *, eos: bool) -> list[Floats]:
-    """For each row, which of its tokens are the model's first choice, as 0 and 1."""
+    """For each row, which of its tokens are the model's first choice, as 0 and 1; NaN if its logits were no numbers."""
     answer = one_answer(inputs)
     answer = answer if eos else answer.without_last()
-    return answer.by_row(answer.is_argmax.astype(float))
+    return answer.by_row(np.where(np.isnan(answer.logp), np.nan, answer.is_argmax))
 
 
 def _strength(right: Floats, compat: Compat) -> float:
-    if not len(right):
+    if not len(right) or np.isnan(right).any():
         return math.nan
     wrong = np.flatnonzero(right == 0)
     run = len(right) - (int(wrong[-1]) + 1 if len(wrong) else 0)  # tokens right at the end

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from expunge.core.records import Floats
 from expunge.metrics.aggregate import (
     Floor,
     answer_lists,
@@ -16,20 +19,24 @@ from expunge.metrics.aggregate import (
 )
 from expunge.metrics.api import Inputs, Result, family
 
+Over = Literal["mean", "max"]
+
 
 @family(
     "probability",
-    revision=1,
+    revision=2,
     higher_is="more knowledge of the answer",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def probability(inputs: Inputs) -> Result:
+def probability(inputs: Inputs, *, over: Over = "mean") -> Result:
     """The length-normalised probability the model gives to an answer.
 
     Formula: P = exp(-(1/n) sum_t -log p(a_t | q, a_<t)) over the n scored tokens of the answer, EOS included. The
     value is the mean over rows; where a row has several answers (`tokens=("perturbed",)`), over its answers first.
 
+    Arguments: `over` takes the largest of a row's answers in place of their mean. Over refusals (`tokens=("refusal",)`)
+    that is how readily the model refuses in the words it likes best.
     Reads: one token name. Per row: `prob` and `avg_loss` (nats per token), lists where the name stands for several.
     Good direction: low on forget rows (as low as the retain model's, no lower), high on all others.
     Pitfalls: it is the geometric mean of the token probabilities, so answers of different lengths compare, but it is
@@ -40,7 +47,37 @@ def probability(inputs: Inputs) -> Result:
     prob_RK = np.exp(-loss_RK)
     single = inputs.tokens is not None and inputs.metric.tokens[0] in inputs.tokens.by_variant
     statistics = {"prob": answer_lists(prob_RK, single=single), "avg_loss": answer_lists(loss_RK, single=single)}
-    return mean_over_rows(row_ids, mean_of_answers(prob_RK), statistics)
+    values_R = mean_of_answers(prob_RK) if over == "mean" else _largest(prob_RK)
+    return mean_over_rows(row_ids, values_R, statistics)
+
+
+@family(
+    "answer_loss",
+    revision=1,
+    higher_is="less knowledge of the answer",
+    range="[0, inf) nats per token",
+    paper="none: the training loss, read on any answers",
+)
+def answer_loss(inputs: Inputs) -> Result:
+    """The mean token loss of one or more answers to each row.
+
+    Formula: L = -(1/n) sum_t log p(a_t | q, a_<t) over the n scored tokens, EOS included; the mean over a row's
+    answers, then over rows. It is arcsf's mean_loss_gt over "answer" and its mean_loss_perturbed over "perturbed".
+
+    Reads: one token name. Per row: `avg_loss`, a list where the name stands for several.
+    Good direction: on forget rows, as high as the retain model's; on all others, low.
+    Pitfall: one row with a huge loss carries the mean. The family `probability` weighs rows the other way round.
+    """
+    needs_tokens(inputs, 1, "(answers)")
+    row_ids, (loss_RK,) = answer_losses(inputs)
+    single = inputs.tokens is not None and inputs.metric.tokens[0] in inputs.tokens.by_variant
+    return mean_over_rows(row_ids, mean_of_answers(loss_RK), {"avg_loss": answer_lists(loss_RK, single=single)})
+
+
+def _largest(values_RK: Floats) -> Floats:
+    """The largest of each row's answers, shape (R, K) -> (R,), skipping NaN; NaN for a row that has none."""
+    top: Floats = np.where(np.isnan(values_RK), -np.inf, values_RK).max(axis=1)
+    return np.where(np.isneginf(top), np.nan, top)
 
 
 @family(

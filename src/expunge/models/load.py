@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from expunge.core.errors import ConfigError
 from expunge.models.config import ModelArgs, TokenizerArgs, check_source, looks_local
@@ -35,11 +36,17 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_model(source: str, args: ModelArgs, *, device: torch.device) -> Any:
+Bits = Literal["nf4", "int8"]
+
+
+def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: Bits | None = None) -> Any:
     """An AutoModelForCausalLM in evaluation mode, its weights in `args.dtype`. Raises ConfigError if it cannot be read,
-    or if the files lack a tensor of it (transformers would draw that at random and go on)."""
+    or if the files lack a tensor of it (transformers would draw that at random and go on).
+
+    quantize: the linear weights, but for the LM head, in 4 or 8 bits, by bitsandbytes; they cannot be trained.
+    """
     check_source(source, "model.model_args.pretrained_model_name_or_path")
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {} if quantize is None else _quantized(quantize, device)
     if args.attn_implementation:
         extra["attn_implementation"] = args.attn_implementation
     if args.device_map:
@@ -64,9 +71,48 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device) -> Any:
             f"model {source}: its safetensors lack, or hold in another shape, {len(lacking)} of the tensors its "
             f"config.json asks for: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
+    if quantize is not None:
+        return _one_arithmetic(model).eval()
     if not args.device_map:
         torch.nn.Module.to(model, device)
     return model.eval()
+
+
+def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:
+    """What from_pretrained is told of a quantisation. Raises ConfigError where bitsandbytes is missing or cannot."""
+    key = f"trainer.args.lora.quantize: {bits}"
+    # it speaks when it is imported, and at each forward, of how it takes products, which is no news
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ConfigError(f"{key} needs bitsandbytes: {_first_line(error)}; pip install 'expunge[quant]'") from None
+    if device.type not in bitsandbytes.supported_torch_devices:
+        raise ConfigError(f"{key}: bitsandbytes {bitsandbytes.__version__} has nothing for {device.type}")
+    chosen = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        if bits == "nf4"
+        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)  # outliers are chosen by the whole batch
+    )
+    return {"quantization_config": chosen, "device_map": {"": device}}
+
+
+def _one_arithmetic(model: Any) -> Any:
+    """Let quantised layers compute alike in training and in evaluation: the reference is the network that is trained.
+
+    On a CPU bitsandbytes does not. In evaluation it also rounds what enters an 8-bit layer, and it repacks 4-bit
+    weights into a form for inference alone: a backward after that gives zeros, and some widths have no such form.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+        elif type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(_in_training)
+    return model
+
+
+def _in_training(layer: Any, _args: Any) -> None:
+    layer.train()
 
 
 def load_tokenizer(source: str, args: TokenizerArgs) -> Any:

@@ -7,6 +7,8 @@ Where the logits are wanted some at a time (`models.chunks`), the head is given 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,31 +56,46 @@ def packed_forward(model: Any, at: Positions, *, use_mask: bool, n_head: int | N
     use_mask=False is right for right-padded rows under causal attention when no padding position is read: real tokens
     never see what comes after them, and attention without a mask is faster.
     """
+    extra: dict[str, Any] = {}
+    if use_mask:
+        extra["attention_mask"] = at.mask_BT.long()
+        # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
+        first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
+        extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
+    with head_at(model, at.row_N, at.pos_N, n_head=n_head) as read:
+        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+    return Packed(logits_NV=out.logits[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
+
+
+class HeadInput:
+    """What the LM head was given in a forward: the hidden states, and the type automatic mixed precision had set."""
+
+    hidden_ND: Tensor
+    autocast: torch.dtype | None = None
+
+
+@contextlib.contextmanager
+def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = None) -> Iterator[HeadInput]:
+    """While open, a forward's logits have shape [1, N, V]: the LM head reads these N positions and no others.
+
+    n_head: it reads the first so many of them only. Yields what the forward fills with all N hidden states.
+    """
     head = bare(model).get_output_embeddings()
     if head is None:
         raise JobError(f"{type(model).__name__} has no output embeddings to read logits from")
-    kept: list[Tensor] = []
-    cast: list[torch.dtype | None] = []
+    read = HeadInput()
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(args[0][at.row_N, at.pos_N])
-        device = kept[0].device.type
-        cast.append(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
-        read = kept[0][:n_head]
-        return (read.unsqueeze(0), *args[1:])
+        read.hidden_ND = args[0][row_N, pos_N]
+        device = read.hidden_ND.device.type
+        read.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return (read.hidden_ND[:n_head].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        extra: dict[str, Any] = {}
-        if use_mask:
-            extra["attention_mask"] = at.mask_BT.long()
-            # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
-            first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
-            extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
-        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+        yield read
     finally:
         handle.remove()
-    return Packed(logits_NV=out.logits[0], hidden_ND=kept[0], autocast=cast[0])
 
 
 class _Stop(Exception):

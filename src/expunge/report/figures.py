@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from expunge.metrics.api import Result
 from expunge.report.model import ReportModel, Run, run_names
-from expunge.report.table import format_p, log10_p
+from expunge.report.table import format_p, head_of, log10_p
 
 # Statistic of `forget_truth_ratio` that holds the raw ratio wrong / correct of each row.
 TRUTH_RATIO = "score"
@@ -50,8 +50,9 @@ class _Look:
 
 
 def figures(model: ReportModel) -> list[Figure]:
-    """All figures of the page, in order."""
-    return [_plane_p(model), _plane_ks(model), _ecdf(model), _strips(model)]
+    """All figures of the page, in order: those of the truth ratio where it is shown, else the first metric's plane."""
+    planes = [_plane_p(model), _plane_ks(model)] if "forget_quality" in model.shown else _plane_first(model)
+    return [*planes, *([_ecdf(model)] if "forget_truth_ratio" in model.shown else []), *_strips(model)]
 
 
 def _looks(model: ReportModel) -> dict[tuple[str, str], _Look]:
@@ -114,7 +115,7 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
 def _plane_p(model: ReportModel) -> Figure:
     placed = []
     for run, name in _named_runs(model):
-        u, result = _value(run, "model_utility"), run.results.get("forget_quality")
+        u, result = _value(run, model.utility), run.results.get("forget_quality")
         if result is not None and math.isfinite(u + result.value):
             log10 = log10_p(result)
             placed.append((run, name, u, log10, f"p = {format_p(log10)}"))
@@ -135,7 +136,7 @@ def _plane_p(model: ReportModel) -> Figure:
 def _plane_ks(model: ReportModel) -> Figure:
     placed = []
     for run, name in _named_runs(model):
-        u, ks = _value(run, "model_utility"), _value(run, "forget_quality", "ks_distance")
+        u, ks = _value(run, model.utility), _value(run, "forget_quality", "ks_distance")
         if math.isfinite(u + ks):
             placed.append((run, name, u, ks, f"KS distance {ks:.3f}"))
     title = "KS distance and utility"
@@ -151,13 +152,30 @@ def _plane_ks(model: ReportModel) -> Figure:
     return Figure("plane-ks", title, caption, figure)
 
 
+def _plane_first(model: ReportModel) -> list[Figure]:
+    """The first metric shown that is not the utility, against the utility; nothing if either was not measured."""
+    metric = next((name for name in model.shown if name != model.utility), None)
+    if metric is None:
+        return []
+    placed = []
+    for run, name in _named_runs(model):
+        u, y = _value(run, model.utility), _value(run, metric)
+        if math.isfinite(u + y):
+            placed.append((run, name, u, y, f"{_safe(head_of(metric))} {y:.3f}"))
+    figure = _plane(model, placed, _safe(head_of(metric)), target_y=model.mean_of("retain", metric))
+    if figure is None:
+        return []
+    caption = "A cross of dashed lines is the retain model, the target: on the forget rows nearer to it is better."
+    return [Figure("plane", f"{head_of(metric)} and utility", caption, figure)]
+
+
 def _plane(
     model: ReportModel, placed: list[tuple[Run, str, float, float, str]], y_title: str, target_y: float
 ) -> go.Figure | None:
-    """A plane with utility on x. The retain model stands at `target_y`, which is so by definition of the test."""
+    """A plane with utility on x. The retain model stands at `target_y` (for a test against it: by definition)."""
     placed = [point for point in placed if point[0].role != "retain"]
-    target = model.mean_of("retain", "model_utility")
-    full = model.mean_of("full", "model_utility")
+    target = model.mean_of("retain", model.utility)
+    full = model.mean_of("full", model.utility)
     if not placed:
         return None
     figure = go.Figure()
@@ -173,7 +191,8 @@ def _plane(
     if math.isfinite(target):
         line = {"color": _DARK, "width": 1, "dash": "dash"}
         figure.add_vline(x=target, line=line)
-        figure.add_hline(y=target_y, line=line)
+        if math.isfinite(target_y):
+            figure.add_hline(y=target_y, line=line)
     looks, shown = _looks(model), set()
     for run, name, x, y, text in placed:
         look, key = looks[run.role, run.label], (run.role, run.label)
@@ -184,13 +203,13 @@ def _plane(
             marker={"color": look.colour, "symbol": look.symbol, "size": 13, "line": _EDGE},
         )  # fmt: skip
         shown.add(key)
-    if math.isfinite(target):
+    if math.isfinite(target + target_y):
         figure.add_scatter(
             x=[target], y=[target_y], mode="markers", name="retain (target)", hovertemplate="%{text}<extra></extra>",
             text=[f"<b>retain: the target</b><br>utility {target:.3f}"],
             marker={"color": _DARK, "symbol": "star", "size": 18, "line": _EDGE},
         )  # fmt: skip
-    figure.update_xaxes(title="model utility", range=[-0.02 * right, right])
+    figure.update_xaxes(title=_safe(head_of(model.utility)), range=[-0.02 * right, right])
     figure.update_yaxes(title=y_title)
     return _styled(figure, 460)
 
@@ -250,13 +269,27 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return max(CLIP_LOW, 10**low_exp), min(CLIP_HIGH, 10**high_exp)
 
 
-def _strips(model: ReportModel) -> Figure:
-    title = "What is left of the forget rows"
-    metrics = (("forget_Q_A_Prob", "forget probability"), ("forget_Q_A_ROUGE", "forget ROUGE"))
+_STRIPS = (
+    ("forget_Q_A_Prob", "forget probability"),
+    ("forget_Q_A_ROUGE", "forget ROUGE"),
+    ("forget_knowmem_ROUGE", "forget knowledge"),
+    ("forget_verbmem_ROUGE", "forget verbatim"),
+    ("wmdp_bio", "WMDP bio"),
+    ("wmdp_chem", "WMDP chem"),
+    ("wmdp_cyber", "WMDP cyber"),
+)  # from 0 to 1, read against the retain model or against guessing
+
+
+def _strips(model: ReportModel) -> list[Figure]:
+    title = "What is left of what is to be forgotten"
+    metrics = [(metric, head) for metric, head in _STRIPS if metric in model.shown]
+    if not metrics:
+        return []
     runs = [(run, name) for run, name in _named_runs(model)]
     if not any(math.isfinite(_value(run, metric)) for run, _ in runs for metric, _ in metrics):
-        return Figure("strips", title, "No run has a forget probability or a forget ROUGE.", None)
-    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+        heads = " or a ".join(head for _, head in metrics)
+        return [Figure("strips", title, f"No run has a {heads}.", None)]
+    figure = make_subplots(rows=1, cols=len(metrics), shared_yaxes=True, horizontal_spacing=0.06)
     looks = _looks(model)
     labels = list(dict.fromkeys(_safe(run.label) for run, _ in runs))
     for col, (metric, head) in enumerate(metrics, 1):
@@ -283,7 +316,7 @@ def _strips(model: ReportModel) -> Figure:
     caption = (
         "Dashed: the retain model, the target. Dotted: the full model. Bars are confidence intervals where stored."
     )
-    return Figure("strips", title, caption, figure)
+    return [Figure("strips", title, caption, figure)]
 
 
 def _looks_line(colour: str, dash: str) -> dict[str, object]:

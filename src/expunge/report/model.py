@@ -11,6 +11,15 @@ from expunge.core.errors import ConfigError
 from expunge.metrics.api import Result
 
 Role = Literal["full", "retain", "unlearn"]
+TOFU_SHOWN = (
+    "forget_quality",
+    "forget_truth_ratio",
+    "forget_Q_A_Prob",
+    "forget_Q_A_ROUGE",
+    "model_utility",
+    "retain_Q_A_Prob",
+    "retain_Q_A_ROUGE",
+)
 ROLES: tuple[Role, ...] = ("full", "retain", "unlearn")  # also the order of the rows
 
 
@@ -31,6 +40,16 @@ class Run:
     results: Mapping[str, Result] = field(default_factory=dict)
     wall_s: float | None = None
     steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Band:
+    """What the retain models of several training seeds give: a value within it is one that another seed could give."""
+
+    low: float
+    high: float
+    mean: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,9 @@ class ReportModel:
     """Everything the report shows.
 
     command: the line that makes this study again. created: a date, as text. sets: name of a set of rows -> its number
-    of rows. utility_floor: a share of the full model's utility; an unlearned model below it is marked as collapsed.
+    of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
+    share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
+    "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -70,6 +91,9 @@ class ReportModel:
     missing: tuple[Missing, ...] = ()
     samples: tuple[Sample, ...] = ()
     utility_floor: float = 0.5
+    shown: tuple[str, ...] = TOFU_SHOWN
+    utility: str = "model_utility"
+    null_band: Mapping[str, Band] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from expunge.report.figures import Figure, figures
 from expunge.report.model import ReportModel, Sample
-from expunge.report.reading import READING, cautions, floor_line
+from expunge.report.reading import cautions, reading
 from expunge.report.table import table
 from expunge.report.text import to_csv, to_markdown
 
@@ -37,7 +37,7 @@ def to_html(model: ReportModel) -> str:
         table=table(model),
         figures=drawn,
         plotly=Markup(get_plotlyjs()) if any(d.html for d in drawn) else None,
-        reading=(*READING, floor_line(model)),
+        reading=reading(model),
         cautions=cautions(model),
         samples=[(sample, _in_order(model, sample)) for sample in model.samples],
         csv_link=_data_link("text/csv", to_csv(model)),

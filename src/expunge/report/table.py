@@ -28,7 +28,7 @@ class Column:
     extra: str | None = None
 
 
-COLUMNS = (
+_KNOWN = (
     Column(
         "forget_quality", "forget quality p", "p",
         "p-value of the KS test between the truth ratios of this model and of the retain model; larger is nearer",
@@ -59,7 +59,6 @@ COLUMNS = (
         "harmonic mean over what the model should still know; larger is better",
         "model_utility",
     ),
-    Column("utility_drop_percent", "utility drop", "percent", "utility lost against the full model; smaller is better"),
     Column(
         "retain_Q_A_Prob", "retain prob.", "number",
         "probability of the true answers to retain questions; larger is better",
@@ -70,9 +69,54 @@ COLUMNS = (
         "overlap of generated and true answers to retain questions; larger is better",
         "retain_Q_A_ROUGE",
     ),
+    Column(
+        "forget_knowmem_ROUGE", "forget knowledge", "number",
+        "overlap of generated and true answers to questions about the forget texts; compare with the retain model",
+        "forget_knowmem_ROUGE",
+    ),
+    Column(
+        "forget_verbmem_ROUGE", "forget verbatim", "number",
+        "overlap of how the model goes on with a forget text and how it goes on; compare with the retain model",
+        "forget_verbmem_ROUGE",
+    ),
+    Column(
+        "retain_knowmem_ROUGE", "retain knowledge", "number",
+        "overlap of generated and true answers to questions about the retain texts; larger is better",
+        "retain_knowmem_ROUGE",
+    ),
+    Column(
+        "extraction_strength", "extraction strength", "number",
+        "share of a forget text that the model says by itself from some point on; compare with the retain model",
+        "extraction_strength",
+    ),
+    Column(
+        "privleak", "privacy leakage", "number",
+        "how far an attack's AUC is from the retain model's, in percent; 0 is best, either side is worse", "privleak",
+    ),
+    Column(
+        "mia_min_k", "attack AUC", "number",
+        "AUC of the min-k attack: forget texts against texts never seen; compare with the retain model", "mia_min_k",
+    ),
+    Column("mmlu", "MMLU", "number", "accuracy over all MMLU questions; larger is better", "mmlu"),
+    Column("wmdp_bio", "WMDP bio", "number", "accuracy on biology questions; guessing gives 0.25", "wmdp_bio"),
+    Column("wmdp_chem", "WMDP chem", "number", "accuracy on chemistry questions; guessing gives 0.25", "wmdp_chem"),
+    Column("wmdp_cyber", "WMDP cyber", "number", "accuracy on security questions; guessing gives 0.25", "wmdp_cyber"),
+)  # fmt: skip
+_DROP = Column(
+    "utility_drop_percent", "utility drop", "percent", "utility lost against the full model; smaller is better"
+)
+_ATTACKS = (  # shown where some run has them
+    Column(
+        "mia_distance", "MIA distance", "number",
+        "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
+        "mia_min_k", "auc_distance",
+    ),
+    next(column for column in _KNOWN if column.key == "privleak"),
+)  # fmt: skip
+_LAST = (
     Column("steps", "steps", "count", "optimiser steps"),
     Column("wall_s", "time", "time", "seconds of training, wall clock"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +124,7 @@ class Cell:
     """One value. value is NaN where missing, and then `note` is the footnote that says why.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
-    log10: of a p-value, finite where the p-value itself underflows to 0.
+    log10: of a p-value, finite where the p-value itself underflows to 0. spread: lowest and highest, of a null band.
     """
 
     value: float
@@ -91,6 +135,7 @@ class Cell:
     high: float = math.nan
     log10: float = math.nan
     note: int | None = None
+    spread: tuple[float, float] | None = None
 
     @property
     def interval(self) -> str:
@@ -100,9 +145,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One row. kind: a run, the mean over the seeds of a label, or a job without a result. run: the run, if one."""
+    """One row. kind: a run, the mean over the seeds of a label, the band of the retain models, or a job without a
+    result. run: the run, if one."""
 
-    kind: Literal["run", "mean", "missing"]
+    kind: Literal["run", "mean", "band", "missing"]
     name: str
     label: str
     role: str
@@ -129,42 +175,89 @@ class _Footnotes:
         return Cell(math.nan, ABSENT, note=self.numbers.setdefault(reason, len(self.numbers) + 1))
 
 
+def head_of(metric: str) -> str:
+    """What a metric is called at the head of its column: its name, where no other is known."""
+    return next((c.head for c in _KNOWN if c.metric == metric and c.extra is None), metric)
+
+
+def columns_of(model: ReportModel) -> tuple[Column, ...]:
+    """The columns of the metrics that are shown, the loss of utility beside the utility, then steps and time."""
+    out: list[Column] = []
+    for name in model.shown:
+        known = [column for column in _KNOWN if column.metric == name]
+        out += known or [Column(name, name, "number", f"the metric {name}", name)]
+        if name == model.utility:
+            out.append(_DROP)
+    shown = {column.metric for column in out}
+    there = {name for run in model.runs for name in run.results} - shown
+    return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST)
+
+
 def table(model: ReportModel) -> Table:
     """The results table: full, retain, then the methods as given; a row of means where a label has several seeds."""
     notes = _Footnotes()
-    full_utility = model.mean_of("full", "model_utility")
-    floor = model.utility_floor * full_utility
+    columns = columns_of(model)
+    scale = _Scale.of(model)
     rows: list[Row] = []
     for group in model.groups():
-        own = [
-            _run_row(run, name, full_utility, floor, notes) for run, name in zip(group, run_names(group), strict=True)
-        ]
+        own = [_run_row(run, name, columns, scale, notes) for run, name in zip(group, run_names(group), strict=True)]
         rows += own
         if len(own) > 1:
-            rows.append(_mean_row(own, floor, notes))
+            rows.append(_mean_row(own, columns, scale, notes))
+        if group[0].role == "retain" and model.null_band:
+            rows.append(_band_row(model, columns, notes))
     for lost in model.missing:
-        cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in COLUMNS)
+        cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in columns)
         rows.append(Row("missing", lost.label, lost.label, "", cells))
-    return Table(COLUMNS, tuple(rows), tuple(notes.numbers))
+    return Table(columns, tuple(rows), tuple(notes.numbers))
 
 
-def _run_row(run: Run, name: str, full_utility: float, floor: float, notes: _Footnotes) -> Row:
-    cells = tuple(_cell(run, column, full_utility, notes) for column in COLUMNS)
-    return Row("run", name, run.label, run.role, cells, run, flag=_flag(run.role, cells, floor))
+def _band_row(model: ReportModel, columns: tuple[Column, ...], notes: _Footnotes) -> Row:
+    """From the lowest to the highest retain model: what another training seed can do by itself."""
+    cells = []
+    for column in columns:
+        name = f"{column.metric}.{column.extra}" if column.extra else column.metric
+        found = model.null_band.get(name or "")
+        if found is None:
+            cells.append(notes.absent("no band: it is not measured between retain models"))
+            continue
+        ends = format_value(found.low, column.kind), format_value(found.high, column.kind)
+        cells.append(Cell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
+    n = max(found.n for found in model.null_band.values())
+    return Row("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
 
 
-def _flag(role: str, cells: tuple[Cell, ...], floor: float) -> str | None:
+@dataclass(frozen=True)
+class _Scale:
+    """What utility is held against: the metric that measures it, the full model's, and the floor."""
+
+    metric: str
+    full: float
+    floor: float
+
+    @classmethod
+    def of(cls, model: ReportModel) -> _Scale:
+        full = model.mean_of("full", model.utility)
+        return cls(model.utility, full, model.utility_floor * full)
+
+
+def _run_row(run: Run, name: str, columns: tuple[Column, ...], scale: _Scale, notes: _Footnotes) -> Row:
+    cells = tuple(_cell(run, column, scale, notes) for column in columns)
+    return Row("run", name, run.label, run.role, cells, run, flag=_flag(run.role, columns, cells, scale))
+
+
+def _flag(role: str, columns: tuple[Column, ...], cells: tuple[Cell, ...], scale: _Scale) -> str | None:
     """The mark of a collapsed model. Comparisons with NaN are false: an unknown utility or floor marks nothing."""
-    utility = cells[[c.key for c in COLUMNS].index("model_utility")].value
-    return BELOW_FLOOR if role == "unlearn" and utility < floor else None
+    utility = next((cell.value for c, cell in zip(columns, cells, strict=True) if c.metric == scale.metric), math.nan)
+    return BELOW_FLOOR if role == "unlearn" and utility < scale.floor else None
 
 
-def _cell(run: Run, column: Column, full_utility: float, notes: _Footnotes) -> Cell:
+def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
     if column.key == "steps" or column.key == "wall_s":
         given = run.steps if column.key == "steps" else run.wall_s
         value, reason = (math.nan, "not recorded") if given is None else (float(given), "not a finite number")
         return Cell(value, format_value(value, column.kind)) if math.isfinite(value) else notes.absent(reason)
-    metric = column.metric or "model_utility"
+    metric = column.metric or scale.metric
     result = run.results.get(metric)
     if result is None:
         return notes.absent(f"{metric} was not measured")
@@ -174,9 +267,9 @@ def _cell(run: Run, column: Column, full_utility: float, notes: _Footnotes) -> C
         value, low, high = result.extra.get(column.extra, math.nan), math.nan, math.nan
         reason = result.reason or f"{metric} holds no {column.extra}"
     if column.key == "utility_drop_percent":
-        if not full_utility > 0:
+        if not scale.full > 0:
             return notes.absent("there is no full model with a positive utility to compare with")
-        value, low, high = 100 * (1 - value / full_utility), math.nan, math.nan
+        value, low, high = 100 * (1 - value / scale.full), math.nan, math.nan
     if not math.isfinite(value):
         return notes.absent(reason)
     if column.kind == "p":
@@ -185,9 +278,9 @@ def _cell(run: Run, column: Column, full_utility: float, notes: _Footnotes) -> C
     return Cell(value, format_value(value, column.kind), low=low, high=high)
 
 
-def _mean_row(rows: list[Row], floor: float, notes: _Footnotes) -> Row:
+def _mean_row(rows: list[Row], columns: tuple[Column, ...], scale: _Scale, notes: _Footnotes) -> Row:
     cells = []
-    for i, column in enumerate(COLUMNS):
+    for i, column in enumerate(columns):
         there = [row.cells[i] for row in rows if math.isfinite(row.cells[i].value)]
         values = [cell.log10 if column.kind == "p" else cell.value for cell in there]
         if not values:
@@ -197,9 +290,8 @@ def _mean_row(rows: list[Row], floor: float, notes: _Footnotes) -> Row:
         # A cell whose count is not the row's says so: a mean over fewer seeds is another mean.
         cells.append(cell if len(values) == len(rows) else replace(cell, text=f"{cell.text} (n={len(values)})"))
     label, n, done = rows[0].label, len(rows), tuple(cells)
-    return Row(
-        "mean", f"{label}, mean ± sd (n={n})", label, rows[0].role, done, n=n, flag=_flag(rows[0].role, done, floor)
-    )
+    flag = _flag(rows[0].role, columns, done, scale)
+    return Row("mean", f"{label}, mean ± sd (n={n})", label, rows[0].role, done, n=n, flag=flag)
 
 
 def _mean_cell(values: list[float], kind: Kind) -> Cell:

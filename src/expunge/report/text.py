@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.model import ReportModel
-from expunge.report.reading import READING, cautions, floor_line
+from expunge.report.reading import cautions, floor_line, reading
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
 
 _GAP = 2  # spaces that rich puts around a column of this style
@@ -36,7 +36,7 @@ def to_markdown(model: ReportModel) -> str:
         texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
-    lines += _section("How to read this", (*READING, floor_line(model)))
+    lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
     lines += _section("Notes", model.notes)
@@ -59,6 +59,7 @@ def _md(text: str) -> str:
 def to_csv(model: ReportModel) -> str:
     """The table as CSV with full precision, a line per row; a missing value is an empty field.
 
+    The null band of the retain models is a line of kind "null_low" and one of kind "null_high".
     Where a label has several seeds, a line of kind "mean" and a line of kind "sd" follow. The mean p-value is the
     geometric one; `log10_forget_quality` carries the mean and the sd of log10 p. `notes` gives the reasons of what
     is missing.
@@ -71,6 +72,10 @@ def to_csv(model: ReportModel) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*heads, "notes"])
     for row in made.rows:
+        if row.kind == "band":
+            writer.writerow(_csv_line(made, row, "null_low"))
+            writer.writerow(_csv_line(made, row, "null_high"))
+            continue
         writer.writerow(_csv_line(made, row, row.kind))
         if row.kind == "mean":
             writer.writerow(_csv_line(made, row, "sd"))
@@ -93,6 +98,9 @@ def _csv_line(made: Table, row: Row, kind: str) -> list[str]:
     line = [*about, row.flag or ""]
     for column, cell in zip(made.columns, row.cells, strict=True):
         value = cell.sd if kind == "sd" else cell.value
+        if kind in ("null_low", "null_high"):
+            low, high = cell.spread or (math.nan, math.nan)
+            value = low if kind == "null_low" else high
         if column.kind == "p":
             line += ["", _raw(cell.sd)] if kind == "sd" else [_raw(cell.value), _raw(cell.log10)]
         else:

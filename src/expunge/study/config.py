@@ -3,30 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from expunge.benchmarks.extras import EXTRAS
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
+from expunge.study.launch import Launch
 from expunge.training.config import TrainArgs
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class LmEval:
+    """Tasks of lm-evaluation-harness, asked of every model beside the benchmark's own metrics; none by default.
+
+    Settings by its own names: num_fewshot (None: each task's own), limit (questions of a task, or a share below 1),
+    include_path (a folder of your own tasks). batch_size changes the speed only.
+    """
+
+    tasks: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    batch_size: int = 16
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    limit: float | None = None
+    include_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks must be different ones")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError("num_fewshot must be at least 0")
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        if self.limit is not None and self.limit <= 0:
+            raise ValueError("limit must be a number > 0")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured, and how texts are generated."""
+    """What is measured, and how texts are generated.
+
+    extras: groups of metrics beside the benchmark's own (`benchmarks.extras`). sampling: the several samples a question
+    that leak@k reads. embedder: a folder or hub id of a sentence encoder, for similarity. original: the model that
+    agreement compares with, where `expunge eval` measures one model.
+    """
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     generation: Generation = field(default_factory=Generation)
+    lm_eval: LmEval = field(default_factory=LmEval)
+    extras: tuple[str, ...] = ()
+    sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
+    embedder: str | None = None
+    original: str | None = None
 
-
-BENCHMARK_NAMES = ("world", "tofu")
+    def __post_init__(self) -> None:
+        for name in self.extras:
+            if name not in EXTRAS:
+                raise ValueError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling: temperature must be above 0, greedy samples are all the same")
 
 
 @strict
@@ -36,32 +81,38 @@ class DataConfig:
 
     refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
     learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own).
+    embedded world always does so with its own). request: `2/4` unlearns only the second of four consecutive parts of
+    the forget rows (`expunge unlearn`; a study has `requests`). args: settings of one benchmark alone, as
+    `expunge benchmarks NAME` says.
     """
 
     root: str | None = None
+    request: str | None = None
     refusals: str | None = None
     background: bool = False
     world: WorldConfig = field(default_factory=WorldConfig)
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation."""
+    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation.
+
+    A split that is not named is the benchmark's own default. forget, retain: files of rows, for `benchmark=custom`.
+    """
 
     benchmark: str = "world"
-    forget_split: str = "forget10"
-    retain_split: str = "retain90"
+    forget_split: str | None = None
+    retain_split: str | None = None
     holdout_split: str | None = None
+    data_split: str | None = None
+    forget: str | None = None
+    retain: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     template_args: Template = field(default_factory=Template)
     eval: EvalConfig = field(default_factory=EvalConfig)
-
-    def __post_init__(self) -> None:
-        if self.benchmark not in BENCHMARK_NAMES:
-            raise ValueError(f"no benchmark named {self.benchmark!r}{nearest(self.benchmark, BENCHMARK_NAMES)}")
 
 
 @strict
@@ -70,7 +121,10 @@ class MethodEntry:
     """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`.
 
     trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
-    whose models it reads.
+    whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
+
+    grid: lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`; the entry stands for their
+    product, each labelled with its values.
     """
 
     trainer: str
@@ -78,6 +132,7 @@ class MethodEntry:
     args: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None
     of: tuple[str, ...] = ()
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @strict
@@ -107,13 +162,26 @@ class Paths:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Study(Task):
-    """full -> retain -> unlearn (each method) -> score -> metrics -> report."""
+    """full -> retain -> unlearn (each method) -> score -> metrics -> report.
+
+    requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
+    of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
+    models. keep_later_requests: a link also retains the rows that later links will forget.
+
+    grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
+    models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
+    """
 
     name: str
+    requests: int | Mapping[str, tuple[int, int]] = 1
+    keep_later_requests: bool = False
     train: TrainArgs = field(default_factory=TrainArgs)
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    grid_names: Literal["settings", "numbers"] = "settings"
+    launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 
     @property
@@ -138,11 +206,52 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 def decode_study(tree: Mapping[str, Any]) -> Study:
     """A plain mapping as a Study. Raises ConfigError."""
     study = decode_task(Study, tree)
+    spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
+    study = dataclasses.replace(study, methods=tuple(spread))
     labels = [entry_label(m) for m in study.methods]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
     return study
+
+
+def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
+    """The entries that one with a grid stands for, in the order of its keys, the last changing fastest."""
+    if not entry.grid:
+        return [entry]
+    for key, values in entry.grid.items():
+        group, _, name = key.partition(".")
+        if group not in ("method_args", "args") or not name:
+            raise ConfigError(f"{where}.grid.{key}: must begin with method_args. or args., such as method_args.beta")
+        if not values:
+            raise ConfigError(f"{where}.grid.{key}: no values are listed")
+    made = []
+    for chosen in itertools.product(*entry.grid.values()):
+        changes = dict(zip(entry.grid, chosen, strict=True))
+        own: dict[str, Any] = {"method_args": entry.method_args, "args": entry.args}
+        for key, value in changes.items():
+            own = with_value(own, key, value)
+        shown = {} if entry.label else dict(entry.method_args)
+        shown |= {key.rpartition(".")[2]: value for key, value in changes.items()}
+        label = f"{entry.label or entry.trainer}({','.join(f'{k}={v}' for k, v in shown.items())})"
+        made.append(dataclasses.replace(entry, **own, label=label, grid={}))
+    return made
+
+
+def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The tree with a dotted key set; a mapping is laid over the one that is there. The given tree stays as it is."""
+    first, _, rest = key.partition(".")
+    out, there = dict(tree), tree.get(first)
+    if rest:
+        out[first] = with_value(there if isinstance(there, Mapping) else {}, rest, value)
+    elif isinstance(value, Mapping) and isinstance(there, Mapping):
+        merged = dict(there)
+        for name, part in value.items():
+            merged = with_value(merged, str(name), part)
+        out[first] = merged
+    else:
+        out[first] = value
+    return out
 
 
 def unlearn_args(study: Study, index: int, seed: int) -> TrainArgs:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.data.rows import RowSet
-from expunge.metrics.api import Metric
-from expunge.metrics.compute import requests
 from expunge.models.config import PRESETS, ModelConfig, looks_local
 from expunge.scoring.config import Generation
 from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
-from expunge.study.work import Setting
+from expunge.study.work import Part, Setting
 from expunge.training.config import TrainArgs
+from expunge.training.phases import draws
 
 CHARACTERS_PER_TOKEN = 4.0
 FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured jobs to go by
@@ -30,20 +30,44 @@ class Sizes:
     rows: Mapping[str, RowSet]
     n_parameters: int
 
-    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs) -> Estimate:
+    def fit(self, sides: Mapping[str, Sequence[str]], args: TrainArgs, max_length: int = 512) -> Estimate:
         """Forward and backward over every sample of the run: about 6 operations per parameter and token."""
-        counts = {s: sum(len(self.rows[n].rows) for n in names) for s, names in sides.items()}
+        counts = {s: sum(self._count(n, max_length) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
-        anchor = args.anchor if args.anchor in counts else next(iter(counts))
-        tokens = args.n_samples(counts[anchor]) * sum(means.values())
-        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
+        tokens = sum(
+            drawn.size * means[side]
+            for made, _ in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain"))
+            for side, drawn in (("forget", made.forget), ("retain", made.retain))
+            if drawn is not None
+        )
+        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens, self.model.bytes)
 
-    def score(self, panel: Sequence[Metric], generation: Generation) -> Estimate:
-        """Two operations per parameter and token for scored and for generated tokens."""
-        wanted = requests(panel)
-        scored = sum(_characters(self.rows[n], wanted.tokens[n]) for n in wanted.tokens) / CHARACTERS_PER_TOKEN
-        made = sum(len(self.rows[n].rows) for n in wanted.texts) * min(generation.max_new_tokens, 60)
-        return Estimate(int(scored + made), 2.0 * self.n_parameters * (scored + 4 * made))
+    @property
+    def model(self) -> Estimate:
+        """A model that is written without training: float32 weights."""
+        return Estimate(bytes=4 * self.n_parameters)
+
+    def _count(self, name: str, max_length: int) -> int:
+        """Samples of a set: its rows, or the pieces that its texts are cut into."""
+        rows = self.rows[name]
+        if rows.long != "pieces":
+            return len(rows)
+        return max(1, math.ceil(self.tokens[name] / (rows.max_length or max_length)))
+
+    def score(self, part: Part, generation: Generation) -> Estimate:
+        """Two operations per parameter and token, four times that for generated tokens, six with a gradient."""
+        rows = self.rows[part.rows]
+        if part.kind in ("texts", "samples"):
+            made = len(rows.rows) * generation.samples * min(generation.max_new_tokens, 60)
+            return Estimate(made, 8.0 * self.n_parameters * made)
+        scored = _characters(rows, part.names) / CHARACTERS_PER_TOKEN
+        times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
+        return Estimate(int(scored), times * self.n_parameters * scored)
+
+    def read(self, names: Sequence[str], n_rows: int) -> Estimate:
+        """One forward over so many rows of some sets: two operations per parameter and token."""
+        tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n].rows) for n in names), 1)
+        return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
 
 
 def sizes(setting: Setting) -> Sizes:
@@ -83,6 +107,11 @@ def _elements(file: Path) -> int:
 
 
 def _characters(rows: RowSet, variants: Sequence[str]) -> float:
+    shots = sum(len(q) + len(a) for q, a in rows.shots)
     return float(
-        sum(len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants))
+        sum(
+            shots + len(row.question) + len(row.answers[name])
+            for row in rows
+            for name in wanted_variants(row, variants)
+        )
     )

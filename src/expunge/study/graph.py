@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
 from expunge.study import work
-from expunge.study.config import MethodEntry, Study, entry_label, unlearn_args
+from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker, check_model, setting_of
+from expunge.study.requests import with_requests
 from expunge.training.config import TrainArgs
+from expunge.training.phases import check_run
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,10 @@ class Leaf:
     settings: str
     train_seed: int
     seed: int | None
-    model: Job
+    model: Job | None  # None: the given model, as it is
     records: Job
     metrics: Job
+    harness: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,31 @@ class Graph:
     study: Study
     setting: work.Setting
     leaves: tuple[Leaf, ...]
+    cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
-        return [leaf.metrics for leaf in self.leaves]
+        return [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
 
 
-def build_graph(study: Study) -> Graph:
-    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError."""
-    check_model(study.model)
+Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
+
+
+def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
+    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
+
+    rooms: what was read for other studies; rows and model that are the same again are not read again.
+    """
     check_methods(study)
-    setting = setting_of(study)
-    maker = Maker(setting, study.eval)
+    maker, links = _maker(study, {} if rooms is None else rooms)
+    setting = maker.setting
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
-    for seed in study.seeds.train:
-        tag = f"-s{seed}" if len(study.seeds.train) > 1 else ""
-        models = {
+    trained: dict[int, dict[str, Job]] = {}
+    tags = {seed: f"-s{seed}" if len(study.seeds.train) > 1 else "" for seed in study.seeds.train}
+    for seed, tag in tags.items():
+        trained[seed] = {
             role: maker.fit(
                 f"{role}{tag}",
                 start,
@@ -63,13 +77,58 @@ def build_graph(study: Study) -> Graph:
                 dataclasses.replace(study.train, seed=seed),
             )
             for role in ("full", "retain")
+            if getattr(setting.benchmark, f"{role}_sets")
         }
-        retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], None)
-        full = _leaf(maker, f"full{tag}", "full", seed, models["full"], retain.metrics)
-        leaves += [dataclasses.replace(full, label="full"), dataclasses.replace(retain, label="retain")]
+    # The retain models of all training seeds are what attacks with reference models hold a model against.
+    retained = {
+        s: maker.records(f"retain{tags[s]}", m["retain"], m.get("full")) for s, m in trained.items() if "retain" in m
+    }
+    for seed, tag in tags.items():
+        models = trained[seed]
+        others = [job for s, job in retained.items() if s != seed]
+        retain = None
+        if "retain" in models:
+            retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], models.get("full"), None, others)
+        against = Against(models.get("full"), retain.metrics if retain else None, list(retained.values()))
+        full = _leaf(maker, f"full{tag}", "full", seed, models.get("full"), *against)
+        leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
-            leaves += _forget(study, maker, full.model, retain.metrics, seed, unlearn_seed, tag)
+            leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
+
+
+def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:
+    """The maker of a study's jobs, and its forget sets by the names of their requests."""
+    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(Task)}
+    made_of = fingerprint({**own, "requests": study.requests})
+    if made_of not in rooms:
+        check_model(study.model)
+        setting = setting_of(study)
+        check_given(study, setting.benchmark)
+        if study.data.request is not None:
+            raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
+        links: Mapping[str, str] = {"": setting.benchmark.forget_set}
+        if study.requests != 1:
+            setting, links = with_requests(setting, study.requests)
+        rooms[made_of] = Maker(setting, study.eval), links
+    return rooms[made_of]
+
+
+class Against(NamedTuple):
+    """What a model is held against: the full model (None: the given one), the retain model's metrics, all retain
+    models' records."""
+
+    full: Job | None
+    retain: Job | None
+    shadows: Sequence[Job]
+
+
+def check_given(study: Study, benchmark: Benchmark) -> None:
+    """Where a benchmark trains no full model, the given one stands for it: once. Raises ConfigError."""
+    if benchmark.full_sets:
+        return
+    if len(study.seeds.train) > 1:
+        raise ConfigError(f"seeds.train: benchmark={benchmark.name} trains no full model; leave it at one seed")
 
 
 def check_methods(study: Study) -> None:
@@ -81,12 +140,24 @@ def check_methods(study: Study) -> None:
             if name not in seen:
                 raise ConfigError(f"{where}.of: no earlier method is labelled {name!r}{nearest(name, seen)}")
         seen.append(entry_label(entry))
-        unlearn_args(study, i, 0)
+        args = unlearn_args(study, i, 0)
+        if study.requests != 1 and "@" in seen[-1]:
+            raise ConfigError(f"{where}.label: {seen[-1]!r} holds an @, which names the links where there are requests")
         if entry.trainer not in edit_registry():
-            if not objective(entry.trainer, entry.method_args, where=where).forgets:
-                raise ConfigError(f"{where}.trainer: {entry.trainer} does not unlearn; full and retain are always made")
-            if entry.of:
+            chosen = objective(entry.trainer, entry.method_args, where=where)
+            if not chosen.forgets:
+                raise ConfigError(
+                    f"{where}.trainer: {entry.trainer} does not unlearn; the full and the retain model (the "
+                    "oracle) are in every study, so leave it out"
+                )
+            chained = chosen.spec.teacher == "start"
+            if entry.of and not chained:
                 raise ConfigError(f"{where}.of: only an edit reads other methods' models, {entry.trainer} is a loss")
+            if chained and len(entry.of) != 1:
+                raise ConfigError(
+                    f"{where}.of: {entry.trainer} goes on from one earlier method's model, name its label"
+                )
+            check_run(chosen, args, f"{where}.args")
             continue
         make_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = edit_registry()[entry.trainer].others
@@ -98,42 +169,76 @@ def check_methods(study: Study) -> None:
             raise ConfigError(f"{where}.of: {entry.trainer} trains its own second model; leave it out")
 
 
-def _forget(study: Study, maker: Maker, full: Job, retain: Job, train_seed: int, seed: int, tag: str) -> list[Leaf]:
-    """The unlearned models of one full model and one seed, in the order of the study's methods."""
+def _forget(
+    study: Study,
+    maker: Maker,
+    links: Mapping[str, str],
+    against: Against,
+    train_seed: int,
+    seed: int,
+    tag: str,
+) -> list[Leaf]:
+    """The unlearned models of one full model and one seed, in the order of the study's methods.
+
+    links: the forget sets by the names of their requests, in order. Each model of a chain starts from the one before;
+    `made` holds the last.
+    """
+    full = against.full
     leaves: list[Leaf] = []
     made: dict[str, Job] = {}
     tag += f"-u{seed}" if len(study.seeds.unlearn) > 1 else ""
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
-        if entry.trainer in edit_registry():
-            made[label] = _edit(maker, entry, label + tag, full, made, args)
-        else:
-            benchmark = maker.setting.benchmark
-            sides = {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
-            made[label] = maker.fit(label + tag, full, objective(entry.trainer, entry.method_args), sides, args)
-        leaf = _leaf(maker, label + tag, "unlearn", train_seed, made[label], retain)
         shown = ", ".join(f"{k}={v}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        leaves.append(dataclasses.replace(leaf, label=label, method=entry.trainer, settings=shown, seed=seed))
+        model = made[entry.of[0]] if entry.of and entry.trainer not in edit_registry() else full
+        for k, (link, rows) in enumerate(_links_of(entry, links).items()):
+            name = f"{label}@{link}" if link else label
+            later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
+            if entry.trainer in edit_registry():
+                model = _edit(maker, entry, name + tag, model, rows, made, args)
+            else:
+                sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
+                chosen = objective(entry.trainer, entry.method_args)
+                retain = against.retain.parents["records"] if against.retain else None
+                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=retain)
+            leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
+            leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
+        if model is not None:
+            made[label] = model
     return leaves
 
 
-def _edit(maker: Maker, entry: MethodEntry, label: str, full: Job, made: dict[str, Job], args: TrainArgs) -> Job:
-    """An edit's job: of the full model and its reinforced twin, of earlier methods' models, or of one model."""
+def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
+    """The links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
+    edit = edit_registry().get(entry.trainer)
+    return links if edit is None or edit.others == "reinforced" else {"": ""}
+
+
+def _edit(
+    maker: Maker, entry: MethodEntry, label: str, model: Job | None, rows: str, made: Mapping[str, Job], args: TrainArgs
+) -> Job:
+    """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
     edit = make_edit(entry.trainer, entry.method_args)
     others = edit_registry()[entry.trainer].others
     if others == "reinforced":
-        sides = {"retain": (maker.setting.benchmark.forget_set,)}
-        return maker.edited(
-            label, edit, full, [maker.fit(f"{label}-reinforced", full, objective("finetune"), sides, args)]
-        )
+        return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
     named = [made[name] for name in entry.of]
-    return maker.edited(label, edit, named[0] if named and not others else full, named if others else [])
+    return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
 
 
-def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retain: Job | None) -> Leaf:
+def _leaf(
+    maker: Maker,
+    name: str,
+    role: str,
+    train_seed: int,
+    model: Job | None,
+    full: Job | None,
+    retain: Job | None,
+    shadows: Sequence[Job],
+) -> Leaf:
     """A model with its records and metrics."""
-    records = maker.records(name, model)
+    records = maker.records(name, model, full)
     return Leaf(
         label=name,
         role=role,
@@ -143,5 +248,6 @@ def _leaf(maker: Maker, name: str, role: str, train_seed: int, model: Job, retai
         seed=None,
         model=model,
         records=records,
-        metrics=maker.metrics(name, records, retain),
+        metrics=maker.metrics(name, records, retain, shadows=shadows),
+        harness=maker.harness(name, model),
     )

@@ -12,15 +12,18 @@ from typing import Any
 from expunge.core.identity import fingerprint
 
 Progress = Callable[[int, int], None]  # units done, units in all
+CHECKPOINTS = ".checkpoints"
 Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The work of a job: tokens that go through the model, and floating-point operations (0 where unknown)."""
+    """The work of a job: tokens that go through the model, floating-point operations, and bytes of the model that it
+    writes (0 where unknown)."""
 
     tokens: int = 0
     flops: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,9 @@ class Job:
 
     `do(folder, parents, progress)` fills a fresh folder, reading the parents' folders, and returns facts for the job's
     record. `identity` must determine the result together with the parents; `label` only names it for people.
+    implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
+    left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
+    resumes: an unfinished attempt is gone on from; `do` is told where to keep it, as `parents[CHECKPOINTS]`.
     """
 
     kind: str
@@ -37,13 +43,15 @@ class Job:
     do: Do
     parents: Mapping[str, Job] = field(default_factory=dict)
     estimate: Estimate = Estimate()
+    implied: frozenset[str] = frozenset()
+    passing: bool = False
+    resumes: bool = False
 
     @functools.cached_property
     def key(self) -> str:
         """Fingerprint of the job: kind, identity and the parents' fingerprints."""
-        return fingerprint(
-            {"kind": self.kind, "identity": self.identity, "parents": {k: p.key for k, p in self.parents.items()}}
-        )
+        parents = {role: p.key for role, p in self.parents.items() if role not in self.implied}
+        return fingerprint({"kind": self.kind, "identity": self.identity, "parents": parents})
 
     @property
     def folder_name(self) -> str:
@@ -56,15 +64,19 @@ class Job:
         return f"{self.kind} {self.label}"
 
 
-def in_order(wanted: Iterable[Job]) -> list[Job]:
-    """The wanted jobs and all their ancestors, parents first, each fingerprint once."""
+def in_order(wanted: Iterable[Job], done: Callable[[Job], bool] | None = None) -> list[Job]:
+    """The wanted jobs and all their ancestors, parents first, each fingerprint once.
+
+    With `done`, a passing parent that is no longer there is left out where the job that read it is done.
+    """
     seen: dict[str, Job] = {}
 
     def visit(job: Job) -> None:
         if job.key in seen:
             return
         for parent in job.parents.values():
-            visit(parent)
+            if done is None or not parent.passing or done(parent) or not done(job):
+                visit(parent)
         seen[job.key] = job
 
     for job in wanted:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks.benchmark import Benchmark, tofu, world
-from expunge.core.errors import ConfigError
+from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks.extras import with_extras
+from expunge.core.errors import ConfigError, DataError
 from expunge.core.identity import file_sha256
-from expunge.core.records import TOKENS
 from expunge.data.refusals import REFUSALS, read_refusals
-from expunge.data.tofu import check_splits
 from expunge.methods.edits import Edit, edit_identity
-from expunge.methods.objective import Objective
-from expunge.methods.steps import make_step
+from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
-from expunge.study import work
+from expunge.models.load import load_tokenizer
+from expunge.scoring.config import Generation, check_backend
+from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
-from expunge.study.job import Job, Progress
-from expunge.training.config import TrainArgs
-from expunge.training.step import check_step
+from expunge.study.job import CHECKPOINTS, Job, Progress
+from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
+from expunge.study.requests import changed, narrowed
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluate import forget_of, panel_metrics
+from expunge.training.lora import check_quantize
+from expunge.training.phases import check_run
+from expunge.training.schedule import Schedule
 
 ALTERNATES_SEED = 0
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
@@ -33,23 +39,50 @@ REVISION = 1  # of the jobs themselves: raised when the same settings would give
 
 def benchmark_of(task: Task) -> Benchmark:
     """The rows and the panel. Raises ConfigError or DataError."""
-    if task.benchmark == "world":
-        return world(task.data.world, truth_ratio=task.eval.truth_ratio)
-    check_splits(task.forget_split, task.retain_split, task.holdout_split)
-    return tofu(
-        task.data.root,
+    wanted = Wanted(
+        root=task.data.root,
         forget_split=task.forget_split,
         retain_split=task.retain_split,
         holdout_split=task.holdout_split,
-        truth_ratio=task.eval.truth_ratio,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
         background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
     )
+    return find_benchmark(task.benchmark).make(wanted)
 
 
 def setting_of(task: Task) -> work.Setting:
-    """What the jobs of a study or a single job share. Raises ConfigError or DataError."""
+    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
+    DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
-    return work.Setting(benchmark_of(task), task.model, task.template_args, refusals)
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
+    benchmark = benchmark_of(task)
+    check_holdout(benchmark)
+    for key in ("embedder", "original"):
+        named = getattr(task.eval, key)
+        if named is not None:
+            check_source(named, f"eval.{key}")
+    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    setting = work.Setting(benchmark, task.model, task.template_args, refusals)
+    return setting if task.data.request is None else narrowed(setting, task.data.request)
+
+
+def check_holdout(benchmark: Benchmark) -> None:
+    """Rows that no model has seen must not be among those to be forgotten. Raises DataError with the first that is."""
+    forget = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(benchmark.forget_set, ())}
+    for row in benchmark.sets.get("holdout", ()):
+        if (row.question, row.answer) in forget:
+            raise DataError(
+                f"holdout row {row.row_id} is forget row {forget[row.question, row.answer]} as well: "
+                f"{row.question[:60]!r}; no model may have seen a holdout row"
+            )
 
 
 def check_model(model: ModelConfig) -> None:
@@ -69,10 +102,25 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._parts = work.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
+        self._panel = panel_identity(setting.benchmark.panel)
+        self._held = work.Held()
+
+    def forgetting(self, name: str) -> Maker:
+        """The same maker with another of the benchmark's sets as the forget set."""
+        made = copy.copy(self)
+        made.setting = changed(self.setting, forget_set=name)
+        return made
 
     def base(self) -> Job:
-        """A tokenizer and a model from scratch."""
-        model = self.setting.model
+        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        model, benchmark = self.setting.model, self.setting.benchmark
+        if not benchmark.full_sets:
+            raise ConfigError(
+                f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
+                "model.model_args.pretrained_model_name_or_path="
+            )
         return Job(
             kind="base",
             label=str(model.scratch),
@@ -84,6 +132,7 @@ class Maker:
                 "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            estimate=self._sizes.model,
         )
 
     def fit(
@@ -93,19 +142,44 @@ class Maker:
         chosen: Objective,
         sides: Mapping[str, Sequence[str]],
         args: TrainArgs,
+        *,
+        retain: Job | None = None,
     ) -> Job:
-        """Training or unlearning from a job's model, or from the configured source."""
-        if args.step is not None:
-            check_step(make_step(args.step, args.step_args, "trainer.args"), chosen)
+        """Training or unlearning from a job's model, or from the configured source.
+
+        retain: the retain model's records, which evaluations during training hold the model against.
+        """
+        check_quantize(args.lora)
+        check_run(chosen, args)
+        evaluation = self._evaluation(args, retain)
+        teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
+        check_sides(self.setting.benchmark, used, chosen)
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
         parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
         refusing = chosen.needs.alternate is not None and other is None
+        n_other = work.N_ALTERNATES if other else len(self.setting.refusals)
+        reads = wanted_of(chosen, used, self.setting.benchmark.sets, n_other, args)
+        for role, wanted in reads.items():
+            parents[role] = self._reference(start if role in IMPLIED else teacher, wanted, other)
+        if retain is not None and args.evaluate.reads_retain:
+            parents["retain_records"] = retain
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             source = self._source(parents)
             return work.fit(
-                folder, source, self.setting, chosen, used, args, progress, alternates=parents.get("alternates")
+                folder,
+                source,
+                self.setting,
+                chosen,
+                used,
+                args,
+                progress,
+                alternates=parents.get("alternates"),
+                references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
+                retain=parents.get("retain_records"),
+                generation=self.evaluation.generation,
+                checkpoints=parents.get(CHECKPOINTS),
             )
 
         return Job(
@@ -117,11 +191,71 @@ class Maker:
                 "args": args.identity,
                 "rows": {s: [self._rows[n] for n in names] for s, names in used.items()},
                 **({"refusals": self.setting.refusals} if refusing else {}),
+                **evaluation,
                 **self._source_identity(start),
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.fit(used, args),
+            estimate=self._sizes.fit(used, args, self.setting.template.max_length),
+            implied=IMPLIED,
+            resumes=True,
+        )
+
+    def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
+        """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
+        if not args.evaluate.on:
+            return {}
+        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
+            raise ConfigError(
+                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
+                "none; name another metric, such as forget_Q_A_Prob"
+            )
+        wanted = requests(panel)
+        return {
+            "panel": panel_identity(panel),
+            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
+            **({"generation": self.evaluation.generation} if wanted.texts else {}),
+        }
+
+    def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
+        """A model trained further on the forget rows."""
+        sides = {"retain": (self.setting.benchmark.forget_set,)}
+        return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, args)
+
+    def _teacher(
+        self, label: str, start: Job | None, chosen: Objective, args: TrainArgs
+    ) -> tuple[Job | None, Job | None]:
+        """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
+        if chosen.spec.teacher == "reinforced":
+            changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
+            changed["evaluate"] = EvaluateArgs()
+            own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
+            return self.reinforced(label, start, own), start
+        if chosen.spec.teacher == "start":
+            return start, self.edited(f"{label}-noised", chosen.method.noise(args.seed), start, ())
+        return None, start
+
+    def _reference(self, of: Job | None, wanted: Question, other: Job | None) -> Job:
+        """What a model says of rows, for all runs that ask the same."""
+        other = other if wanted.side == "alternate" else None
+        refusing = wanted.side == "alternate" and other is None
+        return Job(
+            kind="reference",
+            label=f"{of.label if of else 'model'}-{wanted.label}",
+            identity={
+                "revision": REVISION,
+                "rows": [self._rows[n] for n in wanted.sets],
+                **wanted.identity,
+                **({"refusals": self.setting.refusals} if refusing else {}),
+                **self._source_identity(of),
+            },
+            parents=({} if of is None else {"model": of}) | ({} if other is None else {"alternates": other}),
+            do=lambda folder, parents, progress: make_reference(
+                folder, self._source(parents), self.setting, wanted, progress, alternates=parents.get("alternates")
+            ),
+            estimate=self._sizes.read(wanted.sets, wanted.n_rows),
+            passing=True,
         )
 
     def _alternates(self, start: Job | None) -> Job:
@@ -145,58 +279,170 @@ class Maker:
             ),
         )
 
-    def edited(self, label: str, edit: Edit, base: Job, others: Sequence[Job]) -> Job:
+    def edited(self, label: str, edit: Edit, base: Job | None, others: Sequence[Job]) -> Job:
         """Weights made from other models' weights, without training."""
+        source = {} if base else {"base": str(self.setting.model.source)}
         return Job(
             kind="edit",
             label=label,
-            identity={"revision": REVISION, "edit": edit_identity(edit)},
-            parents={"base": base} | {f"other_{i}": other for i, other in enumerate(others)},
-            do=lambda folder, parents, progress: work.apply_edit(folder, parents, self.setting, edit, progress),
-        )
-
-    def records(self, label: str, model: Job | None) -> Job:
-        """Scoring of a model."""
-        panel = self.setting.benchmark.panel
-        wanted = requests(panel)
-        return Job(
-            kind="score",
-            label=label,
             identity={
                 "revision": REVISION,
-                "rows": {n: self._rows[n] for n in sorted({m.rows for m in panel if m.rows})},
-                "reads": {"tokens": wanted.tokens, "texts": sorted(wanted.texts)},
-                "columns": TOKENS.names,  # records of an older shape are made again
-                "generation": self.evaluation.generation,
-                **self._source_identity(model),
+                "edit": edit_identity(edit),
+                **({} if base else self._source_identity(None)),
             },
-            parents={} if model is None else {"model": model},
-            do=lambda folder, parents, progress: work.score(
-                folder, self._source(parents), self.setting, panel, self.evaluation.generation, progress
+            parents=({"base": base} if base else {}) | {f"other_{i}": other for i, other in enumerate(others)},
+            do=lambda folder, parents, progress: work.apply_edit(
+                folder, {**source, **parents}, self.setting, edit, progress
             ),
-            estimate=self._sizes.score(panel, self.evaluation.generation),
+            estimate=self._sizes.model,
         )
 
-    def metrics(self, label: str, records: Job, retain: Job | None, *, retain_file: Path | None = None) -> Job:
-        """The panel over a model's records, against the retain model's results if there are any."""
+    def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
+        """All records of a model, gathered from a job for each set of rows and kind.
+
+        original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
+        """
+        given = self.evaluation.original or original
+        # Parts bear the model's name, not that of the task: another task finds them where they lie.
+        whose = model.label if model else Path(str(self.setting.model.source)).name
+        made: dict[str, Job] = {}
+        for part in self._parts:
+            if part.kind == "agreement" and given is None:
+                continue  # the metrics that read it say that there is no original model
+            if part.of is None:
+                made[part.file] = self._scored(whose, model, part, given)
+            elif self.evaluation.embedder is not None:
+                texts = made[f"{part.rows}.{part.of}.parquet"]
+                made[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            self._held.drop()  # this model's last part is done
+            return work.gather(folder, parents)
+
+        return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
+
+    def _how(self, part: work.Part) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+
+    def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
+        """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
+        how = self._how(part)
+        writes = part.kind in ("texts", "samples")
+        parents = {} if model is None else {"model": model}
+        decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
+        limits = self.setting.benchmark.generation.get(part.rows)
+        if writes and limits is not None:
+            decides["limits"] = limits
+        if part.kind == "agreement":
+            if isinstance(original, Job):
+                parents["original"] = original
+            else:
+                decides["original"] = source_identity(str(original), None)
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            other = str(parents.get("original", original))
+            source = self._source(parents)
+            return work.score(folder, source, self.setting, part, how, self._held, progress, original=other)
+
+        return Job(
+            kind="score",
+            label=f"{label} {part.rows} {part.kind}",
+            identity={
+                "revision": REVISION,
+                "records": part.kind,
+                "rows": self._rows[part.rows],
+                "columns": work.COLUMNS[part.kind],  # records of an older shape are made again
+                **decides,
+                **self._source_identity(model),
+            },
+            parents=parents,
+            do=do,
+            estimate=self._estimates[part],
+        )
+
+    def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
+        """The similarity of stored generations to answers."""
+        return Job(
+            kind="score",
+            label=f"{label} {part.rows} {part.kind}",
+            identity={
+                "revision": REVISION,
+                "records": part.kind,
+                "rows": self._rows[part.rows],
+                "reads": part.names,
+                "embedder": source_identity(embedder, None),
+            },
+            parents={"texts": texts},
+            do=lambda folder, parents, progress: work.compare_texts(
+                folder, parents["texts"], self.setting, part, embedder, progress
+            ),
+        )
+
+    def metrics(
+        self,
+        label: str,
+        records: Job,
+        retain: Job | None,
+        *,
+        retain_file: Path | None = None,
+        shadows: Sequence[Job] = (),
+    ) -> Job:
+        """The panel over a model's records, against the retain model's results if there are any.
+
+        shadows: the records of the retain models that attacks with reference models read, never this model's own.
+        """
         panel = self.setting.benchmark.panel
+        sets = self.setting.benchmark.sets
+        for metric in panel:
+            if metric.where and metric.rows:
+                work.rows_where(sets[metric.rows], metric)
         meta = self.meta()
-        n_forget = len(self.setting.benchmark.sets["forget_eval"].rows)
-        given = check_retain_file(retain_file, meta, n_forget) if retain_file else None
+        given = None
+        if retain_file:
+            given = check_retain_file(retain_file, meta, len(sets.get("forget_eval", ())), self._tokenizer_mark)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
             if "retain" in parents:
                 against = read_results(parents["retain"] / self.eval_file)[0]
-            facts = work.measure(folder, parents["records"], self.setting, panel, against, meta)
+            others = [path for role, path in parents.items() if role.startswith("shadow_")]
+            facts = work.measure(folder, parents["records"], self.setting, panel, against, meta, others)
             progress(1, 1)
             return facts
 
-        identity: dict[str, Any] = {"revision": REVISION, "panel": panel_identity(panel)}
+        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})
+        if any(m.shadows for m in panel):
+            parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
         return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+
+    def harness(self, label: str, model: Job | None) -> Job | None:
+        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        config = self.evaluation.lm_eval
+        if not config.tasks:
+            return None
+
+        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            meta = {"benchmark": "lm_eval", "tasks": list(config.tasks)}
+            return harness.measure_tasks(folder, self._source(parents), self.setting.model, config, meta, progress)
+
+        return Job(
+            kind="lm_eval",
+            label=label,
+            identity={"revision": REVISION, **harness.identity(config), **self._source_identity(model)},
+            parents={} if model is None else {"model": model},
+            do=do,
+        )
+
+    def _tokenizer_mark(self) -> str | None:
+        """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
+        source = self.setting.model.tokenizer_source
+        if source is None:
+            return None
+        return work.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
 
     @property
     def eval_file(self) -> str:
@@ -228,8 +474,26 @@ class Maker:
         return out
 
 
-def check_retain_file(path: Path, meta: Mapping[str, Any], n_forget: int) -> Mapping[str, Any]:
-    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split or rows."""
+def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:
+    """Raise ConfigError where a benchmark has no rows for a side, or rows that a method cannot read."""
+    for side, names in sides.items():
+        absent = next((n for n in names if n not in benchmark.sets), None)
+        if absent or not names:
+            what = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
+            raise ConfigError(
+                f"benchmark={benchmark.name}: it has no rows to {what} here; see `expunge benchmarks {benchmark.name}`"
+            )
+    if chosen.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
+        raise ConfigError(
+            f"trainer={chosen.spec.name}: it reads other answers to the forget questions, and the forget rows of "
+            f"benchmark={benchmark.name} are texts without questions"
+        )
+
+
+def check_retain_file(
+    path: Path, meta: Mapping[str, Any], n_forget: int, tokenizer_mark: Callable[[], str | None]
+) -> Mapping[str, Any]:
+    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split, rows or tokenizer."""
     if not path.is_file():
         raise ConfigError(f"retain_logs_path: no file {path}")
     results, said = read_results(path)
@@ -239,6 +503,11 @@ def check_retain_file(path: Path, meta: Mapping[str, Any], n_forget: int) -> Map
     for name, fingerprint in (said.get("rows") or {}).items():
         if meta["rows"].get(name, fingerprint) != fingerprint:
             raise ConfigError(f"retain_logs_path: {path} was measured on other {name} rows than this job's")
+    if work.TOKENIZER in said and tokenizer_mark() not in (None, said[work.TOKENIZER]):
+        raise ConfigError(
+            f"retain_logs_path: {path} was measured with another tokenizer than this job's; losses per token of two "
+            "tokenizers do not compare"
+        )
     n_rows = {len(results[m].per_row) for m in ("forget_truth_ratio",) if m in results}
     if n_rows and n_rows != {n_forget}:
         raise ConfigError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 
+from expunge.benchmarks import Benchmark
 from expunge.core.records import text_records
+from expunge.metrics.aggregate import band
+from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import Missing, ReportModel, Run, Sample
+from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
 from expunge.study.graph import Graph, Leaf
+from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
@@ -20,17 +25,20 @@ N_SAMPLES = 6
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
     """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
+    benchmark = graph.setting.benchmark
     runs: list[Run] = []
     lost: list[Missing] = []
     texts: dict[str, Mapping[int, str]] = {}
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
-            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j.key in outcome.failures)
+            failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
         runs.append(_run(graph, leaf, outcome, store))
-        texts.setdefault(leaf.label, _generations(leaf, store))
-    benchmark = graph.setting.benchmark
+        if leaf.harness is not None and leaf.harness.key in outcome.failures:
+            lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
+        if benchmark.shown_set is not None:
+            texts.setdefault(leaf.label, _generations(leaf, store, benchmark.shown_set))
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -38,23 +46,57 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
-        notes=_notes(graph, outcome),
+        notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
         samples=_samples(graph, texts),
+        shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
+        utility=benchmark.utility,
+        null_band=null_band(runs),
     )
+
+
+N_SHOWN = 8
+
+
+def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
+    """The metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
+    names = [metric.name for metric in benchmark.panel]
+    return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
+
+
+def null_band(runs: Sequence[Run]) -> dict[str, Band]:
+    """The spread of each metric over the retain models of several training seeds, where there are at least two.
+
+    Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
+    `forget_quality.ks_distance`.
+    """
+    retain = [run.results for run in runs if run.role == "retain"]
+    values: dict[str, list[float]] = {}
+    for results in retain:
+        for name, result in results.items():
+            values.setdefault(name, []).append(result.value)
+    ratios = [r["forget_truth_ratio"] for r in retain if "forget_truth_ratio" in r]
+    pairs = [ks_between(one, other) for one, other in itertools.combinations(ratios, 2)]
+    found = {name: (band(of), len(of)) for name, of in values.items()}
+    if pairs:  # two retain models make one pair, whose distance is a band of one point
+        found["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
+    return {name: Band(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
 
 
 def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
     name = f"{graph.setting.benchmark.eval_name}_EVAL.json"
-    record = outcome.records[leaf.model.key]
+    record = {} if leaf.model is None else outcome.records[leaf.model.key]
+    results = read_results(store.path(leaf.metrics) / name)[0]
+    if leaf.harness is not None and leaf.harness.key in outcome.records:
+        results |= read_results(store.path(leaf.harness) / EVAL_FILE)[0]
     return Run(
         label=leaf.label,
         role=leaf.role,  # type: ignore[arg-type]
         method=leaf.method,
         settings=leaf.settings,
         seed=_seed(graph, leaf),
-        results=read_results(store.path(leaf.metrics) / name)[0],
-        wall_s=float(record["wall_s"]),
+        results=results,
+        wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
     )
 
@@ -68,24 +110,29 @@ def _seed(graph: Graph, leaf: Leaf) -> int | str | None:
 
 def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     template, truth = graph.study.template_args, graph.study.eval.truth_ratio
-    notes = [f"Truth ratio: {truth} mean over the perturbed answers."]
+    ratios = any(metric.family == "truth_ratio" for metric in graph.setting.benchmark.panel)
+    notes = [f"Truth ratio: {truth} mean over the perturbed answers."] if ratios else []
     if template.compat != "clean":
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
+    sets = graph.setting.benchmark.sets
     for job in in_order(graph.jobs):
         facts = outcome.records.get(job.key, {}).get("facts", {})
         for name, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
             if n:
-                notes.append(f"{job.name}: {n} answers of {name} were cut at {template.max_length} tokens.")
+                limit = (name in sets and sets[name].max_length) or template.max_length
+                notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
     return tuple(notes)
 
 
-def _generations(leaf: Leaf, store: Store) -> dict[int, str]:
-    table = pq.read_table(store.path(leaf.records) / "forget_eval.texts.parquet")
+def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
+    table = pq.read_table(store.path(leaf.records) / f"{rows}.texts.parquet")
     return {t.row_id: t.generation for t in text_records(table)}
 
 
 def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:
-    rows = graph.setting.benchmark.sets["forget_eval"].rows
+    if graph.setting.benchmark.shown_set is None:
+        return ()
+    rows = graph.setting.benchmark.sets[graph.setting.benchmark.shown_set].rows
     chosen = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
     return tuple(
         Sample(r.question, r.answers["answer"], {label: made.get(r.row_id, "") for label, made in texts.items()})

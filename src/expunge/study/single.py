@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import yaml
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
@@ -76,19 +74,24 @@ class Prepared:
     metrics: Job | None
     eval_file: str
     notes: tuple[str, ...] = ()
+    harness: Job | None = None
 
     @property
-    def last(self) -> Job:
-        """The job that ends it."""
-        job = self.metrics or self.model
-        if job is None:
-            raise ConfigError("mode: there is nothing to do")
-        return job
+    def ends(self) -> tuple[Job, ...]:
+        """The jobs that end it."""
+        return tuple(job for job in (self.metrics, self.harness) if job) or ((self.model,) if self.model else ())
+
+    @property
+    def key(self) -> str:
+        """What marks the output folder as this very job's."""
+        return " ".join(job.key for job in self.ends)
 
 
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.data.request is not None and single.mode != "unlearn":
+        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
@@ -97,13 +100,19 @@ def prepare(single: Single) -> Prepared:
     model = None
     if fitting:
         model = maker.fit(single.task_name, start, fitting[0], _sides(single, setting), fitting[1])
-    records = metrics = None
+    records = metrics = tasks = None
     if single.mode != "train":
-        records = maker.records(single.task_name, model or start)
-        metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
+        tasks = maker.harness(single.task_name, model or start)
+        if setting.benchmark.panel:
+            # Unlearning is compared with the model it started from; one that is only measured, with `eval.original`.
+            original = (start or single.model.source) if single.mode == "unlearn" else None
+            records = maker.records(single.task_name, model or start, original=original)
+            metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
-    prepared = Prepared(single, model, records, metrics, maker.eval_file, notes)
+    prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
+    if not prepared.ends:
+        raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
     return prepared
 
@@ -111,7 +120,10 @@ def prepare(single: Single) -> Prepared:
 def _objective(single: Single) -> Objective:
     chosen = objective(single.trainer.handler, single.trainer.method_args)
     if single.mode == "unlearn" and not chosen.forgets:
-        raise ConfigError(f"trainer={single.trainer.handler}: this does not unlearn; use `expunge train`")
+        raise ConfigError(
+            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
+            "made from the base model, by `expunge train trainer=retrain`"
+        )
     if single.mode == "train" and chosen.forgets:
         raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
     return chosen
@@ -129,9 +141,15 @@ def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
     roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
-    roles |= {single.forget_split: roles["forget"], single.retain_split: roles["retain"]}
+    roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
+    roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
+    if not roles[single.train_split]:
+        raise ConfigError(
+            f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
+            "the model that is given serves as it is"
+        )
     return {"retain": roles[single.train_split]}
 
 
@@ -141,7 +159,7 @@ def shown(prepared: Prepared) -> bool:
     if not folder.exists():
         return False
     mark = folder / ".expunge-key"
-    if mark.is_file() and mark.read_text().strip() == prepared.last.key:
+    if mark.is_file() and mark.read_text().strip() == prepared.key:
         return True
     raise ConfigError(
         f"task_name={prepared.single.task_name}: {folder} already holds something else; choose another task_name or "
@@ -152,7 +170,7 @@ def shown(prepared: Prepared) -> bool:
 def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
     """Do the jobs and show them in the output folder. Raises the error of the job that fails."""
     store = Store(Path(prepared.single.paths.store))
-    outcome = run([prepared.last], store, tell)
+    outcome = run(prepared.ends, store, tell)
     if outcome.first:
         raise outcome.first
     folder = prepared.single.output_dir
@@ -166,20 +184,21 @@ def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
 def _fill(part: Path, prepared: Prepared, store: Store) -> None:
     """Hard links into the store (copies across file systems): a model takes its place on the disk once."""
     evals = part / "evals" if prepared.model else part
-    for job, where in ((prepared.model, part), (prepared.records, evals / "records"), (prepared.metrics, evals)):
+    for job, where in (
+        (prepared.model, part),
+        (prepared.records, evals / "records"),
+        (prepared.metrics, evals),
+        (prepared.harness, evals),
+    ):
         if job is None:
             continue
+        store.restore(job)
         source = store.path(job)
         for file in sorted(p for p in source.rglob("*") if p.is_file()):
             target = where / file.relative_to(source)
+            if target.exists():  # two jobs that end in one folder: the first one's record stands
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, target)
+            link(file, target)
     write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
-    write_text(part / ".expunge-key", prepared.last.key + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    write_text(part / ".expunge-key", prepared.key + "\n")

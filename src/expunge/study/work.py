@@ -12,27 +12,47 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks.benchmark import Benchmark
-from expunge.core.files import write_text
-from expunge.core.records import text_records, texts_table, token_records
+from expunge.benchmarks import Benchmark, Limits
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.files import link, write_text
+from expunge.core.identity import fingerprint
+from expunge.core.records import (
+    AGREEMENT,
+    GRADS,
+    TEXTS,
+    TOKENS,
+    Text,
+    agreement_records,
+    grad_records,
+    similarity_records,
+    text_records,
+    texts_table,
+    token_records,
+)
 from expunge.data.refusals import REFUSALS
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoded, Encoder, Template
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
 from expunge.metrics.api import Metric, Result
-from expunge.metrics.compute import compute, requests
+from expunge.metrics.compute import Extra, Texts, compute, requests, with_parents
 from expunge.metrics.results import write_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, ModelConfig
-from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
+from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
+from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
+from expunge.scoring.grads import score_grads
+from expunge.scoring.similarity import Embedder, score_similarity
 from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
-from expunge.training.config import TrainArgs
+from expunge.training.ask import Ask
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
-from expunge.training.lora import merged, save_adapter, with_lora
+from expunge.training.lora import save_adapter, saved_form, with_lora
+from expunge.training.reference import load_reference
 
 
 @dataclass(frozen=True)
@@ -76,40 +96,94 @@ def fit(
     progress: Progress,
     *,
     alternates: Path | None = None,
+    references: Mapping[str, tuple[Path, Ask]] | None = None,
+    retain: Path | None = None,
+    generation: Generation | None = None,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a model on the named sets of each side, and save it with its log.
+    """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
+    references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
+    retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
+    unfinished attempt is kept.
     """
     encoder = setting.encoder(source)
+    watch = None
+    if args.evaluate.on:
+        panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
+        watch = watching(folder, args.evaluate, panel)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
     if objective.needs.alternate is not None:
         rows["alternate"] = encode_alternates(
             [setting.benchmark.sets[n] for n in sides["forget"]], setting.refusals, alternates, encoder
         )
-    # float32 weights whatever the dtype of scoring: bfloat16 weights round small updates away
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    model = load_model(source, held, device=pick_device(setting.model.device))
+    model = load_trained(source, setting, quantize=args.lora.quantize if args.lora else None)
+    stored = {key: load_reference(path, what, model) for key, (path, what) in (references or {}).items()}
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
-    done = train(model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, progress=progress)
+    pad_id = encoder.tokenizer.pad_token_id
+    done = train(
+        model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
+        checkpoints=checkpoints,
+    )  # fmt: skip
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
-        model = merged(model)
+        model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
     save_model(model, encoder.tokenizer, folder)
     write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
     cut = {side: sum(1 for e in encoded if e.truncated) for side, encoded in rows.items()}
-    return {"steps": done.n_steps, "truncated_rows": cut}
+    facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut}
+    if done.resumed_at is not None:
+        facts["resumed_at"] = done.resumed_at
+    if args.evaluate.on:
+        facts["evaluation"] = {**done.selected, "rows": panel.read}
+    return facts
+
+
+TRAJECTORY = "trajectory.jsonl"
+
+
+def watching(folder: Path, args: EvaluateArgs, panel: Panel) -> Watch:
+    """What evaluates a run and writes its trajectory, whole each time, into a folder."""
+
+    def tell(points: Sequence[Point]) -> None:
+        write_text(folder / TRAJECTORY, "".join(json.dumps(p.line) + "\n" for p in points))
+
+    choice = selection(args, panel.retain) if args.chooses else None
+    return Watch(args, panel, choice, tell)
+
+
+def evaluated(
+    setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
+) -> Panel:
+    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
+    sets = setting.benchmark.sets
+    metrics = panel_metrics(setting.benchmark.panel, args)
+    kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
+    panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
+    if retain is None:
+        return panel
+    read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
+    tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
+    texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
+    return dataclasses.replace(panel, retain=panel.results(tokens, texts))
+
+
+def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None, device: str | None = None) -> Any:
+    """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
+    updates away."""
+    held = dataclasses.replace(setting.model.model_args, dtype="float32")
+    return load_model(source, held, device=pick_device(device or setting.model.device), quantize=quantize)
 
 
 def apply_edit(
-    folder: Path, parents: Mapping[str, Path], setting: Setting, edit: Edit, progress: Progress
+    folder: Path, parents: Mapping[str, Path | str], setting: Setting, edit: Edit, progress: Progress
 ) -> dict[str, Any]:
     """Weights from the weights of the parents `base`, `other_0`, `other_1`, ...; saved like any model."""
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
     encoder = setting.encoder(str(parents["base"]))
     base, *others = (
-        load_model(str(parents[role]), held, device=pick_device("cpu"))
+        load_trained(str(parents[role]), setting, device="cpu")
         for role in ("base", *sorted(r for r in parents if r.startswith("other_")))
     )
     base.load_state_dict(edit(base.state_dict(), [other.state_dict() for other in others]))
@@ -119,8 +193,11 @@ def apply_edit(
 
 
 def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> list[Encoded]:
-    """The answers of all rows of some sets, encoded, in order."""
-    return [encoder.row(s, r, "answer") for s in sets for r in s.rows]
+    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces."""
+    out: list[Encoded] = []
+    for rows in sets:
+        out += encoder.pieces(rows) if rows.long == "pieces" else [encoder.row(rows, r, "answer") for r in rows]
+    return out
 
 
 def encode_alternates(
@@ -167,41 +244,157 @@ def alternates(
     return {"rows_without_alternates": bare}
 
 
-def score(
-    folder: Path, source: str, setting: Setting, panel: Sequence[Metric], generation: Generation, progress: Progress
-) -> dict[str, Any]:
-    """Records of everything the panel reads: each answer teacher-forced once, each question answered once."""
-    encoder = setting.encoder(source)
-    model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "tokens": TOKENS.names,
+    "texts": TEXTS.names,
+    "samples": TEXTS.names,
+    "grads": GRADS.names,
+    "agreement": AGREEMENT.names,
+}
+TOKENIZER = "tokenizer"  # in the metadata of records: which tokenizer the model read with
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of records of one set of rows. Each is a job of its own, so asking for another redoes none.
+
+    kind: tokens, texts, samples, grads, agreement, or the similarity of texts or samples. names: the answers read.
+    """
+
+    rows: str
+    kind: str
+    names: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.rows}.{self.kind}.parquet"
+
+    @property
+    def of(self) -> str | None:
+        """The kind of records a similarity is taken of."""
+        stem, _, last = self.kind.rpartition("_")
+        return stem if last == "similarity" else None
+
+
+def parts(panel: Sequence[Metric]) -> list[Part]:
+    """What the panel reads, a part for each set of rows and kind of records."""
     wanted = requests(panel)
-    total = scoring_units(setting.benchmark, panel)
+    kinds = {
+        "tokens": wanted.tokens,
+        "texts": wanted.texts,
+        "samples": wanted.samples,
+        "grads": wanted.grads,
+        "agreement": wanted.agreement,
+        "texts_similarity": wanted.similar_texts,
+        "samples_similarity": wanted.similar_samples,
+    }
+    return [Part(rows, kind, names) for kind, of in kinds.items() for rows, names in of.items()]
+
+
+class Held:
+    """The model that was read last for scoring: the parts of one model follow one another, and so read it once."""
+
+    def __init__(self) -> None:
+        self._source: str | None = None
+        self._model: Any = None
+
+    def model(self, source: str, setting: Setting) -> Any:
+        """The model of a source."""
+        if source != self._source:
+            self.drop()
+            self._model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+            self._source = source
+        return self._model
+
+    def drop(self) -> None:
+        """Let go of it."""
+        self._source = self._model = None
+
+
+def score(
+    folder: Path,
+    source: str,
+    setting: Setting,
+    part: Part,
+    generation: Generation,
+    held: Held,
+    progress: Progress,
+    *,
+    original: str | None = None,
+) -> dict[str, Any]:
+    """Records of one part: each answer read once, or each question answered as `generation` says.
+
+    original: the model that agreement compares with.
+    """
+    encoder = setting.encoder(source)
+    model = held.model(source, setting)
+    rows = setting.benchmark.sets[part.rows]
+    total = units(part, rows, generation)
     done = 0
-    cut: dict[str, int] = {}
 
     def step(n: int) -> None:
         nonlocal done
         done += n
         progress(done, total)
 
-    for name, variants in wanted.tokens.items():
-        table = score_tokens(model, setting.benchmark.sets[name], variants, encoder, progress=step)
-        cut[name] = int(table.schema.metadata[TRUNCATED.encode()])
-        pq.write_table(table, folder / f"{name}.tokens.parquet")
-    for name in wanted.texts:
-        rows = setting.benchmark.sets[name]
-        made = generate_texts(model, rows, "answer", encoder, generation, progress=lambda n: step(n * GENERATION_UNITS))
-        pq.write_table(texts_table(made), folder / f"{name}.texts.parquet")
-    return {"units": total, "truncated_answers": cut}
+    facts: dict[str, Any] = {"units": total}
+    if part.kind == "tokens":
+        table = score_tokens(model, rows, part.names, encoder, progress=step)
+        facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
+    elif part.kind == "grads":
+        table = score_grads(model, rows, part.names, encoder, progress=step)
+    elif part.kind == "agreement":
+        other = load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
+        table = score_agreement(model, other, rows, part.names, encoder, progress=step)
+    else:
+        limits = setting.benchmark.generation.get(part.rows)
+        how = limited(generation, limits)
+        table = texts_table(generate_texts(model, rows, "answer", encoder, how, progress=step))
+    mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
+    return facts
 
 
-GENERATION_UNITS = 10  # a generated answer counts as this many scored ones in the progress
+def limited(generation: Generation, limits: Limits | None) -> Generation:
+    """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
+    if limits is None:
+        return generation
+    n = min(generation.max_new_tokens, limits.max_new_tokens)
+    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
 
 
-def scoring_units(benchmark: Benchmark, panel: Sequence[Metric]) -> int:
-    """How many sequences scoring reads; a generation counts as `GENERATION_UNITS`."""
-    wanted = requests(panel)
-    scored = sum(len(wanted_variants(r, v)) for n, v in wanted.tokens.items() for r in benchmark.sets[n].rows)
-    return scored + GENERATION_UNITS * sum(len(benchmark.sets[n].rows) for n in wanted.texts)
+def compare_texts(
+    folder: Path, texts: Path, setting: Setting, part: Part, embedder: str, progress: Progress
+) -> dict[str, Any]:
+    """The similarity of stored generations to the named answers. The model itself is not read."""
+    made = text_records(pq.read_table(texts / f"{part.rows}.{part.of}.parquet"))
+    table = score_similarity(
+        Embedder(embedder, pick_device(setting.model.device)), made, setting.benchmark.sets[part.rows], part.names
+    )
+    pq.write_table(table, folder / part.file)
+    progress(1, 1)
+    return {"compared": table.num_rows}
+
+
+def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
+    """All records of one model in one folder, as links to those of its parts."""
+    for parent in parents.values():
+        for file in sorted(parent.glob("*.parquet")):
+            link(file, folder / file.name)
+    return {"parts": sorted(parents)}
+
+
+def tokenizer_mark(tokenizer: Any) -> str:
+    """What makes two tokenizers the same for records: the ids of all tokens, and the one that ends a text."""
+    return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
+
+
+def units(part: Part, rows: RowSet, generation: Generation) -> int:
+    """How many answers or prompts a part reads."""
+    if part.kind in ("texts", "samples"):
+        return len(rows.rows) * generation.samples
+    return sum(len(wanted_variants(r, part.names)) for r in rows.rows)
 
 
 def measure(
@@ -211,16 +404,93 @@ def measure(
     panel: Sequence[Metric],
     retain: Mapping[str, Result] | None,
     meta: Mapping[str, Any],
+    shadows: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The panel over stored records, as EVAL and SUMMARY files. No model is read."""
-    wanted = requests(panel)
-    tokens = {n: token_records(pq.read_table(records / f"{n}.tokens.parquet")) for n in wanted.tokens}
-    texts = {}
-    for name, references in wanted.texts.items():
-        made = text_records(pq.read_table(records / f"{name}.texts.parquet"))
-        rows = {r.row_id: r for r in setting.benchmark.sets[name].rows}
-        for variant in references:
-            texts[name, variant] = [dataclasses.replace(t, reference=rows[t.row_id].answers[variant]) for t in made]
-    results = compute(panel, tokens, texts, retain)
-    write_results(folder, results, meta, prefix=f"{setting.benchmark.eval_name}_")
+    """The panel over stored records, as EVAL and SUMMARY files. No model is read.
+
+    shadows: the records of the retain models that `Metric.shadows` reads.
+    """
+    read = {parent for m in panel if m.shadows for parent in m.parents.values()}
+    fewer = with_parents(panel, read)
+    others = [_compute(path, setting, fewer, None) for path in shadows] if fewer else []
+    results = _compute(records, setting, panel, retain, others)
+    mark = tokenizer_of(records)
+    write_results(
+        folder, results, {**meta, **({TOKENIZER: mark} if mark else {})}, prefix=f"{setting.benchmark.eval_name}_"
+    )
     return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
+
+
+def _compute(
+    records: Path,
+    setting: Setting,
+    panel: Sequence[Metric],
+    retain: Mapping[str, Result] | None,
+    shadows: Sequence[Mapping[str, Result]] = (),
+) -> dict[str, Result]:
+    """The panel over the records that are there; a metric whose records are not is missing, and says so."""
+    wanted = requests(panel)
+    sets = setting.benchmark.sets
+    read = {p: pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
+    of = {(p.rows, p.kind): table for p, table in read.items()}
+    extra = Extra(
+        samples=_texts(of, "samples", wanted.samples, sets),
+        grads={rows: grad_records(of[rows, "grads"]) for rows in wanted.grads if (rows, "grads") in of},
+        agreement={
+            rows: agreement_records(of[rows, "agreement"]) for rows in wanted.agreement if (rows, "agreement") in of
+        },
+        kept={m.name: rows_where(sets[m.rows], m) for m in panel if m.rows and m.where},
+        shadows=shadows,
+    )
+    tokens = {rows: token_records(of[rows, "tokens"]) for rows in wanted.tokens if (rows, "tokens") in of}
+    return compute(panel, tokens, _texts(of, "texts", wanted.texts, sets), retain, extra)
+
+
+def _texts(
+    of: Mapping[tuple[str, str], Any], kind: str, wanted: Mapping[str, tuple[str, ...]], sets: Mapping[str, RowSet]
+) -> Texts:
+    """Generations by rows and answer held against, beside their similarity to it where that was measured."""
+    out: dict[tuple[str, str], list[Text]] = {}
+    for name, references in wanted.items():
+        if (name, kind) not in of:
+            continue
+        made = text_records(of[name, kind])
+        near = similarity_records(of[name, f"{kind}_similarity"]) if (name, f"{kind}_similarity") in of else {}
+        rows = {r.row_id: r for r in sets[name].rows}
+        for variant in references:
+            cosine = near.get(variant, {})
+            out[name, variant] = [
+                dataclasses.replace(
+                    t, reference=rows[t.row_id].answers[variant], similarity=cosine.get((t.row_id, t.sample))
+                )
+                for t in made
+            ]
+    return out
+
+
+def tokenizer_of(records: Path) -> str | None:
+    """The tokenizer that records say they were made with."""
+    for file in sorted(records.glob("*.parquet")):
+        found = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
+        if found:
+            return str(found.decode())
+    return None
+
+
+def rows_where(rows: RowSet, metric: Metric) -> frozenset[int]:
+    """The rows a metric's `where` leaves. Raises ConfigError for a key that no row's meta has."""
+    kept = {r.row_id for r in rows}
+    known = sorted({key for r in rows for key in r.meta})
+    for written, value in metric.where.items():
+        key = written.removeprefix("!")
+        if key not in known:
+            raise ConfigError(
+                f"metric {metric.name}: where.{written}: no row of {rows.name} has such a key{nearest(key, known)}"
+            )
+        wanted = value if isinstance(value, list | tuple) else [value]
+        matched = set()
+        for row in rows:
+            held = row.meta.get(key)
+            matched |= {row.row_id} if any(v in wanted for v in (held if isinstance(held, list) else [held])) else set()
+        kept = kept - matched if written.startswith("!") else kept & matched
+    return frozenset(kept)

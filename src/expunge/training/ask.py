@@ -24,9 +24,9 @@ class Ask:
     layer: str | None = None
 
 
-def asked(needs: Needs, side: str, *, ref: bool = False) -> Ask | None:
-    """What a loss asks of a side, or of the reference on that side; None where it asks nothing."""
-    serve: Serve | None = getattr(needs, f"{side}_ref" if ref else side)
+def asked(needs: Needs, side: str, *, ref: bool = False, teacher: bool = False) -> Ask | None:
+    """What a loss asks of a side, or of the reference or the teacher on that side; None where it asks nothing."""
+    serve: Serve | None = getattr(needs, f"{side}{'_teacher' if teacher else '_ref' if ref else ''}", None)
     if serve is None:
         return None
     positions: Positions = getattr(needs, f"{side}_positions", Positions.ANSWER)

@@ -1,17 +1,19 @@
 """The one training loop: fine-tuning and every unlearning method, over transformers.Trainer.
 
-The order of samples is planned before the first step (`data.pairing`), so the Trainer reads them in sequence; the loss
-is the method's own, served by `training.serve`. The loss of a step is the mean over its micro-batches.
+The order of samples is planned before the first step (`training.phases`), so the Trainer reads them in sequence; the
+loss is the method's own, served by `training.serve`. The loss of a step is the mean over its micro-batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,16 +24,19 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from expunge.core.errors import JobError
-from expunge.data.pairing import choices, group_by_length, pair
 from expunge.data.template import Encoded
 from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Step, make_step
+from expunge.methods.steps import Step
 from expunge.training.ask import asked
+from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
 from expunge.training.config import TrainArgs
+from expunge.training.evaluate import Point, Watch, is_due
+from expunge.training.phases import Phase, plan_phases
+from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
 from expunge.training.serve import SIDES, Sample, Server
-from expunge.training.step import Stepper, check_step
+from expunge.training.step import Stepper
 from expunge.training.trainable import set_trainable
 
 log = logging.getLogger(__name__)
@@ -40,10 +45,17 @@ Progress = Callable[[int, int], None]  # step, steps
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves besides the changed model: its number of steps, and the logged losses."""
+    """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
+
+    selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
+    this run begin after.
+    """
 
     n_steps: int
     history: list[dict[str, float]]
+    trajectory: list[Point] = field(default_factory=list)
+    selected: Mapping[str, Any] = field(default_factory=dict)
+    resumed_at: int | None = None
 
 
 def train(
@@ -53,39 +65,153 @@ def train(
     args: TrainArgs,
     *,
     pad_id: int,
+    references: Mapping[str, Reference] | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
     `rows["alternate"]`, for methods that read it, lists the same number of other answers for each forget row in turn.
+    references: what is known already of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
+    What is missing is asked of `model` before its first step, with the same bits; a teacher's must be given.
     With `args.lora` the model is given wrapped (`training.lora.with_lora`). Raises JobError when the loss is no longer
     finite or passes `args.loss_limit`, ConfigError for a step or a mask that does not fit.
+
+    watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
+    a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt.
     """
-    step = make_step(args.step, args.step_args, "trainer.args") if args.step is not None else None
-    if step is not None:
-        check_step(step, objective)
+    phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
-    samples = plan_samples(objective, rows, args)
-    references = _references(model, objective, rows, samples, pad_id)
-    serve = partial(Server, rows=rows, references=references, pad_id=pad_id, head_chunk=args.head_chunk)
-    n_anchor = len(rows[_anchor(objective, args)])
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = _Loop(
-            model=model,
-            args=_training_arguments(args, n_anchor, scratch, model),
-            train_dataset=_Samples(samples),
-            data_collator=_as_batch,
-            callbacks=[_Progress(progress)] if progress else [],
-        )
-        trainer.prepare(objective, serve(objective.needs), args, n_anchor)
-        if step is not None:
-            trainer.wrap(step, lambda needs: Server(needs, rows, references, pad_id=pad_id, head_chunk=args.head_chunk))
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+    samples = [s for p in phases for s in p.samples]
+    asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
+    run = _Run(model, len(phases), watch, progress)
+    if checkpoints is not None and args.checkpoint is not None:
+        run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
+        run.found = run.checkpoints.load(run.fits, run.device)
+    place = _Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
+    done_before = run.begin()
+
+    def serve(needs: Needs) -> Server:
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
+
+    with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
+        for phase in phases:
+            place = place.enter(phase)
+            if place.number < done_before.number:
+                continue
+            place = dataclasses.replace(place, steps_before=max(place.steps_before, done_before.steps_before))
+            found = run.found if run.found and place.number == done_before.number else None
+            trainer = _Loop(
+                model=model,
+                args=_training_arguments(phase, place.seed(args.seed), scratch, model),
+                train_dataset=_Samples(phase.samples[found["n_read"] if found else 0 :]),
+                data_collator=_as_batch,
+            )
+            trainer.prepare(phase, serve(phase.objective.needs), place, run)
+            if phase.step is not None:
+                trainer.wrap(phase.step, serve)
+            trainer.go_on_from(found)
+            trainer.add_callback(_Course(trainer))
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
+            run.history += trainer.history
+            place = place.leave(int(trainer.state.global_step))
+            run.leave(place)
+            if run.stopped:
+                break
+            if place.number < place.n_phases:
+                trainer.let_go()
     model.eval()
-    return Trained(n_steps=int(trainer.state.global_step), history=trainer.history)
+    selected = watch.end(model) if watch else {}
+    n_steps = max(place.steps_before, done_before.steps_before)
+    return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
+
+
+@dataclass
+class _Run:
+    """What outlives the phases of a run: its log, its evaluations, its checkpoints and what was found of it."""
+
+    model: Any
+    n_phases: int
+    watch: Watch | None
+    progress: Progress | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    checkpoints: Checkpoints | None = None
+    found: State | None = None
+    stopped: bool = False  # by patience
+    resumed_at: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def fits(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
+        n = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return {"device": self.device.type, "processes": n}
+
+    def begin(self) -> _Place:
+        """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
+        if self.found is None:
+            if self.watch:
+                self.watch.begin(self.model)
+            return _Place(self.n_phases)
+        put_weights(self.model, self.found["model"])
+        self.history = list(self.found["history"])
+        if self.watch:
+            self.watch.restore(self.found["watch"])
+        self.resumed_at = self.found["steps_before"] + self.found["step"]
+        log.info("going on after step %d", self.resumed_at)
+        return _Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
+
+    def save(self, place: _Place, *, step: int = 0, **of_phase: Any) -> None:
+        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin)."""
+        if self.checkpoints is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+            return
+        state = {
+            "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
+            "model": trained_weights(self.model), "history": self.history,
+            "watch": self.watch.state() if self.watch else {}, **of_phase,
+        }  # fmt: skip
+        self.checkpoints.save(place.steps_before + step, state)
+
+    def leave(self, place: _Place) -> None:
+        """At the end of a phase: stop here if a signal came in its last step."""
+        if self.checkpoints is not None and self.checkpoints.stopping:
+            number = self.n_phases if self.stopped else place.number
+            self.save(dataclasses.replace(place, number=number + 1))
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a phase stands in its run: its number from 1, the steps that came before it and those that come after."""
+
+    n_phases: int
+    number: int = 0
+    steps_before: int = 0
+    steps_after: int = 0
+
+    def enter(self, phase: Phase) -> _Place:
+        return dataclasses.replace(self, number=self.number + 1, steps_after=self.steps_after - phase.n_steps)
+
+    def leave(self, steps: int) -> _Place:
+        return dataclasses.replace(self, steps_before=self.steps_before + steps)
+
+    def seed(self, seed: int) -> int:
+        """What dropout starts from: the run's seed, and one of its own for each later phase."""
+        return seed if self.number == 1 else int(np.random.SeedSequence([seed, self.number]).generate_state(1)[0])
+
+    def steps(self, state: Any) -> tuple[int, int]:
+        """Steps done, and steps in all, of the whole run."""
+        return self.steps_before + state.global_step, self.steps_before + state.max_steps + self.steps_after
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
@@ -96,50 +222,32 @@ def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
 
 def plan_samples(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[Sample]:
     """Every sample of the run, in order: a function of the seed and the rows alone."""
-    needs = objective.needs
-    sides = [s for s in SIDES if getattr(needs, s) is not None]
-    for side in {"forget" if s == "alternate" else s for s in sides}:
-        if not rows.get(side):
-            raise JobError(f"{objective.spec.name} needs {side} rows, and there are none")
-    total = args.n_samples(len(rows[_anchor(objective, args)]))
-    plan = pair(
-        n_forget=len(rows["forget"]) if objective.forgets else None,
-        n_retain=len(rows["retain"]) if needs.retain is not None else None,
-        n_samples=total,
-        seed=args.seed,
-    )
-    numbers = {side: getattr(plan, side) for side in sides if side != "alternate"}
-    if needs.alternate is not None and plan.forget is not None:
-        each = len(rows["alternate"]) // len(rows["forget"])
-        numbers["alternate"] = plan.forget * each + choices(plan.forget, each, args.seed)
-    order = np.arange(total)
-    if args.group_by_length:
-        lengths = {s: np.array([len(r.ids) for r in rows[s]]) for s in sides}
-        widest = np.max([lengths[s][numbers[s]] for s in sides], axis=0)
-        order = group_by_length(order, widest, batch=args.per_device_train_batch_size, seed=args.seed)
-    return [Sample(**{side: int(numbers[side][k]) for side in sides}) for k in order]
-
-
-def _anchor(objective: Objective, args: TrainArgs) -> str:
-    """The side an epoch passes through: the asked one, or the only one there is."""
-    if not objective.forgets:
-        return "retain"
-    return "forget" if objective.needs.retain is None else args.anchor
+    return [sample for phase in plan_phases(objective, rows, args) for sample in phase.samples]
 
 
 def _references(
-    model: Any, objective: Objective, rows: Mapping[str, Sequence[Encoded]], samples: Sequence[Sample], pad_id: int
+    model: Any,
+    objective: Objective,
+    rows: Mapping[str, Sequence[Encoded]],
+    samples: Sequence[Sample],
+    args: TrainArgs,
+    pad_id: int,
+    given: Mapping[str, Reference],
 ) -> dict[str, Reference]:
-    out: dict[str, Reference] = {}
+    """The given references, and what is missing of the model before unlearning."""
+    out = dict(given)
     for side in SIDES:
         what = asked(objective.needs, side, ref=True)
-        if what is not None:
-            wanted = [getattr(s, side) for s in samples]
-            out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id)
+        if what is not None and side not in out:
+            wanted = [i for s in samples for i in s.numbers(side)]
+            out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
+        if asked(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
+            raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
     return out
 
 
-def _training_arguments(args: TrainArgs, n_anchor: int, scratch: str, model: Any) -> TrainingArguments:
+def _training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
+    args = phase.args
     device = next(model.parameters()).device
     optim = args.optim
     if device.type == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
@@ -147,13 +255,13 @@ def _training_arguments(args: TrainArgs, n_anchor: int, scratch: str, model: Any
         optim = "adamw_torch"
     return TrainingArguments(
         output_dir=scratch,
-        num_train_epochs=1,  # the plan of samples holds every epoch
+        num_train_epochs=1,  # the phase's samples hold every epoch
         train_sampling_strategy="sequential",
         per_device_train_batch_size=args.per_device_train_batch_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
-        warmup_steps=args.warmup(n_anchor),
+        warmup_steps=args.warmup(phase.n_epoch),
         lr_scheduler_type=args.lr_scheduler_type,
         max_grad_norm=args.max_grad_norm,
         optim=optim,
@@ -163,7 +271,7 @@ def _training_arguments(args: TrainArgs, n_anchor: int, scratch: str, model: Any
         bf16=args.bf16,
         fp16=args.fp16,
         activation_checkpointing=args.activation_checkpointing,
-        seed=args.seed,
+        seed=seed,
         use_cpu=device.type == "cpu",
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,
@@ -193,18 +301,21 @@ def _as_batch(samples: list[Sample]) -> dict[str, Any]:
 
 
 class _Loop(transformers.Trainer):
-    """The Trainer with the method's loss in place of the model's own."""
+    """The Trainer of one phase, with the method's loss in place of the model's own."""
 
     objective: Objective
     server: Server
     history: list[dict[str, float]]
 
-    def prepare(self, objective: Objective, server: Server, args: TrainArgs, n_anchor: int) -> None:
+    def prepare(self, phase: Phase, server: Server, place: _Place, run: _Run) -> None:
         """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
-        self.objective, self.server, self.limit = objective, server, args.loss_limit
-        self.epoch_share, self.epoch_rows = args.rows_per_step, n_anchor
+        self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
+        self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
+        self.phase, self.run = phase, run
         self.history = []
+        self.begun = 0
+        self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._stepper: Stepper | None = None
 
@@ -215,6 +326,67 @@ class _Loop(transformers.Trainer):
                 "a step runs in one process: its gradients are not exchanged; start the run without launcher"
             )
         self._stepper = Stepper(step, self.objective, self.server, serve)
+
+    def go_on_from(self, found: State | None) -> None:
+        """Begin where a checkpoint of this phase ended; the rest of it is put in place before the first step."""
+        self._found = found
+        self.begun = found["step"] if found else 0
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate's course over the whole phase, of which only the rest may be run."""
+        return super().create_scheduler(num_training_steps + self.begun, optimizer)
+
+    def restore(self) -> None:
+        """Once everything has been made, and before the first step: what a checkpoint knows of this phase, if any."""
+        found, self._found = self._found, None
+        if found is None or self.begun == 0:
+            return
+        for part, key in zip(self._course, ("optimizer", "scheduler", "scaler"), strict=True):
+            if part is not None:
+                part.load_state_dict(found[key])
+        self.server.memory.update(found["memory"])
+        if self._stepper is not None:
+            self._stepper.memory.update(found["step_memory"])
+        self.history, self._parts = list(found["phase_history"]), dict(found["parts"])
+        set_random_state(found["random"])
+
+    @property
+    def _course(self) -> tuple[Any, Any, Any]:
+        """Optimizer, scheduler, and the loss scaler, which only fp16 has."""
+        return self.optimizer, self.lr_scheduler, self.accelerator.scaler
+
+    def save(self) -> None:
+        """Write a checkpoint between two steps."""
+        step = int(self.state.global_step)
+        optimizer, scheduler, scaler = self._course
+        self.run.save(
+            self.place,
+            step=step,
+            n_read=step * self.epoch_share * self.accelerator.num_processes,
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+            memory=self.server.memory,
+            step_memory={} if self._stepper is None else self._stepper.memory,
+            phase_history=self.history,
+            parts=self._parts,
+            random=random_state(),
+        )
+
+    def evaluate_if_due(self) -> bool:
+        """Evaluate after this step if its time has come; whether the run should stop."""
+        watch, step = self.run.watch, int(self.state.global_step)
+        if watch is None:
+            return False
+        rows = self.epoch_share * self.accelerator.num_processes
+        n_samples, n_epoch = len(self.phase.samples), self.epoch_rows
+        before = self.place.steps_before
+        last = self.place.number == self.place.n_phases and step >= self.state.max_steps
+        due = is_due(watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples)
+        if not (due or last):
+            return False
+        epoch = min(step * rows, n_samples) / n_epoch
+        return watch.evaluate(self.model, step=before + step, epoch=epoch, phase=self.place.number)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: the Trainer's own forward and backward, or the step's."""
@@ -251,9 +423,11 @@ class _Loop(transformers.Trainer):
         value = float(terms.total.detach())
         if not math.isfinite(value) or abs(value) > self.limit:
             said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
+            done, total = self.place.steps(self.state)
+            phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
             raise JobError(
-                f"{objective.spec.name}: the loss {said} ({value:g}) at step {self.state.global_step + 1} of "
-                f"{self.state.max_steps}; lower the learning rate, or stop earlier"
+                f"{objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
+                "learning rate, or stop earlier"
             )
         return terms
 
@@ -266,18 +440,48 @@ class _Loop(transformers.Trainer):
         """Keep the means of the loss and its terms since the last log."""
         if self._parts:
             means = {k: float(torch.stack(v).double().mean()) for k, v in self._parts.items()}
-            step: dict[str, float] = {"step": float(self.state.global_step), **means}
+            done, _ = self.place.steps(self.state)
+            step: dict[str, float] = {"step": float(done), "phase": float(self.place.number), **means}
             for key in ("learning_rate", "grad_norm"):
                 if key in logs:
                     step[key] = float(logs[key])
             self.history.append(step)
             self._parts.clear()
 
+    def let_go(self) -> None:
+        """Give back the optimiser's memory before another phase begins: a Trainer is part of a cycle, and lingers."""
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
 
-class _Progress(TrainerCallback):
-    def __init__(self, report: Progress) -> None:
-        self._report = report
+
+class _Course(TrainerCallback):
+    """What happens between the steps of a phase: the beginning of a resumed one, checkpoints, evaluations, progress."""
+
+    def __init__(self, trainer: _Loop) -> None:
+        self._trainer, self._run = trainer, trainer.run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the steps that an earlier attempt has done."""
+        state.global_step += self._trainer.begun
+        state.max_steps += self._trainer.begun
+        if self._trainer.begun:
+            self._tell(state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Here a step is done, logged and evaluated, and nothing of the next has begun."""
+        self._trainer.restore()
+        kept = self._run.checkpoints
+        if kept is not None and kept.due(self._trainer.place.steps_before + state.global_step):
+            self._trainer.save()
+            if kept.stopping:
+                raise KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the caller how far the run is."""
-        self._report(state.global_step, state.max_steps)
+        """Tell the caller how far the run is, and evaluate."""
+        self._tell(state)
+        if self._trainer.evaluate_if_due():
+            self._run.stopped = control.should_training_stop = True
+
+    def _tell(self, state: Any) -> None:
+        if self._run.progress is not None:
+            self._run.progress(*self._trainer.place.steps(state))

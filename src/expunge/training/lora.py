@@ -1,19 +1,21 @@
 """Low-rank adapters, by peft. Importing this loads neither torch nor peft.
 
 The reference of a LoRA run is the same network before its first step: an adapter starts as the zero map, so there is no
-second copy.
+second copy. With `quantize` that network, and so the reference, has quantised weights.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from expunge.core.decode import strict
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.errors import ConfigError, JobError, nearest
 
 
 @strict
@@ -23,6 +25,10 @@ class LoraArgs:
 
     target_modules: `all-linear` (every linear module but the LM head), or the last parts of module names
     (`[q_proj, v_proj]`). bias: which biases are trained beside the adapters.
+
+    quantize (QLoRA, Dettmers et al. 2023, arXiv:2305.14314): hold the frozen linear weights in 4 bits (nf4) or 8 (int8)
+    while training; adapters, embeddings and the LM head stay in float32. What is saved are the adapters added to the
+    weights as they were before: a quantised weight could not hold an update smaller than its own grid.
     """
 
     r: int = 16
@@ -30,6 +36,7 @@ class LoraArgs:
     lora_dropout: float = 0.0
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     bias: Literal["none", "all", "lora_only"] = "none"
+    quantize: Literal["nf4", "int8"] | None = None
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -40,6 +47,15 @@ class LoraArgs:
             raise ValueError("lora_dropout must be at least 0 and less than 1")
         if not self.target_modules:
             raise ValueError("target_modules must be all-linear or a list of module names")
+
+
+def check_quantize(args: LoraArgs | None) -> None:
+    """Raise ConfigError if quantised weights are asked for and bitsandbytes is not installed. Loads nothing."""
+    if args is not None and args.quantize is not None and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"trainer.args.lora.quantize: {args.quantize} needs bitsandbytes, which is not installed; "
+            "pip install 'expunge[quant]', or leave quantize out"
+        )
 
 
 def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
@@ -80,6 +96,24 @@ def merged(model: Any) -> Any:
     for p in plain.parameters():
         p.requires_grad_(True)
     return plain.eval()
+
+
+def saved_form(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
+    """The plain model that a run with adapters saves; the wrapper is used up.
+
+    Adapters of a quantised run are moved onto the full-precision weights that `reload` gives, and merged there: merged
+    into the quantised weights the sum would be rounded to their grid, and most of the update be lost.
+    """
+    if args.quantize is None:
+        return merged(model)
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    trained = {name: p.detach().cpu() for name, p in get_peft_model_state_dict(model).items()}
+    plain = with_lora(reload(), args, seed=0)
+    result: Any = set_peft_model_state_dict(plain, trained)
+    if result.unexpected_keys:
+        raise JobError(f"lora: the full-precision model has no place for {result.unexpected_keys[0]}")
+    return merged(plain)
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -24,16 +24,24 @@ SIDES = ("forget", "alternate", "retain")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a step: a row number of each side that takes part."""
+    """One sample of a step: a row number of each side that takes part, or several on the retain side."""
 
     forget: int | None = None
-    retain: int | None = None
+    retain: int | tuple[int, ...] | None = None
     alternate: int | None = None
+
+    def numbers(self, side: str) -> tuple[int, ...]:
+        """The sample's rows of a side, in order."""
+        rows: int | tuple[int, ...] | None = getattr(self, side)
+        if rows is None:
+            return ()
+        return rows if isinstance(rows, tuple) else (rows,)
 
 
 class Server:
     """Serves views of samples drawn from encoded rows.
 
+    references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
     head_chunk: logits are computed for so many positions at a time where a loss and the model's head allow it (0: all
     at once).
     """
@@ -54,7 +62,7 @@ class Server:
 
     def view(self, model: Any, samples: Sequence[Sample], *, device: Any) -> View:
         """All sides of these samples. Sides that can share a forward do."""
-        numbers = {s: [getattr(x, s) for x in samples] for s in self._asks}
+        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._asks}
         served: dict[str, Side] = {}
         for group in self._groups():
             self._together(model, group, numbers, device, served)
@@ -90,8 +98,9 @@ class Server:
         for side, part, its, logps_N in zip(sides, parts, said.split(sizes), logps, strict=True):
             batch = part.to(device)
             served[side] = its.side(batch, self._asks[side], logps_N=logps_N)
-            if side in self._references:
-                served[f"{side}_ref"] = self._references[side].side(numbers[side], batch)
+            for key, name in ((side, f"{side}_ref"), (f"{side}_teacher", f"{side}_teacher")):
+                if key in self._references:
+                    served[name] = self._references[key].side(numbers[side], batch)
 
     def _ask(self, model: Any, batch: Batch, what: Ask) -> Said:
         """The model's answer, by chunks if they are wanted and the head is a known one (the first answer tells)."""

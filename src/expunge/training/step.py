@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.methods.api import Needs, Terms
+from expunge.methods.api import Needs, Serve, Terms, View
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Nudge, Step, Which, spec_of
+from expunge.methods.steps import Nudge, Step, Which, needed, spec_of
+from expunge.methods.terms import served
 from expunge.models.packed import find_module
 from expunge.training.serve import Server
 
@@ -32,8 +33,13 @@ def check_step(step: Step, objective: Objective, where: str = "trainer.args.step
             f"{where}: {spec.name} takes the forget and the retain term apart, and {objective.spec.name} weighs them "
             "by a rule of its own; choose another method, or no step"
         )
-    have = {"total"} | {w for w, part in (("forget", forget_part), ("retain", retain_part)) if part(objective)}
-    for term in spec.needs:
+    have = {"total"} | {w for w, part in PARTS.items() if part(objective)}
+    for term in needed(step):
+        if term == "relearn" and term not in have:
+            raise ConfigError(
+                f"{where}: with these step_args {spec.name} relearns the forget answers, and {objective.spec.name} "
+                "never reads them; choose another method, or step_args that do not relearn"
+            )
         if term not in have:
             raise ConfigError(
                 f"{where}: {spec.name} needs a {term} term, and {objective.spec.name} has none with these weights"
@@ -53,8 +59,9 @@ def retain_part(objective: Objective) -> Objective | None:
     if objective.needs.retain is None or (weights.alpha == 0 and weights.nll_weight == 0):
         return None
     needs = dataclasses.replace(
-        objective.needs, forget=None, forget_ref=None, alternate=None, alternate_ref=None, retain=None, retain_ref=None
-    )
+        objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
+        retain=None, retain_ref=None, retain_teacher=None,
+    )  # fmt: skip
     own: Needs = getattr(objective.method, "needs", objective.spec.needs)
     return dataclasses.replace(
         objective,
@@ -69,19 +76,42 @@ class _RetainOnly:
     needs: Needs
 
 
+def relearn_part(objective: Objective) -> Objective | None:
+    """The negative log-likelihood of the forget answers, whatever the method makes of them; None if it reads none."""
+    if objective.needs.forget is None:
+        return None
+    weights = dataclasses.replace(objective.weights, gamma=1.0, alpha=0.0, nll_weight=0.0, retain_loss_type=None)
+    return dataclasses.replace(objective, method=_Relearning(), weights=weights)
+
+
+@dataclass(frozen=True)
+class _Relearning:
+    """In place of a method: learn the forget answers."""
+
+    needs: Needs = field(default_factory=lambda: Needs(forget=Serve.LOGPS))
+
+    def forget_loss(self, view: View) -> Tensor:
+        """NLL_f, with the sign of learning."""
+        return served(view.forget, "forget").nll
+
+
+PARTS: Mapping[Which, Callable[[Objective], Objective | None]] = {
+    "forget": forget_part,
+    "retain": retain_part,
+    "relearn": relearn_part,
+}
+
+
 class Stepper:
     """A step bound to one run: what it remembers from micro-batch to micro-batch, and the servers of each term."""
 
     def __init__(self, step: Step, objective: Objective, server: Server, serve: Callable[[Needs], Server]) -> None:
         check_step(step, objective)
         self._step = step
-        self._memory: dict[str, Any] = {}
+        self.memory: dict[str, Any] = {}
         self._sources: dict[Which, tuple[Objective, Server]] = {"total": (objective, server)}
-        parts: tuple[tuple[Which, Objective | None], ...] = (
-            ("forget", forget_part(objective)),
-            ("retain", retain_part(objective)),
-        )
-        for which, part in parts:
+        for which, make in PARTS.items():
+            part = make(objective)
             if part is not None:
                 alone = serve(part.needs)
                 alone.memory = server.memory  # a method remembers the same things whichever term is asked for
@@ -91,7 +121,7 @@ class Stepper:
         """Add share * (the step's gradient) to the parameters' `grad`; the terms as they were first computed."""
         params = [p for p in model.parameters() if p.requires_grad]
         gradients = _Gradients(model, params, self._sources, compute)
-        made = self._step(gradients, params, self._memory)
+        made = self._step(gradients, params, self.memory)
         for p, gradient, reached in zip(params, made, gradients.reached, strict=True):
             if not reached:  # as in a plain backward: no gradient, so no weight decay either
                 continue
@@ -120,17 +150,22 @@ class _Gradients:
             return [torch.zeros_like(p) for p in self.params]
         with _nudged(self.model, nudge, with_gradient=inner) as held:
             terms = self.compute(*self.sources[which])
-            self.totals.setdefault(which, terms.total.detach())
-            for name, part in terms.parts.items():
-                self.parts.setdefault(name, part.detach())
+            if which != "relearn":
+                self._note(which, terms)
             if nudge is not None and not held:
                 raise JobError(f"step: the {which} term does not run the layer {nudge.layer!r}")
             if inner:
                 (found,) = torch.autograd.grad(terms.total, held[:1], allow_unused=True)
                 return [torch.zeros_like(held[0]) if found is None else found]
             given = torch.autograd.grad(terms.total, self.params, allow_unused=True)
-        self.reached = [r or g is not None for r, g in zip(self.reached, given, strict=True)]
+        if which != "relearn":
+            self.reached = [r or g is not None for r, g in zip(self.reached, given, strict=True)]
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, given, strict=True)]
+
+    def _note(self, which: Which, terms: Terms) -> None:
+        self.totals.setdefault(which, terms.total.detach())
+        for name, part in terms.parts.items():
+            self.parts.setdefault(name, part.detach())
 
     def terms(self) -> Terms:
         """Each term as first computed, and their total: what the log shows."""

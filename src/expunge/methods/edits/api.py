@@ -17,6 +17,7 @@ from torch import Tensor
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.registry import Registry
 
 State = Mapping[str, Tensor]
 
@@ -49,7 +50,7 @@ class EditSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: dict[str, EditSpec] = {}
+_REGISTRY: Registry[EditSpec] = Registry("edit", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -57,9 +58,7 @@ def edit(name: str, *, revision: int, others: str, paper: str) -> Callable[[C], 
     """Register a frozen dataclass as an edit under the name users type."""
 
     def register(cls: C) -> C:
-        if name in _REGISTRY and _REGISTRY[name].cls.__qualname__ != cls.__qualname__:
-            raise ConfigError(f"edit {name}: registered twice, by {_REGISTRY[name].cls} and {cls}")
-        _REGISTRY[name] = EditSpec(name, revision, cls, others, paper)
+        _REGISTRY.add(EditSpec(name, revision, cls, others, paper))
         return cls
 
     return register
@@ -67,14 +66,12 @@ def edit(name: str, *, revision: int, others: str, paper: str) -> Callable[[C], 
 
 def edit_registry() -> Mapping[str, EditSpec]:
     """All edits by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def find_edit(name: str, where: str = "edit") -> EditSpec:
     """The edit of a name. Raises ConfigError with the nearest right name."""
-    if name not in _REGISTRY:
-        raise ConfigError(f"{where}: no edit named {name!r}{nearest(name, _REGISTRY)}")
-    return _REGISTRY[name]
+    return _REGISTRY.find(name, where)
 
 
 def make_edit(name: str, args: Mapping[str, Any], where: str = "edit") -> Edit:
@@ -85,10 +82,8 @@ def make_edit(name: str, args: Mapping[str, Any], where: str = "edit") -> Edit:
 
 def edit_identity(rule: Edit) -> dict[str, Any]:
     """What a fingerprint covers of an edit: name, revision and every setting."""
-    for spec in _REGISTRY.values():
-        if spec.cls is type(rule):
-            return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
-    raise ConfigError(f"edit: {type(rule).__name__} is not registered{nearest(type(rule).__name__, _REGISTRY)}")
+    spec = _REGISTRY.of(rule)
+    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
 
 
 def check_same(base: State, others: Sequence[State], *, what: str) -> None:

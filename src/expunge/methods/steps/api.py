@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol, TypeVar
 from torch import Tensor
 
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError, nearest
+from expunge.core.registry import Registry
 
-Which = Literal["total", "forget", "retain"]
+Which = Literal["total", "forget", "retain", "relearn"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Ask(Protocol):
     def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
         """Gradient of a term (gamma * forget, alpha * retain, or their total) at the present weights, per parameter.
 
+        "relearn" is no part of the loss, has no weight and is not logged: the mean negative log-likelihood of the
+        forget answers' tokens, what an adversary descends to bring them back.
+
         A parameter that the term does not reach, or a term that the objective does not have, gives zeros. With `nudge`
         the layer's output is changed in the forward; with `inner` as well, the answer is [d term / d delta] alone.
         """
@@ -41,7 +44,10 @@ class Ask(Protocol):
 
 
 class Step(Protocol):
-    """A frozen dataclass of settings that is called once for each micro-batch."""
+    """A frozen dataclass of settings that is called once for each micro-batch.
+
+    A step whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
+    """
 
     def __call__(self, ask: Ask, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
         """The gradient to use, per parameter. `memory` lives as long as the run; `params` are left bit-equal."""
@@ -64,7 +70,7 @@ class StepSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: dict[str, StepSpec] = {}
+_REGISTRY: Registry[StepSpec] = Registry("step", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -72,9 +78,7 @@ def step(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> C
     """Register a frozen dataclass as a step under the name users type."""
 
     def register(cls: C) -> C:
-        if name in _REGISTRY and _REGISTRY[name].cls.__qualname__ != cls.__qualname__:
-            raise ConfigError(f"step {name}: registered twice, by {_REGISTRY[name].cls} and {cls}")
-        _REGISTRY[name] = StepSpec(name, revision, cls, needs, paper)
+        _REGISTRY.add(StepSpec(name, revision, cls, needs, paper))
         return cls
 
     return register
@@ -82,17 +86,13 @@ def step(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> C
 
 def step_registry() -> Mapping[str, StepSpec]:
     """All steps by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def find_step(name: str, where: str = "step") -> StepSpec:
     """The step of a name. Raises ConfigError with the nearest right name."""
-    if name not in _REGISTRY:
-        raise ConfigError(
-            f"{where}: no step named {name!r}{nearest(name, _REGISTRY)}; a run takes exactly one step, because a step "
-            "reads the terms apart and returns one gradient"
-        )
-    return _REGISTRY[name]
+    rule = "; a run takes exactly one step, because a step reads the terms apart and returns one gradient"
+    return _REGISTRY.find(name, where, rule=rule)
 
 
 def make_step(name: str, args: Mapping[str, Any], where: str = "") -> Step:
@@ -105,10 +105,13 @@ def make_step(name: str, args: Mapping[str, Any], where: str = "") -> Step:
 
 def spec_of(rule: Step) -> StepSpec:
     """The registration of a step made by `make_step`."""
-    for spec in _REGISTRY.values():
-        if spec.cls is type(rule):
-            return spec
-    raise ConfigError(f"step: {type(rule).__name__} is not registered{nearest(type(rule).__name__, _REGISTRY)}")
+    return _REGISTRY.of(rule)
+
+
+def needed(rule: Step) -> tuple[Which, ...]:
+    """The terms without which a step makes no sense, with its settings as they are."""
+    own: tuple[Which, ...] = getattr(rule, "needs", spec_of(rule).needs)
+    return own
 
 
 def step_identity(rule: Step) -> dict[str, Any]:

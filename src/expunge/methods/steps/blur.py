@@ -20,11 +20,14 @@ class BLUR:
     Idea: forgetting comes first (the lower level); among what forgets equally well, retain best (the upper level). To
     first order: retain only in directions that leave the forget loss as it is.
     Formula: g = g_f + g_r - (<g_r, g_f> / ||g_f||^2) g_f
-    so <g, g_f> = ||g_f||^2 whatever the retain gradient is. It has no settings of its own.
+    so <g, g_f> = ||g_f||^2 whatever the retain gradient is. Inner products are over all parameters together. It has no
+    settings of its own. Confirmed in the authors' code, which adds g_f with weight 1; here the loss's gamma and alpha
+    weigh g_f and g_r.
 
     Pitfalls: where the two agree, the part of g_r along g_f is taken out as well. A forget loss without a lower bound
     (GradAscent, GradDiff) is never held back by the retain term here, so it diverges faster than without the step:
-    use a bounded one, such as NPO. This is the projection alone, not the paper's whole algorithm.
+    use a bounded one, such as NPO. With gradient accumulation each micro-batch is projected; the authors project once
+    per step, with the gradients of its last micro-batch.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=blur
     """

@@ -23,6 +23,8 @@ class GRU:
         m_r  the retain gradient, as a running mean over micro-batches: momentum * old + (1 - momentum) * g_r
     keep_retain=false leaves the last g_r out: the retain rows then only steer, and no step is taken on their loss.
 
+    momentum has no published default: the authors search 0.8, 0.9, 0.95 and none, and none is the default here.
+
     Pitfalls: gradients of a micro-batch are noisy, so with momentum=0 (default) small micro-batches find conflicts that
     are chance; momentum costs one more copy of the gradient. gamma and alpha weight g_f and g_r before the rule: alpha
     does not change the direction that is taken out.

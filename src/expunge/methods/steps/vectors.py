@@ -47,18 +47,35 @@ def running_mean(memory: dict[str, Any], key: str, new: Sequence[Tensor], moment
 
 
 @contextmanager
-def moved(params: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """The parameters at params + by inside the block; bit-equal to before after it, an exception included."""
+def restored(params: Sequence[Tensor]) -> Iterator[None]:
+    """A block that may change the parameters; bit-equal to before after it, an exception included."""
     saved = [p.detach().clone() for p in params]
     try:
-        with torch.no_grad():
-            for p, offset in zip(params, by, strict=True):
-                p.add_(offset.to(p.dtype))
         yield
     finally:
-        with torch.no_grad():
-            for p, before in zip(params, saved, strict=True):
-                p.copy_(before)
+        write(params, saved)
+
+
+@contextmanager
+def moved(params: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
+    """The parameters at params + by inside the block; bit-equal to before after it, an exception included."""
+    with restored(params):
+        shift(params, by)
+        yield
+
+
+@torch.no_grad()
+def write(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """params <- values, in place."""
+    for p, value in zip(params, values, strict=True):
+        p.copy_(value)
+
+
+@torch.no_grad()
+def shift(params: Sequence[Tensor], by: Sequence[Tensor], times: float = 1.0) -> None:
+    """params <- params + times * by, in place."""
+    for p, offset in zip(params, by, strict=True):
+        p.add_(offset.to(p.dtype), alpha=times)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
+
+
+@benchmark("lm_eval", about="nothing of its own: a place for the tasks of lm-evaluation-harness (eval.lm_eval.tasks)")
+def lm_eval(wanted: Wanted) -> Benchmark:
+    """No rows and no panel: only the tasks of lm-evaluation-harness that eval.lm_eval.tasks names.
+
+    Tasks can be added to any other benchmark too, and to studies: each model is then measured on them.
+
+    Try: expunge eval benchmark=lm_eval eval.lm_eval.tasks=[arc_easy] eval.lm_eval.num_fewshot=5 task_name=arc
+    """
+    keys = ("root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
+    unused(wanted, "lm_eval", *keys, "args")
+    return Benchmark(
+        name="lm_eval",
+        split="none",
+        sets={},
+        panel=(),
+        full_sets=(),
+        retain_sets=(),
+        shown_set=None,
+        eval_name="LMEval",
+    )

@@ -1,0 +1,71 @@
+"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste; `expunge job`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.core.errors import ConfigError
+from expunge.report.query import FILE, Format, query, read_results, results_table, to_text
+
+STUDIES = Path("saves/study")
+MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+
+
+def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
+    """Print the answer to a query; without one, the means over seeds of every metric."""
+    frame = query(_results(overrides), sql or MEANS)
+    if style is not None:
+        sys.stdout.write(to_text(frame, style))
+        return 0
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in frame.columns:
+        shown.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        # Text, not str: a label may hold what rich would take for markup.
+        shown.add_row(
+            *(Text("" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row)
+        )
+    Console().print(shown)
+    return 0
+
+
+def _results(overrides: Sequence[str]) -> pa.Table:
+    if overrides:
+        from expunge.cli.api import load_study
+
+        return results_table(load_study(overrides).stored())
+    files = sorted(STUDIES.glob(f"*/{FILE}"))
+    if not files:
+        raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
+    return read_results(files)
+
+
+def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
+    """Do one job of a stage; 1 if it failed."""
+    from expunge.cli.plugins import load_plugins
+    from expunge.study.launch import Recipe
+    from expunge.study.store import Store
+    from expunge.study.worker import do_job, jobs_of, quiet
+
+    try:
+        keys = json.loads(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--list: {listed}: {error}") from None
+    if not 0 <= index < len(keys):
+        raise ConfigError(f"--index: {listed} lists {len(keys)} jobs, from 0 on, got {index}")
+    quiet()
+    made = Recipe.read(recipe)
+    load_plugins(made.plugins)
+    jobs, store = jobs_of(made), Store(root)
+    reason = do_job(jobs, keys[index], store, lambda done, total: None)
+    name = jobs[keys[index]].name
+    print(f"{name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
+    return 0 if reason is None else 1

@@ -1,0 +1,150 @@
+"""The results of one or many studies as tables to query: parquet files, SQL by DuckDB, CSV, LaTeX and markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import t as student_t
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.core.files import write_bytes
+from expunge.report.model import ReportModel, Run
+
+if TYPE_CHECKING:
+    import pandas
+
+Format = Literal["csv", "latex", "markdown", "json"]
+FORMATS: tuple[Format, ...] = ("csv", "latex", "markdown", "json")
+FILE = "results.parquet"
+
+RESULTS = pa.schema(
+    [
+        ("study", pa.string()),
+        ("label", pa.string()),
+        ("role", pa.string()),  # full, retain or unlearn
+        ("method", pa.string()),
+        ("settings", pa.string()),
+        ("seed", pa.string()),
+        ("metric", pa.string()),  # a metric's name; its further numbers as name.extra
+        ("value", pa.float64()),  # null where it could not be computed
+        ("reason", pa.string()),  # why it could not
+        ("ci_low", pa.float64()),  # bootstrap interval over the rows of this one model
+        ("ci_high", pa.float64()),
+        ("wall_s", pa.float64()),
+        ("steps", pa.int64()),
+    ]
+)
+
+MEANS = """
+CREATE VIEW means AS
+SELECT m.*, mean - t * sd / sqrt(m.n) AS ci_low, mean + t * sd / sqrt(m.n) AS ci_high
+FROM (SELECT study, label, role, any_value(method) AS method, metric, count(value) AS n, avg(value) AS mean,
+             stddev_samp(value) AS sd
+      FROM results GROUP BY study, label, role, metric) m
+LEFT JOIN student ON student.n = m.n
+ORDER BY study, role, label, metric
+"""
+
+
+def results_table(model: ReportModel) -> pa.Table:
+    """One line per run and number, in the shape of RESULTS."""
+    return pa.Table.from_pylist([line for run in model.runs for line in _lines(model.study, run)], schema=RESULTS)
+
+
+def _lines(study: str, run: Run) -> list[dict[str, Any]]:
+    about: dict[str, Any] = {
+        "study": study,
+        "label": run.label,
+        "role": run.role,
+        "method": run.method,
+        "settings": run.settings,
+        "seed": None if run.seed is None else str(run.seed),
+        "wall_s": run.wall_s,
+        "steps": run.steps,
+    }
+    out = []
+    for name, result in run.results.items():
+        ends = {key: _number(result.extra.get(key, math.nan)) for key in ("ci_low", "ci_high")}
+        out.append(about | {"metric": name, "value": _number(result.value), "reason": result.reason} | ends)
+        out += [
+            about | {"metric": f"{name}.{key}", "value": _number(value)}
+            for key, value in result.extra.items()
+            if key not in ends
+        ]
+    return out
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_results(model: ReportModel, folder: Path) -> Path:
+    """The results of a study as one parquet file, whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(results_table(model), sink)
+    write_bytes(folder / FILE, sink.getvalue().to_pybytes())
+    return folder / FILE
+
+
+def read_results(files: Sequence[Path]) -> pa.Table:
+    """The results of several studies, one after the other. Raises DataError for a file that is none."""
+    found = []
+    for file in files:
+        try:
+            found.append(pq.read_table(file).cast(RESULTS))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError(f"{file}: not a table of results: {' '.join(str(error).split())}") from None
+    return pa.concat_tables(found) if found else RESULTS.empty_table()
+
+
+def query(results: pa.Table, sql: str) -> pandas.DataFrame:
+    """Answer SQL over two tables: `results` (RESULTS), and `means` (over the seeds of a label, with n, sd and the 95 %
+    Student interval, which is null for one seed). Files and the network are out of reach. Raises ConfigError."""
+    import duckdb
+
+    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as database:
+        database.register("results", results)
+        database.register("student", _student(results.num_rows))
+        database.execute(MEANS)
+        database.execute("SET enable_external_access = false")
+        try:
+            return database.execute(sql).df()
+        except duckdb.Error as error:
+            raise ConfigError(f"--query: {' '.join(str(error).split())}") from None
+
+
+def _student(largest: int) -> pa.Table:
+    """The 97.5 % quantile of Student's t for means of n values, n = 2, 3, ..."""
+    n = list(range(2, max(largest, 2) + 1))
+    return pa.table({"n": n, "t": student_t.ppf(0.975, [k - 1 for k in n])})
+
+
+def to_text(frame: pandas.DataFrame, style: Format) -> str:
+    """A table as text. Missing values are empty (null in JSON); markup in names is escaped."""
+    if style == "csv":
+        return str(frame.to_csv(index=False, lineterminator="\n"))
+    if style == "latex":
+        return str(frame.to_latex(index=False, escape=True, na_rep="", float_format=_short))
+    if style == "json":
+        return json.dumps(json.loads(frame.to_json(orient="records")), indent=1, ensure_ascii=False) + "\n"
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    lines = ["| " + " | ".join(_cell(c) for c in frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _cell(value: Any) -> str:
+    """A value on one line that markdown shows as it is."""
+    if value is None or value != value:
+        return ""
+    text = _short(value) if isinstance(value, float) else str(value)
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"

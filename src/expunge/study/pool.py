@@ -1,0 +1,190 @@
+"""Several jobs of a study at once on this machine, in processes that live as long as the study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import JobError
+from expunge.study.job import Job, in_order
+from expunge.study.launch import Launch, Recipe
+from expunge.study.run import Event, Outcome
+from expunge.study.store import Store
+from expunge.study.worker import do_job, forget_failure, jobs_of, quiet
+
+TICK_S = 0.2  # how often progress is passed on
+Prepare = Callable[[], None]
+
+
+def n_workers(launch: Launch) -> int:
+    """Processes to start: the stated number, or one (or `per_device`) for each device."""
+    if launch.workers:
+        return launch.workers
+    import torch
+
+    return max(1, torch.cuda.device_count()) * launch.per_device
+
+
+def run_pool(
+    wanted: Sequence[Job],
+    recipe: Recipe,
+    store: Store,
+    launch: Launch,
+    tell: Callable[[Event], None],
+    prepare: Prepare | None = None,
+) -> Outcome:
+    """Do every job that is not done, as many at once as there are workers; parents first.
+
+    `prepare` runs once in each worker (it loads plugins). An error ends that job and what waits for it, and no others;
+    a worker that dies takes the jobs that were running with it.
+    """
+    n = n_workers(launch)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        slots, said = manager.Queue(), manager.Queue()
+        for slot in range(n):
+            slots.put(slot)
+        state = _State(store, tell, in_order(wanted, store.there))
+        while not state.finished:
+            with ProcessPoolExecutor(
+                n,
+                mp_context=context,
+                initializer=_begin,
+                initargs=(recipe, launch, n, str(store.root), slots, said, prepare),
+            ) as pool:
+                _until_done(pool, state, said, n)
+            for slot in range(n):  # a pool that broke is started anew
+                slots.put(slot)
+    return Outcome(state.records, state.failures, state.first)
+
+
+def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> None:
+    running: dict[Future[str | None], Job] = {}
+    while True:
+        for job in state.ready(n - len(running)):
+            running[pool.submit(_work, job.key)] = job
+        if not running:
+            return
+        done, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        state.pass_on(said)
+        for future in done:
+            job = running.pop(future)
+            try:
+                state.end(job, future.result())
+            except BrokenProcessPool:
+                reason = "its process died; the system may have run out of memory"
+                for lost in (job, *running.values()):
+                    state.end(lost, reason)
+                return
+
+
+@dataclass
+class _State:
+    """What is done, what runs, what has failed."""
+
+    store: Store
+    tell: Callable[[Event], None]
+    jobs: list[Job]
+    records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    first: JobError | None = None
+    started: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for job in self.jobs:
+            try:
+                found = self.store.record(job)
+            except JobError as error:
+                self.end(job, str(error))
+                continue
+            if found is not None:
+                self.records[job.key] = found
+                self.tell(Event(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
+            else:
+                forget_failure(self.store, job.key)
+
+    @property
+    def finished(self) -> bool:
+        return all(j.key in self.records or j.key in self.failures for j in self.jobs)
+
+    def ready(self, n: int) -> list[Job]:
+        """At most n jobs that can start now; those whose parents failed are told of and left out."""
+        out: list[Job] = []
+        for job in self.jobs:
+            if job.key in self.records or job.key in self.failures or job.key in self.started:
+                continue
+            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
+            if lost is not None:
+                self.failures[job.key] = f"waits for {lost.name}, which failed"
+                self.tell(Event(job, "blocked", reason=self.failures[job.key]))
+            elif len(out) < n and all(p.key in self.records for p in job.parents.values()):
+                self.started[job.key] = time.monotonic()
+                self.tell(Event(job, "start"))
+                out.append(job)
+        return out
+
+    def pass_on(self, said: Any) -> None:
+        """Progress that the workers told, the latest of each job."""
+        latest: dict[str, tuple[int, int]] = {}
+        try:
+            while True:
+                key, done, total = said.get_nowait()
+                latest[key] = (done, total)
+        except queue.Empty:
+            pass
+        for job in self.jobs:
+            if job.key in latest and job.key not in self.records:
+                wall = time.monotonic() - self.started.get(job.key, time.monotonic())
+                self.tell(Event(job, "progress", *latest[job.key], wall))
+
+    def end(self, job: Job, reason: str | None) -> None:
+        wall = time.monotonic() - self.started.get(job.key, time.monotonic())
+        if reason is None:
+            self.records[job.key] = self.store.record(job) or {}
+            self.tell(Event(job, "done", wall_s=wall))
+            return
+        self.failures[job.key] = reason
+        self.first = self.first or JobError(f"{job.name}: {reason}")
+        self.tell(Event(job, "failed", reason=reason, wall_s=wall))
+
+
+class _Worker:
+    """What a worker process keeps between jobs."""
+
+    jobs: dict[str, Job]
+    store: Store
+    said: Any
+
+
+def _begin(recipe: Recipe, launch: Launch, n: int, root: str, slots: Any, said: Any, prepare: Prepare | None) -> None:
+    import torch
+
+    slot = slots.get()
+    n_devices = torch.cuda.device_count()
+    if n_devices:
+        torch.cuda.set_device(slot // launch.per_device % n_devices)
+    torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
+    quiet()
+    if prepare is not None:
+        prepare()
+    _Worker.jobs, _Worker.said = jobs_of(recipe), said
+    _Worker.store = Store(Path(root))
+
+
+def _work(key: str) -> str | None:
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        if done >= total or time.monotonic() - last[0] > TICK_S:
+            last[0] = time.monotonic()
+            _Worker.said.put((key, done, total))
+
+    return do_job(_Worker.jobs, key, _Worker.store, progress)

@@ -1,0 +1,306 @@
+"""A study on a Slurm cluster: job arrays, one stage after another, through submitit; or as plain sbatch scripts.
+
+A job that fails says so in the store and ends its Slurm task in order, so the others go on; a task that is preempted,
+runs out of time or loses its node is put back in the queue and begins again at its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, JobError
+from expunge.core.files import write_json, write_text
+from expunge.study.job import Job, in_order
+from expunge.study.launch import Launch, Recipe, SlurmArgs
+from expunge.study.run import Event, Outcome
+from expunge.study.store import Store
+from expunge.study.worker import do_job, failure, forget_failure, jobs_of, quiet
+
+POLL_S = 2.0
+GONE_S = 20.0  # a task that has left the queue and says nothing for so long has died
+RESTARTS = 5
+Prepare = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Jobs that can run at the same time with the same resources: an array. `after`: the stages it waits for."""
+
+    name: str
+    jobs: tuple[Job, ...]
+    args: SlurmArgs
+    after: tuple[str, ...]
+
+
+def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
+    """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`."""
+    missing = [job for job in in_order(wanted, store.done) if not store.done(job)]
+    for kind in args.by_kind:
+        resources(args, kind)
+    depth: dict[str, int] = {}
+    for job in missing:
+        depth[job.key] = 1 + max((depth[p.key] for p in job.parents.values() if p.key in depth), default=-1)
+    groups: dict[tuple[int, str], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((depth[job.key], job.kind), []).append(job)
+    out: list[Stage] = []
+    name_of: dict[str, str] = {}
+    for (level, kind), jobs in sorted(groups.items(), key=lambda g: g[0]):
+        for part, start in enumerate(range(0, len(jobs), args.max_array)):
+            chosen = jobs[start : start + args.max_array]
+            name = f"{level}-{kind}" + (f"-{part}" if len(jobs) > args.max_array else "")
+            after = {name_of[p.key] for job in chosen for p in job.parents.values() if p.key in name_of}
+            out.append(Stage(name, tuple(chosen), resources(args, kind), tuple(sorted(after))))
+            name_of |= {job.key: name for job in chosen}
+    return out
+
+
+def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
+    """The resources of one kind of job. Raises ConfigError at the key."""
+    own = asdict(args) | {"by_kind": {}}
+    changed = dict(args.by_kind.get(kind, {}))
+    return decode(SlurmArgs, own | changed, where=f"launch.slurm.by_kind.{kind}" if changed else "launch.slurm")
+
+
+def run_slurm(
+    wanted: Sequence[Job],
+    recipe: Recipe,
+    store: Store,
+    launch: Launch,
+    folder: Path,
+    tell: Callable[[Event], None],
+    prepare: Prepare | None = None,
+) -> Outcome:
+    """Submit every job that is not done, and follow them to their end. Logs and submission files go to `folder`.
+
+    Interrupted, the jobs go on in the queue, and the same command follows them again. Raises ConfigError without
+    submitit or Slurm.
+    """
+    planned = stages(wanted, store, launch.slurm)
+    watch = _Watch(store, in_order(wanted, store.done), tell)
+    if planned:
+        path = folder.resolve() / "recipe.json"
+        recipe.write(path)
+        root = Path(os.path.abspath(store.root))
+        arrays: dict[str, str] = {}
+        for stage in planned:
+            tasks = [Task(str(path), job.key, str(root), prepare) for job in stage.jobs]
+            ids = _submit(stage, tasks, [arrays[name] for name in stage.after], folder.resolve())
+            arrays[stage.name] = ids[0].split("_")[0]
+            watch.waiting |= dict(zip((job.key for job in stage.jobs), ids, strict=True))
+    watch.follow()
+    return Outcome(watch.records, watch.failures, watch.first)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job, as a node does it. When time runs out, submitit calls `checkpoint` and queues the task again."""
+
+    recipe: str
+    key: str
+    root: str
+    prepare: Prepare | None = None
+
+    def __call__(self) -> None:
+        """Do the job; a failure is kept in the store and does not end the stage."""
+        quiet()
+        if self.prepare is not None:
+            self.prepare()
+        do_job(jobs_of(Recipe.read(Path(self.recipe))), self.key, Store(Path(self.root)), lambda done, total: None)
+
+    def checkpoint(self) -> Any:
+        """The same task again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _submit(stage: Stage, tasks: Sequence[Task], after: Sequence[str], folder: Path) -> list[str]:
+    """Put a stage in the queue; the ids of its tasks."""
+    try:
+        import submitit
+    except ImportError:
+        raise ConfigError("launch.kind=slurm: submitit is not installed; pip install 'expunge[slurm]'") from None
+    args = stage.args
+    try:
+        executor = submitit.SlurmExecutor(
+            folder=folder / "logs" / "%j",
+            max_num_timeout=RESTARTS,
+            python=shlex.quote(args.python) if args.python else None,
+        )
+    except RuntimeError:
+        raise ConfigError("launch.kind=slurm: this machine has no srun, so it is no part of a Slurm cluster") from None
+    executor.update_parameters(
+        job_name=f"expunge-{stage.name}",
+        array_parallelism=args.parallel,
+        additional_parameters=_options(args, after),
+        setup=[*_exports(args), *args.setup],
+        time=args.time_min,
+        nodes=args.nodes,
+        ntasks_per_node=1,
+        cpus_per_task=args.cpus,
+    )
+    try:
+        with executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
+        raise JobError(f"sbatch refused stage {stage.name}: {' '.join(str(error).split())}") from None
+    return [str(job.job_id) for job in jobs]
+
+
+def _options(args: SlurmArgs, after: Sequence[str]) -> dict[str, Any]:
+    """sbatch options by their long names, beside those that are written out anyway."""
+    options: dict[str, Any] = {"requeue": True}
+    for key, value in (("partition", args.partition), ("account", args.account), ("qos", args.qos)):
+        if value:
+            options[key] = value
+    if args.mem_gb:
+        options["mem"] = f"{round(args.mem_gb * 1024)}M"
+    if args.gpus:
+        options["gpus-per-node"] = args.gpus
+    if after:
+        options |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+    return options | dict(args.extra)
+
+
+CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+
+
+def _exports(args: SlurmArgs) -> list[str]:
+    """Shell lines for the job's variables: the cache folders as they are here, then those that are set."""
+    values = {key: os.environ[key] for key in CACHES if key in os.environ} | dict(args.env)
+    return [f"export {key}={shlex.quote(str(value))}" for key, value in values.items()]
+
+
+class _Watch:
+    """Follows jobs in the queue by what the store says, and by the queue for those that died without a word."""
+
+    def __init__(self, store: Store, jobs: Sequence[Job], tell: Callable[[Event], None]) -> None:
+        self._store, self._jobs, self._tell = store, jobs, tell
+        self.waiting: dict[str, str] = {}  # job key -> the id of its task
+        self.records: dict[str, Mapping[str, Any]] = {}
+        self.failures: dict[str, str] = {}
+        self.first: JobError | None = None
+        self._running: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
+        for job in jobs:
+            if store.done(job):
+                self.records[job.key] = store.record(job) or {}
+                tell(Event(job, "hit", wall_s=float(self.records[job.key].get("wall_s", 0.0))))
+            else:
+                forget_failure(store, job.key)
+
+    def follow(self) -> None:
+        """Until every job is done or has failed."""
+        while True:
+            queue = _queue(self.waiting.values()) if self.waiting else {}
+            for job in self._jobs:
+                if job.key in self.waiting:
+                    self._look(job, queue.get(self.waiting[job.key]))
+            if not self.waiting:
+                return
+            time.sleep(POLL_S)
+
+    def _look(self, job: Job, state: str | None) -> None:
+        now = time.monotonic()
+        wall = now - self._running.get(job.key, now)
+        if self._store.done(job):
+            self.records[job.key] = self._store.record(job) or {}
+            self._end(job, Event(job, "done", wall_s=wall))
+        elif (reason := failure(self._store, job.key)) is not None and state is None:
+            self._fail(job, reason, wall)
+        elif state == "RUNNING" and job.key not in self._running:
+            self._running[job.key] = now
+            self._tell(Event(job, "start"))
+        elif state is not None:
+            self._gone.pop(job.key, None)
+        elif now - self._gone.setdefault(job.key, now) > GONE_S:
+            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
+            dead = f"Slurm task {self.waiting[job.key]} ended without a result; see its log"
+            self._fail(job, f"waits for {lost.name}, which failed" if lost else dead, wall)
+
+    def _fail(self, job: Job, reason: str, wall: float) -> None:
+        self.failures[job.key] = reason
+        self.first = self.first or JobError(f"{job.name}: {reason}")
+        self._end(job, Event(job, "failed", reason=reason, wall_s=wall))
+
+    def _end(self, job: Job, event: Event) -> None:
+        del self.waiting[job.key]
+        self._tell(event)
+
+
+def _queue(ids: Any) -> dict[str, str]:
+    """The states of tasks that are in the queue, by id. (sacct is not asked: many sites have no accounting.)"""
+    arrays = ",".join(sorted({i.split("_")[0] for i in ids}))
+    done = subprocess.run(
+        ["squeue", "--noheader", "--array", "--format=%i|%T", f"--jobs={arrays}"], capture_output=True, text=True
+    )
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise JobError(f"squeue does not answer: {' '.join(done.stderr.split())}")
+    return dict(line.strip().split("|") for line in done.stdout.splitlines() if "|" in line)
+
+
+def export_slurm(wanted: Sequence[Job], recipe: Recipe, store: Store, launch: Launch, folder: Path) -> list[Path]:
+    """A study as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with their dependencies.
+
+    For sites without submitit: the nodes need this package and the shared folders, no more.
+    """
+    folder = folder.resolve()
+    planned = stages(wanted, store, launch.slurm)
+    recipe.write(folder / "recipe.json")
+    root = Path(os.path.abspath(store.root))
+    made: list[Path] = []
+    queue = [
+        "#!/bin/sh",
+        "# Submits every stage; each waits for those it needs.",
+        "set -eu",
+        f"cd {shlex.quote(str(folder))}",
+    ]
+    for stage in planned:
+        write_json(folder / f"{stage.name}.json", [job.key for job in stage.jobs])
+        made.append(folder / f"{stage.name}.sh")
+        write_text(made[-1], _script(stage, folder, root))
+        waits = ":".join(f"${_variable(name)}" for name in stage.after)
+        depends = f"--dependency=afterok:{waits} --kill-on-invalid-dep=yes " if waits else ""
+        queue.append(f"{_variable(stage.name)}=$(sbatch --parsable {depends}{stage.name}.sh)")
+        queue.append(f'echo "{stage.name}: ${_variable(stage.name)} ({len(stage.jobs)} tasks)"')
+    write_text(folder / "queue.sh", "\n".join(queue) + "\n")
+    return [*made, folder / "queue.sh"]
+
+
+def _variable(stage: str) -> str:
+    return "stage_" + stage.replace("-", "_")
+
+
+def _script(stage: Stage, folder: Path, root: Path) -> str:
+    args = stage.args
+    options = {
+        "job-name": f"expunge-{stage.name}",
+        "time": args.time_min,
+        "nodes": args.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": args.cpus,
+        "array": f"0-{len(stage.jobs) - 1}%{args.parallel}",
+        "output": f"{folder}/{stage.name}-%a.log",
+        "open-mode": "append",
+        "chdir": os.getcwd(),  # relative paths of the study count from here
+        **_options(args, ()),
+    }
+    lines = [f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={value}" for key, value in options.items()]
+    python = shlex.quote(args.python or "python")
+    command = (
+        f"{python} -m expunge job {shlex.quote(str(folder / 'recipe.json'))} --store {shlex.quote(str(root))} "
+        f"--list {shlex.quote(str(folder / f'{stage.name}.json'))} --index $SLURM_ARRAY_TASK_ID"
+    )
+    # Exit code 1 is a job that failed and has said so in the store; the others go on.
+    return (
+        "\n".join(["#!/bin/sh", *lines, "set -eu", *_exports(args), *args.setup, f"{command} || [ $? -eq 1 ]"]) + "\n"
+    )

@@ -1,0 +1,60 @@
+"""How a run is cut into phases: its settings. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from expunge.core.decode import strict
+
+ALTERNATING_ONLY = ("anneal_every", "anneal_share", "anneal_epochs")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Which rows meet when. A phase begins with a fresh optimiser and its own warm-up and learning-rate schedule.
+
+    kind
+        interleaved  one phase: forget and retain rows side by side, both in seeded order
+        chunks       a phase per chunk of `chunk_size` forget rows, in the order of the rows, with retain rows from a
+                     cursor that goes around the retain rows and on from chunk to chunk (SUGD, arXiv:2503.02443)
+        alternating  the forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on
+                     a random share of the retain rows; at the end the retain term on all of them (AGAD, the same paper)
+    retain_ratio: retain rows beside each forget row. shuffle: put both sides in a seeded order before they are cut.
+    anneal_epochs: passes of each phase of the retain term; `num_train_epochs` counts those of the others.
+    """
+
+    kind: Literal["interleaved", "chunks", "alternating"] = "interleaved"
+    retain_ratio: int = 1
+    chunk_size: int | None = None
+    shuffle: bool = False
+    anneal_every: int = 1
+    anneal_share: float = 0.25
+    anneal_epochs: float = 3.0
+
+    def __post_init__(self) -> None:
+        for key in ("retain_ratio", "chunk_size", "anneal_every"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1")
+        if not 0 < self.anneal_share <= 1:
+            raise ValueError("anneal_share must be above 0 and at most 1")
+        if not 0 < self.anneal_epochs < math.inf:
+            raise ValueError("anneal_epochs must be a number > 0")
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        if self.kind == "interleaved" and self.chunk_size is not None:
+            raise ValueError("chunk_size belongs to kind=chunks or kind=alternating, and kind is interleaved")
+        if self.kind == "interleaved" and self.shuffle:
+            raise ValueError("shuffle belongs to kind=chunks or kind=alternating; interleaved rows always are shuffled")
+        if self.kind != "interleaved" and self.chunk_size is None:
+            raise ValueError(f"kind {self.kind} needs chunk_size, the forget rows of a phase (such as 32)")
+        if self.kind != "alternating":
+            standard = {f.name: f.default for f in fields(self)}
+            for key in ALTERNATING_ONLY:
+                if getattr(self, key) != standard[key]:
+                    raise ValueError(f"{key} belongs to kind=alternating, and kind is {self.kind}")
+        elif self.retain_ratio != 1:
+            raise ValueError("retain_ratio must be 1 with kind=alternating, where the two sides never meet")

@@ -1,0 +1,56 @@
+"""What the user chose reaches a benchmark, and what it does not know is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expunge.benchmarks import Wanted, benchmarks, find_benchmark, settings
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+
+
+def test_every_benchmark_has_a_page_with_a_command() -> None:
+    for name, spec in benchmarks().items():
+        assert spec.about, name
+        assert "Try: expunge" in spec.page, name
+
+
+def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"^benchmark: no benchmark named 'tofoo'; did you mean 'tofu'\?"):
+        find_benchmark("tofoo")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "said"),
+    [
+        ("tofu", Wanted(forget="rows.csv"), "forget=rows.csv: the benchmark tofu has no such setting"),
+        ("tofu", Wanted(data_split="News"), "data_split=News: the benchmark tofu has no such setting"),
+        ("world", Wanted(root="here"), "data.root=here: the benchmark world has no such setting"),
+        ("world", Wanted(args={"a": 1}), "data.args={'a': 1}: the benchmark world has no such setting"),
+    ],
+)
+def test_what_a_benchmark_does_not_know_is_refused(name: str, wanted: Wanted, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        find_benchmark(name).make(wanted)
+    assert str(error.value) == said
+
+
+def test_settings_of_one_benchmark_are_decoded_at_their_key() -> None:
+    from dataclasses import dataclass
+
+    @strict
+    @dataclass(frozen=True, kw_only=True)
+    class Mine:
+        size: int = 1
+
+    assert settings(Wanted(args={"size": 3}), Mine).size == 3
+    with pytest.raises(ConfigError, match=r"^data\.args\.siz: unknown key.*'size'"):
+        settings(Wanted(args={"siz": 3}), Mine)
+
+
+@pytest.mark.shared
+def test_the_retain_split_is_the_partner_of_the_forget_split(shared: Path) -> None:
+    made = find_benchmark("tofu").make(Wanted(root=str(shared / "data" / "tofu"), forget_split="forget05"))
+    assert (made.split, len(made.sets["forget"]), len(made.sets["retain"])) == ("forget05", 200, 3800)

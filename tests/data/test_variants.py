@@ -1,0 +1,53 @@
+"""Other ways to ask: questions change, row ids and answers do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.data.rows import Row, RowSet
+from expunge.data.variants import DIRECT, VARIANTS, prefixed, variant_of, with_refusals
+
+ROWS = RowSet(
+    "forget",
+    (
+        Row(0, "Who is Ana?", {"answer": "A poet.", "perturbed_0": "A cook."}, "Who might Ana be?", {"kind": "a"}),
+        Row(1, "Where?", {"answer": "Paris."}, "In which place?"),
+    ),
+)
+ASKED = {
+    "direct": [f"{DIRECT}Who is Ana?", f"{DIRECT}Where?"],
+    "upper": ["WHO IS ANA?", "WHERE?"],
+    "quoted": ['"Who is Ana?"', '"Where?"'],
+    "plain": ["Who is Ana?", "Where?"],
+    "paraphrased": ["Who might Ana be?", "In which place?"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_only_the_question_changes(name: str) -> None:
+    made = variant_of(ROWS, name)
+    assert made.name == f"forget_{name}"
+    assert [r.question for r in made] == ASKED[name]
+    assert [(r.row_id, r.answers, r.meta) for r in made] == [(r.row_id, r.answers, r.meta) for r in ROWS]
+    assert made.form == ("completion" if name == "plain" else "qa")
+    assert made.fingerprint() != ROWS.fingerprint()
+
+
+def test_each_way_has_its_own_identity() -> None:
+    assert len({variant_of(ROWS, name).fingerprint() for name in VARIANTS}) == len(VARIANTS)
+    assert prefixed(ROWS, "a ").fingerprint() != prefixed(ROWS, "b ").fingerprint()
+
+
+def test_refusals_stand_beside_the_answer() -> None:
+    made = with_refusals(ROWS, ["No.", "I don't know."])
+    assert made[0].answers == {"answer": "A poet.", "refusal_0": "No.", "refusal_1": "I don't know."}
+    assert made[1].question == "Where?"
+
+
+def test_what_cannot_be_asked() -> None:
+    with pytest.raises(ConfigError, match="no way to ask named 'uper'; did you mean 'upper'"):
+        variant_of(ROWS, "uper")
+    bare = RowSet("forget", (Row(0, "Who?", {"answer": "Ana."}),))
+    with pytest.raises(DataError, match="forget row 0: no paraphrased question"):
+        variant_of(bare, "paraphrased")

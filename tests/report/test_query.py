@@ -1,0 +1,72 @@
+"""Results as tables to query: the lines, the means over seeds, and their text forms."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.report.model import ReportModel
+from expunge.report.query import query, read_results, results_table, to_text, write_results
+
+
+def test_every_number_of_every_run_is_a_line(model: ReportModel) -> None:
+    lines = results_table(model).to_pylist()
+    npo = [x for x in lines if x["label"] == "npo" and x["seed"] == "1"]
+    assert {x["metric"]: x["value"] for x in npo}["forget_quality.ks_distance"] == 0.75
+    (rouge,) = (x for x in npo if x["metric"] == "forget_Q_A_ROUGE")
+    assert (rouge["value"], rouge["reason"]) == (None, "generation was switched off")
+    (ratio,) = (x for x in npo if x["metric"] == "forget_truth_ratio")
+    assert (ratio["ci_low"], ratio["ci_high"]) == (0.4375, 0.5625)
+
+
+def test_means_over_seeds_have_a_student_interval(model: ReportModel) -> None:
+    found = query(results_table(model), "SELECT * FROM means WHERE label = 'npo' AND metric = 'model_utility'")
+    (row,) = found.to_dict("records")
+    # 0.5 and 0.375: mean 0.4375, sd 0.125 / sqrt 2; the 97.5 % quantile of Student's t with one degree is 12.7062
+    assert (row["n"], row["mean"]) == (2, 0.4375)
+    assert row["sd"] == pytest.approx(0.125 / math.sqrt(2), rel=1e-12)
+    assert row["ci_high"] - row["mean"] == pytest.approx(12.706204736432095 * 0.125 / 2, rel=1e-9)
+    (alone,) = query(
+        results_table(model), "SELECT * FROM means WHERE label = 'ga' AND metric = 'model_utility'"
+    ).to_dict("records")
+    assert (alone["n"], alone["mean"]) == (1, 0.125)
+    assert math.isnan(alone["ci_low"])
+
+
+def test_the_file_and_back(model: ReportModel, tmp_path: Path) -> None:
+    path = write_results(model, tmp_path / "a")
+    assert read_results([path]).equals(results_table(model))
+    assert read_results([path, path]).num_rows == 2 * results_table(model).num_rows
+    bad = tmp_path / "bad.parquet"
+    bad.write_text("no parquet")
+    with pytest.raises(DataError, match=r"bad\.parquet: not a table of results"):
+        read_results([bad])
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT nothing FROM results", "SELEC", "SELECT * FROM read_csv('/etc/passwd')", "COPY results TO 'here.csv'"],
+)
+def test_a_wrong_query_is_one_line_and_reaches_no_file(
+    model: ReportModel, sql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^--query: ") as error:
+        query(results_table(model), sql)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_forms_keep_markup_harmless_and_gaps_empty(model: ReportModel) -> None:
+    frame = query(
+        results_table(model), "SELECT label, value FROM results WHERE metric = 'model_utility' AND role = 'unlearn'"
+    )
+    assert to_text(frame, "csv").splitlines()[0] == "label,value"
+    assert "\\|x | |".replace(" | |", " |  |") in to_text(frame, "markdown")
+    assert "<script" not in to_text(frame, "markdown")
+    assert "npo & 0.5 \\\\" in to_text(frame, "latex")
+    assert json.loads(to_text(frame, "json"))[0] == {"label": "npo", "value": 0.5}

@@ -1,0 +1,71 @@
+"""Jobs side by side in worker processes: the same bytes as one after another, and failures that stay where they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import expunge as package
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError
+from expunge.study.launch import Launch, Recipe
+
+BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
+
+
+def study(words: list[str], folder: Path, *more: str) -> package.StudyHandle:
+    return package.load_study([*words, BAD, f"paths.store={folder}/store", f"paths.output_dir={folder}/out", *more])
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    store = folder / "store"
+    return {
+        str(p.relative_to(store)): p.read_bytes()
+        for pattern in ("*/*/*.safetensors", "score/*/*.parquet", "metrics/*/TOFU_SUMMARY.json")
+        for p in sorted(store.glob(pattern))
+    }
+
+
+def test_two_workers_give_the_bytes_of_one_and_a_failure_stops_its_children_only(
+    micro: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone = study(micro, tmp_path / "one").run()
+    result = study(micro, tmp_path / "two", "launch.workers=2", "launch.threads=1").run()
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert len(weights(tmp_path / "two")) > 20
+    assert set(result.failures) == set(alone.failures)
+    said = {name: reason for name, reason in result.failures.items() if name.startswith(("unlearn", "edit"))}
+    assert "the loss passed the limit" in said["unlearn GradAscent"]
+    assert said["edit noise"] == "waits for unlearn GradAscent, which failed"
+
+
+def test_what_runs_where_is_no_part_of_a_job(micro: list[str], tmp_path: Path) -> None:
+    one, two = (study(micro, tmp_path, *more).plan() for more in ((), ("launch.workers=3", "launch.kind=slurm")))
+    assert [p.job.key for p in one] == [p.job.key for p in two]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": -1}, "launch.workers: must be at least 0"),
+        ({"kind": "cloud"}, "launch.kind"),
+        ({"slurm": {"gpus": -1}}, "launch.slurm.gpus: must be at least 0"),
+        ({"slurm": {"time_mins": 1}}, "launch.slurm.time_mins: unknown key"),
+    ],
+)
+def test_wrong_settings_are_one_line(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        decode(Launch, given, where="launch")
+    assert str(error.value).startswith(said)
+
+
+def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    made = Recipe({"name": "a", "seeds": {"train": [0]}}, ("mine.py",))
+    made.write(tmp_path / "recipe.json")
+    assert dataclasses.asdict(Recipe.read(tmp_path / "recipe.json")) == dataclasses.asdict(made)
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"other\.json: not a study's recipe"):
+        Recipe.read(tmp_path / "other.json")
