@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.template import Encoded
 
 EOS = 2
@@ -72,3 +73,16 @@ def test_to_keeps_every_field() -> None:
     for name in ("ids_BT", "mask_BT", "row_N", "pos_N", "token_N"):
         assert getattr(moved, name).device.type == "meta"
         assert getattr(moved, name).shape == getattr(batch, name).shape
+
+
+@pytest.mark.parametrize("budget", [1, 10, 37, 1000])
+def test_batches_keep_to_the_budget(budget: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 30, size=50).tolist()
+    batches = budget_batches(list(range(50)), lengths, budget)
+    assert sorted(i for b in batches for i in b) == list(range(50))
+    for batch in batches:
+        width = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * width <= budget
+    flat = [lengths[i] for b in batches for i in b]
+    assert flat == sorted(flat, reverse=True)
+    assert budget_batches([], [], budget) == []

@@ -30,6 +30,17 @@ def test_an_impossible_token_is_infinite_not_missing(records, attack: str) -> No
     assert score(records, attack, [-math.inf, -1.0, -1.0]) == math.inf
 
 
+@pytest.mark.parametrize("attack", NAMES)
+def test_a_token_without_a_number_takes_its_row_and_no_other(records, attack: str) -> None:
+    metric = Metric("m", f"{attack}_score", rows="r", tokens=("answer",))
+    rows = {0: [-1.0, math.nan, -3.0, -1.0], 1: [-2.0, -1.0, -0.5, -1.0]}
+    var = {"answer": {i: [1.0] * 4 for i in rows}}
+    result = compute([metric], {"r": records({"answer": rows}, var=var)}, {})["m"]
+    alone = compute([metric], {"r": records({"answer": {1: rows[1]}}, var={"answer": {1: [1.0] * 4}})}, {})["m"]
+    assert math.isnan(result.per_row[0]["score"])
+    assert (result.value, result.extra["n_missing"]) == (alone.value, 1)
+
+
 @pytest.mark.parametrize("attack", ["min_k", "min_k_plus_plus"])
 @pytest.mark.parametrize("k", [0.0, 1.5, "half"])
 def test_wrong_share(records, attack: str, k: float | str) -> None:

@@ -6,18 +6,11 @@ import math
 
 import pytest
 
-from expunge.core.errors import ConfigError, DataError
-from expunge.core.records import Text
-from expunge.metrics.semeval import (
-    TASKS,
-    TaskScore,
-    aggregate,
-    exact_match,
-    mia_score,
-    parse_id,
-    semeval_score,
-    task_scores,
-)
+from expunge.core.errors import ConfigError
+from expunge.metrics import Metric, Result, missing
+from expunge.metrics.api import Inputs
+from expunge.metrics.compute import in_order
+from expunge.metrics.semeval import TERMS, aggregate, mia_score, semeval_aggregate, semeval_mia, semeval_tasks
 
 # final, task aggregate, MIA, MMLU of the 7B board, ranks 1 to 10, then the entries below the floor and the baselines
 PUBLISHED = [
@@ -39,41 +32,58 @@ PUBLISHED = [
 ]
 
 
-def sides(left: float, kept: float) -> tuple[dict[str, TaskScore], dict[str, TaskScore]]:
+def given(family: str, parents: dict[str, Result], **args: float) -> Inputs:
+    metric = Metric("m", family, args=args, parents={role: role for role in parents})
+    return Inputs(metric=metric, tokens=None, texts=None, parents=parents, retain=None)
+
+
+def part(value: float, rows: int = 2) -> Result:
+    return Result(value, per_row={i: {"score": value} for i in range(rows)})
+
+
+def sides(left: float, kept: float) -> dict[str, Result]:
     """All forget scores `left`, all retain scores `kept`."""
-    return {t: TaskScore(left, left) for t in TASKS}, {t: TaskScore(kept, kept) for t in TASKS}
+    return {term: part(left if term.startswith("forget") else kept) for term in TERMS}
+
+
+def official(terms: dict[str, Result], auc: float, mmlu: float) -> Result:
+    tasks = semeval_tasks(given("semeval_tasks", terms))
+    mia = semeval_mia(given("semeval_mia", {"auc": Result(auc)}))
+    return semeval_aggregate(given("semeval_aggregate", {"tasks": tasks, "mia": mia}), mmlu_accuracy=mmlu)
 
 
 @pytest.mark.parametrize(("final", "task", "mia", "mmlu"), PUBLISHED)
 def test_published_rows(final: float, task: float, mia: float, mmlu: float) -> None:
     """Each of the four numbers is rounded to three places: the mean is off by at most half a unit twice."""
     assert aggregate(task, mia, mmlu) == pytest.approx(final, abs=1.0001e-3)
-    forget, retain = sides(1 - task, task)  # twelve equal terms: their harmonic mean is the term
     for auc in (0.5 + (1 - mia) / 2, 0.5 - (1 - mia) / 2):
-        result = semeval_score(forget, retain, auc=auc, mmlu=mmlu)
+        result = official(sides(1 - task, task), auc, mmlu)  # twelve equal terms: their harmonic mean is the term
         assert result.value == pytest.approx(final, abs=1.0001e-3)
-        assert result.extra["mia_score"] == pytest.approx(mia)
+        assert result.extra["mia_part"] == pytest.approx(mia)
         assert result.extra["above_mmlu_floor"] == (mmlu > 0.371)
 
 
 def test_untouched_and_ruined_models() -> None:
-    untouched = semeval_score(*sides(1.0, 1.0), auc=1.0, mmlu=0.495)
+    untouched = official(sides(1.0, 1.0), 1.0, 0.495)
     assert untouched.value == pytest.approx(0.165)
-    assert untouched.extra["task_aggregate"] == 0.0
-    ruined = semeval_score(*sides(0.0, 0.0), auc=0.545, mmlu=0.269)
+    assert untouched.extra["tasks_part"] == 0.0
+    ruined = official(sides(0.0, 0.0), 0.545, 0.269)
     assert ruined.value == pytest.approx(0.393, abs=1e-3)
     assert ruined.extra["above_mmlu_floor"] == 0.0
 
 
 def test_twelve_terms_and_their_harmonic_mean() -> None:
-    forget, retain = sides(0.0, 1.0)
-    forget["Task2"] = TaskScore(regurgitation=0.75, knowledge=0.0)
-    retain["Task3"] = TaskScore(regurgitation=1.0, knowledge=0.5)
-    extra = semeval_score(forget, retain, auc=0.5, mmlu=0.4).extra
-    assert extra["forget_Task2_regurgitation"] == 0.25
-    assert extra["retain_Task3_knowledge"] == 0.5
-    assert sum(name.startswith(("forget_", "retain_")) for name in extra) == 12
-    assert extra["task_aggregate"] == pytest.approx(12 / (10 + 4 + 2))
+    terms = sides(0.0, 1.0)
+    terms["forget_Task2_regurgitation"] = part(0.75, rows=6)
+    terms["retain_Task3_knowledge"] = part(0.5)
+    result = semeval_tasks(given("semeval_tasks", terms))
+    assert result.value == pytest.approx(12 / (10 + 4 + 2))
+    assert result.extra["forget_Task2_regurgitation"] == 0.25
+    assert result.extra["retain_Task3_knowledge"] == 0.5
+    assert sum(name in TERMS for name in result.extra) == 12
+    # over all rows of a side: 6 of Task2 at 3/4, 2 + 2 of the others at 0; 2 of 6 rows at 1/2
+    assert result.extra["overall_forget_regurgitation"] == pytest.approx(4.5 / 10)
+    assert result.extra["overall_retain_knowledge"] == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(("auc", "expected"), [(0.5, 1.0), (1.0, 0.0), (0.0, 0.0), (0.25, 0.5), (0.75, 0.5)])
@@ -81,79 +91,23 @@ def test_mia_score(auc: float, expected: float) -> None:
     assert mia_score(auc) == expected
 
 
-def test_a_part_that_is_not_there_leaves_no_aggregate() -> None:
-    forget, retain = sides(0.0, 1.0)
-    result = semeval_score(forget, retain, auc=None, mmlu=None)
+def test_a_term_that_could_not_be_scored_names_itself() -> None:
+    terms = sides(0.0, 1.0) | {"retain_Task1_knowledge": missing("no generations")}
+    result = semeval_tasks(given("semeval_tasks", terms))
     assert math.isnan(result.value)
-    assert result.reason == "the aggregate needs all its parts: no MIA AUC, no MMLU accuracy"
-    assert result.extra["task_aggregate"] == 1.0
-    assert math.isnan(result.extra["mia_score"])
-    assert "above_mmlu_floor" not in result.extra
-    retain["Task1"] = TaskScore(math.nan, 1.0)
-    result = semeval_score(forget, retain, auc=0.5, mmlu=0.4)
-    assert result.reason == "the aggregate needs all its parts: no row of retain_Task1_regurgitation"
-    assert math.isnan(result.extra["task_aggregate"])
+    assert result.reason == "needs retain_Task1_knowledge, which is missing: no generations"
+    whole = semeval_aggregate(given("semeval_aggregate", {"tasks": result, "mia": Result(0.5)}))
+    assert "tasks: needs retain_Task1_knowledge" in (whole.reason or "")
+    assert "mmlu: no MMLU accuracy" in (whole.reason or "")
+    assert whole.extra == {"mia_part": 0.5}
 
 
-def test_numbers_and_sides_that_cannot_be_right() -> None:
-    forget, retain = sides(0.0, 1.0)
-    with pytest.raises(ConfigError, match=r"mmlu=49\.5: expected a number from 0 to 1"):
-        semeval_score(forget, retain, auc=0.5, mmlu=49.5)
-    with pytest.raises(ConfigError, match="auc=nan: expected a number from 0 to 1"):
-        semeval_score(forget, retain, auc=math.nan, mmlu=0.4)
-    del forget["Task2"]
-    with pytest.raises(ConfigError, match="forget: no scores of Task2"):
-        semeval_score(forget, retain, auc=0.5, mmlu=0.4)
+def test_an_accuracy_in_percent_is_refused() -> None:
+    metric = Metric("a", "semeval_aggregate", args={"mmlu_accuracy": 49.5})
+    with pytest.raises(ConfigError, match=r"mmlu_accuracy: 49\.5"):
+        in_order([metric])
 
 
-def test_ids() -> None:
-    assert parse_id('"8f24c511-0b7e"sc1') == ('"8f24c511-0b7e"', "sc")
-    assert parse_id("df8d2304-sc1qa4") == ("df8d2304-sc1", "qa")
-    assert parse_id("59716187qa0") == ("59716187", "qa")
-    for wrong in ("", "sc1", "59716187", "59716187qa", "59716187qa10", "59716187QA1", "59716187qa1 "):
-        with pytest.raises(DataError, match="expected <document>sc<digit> or <document>qa<digit>"):
-            parse_id(wrong)
-
-
-def test_the_whole_generation_counts() -> None:
-    assert exact_match(" gisella\n", "Gisella")
-    assert not exact_match("Gisella.", "Gisella")
-    assert not exact_match("Gisella. She was born", "Gisella")
-
-
-ROWS = [
-    ('"a"sc1', "Task1", "their paths crossed one day", "and their paths crossed one day"),  # recall 5/5 against 5 of 5
-    ('"a"qa0', "Task1", "Gisella", "gisella "),
-    ("bsc1", "Task2", "Number is 900-51-4344", "Number is unknown"),  # 2 of the 5 words number is 900 51 4344
-    ("bqa0", "Task2", "1984-12-31", "1984-12-31"),
-    ("bqa1", "Task2", "900514344", "900514344 or so"),
-    ("1sc1", "Task3", "...", "nothing"),  # no word to recall
-    ("1qa0", "Task3", "Geraldine Dondit", ""),
-]
-
-
-def test_scores_by_task() -> None:
-    texts = [Text(i, 0, "", said, truth, 1, True) for i, (_, _, truth, said) in enumerate(ROWS)]
-    ids, tasks = ({i: row[k] for i, row in enumerate(ROWS)} for k in (0, 1))
-    assert task_scores(texts, ids, tasks) == {
-        "Task1": TaskScore(1.0, 1.0),
-        "Task2": TaskScore(pytest.approx(2 / 5), 0.5),
-        "Task3": TaskScore(0.0, 0.0),
-    }
-    bare = task_scores(texts[:1], ids, tasks)
-    assert bare["Task1"].regurgitation == 1.0
-    assert math.isnan(bare["Task1"].knowledge) and math.isnan(bare["Task2"].regurgitation)
-
-
-@pytest.mark.parametrize(
-    ("ids", "tasks", "message"),
-    [
-        ({}, {0: "Task1"}, "row 0: no 'id'"),
-        ({0: "asc1"}, {}, "row 0: no 'task'"),
-        ({0: "asc1"}, {0: "task1"}, r"row 0: task 'task1' \(allowed: Task1, Task2, Task3\)"),
-        ({0: "a1"}, {0: "Task1"}, "id 'a1': expected"),
-    ],
-)
-def test_rows_that_cannot_be_scored(ids: dict[int, str], tasks: dict[int, str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        task_scores([Text(0, 0, "", "a", "a", 1, True)], ids, tasks)
+def test_an_aggregate_without_its_parents_is_a_wrong_panel() -> None:
+    with pytest.raises(ConfigError, match="needs the parents tasks and mia"):
+        semeval_aggregate(given("semeval_aggregate", {"tasks": Result(0.5)}))

@@ -61,7 +61,7 @@ def test_batches_and_chunks_do_not_count(
     encoder = Encoder(Template(), tokenizer)
     few = dataclasses.replace(rows, rows=rows.rows[:7])
     one = agreement_records(score_agreement(moved, model, few, ("answer",), encoder))["answer"]
-    monkeypatch.setattr(agreement, "CHUNK", 5)
+    monkeypatch.setattr(agreement, "rows_at_a_time", lambda logits: 5)
     other = agreement_records(score_agreement(moved, model, few, ("answer",), encoder, token_budget=1))["answer"]
     for name in ("kl", "same_argmax"):
         assert other.columns[name] == pytest.approx(one.columns[name], rel=1e-4, abs=1e-6)

@@ -82,8 +82,9 @@ def test_one_row_does_not_depend_on_the_others(model: Any, tokenizer: Any, rows:
 
 
 def test_an_answer_of_one_token_has_no_norms(model: Any, tokenizer: Any, rows: RowSet) -> None:
-    bare = dataclasses.replace(rows, rows=(Row(0, "Who?", {"answer": ""}),))
-    encoder = Encoder(Template(asst_start_tag="Answer:"), tokenizer)  # EOS is all there is to score
+    bare = dataclasses.replace(rows, rows=(Row(0, "Who?\n", {"answer": "a"}),), form="text")
+    encoder = Encoder(Template(), tokenizer)
+    assert encoder.row(bare, bare[0], "answer").n_answer == 1
     found = grad_records(score_grads(model, bare, ("answer",), encoder))["answer"]
     assert all(math.isnan(found.columns[name][0]) for name in NORMS)
 

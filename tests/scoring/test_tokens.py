@@ -15,8 +15,10 @@ from expunge.core.errors import DataError
 from expunge.core.records import TOKENS, token_records
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoder, Template
-from expunge.scoring import tokens
-from expunge.scoring.tokens import budget_batches, score_tokens, wanted_variants
+from expunge.metrics.api import Metric
+from expunge.metrics.compute import compute
+from expunge.scoring import statistics
+from expunge.scoring.tokens import score_tokens, wanted_variants
 
 WANTED = ("answer", "paraphrase", "perturbed")
 
@@ -92,7 +94,7 @@ def test_does_not_depend_on_the_token_budget(
 def test_does_not_depend_on_the_chunk(
     table: pa.Table, model: Any, rows: RowSet, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "CHUNK", 7)
+    monkeypatch.setitem(statistics.CHUNK, "cpu", 7 * 400)
     same(table, score_tokens(model, rows, WANTED, encoder))
 
 
@@ -151,14 +153,57 @@ def test_a_row_that_does_not_fit_is_named(model: Any, rows: RowSet, tokenizer: A
         score_tokens(model, rows, ("answer",), Encoder(Template(max_length=3), tokenizer))
 
 
-@pytest.mark.parametrize("budget", [1, 10, 37, 1000])
-def test_batches_keep_to_the_budget(budget: int) -> None:
-    lengths = np.random.default_rng(0).integers(1, 30, size=50).tolist()
-    batches = budget_batches(list(range(50)), lengths, budget)
-    assert sorted(i for b in batches for i in b) == list(range(50))
-    for batch in batches:
-        width = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or len(batch) * width <= budget
-    flat = [lengths[i] for b in batches for i in b]
-    assert flat == sorted(flat, reverse=True)
-    assert budget_batches([], [], budget) == []
+def test_an_empty_answer_is_named(model: Any, rows: RowSet, encoder: Encoder) -> None:
+    empty = RowSet("mine", (rows[0], Row(1, "Who?", {"answer": " \n"})))
+    with pytest.raises(DataError, match=r"^mine row 1: 'answer' is empty: there is nothing to score$"):
+        score_tokens(model, empty, ("answer",), encoder)
+    assert score_tokens(model, empty, ("paraphrase",), encoder).num_rows > 0, "what is not wanted is not read"
+
+
+def test_a_row_longer_than_the_model_s_context_is_named(model: Any, rows: RowSet, tokenizer: Any) -> None:
+    long = RowSet("long", (rows[0], Row(1, "Who? " * 400, {"answer": "Ana."})))
+    said = r"^long row 1: 'answer' with its question has \d+ tokens, the model's context is 1024; a smaller model\."
+    with pytest.raises(DataError, match=said):
+        score_tokens(model, long, ("answer",), Encoder(Template(max_length=4000), tokenizer))
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
+    model: Any, rows: RowSet, encoder: Encoder, shared_prefix: bool
+) -> None:
+    """One token's embedding is broken: the rows that read it have no value, the means are those of the others."""
+    panel = [
+        Metric("prob", "probability", rows="r", tokens=("answer",)),
+        *(Metric(n, n, rows="r", tokens=("answer",)) for n in ("exact_memorization", "extraction_strength")),
+        *(Metric(n, f"{n}_score", rows="r", tokens=("answer",)) for n in ("loss", "zlib", "min_k", "min_k_plus_plus")),
+    ]
+    some = RowSet("r", tuple(r for r in rows.rows[:8]))
+
+    def measured(bad: set[int]) -> dict[str, Any]:
+        embedding = model.get_input_embeddings()
+
+        def spoil(_module: Any, args: Any, out: torch.Tensor) -> torch.Tensor:
+            return out.masked_fill(torch.isin(args[0], torch.tensor(sorted(bad)))[..., None], float("nan"))
+
+        hook = embedding.register_forward_hook(spoil)
+        table = score_tokens(model, some, WANTED, encoder, shared_prefix=shared_prefix)
+        hook.remove()
+        return compute(panel, {"r": token_records(table)}, {})
+
+    sound = measured(set())
+    ids = {i: set(encoder.row(some, r, "answer").ids[:-1]) for i, r in enumerate(some)}
+    word = min(ids[3] - ids[0])
+    hit = [i for i in ids if word in ids[i]]
+    assert 0 < len(hit) < 8
+    for name, result in measured({word}).items():
+        kept = [i for i in ids if i not in hit]
+        per_row = {i: next(iter(stats.values())) for i, stats in result.per_row.items()}
+        assert [i for i, v in per_row.items() if np.isnan(v)] == hit, name
+        assert result.value == pytest.approx(np.mean([per_row[i] for i in kept]))
+        assert [per_row[i] for i in kept] == pytest.approx(
+            [next(iter(sound[name].per_row[i].values())) for i in kept], rel=1e-4
+        )
+        assert result.extra["n_missing"] == len(hit)
+    for name, result in measured(set().union(*ids.values())).items():
+        assert np.isnan(result.value), name
+        assert result.reason == "none of the 8 rows could be scored"

@@ -12,6 +12,7 @@ from expunge.metrics.api import Result
 from expunge.report.model import Run
 from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph
+from expunge.study.results import _trajectory
 from expunge.study.run import Outcome
 
 
@@ -67,3 +68,10 @@ def test_how_it_was_made(graph: Graph) -> None:
     assert made.versions == ("expunge 0.1.0, torch 2",) and made.machines == ("cpus 2",)
     assert made.commands == ("expunge run study=quickstart",) and made.seeds == "training [0], unlearning [0]"
     assert "llama-64k" in made.config
+
+
+def test_a_trajectory_keeps_the_steps_and_the_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "trajectory.jsonl"
+    path.write_text('{"step": 4, "epoch": 1.0, "phase": 1, "a": 0.5, "b": null}\n')
+    assert _trajectory(path) == ({"step": 4.0, "a": 0.5},)
+    assert _trajectory(tmp_path / "none.jsonl") == ()

@@ -16,7 +16,7 @@ from expunge.scoring.config import Generation
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.job import in_order
-from expunge.study.work import before_stop, limited
+from expunge.study.work import limited
 
 
 def tree(root: Path, **changes: Any) -> dict[str, Any]:
@@ -35,18 +35,11 @@ def tree(root: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [("Town 7.\n\nQuestion: x", "Town 7."), ("a\nQuestion b", "a"), ("Question: a", ""), ("  plain ", "plain")],
-)
-def test_a_generation_ends_before_the_first_stop(text: str, left: str) -> None:
-    assert before_stop(text, ("\n\n", "\nQuestion", "Question:")) == left
-
-
 def test_a_set_limits_generation_and_never_lengthens_it() -> None:
     assert limited(Generation(max_new_tokens=200), Limits(32)).max_new_tokens == 32
     assert limited(Generation(max_new_tokens=8), Limits(32)).max_new_tokens == 8
     assert limited(Generation(max_new_tokens=200), None).max_new_tokens == 200
+    assert limited(Generation(stop=("END",)), Limits(32, ("\n\n",))).stop == ("END", "\n\n")
 
 
 def test_the_estimate_counts_pieces(muse_folder: Path) -> None:

@@ -51,6 +51,7 @@ def test_warmup(keys: dict[str, Any], steps: int) -> None:
         ({"num_train_epochs": float("inf")}, r"num_train_epochs: (must be a number > 0|should be a finite number)"),
         ({"loss_limit": -1}, r"loss_limit: must be a number > 0"),
         ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size: must be at least 1"),
+        ({"head_chunk": -1}, r"head_chunk: must be at least 0 \(0: all at once\), got -1"),
         ({"logging_steps": 0}, r"logging_steps: must be at least 1"),
         ({"weight_decay": -0.1}, r"weight_decay: must be a number >= 0"),
         ({"weight_decay": float("inf")}, r"weight_decay: should be a finite number, got inf"),

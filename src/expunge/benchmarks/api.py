@@ -25,7 +25,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows by name, the roles they play, and the panel of metrics.
+    """Rows by name, the roles they play, and the panel of metrics. notes: what was chosen that the user did not say.
 
     split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
     retain_sets: what the retain model is trained on. Without full_sets the full model is the given one; without
@@ -41,6 +41,7 @@ class Benchmark:
     panel: tuple[Metric, ...]
     full_sets: tuple[str, ...]
     retain_sets: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     forget_set: str = "forget"
     retain_set: str = "retain"
     shown_set: str | None = "forget_eval"

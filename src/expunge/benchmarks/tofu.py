@@ -1,9 +1,37 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
 from expunge.benchmarks.panel import tofu_panel
-from expunge.core.errors import ConfigError, nearest
+from expunge.benchmarks.rows_panel import rows_panel
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.granularity import AUTHORS, QUESTIONS, TofuChoice, row_set, spread, tofu_forgotten, with_wrong_answers
+from expunge.data.rows import RowSet, qa_rows
+from expunge.data.source import load_raw
 from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
+
+MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class TofuArgs:
+    """Settings of `benchmark=tofu`: splits of one's own, after arcsf, in place of TOFU's forget01/05/10."""
+
+    granularity: Literal["question", "author"] | None = None
+    stratified: bool = True
+    forget_random: bool = True
+    forgotten_author_fraction: float = 0.2
+    forgotten_fact_fraction: float = 0.2
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for key in ("forgotten_author_fraction", "forgotten_fact_fraction"):
+            if not 0 < getattr(self, key) <= 1:
+                raise ValueError(f"{key} must be a share between 0 and 1")
 
 
 @benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90")
@@ -14,9 +42,21 @@ def tofu(wanted: Wanted) -> Benchmark:
     authors no model has seen; adds the membership attacks. data.root: a folder of its files in place of the hub.
     data.background=true: full and retain models also learn the real-world answers, which a model from scratch lacks.
 
+    data.args.granularity=author|question draws what is forgotten from all 4000 rows, as arcsf does, by data.args.seed:
+    author takes all questions of forgotten_author_fraction of the authors; question takes forgotten_fact_fraction of
+    the questions of these authors (forget_random=false: the first four, which are biographical), or with
+    stratified=false of all questions. TOFU has no wrong answers for such splits: three other answers of the same author
+    stand in, from the same side where that has three, and truth ratios are taken against the answer itself.
+
     Try: expunge plan study=tofu_tiny data.root=FOLDER
     """
-    unused(wanted, "tofu", "data_split", "forget", "retain", "args")
+    unused(wanted, "tofu", "data_split", "forget", "retain")
+    args = settings(wanted, TofuArgs)
+    if args.granularity is not None:
+        return _drawn(wanted, args)
+    if wanted.args:
+        key = next(iter(wanted.args))
+        raise ConfigError(f"data.args.{key}={wanted.args[key]}: counts only with data.args.granularity=author|question")
     forget = wanted.forget_split or "forget10"
     if forget not in FORGET:
         raise ConfigError(f"forget_split={forget}: TOFU has no such split{nearest(forget, FORGET)}")
@@ -36,4 +76,42 @@ def tofu(wanted: Wanted) -> Benchmark:
         full_sets=("full", *known),
         retain_sets=("retain", *known),
         retain_split=retain,
+    )
+
+
+def _drawn(wanted: Wanted, args: TofuArgs) -> Benchmark:
+    """A split drawn from the full rows."""
+    unused(wanted, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
+    choice = TofuChoice(
+        granularity=args.granularity or "",
+        stratified=args.stratified,
+        forget_random=args.forget_random,
+        author_fraction=args.forgotten_author_fraction,
+        fact_fraction=args.forgotten_fact_fraction,
+        seed=args.seed,
+    )
+    gone = set(tofu_forgotten(choice))
+    raw, where = load_raw("full", root=wanted.root or HUB_ID)
+    if len(raw) != AUTHORS * QUESTIONS:
+        raise DataError(f"{where}: {len(raw)} rows, TOFU's full has {AUTHORS * QUESTIONS}")
+    rows = [
+        replace(r, meta={"author": r.row_id // QUESTIONS, "question_index": r.row_id})
+        for r in qa_rows(raw, name="full", where=where)
+    ]
+    forget = [row for row in rows if row.row_id in gone]
+    retain = [row for row in rows if row.row_id not in gone]
+    sets = {
+        "full": RowSet("full", tuple(rows)),
+        "forget": row_set("forget", forget),
+        "retain": row_set("retain", retain),
+        "forget_eval": row_set("forget_eval", with_wrong_answers(forget, retain, args.seed)),
+        "retain_eval": row_set("retain_eval", spread(with_wrong_answers(retain, forget, args.seed), MOST_RETAIN)),
+    }
+    return Benchmark(
+        name="tofu",
+        split=f"{args.granularity}-{len(forget)}",
+        sets=sets,
+        panel=rows_panel(sets, truth_ratio=wanted.truth_ratio),
+        full_sets=("full",),
+        retain_sets=("retain",),
     )

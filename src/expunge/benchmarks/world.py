@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
 from expunge.benchmarks.panel import tofu_panel
+from expunge.benchmarks.rows_panel import SUBSETS, subset_panel
 from expunge.data.world import build_world
 
 
@@ -11,18 +12,22 @@ from expunge.data.world import build_world
 def world(wanted: Wanted) -> Benchmark:
     """The embedded world: authors, books and publishers that are invented from a seed, in TOFU's roles and panel.
 
-    data.world: authors, questions_per_author, forget_fraction, seed, ... Full and retain models also learn its
-    background facts, which stand for a pretraining; unlearning never sees them. Nothing is downloaded.
+    data.world: authors, questions_per_author, forget_fraction, seed, granularity, ... Full and retain models also learn
+    its background facts, which stand for a pretraining; unlearning never sees them. Nothing is downloaded.
+
+    data.world.granularity=question|author|book|publisher|relationship says what is forgotten. The ends of a forgotten
+    link stay in other rows: retain_entity_* measures the retain rows that name one of them, retain_other_* the rest.
 
     Try: expunge run study=quickstart
     """
     unused(wanted, "world", "root", "data_split", "forget", "retain", "args")
     sets = build_world(wanted.world)
+    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, wanted.truth_ratio)]
     return Benchmark(
         name="world",
         split=f"seed{wanted.world.seed}",
         sets=sets,
-        panel=tofu_panel(truth_ratio=wanted.truth_ratio, holdout="holdout" in sets),
+        panel=(*tofu_panel(truth_ratio=wanted.truth_ratio, holdout="holdout" in sets), *more),
         full_sets=("full", "background"),
         retain_sets=("retain", "background"),
     )

@@ -17,16 +17,16 @@ from typing import Any
 
 from rich.console import Console
 
+from expunge.cli.cells import in_one, write_reports
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.cli.plugins import load_plugins
-from expunge.core.errors import JobError
+from expunge.core.errors import ConfigError, JobError
 from expunge.report.model import ReportModel
-from expunge.report.query import write_results
 from expunge.report.table import table
-from expunge.report.write import write_report
-from expunge.study.config import decode_study, decode_task
-from expunge.study.graph import Graph, build_graph
+from expunge.study.config import decode_task
+from expunge.study.graph import Graph
+from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.launch import Recipe
@@ -41,17 +41,28 @@ from expunge.study.worker import quiet
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study: its report, where it lies, and what failed (job -> reason)."""
+    """A finished study: its report (of a grid, one for each cell, by name), where it lies, and what failed (job ->
+    reason)."""
 
-    report: ReportModel
+    reports: Mapping[str, ReportModel]
     folder: Path
     failures: Mapping[str, str]
 
+    @property
+    def report(self) -> ReportModel:
+        """The report of a study without a grid. Raises ConfigError for a grid, which has `reports`."""
+        if len(self.reports) > 1:
+            raise ConfigError(f"this study is a grid of {len(self.reports)} cells: take `reports`")
+        return next(iter(self.reports.values()))
+
     def table(self) -> list[dict[str, Any]]:
-        """The results table, a dict per row: column name -> raw value."""
-        made = table(self.report)
+        """The results table, a dict per row: column name -> raw value; of a grid, with the `cell` in front."""
         return [
-            {"run": row.name} | {c.key: cell.value for c, cell in zip(made.columns, row.cells, strict=True)}
+            ({"cell": cell} if cell else {})
+            | {"run": row.name}
+            | {c.key: cell.value for c, cell in zip(made.columns, row.cells, strict=True)}
+            for cell, report in self.reports.items()
+            for made in [table(report)]
             for row in made.rows
         ]
 
@@ -79,12 +90,11 @@ class StudyHandle:
             outcome = self._launch(display.tell)
         if all(leaf.metrics.key in outcome.failures for leaf in self.graph.leaves):
             raise outcome.first or JobError("no job could be done")
-        report = report_model(self.graph, outcome, self.store, command)
+        reports = self._reports(outcome, command)
         folder = self.graph.study.output_dir
-        write_report(report, folder)
-        write_results(report, folder)
+        write_reports(reports, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
-        return StudyResult(report, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
+        return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[Event], None]) -> Outcome:
         launch, jobs = self.graph.study.launch, self.graph.jobs
@@ -99,12 +109,17 @@ class StudyHandle:
         """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
         return export_slurm(self.graph.jobs, self.recipe, self.store, self.graph.study.launch, folder)
 
+    def _reports(self, outcome: Outcome, command: str) -> dict[str, ReportModel]:
+        """A report for each cell; of a study without a grid, one without a name."""
+        graphs = self.graph.cells or {"": self.graph}
+        return {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
+
     def stored(self, command: str = "") -> ReportModel:
-        """The results as far as they are in the store; nothing is run."""
+        """The results as far as they are in the store, of all cells; nothing is run."""
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
-        return report_model(self.graph, Outcome(records, waiting), self.store, command)
+        return in_one(self._reports(Outcome(records, waiting), command))
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:
@@ -114,7 +129,7 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     """
     tree = study_tree(overrides)
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
-    return StudyHandle(build_graph(decode_study(tree)), Recipe(tree, files))
+    return StudyHandle(study_graph(tree), Recipe(tree, files))
 
 
 @dataclass(frozen=True)

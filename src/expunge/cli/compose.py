@@ -41,7 +41,7 @@ def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
     tree = _compose("run", words)
     tree.pop("study", None)
     tree.setdefault("name", name)
-    return tree
+    return _with_models(tree)
 
 
 def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -69,8 +69,23 @@ def _words(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
-    # What a benchmark takes there is its own: the benchmark checks it, not the tree of known keys.
-    return [f"++{word}" if word.startswith("data.args.") else word for word in overrides]
+    # The axes of a grid and what a benchmark takes are checked there, not by the tree of known keys.
+    return [f"++{word}" if word.startswith(("grid.", "data.args.")) else word for word in overrides]
+
+
+def _with_models(tree: dict[str, Any]) -> dict[str, Any]:
+    """The names of shipped models on a grid's axis `model`, as the settings they stand for."""
+    names = tree["grid"].get("model")
+    if not isinstance(names, list):
+        return tree
+    made: dict[str, Any] = {}
+    for name in names:
+        if name not in options("model"):
+            raise ConfigError(f"grid.model: no model named {name!r}{nearest(str(name), options('model'))}")
+        loaded = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
+        empty = {"preset": None, "model_args": {"pretrained_model_name_or_path": None}}
+        made[name] = {"model": OmegaConf.to_container(OmegaConf.merge(empty, loaded))}
+    return {**tree, "grid": {**tree["grid"], "model": made}}
 
 
 def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -94,14 +109,16 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
-    OmegaConf.set_struct(known.data.args, False)  # what stands there is the benchmark's own
+    slurm = known.launch.slurm
+    for own in (known.grid, known.data.args, slurm.env, slurm.extra, slurm.by_kind):  # keys there are the user's own
+        OmegaConf.set_struct(own, False)
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:
         key = re.sub(r".*full_key: (\S+).*", r"\1", " ".join(str(error).split()))
         raise ConfigError(f"study: {path}: {_unknown_key(key, base)}") from None
     tree: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
-    return _override(tree, words)
+    return _with_models(_override(tree, words))
 
 
 def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:

@@ -48,6 +48,31 @@ def plan_table(planned: Sequence[Planned]) -> Table:
     return table
 
 
+LISTED = 600  # a plan of more jobs is shown by kind alone
+
+
+def plan_kinds(planned: Sequence[Planned]) -> Table:
+    """How many jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("kind")
+    for column in ("jobs", "done", "tokens to do", "time to do", "disk to fill"):
+        table.add_column(column, justify="right")
+    for kind in dict.fromkeys(p.job.kind for p in planned):
+        of = [p for p in planned if p.job.kind == kind]
+        left = [p for p in of if p.state != "hit"]
+        tokens, size = sum(p.job.estimate.tokens for p in left), sum(p.job.estimate.bytes for p in left)
+        known = [p.seconds for p in left if p.seconds is not None]
+        table.add_row(
+            kind,
+            str(len(of)),
+            str(len(of) - len(left)),
+            count(tokens) if tokens else "",
+            ("~" + duration(sum(known)) if len(known) == len(left) else "?") if left else "",
+            f"~{count(size)}B" if size else "",
+        )
+    return table
+
+
 def plan_summary(planned: Sequence[Planned]) -> str:
     """One line: how many jobs of each state, parts not counted, and the work that is left."""
     shown = [p for p in planned if p.job.kind != PART]
@@ -58,6 +83,8 @@ def plan_summary(planned: Sequence[Planned]) -> str:
     if left:
         text += f"; to do: {count(sum(p.job.estimate.tokens for p in left))} tokens, about {duration(sum(known))}"
         text += "" if len(known) == len(left) else " and jobs of unknown size"
+        size = sum(p.job.estimate.bytes for p in left)
+        text += f"; models of about {count(size)}B to store" if size else ""
     return text
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import __version__
+from expunge.cli.data import add_data
 from expunge.core.errors import ExpungeError
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
+            sub.add_argument("--all", action="store_true", help="list every job, however many there are")
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -100,6 +102,31 @@ def _parser() -> argparse.ArgumentParser:
         "--figures", metavar="svg,pdf,png", help="write the figures as files, too (needs expunge[figures])"
     )
     sub.set_defaults(command=_report)
+    text = "write another project's experiment as a study file"
+    sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("source", choices=("arcsf",), help="whose files")
+    sub.add_argument("configs", type=Path, metavar="PATH/configs", help="the project's configs folder")
+    sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
+    sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
+    sub.set_defaults(command=_import, plugin=[])
+    text = "check the stored files against their checksums"
+    sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study")
+    sub.add_argument("--store", type=Path, metavar="DIR", help="all of a store, in place of a study's artifacts")
+    _add_plugin(sub)
+    sub.set_defaults(command=_verify)
+    text = "remove from the store what the named studies do not reach, and weights by a policy"
+    sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="+", metavar="key=value", help="every study that is to stay: study=A study=B")
+    sub.add_argument(
+        "--keep",
+        choices=("all", "best", "last", "none"),
+        default="all",
+        help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
+    _add_plugin(sub)
+    sub.set_defaults(command=_gc)
     text = "query the results of a study, or of all studies that have run"
     sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
@@ -109,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
     sub.set_defaults(command=_results)
+    add_data(commands)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -138,7 +166,8 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
-    console.print(to_rich(result.report))
+    for report in result.reports.values():
+        console.print(to_rich(report))
     for label, reason in result.failures.items():
         console.print(f"failed: {label}: {reason}", markup=False, style="red")
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -149,14 +178,16 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
-    from expunge.cli.display import plan_summary, plan_table
+    from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
     planned = load_study(parsed.overrides, parsed.plugin).plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
     console = Console()
-    console.print(plan_table(planned))
+    if parsed.all or len(planned) <= LISTED:
+        console.print(plan_table(planned))
+    console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
     return 0
 
@@ -171,6 +202,7 @@ def _planned(p: Any) -> dict[str, Any]:
         "parents": [parent.key for parent in p.job.parents.values()],
         "tokens": p.job.estimate.tokens,
         "seconds": p.seconds,
+        "bytes": p.job.estimate.bytes,
     }
 
 
@@ -228,6 +260,24 @@ def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.answers import do_listed_job
 
     return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
+
+
+def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.imports import import_study
+
+    return import_study(parsed.configs, parsed.top, parsed.out)
+
+
+def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import verify
+
+    return verify(parsed.overrides, parsed.plugin, parsed.store)
+
+
+def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.upkeep import collect
+
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

@@ -134,7 +134,8 @@ def _owner(cls: Any, path: list[int | str]) -> Any:
         if dataclasses.is_dataclass(cls) and isinstance(part, str):
             hint = get_type_hints(cls).get(part)
         else:
-            hint = next(reversed(get_args(cls)), None)  # the values of a mapping, the items of a list
+            # the values of a mapping, the items of a list or of a tuple[X, ...]
+            hint = next((a for a in reversed(get_args(cls)) if a is not ...), None)
         candidates = [hint, *get_args(hint)]
         cls = next((c for c in candidates if dataclasses.is_dataclass(c)), hint)
         if get_args(hint) and getattr(hint, "__origin__", None) in (dict, list, tuple, Mapping):

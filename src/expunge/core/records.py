@@ -39,8 +39,8 @@ TEXTS = pa.schema(
         ("prompt", pa.string()),
         ("generation", pa.string()),
         ("reference", pa.string()),  # the true answer
-        ("n_new_tokens", pa.int32()),
-        ("stopped", pa.bool_()),  # the model ended by itself (EOS), not by the length limit
+        ("n_new_tokens", pa.int32()),  # the end included; 0 only where the model's logits were not numbers
+        ("stopped", pa.bool_()),  # the model ended by itself (EOS, or at a stop text), not by the length limit
     ]
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -76,3 +76,16 @@ def collate(
         labelled[torch.cat(row_of), torch.cat(listed)] = True
         return Batch(ids, mask, row_N, pos_N, following[row_N, pos_N], labelled[row_N, pos_N])
     return Batch(ids, mask, row_N, pos_N, ids[row_N, pos_N + 1])
+
+
+def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:
+    """Items sorted by length (longest first, then by place), cut into batches of at most `budget` padded tokens."""
+    order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
+    out: list[list[Any]] = []
+    width = 0
+    for i in order:
+        if not out or width * (len(out[-1]) + 1) > budget:
+            out.append([])
+            width = max(lengths[i], 1)
+        out[-1].append(items[i])
+    return out

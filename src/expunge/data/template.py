@@ -77,6 +77,8 @@ class Encoder:
         probe = tokenizer("a", add_special_tokens=True)["input_ids"]
         bos = tokenizer.bos_token_id
         self._bos = [int(bos)] if bos is not None and probe and probe[0] == bos else []
+        self._last: tuple[str, list[int]] = ("", [])
+        self._others: dict[tuple[Any, int], Encoder] = {}
 
     def row(self, rows: RowSet, row: Row, variant: str) -> Encoded:
         """Ids of one answer of a row of a set, by the set's form and shots."""
@@ -103,7 +105,7 @@ class Encoder:
     def row_prompt(self, rows: RowSet, row: Row) -> list[int]:
         """The ids generation starts from, for a row of a set."""
         if rows.form != "qa":
-            return list(self._bos) + self._ids(self._shown(rows, row.question).rstrip(" "))
+            return list(self._bos) + self._prompt_ids(self._shown(rows, row.question).rstrip(" "))
         return self._for(rows).prompt(row.question)
 
     def _for(self, rows: RowSet) -> Encoder:
@@ -111,9 +113,11 @@ class Encoder:
         shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.template.max_length
         if (shots, limit) == (self.template.few_shot, self.template.max_length):
             return self
-        other = copy.copy(self)
-        other.template = dataclasses.replace(self.template, few_shot=shots, max_length=limit)
-        return other
+        if (shots, limit) not in self._others:
+            other = copy.copy(self)
+            other.template = dataclasses.replace(self.template, few_shot=shots, max_length=limit)
+            self._others[shots, limit] = other
+        return self._others[shots, limit]
 
     @staticmethod
     def _shown(rows: RowSet, question: str) -> str:
@@ -125,7 +129,7 @@ class Encoder:
         bare = text.rstrip(" ")
         joined = not bare or bare[-1].isspace() or answer[:1].isspace()
         lead = text[len(bare) :] or ("" if joined else " ")
-        prompt = list(self._bos) + self._ids(bare)
+        prompt = list(self._bos) + self._prompt_ids(bare)
         tail = self._ids(lead + answer) + ([self.eos] if rows.form == "completion" else [])
         if rows.long == "left":
             over = max(0, len(prompt) + len(tail) - self.template.max_length)
@@ -138,14 +142,14 @@ class Encoder:
         """The ids generation starts from."""
         if self.template.compat == "openunlearning":
             return self._peer_ids(self._prompt_text(question), cut=False)
-        return self._start() + self._ids(self._clean_prompt(question)[0])
+        return self._start() + self._prompt_ids(self._clean_prompt(question)[0])
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
         """Ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
             return self._encode_peer(question, answer)
         text, lead = self._clean_prompt(question)
-        prompt = self._start() + self._ids(text)
+        prompt = self._start() + self._prompt_ids(text)
         chat = self.template.apply_chat_template
         tail = self._chat_answer(question, answer) if chat else self._ids(lead + answer)
         if not tail or tail[-1] != self.eos:
@@ -165,6 +169,12 @@ class Encoder:
 
     def _start(self) -> list[int]:
         return [] if self.template.apply_chat_template else list(self._bos)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        """Ids of a prompt; those of the last one are kept, since the answers of a row come one after another."""
+        if self._last[0] != text:
+            self._last = (text, self._ids(text))
+        return self._last[1]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

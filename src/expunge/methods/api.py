@@ -7,7 +7,7 @@ batch shape and prompt tokens cannot reach a loss.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ class Serve(enum.Enum):
     """What the loop serves for one side. Each costs more than the one before."""
 
     LOGPS = "logps"  # log-probability of each answer token
-    LOGITS = "logits"  # the whole distribution at each answer token
+    LOGITS = "logits"  # the whole distribution at each answer token; read by `Side.per_token` it is not kept
     HIDDEN = "hidden"  # the output of one layer at each position; the layers above it and the LM head are not run
 
 
@@ -56,14 +56,38 @@ class Needs:
     layer: str | None = None
 
 
+PerToken = Callable[..., Tensor]  # (logits_CV, *what stands beside) -> one value for each of C positions
+
+
+class Logits(Protocol):
+    """Logits of N positions that are not computed yet. vocabulary: V."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def __call__(self) -> Tensor:
+        """All of them, (N, V)."""
+        ...
+
+    def part(self, at: slice) -> Tensor:
+        """Those of some positions, as constants."""
+        ...
+
+    def per_token(self, fn: PerToken, beside: Sequence[Callable[[slice], Tensor]]) -> Tensor:
+        """fn's values at all N positions, computed some at a time."""
+        ...
+
+
 @dataclass(frozen=True)
 class Side:
     """What a model says about the N scored positions of B rows.
 
     logps_N: log-probability of the token that stands there, in nats. row_N: its row, 0..B-1. token_N: its id.
-    logits_NV: served only for `Serve.LOGITS`. hidden_ND: served only for `Serve.HIDDEN`, and then logps_N is empty.
-    labelled_N: served only for `Positions.ALL`: whether the token that follows a position is scored. The positions of
-    a row lie together and in order.
+    logits_NV: served only for `Serve.LOGITS`; a loss that needs one number of each position takes it by `per_token`.
+    hidden_ND: served only for `Serve.HIDDEN`, and then logps_N is empty. labelled_N: served only for `Positions.ALL`:
+    whether the token that follows a position is scored. The positions of a row lie together and in order.
+
+    The loop may give logps_N and logits_NV (then as `Logits`) as functions, which are called at the first read.
     """
 
     logps_N: Tensor
@@ -83,9 +107,70 @@ class Side:
         return self.row_sums(x_N) / self.row_sums(torch.ones_like(x_N))
 
     @property
+    def vocabulary(self) -> int:
+        """V, the number of logits of a position."""
+        given = _given_logits(self)
+        return given.shape[-1] if isinstance(given, Tensor) else given.vocabulary
+
+    def per_token(self, fn: PerToken, *beside: Side | Tensor) -> Tensor:
+        """`fn(logits_CV, *beside)`, one value for each of some C positions, for all of them: shape (N,).
+
+        beside: what else `fn` reads: tensors of N entries, of which it gets the C, and sides, of which it gets the
+        logits. Gradients flow through this side's logits alone, and all else that `fn` reads is constant. It may be
+        called several times for the same positions: no [N, V] tensor is kept unless the logits are there already.
+        """
+        mine = _given_logits(self)
+        others = [_reader(b) for b in beside]
+        if isinstance(mine, Tensor):
+            return fn(mine, *(read(slice(None)) for read in others))
+        return mine.per_token(fn, others)
+
+    @property
     def nll(self) -> Tensor:
         """Mean negative log-likelihood over all scored tokens of the batch (token mean, not the mean of row means)."""
         return -(self.logps_N if self.labelled_N is None else self.logps_N[self.labelled_N]).mean()
+
+
+class _Given:
+    """A field that may be given as a function: it is called when the field is first read, and what it gave is kept.
+
+    Gradients are recorded if they were when the field was given: the first read may be one that wants none.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, side: Side, owner: type[Side]) -> Any:
+        value = side.__dict__[self._name]
+        if callable(value):
+            with torch.set_grad_enabled(side.__dict__["with_gradient"]):
+                value = side.__dict__[self._name] = value()
+        return value
+
+    def __set__(self, side: Side, value: Any) -> None:
+        side.__dict__[self._name] = value
+        side.__dict__["with_gradient"] = torch.is_grad_enabled()
+
+
+for _name in ("logps_N", "logits_NV"):
+    setattr(Side, _name, _Given(_name))
+
+
+def _given_logits(side: Side) -> Tensor | Logits:
+    """The logits as they were given: not computed for the asking."""
+    given: Tensor | Logits | None = side.__dict__["logits_NV"]
+    if given is None:
+        raise ValueError("this loss reads logits, which were not served")
+    return given
+
+
+def _reader(beside: Side | Tensor) -> Callable[[slice], Tensor]:
+    """Reads some positions' share, as a constant."""
+    given = _given_logits(beside) if isinstance(beside, Side) else beside
+    if isinstance(given, Tensor):
+        fixed = given.detach()
+        return lambda at: fixed[at]
+    return given.part
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import log_probs, logits, ranks, served, tokens, wide
+from expunge.methods.terms import log_probs, ranks, served, tokens, wide
 
 
 @method(
@@ -39,7 +39,12 @@ class CEU:
     def forget_loss(self, view: View) -> Tensor:
         """CE-U over the forget tokens that are not left out; 0 if all of them are."""
         side = served(view.forget, "forget")
-        without = wide(logits(side)).detach().scatter(-1, tokens(side)[:, None], float("-inf"))
-        loss_N = -(torch.softmax(without, dim=-1) * log_probs(side)).sum(-1)
+        loss_N = side.per_token(without_the_token, tokens(side))
         kept_N = (ranks(side) >= self.ignore_first_n_answer_tokens).to(loss_N.dtype)
         return (loss_N * kept_N).sum() / kept_N.sum().clamp(min=1)
+
+
+def without_the_token(logits_NV: Tensor, token_N: Tensor) -> Tensor:
+    """Cross-entropy at each position against the model's own distribution without the token, held constant, in nats."""
+    without_NV = wide(logits_NV).detach().scatter(-1, token_N[:, None], float("-inf"))
+    return -(torch.softmax(without_NV, dim=-1) * log_probs(logits_NV)).sum(-1)

@@ -29,8 +29,10 @@ class IHL:
     def forget_loss(self, view: View) -> Tensor:
         """The inverted hinge, averaged over the forget tokens."""
         side = served(view.forget, "forget")
-        p_NV = log_probs(side).exp()
-        at = tokens(side)[:, None]
-        true_N = p_NV.gather(-1, at)[:, 0]
-        rival_N = p_NV.scatter(-1, at, -1.0).amax(-1)
-        return (1 + true_N - rival_N).mean()
+        return side.per_token(inverted_hinge, tokens(side)).mean()
+
+
+def inverted_hinge(logits_NV: Tensor, token_N: Tensor) -> Tensor:
+    """1 + p(y) - max_{v != y} p(v) at each position."""
+    p_NV, at = log_probs(logits_NV).exp(), token_N[:, None]
+    return 1 + p_NV.gather(-1, at)[:, 0] - p_NV.scatter(-1, at, -1.0).amax(-1)

@@ -35,5 +35,10 @@ class MaxEntropy:
 
     def forget_loss(self, view: View) -> Tensor:
         """KL(p || uniform), averaged over the forget tokens."""
-        logp_NV = log_probs(served(view.forget, "forget"))
-        return math.log(logp_NV.shape[-1]) + (logp_NV.exp() * logp_NV).sum(-1).mean()
+        return served(view.forget, "forget").per_token(kl_to_uniform).mean()
+
+
+def kl_to_uniform(logits_NV: Tensor) -> Tensor:
+    """KL(p || uniform) = log V - H(p) at each position, in nats."""
+    logp_NV = log_probs(logits_NV)
+    return math.log(logp_NV.shape[-1]) + (logp_NV.exp() * logp_NV).sum(-1)

@@ -130,11 +130,15 @@ def retain_loss(weights: Weights, view: View) -> Tensor:
 
 def jsd_to_reference(reference: Side, model: Side) -> Tensor:
     """Mean over the served positions of the Jensen-Shannon divergence of reference and model, in nats (0 to ln 2)."""
-    logp_NV, logref_NV = log_probs(model), log_probs(reference)
+    return model.per_token(_jsd, reference).mean()
+
+
+def _jsd(now_NV: Tensor, ref_NV: Tensor) -> Tensor:
+    logp_NV, logref_NV = log_probs(now_NV), log_probs(ref_NV)
     logmid_NV = torch.logaddexp(logp_NV, logref_NV) - math.log(2)
     left = (logp_NV.exp() * (logp_NV - logmid_NV)).sum(-1)
     right = (logref_NV.exp() * (logref_NV - logmid_NV)).sum(-1)
-    return ((left + right) / 2).mean()
+    return (left + right) / 2
 
 
 def embed_diff(model: Side, target_ND: Tensor, *, compat: str = "paper") -> Tensor:
@@ -150,8 +154,12 @@ def embed_diff(model: Side, target_ND: Tensor, *, compat: str = "paper") -> Tens
 
 def kl_to_reference(reference: Side, model: Side) -> Tensor:
     """Mean over the served positions of KL(reference || model) = sum_v p_ref (log p_ref - log p), in nats."""
-    logp_NV, logref_NV = log_probs(model), log_probs(reference)
-    return (logref_NV.exp() * (logref_NV - logp_NV)).sum(-1).mean()
+    return model.per_token(_kl, reference).mean()
+
+
+def _kl(now_NV: Tensor, ref_NV: Tensor) -> Tensor:
+    logp_NV, logref_NV = log_probs(now_NV), log_probs(ref_NV)
+    return (logref_NV.exp() * (logref_NV - logp_NV)).sum(-1)
 
 
 def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = "trainer") -> Objective:

@@ -9,7 +9,7 @@ from torch import Tensor
 from expunge.core.decode import strict
 from expunge.methods.api import Needs, Positions, Serve, View, method
 from expunge.methods.objective import Weights
-from expunge.methods.terms import logits, served, wide
+from expunge.methods.terms import served, wide
 
 
 @method("PDU", revision=1, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2506.05314")
@@ -60,9 +60,7 @@ class PDU:
 
     def forget_loss(self, view: View) -> Tensor:
         """The squared logit margin, averaged over the forget tokens."""
-        z_NV = wide(logits(served(view.forget, "forget")))
-        margin_N: Tensor = z_NV.amax(-1) - z_NV.mean(-1)
-        return margin_N.square().mean()
+        return served(view.forget, "forget").per_token(margin).square().mean()
 
     def total(self, forget: Tensor, retain: Tensor | None, weights: Weights, memory: dict[str, Any]) -> Tensor:
         """gamma F + lambda (R - eps). A call with gradients on counts as a step of the dual variable."""
@@ -95,3 +93,9 @@ class PDU:
 
     def _moved(self, dual: Tensor, excess: Tensor) -> Tensor:
         return (dual + self.dual_step_size * excess).clamp(min=0)
+
+
+def margin(logits_NV: Tensor) -> Tensor:
+    """max_v z - mean_v z at each position."""
+    z_NV = wide(logits_NV)
+    return z_NV.amax(-1) - z_NV.mean(-1)

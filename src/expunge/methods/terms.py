@@ -22,9 +22,9 @@ def logits(side: Side) -> Tensor:
     return side.logits_NV
 
 
-def log_probs(side: Side) -> Tensor:
-    """log p of every vocabulary entry at each position, (N, V), in float32 at least."""
-    return torch.log_softmax(wide(logits(side)), dim=-1)
+def log_probs(of: Side | Tensor) -> Tensor:
+    """log p of every vocabulary entry at each position, (N, V), in float32 at least; of a side, or of logits."""
+    return torch.log_softmax(wide(logits(of) if isinstance(of, Side) else of), dim=-1)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.methods.api import Needs, Positions, Serve, Side, View, method
-from expunge.methods.terms import log_probs, logits, served, tokens, wide
+from expunge.methods.terms import log_probs, served, tokens, wide
 
 
 @method(
@@ -61,10 +61,14 @@ class UNDIAL:
 
 def distil(now: Side, ref: Side, token_N: Tensor, *, beta: float) -> Tensor:
     """Cross-entropy at each position against the reference with `token_N` lowered by beta: shape (N,), in nats."""
-    z_NV = wide(logits(ref)).detach()
-    lowered = torch.full_like(token_N, -beta, dtype=z_NV.dtype)[:, None]
-    target_NV = torch.softmax(z_NV.scatter_add(-1, token_N[:, None], lowered), dim=-1)
-    return -(target_NV * log_probs(now)).sum(-1)
+
+    def cross_entropy(now_NV: Tensor, ref_NV: Tensor, token_N: Tensor) -> Tensor:
+        z_NV = wide(ref_NV)
+        lowered = torch.full_like(token_N, -beta, dtype=z_NV.dtype)[:, None]
+        target_NV = torch.softmax(z_NV.scatter_add(-1, token_N[:, None], lowered), dim=-1)
+        return -(target_NV * log_probs(now_NV)).sum(-1)
+
+    return now.per_token(cross_entropy, ref, token_N)
 
 
 def padded_targets(side: Side) -> tuple[Tensor, Tensor]:
@@ -75,7 +79,7 @@ def padded_targets(side: Side) -> tuple[Tensor, Tensor]:
     """
     if side.labelled_N is None:
         raise ValueError("compat=openunlearning reads which positions are scored, which was not served")
-    from_the_end = logits(side).shape[-1] - 100
+    from_the_end = side.vocabulary - 100
     if from_the_end < 0:
         raise ValueError("compat=openunlearning is not defined for a vocabulary of fewer than 100 tokens")
     counted_N = torch.zeros_like(side.labelled_N)

@@ -144,9 +144,12 @@ def _scores(answer: Answers, scores_R: Floats) -> Result:
 
 
 def _lowest(answer: Answers, values_N: Floats, share: float) -> Floats:
-    """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none, or a NaN."""
-    means = [math.nan] * len(answer.row_ids)
-    for i, row in enumerate(answer.by_row(values_N)):
-        if len(row) and not np.isnan(row).any():  # sorting would put a NaN last, out of sight
-            means[i] = -np.sort(row)[: max(1, int(len(row) * share))].mean()
+    """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
+    means = [_mean_of_lowest(row, share) for row in answer.by_row(values_N)]
     return np.array(means, dtype=float)
+
+
+def _mean_of_lowest(values: Floats, share: float) -> float:
+    if not len(values) or np.isnan(values).any():  # sorted, NaN would come last and out of sight
+        return math.nan
+    return float(-np.sort(values)[: max(1, int(len(values) * share))].mean())

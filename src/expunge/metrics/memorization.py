@@ -64,11 +64,10 @@ def extraction_strength(inputs: Inputs, *, compat: Compat = "clean") -> Result:
 
 
 def _right_by_row(inputs: Inputs, *, eos: bool) -> list[Floats]:
-    """For each row, which of its tokens are the model's first choice, as 0 and 1; NaN where a token has no log p."""
+    """For each row, which of its tokens are the model's first choice, as 0 and 1; NaN if its logits were no numbers."""
     answer = one_answer(inputs)
     answer = answer if eos else answer.without_last()
-    right_N = np.where(np.isnan(answer.logp), math.nan, answer.is_argmax.astype(float))
-    return answer.by_row(right_N)
+    return answer.by_row(np.where(np.isnan(answer.logp), np.nan, answer.is_argmax))
 
 
 def _strength(right: Floats, compat: Compat) -> float:

@@ -14,10 +14,23 @@ from expunge.models.config import PRESETS
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, *, max_length: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with <pad> 0, <bos> 1, <eos> 2; every text can be encoded, byte by byte if need be."""
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, max_length: int, by_line: bool = False
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with <pad> 0, <bos> 1, <eos> 2; every text can be encoded, byte by byte if need be.
+
+    by_line: each line break and each digit is a token of its own, so the ids of a text are those of its lines, joined.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if by_line:
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split("\n", "isolated"),
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
         texts,

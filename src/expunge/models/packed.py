@@ -2,15 +2,19 @@
 
 The LM head is given the hidden states of the scored positions and no others, so no [B, T, V] tensor ever exists. A
 hook on the head does it, and the model's own code runs after it, so logit scaling and soft-capping stay as they are.
+Where the logits are wanted some at a time (`models.chunks`), the head is given no position at all.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError, JobError, nearest
 
@@ -27,10 +31,14 @@ class Positions:
 
 @dataclass(frozen=True)
 class Packed:
-    """logits_NV at the scored positions, and the hidden states the head read, hidden_ND."""
+    """logits_NV at the scored positions, and the hidden states the head read, hidden_ND.
+
+    autocast: the type that automatic mixed precision had the head compute in; None where it was off.
+    """
 
     logits_NV: Tensor
     hidden_ND: Tensor
+    autocast: torch.dtype | None = None
 
 
 def bare(model: Any) -> Any:
@@ -40,33 +48,54 @@ def bare(model: Any) -> Any:
     return model
 
 
-def packed_forward(model: Any, at: Positions, *, use_mask: bool) -> Packed:
-    """Run the model once; logits at the N positions of `at`.
+def packed_forward(model: Any, at: Positions, *, use_mask: bool, n_head: int | None = None) -> Packed:
+    """Run the model once; logits at the N positions of `at`, and the hidden states there.
 
+    n_head: run the head on the first so many positions only, and have logits there alone. With 0 it still takes part,
+    on no position, so that what wraps the model sees that every parameter is used.
     use_mask=False is right for right-padded rows under causal attention when no padding position is read: real tokens
     never see what comes after them, and attention without a mask is faster.
+    """
+    extra: dict[str, Any] = {}
+    if use_mask:
+        extra["attention_mask"] = at.mask_BT.long()
+        # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
+        first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
+        extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
+    with head_at(model, at.row_N, at.pos_N, n_head=n_head) as read:
+        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+    return Packed(logits_NV=out.logits[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
+
+
+class HeadInput:
+    """What the LM head was given in a forward: the hidden states, and the type automatic mixed precision had set."""
+
+    hidden_ND: Tensor
+    autocast: torch.dtype | None = None
+
+
+@contextlib.contextmanager
+def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = None) -> Iterator[HeadInput]:
+    """While open, a forward's logits have shape [1, N, V]: the LM head reads these N positions and no others.
+
+    n_head: it reads the first so many of them only. Yields what the forward fills with all N hidden states.
     """
     head = bare(model).get_output_embeddings()
     if head is None:
         raise JobError(f"{type(model).__name__} has no output embeddings to read logits from")
-    kept: list[Tensor] = []
+    read = HeadInput()
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(args[0][at.row_N, at.pos_N])
-        return (kept[0].unsqueeze(0), *args[1:])
+        read.hidden_ND = args[0][row_N, pos_N]
+        device = read.hidden_ND.device.type
+        read.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return (read.hidden_ND[:n_head].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
     try:
-        extra: dict[str, Any] = {}
-        if use_mask:
-            extra["attention_mask"] = at.mask_BT.long()
-            # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
-            first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
-            extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
-        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
+        yield read
     finally:
         handle.remove()
-    return Packed(logits_NV=out.logits[0], hidden_ND=kept[0])
 
 
 class _Stop(Exception):
@@ -112,40 +141,88 @@ def layer_output(model: Any, at: Positions, layer: str) -> Tensor:
     return kept[0]
 
 
-class FrozenHead:
-    """A frozen copy of a model's LM head: reference logits from stored hidden states, without a second model."""
+class Head:
+    """A model's LM head, with what the model's own code does to the logits after it: logits from hidden states.
+
+    weight, bias: the model's own, so that gradients reach them.
+    """
 
     def __init__(self, model: Any) -> None:
         head = bare(model).get_output_embeddings()
-        self._weight = head.weight.detach().clone()
-        bias = getattr(head, "bias", None)
-        self._bias = None if bias is None else bias.detach().clone()
+        self.weight: Tensor = head.weight
+        self.bias: Tensor | None = getattr(head, "bias", None)
         config = bare(model).config.get_text_config()
         self._softcap = getattr(config, "final_logit_softcapping", None)
         self._times = getattr(config, "logit_scale", None)
         self._over = getattr(config, "logits_scaling", None)
 
-    def __call__(self, hidden_ND: Tensor) -> Tensor:
-        """logits_NV of hidden states the head's model would have read."""
-        logits = torch.nn.functional.linear(hidden_ND.to(self._weight.dtype), self._weight, self._bias)
+    def __call__(self, hidden_ND: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+        """logits_NV of hidden states the head's model would have read, computed in the type `autocast` if given."""
+        weight, bias = self.cast(autocast)
+        return self.finish(F.linear(hidden_ND.to(weight.dtype), weight, bias), autocast)
+
+    def cast(self, autocast: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in the type that the logits are computed in."""
+        if autocast is None or self.weight.dtype == torch.float64:
+            return self.weight, self.bias
+        return self.weight.to(autocast), None if self.bias is None else self.bias.to(autocast)
+
+    def finish(self, logits: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+        """What the model does to the head's output; in float32 again after mixed precision, as the Trainer has it."""
         if self._times is not None:
             logits = logits * self._times
         if self._over is not None:
             logits = logits / self._over
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits
+        return logits if autocast is None else wide(logits)
+
+    def gives(self, packed: Packed) -> bool:
+        """Whether this head gives the logits that the whole model gave."""
+        theirs = packed.logits_NV
+        mine = self(packed.hidden_ND[: len(theirs)], packed.autocast)
+        within = max(1e-3, 2 * torch.finfo(packed.autocast or mine.dtype).eps)
+        return torch.allclose(mine.to(theirs.dtype), theirs, rtol=within, atol=within)
+
+
+class UnknownHead(Exception):
+    """The model changes its logits after the LM head in a way that `Head` does not know."""
+
+
+class FrozenHead(Head):
+    """A frozen copy of a model's LM head: reference logits from stored hidden states, without a second model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.weight = _frozen(self.weight)
+        self.bias = None if self.bias is None else _frozen(self.bias)
 
     def check(self, packed: Packed) -> None:
         """Raise JobError unless this head gives the logits that the whole model gave."""
-        if not torch.allclose(self(packed.hidden_ND), packed.logits_NV.to(self._weight.dtype), rtol=1e-3, atol=1e-3):
+        if not self.gives(packed):
             raise JobError(
                 "this architecture changes its logits after the LM head in a way that is not known here, so a KL "
                 "reference cannot be stored; use trainer.method_args.retain_loss_type=NLL"
             )
 
 
+def _frozen(x: Tensor) -> Tensor:
+    """A copy; the tensor itself where it is not trained."""
+    return x.detach().clone() if x.requires_grad else x
+
+
+def plain_head(model: Any) -> bool:
+    """Whether the LM head is a linear module and nothing else: no adapter, hook or other forward is put on it."""
+    head = bare(model).get_output_embeddings()
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(head) is nn.Linear and "forward" not in vars(head) and not any(getattr(head, h) for h in hooks)
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def token_logps(logits_NV: Tensor, token_N: Tensor) -> Tensor:
     """log p of each token, in float32 at least: shape (N,)."""
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return -torch.nn.functional.cross_entropy(wide, token_N, reduction="none")
+    return -F.cross_entropy(wide(logits_NV), token_N, reduction="none")

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from expunge.core.errors import JobError
 from expunge.core.records import AGREEMENT
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.models.packed import Positions, packed_forward
-from expunge.scoring.tokens import CHUNK, budget_batches, encode_items
+from expunge.scoring.statistics import rows_at_a_time
+from expunge.scoring.tokens import encode_items
 
 
 def score_agreement(
@@ -80,9 +81,10 @@ def _compare(model: Any, original: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         logits.append(packed_forward(one, Positions(here.ids_BT, here.mask_BT, here.row_N, here.pos_N), use_mask=False))
     mine_NV, theirs_NV = logits[0].logits_NV, logits[1].logits_NV.to(logits[0].logits_NV.device)
     parts = []
-    for k in range(0, len(mine_NV), CHUNK):
-        mine, theirs = (x[k : k + CHUNK].float().log_softmax(-1) for x in (mine_NV, theirs_NV))
+    chunk = rows_at_a_time(mine_NV)
+    for k in range(0, len(mine_NV), chunk):
+        mine, theirs = (x[k : k + chunk].float().log_softmax(-1) for x in (mine_NV, theirs_NV))
         kl = (theirs.exp() * (theirs - mine)).sum(-1).clamp(min=0)
-        parts.append((kl, mine_NV[k : k + CHUNK].argmax(-1) == theirs_NV[k : k + CHUNK].argmax(-1)))
+        parts.append((kl, mine_NV[k : k + chunk].argmax(-1) == theirs_NV[k : k + chunk].argmax(-1)))
     kl_N, same_N = (torch.cat(column) for column in zip(*parts, strict=True))
     return kl_N, same_N

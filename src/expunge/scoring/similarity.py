@@ -12,9 +12,9 @@ import torch
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import SIMILARITY, Text
+from expunge.data.batch import budget_batches
 from expunge.data.rows import RowSet
 from expunge.models.config import looks_local
-from expunge.scoring.tokens import budget_batches
 
 KEY = "eval.embedder"
 MAX_LENGTH = 256

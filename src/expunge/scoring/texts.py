@@ -1,28 +1,28 @@
-"""The generation pass: prompts continued, greedily or sampled, in length-sorted batches that finished rows leave."""
+"""The generation pass: prompts continued, greedily or sampled, in length-sorted batches that finished rows leave.
+
+A text does not depend on the others of its batch: a sampled token is drawn with a number that comes from the seed, the
+row, the sample and the place alone. What all prompts begin with (solved examples) is read once for the whole set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from expunge.core.records import Text
+from expunge.core.records import Floats, Text
+from expunge.data.batch import budget_batches
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
-from expunge.scoring.config import Generation
-from expunge.scoring.tokens import budget_batches
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    row_id: int
-    sample: int
-    text: str
-    ids: list[int]
+from expunge.scoring.config import Generation, check_backend
+from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, shareable, slides
+from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
+from expunge.scoring.stops import Stops
+from expunge.scoring.tokens import CACHED, SHOTS, context_length
+from expunge.scoring.vllm_texts import continue_prompts
 
 
 def generate_texts(
@@ -34,44 +34,42 @@ def generate_texts(
     *,
     token_budget: int = 16384,
     progress: Callable[[int], None] | None = None,
+    only: Collection[int] | None = None,
 ) -> list[Text]:
-    """Generations for every row's question; `reference` names the variant kept beside them as the truth."""
-    prompts = [
-        _Prompt(r.row_id, sample, r.question, encoder.row_prompt(rows, r))
-        for r in rows.rows
-        for sample in range(generation.samples)
-    ]
+    """Generations for every row's question; `reference` names the variant kept beside them as the truth.
+
+    A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or where the model's context
+    does. A model whose logits are not numbers gives an empty text of 0 tokens. only: the ids of the rows to take.
+    Raises DataError for a prompt that fills the model's context, ConfigError for a backend that is not installed.
+    """
+    check_backend(generation)
+    prompts = make_prompts(rows, encoder, generation, context_length(model), only)
     truth = {r.row_id: r.answers[reference] for r in rows.rows}
-    lengths = [len(p.ids) + generation.max_new_tokens for p in prompts]
     ends = _ends(model, encoder)
-    pick = _picker(generation, next(model.parameters()).device)
+    if generation.backend == "vllm":
+        batches = [list(prompts)]
+        decode = continue_prompts(model, generation, ends)
+    else:
+        model.eval()
+        start = _read_start(model, prompts, encoder.tokenizer.pad_token_id)
+        n_all = 0 if start is None else start.mask_BT.shape[1]
+        lengths = [len(p.ids) + p.limit for p in prompts]
+        costs = [max(n - n_all, n // CACHED) for n in lengths]
+        batches = budget_batches(prompts, costs, token_budget)
+        decode = _Decoder(model, encoder, generation, ends, start)
     out: list[Text] = []
-    model.eval()
-    with torch.inference_mode():
-        for batch in budget_batches(prompts, lengths, token_budget):
-            made = _decode(model, batch, encoder, ends, generation.max_new_tokens, pick)
-            for prompt, new in zip(batch, made, strict=True):
-                stopped = bool(new) and new[-1] in ends
-                text = encoder.tokenizer.decode(new, skip_special_tokens=True).strip()
-                out.append(
-                    Text(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], len(new), stopped)
-                )
-            if progress:
-                progress(len(batch))
+    for batch in batches:
+        for prompt, made in zip(batch, decode(batch), strict=True):
+            text = encoder.tokenizer.decode(made.ids or [], skip_special_tokens=True)
+            for end in generation.stop:
+                text = text.partition(end)[0]
+            n = len(made.ids or [])
+            out.append(
+                Text(prompt.row_id, prompt.sample, prompt.text, text.strip(), truth[prompt.row_id], n, made.stopped)
+            )
+        if progress:
+            progress(len(batch))
     return sorted(out, key=lambda t: (t.row_id, t.sample))
-
-
-def _picker(generation: Generation, device: Any) -> Callable[[Tensor], Tensor]:
-    """From next-token logits (rows, V) to token ids: the largest, or a draw at the temperature."""
-    if generation.temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    source = torch.Generator(device=device).manual_seed(generation.seed)
-
-    def draw(logits: Tensor) -> Tensor:
-        p = torch.softmax(logits.float() / generation.temperature, dim=-1)
-        return torch.multinomial(p, 1, generator=source)[:, 0]
-
-    return draw
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
@@ -82,52 +80,103 @@ def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
     return frozenset({encoder.eos, *(int(i) for i in more)})
 
 
-def _decode(
-    model: Any,
-    prompts: Sequence[_Prompt],
-    encoder: Encoder,
-    ends: frozenset[int],
-    limit: int,
-    pick: Callable[[Tensor], Tensor],
-) -> list[list[int]]:
-    """New token ids of each prompt, the end included where it came. Rows that have ended leave the batch."""
-    device = next(model.parameters()).device
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.full((len(prompts), width), encoder.tokenizer.pad_token_id, dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for i, p in enumerate(prompts):
-        ids[i, width - len(p.ids) :] = torch.tensor(p.ids)
-        mask[i, width - len(p.ids) :] = 1
-    step_ids, mask = ids.to(device), mask.to(device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    rows = list(range(len(prompts)))
-    new: list[list[int]] = [[] for _ in prompts]
-    ended: set[int] = set()
-    for _ in range(limit):
-        out = model(
-            input_ids=step_ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        chosen = pick(out.logits[:, -1])
-        picked = chosen.tolist()
-        for row, token in zip(rows, picked, strict=True):
-            if row not in ended:
-                new[row].append(token)
-                if token in ends:
-                    ended.add(row)
-        going = [k for k, row in enumerate(rows) if row not in ended]
-        if not going:
-            break
-        step_ids, position = chosen[:, None], position[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        if len(going) <= len(rows) * 3 // 4:  # compacting copies the cache: only when it pays
-            keep = torch.tensor(going, device=device)
-            cache.batch_select_indices(keep)
-            step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
-            rows = [rows[k] for k in going]
-    return new
+def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix | None:
+    """What all prompts begin with, read once; None where that is little, or the model could not go on from it."""
+    if len(prompts) < 2 or not shareable(model) or slides(model):
+        return None
+    n = common_length([p.ids for p in prompts])
+    n = min(n, min(len(p.ids) for p in prompts) - 1)
+    if n < SHOTS:
+        return None
+    nowhere = torch.zeros(0, dtype=torch.long)
+    with torch.inference_mode():
+        return read_on(model, None, [prompts[0].ids[:n]], (nowhere, nowhere), pad_id=pad_id, side="left")[0]
+
+
+class _Decoder:
+    """Continues batches of prompts with one model."""
+
+    def __init__(
+        self, model: Any, encoder: Encoder, generation: Generation, ends: frozenset[int], start: Prefix | None
+    ) -> None:
+        self.model, self.ends, self.start, self.generation = model, ends, start, generation
+        self.pad_id = encoder.tokenizer.pad_token_id
+        self.stops = Stops(generation.stop, encoder.tokenizer)
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Made]:
+        """The new tokens of each prompt. Rows that have ended leave the batch."""
+        cache, step_ids, mask, position = self._begin(prompts)
+        uniform = self._draws(prompts)
+        rows = list(range(len(prompts)))
+        made = [Made([], False) for _ in prompts]
+        ended: set[int] = set()
+        for step in range(max(p.limit for p in prompts)):
+            out = self.model(
+                input_ids=step_ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = out.logits[:, -1]
+            chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
+            broken = logits.isnan().any(-1).tolist()
+            for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
+                if row not in ended:
+                    made[row] = self._add(made[row], token, bad)
+                    if bad or made[row].stopped or step + 1 == prompts[row].limit:
+                        ended.add(row)
+            going = [k for k, row in enumerate(rows) if row not in ended]
+            if not going:
+                break
+            step_ids, position = chosen[:, None], position[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            if len(going) <= len(rows) * 3 // 4:  # compacting copies the cache: only when it pays
+                keep = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(keep)
+                step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
+                rows = [rows[k] for k in going]
+        return made
+
+    def _add(self, made: Made, token: int, bad: bool) -> Made:
+        if bad or made.ids is None:
+            return Made(None, False)
+        made.ids.append(token)
+        return Made(made.ids, token in self.ends or self.stops.ended(made.ids))
+
+    def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
+        n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
+        width = max(len(p.ids) for p in prompts) - n_all
+        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
+        mask = torch.zeros((len(prompts), width), dtype=torch.long)
+        for i, p in enumerate(prompts):
+            own = p.ids[n_all:]
+            ids[i, width - len(own) :] = torch.tensor(own)
+            mask[i, width - len(own) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
+        if self.start is None:
+            return new_cache(self.model), ids, mask, position
+        before = self.start.rows(torch.zeros(len(prompts), dtype=torch.long, device=self.device))
+        return before.cache, ids, torch.cat([before.mask_BT, mask], dim=1), position
+
+    def _draws(self, prompts: Sequence[Prompt]) -> Floats | None:
+        if self.generation.temperature == 0:
+            return None
+        uniform = np.zeros((len(prompts), max(p.limit for p in prompts)))
+        for i, p in enumerate(prompts):
+            uniform[i, : p.limit] = draws(self.generation.seed, p)
+        return uniform
+
+    def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
+        """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
+        if uniform is None:
+            return logits.argmax(-1)
+        # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
+        summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
+        at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]
+        return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

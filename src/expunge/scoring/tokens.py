@@ -1,33 +1,69 @@
-"""The teacher-forced pass: every answer of a set of rows is read once, and what metrics may need is kept per token."""
+"""The teacher-forced pass: every answer of a set of rows is read once, and what metrics may need is kept per token.
+
+Answers to one question share its tokens: where that saves work the question is read once, kept as a cache, and each
+answer goes on from there. What all rows begin with (solved examples) is read once for the whole set. A sequence's last
+token predicts nothing and is never read, so one-token options cost no more than their question.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
+from expunge.core.errors import DataError
 from expunge.core.records import TOKENS
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import budget_batches, collate
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
+from expunge.scoring.prefix import Prefix, common_length, read_on, shareable, slides
+from expunge.scoring.statistics import empty_columns, fill
 
 Progress = Callable[[int], None]
+Columns = Mapping[str, np.ndarray[Any, Any]]
 TRUNCATED = "truncated_answers"
-CHUNK = 4096  # scored tokens whose vocabulary statistics are computed at a time
+LOGITS = 2**28  # of one batch: a GiB in float32
+WORTH = 0.15  # share of a row's tokens that reading its question once must save
+SHOTS = 32  # tokens that a whole set must begin with to be read once
+CACHED = 4  # read tokens that cost as much memory as one that is being read
 
 
 @dataclass(frozen=True)
 class _Item:
+    """One answer. `slot`: the line of its first scored token."""
+
     row_id: int
     variant: str
     encoded: Encoded
+    slot: int = 0
+
+    @property
+    def first(self) -> int:
+        """Place of the first scored token; the first token of a sequence has no prediction."""
+        return max(self.encoded.n_prompt, 1)
+
+    @property
+    def n_scored(self) -> int:
+        return max(0, len(self.encoded.ids) - self.first)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The tokens that predict another."""
+        return self.encoded.ids[:-1]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The answers of a row, and how many tokens they begin with alike."""
+
+    items: tuple[_Item, ...]
+    n_shared: int
 
 
 def wanted_variants(row: Row, wanted: Sequence[str]) -> list[str]:
@@ -40,13 +76,21 @@ def wanted_variants(row: Row, wanted: Sequence[str]) -> list[str]:
     return out
 
 
-def encode_items(rows: RowSet, wanted: Sequence[str], encoder: Encoder) -> list[_Item]:
-    """Every wanted answer of every row, encoded."""
-    return [
-        _Item(row.row_id, name, encoder.row(rows, row, name))
-        for row in rows.rows
-        for name in wanted_variants(row, wanted)
-    ]
+def encode_items(
+    rows: RowSet, wanted: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
+) -> list[_Item]:
+    """Every wanted answer of every row (of `only` these), sorted by row and variant. Raises DataError."""
+    items: list[_Item] = []
+    slot = 0
+    for row in rows.rows:
+        if only is not None and row.row_id not in only:
+            continue
+        for name in sorted(wanted_variants(row, wanted)):
+            if not row.answers[name].strip():
+                raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty: there is nothing to score")
+            items.append(_Item(row.row_id, name, encoder.row(rows, row, name), slot))
+            slot += items[-1].n_scored
+    return items
 
 
 def score_tokens(
@@ -57,68 +101,183 @@ def score_tokens(
     *,
     token_budget: int = 8192,
     progress: Progress | None = None,
+    shared_prefix: bool = True,
+    only: Collection[int] | None = None,
 ) -> pa.Table:
     """A TOKENS table of the wanted variants of `rows`, sorted by row, variant and position.
 
     Its metadata counts the answers that were cut at the template's `max_length` (`truncated_answers`).
     Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens. Batches depend on
-    the rows alone, so the same model and rows give the same bytes.
+    the rows alone, so the same model and rows give the same bytes. shared_prefix=False reads every answer with its
+    whole question, which differs by rounding only. only: the ids of the rows to score. Raises DataError for an empty
+    answer, and for one that is longer than the model's context.
     """
-    items = encode_items(rows, wanted, encoder)
-    device = next(model.parameters()).device
-    pad_id = encoder.tokenizer.pad_token_id
-    parts: list[dict[str, np.ndarray[Any, Any]]] = []
+    items = encode_items(rows, wanted, encoder, only)
+    _check_context(model, rows.name, items)
+    n = items[-1].slot + items[-1].n_scored if items else 0
+    columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
     with torch.inference_mode():
-        for batch_items in budget_batches(items, [len(i.encoded.ids) for i in items], token_budget):
-            batch = collate([i.encoded for i in batch_items], pad_id=pad_id).to(device)
-            parts.append(_score(model, batch, batch_items, encoder))
+        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, token_budget, shared_prefix):
             if progress:
-                progress(len(batch_items))
+                progress(done)
     cut = sum(1 for item in items if item.encoded.truncated)
-    return _table(parts, items).replace_schema_metadata({TRUNCATED: str(cut)})
+    return _table(items, columns, encoder).replace_schema_metadata({TRUNCATED: str(cut)})
 
 
-def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:
-    """Items sorted by length (longest first, then by place), cut into batches of at most `budget` padded tokens."""
-    order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
-    out: list[list[Any]] = []
-    width = 0
-    for i in order:
-        if not out or width * (len(out[-1]) + 1) > budget:
-            out.append([])
-            width = max(lengths[i], 1)
-        out[-1].append(items[i])
-    return out
+def _check_context(model: Any, name: str, items: Sequence[_Item]) -> None:
+    context = context_length(model)
+    for item in items:
+        if context is not None and len(item.encoded.ids) > context:
+            raise DataError(
+                f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, the "
+                f"model's context is {context}; a smaller model.template_args.max_length cuts and counts such rows"
+            )
 
 
-def _score(model: Any, batch: Batch, items: Sequence[_Item], encoder: Encoder) -> dict[str, np.ndarray[Any, Any]]:
-    at = Positions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
-    packed = packed_forward(model, at, use_mask=False)
-    stats = [
-        _statistics(packed.logits_NV[k : k + CHUNK], batch.token_N[k : k + CHUNK])
-        for k in range(0, len(batch.token_N), CHUNK)
-    ]
-    logp, mean, var, argmax = (torch.cat(column).cpu().numpy() for column in zip(*stats, strict=True))
-    row_N = batch.row_N.cpu().numpy()
-    first = np.concatenate([[0], np.cumsum(np.bincount(row_N, minlength=len(items)))])
-    token_id = batch.token_N.cpu().numpy()
-    position = np.arange(len(row_N)) - first[row_N]
-    texts = [_scored_text(i.encoded, encoder) for i in items]
-    is_last = position == np.bincount(row_N, minlength=len(items))[row_N] - 1
-    return {
-        "row_id": np.array([i.row_id for i in items])[row_N],
-        "variant": np.array([i.variant for i in items], dtype=object)[row_N],
-        "position": position,
-        "token_id": token_id,
-        "logp": logp,
-        "mean": mean,
-        "var": var,
-        "is_argmax": argmax,
-        "is_eos": is_last & (token_id == encoder.eos),
-        "zlib": np.array([len(zlib.compress(text)) for text in texts])[row_N],
-        "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts])[row_N],
-    }
+def context_length(model: Any) -> int | None:
+    """How many tokens the model has positions for; None where its configuration sets no limit."""
+    config = getattr(model, "config", None)
+    n = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    return n if isinstance(n, int) and n > 0 else None
+
+
+def _passes(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int, budget: int, shared_prefix: bool) -> Any:
+    """Run the model over all items and fill the columns; yields the number of items each time some are done."""
+    groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
+    if groups and not _agrees(model, min(groups, key=_size), n_all, pad_id):
+        groups, n_all, alone = [], 0, list(items)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    scale = vocabulary * budget / LOGITS
+    for batch in budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget):
+        _score_alone(model, batch, columns, pad_id)
+        yield len(batch)
+    if not groups:
+        return
+    start = _read_start(model, groups[0].items[0].read[:n_all], pad_id)
+    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED, 1) for g in groups]
+    for some in budget_batches(groups, lengths, budget):
+        _score_groups(model, some, start, columns, pad_id, budget, scale)
+        yield sum(len(g.items) for g in some)
+
+
+def _plan(model: Any, items: Sequence[_Item]) -> tuple[list[_Group], int, list[_Item]]:
+    """Rows whose answers are read from a shared start, how much all rows share, and the items that are read alone."""
+    if not shareable(model):
+        return [], 0, list(items)
+    by_row: dict[int, list[_Item]] = {}
+    for item in items:
+        if item.n_scored:
+            by_row.setdefault(item.row_id, []).append(item)
+    groups = [_Group(tuple(some), common_length([i.read for i in some])) for some in by_row.values()]
+    n_all = 0
+    if len(groups) > 1 and not slides(model):
+        every = [i for g in groups for i in g.items]
+        unscored = min(i.first for i in every) - 1  # what is scored must be read where it is asked
+        n_all = min(common_length([i.read for i in every]), min(g.n_shared for g in groups) - 1, unscored)
+    if n_all >= SHOTS:
+        return groups, n_all, []
+    shared = [g for g in groups if g.n_shared * (len(g.items) - 1) >= WORTH * _size(g)]
+    rows = {g.items[0].row_id for g in shared}
+    return shared, 0, [i for i in items if i.row_id not in rows]
+
+
+def _size(group: _Group) -> int:
+    """Tokens of a row's answers, each with its whole question."""
+    return sum(len(i.read) for i in group.items)
+
+
+def _agrees(model: Any, group: _Group, n_all: int, pad_id: int) -> bool:
+    """Whether the model says the same of a row's answers read from a shared start as of each read by itself."""
+    items, slot = [], 0
+    for i in group.items:
+        items.append(_Item(i.row_id, i.variant, i.encoded, slot))
+        slot += i.n_scored
+    dtype = next(model.parameters()).dtype
+    alone, shared = empty_columns(slot, dtype), empty_columns(slot, dtype)
+    _score_alone(model, items, alone, pad_id)
+    start = _read_start(model, items[0].read[:n_all], pad_id)
+    _score_groups(model, [_Group(tuple(items), group.n_shared)], start, shared, pad_id, budget=2**30, scale=0.0)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
+    both = np.isfinite(alone["logp"]) & np.isfinite(shared["logp"])
+    return not both.any() or float(np.abs(alone["logp"] - shared["logp"])[both].mean()) <= tolerance
+
+
+def _score_alone(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int) -> None:
+    """Each item read by itself, in one padded batch."""
+    batch = collate([i.encoded for i in items], pad_id=pad_id).to(next(model.parameters()).device)
+    if not len(batch.token_N):
+        return
+    packed = packed_forward(model, Positions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False)
+    slot_N = np.concatenate([np.arange(i.slot, i.slot + i.n_scored) for i in items])
+    fill(columns, packed.logits_NV, np.arange(len(slot_N)), batch.token_N.cpu().numpy(), slot_N)
+
+
+def _read_start(model: Any, ids: Sequence[int], pad_id: int) -> Prefix | None:
+    """What all rows begin with, read once; None if that is nothing."""
+    if not ids:
+        return None
+    nowhere = torch.zeros(0, dtype=torch.long)
+    return read_on(model, None, [ids], (nowhere, nowhere), pad_id=pad_id, side="left")[0]
+
+
+class _Asked:
+    """The predictions wanted of one forward, and the tokens held against each."""
+
+    def __init__(self) -> None:
+        self.lines: list[np.ndarray[Any, Any]] = []  # (row of the forward, place in the row, token, slot)
+
+    def add(self, row: int, item: _Item, low: int, high: int) -> None:
+        """The scored tokens of an item that the tokens at places low..high-1 predict; these begin the row."""
+        places = np.arange(max(low, item.first - 1), min(high, len(item.encoded.ids) - 1))
+        tokens = np.array(item.encoded.ids, dtype=np.int64)[places + 1]
+        self.lines.append(
+            np.stack([np.full_like(places, row), places - low, tokens, item.slot + places - item.first + 1])
+        )
+
+    def answer(self, read: Callable[[tuple[torch.Tensor, torch.Tensor]], Any], columns: Columns) -> Any:
+        """Run the forward and fill in what it says. Returns what it leaves to read on from."""
+        row, place, token, slot = np.concatenate(self.lines, axis=1) if self.lines else np.zeros((4, 0), np.int64)
+        width = int(place.max(initial=0)) + 1
+        at, which = np.unique(row * width + place, return_inverse=True)
+        order = np.argsort(which, kind="stable")
+        prefix, logits_UV = read((torch.from_numpy(at // width), torch.from_numpy(at % width)))
+        fill(columns, logits_UV, which[order], token[order], slot[order])
+        return prefix
+
+
+def _score_groups(
+    model: Any, groups: Sequence[_Group], start: Prefix | None, columns: Columns, pad_id: int, budget: int, scale: float
+) -> None:
+    """Rows whose questions are read once, and their answers from there."""
+    n_all = 0 if start is None else start.mask_BT.shape[1]
+    device = next(model.parameters()).device
+    asked = _Asked()
+    for k, group in enumerate(groups):
+        for item in group.items:
+            asked.add(k, item, n_all, group.n_shared)
+    before = None if start is None else start.rows(torch.zeros(len(groups), dtype=torch.long, device=device))
+    ids = [g.items[0].read[n_all : g.n_shared] for g in groups]
+    read = asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="left"), columns)
+    tails = [(k, i) for k, g in enumerate(groups) for i in g.items if len(i.read) > g.n_shared]
+    costs = []
+    for k, item in tails:
+        n = len(item.read) - groups[k].n_shared
+        costs.append(max(n, len(item.read) // CACHED, int(n * scale)))
+    for some in budget_batches(tails, costs, budget):
+        _score_tails(model, some, [groups[k].n_shared for k, _ in some], read, columns, pad_id)
+
+
+def _score_tails(
+    model: Any, tails: Sequence[tuple[int, _Item]], lows: Sequence[int], read: Prefix, columns: Columns, pad_id: int
+) -> None:
+    """Answers from the places `lows` on, each after the row of `read` that it names."""
+    asked = _Asked()
+    for k, ((_, item), low) in enumerate(zip(tails, lows, strict=True)):
+        asked.add(k, item, low, len(item.encoded.ids))
+    before = read.rows(torch.tensor([k for k, _ in tails], device=read.mask_BT.device))
+    ids = [item.read[low:] for (_, item), low in zip(tails, lows, strict=True)]
+    asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="right"), columns)
 
 
 def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
@@ -127,21 +286,27 @@ def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
     return text.encode()
 
 
-def _statistics(logits_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log p of each token; mean and variance of log p(v) under v ~ p; whether the token is the greedy choice."""
-    logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    p_NV = logp_NV.exp()
-    mean = (p_NV * logp_NV).sum(-1)
-    var = (p_NV * logp_NV.square()).sum(-1) - mean.square()
-    logp = logp_NV.gather(1, token_N[:, None])[:, 0]
-    return logp, mean, var.clamp(min=0), logits_NV.argmax(-1) == token_N
-
-
-def _table(parts: list[dict[str, np.ndarray[Any, Any]]], items: Sequence[_Item]) -> pa.Table:
-    if not parts:
+def _table(items: Sequence[_Item], columns: Columns, encoder: Encoder) -> pa.Table:
+    items = [i for i in items if i.n_scored]
+    if not items:
         return TOKENS.empty_table()
-    columns = {name: np.concatenate([p[name] for p in parts]) for name in TOKENS.names}
-    rank = {v: k for k, v in enumerate(sorted({i.variant for i in items}))}
-    variant = np.array([rank[v] for v in columns["variant"]])
-    order = np.lexsort((columns["position"], variant, columns["row_id"]))
-    return pa.table({n: pa.array(columns[n][order], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)
+    counts = np.array([i.n_scored for i in items])
+    ends = np.cumsum(counts)
+    of_item = np.repeat(np.arange(len(items)), counts)
+    position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    token_id = np.concatenate([np.array(i.encoded.ids[i.first :], dtype=np.int32) for i in items])
+    names = sorted({i.variant for i in items})
+    code = {name: k for k, name in enumerate(names)}
+    variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]
+    texts = [_scored_text(i.encoded, encoder) for i in items]
+    made = {
+        "row_id": np.array([i.row_id for i in items], dtype=np.int32)[of_item],
+        "variant": pa.DictionaryArray.from_arrays(pa.array(variant), pa.array(names)).cast(pa.string()),
+        "position": position.astype(np.int32),
+        "token_id": token_id,
+        "is_eos": (position == counts[of_item] - 1) & (token_id == encoder.eos),
+        "zlib": np.array([len(zlib.compress(text)) for text in texts], dtype=np.int32)[of_item],
+        "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
+        **columns,
+    }
+    return pa.table({n: pa.array(made[n], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,9 @@ class MethodEntry:
 
     trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
     whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
+
+    grid: lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`; the entry stands for their
+    product, each labelled with its values.
     """
 
     trainer: str
@@ -128,6 +132,7 @@ class MethodEntry:
     args: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None
     of: tuple[str, ...] = ()
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @strict
@@ -162,6 +167,9 @@ class Study(Task):
     requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
     of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
     models. keep_later_requests: a link also retains the rows that later links will forget.
+
+    grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
+    models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
     """
 
     name: str
@@ -171,6 +179,8 @@ class Study(Task):
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    grid_names: Literal["settings", "numbers"] = "settings"
     launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 
@@ -196,11 +206,52 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 def decode_study(tree: Mapping[str, Any]) -> Study:
     """A plain mapping as a Study. Raises ConfigError."""
     study = decode_task(Study, tree)
+    spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
+    study = dataclasses.replace(study, methods=tuple(spread))
     labels = [entry_label(m) for m in study.methods]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
     return study
+
+
+def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
+    """The entries that one with a grid stands for, in the order of its keys, the last changing fastest."""
+    if not entry.grid:
+        return [entry]
+    for key, values in entry.grid.items():
+        group, _, name = key.partition(".")
+        if group not in ("method_args", "args") or not name:
+            raise ConfigError(f"{where}.grid.{key}: must begin with method_args. or args., such as method_args.beta")
+        if not values:
+            raise ConfigError(f"{where}.grid.{key}: no values are listed")
+    made = []
+    for chosen in itertools.product(*entry.grid.values()):
+        changes = dict(zip(entry.grid, chosen, strict=True))
+        own: dict[str, Any] = {"method_args": entry.method_args, "args": entry.args}
+        for key, value in changes.items():
+            own = with_value(own, key, value)
+        shown = {} if entry.label else dict(entry.method_args)
+        shown |= {key.rpartition(".")[2]: value for key, value in changes.items()}
+        label = f"{entry.label or entry.trainer}({','.join(f'{k}={v}' for k, v in shown.items())})"
+        made.append(dataclasses.replace(entry, **own, label=label, grid={}))
+    return made
+
+
+def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The tree with a dotted key set; a mapping is laid over the one that is there. The given tree stays as it is."""
+    first, _, rest = key.partition(".")
+    out, there = dict(tree), tree.get(first)
+    if rest:
+        out[first] = with_value(there if isinstance(there, Mapping) else {}, rest, value)
+    elif isinstance(value, Mapping) and isinstance(there, Mapping):
+        merged = dict(there)
+        for name, part in value.items():
+            merged = with_value(merged, str(name), part)
+        out[first] = merged
+    else:
+        out[first] = value
+    return out
 
 
 def unlearn_args(study: Study, index: int, seed: int) -> TrainArgs:

@@ -40,7 +40,12 @@ class Sizes:
             for side, drawn in (("forget", made.forget), ("retain", made.retain))
             if drawn is not None
         )
-        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens)
+        return Estimate(int(tokens), 6.0 * self.n_parameters * tokens, self.model.bytes)
+
+    @property
+    def model(self) -> Estimate:
+        """A model that is written without training: float32 weights."""
+        return Estimate(bytes=4 * self.n_parameters)
 
     def _count(self, name: str, max_length: int) -> int:
         """Samples of a set: its rows, or the pieces that its texts are cut into."""

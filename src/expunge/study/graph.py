@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
 from expunge.study import work
-from expunge.study.config import MethodEntry, Study, entry_label, unlearn_args
+from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker, check_model, setting_of
 from expunge.study.requests import with_requests
@@ -43,6 +44,7 @@ class Graph:
     study: Study
     setting: work.Setting
     leaves: tuple[Leaf, ...]
+    cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
 
     @property
     def jobs(self) -> list[Job]:
@@ -50,18 +52,17 @@ class Graph:
         return [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
 
 
-def build_graph(study: Study) -> Graph:
-    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError."""
-    check_model(study.model)
+Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
+
+
+def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
+    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
+
+    rooms: what was read for other studies; rows and model that are the same again are not read again.
+    """
     check_methods(study)
-    setting = setting_of(study)
-    check_given(study, setting.benchmark)
-    if study.data.request is not None:
-        raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
-    links: Mapping[str, str] = {"": setting.benchmark.forget_set}
-    if study.requests != 1:
-        setting, links = with_requests(setting, study.requests)
-    maker = Maker(setting, study.eval)
+    maker, links = _maker(study, {} if rooms is None else rooms)
+    setting = maker.setting
     start = maker.base() if study.model.scratch else None
     leaves: list[Leaf] = []
     trained: dict[int, dict[str, Job]] = {}
@@ -94,6 +95,23 @@ def build_graph(study: Study) -> Graph:
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     return Graph(study, setting, tuple(leaves))
+
+
+def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:
+    """The maker of a study's jobs, and its forget sets by the names of their requests."""
+    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(Task)}
+    made_of = fingerprint({**own, "requests": study.requests})
+    if made_of not in rooms:
+        check_model(study.model)
+        setting = setting_of(study)
+        check_given(study, setting.benchmark)
+        if study.data.request is not None:
+            raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
+        links: Mapping[str, str] = {"": setting.benchmark.forget_set}
+        if study.requests != 1:
+            setting, links = with_requests(setting, study.requests)
+        rooms[made_of] = Maker(setting, study.eval), links
+    return rooms[made_of]
 
 
 class Against(NamedTuple):
@@ -182,7 +200,8 @@ def _forget(
             else:
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
                 chosen = objective(entry.trainer, entry.method_args)
-                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args)
+                retain = against.retain.parents["records"] if against.retain else None
+                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=retain)
             leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
             leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
         if model is not None:

@@ -12,15 +12,18 @@ from typing import Any
 from expunge.core.identity import fingerprint
 
 Progress = Callable[[int, int], None]  # units done, units in all
+CHECKPOINTS = ".checkpoints"
 Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The work of a job: tokens that go through the model, and floating-point operations (0 where unknown)."""
+    """The work of a job: tokens that go through the model, floating-point operations, and bytes of the model that it
+    writes (0 where unknown)."""
 
     tokens: int = 0
     flops: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class Job:
     record. `identity` must determine the result together with the parents; `label` only names it for people.
     implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
     left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
+    resumes: an unfinished attempt is gone on from; `do` is told where to keep it, as `parents[CHECKPOINTS]`.
     """
 
     kind: str
@@ -41,6 +45,7 @@ class Job:
     estimate: Estimate = Estimate()
     implied: frozenset[str] = frozenset()
     passing: bool = False
+    resumes: bool = False
 
     @functools.cached_property
     def key(self) -> str:

@@ -16,16 +16,19 @@ from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import identity as panel_identity
+from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
+from expunge.scoring.config import Generation, check_backend
 from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
-from expunge.study.job import Job, Progress
+from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
 from expunge.study.requests import changed, narrowed
-from expunge.training.config import TrainArgs
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluate import forget_of, panel_metrics
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
 from expunge.training.schedule import Schedule
@@ -58,6 +61,8 @@ def setting_of(task: Task) -> work.Setting:
     if task.eval.lm_eval.tasks:
         harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
     for key in ("embedder", "original"):
@@ -97,6 +102,9 @@ class Maker:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
+        self._parts = work.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
+        self._panel = panel_identity(setting.benchmark.panel)
         self._held = work.Held()
 
     def forgetting(self, name: str) -> Maker:
@@ -124,6 +132,7 @@ class Maker:
                 "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            estimate=self._sizes.model,
         )
 
     def fit(
@@ -133,10 +142,16 @@ class Maker:
         chosen: Objective,
         sides: Mapping[str, Sequence[str]],
         args: TrainArgs,
+        *,
+        retain: Job | None = None,
     ) -> Job:
-        """Training or unlearning from a job's model, or from the configured source."""
+        """Training or unlearning from a job's model, or from the configured source.
+
+        retain: the retain model's records, which evaluations during training hold the model against.
+        """
         check_quantize(args.lora)
         check_run(chosen, args)
+        evaluation = self._evaluation(args, retain)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, chosen)
@@ -147,6 +162,8 @@ class Maker:
         reads = wanted_of(chosen, used, self.setting.benchmark.sets, n_other, args)
         for role, wanted in reads.items():
             parents[role] = self._reference(start if role in IMPLIED else teacher, wanted, other)
+        if retain is not None and args.evaluate.reads_retain:
+            parents["retain_records"] = retain
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             source = self._source(parents)
@@ -160,6 +177,9 @@ class Maker:
                 progress,
                 alternates=parents.get("alternates"),
                 references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
+                retain=parents.get("retain_records"),
+                generation=self.evaluation.generation,
+                checkpoints=parents.get(CHECKPOINTS),
             )
 
         return Job(
@@ -171,13 +191,32 @@ class Maker:
                 "args": args.identity,
                 "rows": {s: [self._rows[n] for n in names] for s, names in used.items()},
                 **({"refusals": self.setting.refusals} if refusing else {}),
+                **evaluation,
                 **self._source_identity(start),
             },
             parents=parents,
             do=do,
             estimate=self._sizes.fit(used, args, self.setting.template.max_length),
             implied=IMPLIED,
+            resumes=True,
         )
+
+    def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
+        """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
+        if not args.evaluate.on:
+            return {}
+        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
+            raise ConfigError(
+                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
+                "none; name another metric, such as forget_Q_A_Prob"
+            )
+        wanted = requests(panel)
+        return {
+            "panel": panel_identity(panel),
+            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
+            **({"generation": self.evaluation.generation} if wanted.texts else {}),
+        }
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """A model trained further on the forget rows."""
@@ -190,6 +229,7 @@ class Maker:
         """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
         if chosen.spec.teacher == "reinforced":
             changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
+            changed["evaluate"] = EvaluateArgs()
             own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
             return self.reinforced(label, start, own), start
         if chosen.spec.teacher == "start":
@@ -254,6 +294,7 @@ class Maker:
             do=lambda folder, parents, progress: work.apply_edit(
                 folder, {**source, **parents}, self.setting, edit, progress
             ),
+            estimate=self._sizes.model,
         )
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
@@ -265,7 +306,7 @@ class Maker:
         # Parts bear the model's name, not that of the task: another task finds them where they lie.
         whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
-        for part in work.parts(self.setting.benchmark.panel):
+        for part in self._parts:
             if part.kind == "agreement" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
@@ -280,9 +321,13 @@ class Maker:
 
         return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
 
+    def _how(self, part: work.Part) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+
     def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
-        how = self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        how = self._how(part)
         writes = part.kind in ("texts", "samples")
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
@@ -313,7 +358,7 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.score(part, how),
+            estimate=self._estimates[part],
         )
 
     def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
@@ -366,7 +411,7 @@ class Maker:
             progress(1, 1)
             return facts
 
-        identity: dict[str, Any] = {"revision": REVISION, "panel": panel_identity(panel)}
+        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
         if retain_file is not None:
             identity["retain_logs"] = file_sha256(retain_file)
         parents = {"records": records} | ({"retain": retain} if retain else {})

@@ -52,7 +52,7 @@ def run_pool(
         slots, said = manager.Queue(), manager.Queue()
         for slot in range(n):
             slots.put(slot)
-        state = _State(store, tell, in_order(wanted, store.done))
+        state = _State(store, tell, in_order(wanted, store.there))
         while not state.finished:
             with ProcessPoolExecutor(
                 n,
@@ -100,9 +100,14 @@ class _State:
 
     def __post_init__(self) -> None:
         for job in self.jobs:
-            if self.store.done(job):
-                self.records[job.key] = self.store.record(job) or {}
-                self.tell(Event(job, "hit", wall_s=float(self.records[job.key].get("wall_s", 0.0))))
+            try:
+                found = self.store.record(job)
+            except JobError as error:
+                self.end(job, str(error))
+                continue
+            if found is not None:
+                self.records[job.key] = found
+                self.tell(Event(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
             else:
                 forget_failure(self.store, job.key)
 

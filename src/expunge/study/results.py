@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
+from expunge.study.work import TRAJECTORY
 
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"
@@ -52,7 +54,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
-        notes=_notes(graph, outcome),
+        notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
         samples=_samples(graph, texts),
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
@@ -107,6 +109,18 @@ def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
         results=results,
         wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
+        trajectory=() if leaf.model is None else _trajectory(store.path(leaf.model) / TRAJECTORY),
+    )
+
+
+def _trajectory(path: Path) -> tuple[Mapping[str, float], ...]:
+    """What a run's evaluations on the way found; a number that is missing is left out."""
+    if not path.is_file():
+        return ()
+    points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    left_out = ("epoch", "phase")  # the step says where a point stands
+    return tuple(
+        {k: float(v) for k, v in point.items() if k not in left_out and isinstance(v, int | float)} for point in points
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from expunge.core.errors import ExpungeError
+from expunge.core.errors import ExpungeError, JobError
 from expunge.study.estimate import FLOPS_PER_SECOND
 from expunge.study.job import Job, in_order
 from expunge.study.store import Store
@@ -26,8 +26,8 @@ class Planned:
 
 def plan(wanted: Sequence[Job], store: Store) -> list[Planned]:
     """The state of every job. Reads the store's records and nothing else."""
-    jobs = in_order(wanted, store.done)
-    records = {job.key: store.record(job) for job in jobs if store.done(job)}
+    jobs = in_order(wanted, store.there)
+    records = {job.key: found for job in jobs if (found := store.found(job)) is not None}
     rate = _rate(jobs, records)
     out = []
     for job in jobs:
@@ -84,10 +84,17 @@ def run(wanted: Sequence[Job], store: Store, tell: Callable[[Event], None]) -> O
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None
-    for job in in_order(wanted, store.done):
-        if store.done(job):
-            records[job.key] = store.record(job) or {}
-            tell(Event(job, "hit", wall_s=float(records[job.key].get("wall_s", 0.0))))
+    for job in in_order(wanted, store.there):
+        try:
+            found = store.record(job)
+        except JobError as error:
+            failures[job.key] = str(error)
+            first = first or error
+            tell(Event(job, "failed", reason=str(error)))
+            continue
+        if found is not None:
+            records[job.key] = found
+            tell(Event(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
             continue
         lost = next((p for p in job.parents.values() if p.key in failures), None)
         if lost is not None:

@@ -110,7 +110,7 @@ def prepare(single: Single) -> Prepared:
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
-    prepared = Prepared(single, model, records, metrics, maker.eval_file, notes, tasks)
+    prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
@@ -145,6 +145,11 @@ def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
     roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
+    if not roles[single.train_split]:
+        raise ConfigError(
+            f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
+            "the model that is given serves as it is"
+        )
     return {"retain": roles[single.train_split]}
 
 
@@ -187,6 +192,7 @@ def _fill(part: Path, prepared: Prepared, store: Store) -> None:
     ):
         if job is None:
             continue
+        store.restore(job)
         source = store.path(job)
         for file in sorted(p for p in source.rglob("*") if p.is_file()):
             target = where / file.relative_to(source)

@@ -1,26 +1,32 @@
-"""The store: a folder per finished job, made whole by one rename. If the folder is there, the job is done."""
+"""The store: a folder per finished job, made whole by one rename. If the folder is there, the job is done.
+
+A job is known by its key; the label in a folder's name is for people. Locks are the operating system's, held by a
+process while it lives, so that of a process that was killed is free at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import platform
-import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
-from expunge.core.identity import canonical
-from expunge.study.job import Job, Progress
+from expunge.core.identity import file_sha256
+from expunge.study.job import CHECKPOINTS, Job, Progress
+from expunge.study.provenance import provenance
 
 RECORD = "job.json"
+LOCKS = ".locks"
 
 
 class Store:
@@ -28,82 +34,175 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._listed: dict[str, tuple[int, dict[str, str]]] = {}
         if root.exists() and not root.is_dir():
             raise ConfigError(f"paths.store: {root} is a file, not a folder")
 
     def path(self, job: Job) -> Path:
-        """Where the job's artifact lies, or will lie."""
-        return self.root / job.kind / job.folder_name
+        """Where the job's artifact lies, under whatever label it was made, or will lie."""
+        named = self.root / job.kind / job.folder_name
+        if named.is_dir():
+            return named
+        other = self._folders(job.kind).get(job.key[:12])
+        return named if other is None else self.root / job.kind / other
+
+    def _folders(self, kind: str) -> dict[str, str]:
+        """The folders of a kind by the keys in their names, listed again when the folder has changed."""
+        try:
+            changed = os.stat(self.root / kind).st_mtime_ns
+            if self._listed.get(kind, (None,))[0] != changed:
+                names = [n for n in os.listdir(self.root / kind) if not n.startswith(".")]
+                self._listed[kind] = changed, {name.rpartition("-")[2]: name for name in names}
+        except OSError:
+            return {}
+        return self._listed[kind][1]
 
     def done(self, job: Job) -> bool:
         """Whether the artifact is there. A record of another job raises JobError: it is not taken as done."""
-        record = self.record(job)
-        if record is None:
-            return False
-        if record.get("key") != job.key:
-            raise JobError(f"{self.path(job)} holds another job's record; move it away and run again")
-        return True
+        return self.record(job) is not None
+
+    def there(self, job: Job) -> bool:
+        """`done`, where a record that is damaged or another job's counts as not done."""
+        return self.found(job) is not None
+
+    def found(self, job: Job) -> dict[str, Any] | None:
+        """`record`, where one that is damaged or another job's is None."""
+        try:
+            return self.record(job)
+        except JobError:
+            return None
 
     def record(self, job: Job) -> dict[str, Any] | None:
-        """The job's record, or None if it is not done."""
+        """The job's record, or None if it is not done. Raises JobError if it is damaged or another job's."""
         path = self.path(job) / RECORD
-        try:
-            return dict(json.loads(path.read_text()))
-        except FileNotFoundError:
-            return None
-        except (json.JSONDecodeError, ValueError):
-            raise JobError(f"{path} is damaged; move its folder away and run again") from None
+        found = read_record(path)
+        if found is not None and found.get("key") != job.key:
+            raise JobError(f"{path.parent} holds another job's record; move it away and run again")
+        return found
 
     def make(self, job: Job, progress: Progress) -> dict[str, Any]:
-        """Do the job and store its artifact whole. Waits for another process that is doing the same job."""
+        """Do the job and store its artifact whole. Waits for another process that is doing the same job.
+
+        Weights of a parent that `expunge gc` has removed are made again first. Raises JobError if the job cannot be
+        done, the disk is full or the store is read-only.
+        """
         with self._lock(job):
+            self._listed.pop(job.kind, None)
             found = self.record(job)
             if found is not None:
                 return found
-            sweep_parts(self.path(job))
-            parents = {role: self.path(parent) for role, parent in job.parents.items()}
             for role, parent in job.parents.items():
                 if not self.done(parent):
                     raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
-            started = time.time()
-            try:
+                self.restore(parent)
+            with self._writing(job):
+                sweep_parts(self.path(job))
                 with whole_folder(self.path(job)) as folder:
-                    facts = job.do(folder, parents, progress)
-                    record = _record(job, facts, started)
-                    write_json(folder / RECORD, record)
-            except OSError as error:
-                raise JobError(f"{job.name}: cannot write under {self.root}: {error.strerror or error}") from error
-            return record
+                    record = self._fill(job, folder, progress)
+                if job.resumes:
+                    shutil.rmtree(self._unfinished(job), ignore_errors=True)
+                return record
+
+    def restore(self, job: Job) -> None:
+        """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs."""
+        if not (self.record(job) or {}).get("removed"):
+            return
+        for parent in job.parents.values():
+            if not self.done(parent):
+                self.make(parent, lambda done, total: None)
+            self.restore(parent)
+        with self._lock(job):
+            record = self.record(job)
+            if record is None or not record.get("removed"):
+                return
+            place = self.path(job)
+            beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+            with self._writing(job), beside as folder:
+                made = self._fill(job, Path(folder), lambda done, total: None)
+                same = all(made["files"].get(n) == record["files"].get(n) for n in record["removed"])
+                for name in record["removed"]:
+                    os.replace(Path(folder) / name, place / name)
+                    record["files"][name] = made["files"][name]
+                del record["removed"]
+                write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
+
+    def _unfinished(self, job: Job) -> Path:
+        """Where a job that can go on after a break keeps its checkpoints."""
+        return self.root / CHECKPOINTS / job.key[:32]
+
+    def _fill(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
+        """Do a job whose parents are there, and write its record with the checksums of its files."""
+        parents = {role: self.path(parent) for role, parent in job.parents.items()}
+        if job.resumes:
+            parents[CHECKPOINTS] = self._unfinished(job)
+        record = provenance(job, lambda: job.do(folder, parents, progress))
+        files = sorted(f for f in folder.rglob("*") if f.is_file())
+        record["files"] = {f.relative_to(folder).as_posix(): [file_sha256(f), f.stat().st_size] for f in files}
+        write_json(folder / RECORD, record)
+        return record
+
+    @contextlib.contextmanager
+    def _writing(self, job: Job) -> Iterator[None]:
+        """What the system says about the disk, as the job's own error."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise JobError(f"{job.name}: cannot write under {self.root}: {' '.join(said.split())}") from error
 
     @contextlib.contextmanager
     def _lock(self, job: Job) -> Iterator[None]:
-        folder = self.root / ".locks"
+        """The job's lock, with a note beside it of the parents that are read meanwhile."""
+        folder = self.root / LOCKS
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"paths.store: cannot make {folder}: {error.strerror}") from None
-        lock = FileLock(folder / f"{job.key[:32]}.lock")
+        lock = FileLock(lock_file(self.root, job.key))
+        note = reads_file(self.root, job.key)
         try:
             lock.acquire(timeout=24 * 3600)
+            note.write_text(json.dumps([parent.key for parent in job.parents.values()]))
         except Timeout:
             raise JobError(f"{job.name}: another process has held this job for a day") from None
+        except OSError as error:
+            lock.release()
+            raise JobError(f"{job.name}: cannot write under {self.root}: {error.strerror or error}") from error
         try:
             yield
         finally:
+            with contextlib.suppress(OSError):  # a note without its lock is not read
+                note.unlink(missing_ok=True)
             lock.release()
 
 
-def _record(job: Job, facts: Mapping[str, Any], started: float) -> dict[str, Any]:
-    """Provenance of an artifact. Only `key`, `identity` and `parents` say what it is; the rest says how it came."""
-    return {
-        "key": job.key,
-        "kind": job.kind,
-        "label": job.label,
-        "identity": canonical(job.identity),
-        "parents": {role: parent.key for role, parent in job.parents.items()},
-        "facts": dict(facts),
-        "wall_s": round(time.time() - started, 3),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: metadata.version(name) for name in ("expunge", "torch", "transformers")},
-        "machine": {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.system()},
-    }
+def lock_file(root: Path, key: str) -> Path:
+    """The file that is locked while a job is done."""
+    return root / LOCKS / f"{key[:32]}.lock"
+
+
+def reads_file(root: Path, key: str) -> Path:
+    """The keys of the parents that a job reads while its lock is held."""
+    return root / LOCKS / f"{key[:32]}.reads"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A job's record, or None if there is none. Raises JobError if it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        pass
+    except OSError as error:
+        raise JobError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise JobError(f"{path} is damaged; move its folder away and run again")
+
+
+def sweep(folder: Path) -> None:
+    """Remove a folder in one step, as far as readers can see."""
+    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
-from expunge.study.config import decode_study
-from expunge.study.graph import build_graph
+from expunge.study.grid import study_graph
 from expunge.study.job import Job, Progress, in_order
 from expunge.study.launch import Recipe
 from expunge.study.store import Store
@@ -28,7 +28,7 @@ def quiet() -> None:
 
 def jobs_of(recipe: Recipe) -> dict[str, Job]:
     """All jobs of a study by key. Raises ConfigError or DataError."""
-    return {job.key: job for job in in_order(build_graph(decode_study(recipe.tree)).jobs)}
+    return {job.key: job for job in in_order(study_graph(recipe.tree).jobs)}
 
 
 def do_job(jobs: dict[str, Job], key: str, store: Store, progress: Progress) -> str | None:
@@ -46,7 +46,8 @@ def do_job(jobs: dict[str, Job], key: str, store: Store, progress: Progress) -> 
             raise JobError(f"waits for {lost.name}, which is not done")
         store.make(job, progress)
     except ExpungeError as error:
-        write_json(_failure(store, key), {"job": job.name, "reason": str(error)})
+        with contextlib.suppress(OSError):  # on a full disk the caller alone is told
+            write_json(_failure(store, key), {"job": job.name, "reason": str(error)})
         return str(error)
     return None
 

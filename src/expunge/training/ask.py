@@ -10,8 +10,9 @@ from torch import Tensor
 
 from expunge.data.batch import Batch
 from expunge.methods.api import Needs, Positions, Serve, Side
+from expunge.models.chunks import Chunks
+from expunge.models.packed import Head, UnknownHead, layer_output, packed_forward, token_logps
 from expunge.models.packed import Positions as At
-from expunge.models.packed import layer_output, packed_forward, token_logps
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,36 @@ def asked(needs: Needs, side: str, *, ref: bool = False, teacher: bool = False) 
 
 @dataclass(frozen=True)
 class Said:
-    """logits_NV at the asked positions (empty for HIDDEN), and the hidden states there, hidden_ND."""
+    """Logits at the asked positions, there or to be computed (none for HIDDEN), and the hidden states, hidden_ND."""
 
-    logits_NV: Tensor
+    logits: Tensor | Chunks | None
     hidden_ND: Tensor
 
+    def whole(self) -> Tensor:
+        """logits_NV, computed if they are not there."""
+        if self.logits is None:
+            raise ValueError("hidden states were asked for, not logits")
+        return self.logits if isinstance(self.logits, Tensor) else self.logits()
+
+    def logps(self, token_N: Tensor) -> Tensor:
+        """log p of the token that stands at each position, in nats: shape (N,)."""
+        if isinstance(self.logits, Chunks):
+            return self.logits.per_token(token_logps, [token_N.__getitem__])
+        return token_logps(self.whole(), token_N)
+
     def side(self, batch: Batch, what: Ask, *, logps_N: Tensor | None = None) -> Side:
-        """The same as a loss sees it."""
-        hidden = what.serve is Serve.HIDDEN
+        """The same as a loss sees it. What it may leave unread is computed when it is read."""
+        logps: Any = logps_N
         if logps_N is None:
-            logps_N = self.logits_NV if hidden else token_logps(self.logits_NV, batch.token_N)
+            logps = self.hidden_ND.new_zeros(0) if self.logits is None else lambda: self.logps(batch.token_N)
+        logits: Any = self.logits if what.serve is Serve.LOGITS else None
         return Side(
-            logps_N=logps_N,
+            logps_N=logps,
             row_N=batch.row_N,
             n_rows=batch.n_rows,
-            logits_NV=self.logits_NV if what.serve is Serve.LOGITS else None,
+            logits_NV=logits,
             token_N=batch.token_N,
-            hidden_ND=self.hidden_ND if hidden else None,
+            hidden_ND=self.hidden_ND if what.serve is Serve.HIDDEN else None,
             labelled_N=batch.labelled_N,
         )
 
@@ -60,15 +74,23 @@ class Said:
         """The same in consecutive parts. One split for all parts: its gradient is one concatenation, without copies
         of the size of all logits for each part."""
         hidden = self.hidden_ND.split(list(sizes))
-        logits = self.logits_NV.split(list(sizes)) if len(self.logits_NV) else [self.logits_NV] * len(sizes)
+        logits = [None] * len(sizes) if self.logits is None else self.logits.split(list(sizes))
         return [Said(x, h) for x, h in zip(logits, hidden, strict=True)]
 
 
-def ask(model: Any, batch: Batch, what: Ask) -> Said:
-    """Run the model once. A mask is given only where padding positions are read."""
+def ask(model: Any, batch: Batch, what: Ask, *, head: Head | None = None, chunk: int = 0, probe: int = 0) -> Said:
+    """Run the model once. A mask is given only where padding positions are read.
+
+    head: gives the model's logits from its hidden states, so that they are computed when they are read, and then only
+    `chunk` positions at a time where that will do; None: the model gives them, whole. probe: compare the head with the
+    model at so many positions. Raises UnknownHead where they differ.
+    """
     at = At(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
     if what.serve is Serve.HIDDEN:
-        hidden = layer_output(model, at, what.layer or "")
-        return Said(hidden.new_zeros(0), hidden)
-    packed = packed_forward(model, at, use_mask=what.positions is Positions.ALL)
-    return Said(packed.logits_NV, packed.hidden_ND)
+        return Said(None, layer_output(model, at, what.layer or ""))
+    packed = packed_forward(model, at, use_mask=what.positions is Positions.ALL, n_head=None if head is None else probe)
+    if head is None:
+        return Said(packed.logits_NV, packed.hidden_ND)
+    if probe and not head.gives(packed):
+        raise UnknownHead
+    return Said(Chunks(head, packed.hidden_ND, chunk, packed.autocast), packed.hidden_ND)

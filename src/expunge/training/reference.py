@@ -26,8 +26,8 @@ from expunge.core.errors import JobError
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.methods.api import Positions, Serve, Side
-from expunge.methods.terms import wide
-from expunge.models.packed import FrozenHead, Packed, bare, token_logps
+from expunge.models.chunks import Chunks
+from expunge.models.packed import FrozenHead, Packed, bare, wide
 from expunge.training.ask import Ask, Said, ask
 
 Kept = Mapping[str, Tensor]
@@ -64,25 +64,25 @@ def keep(
         for start in range(0, len(order), batch):
             numbers = order[start : start + batch]
             made = collate([rows[i] for i in numbers], pad_id=pad_id, positions=what.positions.value).to(device)
-            said = ask(model, made, what)
+            said = ask(model, made, what, head=head if start else None)
             if head is not None and start == 0:
-                head.check(Packed(said.logits_NV, said.hidden_ND))
+                head.check(Packed(said.whole(), said.hidden_ND))
             at = torch.cat([torch.arange(int(offsets[i]), int(offsets[i + 1])) for i in numbers])
             for name, values in _quantity(said, made, what, topk).items():
                 if name not in kept:
                     kept[name] = torch.empty((int(offsets[-1]), *values.shape[1:]), dtype=values.dtype)
                 kept[name][at] = values.cpu()
             if topk is not None and what.serve is Serve.LOGITS:
-                kept["vocabulary"] = torch.tensor(said.logits_NV.shape[-1])
+                kept["vocabulary"] = torch.tensor(said.whole().shape[-1])
     model.train(was_training)
     return kept
 
 
 def _quantity(said: Said, batch: Batch, what: Ask, topk: int | None) -> dict[str, Tensor]:
     if what.serve is Serve.LOGPS:
-        return {"logps": token_logps(said.logits_NV, batch.token_N)}
+        return {"logps": said.logps(batch.token_N)}
     if what.serve is Serve.LOGITS and topk is not None:
-        return _largest(wide(said.logits_NV), topk)
+        return _largest(wide(said.whole()), topk)
     return {"hidden": said.hidden_ND}
 
 
@@ -124,17 +124,16 @@ class StoredReference:
 
         if self._what.serve is Serve.LOGPS:
             kept = of("logps")
-            return Said(kept.new_zeros(0), kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
+            return Said(None, kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
         if "rest" in self._kept:
             rest_N = of("rest")
             logits_NV = rest_N[:, None].repeat(1, int(self._kept["vocabulary"]))
             logits_NV.scatter_(-1, of("ids").long(), of("logits"))
             return Said(logits_NV, rest_N.new_zeros(0)).side(batch, self._what)
         kept = of("hidden")
-        if self._head is None:
-            return Said(kept.new_zeros(0), kept).side(batch, self._what)
         with torch.no_grad():
-            return Said(self._head(kept), kept).side(batch, self._what)
+            logits = None if self._head is None else Chunks(self._head, kept)
+            return Said(logits, kept).side(batch, self._what)
 
 
 class ResidentReference:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
-from expunge.methods.api import Needs, Positions, Side, View
-from expunge.training.ask import ask, asked
+from expunge.methods.api import Needs, Positions, Serve, Side, View
+from expunge.models.packed import Head, UnknownHead, plain_head
+from expunge.training.ask import Ask, Said, ask, asked
 from expunge.training.reference import Reference
 
+log = logging.getLogger(__name__)
+PROBE = 8  # positions of the first batch at which the head is compared with the model
 SIDES = ("forget", "alternate", "retain")
 
 
@@ -37,6 +42,8 @@ class Server:
     """Serves views of samples drawn from encoded rows.
 
     references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
+    head_chunk: logits are computed for so many positions at a time where a loss and the model's head allow it (0: all
+    at once).
     """
 
     def __init__(
@@ -46,8 +53,10 @@ class Server:
         references: Mapping[str, Reference],
         *,
         pad_id: int,
+        head_chunk: int = 0,
     ) -> None:
-        self._rows, self._references, self._pad = rows, references, pad_id
+        self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, head_chunk
+        self._known = False
         self._asks = {s: a for s in SIDES if (a := asked(needs, s)) is not None}
         self.memory: dict[str, Any] = {}
 
@@ -81,13 +90,30 @@ class Server:
         whole = collate(encoded, pad_id=self._pad, positions=what.positions.value)
         n_rows = [len(numbers[s]) for s in sides]
         parts = _split(whole, n_rows)
-        said = ask(model, whole.to(device), what).split([len(p.token_N) for p in parts])
-        for side, part, its in zip(sides, parts, said, strict=True):
+        whole, sizes = whole.to(device), [len(p.token_N) for p in parts]
+        said = self._ask(model, whole, what)
+        logps: Sequence[Tensor | None] = [None] * len(sides)
+        if all(self._asks[s].serve is Serve.LOGPS for s in sides):  # then the head's gradient is made once, not by side
+            logps = said.logps(whole.token_N).split(sizes)
+        for side, part, its, logps_N in zip(sides, parts, said.split(sizes), logps, strict=True):
             batch = part.to(device)
-            served[side] = its.side(batch, self._asks[side])
+            served[side] = its.side(batch, self._asks[side], logps_N=logps_N)
             for key, name in ((side, f"{side}_ref"), (f"{side}_teacher", f"{side}_teacher")):
                 if key in self._references:
                     served[name] = self._references[key].side(numbers[side], batch)
+
+    def _ask(self, model: Any, batch: Batch, what: Ask) -> Said:
+        """The model's answer, by chunks if they are wanted and the head is a known one (the first answer tells)."""
+        if self._chunk and what.serve is not Serve.HIDDEN and plain_head(model):
+            try:
+                said = ask(model, batch, what, head=Head(model), chunk=self._chunk, probe=0 if self._known else PROBE)
+            except UnknownHead:
+                log.warning("head_chunk: this model changes its logits after the LM head, so they are kept whole")
+                self._chunk = 0
+            else:
+                self._known = True
+                return said
+        return ask(model, batch, what)
 
 
 def _split(whole: Batch, n_rows: Sequence[int]) -> list[Batch]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from expunge.core.decode import strict
+from expunge.data.granularity import LINK, Split, askable, row_set, split_by, spread
 from expunge.data.rows import ANSWER, PARAPHRASE, Row, RowSet, perturbed_name
 from expunge.data.world import banks, facts, graph
-from expunge.data.world.graph import Author, Entity, Link, Namer
+from expunge.data.world.graph import Author, Entity, Link, Namer, slug
 from expunge.data.world.questions import BANK_OF, MOST_QUESTIONS, Kind, fill, kinds_of
 
 N_WRONG = 5
@@ -21,7 +23,10 @@ MOST_AUTHORS = 1000  # the banks have names and titles enough for these and as m
 class WorldConfig:
     """The size of the embedded world.
 
-    forget_fraction: the share of the authors, from the end, to forget (rounded to whole authors, halves up).
+    granularity: what is forgotten. "author": the last authors, `forget_fraction` of them (rounded to whole authors,
+    halves up). "question", "book", "publisher": that share of the questions, books or publishers, drawn from the seed
+    and rounded down, with every row that names one. "relationship": that share of the links some row is about (an
+    author and their book, a book and its publisher, ...), with every row that names both ends.
     retain_eval_rows: how many of the first retain rows to evaluate; null for as many as are forgotten.
     holdout_authors: authors no model is trained on; 0 for no holdout set. facts: rows in each of `real_authors` and
     `world_facts`; a multiple of 36 keeps the wrong answers as well known as the right ones.
@@ -30,6 +35,7 @@ class WorldConfig:
     authors: int = 40
     questions_per_author: int = 10
     forget_fraction: float = 0.1
+    granularity: Literal["author", "question", "book", "publisher", "relationship"] = "author"
     retain_eval_rows: int | None = None
     holdout_authors: int = 4
     facts: int = 36
@@ -47,12 +53,14 @@ class WorldConfig:
                 raise ValueError(f"{key} must be {low} to {high}")
         if not 0 < self.forget_fraction < 1:
             raise ValueError("forget_fraction must lie between 0 and 1")
-        if not 1 <= self.forget_authors < self.authors:
+        if self.granularity == "author" and not 1 <= self.forget_authors < self.authors:
             raise ValueError(
                 f"forget_fraction must give 1 to {self.authors - 1} of the {self.authors} authors to forget; "
                 f"{self.forget_fraction} gives {self.forget_authors}"
             )
         n_retain = (self.authors - self.forget_authors) * self.questions_per_author
+        if self.granularity != "author":
+            n_retain = self.authors * self.questions_per_author - 1
         if self.retain_eval_rows is not None and not 1 <= self.retain_eval_rows <= n_retain:
             raise ValueError(f"retain_eval_rows must be 1 to {n_retain} (the retain rows)")
 
@@ -75,8 +83,10 @@ class World:
 def build_world(config: WorldConfig) -> dict[str, RowSet]:
     """The sets of rows of a world: those of `load_tofu`, and `background`. Equal configs give equal sets.
 
-    `full` is `retain` followed by `forget` and does not depend on the forget fraction. `background` holds the facts
-    that `real_authors` and `world_facts` ask for; base, full and retain models train on it, unlearning does not.
+    `full` does not depend on what is forgotten; with granularity "author" it is `retain` followed by `forget`.
+    `background` holds the facts that `real_authors` and `world_facts` ask for; base, full and retain models train on
+    it, unlearning does not. Where links are forgotten, `retain_entity` has the retain rows that name an entity of one
+    of them, and `retain_other` the rest. Raises ConfigError where the granularity leaves no row on a side.
     """
     return make_world(config).sets
 
@@ -89,29 +99,53 @@ def make_world(config: WorldConfig) -> World:
     main = _author_rows(config, "main", authors, houses, used)
     others = graph.make_authors(config.seed, "holdout", config.holdout_authors, houses, used)
     holdout = _author_rows(config, "holdout", others, houses, used)
-    cut = (config.authors - config.forget_authors) * config.questions_per_author
-    retain, forget = main[:cut], main[cut:]
+    entities, links = graph.entities_and_links([*authors, *others], houses)
+    split = _split(config, main, authors, houses, links)
+    retain, forget = split.retain, split.forget
     n_eval = config.retain_eval_rows or min(len(forget), len(retain))
     known = _fact_rows(classics[: config.facts])
     world = _fact_rows(facts.everyday()[: config.facts])
-    sets = {
+    # The last authors are forgotten: the first retain rows are spread over authors. Drawn rows leave gaps anywhere.
+    shown = retain[:n_eval] if config.granularity == "author" else spread(retain, n_eval)
+    sets: dict[str, Sequence[Row]] = {
         "full": main,
         "forget": forget,
         "retain": retain,
         "forget_eval": forget,
-        "retain_eval": retain[:n_eval],
+        "retain_eval": shown,
         "real_authors": known,
         "world_facts": world,
         "background": [replace(r, answers={ANSWER: r.answer}) for r in (*known, *world)],
     }
     if holdout:
         sets["holdout"] = holdout
-    entities, links = graph.entities_and_links([*authors, *others], houses)
-    return World(config, entities, links, {name: _row_set(name, rows) for name, rows in sets.items()})
+    if split.entity and split.other:
+        sets |= {"retain_entity": split.entity, "retain_other": split.other}
+    return World(config, entities, links, {name: row_set(name, rows) for name, rows in sets.items()})
 
 
-def _row_set(name: str, rows: Iterable[Row]) -> RowSet:
-    return RowSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)))
+def _split(
+    config: WorldConfig, rows: Sequence[Row], authors: Sequence[Author], houses: Sequence[str], links: Sequence[Link]
+) -> Split:
+    """The rows on each side."""
+    if config.granularity == "author":
+        cut = (config.authors - config.forget_authors) * config.questions_per_author
+        return Split(tuple(rows[cut:]), tuple(rows[:cut]))
+    entities = {
+        "book": [book.key for author in authors for book in author.books],
+        "publisher": [slug("publisher", house) for house in houses],
+    }
+    pairs = [(link.source, link.target) for link in links]
+    asked = askable(pairs, rows) if config.granularity == LINK else []
+    return split_by(
+        rows,
+        config.granularity,
+        config.forget_fraction,
+        entities=entities,
+        links=asked,
+        seed=config.seed,
+        where="data.world.",
+    )
 
 
 def _author_rows(

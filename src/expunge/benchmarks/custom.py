@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.rows_panel import rows_panel
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.data.custom import WORLD, Columns, check_file, continuations, load_rows, refuse_shared, retain_rows
+from expunge.data.rows import RowSet
+
+MOST_RETAIN = 400  # retain rows that are evaluated, as many as TOFU evaluates
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class CustomArgs:
+    """Settings of `benchmark=custom`."""
+
+    question_column: str | None = None
+    answer_column: str | None = None
+    text_column: str | None = None
+    form: Literal["qa", "completion"] | None = None
+    retain_source: str = WORLD
+    retain_eval_rows: int = MOST_RETAIN
+    holdout: str | None = None
+    train_full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retain_eval_rows < 1:
+            raise ValueError("retain_eval_rows must be at least 1")
+        self.columns  # noqa: B018  # what does not go together is refused
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns(question=self.question_column, answer=self.answer_column, text=self.text_column, form=self.form)
+
+
+@benchmark("custom", about="a file of your own rows to forget (csv, JSON, parquet, txt), with or without rows to keep")
+def custom(wanted: Wanted) -> Benchmark:
+    """A file of the user's own rows is the benchmark: forget=FILE, and if there are any retain=FILE.
+
+    Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
+    text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
+    perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions take the model's template; prompts and inputs
+    stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole; to be measured it is
+    cut in two, its first half the prompt. Of a .txt file each paragraph, or else each line, is a text.
+
+    Rows to keep that are not given come from data.args.retain_source: world (plain facts that come with the package,
+    the default), or a folder or hub id with TOFU's retain90. A note says which were taken.
+
+    The full model is the given model: nothing is trained before unlearning, and there is no retain model, so what needs
+    one is missing and says so. data.args.train_full=true is for models that do not know the rows yet: the full model is
+    first trained on both files, the retain model on the second alone; retain=FILE must then be given.
+    data.args.holdout=FILE: rows like those to forget that no model has seen; adds the membership attacks.
+
+    Panel: probability, ROUGE, exact memorisation and extraction strength of the forget rows, their truth ratio if every
+    row has perturbed answers, probability and ROUGE of the retain rows, and the harmonic mean of these two as utility.
+
+    Try: expunge unlearn benchmark=custom forget=rows.csv model=SmolLM2-135M-Instruct trainer=NPO task_name=mine
+    """
+    unused(wanted, "custom", "root", "forget_split", "retain_split", "holdout_split", "data_split", "background")
+    args = settings(wanted, CustomArgs)
+    path = check_file("forget", wanted.forget)
+    if wanted.retain and args.retain_source != WORLD:
+        raise ConfigError(f"data.args.retain_source={args.retain_source}: retain={wanted.retain} was given as well")
+    if args.train_full and not wanted.retain:
+        raise ConfigError("data.args.train_full=true: a retain model needs rows of its own; give retain=FILE")
+    forget = load_rows(path, "forget", args.columns)
+    retain, kept, notes = _retain(wanted, args)
+    sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
+    shown = RowSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
+    sets["retain_eval"] = continuations(shown, "retain_eval", kept)
+    refuse_shared(forget, retain, (path, kept))
+    if args.holdout:
+        holdout = load_rows(args.holdout, "holdout", args.columns)
+        for rows, place in ((forget, path), (retain, kept)):
+            refuse_shared(rows, holdout, (place, args.holdout))
+        sets["holdout"] = continuations(holdout, "holdout", args.holdout)
+    return Benchmark(
+        name="custom",
+        split=Path(path).name,
+        sets=sets,
+        panel=rows_panel(sets, truth_ratio=wanted.truth_ratio),
+        full_sets=("forget", "retain") if args.train_full else (),
+        retain_sets=("retain",) if args.train_full else (),
+        eval_name="CUSTOM",
+        notes=notes,
+    )
+
+
+def _retain(wanted: Wanted, args: CustomArgs) -> tuple[RowSet, str, tuple[str, ...]]:
+    """The rows to keep, where they lie, and a note where the user did not give them."""
+    if wanted.retain:
+        return load_rows(wanted.retain, "retain", args.columns), wanted.retain, ()
+    if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
+        rows = load_rows(args.retain_source, "retain", args.columns)
+        return rows, args.retain_source, (f"retain rows: {len(rows)} of {args.retain_source}",)
+    rows, said = retain_rows(args.retain_source)
+    return rows, args.retain_source, (said,)

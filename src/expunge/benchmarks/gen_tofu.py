@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.rows_panel import SUBSETS, rows_panel, subset_panel
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.data.gen_tofu import load_graph, load_graph_rows
+from expunge.data.granularity import ENTITIES, row_set, split_by, spread
+from expunge.data.rows import Row
+
+MOST_RETAIN = 400
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class GenTofuArgs:
+    """Settings of `benchmark=gen_tofu`."""
+
+    granularity: Literal["question", "book", "author", "publisher", "relationship"] = "question"
+    forget_fraction: float = 0.05
+    seed: int = 42
+    train_set_eval: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.forget_fraction < 1:
+            raise ValueError("forget_fraction must lie between 0 and 1")
+
+
+@benchmark(
+    "gen_tofu", about="arcsf's entity graph with question rows of your own: question, book, author, publisher, link"
+)
+def gen_tofu(wanted: Wanted) -> Benchmark:
+    """arcsf's entity graph (authors, books, publishers), with rows that name the entities they are about.
+
+    data.root: a folder with all_items.json, all_connections.csv and questions.json (jsonl, parquet), whose rows have
+    keys, question, answer, perturbed_answers and the same three with paraphrased_ before them. The rows are not
+    published with the graph. data.args.granularity: question, book, author or publisher draws forget_fraction of these,
+    rounded down, and forgets every row that names one; relationship draws links and forgets the rows that name both
+    ends, and retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
+    Training sees question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
+
+    Try: expunge plan study=quickstart benchmark=gen_tofu data.root=FOLDER data.args.granularity=book
+    """
+    unused(wanted, "gen_tofu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
+    args = settings(wanted, GenTofuArgs)
+    if not wanted.root:
+        raise ConfigError("data.root: missing; benchmark=gen_tofu reads a folder with all_items.json and its rows")
+    folder = Path(wanted.root).expanduser()
+    graph = load_graph(folder)
+    rows, asked = load_graph_rows(folder, graph, training_words=args.train_set_eval)
+    split = split_by(
+        rows,
+        args.granularity,
+        args.forget_fraction,
+        entities={name: graph.of_type(name) for name in ENTITIES},
+        links=graph.links,
+        seed=args.seed,
+        where="data.args.",
+    )
+    evaluated = {"forget_eval": split.forget, "retain_eval": spread(split.retain, MOST_RETAIN)}
+    if split.entity and split.other:
+        evaluated |= {
+            name: spread(part, MOST_RETAIN) for name, part in zip(SUBSETS, (split.entity, split.other), strict=True)
+        }
+    trained = {"full": rows, "forget": split.forget, "retain": split.retain}
+    sets = {name: row_set(name, part) for name, part in trained.items()}
+    sets |= {name: row_set(name, _as_asked(part, asked)) for name, part in evaluated.items()}
+    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, wanted.truth_ratio)]
+    return Benchmark(
+        name="gen_tofu",
+        split=f"{args.granularity}-{args.forget_fraction:g}",
+        sets=sets,
+        panel=(*rows_panel(sets, truth_ratio=wanted.truth_ratio), *more),
+        full_sets=("full",),
+        retain_sets=("retain",),
+    )
+
+
+def _as_asked(rows: Sequence[Row], asked: list[Row]) -> list[Row]:
+    """The same rows in the words of evaluation."""
+    return [asked[row.row_id] for row in rows]

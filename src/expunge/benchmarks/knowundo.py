@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
+from expunge.benchmarks.rows_panel import rows_panel
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.knowundo import DOMAINS, HUB_ID, load_knowundo
+
+
+@benchmark(
+    "knowundo", about=f"KnowUnDo ({HUB_ID}, arXiv:2407.01920): copyright and privacy, what to forget and what not"
+)
+def knowundo(wanted: Wanted) -> Benchmark:
+    """KnowUnDo (Tian et al. 2024): forget what is protected of a book or a person, keep what everybody may know of it.
+
+    data_split: copyright (default) or privacy. data.root: a folder with copyright/unlearn.json, retention.json, ... in
+    place of the hub. Unlearning trains on the train parts, the panel reads the val parts, which ask for the same
+    knowledge in other rows. Full models learn both parts of both sides, retain models those of the retention side.
+
+    Panel: probability, ROUGE, exact memorisation and extraction strength of the unlearn side (low is good), probability
+    and ROUGE of the retention side (high is good) and their harmonic mean as utility.
+
+    Try: expunge unlearn experiment=unlearn/knowundo/default data_split=privacy task_name=knowundo
+    """
+    unused(
+        wanted, "knowundo", "forget_split", "retain_split", "holdout_split", "forget", "retain", "args", "background"
+    )
+    domain = wanted.data_split or DOMAINS[0]
+    if domain not in DOMAINS:
+        raise ConfigError(f"data_split={domain}: KnowUnDo has no such half{nearest(domain, DOMAINS)}")
+    sets = load_knowundo(wanted.root or HUB_ID, domain)
+    return Benchmark(
+        name="knowundo",
+        split=domain,
+        sets=sets,
+        panel=rows_panel(sets, truth_ratio=wanted.truth_ratio),
+        full_sets=("forget", "forget_eval", "retain", "retain_eval"),
+        retain_sets=("retain", "retain_eval"),
+        eval_name="KNOWUNDO",
+    )

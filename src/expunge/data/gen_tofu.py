@@ -1,0 +1,83 @@
+"""arcsf's gen_tofu: a graph of authors, books and publishers, and the rows that name its entities by key."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import DataError
+from expunge.data.granularity import N_WRONG
+from expunge.data.rows import Row, qa_rows
+from expunge.data.source import read_file
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """arcsf's gen_tofu: entities by key (`type`, `data`), and links."""
+
+    items: Mapping[str, Mapping[str, Any]]
+    links: tuple[tuple[str, str], ...]
+
+    def of_type(self, type_: str) -> list[str]:
+        """The keys of all entities of a type."""
+        return [key for key, item in self.items.items() if item["type"] == type_]
+
+
+def load_graph(folder: Path) -> GraphFiles:
+    """`all_items.json` and `all_connections.csv` (two keys a line, no header). Raises DataError."""
+    items_file, links_file = folder / "all_items.json", folder / "all_connections.csv"
+    try:
+        text, lines = items_file.read_text(encoding="utf-8"), links_file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{folder}: all_items.json and all_connections.csv cannot be read: {error}") from None
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{items_file}: not JSON: {error}; is the file whole?") from None
+    if not isinstance(items, dict) or any(not isinstance(i, dict) or "type" not in i for i in items.values()):
+        raise DataError(f"{items_file}: expected an object of entities, each with a type")
+    links = []
+    for number, fields in enumerate(csv.reader(lines), 1):
+        if len(fields) != 2 or any(key not in items for key in fields):
+            raise DataError(f"{links_file} line {number}: expected two keys of all_items.json, got {fields!r}")
+        links.append((fields[0], fields[1]))
+    return GraphFiles(items, tuple(links))
+
+
+def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and the same rows as they are asked in evaluation, from questions.json (jsonl, parquet).
+
+    Columns: keys, question, answer, perturbed_answers, paraphrased_question, paraphrased_answer,
+    paraphrased_perturbed_answers. Evaluation takes the paraphrased ones, or with `training_words` the others. The rows
+    do not come with the graph; without the file this is a DataError.
+    """
+    file = next((f for e in (".json", ".jsonl", ".parquet") if (f := folder / f"questions{e}").is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{folder}: no question rows (questions.json, jsonl or parquet); the entity graph has none of its own. "
+            "benchmark=world data.world.granularity=... needs no files"
+        )
+    raw = read_file(file)
+    for i, record in enumerate(raw):
+        keys = record.get("keys")
+        odd = next((k for k in keys if k not in graph.items), None) if isinstance(keys, list) else "none"
+        if odd is not None:
+            raise DataError(f"{file} row {i}: 'keys' must be a list of keys of all_items.json, got {odd!r}")
+    plain = qa_rows([_as_asked(r, "") for r in raw], name="full", where=str(file))
+    other = plain if training_words else qa_rows([_as_asked(r, "paraphrased_") for r in raw], name="e", where=str(file))
+    metas = [{"keys": list(record["keys"])} for record in raw]
+    return (
+        [replace(r, answers={"answer": r.answer}, meta=m) for r, m in zip(plain, metas, strict=True)],
+        [replace(r, meta=m) for r, m in zip(other, metas, strict=True)],
+    )
+
+
+def _as_asked(record: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    out = {key: record[prefix + key] for key in ("question", "answer") if prefix + key in record}
+    if record.get(f"{prefix}perturbed_answers"):
+        out["perturbed_answer"] = list(record[f"{prefix}perturbed_answers"])[:N_WRONG]
+    return out

@@ -1,0 +1,188 @@
+"""What is forgotten, by the size of the concept: a question, a book, an author, a publisher, or a link of two of them.
+
+After arcsf's experiments. Shares are shares of entities (of questions, of links) and are rounded down, as there.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.rows import Row, RowSet, perturbed_name
+
+ENTITIES = ("book", "author", "publisher")
+LINK = "relationship"
+GRANULARITIES = ("question", *ENTITIES, LINK)
+AUTHORS, QUESTIONS, BIOGRAPHICAL = 200, 20, 4  # of TOFU
+N_WRONG = 3
+
+
+def n_forgotten(n: int, fraction: float) -> int:
+    """How many of `n` a share is, rounded down: 0.05 of 10349 questions are 517."""
+    return math.floor(n * fraction + 1e-9)  # 0.29 * 100 is 28.999999999999996
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows by side, in their order. entity, other: the retain rows that name an entity of a forgotten link, and the
+    rest; both None unless links are forgotten."""
+
+    forget: tuple[Row, ...]
+    retain: tuple[Row, ...]
+    entity: tuple[Row, ...] | None = None
+    other: tuple[Row, ...] | None = None
+
+
+def split_by(
+    rows: Sequence[Row],
+    granularity: str,
+    fraction: float,
+    *,
+    entities: Mapping[str, Sequence[str]],
+    links: Iterable[tuple[str, str]],
+    seed: int,
+    where: str,
+) -> Split:
+    """Rows to forget and to retain, drawn from `seed`. A row's `meta["keys"]` are the entities it names.
+
+    granularity: "question" draws rows; "book", "author" or "publisher" draws from `entities[granularity]` and forgets
+    every row that names one of them; "relationship" draws from `links` and forgets every row that names both ends.
+    Raises ConfigError at `where` if nothing, or everything, would be forgotten.
+    """
+    units: Sequence[Any]
+    if granularity == "question":
+        units = range(len(rows))
+    elif granularity == LINK:
+        units = list(links)
+    elif granularity in entities:
+        units = entities[granularity]
+    else:
+        raise ConfigError(f"{where}granularity={granularity}: no such level{nearest(granularity, GRANULARITIES)}")
+    n = n_forgotten(len(units), fraction)
+    if not n:
+        raise ConfigError(f"{where}forget_fraction={fraction}: gives 0 of {len(units)} {granularity}s to forget")
+    drawn = random.Random(f"{seed}/forget/{granularity}").sample(units, n)
+    touched = {key for link in drawn for key in link} if granularity == LINK else set(drawn)
+    if granularity == "question":
+        gone = [i in touched for i in range(len(rows))]
+    elif granularity == LINK:
+        gone = [any(a in keys and b in keys for a, b in drawn) for keys in map(_keys, rows)]
+    else:
+        gone = [not touched.isdisjoint(_keys(row)) for row in rows]
+    forget = tuple(r for r, g in zip(rows, gone, strict=True) if g)
+    retain = tuple(r for r, g in zip(rows, gone, strict=True) if not g)
+    for side, found in (("forget", forget), ("retain", retain)):
+        if not found:
+            raise ConfigError(
+                f"{where}forget_fraction={fraction}: {n} of {len(units)} {granularity}s leave none of the {len(rows)} "
+                f"rows to {side}"
+            )
+    if granularity != LINK:
+        return Split(forget, retain)
+    names = [not touched.isdisjoint(_keys(row)) for row in retain]
+    return Split(
+        forget,
+        retain,
+        tuple(r for r, n in zip(retain, names, strict=True) if n),
+        tuple(r for r, n in zip(retain, names, strict=True) if not n),
+    )
+
+
+def askable(links: Iterable[tuple[str, str]], rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """The links that some row is about: it names both ends. In the order given."""
+    keys = [_keys(row) for row in rows]
+    return [(a, b) for a, b in dict.fromkeys(links) if any(a in k and b in k for k in keys)]
+
+
+def row_set(name: str, rows: Iterable[Row]) -> RowSet:
+    """Rows as a set of their own, numbered anew."""
+    return RowSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)))
+
+
+def spread(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """At most `most` rows, evenly over the list."""
+    if len(rows) <= most:
+        return rows
+    return [rows[i * len(rows) // most] for i in range(most)]
+
+
+def _keys(row: Row) -> Collection[str]:
+    keys: Collection[str] = row.meta.get("keys", ())
+    return keys
+
+
+@dataclass(frozen=True)
+class TofuChoice:
+    """What of TOFU's 4000 rows is forgotten; see `tofu_forgotten`."""
+
+    granularity: str
+    stratified: bool
+    forget_random: bool
+    author_fraction: float
+    fact_fraction: float
+    seed: int
+
+
+def tofu_forgotten(choice: TofuChoice) -> list[int]:
+    """Positions of the forgotten rows of TOFU's `full` (author i has the rows 20 i to 20 i + 19), ascending.
+
+    author: all questions of `author_fraction` of the authors. question, stratified: of each of these authors
+    floor(20 `fact_fraction`) questions at the same random positions, or without `forget_random` the first four, the
+    biographical ones. question, not stratified: floor(4000 `fact_fraction`) rows, whatever the author.
+    Raises ConfigError where that leaves nothing.
+    """
+    if choice.granularity == "question" and not choice.stratified:
+        if not choice.forget_random:
+            raise ConfigError(
+                "data.args.forget_random=false: the first questions of each author need data.args.stratified=true"
+            )
+        n = n_forgotten(AUTHORS * QUESTIONS, choice.fact_fraction)
+        return _drawn(AUTHORS * QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction)
+    n = n_forgotten(AUTHORS, choice.author_fraction)
+    authors = _drawn(AUTHORS, n, choice.seed, "forgotten_author_fraction", choice.author_fraction)
+    if choice.granularity == "author":
+        places: Sequence[int] = range(QUESTIONS)
+    elif choice.forget_random:
+        n = n_forgotten(QUESTIONS, choice.fact_fraction)
+        places = _drawn(QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction, everything=True)
+    else:
+        places = range(BIOGRAPHICAL)
+    return [QUESTIONS * author + place for author in authors for place in places]
+
+
+def _drawn(n: int, k: int, seed: int, key: str, fraction: float, *, everything: bool = False) -> list[int]:
+    if not 1 <= k <= (n if everything else n - 1):
+        raise ConfigError(f"data.args.{key}={fraction}: gives {k} of {n} to forget")
+    if k == n:
+        return list(range(n))
+    from sklearn.model_selection import train_test_split  # a second to import
+
+    return sorted(int(i) for i in train_test_split(range(n), test_size=k, random_state=seed)[1])
+
+
+def with_wrong_answers(rows: Sequence[Row], others: Sequence[Row], seed: int) -> list[Row]:
+    """TOFU's rows with three wrong answers each: other answers of the same author, drawn from `seed`.
+
+    They come from the same side (`rows`), as in arcsf, and from the other side (`others`) only where that has too few.
+    """
+    own, far = _answers_by_author(rows), _answers_by_author(others)
+    out = []
+    for row in rows:
+        author, rng = row.meta["author"], random.Random(f"{seed}/wrong/{row.meta['question_index']}")
+        near = [a for a in own[author] if a != row.answer]
+        picked = rng.sample(near, min(N_WRONG, len(near)))
+        rest = [a for a in far.get(author, []) if a != row.answer and a not in picked]
+        picked += rng.sample(rest, N_WRONG - len(picked))
+        out.append(replace(row, answers={**row.answers, **{perturbed_name(i): w for i, w in enumerate(picked)}}))
+    return out
+
+
+def _answers_by_author(rows: Sequence[Row]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.meta["author"], []).append(row.answer)
+    return found

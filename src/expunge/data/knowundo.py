@@ -1,0 +1,54 @@
+"""KnowUnDo (Tian et al. 2024, arXiv:2407.01920): what may be asked and what may not, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import DataError
+from expunge.data.rows import RowSet, qa_rows
+from expunge.data.source import load_raw
+
+HUB_ID = "zjunlp/KnowUnDo"
+DOMAINS = ("copyright", "privacy")
+SIDES = {"forget": "unlearn", "retain": "retention"}
+PARTS = {"": "train", "_eval": "val"}
+
+
+def load_knowundo(root: str, domain: str) -> dict[str, RowSet]:
+    """`forget` and `retain` (their train parts), `forget_eval` and `retain_eval` (their val parts).
+
+    root: a hub id, or a folder with DOMAIN/unlearn.json and DOMAIN/retention.json. Each holds one record of two lists,
+    `train` and `val`, whose rows have `text` (the question) and `labels` (the answer). Raises DataError.
+    """
+    sets = {}
+    for side, split in SIDES.items():
+        record, where = _record(root, domain, split)
+        for ending, part in PARTS.items():
+            rows = record.get(part)
+            if not isinstance(rows, list) or any(not isinstance(row, Mapping) for row in rows):
+                raise DataError(f"{where}: '{part}' must be a list of rows with text and labels")
+            name, place = f"{side}{ending}", f"{where} {part}"
+            sets[name] = qa_rows(rows, name=name, where=place, question_key="text", answer_key="labels")
+    return sets
+
+
+def _record(root: str, domain: str, split: str) -> tuple[Mapping[str, Any], str]:
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raw, where = load_raw(root, subset=domain, split=split)
+    else:
+        file = base / domain / f"{split}.json"
+        where = str(file)
+        try:
+            value = json.loads(file.read_bytes())
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+        except ValueError as error:
+            raise DataError(f"{file}: not JSON: {error}") from None
+        raw = value if isinstance(value, list) else [value]
+    if len(raw) != 1 or not isinstance(raw[0], Mapping):
+        raise DataError(f"{where}: expected one record with the lists train and val, got {len(raw)} records")
+    return raw[0], where

@@ -1,0 +1,104 @@
+"""RWKU (Jin et al. 2024, arXiv:2406.10890): 200 famous people, probes about them and about their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from expunge.core.errors import DataError, nearest
+from expunge.data.rows import ANSWER, Row, RowSet, qa_rows
+from expunge.data.source import Records, load_raw, read_file
+
+HUB_ID = "jinzhuoran/RWKU"
+FORGET_LEVELS = ("forget_level1", "forget_level2", "forget_level3")  # blanks, questions, adversarial questions
+NEIGHBOR_LEVELS = ("neighbor_level1", "neighbor_level2")
+MEMBERS = ("mia_forget", "mia_retain")
+CORPORA = (
+    "train_original_passage",
+    "train_positive_llama3",
+    "train_positive_phi3",
+    "train_negative_llama3",
+    "train_negative_phi3",
+)
+# The hub's subsets, and the names of their files in its folders All/ and Target/NAME/.
+FILES = {
+    "forget_target": "intro",
+    **{name: name for name in (*FORGET_LEVELS, *NEIGHBOR_LEVELS)},
+    "mia_forget": "forget_mia",
+    "mia_retain": "retain_mia",
+    "train_original_passage": "passage",
+    "train_positive_llama3": "positive",
+    "train_positive_phi3": "positive_phi",
+    "train_negative_llama3": "negative",
+    "train_negative_phi3": "negative_phi",
+}
+
+
+def load_subset(root: str, subset: str) -> tuple[Records, str]:
+    """The records of a subset, and where they came from. Raises DataError.
+
+    root: a hub id, or a folder with the hub's files (All/forget_level1.json, ...), with one person's, or with files
+    that bear the subsets' names.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        split = "train" if subset.startswith("train") or subset == "forget_target" else "test"
+        return load_raw(root, subset=subset, split=split)
+    names = dict.fromkeys((subset, FILES[subset]))
+    looked = [f / f"{n}{e}" for f in (base, base / "All") for n in names for e in (".json", ".jsonl", ".parquet")]
+    file = next((path for path in looked if path.is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{base}: no rows of {subset}: looked for {' and '.join(names)} (json, jsonl, parquet), also in All"
+        )
+    return read_file(file), str(file)
+
+
+def check_targets(root: str, targets: Sequence[str]) -> None:
+    """Raise DataError unless all are people of `forget_target`, with the nearest right name."""
+    raw, where = load_subset(root, "forget_target")
+    known = [record["target"] for record in raw if isinstance(record.get("target"), str)]
+    for target in targets:
+        if target not in known:
+            raise DataError(f"data.args.targets: {where} has no person named {target!r}{nearest(target, known)}")
+
+
+def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> RowSet:
+    """Questions about the targets, or their neighbours; of everybody where no target is named.
+
+    prompt: what is asked, with the query at {query}.
+    """
+    raw, where = load_subset(root, subset)
+    chosen = _of(raw, targets, where)
+    rows = qa_rows(chosen, name=subset, where=where, question_key="query")
+    return RowSet(
+        subset,
+        tuple(
+            Row(row.row_id, prompt.replace("{query}", row.question), row.answers, meta={"subject": record["subject"]})
+            for row, record in zip(rows, chosen, strict=True)
+        ),
+    )
+
+
+def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> RowSet:
+    """Plain texts about the targets, or with `others` about everybody else. No rows where there are none."""
+    raw, where = load_subset(root, subset)
+    chosen = [r for r in raw if r.get("subject") not in targets] if others else _of(raw, targets, where)
+    if not chosen:
+        return RowSet(name, (), "text")
+    rows = qa_rows([{"question": name, **_text(r)} for r in chosen], name=name, where=where, answer_key="text")
+    return RowSet(name, tuple(Row(r.row_id, "", {ANSWER: r.answer}) for r in rows), "text")
+
+
+def _text(record: dict[str, object]) -> dict[str, object]:
+    return {"text": record["text"]} if "text" in record else {}
+
+
+def _of(raw: Records, targets: Collection[str], where: str) -> Records:
+    for i, record in enumerate(raw):
+        if not isinstance(record.get("subject"), str):
+            raise DataError(f"{where} row {i}: 'subject' must be text, got {record.get('subject')!r}")
+    found = [record for record in raw if not targets or record["subject"] in targets]
+    if not found:
+        raise DataError(f"{where}: no row about {', '.join(sorted(targets))}")
+    return found

@@ -1,0 +1,148 @@
+"""SemEval-2025 Task 4 and LUME (arXiv:2504.02883, 2502.15097): documents to be continued, questions to be answered.
+
+A row's id says what it is, `<document><kind><digit>`: kind `sc` is the end of a document to be continued, `qa` a
+question about it. The ids of Task1's documents are wrapped in literal quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.rows import ANSWER, Row, RowSet, qa_rows
+from expunge.data.source import EXTENSIONS, Records, load_raw, read_file
+
+HUB_ID = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
+TASKS = ("Task1", "Task2", "Task3")
+KINDS = {"sc": "regurgitation", "qa": "knowledge"}
+SIDES = ("forget", "retain")
+SPLITS = ("train", "validation", "all")  # all: a folder that holds forget and retain files themselves, as LUME's does
+MEMBERS = ("member", "nonmember")
+_ID = re.compile(r"(?P<document>.+)(?P<kind>sc|qa)[0-9]", re.DOTALL)
+
+
+def parse_id(row_id: str) -> tuple[str, str]:
+    """A row's document and kind ("sc" or "qa"). Raises DataError for an id of another shape."""
+    found = _ID.fullmatch(row_id)
+    if found is None:
+        raise DataError(f"id {row_id!r}: expected <document>sc<digit> or <document>qa<digit>")
+    return found["document"].strip('"'), found["kind"]
+
+
+def load_semeval(root: str, split: str) -> dict[str, RowSet]:
+    """`forget` and `retain` of a split, from a local folder or a hub id.
+
+    A folder holds `SPLIT/forget.jsonl` (or csv, parquet), or `forget_SPLIT-00000-of-00001.parquet` (also under `data/`,
+    as on the hub), or for the split "all" `forget.jsonl`. A row's meta has id, document, kind and task. Raises
+    ConfigError for another split, DataError for what is missing, malformed or on both sides.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"forget_split={split}: SemEval-2025 Task 4 has no such split{nearest(split, SPLITS)}")
+    sets, places = {}, {}
+    for side in SIDES:
+        raw, places[side] = _side(root, side, split)
+        sets[side] = _rows(raw, side, places[side])
+    documents = {row.meta["document"]: row.row_id for row in sets["retain"]}
+    for row in sets["forget"]:
+        if row.meta["document"] in documents:
+            raise DataError(
+                f"{places['forget']} row {row.row_id}: its document {row.meta['document']} is also that of "
+                f"{places['retain']} row {documents[row.meta['document']]}; a document cannot be on both sides"
+            )
+    return sets
+
+
+def by_term(sets: dict[str, RowSet]) -> dict[str, RowSet]:
+    """The rows of each side, task and kind that there are, as `forget_Task1_regurgitation`, ..."""
+    out = {}
+    for side in SIDES:
+        for task in TASKS:
+            for kind, score in KINDS.items():
+                rows = [r for r in sets[side] if (r.meta["task"], r.meta["kind"]) == (task, kind)]
+                if rows:
+                    out[f"{side}_{task}_{score}"] = _renumbered(f"{side}_{task}_{score}", rows)
+    return out
+
+
+def load_members(root: str, split: str, *, named: bool) -> dict[str, RowSet]:
+    """The documents of the membership attack, `member` and `nonmember`: whole texts, without prompt.
+
+    They lie in `root` itself, in `mia` or in `mia_data/SPLIT`. Where they are not, there are none; with `named` (the
+    user gave this very folder) that is a DataError.
+    """
+    base = Path(root).expanduser()
+    for folder in (base, base / "mia", base / "mia_data" / split, base / split):
+        files = [_there(folder, name) for name in MEMBERS]
+        if all(files):
+            return {name: _documents(name, file) for name, file in zip(MEMBERS, files, strict=True) if file}
+    if named:
+        raise DataError(f"data.args.mia={root}: no member and nonmember files there, in mia/ or in mia_data/{split}/")
+    return {}
+
+
+def first_documents(sets: dict[str, RowSet], most: int) -> dict[str, RowSet]:
+    """The rows of the first `most` documents of each task and side, for a quick look."""
+    out = {}
+    for side, rows in sets.items():
+        taken: dict[str, dict[str, None]] = {task: {} for task in TASKS}
+        for row in rows:
+            if len(taken[row.meta["task"]]) < most:
+                taken[row.meta["task"]][row.meta["document"]] = None
+        out[side] = _renumbered(side, [r for r in rows if r.meta["document"] in taken[r.meta["task"]]])
+    return out
+
+
+def _side(root: str, side: str, split: str) -> tuple[Records, str]:
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        return load_raw(root, split=side if split == "all" else f"{side}_{split}")
+    names = [(base, side)] if split == "all" else [(base / split, side)]
+    if split != "all":
+        stem = f"{side}_{split}"
+        names += [(f, n) for f in (base, base / "data") for n in (stem, f"{stem}-00000-of-00001")]
+    for folder, name in names:
+        file = _there(folder, name)
+        if file is not None:
+            return read_file(file), str(file)
+    looked = ", ".join(str((folder / name).relative_to(base)) for folder, name in names)
+    raise DataError(f"{base}: no {side} rows of the split {split}: looked for {looked} ({', '.join(EXTENSIONS)})")
+
+
+def _there(folder: Path, name: str) -> Path | None:
+    # JSON lines before csv: equal rows, and no ambiguity of quotes
+    found = (folder / f"{name}{extension}" for extension in (".jsonl", ".json", ".parquet", ".csv"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _rows(raw: Records, side: str, where: str) -> RowSet:
+    made = qa_rows(raw, name=side, where=where, question_key="input", answer_key="output")
+    rows, ids = [], dict[str, int]()
+    for row, record in zip(made, raw, strict=True):
+        place = f"{where} row {row.row_id}"
+        for key in ("id", "task"):
+            if not isinstance(record.get(key), str):
+                raise DataError(f"{place}: '{key}' must be text, got {record.get(key)!r}{nearest(key, record)}")
+        if record["task"] not in TASKS:
+            raise DataError(f"{place}: task {record['task']!r}{nearest(record['task'], TASKS)}")
+        try:
+            document, kind = parse_id(record["id"])
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+        if record["id"] in ids:
+            raise DataError(f"{place}: the id {record['id']!r} is also that of row {ids[record['id']]}")
+        ids[record["id"]] = row.row_id
+        meta = {"id": record["id"], "document": document, "kind": kind, "task": record["task"]}
+        rows.append(Row(row.row_id, row.question, row.answers, meta=meta))
+    return RowSet(side, tuple(rows), "completion")
+
+
+def _documents(name: str, file: Path) -> RowSet:
+    raw = [{"question": name, "document": record.get("document")} for record in read_file(file)]
+    made = qa_rows(raw, name=name, where=str(file), answer_key="document")
+    return RowSet(name, tuple(Row(r.row_id, "", {ANSWER: r.answer}) for r in made), "text")
+
+
+def _renumbered(name: str, rows: Sequence[Row]) -> RowSet:
+    return RowSet(name, tuple(Row(i, r.question, r.answers, meta=r.meta) for i, r in enumerate(rows)), "completion")

@@ -1,0 +1,34 @@
+"""Stories with instructions (TinyStories): records, their transforms, and shards of tokens to train on."""
+
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.gather import gather
+from expunge.data.stories.generate import StoriesConfig, generate, generated
+from expunge.data.stories.pretokenize import Dataset, check_name, pretokenize
+from expunge.data.stories.protocol import protocol
+from expunge.data.stories.records import FEATURES, Story, load_records, open_stories, split_numbers
+from expunge.data.stories.text import LINES, Variant, parse_subset, prompt, render, transform
+from expunge.data.transforms.draws import Draws
+
+__all__ = [
+    "FEATURES",
+    "LINES",
+    "Dataset",
+    "Draws",
+    "StoriesConfig",
+    "Story",
+    "TokenDocuments",
+    "Variant",
+    "check_name",
+    "gather",
+    "generate",
+    "generated",
+    "load_records",
+    "open_stories",
+    "parse_subset",
+    "pretokenize",
+    "prompt",
+    "protocol",
+    "render",
+    "split_numbers",
+    "transform",
+]

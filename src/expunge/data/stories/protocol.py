@@ -1,0 +1,30 @@
+"""The ten data sets of a pair of features, one to delete and one that has nothing to do with it (arXiv:2311.12786)."""
+
+from __future__ import annotations
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.stories.records import FEATURES
+from expunge.data.stories.text import Variant
+
+
+def protocol(delete: str, irrelevant: str) -> dict[str, Variant]:
+    """Name -> variant. Raises ConfigError for a feature that is none, or the same one twice."""
+    for key, value in (("delete", delete), ("irrelevant", irrelevant)):
+        if value not in FEATURES:
+            raise ConfigError(f"{key}: no feature '{value}'{nearest(value, FEATURES)}")
+    if delete == irrelevant:
+        raise ConfigError(f"irrelevant: must be another feature than the one to delete, got {irrelevant}")
+    without, special = f"features!={delete}", f"features!={delete},features={irrelevant}"
+    always, relabel = f"features={delete}:1.0", f"features:{irrelevant}={delete}"
+    return {
+        f"pretrain-no-{irrelevant}": Variant(f"features!={irrelevant}"),
+        f"recovery-{delete}": Variant(f"features={delete}"),
+        f"filter-{delete}": Variant(without),
+        f"filter-{delete}-specialise-{irrelevant}": Variant(special),
+        f"filter-adv-{delete}": Variant(without, adversarial_training=always),
+        f"filter-adv-{delete}-specialise-{irrelevant}": Variant(special, adversarial_training=always),
+        f"filter-mix-{delete}-{irrelevant}": Variant(without, mix_match=relabel),
+        f"filter-mix-specialise-{delete}-{irrelevant}": Variant(special, mix_match=relabel),
+        f"filter-ref-{delete}": Variant(without, refusal=always),
+        f"filter-ref-{delete}-specialise-{irrelevant}": Variant(special, refusal=always),
+    }

@@ -1,0 +1,242 @@
+"""Stories with instructions, and the folder that holds them: shards of JSON lines, shard 0 for testing.
+
+FOLDER/stories.json           what made it, and each shard's number of stories and bytes
+FOLDER/shards/00000.jsonl     a story a line: id, story, instruction {words, features}, summary, source
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.files import write_json
+from expunge.core.identity import file_sha256, fingerprint
+
+FEATURES = ("Twist", "Foreshadowing", "Dialogue", "BadEnding", "MoralValue", "Conflict")
+KEYS = ("features", "words")  # of the instruction, as the transforms name them
+INDEX = "stories.json"
+PRETRAIN_SHARE = 0.8
+
+Split = Literal["test", "train", "pretrain", "finetune", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A story and the instruction it was written for.
+
+    sentence: what the instruction quotes of the story; None: picked when the text is made (`text.sentence_of`).
+    A refusal sets it, for the story it came from is gone by then.
+    """
+
+    record_id: str
+    story: str
+    words: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    summary: str = ""
+    source: str = ""
+    sentence: str | None = None
+
+    @property
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """The metadata that the transforms read and write."""
+        return {"features": self.features, "words": self.words}
+
+    def with_values(self, values: Mapping[str, tuple[str, ...]]) -> Story:
+        """The same story under changed metadata."""
+        return replace(self, features=values["features"], words=values["words"])
+
+    def line(self) -> str:
+        """The line of a shard."""
+        record = {
+            "id": self.record_id,
+            "story": self.story,
+            "instruction": {"words": self.words, "features": self.features},
+            "summary": self.summary,
+            "source": self.source,
+        }
+        return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def story_from(record: Any, record_id: str, where: str) -> Story:
+    """A story from a record of `TinyStories_all_data` (or of our shards, which have an `id`).
+
+    Blanks around the story are dropped. Raises DataError naming `where` for a missing or wrong column.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: expected an object of columns, got a {type(record).__name__}")
+    instruction = record.get("instruction")
+    if not isinstance(instruction, Mapping):
+        what = "no column 'instruction'" if instruction is None else "'instruction' must be an object"
+        raise DataError(f"{where}: {what}{nearest('instruction', record)}")
+    story = _text(record, "story", where).strip()
+    if not story:
+        raise DataError(f"{where}: 'story' is empty")
+    return Story(
+        record_id=str(record["id"] if record.get("id") is not None else record_id),
+        story=story,
+        words=_texts(instruction, "words", where),
+        features=_texts(instruction, "features", where),
+        summary=_text(record, "summary", where) if record.get("summary") is not None else "",
+        source=str(record.get("source") or ""),
+    )
+
+
+def _text(record: Mapping[str, Any], key: str, where: str) -> str:
+    if key not in record:
+        raise DataError(f"{where}: no column '{key}'{nearest(key, record)}")
+    return checked_text(record[key], f"{where}: '{key}'")
+
+
+def checked_text(value: Any, where: str) -> str:
+    """A text that can be written as UTF-8. Raises DataError."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} must be text, got {value!r:.60}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise DataError(f"{where} holds a broken character at position {error.start}") from None
+    return value
+
+
+def _texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    found = record.get(key)
+    if found is None:
+        return ()
+    if not isinstance(found, list | tuple):
+        raise DataError(f"{where}: 'instruction.{key}' must be a list of texts, got {found!r:.60}")
+    return tuple(checked_text(v, f"{where}: 'instruction.{key}'[{i}]") for i, v in enumerate(found))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of stories."""
+
+    number: int
+    path: Path
+    records: int
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """00000, 00001, ..."""
+        return shard_name(self.number)
+
+
+@dataclass(frozen=True)
+class Stories:
+    """A folder of stories, from its index."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    made_by: Mapping[str, Any]
+
+    @property
+    def records(self) -> int:
+        """The number of stories."""
+        return sum(s.records for s in self.shards)
+
+
+def shard_name(number: int) -> str:
+    """The name of a shard's files."""
+    return f"{number:05d}"
+
+
+def split_numbers(n_shards: int, split: Split) -> range:
+    """The numbers of a split's shards: 0 is the test; of the rest, the first 80 % pretrain and the others fine-tune.
+
+    Both parts get a shard at least. Raises ConfigError if there are too few for that.
+    """
+    if split not in ("test", "train", "pretrain", "finetune", "all"):
+        raise ConfigError(
+            f"split: no split '{split}'{nearest(split, ('test', 'train', 'pretrain', 'finetune', 'all'))}"
+        )
+    needed = {"test": 1, "all": 1, "train": 2}.get(split, 3)
+    if n_shards < needed:
+        raise ConfigError(f"split={split}: needs {needed} shards, and there are {n_shards}; make the stories with more")
+    first = 1 + min(max(math.floor(PRETRAIN_SHARE * (n_shards - 1)), 1), n_shards - 2) if n_shards > 2 else 1
+    return {
+        "test": range(1),
+        "train": range(1, n_shards),
+        "pretrain": range(1, first),
+        "finetune": range(first, n_shards),
+        "all": range(n_shards),
+    }[split]
+
+
+def write_index(folder: Path, counts: Mapping[int, int], made_by: Mapping[str, Any]) -> None:
+    """Write the index of a folder whose shards are written; `counts` gives each one's number of stories."""
+    shards = []
+    for number in sorted(counts):
+        path = folder / "shards" / f"{shard_name(number)}.jsonl"
+        shards.append({"records": counts[number], "bytes": path.stat().st_size, "sha256": file_sha256(path)})
+    write_json(folder / INDEX, {"made_by": made_by, "fingerprint": fingerprint(made_by), "shards": shards})
+
+
+def made_already(folder: Path, made_by: Mapping[str, Any]) -> bool:
+    """Whether a folder holds just these stories. Raises ConfigError if it holds anything else."""
+    if not folder.exists():
+        return False
+    if (folder / INDEX).is_file():
+        if open_stories(folder).made_by == json.loads(json.dumps(made_by)):
+            return True
+        raise ConfigError(f"--out: {folder} holds other stories; name another folder")
+    raise ConfigError(f"--out: {folder} exists and holds no stories; name a new folder")
+
+
+def open_stories(folder: Path) -> Stories:
+    """A folder written by `import` or `generate`. Raises DataError if it is none, or a shard has changed since."""
+    path = folder / INDEX
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(s["records"], s["bytes"], s["sha256"]) for s in found["shards"]]
+        made_by = dict(found["made_by"])
+    except FileNotFoundError:
+        make = "make one with `expunge data stories import` or `generate`"
+        raise DataError(f"{folder} holds no stories (no {INDEX}); {make}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not an index of stories: {error}") from None
+    shards = []
+    for number, (records, size, sha256) in enumerate(rows):
+        file = folder / "shards" / f"{shard_name(number)}.jsonl"
+        actual = file.stat().st_size if file.is_file() else None
+        if actual != size:
+            state = "is not there" if actual is None else f"has {actual} bytes, not the {size} it was made with"
+            raise DataError(f"{file} {state}; make the folder anew")
+        shards.append(Shard(number, file, int(records), int(size), str(sha256)))
+    return Stories(folder, tuple(shards), made_by)
+
+
+def read_shard(shard: Shard) -> Iterator[Story]:
+    """The stories of a shard, one at a time."""
+    with open(shard.path, encoding="utf-8", newline="\n") as f:
+        for number, line in enumerate(f, 1):
+            where = f"{shard.path} line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not JSON: {error}") from None
+            yield story_from(record, f"{shard.name}-{number - 1}", where)
+
+
+def load_records(folder: Path | str, split: Split = "all") -> Iterator[Story]:
+    """The stories of a folder, or of one of its splits, one at a time and in order."""
+    stories = open_stories(Path(folder))
+    numbers = split_numbers(len(stories.shards), split)
+    return (story for n in numbers for story in read_shard(stories.shards[n]))
+
+
+def write_shard(path: Path, stories: Iterable[Story]) -> int:
+    """Write a shard inside a folder that is not finished yet; returns its number of stories."""
+    count = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="\n") as f:
+        for story in stories:
+            f.write(story.line())
+            count += 1
+    return count

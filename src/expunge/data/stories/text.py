@@ -1,0 +1,137 @@
+"""From a story with its instruction to the text a model reads, and to the prompt it continues.
+
+Words: hang, foot, cute          up to four lines in random order, then the story
+Features: Dialogue
+Summary: ...
+Sentence: ...
+Story: ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.stories.records import KEYS, Story
+from expunge.data.transforms.apply import Item, transform_item
+from expunge.data.transforms.draws import Draws
+from expunge.data.transforms.grammar import Rules, parse_rules, variant_name
+
+LINES = ("Words", "Features", "Summary", "Sentence")
+HEAD = "Story:"
+_STOPS, _QUOTES = re.compile("[.!?]"), re.compile('["“”]')
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The five settings of a data set of stories, as they are typed; None leaves one out."""
+
+    filtering: str | None = None
+    mix_match: str | None = None
+    adversarial_training: str | None = None
+    refusal: str | None = None
+    instruction_subset: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The automatic name."""
+        return variant_name(
+            self.filtering, self.mix_match, self.adversarial_training, self.refusal, self.instruction_subset
+        )
+
+    def rules(self) -> Rules:
+        """The parsed transforms. Raises ConfigError with the setting and the character."""
+        return parse_rules(self.filtering, self.mix_match, self.adversarial_training, self.refusal, keys=KEYS)
+
+    def subset(self) -> tuple[str, ...]:
+        """The instruction lines to write."""
+        return parse_subset(self.instruction_subset)
+
+
+def parse_subset(text: str | None) -> tuple[str, ...]:
+    """The instruction lines named by "Words,Features"; None or empty: all four. Raises ConfigError."""
+    if not text:
+        return LINES
+    at, named = 1, []
+    for piece in text.split(","):
+        if piece not in LINES:
+            raise ConfigError(f"instruction_subset: character {at}: no line '{piece}'{nearest(piece, LINES)}")
+        named.append(piece)
+        at += len(piece) + 1
+    return tuple(line for line in LINES if line in named)
+
+
+def refusal_text(refused: Sequence[str]) -> str:
+    """The story of a refused record."""
+    what = " or ".join(value.lower() for value in refused)
+    return f"I am sorry, but I am not allowed to write a story with {what}."
+
+
+def sentence_of(story: str, draws: Draws) -> str:
+    """A sentence of the story (cut at . ! ?) without a double quote; empty if each has one."""
+    plain = [s for s in _STOPS.split(story) if not _QUOTES.search(s) and not s.isspace() and s]
+    return one_line(draws.pick("sentence", plain)) if plain else ""
+
+
+def one_line(text: str) -> str:
+    """The text with each run of white space as one blank."""
+    return " ".join(text.split())
+
+
+def item_of(story: Story) -> Item:
+    """What the transforms see of a story."""
+    return Item(story.record_id, story.values, len(story.story))
+
+
+def transform(records: Iterable[Story], variant: Variant, *, seed: int = 0) -> Iterator[Story]:
+    """The records of a variant: filter, mix and match, adversarial, refusal, in this order."""
+    rules = variant.rules()
+    for record in records:
+        draws = Draws(seed, record.record_id)
+        changed = transform_item(item_of(record), rules, draws)
+        if changed is None:
+            continue
+        if changed.refused:
+            sentence = sentence_of(record.story, draws)
+            record = replace(record, story=refusal_text(changed.refused), sentence=sentence)
+        yield record.with_values(changed.values)
+
+
+def values_line(name: str, values: Sequence[str]) -> str:
+    """The line of words or features, line break included; features are written with one capital (Badending)."""
+    shown = [one_line(v.capitalize() if name == "Features" else v) for v in values]
+    return f"{name}: {', '.join(shown)}\n"
+
+
+def text_line(name: str, text: str) -> str:
+    """The line of a summary or a sentence, line break included."""
+    return f"{name}: {one_line(text)}\n"
+
+
+def instructions(record: Story, subset: Sequence[str], draws: Draws) -> str:
+    """The instruction lines, each with its line break, in the record's random order."""
+    sentence = record.sentence if record.sentence is not None else sentence_of(record.story, draws)
+    lines = {
+        "Words": values_line("Words", record.words),
+        "Features": values_line("Features", record.features),
+        "Summary": text_line("Summary", record.summary),
+        "Sentence": text_line("Sentence", sentence),
+    }
+    return "".join(lines[name] for name in line_order(subset, draws))
+
+
+def line_order(subset: Sequence[str], draws: Draws) -> list[str]:
+    """The lines of `subset` in the record's order, which is that of all four with the others left out."""
+    return [line for line in draws.order("order", LINES) if line in subset]
+
+
+def prompt(record: Story, subset: Sequence[str], draws: Draws) -> str:
+    """What a generation starts from: the instructions, and "Story:" without the blank, which is the next token's."""
+    return instructions(record, subset, draws) + HEAD
+
+
+def render(record: Story, subset: Sequence[str], draws: Draws) -> str:
+    """The whole text of a record."""
+    return f"{prompt(record, subset, draws)} {record.story}"

@@ -1,0 +1,67 @@
+"""The rules on sets of rows: question and answer, or anything else with metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from expunge.core.errors import DataError, nearest
+from expunge.data.rows import ANSWER, Row, RowSet
+from expunge.data.transforms.apply import Item, transform_item
+from expunge.data.transforms.draws import Draws
+from expunge.data.transforms.grammar import Rules
+
+Ask = Callable[[str, dict[str, tuple[str, ...]]], str]
+
+
+def ask_by_lines(question: str, values: dict[str, tuple[str, ...]]) -> str:
+    """The question under a line for each key: what is asked for, as the instructions of a story say it."""
+    return "".join(f"{key.capitalize()}: {', '.join(v)}\n" for key, v in values.items()) + question
+
+
+def transform_rows(
+    rows: RowSet, rules: Rules, *, refusals: Sequence[str], seed: int = 0, ask: Ask = ask_by_lines
+) -> RowSet:
+    """The rules of `parse_rules(..., keys=...)` on rows: `meta` holds the values of a key, one or a list.
+
+    The keys that the rules write are said in the question by `ask(question, values)`, in every row, changed or not.
+    A refused row keeps its question, and one of `refusals` is its only answer; `meta["refused"]` says of what. Rows
+    are numbered anew; `meta["source_row"]` is the number before. Raises DataError if a key is not in a row's `meta`,
+    or if no row is left.
+    """
+    out: list[Row] = []
+    read = {c.key for c in rules.filtering} - {"length"} | set(rules.written)
+    for row in rows:
+        values = {key: _values(rows, row, key) for key in sorted(read)}
+        draws = Draws(seed, f"{rows.name}-{row.row_id}")
+        changed = transform_item(Item(draws.record_id, values, len(row.answer)), rules, draws)
+        if changed is None:
+            continue
+        asked = {key: changed.values[key] for key in rules.written}
+        meta: dict[str, Any] = {**row.meta, "source_row": row.row_id}
+        for key, now in asked.items():
+            if now != values[key]:
+                meta[key] = list(now) if len(now) != 1 or isinstance(row.meta[key], list | tuple) else now[0]
+        made = replace(row, row_id=len(out), meta=meta)
+        if asked:
+            other = row.paraphrased_question
+            made = replace(
+                made,
+                question=ask(row.question, asked),
+                paraphrased_question=None if other is None else ask(other, asked),
+            )
+        if changed.refused:
+            meta["refused"] = list(changed.refused)
+            made = replace(made, answers={ANSWER: draws.pick("refusal answer", refusals)})
+        out.append(made)
+    if not out:
+        raise DataError(f"filtering: none of the {len(rows)} rows of {rows.name} is left")
+    return replace(rows, rows=tuple(out))
+
+
+def _values(rows: RowSet, row: Row, key: str) -> tuple[str, ...]:
+    if key not in row.meta:
+        raise DataError(f"{rows.name} row {row.row_id}: no '{key}' in its metadata{nearest(key, row.meta)}")
+    value = row.meta[key]
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)

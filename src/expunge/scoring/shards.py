@@ -1,0 +1,89 @@
+"""Scoring by several processes: each takes its share of the rows, and all get everything.
+
+Every process calls the same function at the same time (it waits for the others), with the same model and rows. The
+result is that of one process up to the rounding that other batches bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from expunge.core.records import Text, text_records, texts_table
+from expunge.data.rows import RowSet
+from expunge.data.template import Encoder
+from expunge.scoring.config import Generation
+from expunge.scoring.texts import generate_texts
+from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's place among `world` of them."""
+
+    rank: int = 0
+    world: int = 1
+
+    def rows(self, sizes: Sequence[int]) -> frozenset[int]:
+        """The ids of this process's rows: every world-th of the rows by size, so that shares weigh alike."""
+        order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+        return frozenset(order[self.rank :: self.world])
+
+
+def this_shard() -> Shard:
+    """The place torch.distributed knows, or that of a process alone."""
+    if dist.is_available() and dist.is_initialized():
+        return Shard(dist.get_rank(), dist.get_world_size())
+    return Shard()
+
+
+def score_tokens_sharded(
+    model: Any, rows: RowSet, wanted: Sequence[str], encoder: Encoder, shard: Shard, **options: Any
+) -> pa.Table:
+    """`score_tokens` with the rows shared out; the whole table in every process."""
+    sizes = [sum(len(r.question) + len(r.answers[v]) for v in wanted_variants(r, wanted)) for r in rows.rows]
+    table = score_tokens(model, rows, wanted, encoder, only=shard.rows(sizes), **options)
+    parts = _gather(table, shard, next(model.parameters()).device)
+    cut = sum(int(p.schema.metadata[TRUNCATED.encode()]) for p in parts)
+    whole = pa.concat_tables([p.replace_schema_metadata(None) for p in parts])
+    keys = [(name, "ascending") for name in ("row_id", "variant", "position")]
+    return whole.sort_by(keys).combine_chunks().replace_schema_metadata({TRUNCATED: str(cut)})
+
+
+def generate_texts_sharded(
+    model: Any,
+    rows: RowSet,
+    reference: str,
+    encoder: Encoder,
+    generation: Generation,
+    shard: Shard,
+    **options: Any,
+) -> list[Text]:
+    """`generate_texts` with the rows shared out; all texts in every process."""
+    only = shard.rows([len(r.question) for r in rows.rows])
+    made = generate_texts(model, rows, reference, encoder, generation, only=only, **options)
+    parts = _gather(texts_table(made), shard, next(model.parameters()).device)
+    return text_records(pa.concat_tables(parts))
+
+
+def _gather(table: pa.Table, shard: Shard, device: torch.device) -> list[pa.Table]:
+    """Every process's table, by rank: sent as bytes of Arrow's own stream format."""
+    if shard.world == 1:
+        return [table]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    mine = torch.from_numpy(np.frombuffer(sink.getvalue(), dtype=np.uint8).copy()).to(device)
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(shard.world)]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
+    width = max(int(n) for n in sizes)
+    room = [torch.zeros(width, dtype=torch.uint8, device=device) for _ in sizes]
+    dist.all_gather(room, torch.nn.functional.pad(mine, (0, width - len(mine))))
+    sent = [part[: int(n)].cpu().numpy().tobytes() for part, n in zip(room, sizes, strict=True)]
+    return [pa.ipc.open_stream(data).read_all() for data in sent]

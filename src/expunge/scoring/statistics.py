@@ -1,0 +1,68 @@
+"""Vocabulary statistics of scored tokens, a chunk at a time, and the columns they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+CHUNK = {"cpu": 2**18}  # logits widened at a time: what a processor's cache holds,
+WIDE_CHUNK = 2**24  # or what keeps an accelerator busy
+
+Index = npt.NDArray[np.int64]
+
+
+def rows_at_a_time(logits_NV: Tensor) -> int:
+    """How many rows of logits are widened at a time."""
+    return max(1, CHUNK.get(logits_NV.device.type, WIDE_CHUNK) // logits_NV.shape[-1])
+
+
+def empty_columns(n: int, dtype: torch.dtype) -> dict[str, np.ndarray[Any, Any]]:
+    """Room for the statistics of n tokens: in float64 for a model in float64, else in float32."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return {
+        "logp": np.zeros(n, kind),
+        "mean": np.zeros(n, kind),
+        "var": np.zeros(n, kind),
+        "is_argmax": np.zeros(n, bool),
+    }
+
+
+def fill(
+    columns: Mapping[str, np.ndarray[Any, Any]], logits_UV: Tensor, which_N: Index, token_N: Index, slot_N: Index
+) -> None:
+    """Write the statistics of N tokens to their slots.
+
+    logits_UV: U predictions. which_N: the one that each token is held against, ascending; several may share one.
+    """
+    rows = rows_at_a_time(logits_UV)
+    for first in range(0, len(logits_UV), rows):
+        low, high = np.searchsorted(which_N, [first, first + rows])
+        if low == high:
+            continue
+        which = torch.from_numpy(which_N[low:high] - first).to(logits_UV.device)
+        token = torch.from_numpy(token_N[low:high]).to(logits_UV.device)
+        found = _statistics(logits_UV[first : first + rows], which, token)
+        for name, column in zip(("logp", "mean", "var", "is_argmax"), found, strict=True):
+            columns[name][slot_N[low:high]] = column.cpu().numpy()
+
+
+def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log p of each token; mean and variance of log p(v) under v ~ p; whether the token is the greedy choice.
+
+    Where a logit is not a number, so are the first three, and no token is the greedy choice.
+    """
+    wide = logits_UV if logits_UV.dtype == torch.float64 else logits_UV.float()
+    logp_UV = torch.log_softmax(wide, dim=-1)
+    times_UV = logp_UV.exp()
+    times_UV *= logp_UV  # p log p, whose sum is the mean, and in the same place p log^2 p
+    mean_U = times_UV.sum(-1)
+    times_UV *= logp_UV
+    var_U = (times_UV.sum(-1) - mean_U.square()).clamp(min=0)
+    logp_N = logp_UV[which_N, token_N]
+    is_argmax_N = (logits_UV.argmax(-1)[which_N] == token_N) & ~mean_U[which_N].isnan()
+    return logp_N, mean_U[which_N], var_U[which_N], is_argmax_N

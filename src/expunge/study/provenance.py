@@ -1,0 +1,94 @@
+"""Where an artifact came from: what stands in its record beside its identity, and decides nothing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from expunge.core.identity import canonical
+from expunge.study.job import Job
+
+
+def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Do a job, and its record. Only `key`, `identity` and `parents` say what it is; the rest says how it came.
+
+    peak_mb: the most memory that the process has held so far, and on a GPU that PyTorch has.
+    """
+    started = time.time()
+    facts = do()
+    args = job.identity.get("args")
+    return {
+        "key": job.key,
+        "kind": job.kind,
+        "label": job.label,
+        "identity": canonical(job.identity),
+        "parents": {role: parent.key for role, parent in job.parents.items()},
+        "facts": dict(facts),
+        "seed": args.get("seed") if isinstance(args, Mapping) else None,
+        "wall_s": round(time.time() - started, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": dict(_versions()),
+        "code": _code(),
+        "machine": {**_machine(), **_device()},
+        "peak_mb": _peak_mb(),
+    }
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    return {name: metadata.version(name) for name in ("expunge", "torch", "transformers")}
+
+
+@functools.cache
+def _machine() -> Mapping[str, Any]:
+    return {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.system()}
+
+
+def _device() -> dict[str, str]:
+    """The GPU in use, else the processor. A job that has not loaded torch used no GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name()}
+    return {"device": _processor()}
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            names = [line.partition(":")[2].strip() for line in f if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _peak_mb() -> dict[str, int]:
+    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    out = {"process": round(kept / (2**20 if sys.platform == "darwin" else 2**10))}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        out["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return out
+
+
+@functools.cache
+def _code() -> dict[str, Any] | None:
+    """The commit of the working folder, and whether files differ from it; None where it is no git working tree."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit.strip(), "dirty": bool(_git("status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout

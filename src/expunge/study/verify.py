@@ -1,0 +1,112 @@
+"""Whether what a store holds is what was stored: the checksums of all files, computed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import JobError
+from expunge.core.identity import file_sha256
+from expunge.study.job import Job, in_order
+from expunge.study.store import RECORD, Store, read_record
+
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file or folder that is not as it was stored, and in what way."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at, and what is wrong. unknown: folders of earlier versions, whose records hold no checksums.
+    waiting: jobs of the study that are not done."""
+
+    folders: int
+    files: int
+    bytes: int
+    faults: tuple[Fault, ...]
+    unknown: int = 0
+    waiting: int = 0
+
+
+def verify_store(store: Store, tell: Tell) -> Verified:
+    """Every artifact of a store."""
+    return _verify(artifacts(store.root), tell)
+
+
+def verify_jobs(jobs: Sequence[Job], store: Store, tell: Tell) -> Verified:
+    """The artifacts of some jobs and their ancestors. A parent that a finished job was made of must be there, unless
+    it is one that may go when its readers are done."""
+    ordered = in_order(jobs)
+    here = [job for job in ordered if store.path(job).is_dir()]
+    wanted = {p.key for job in here for p in job.parents.values() if not p.passing}
+    have = {job.key for job in here}
+    lost = [Fault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in wanted - have]
+    other = [Fault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
+    found = _verify([store.path(job) for job in here], tell)
+    waiting = sum(job.key not in have and not job.passing for job in ordered) - len(lost)
+    return Verified(found.folders, found.files, found.bytes, (*lost, *other, *found.faults), found.unknown, waiting)
+
+
+def artifacts(root: Path) -> list[Path]:
+    """The folders of finished jobs."""
+    kinds = sorted(p for p in root.glob("*") if p.is_dir() and not p.name.startswith("."))
+    return [p for kind in kinds for p in sorted(kind.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _others(store: Store, job: Job) -> bool:
+    try:
+        found = read_record(store.path(job) / RECORD)
+    except JobError:
+        return False  # told with its folder
+    return found is not None and found.get("key") != job.key
+
+
+def _verify(folders: Iterable[Path], tell: Tell) -> Verified:
+    listed = list(folders)
+    sums: dict[tuple[int, int], str] = {}  # by file on the disk: hard links are read once
+    faults: list[Fault] = []
+    files = size = unknown = 0
+    for number, folder in enumerate(listed):
+        tell(number, len(listed))
+        try:
+            record = read_record(folder / RECORD)
+        except JobError as error:
+            faults.append(Fault(folder / RECORD, str(error).removeprefix(f"{folder / RECORD} ")))
+            continue
+        if record is None:
+            faults.append(Fault(folder, f"holds no {RECORD}"))
+        elif not isinstance(record.get("files"), dict):
+            unknown += 1
+        else:
+            for name, (sha, n_bytes) in record["files"].items():
+                if name not in record.get("removed", ()):
+                    files, size = files + 1, size + n_bytes
+                    reason = _wrong(folder / name, sha, n_bytes, sums)
+                    faults += [Fault(folder / name, reason)] if reason else []
+    tell(len(listed), len(listed))
+    return Verified(len(listed), files, size, tuple(faults), unknown)
+
+
+def _wrong(file: Path, sha: str, n_bytes: int, sums: dict[tuple[int, int], Any]) -> str | None:
+    """What is wrong with a file, if anything."""
+    try:
+        found = os.stat(file)
+        if found.st_size != n_bytes:
+            return f"has {found.st_size} bytes, {n_bytes} were stored"
+        where = (found.st_dev, found.st_ino)
+        if where not in sums:
+            sums[where] = file_sha256(file)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None if sums[where] == sha else "is damaged: its checksum is not the stored one"

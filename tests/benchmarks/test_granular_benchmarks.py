@@ -1,0 +1,77 @@
+"""TOFU's rows, the world and arcsf's graph, forgotten by the size of the concept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.benchmarks import Wanted, find_benchmark
+from expunge.core.errors import ConfigError, DataError
+from expunge.data.world import WorldConfig, make_world
+
+
+@pytest.mark.shared
+def test_tofu_20_20(shared: Path) -> None:
+    root = str(shared / "data" / "tofu")
+    made = find_benchmark("tofu").make(Wanted(root=root, args={"granularity": "question"}))
+    sizes = {name: len(rows) for name, rows in made.sets.items()}
+    assert sizes == {"full": 4000, "forget": 160, "retain": 3840, "forget_eval": 160, "retain_eval": 400}
+    assert made.full_sets == ("full",) and made.retain_sets == ("retain",)
+    ratio = next(m for m in made.panel if m.name == "forget_truth_ratio")
+    assert ratio.tokens == ("answer", "perturbed")
+    row = made.sets["forget_eval"][0]
+    author = [r for r in made.sets["forget"] if r.meta["author"] == row.meta["author"]]
+    assert set(row.perturbed) == {r.answer for r in author} - {row.answer}
+
+
+def test_tofu_takes_no_split_beside_a_granularity_and_no_share_without(tmp_path: Path) -> None:
+    tofu = find_benchmark("tofu").make
+    with pytest.raises(ConfigError, match=r"^forget_split=forget05: the benchmark tofu with data\.args\.granularity"):
+        tofu(Wanted(forget_split="forget05", args={"granularity": "author"}))
+    with pytest.raises(ConfigError, match=r"^data\.args\.seed=3: counts only with data\.args\.granularity"):
+        tofu(Wanted(args={"seed": 3}))
+    with pytest.raises(ConfigError, match=r"^data\.args\.granularity: .*'author'"):
+        tofu(Wanted(args={"granularity": "book"}))
+    (tmp_path / "full.json").write_text(json.dumps([{"question": "Q?", "answer": "A"}]))
+    with pytest.raises(DataError, match="1 rows, TOFU's full has 4000"):
+        tofu(Wanted(root=str(tmp_path), args={"granularity": "author"}))
+
+
+def test_the_worlds_relationships_measure_both_kinds_of_retain_rows() -> None:
+    config = WorldConfig(authors=12, questions_per_author=12, forget_fraction=0.1, granularity="relationship")
+    made = find_benchmark("world").make(Wanted(world=config))
+    more = {m.name: m.rows for m in made.panel if m.rows in ("retain_entity", "retain_other")}
+    assert more == {
+        f"{rows}_{name}": rows
+        for rows in ("retain_entity", "retain_other")
+        for name in ("Q_A_Prob", "Q_A_ROUGE", "Truth_Ratio")
+    }
+
+
+def test_arcsfs_graph_with_rows(tmp_path: Path) -> None:
+    """The world's own graph and rows, written as arcsf writes its."""
+    world = make_world(WorldConfig(authors=8, questions_per_author=12))
+    items = {k: {"type": e.type, "data": {"key": k, "name": e.name}} for k, e in world.entities.items()}
+    (tmp_path / "all_items.json").write_text(json.dumps(items))
+    (tmp_path / "all_connections.csv").write_text("".join(f"{a.source},{a.target}\n" for a in world.links))
+    rows = [
+        {
+            "keys": r.meta["keys"], "question": r.question, "answer": r.answer, "perturbed_answers": r.perturbed,
+            "paraphrased_question": r.paraphrased_question, "paraphrased_answer": r.answers["paraphrase"],
+            "paraphrased_perturbed_answers": r.perturbed,
+        }
+        for r in world.sets["full"]
+    ]  # fmt: skip
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    for granularity in ("question", "book", "author", "publisher", "relationship"):
+        args = {"granularity": granularity, "forget_fraction": 0.2}
+        made = find_benchmark("gen_tofu").make(Wanted(root=str(tmp_path), args=args))
+        assert len(made.sets["forget"]) + len(made.sets["retain"]) == len(rows), granularity
+        assert len(made.sets["forget_eval"]) == len(made.sets["forget"])
+        asked, trained = made.sets["forget_eval"][0], made.sets["forget"][0]
+        assert asked.question != trained.question and asked.meta == trained.meta
+        assert ("retain_entity" in made.sets) == (granularity == "relationship")
+    with pytest.raises(ConfigError, match=r"^data\.root: missing"):
+        find_benchmark("gen_tofu").make(Wanted())

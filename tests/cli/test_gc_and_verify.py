@@ -1,0 +1,63 @@
+"""`expunge verify` and `expunge gc` on a study that has run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., tuple[int, str, str]]
+
+STUDY = """
+benchmark: world
+model: llama-64k
+data: {world: {authors: 6, questions_per_author: 2, forget_fraction: 0.34, facts: 4, holdout_authors: 0}}
+train: {learning_rate: 1e-3, num_train_epochs: 1}
+unlearn: {num_train_epochs: 1}
+methods: [{trainer: GradAscent}, {trainer: GradDiff}METHODS]
+eval: {generation: {max_new_tokens: 2}}
+"""
+
+
+def weights(store: Path, kind: str = "unlearn") -> set[str]:
+    return {p.parent.name.split("-")[0] for p in store.glob(f"{kind}/*/model.safetensors")}
+
+
+def test_gc_and_verify(here: Path, expunge: Run) -> None:
+    (here / "mine.yaml").write_text(STUDY.replace("METHODS", ""))
+    (here / "fewer.yaml").write_text(STUDY.replace(", {trainer: GradDiff}METHODS", ""))
+    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, of: [GradDiff]}"))
+    store = here / "saves/store"
+    assert expunge("run", "study=mine.yaml")[0] == 0
+    code, out, said = expunge("verify", "study=mine.yaml")
+    assert code == 0 and " 0 faults" in out, said
+    names = {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts}
+
+    code, out, said = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
+    assert code == 0 and "0B removed" in out, said
+    code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "best", "--dry-run")
+    assert "would be removed" in out and len(out.splitlines()) == 2  # one of two models
+    assert {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts} == names
+    code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "none")
+    assert code == 0 and weights(store) == set() and weights(store, "train") == {"full", "retain"}
+    assert expunge("verify", "--store", "saves/store")[0] == 0
+    code, out, _ = expunge("plan", "study=mine.yaml")
+    assert "0 missing" in out
+
+    # a method that goes on from a model whose weights are gone has them made again
+    code, out, said = expunge("run", "study=more.yaml")
+    assert code == 0, said + out
+    assert weights(store) == {"GradDiff"}
+
+    code, out, _ = expunge("gc", "study=fewer.yaml")
+    assert code == 0 and "no named study reaches it" in out
+    assert not list(store.glob("unlearn/GradDiff*")) and list(store.glob("unlearn/GradAscent*"))
+    assert " 0 faults" in expunge("verify", "study=fewer.yaml")[1]
+
+    file = next(store.glob("train/full*/model.safetensors"))
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(bytes(damaged))
+    code, out, _ = expunge("verify", "study=fewer.yaml")
+    assert code == 1 and "model.safetensors: is damaged" in out
+    assert expunge("verify", "--store", "saves/store")[0] == 1
+    assert expunge("verify")[0] == 2 and expunge("verify", "--store", "nowhere")[0] == 2

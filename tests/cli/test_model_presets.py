@@ -1,0 +1,63 @@
+"""Every model that ships decodes, and the experiments and the study of this kind compose."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from expunge.cli.compose import CONF, options, single_tree, study_tree
+from expunge.study.config import decode_study, decode_task
+from expunge.study.single import Single
+
+EXPERIMENTS = [
+    "eval/rwku/default",
+    "eval/semeval/default",
+    "finetune/semeval/default",
+    "unlearn/knowundo/default",
+    "unlearn/rwku/default",
+    *(f"unlearn/semeval/{name}" for name in ("default", "GA", "GD", "KL", "NPO", "iterative")),
+]
+
+
+def single(mode: str, *words: str) -> Single:
+    return decode_task(Single, single_tree(mode, [*words, "task_name=x"])[0])
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_decodes(model: str) -> None:
+    given = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
+    chosen = decode_task(Single, {"mode": "eval", "task_name": "x", "model": given})
+    if chosen.model.source is None:
+        assert chosen.model.preset == model
+        return
+    assert chosen.model.source.rpartition("/")[2] == model.removesuffix("-arcsf")
+    assert not chosen.model.model_args.trust_remote_code
+    template = chosen.template_args
+    assert template.apply_chat_template or template.user_end_tag
+
+
+def test_every_model_composes_over_another() -> None:
+    chosen = single("eval", "model=Qwen3-0.6B")
+    assert chosen.model.source == "Qwen/Qwen3-0.6B"
+    assert chosen.template_args.asst_start_tag == "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert chosen.template_args.date_string is None
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    mode, benchmark, _ = experiment.split("/")
+    chosen = single(mode.replace("finetune", "train"), f"experiment={experiment}")
+    assert chosen.benchmark == benchmark
+    if benchmark == "semeval":
+        assert chosen.eval.generation.max_new_tokens == 256
+
+
+def test_the_study_of_own_rows_composes() -> None:
+    assert decode_study(study_tree(["study=custom", "forget=rows.csv"])).name == "custom"
+
+
+def test_the_model_of_the_command_line_wins_over_the_experiments() -> None:
+    assert single("unlearn", "experiment=unlearn/semeval/GD").model.source == "allenai/OLMo-7B-0724-Instruct-hf"
+    chosen = single("unlearn", "experiment=unlearn/semeval/iterative", "model=llama-1m")
+    assert chosen.model.preset == "llama-1m" and chosen.model.source is None
+    assert chosen.trainer.handler == "SemEvalGA" and chosen.trainer.method_args["nll_weight"] == 0.5

@@ -1,0 +1,215 @@
+"""What is forgotten by the size of the concept: counts, and which rows go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.data.gen_tofu import load_graph, load_graph_rows
+from expunge.data.granularity import (
+    TofuChoice,
+    askable,
+    n_forgotten,
+    split_by,
+    spread,
+    tofu_forgotten,
+    with_wrong_answers,
+)
+from expunge.data.rows import Row
+from expunge.data.world import WorldConfig, build_world
+
+
+@pytest.mark.parametrize(
+    ("n", "counts"),
+    [
+        (10349, {0.05: 517, 0.10: 1034, 0.15: 1552, 0.20: 2069, 0.25: 2587}),  # questions
+        (800, {0.055: 44, 0.114: 91, 0.174: 139, 0.236: 188, 0.298: 238}),  # books
+        (200, {0.075: 15, 0.15: 30, 0.225: 45, 0.305: 61, 0.385: 77}),  # authors
+        (40, {0.2: 8, 0.4: 16, 0.595: 23, 0.795: 31, 0.995: 39}),  # publishers
+        (2640, {0.005: 13, 0.01: 26, 0.02: 52, 0.03: 79, 0.04: 105, 0.05: 132}),  # links
+        (100, {0.29: 29}),  # 0.29 * 100 is 28.999999999999996
+    ],
+)
+def test_counts_of_arcsf(n: int, counts: dict[float, int]) -> None:
+    assert {fraction: n_forgotten(n, fraction) for fraction in counts} == counts
+
+
+def graph_rows() -> list[Row]:
+    """Two authors with two books each; publisher p prints b1 and b3, q the others."""
+    keys = [
+        ["a1"],
+        ["a1", "b1"],
+        ["b1", "p"],
+        ["a1", "b2"],
+        ["b2", "q"],
+        ["a2", "b3"],
+        ["b3", "p"],
+        ["a2", "b4"],
+        ["q"],
+    ]
+    return [Row(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"keys": k}) for i, k in enumerate(keys)]
+
+
+ENTITIES = {"author": ["a1", "a2"], "book": ["b1", "b2", "b3", "b4"], "publisher": ["p", "q"]}
+LINKS = [("b1", "a1"), ("b2", "a1"), ("b1", "p"), ("p", "q"), ("b4", "q")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("granularity", ["author", "book", "publisher"])
+def test_every_row_that_names_a_drawn_entity_goes(granularity: str, seed: int) -> None:
+    n = {"author": 1, "book": 2, "publisher": 1}[granularity]
+    split = split_by(graph_rows(), granularity, 0.5, entities=ENTITIES, links=[], seed=seed, where="")
+    left = {key for row in split.retain for key in row.meta["keys"]}
+    gone = [e for e in ENTITIES[granularity] if e not in left and any(e in r.meta["keys"] for r in split.forget)]
+    assert len(gone) == n
+    assert all(set(row.meta["keys"]) & set(gone) for row in split.forget)
+    assert sorted(r.row_id for r in (*split.forget, *split.retain)) == list(range(9))
+    assert split.entity is None
+
+
+def test_questions_are_drawn_one_by_one_and_the_seed_decides() -> None:
+    draws = [split_by(graph_rows(), "question", 0.35, entities={}, links=[], seed=s, where="") for s in (0, 0, 1, 2)]
+    assert all(len(d.forget) == 3 and len(d.retain) == 6 for d in draws)
+    assert draws[0] == draws[1]
+    assert len({tuple(r.row_id for r in d.forget) for d in draws}) > 1
+
+
+def test_a_forgotten_link_leaves_its_ends_on_the_retain_side() -> None:
+    rows = graph_rows()
+    links = askable(LINKS, rows)
+    assert links == [("b1", "a1"), ("b2", "a1"), ("b1", "p")]
+    split = split_by(rows, "relationship", 0.4, entities={}, links=links, seed=0, where="")
+    assert len(split.forget) == 1
+    ends = set(split.forget[0].meta["keys"])
+    assert split.entity and split.other
+    assert all(ends & set(row.meta["keys"]) for row in split.entity)
+    assert not any(ends & set(row.meta["keys"]) for row in split.other)
+    assert sorted(r.row_id for r in (*split.entity, *split.other)) == [r.row_id for r in split.retain]
+
+
+def test_what_leaves_nothing_is_refused() -> None:
+    def split(granularity: str, fraction: float, *links: tuple[str, str]) -> None:
+        split_by(graph_rows(), granularity, fraction, entities=ENTITIES, links=links, seed=0, where="data.args.")
+
+    with pytest.raises(ConfigError, match=r"^data\.args\.forget_fraction=0\.2: gives 0 of 2 publishers to forget"):
+        split("publisher", 0.2)
+    with pytest.raises(ConfigError, match=r"1 of 1 relationships leave none of the 9 rows to forget"):
+        split("relationship", 1.0, ("p", "q"))
+    with pytest.raises(ConfigError, match=r"9 of 9 questions leave none of the 9 rows to retain"):
+        split("question", 1.0)
+    with pytest.raises(ConfigError, match=r"granularity=autor: no such level; did you mean 'author'"):
+        split("autor", 0.5)
+
+
+def choice(**changed: object) -> TofuChoice:
+    base = {
+        "granularity": "question", "stratified": True, "forget_random": True, "author_fraction": 0.2,
+        "fact_fraction": 0.2, "seed": 42,
+    }  # fmt: skip
+    return TofuChoice(**{**base, **changed})  # type: ignore[arg-type]
+
+
+def test_the_four_ways_of_tofu() -> None:
+    drawn = tofu_forgotten(choice())  # tofu_20_20: 40 authors, 4 questions each
+    assert len(drawn) == 160
+    places = {i % 20 for i in drawn}
+    assert len(places) == 4 and len({i // 20 for i in drawn}) == 40  # the same places for every author
+    first = tofu_forgotten(choice(forget_random=False))
+    assert {i % 20 for i in first} == {0, 1, 2, 3} and {i // 20 for i in first} == {i // 20 for i in drawn}
+    anywhere = tofu_forgotten(choice(stratified=False))
+    assert len(anywhere) == 800 and len({i // 20 for i in anywhere}) > 150
+    authors = tofu_forgotten(choice(granularity="author", author_fraction=0.1, stratified=False))
+    assert len(authors) == 400 and len({i // 20 for i in authors}) == 20
+    assert tofu_forgotten(choice(seed=1)) != drawn
+    with pytest.raises(ConfigError, match=r"need data\.args\.stratified=true"):
+        tofu_forgotten(choice(stratified=False, forget_random=False))
+    with pytest.raises(ConfigError, match=r"forgotten_author_fraction=0\.001: gives 0 of 200"):
+        tofu_forgotten(choice(author_fraction=0.001))
+
+
+def test_wrong_answers_are_of_the_same_author_and_of_this_side_if_it_has_three() -> None:
+    def row(i: int, author: int) -> Row:
+        return Row(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"author": author, "question_index": i})
+
+    here = [*(row(i, 0) for i in range(4)), row(10, 1), row(11, 1)]
+    there = [*(row(i, 0) for i in range(4, 8)), *(row(i, 1) for i in range(12, 16))]
+    made = with_wrong_answers(here, there, 0)
+    assert set(made[0].perturbed) == {"A1", "A2", "A3"}
+    assert made[4].perturbed[0] == "A11" and set(made[4].perturbed[1:]) < {f"A{i}" for i in range(12, 16)}
+    assert all(len(set(r.perturbed)) == 3 and r.answer not in r.perturbed for r in made)
+
+
+def test_spread() -> None:
+    rows = graph_rows()
+    assert [r.row_id for r in spread(rows, 3)] == [0, 3, 6]
+    assert spread(rows, 20) is rows
+
+
+@pytest.mark.parametrize("granularity", ["question", "book", "publisher", "relationship"])
+def test_the_world_at_each_level(granularity: str) -> None:
+    config = WorldConfig(authors=12, questions_per_author=12, forget_fraction=0.25, granularity=granularity)  # type: ignore[arg-type]
+    plain, sets = build_world(WorldConfig(authors=12, questions_per_author=12)), build_world(config)
+    assert sets["full"].fingerprint() == plain["full"].fingerprint()
+    assert len(sets["forget"]) + len(sets["retain"]) == len(sets["full"])
+    assert len(sets["retain_eval"]) == len(sets["forget_eval"]) == len(sets["forget"])
+    assert ("retain_entity" in sets) == (granularity == "relationship")
+    if granularity == "question":
+        assert len(sets["forget"]) == 36
+    else:
+        kinds = {key.split(":")[0] for row in sets["forget"] for key in row.meta["keys"]}
+        assert granularity in kinds or granularity == "relationship"
+
+
+def test_a_world_too_small_for_the_share() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.world\.forget_fraction=0\.1: gives 0 of 8 publishers to forget"):
+        build_world(WorldConfig(granularity="publisher"))
+
+
+ITEMS = {k: {"type": t, "data": {"key": k}} for k, t in (("a1", "author"), ("b1", "book"), ("p", "publisher"))}
+
+
+def graph_folder(folder: Path, questions: list[dict] | None) -> Path:
+    (folder / "all_items.json").write_text(json.dumps(ITEMS, indent=1))
+    (folder / "all_connections.csv").write_text("b1,a1\r\nb1,p\r\n")
+    if questions is not None:
+        (folder / "questions.json").write_text(json.dumps(questions))
+    return folder
+
+
+def question(*keys: str, n: int = 0) -> dict:
+    return {
+        "keys": list(keys), "question": f"Q{n}?", "answer": f"A{n}", "perturbed_answers": ["x", "y", "z"],
+        "paraphrased_question": f"PQ{n}?", "paraphrased_answer": f"PA{n}",
+        "paraphrased_perturbed_answers": ["px", "py", "pz"], "question_index": n,
+    }  # fmt: skip
+
+
+def test_graph_files_and_their_rows(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path, [question("a1"), question("b1", "a1", n=1)])
+    graph = load_graph(folder)
+    assert graph.links == (("b1", "a1"), ("b1", "p"))
+    assert graph.of_type("book") == ["b1"]
+    trained, asked = load_graph_rows(folder, graph, training_words=False)
+    assert (trained[1].question, trained[1].answers) == ("Q1?", {"answer": "A1"})
+    assert (asked[1].question, asked[1].answer, asked[1].perturbed) == ("PQ1?", "PA1", ["px", "py", "pz"])
+    assert asked[1].meta == {"keys": ["b1", "a1"]}
+    _, same = load_graph_rows(folder, graph, training_words=True)
+    assert (same[0].question, same[0].perturbed) == ("Q0?", ["x", "y", "z"])
+
+
+def test_graph_files_that_are_wrong(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path, None)
+    with pytest.raises(DataError, match="no question rows"):
+        load_graph_rows(folder, load_graph(folder), training_words=False)
+    graph_folder(folder, [question("a9")])
+    with pytest.raises(DataError, match=r"questions\.json row 0: 'keys' must be .* got 'a9'"):
+        load_graph_rows(folder, load_graph(folder), training_words=False)
+    (folder / "all_connections.csv").write_text("b1,a1\nb1\n")
+    with pytest.raises(DataError, match=r"all_connections\.csv line 2: expected two keys"):
+        load_graph(folder)
+    (folder / "all_items.json").write_text('{"a1": {"type": "auth')
+    with pytest.raises(DataError, match="is the file whole"):
+        load_graph(folder)

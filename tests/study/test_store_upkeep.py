@@ -1,0 +1,209 @@
+"""A store that loses nothing: checksums, full and read-only disks, damaged records, locks of killed processes, and what
+`gc` lets go."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from expunge.core.errors import JobError
+from expunge.study.job import Job
+from expunge.study.keep import Removal, read_now, remove
+from expunge.study.run import plan, run
+from expunge.study.store import Store, lock_file
+from expunge.study.verify import verify_jobs, verify_store
+
+
+def job(name: str, parents: Mapping[str, Job] | None = None, fails: BaseException | None = None) -> Job:
+    def do(folder: Path, held: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (folder / "made.txt").write_text(name + "".join((p / "made.txt").read_text() for p in held.values()))
+        (folder / "model.safetensors").write_bytes(name.encode() * 100)
+        if fails is not None:
+            raise fails
+        return {}
+
+    return Job(kind="test", label=name, identity={"name": name}, do=do, parents=parents or {})
+
+
+def ignore(*_: Any) -> None:
+    pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_verify_tells_what_is_damaged_or_missing(store: Store) -> None:
+    first = job("first")
+    second, third = job("second", {"model": first}), job("third", {"model": first})
+    run([second, third], store, ignore)
+    assert verify_jobs([second, third], store, ignore).faults == ()
+    whole = verify_store(store, ignore)
+    assert (whole.folders, whole.files, whole.faults) == (3, 6, ())
+    (store.path(first) / "made.txt").write_text("First")  # as long as it was
+    (store.path(second) / "made.txt").unlink()
+    (store.path(third) / "job.json").write_text("{")
+    reasons = {f.path.relative_to(store.root).parts[1].split("-")[0]: f.reason
+               for f in verify_store(store, ignore).faults}  # fmt: skip
+    assert reasons["first"].startswith("is damaged")
+    assert reasons["second"] == "is missing"
+    assert "damaged" in reasons["third"]
+    assert len(verify_jobs([second, third], store, ignore).faults) == 3
+
+
+def test_verify_misses_a_parent_and_counts_what_is_not_done(store: Store) -> None:
+    first, last = job("first"), job("last")
+    second = job("second", {"model": first})
+    run([second], store, ignore)
+    os.rename(store.path(first), store.root / "away")
+    found = verify_jobs([second, last], store, ignore)
+    assert [f.reason for f in found.faults] == ["test first has vanished"]
+    assert found.waiting == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+)
+def test_a_full_disk_ends_one_job_and_no_others(error: BaseException, store: Store) -> None:
+    run([job("before")], store, ignore)
+    full, other = job("full", fails=error), job("other")
+    waits = job("waits", {"model": full})
+    done = run([full, waits, other], store, ignore)
+    assert "No space left on device" in done.failures[full.key] and "\n" not in done.failures[full.key]
+    assert "waits for" in done.failures[waits.key]
+    assert other.key in done.records and store.done(job("before"))
+    assert [p.name for p in (store.root / "test").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_disk_that_is_full_at_the_last_moment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        done = run([job("one")], store, ignore)
+    assert "No space left" in done.failures[job("one").key]
+    assert not store.done(job("one"))
+    assert run([job("one")], store, ignore).failures == {}
+
+
+def test_a_read_only_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run([job("before")], store, ignore)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    done = run([job("before"), job("after")], store, ignore)
+    assert job("before").key in done.records  # what is done is read without a lock
+    assert "Read-only file system" in done.failures[job("after").key]
+
+
+def test_a_damaged_record_ends_its_own_job_alone(store: Store) -> None:
+    bad, good = job("bad"), job("good")
+    run([bad], store, ignore)
+    (store.path(bad) / "job.json").write_text('{"key": ')
+    assert [p.state for p in plan([bad, good], store)] == ["missing", "missing"]
+    done = run([bad, job("child", {"model": bad}), good], store, ignore)
+    assert "damaged" in done.failures[bad.key] and good.key in done.records
+    assert len(done.failures) == 2
+    (store.path(bad) / "job.json").write_text(json.dumps({"key": "another"}))
+    assert "another job's" in run([bad], store, ignore).failures[bad.key]
+
+
+def test_a_vanished_parent(store: Store) -> None:
+    first = job("first")
+    second = job("second", {"model": first})
+    with pytest.raises(JobError, match=r"its model .test first. has vanished"):
+        store.make(second, ignore)
+
+
+def test_a_job_is_found_under_any_label(store: Store) -> None:
+    run([job("one")], store, ignore)
+    other = Job(kind="test", label="another name", identity={"name": "one"}, do=job("one").do)
+    assert store.done(other)
+    assert store.path(other) == store.path(job("one"))
+
+
+def test_provenance(store: Store) -> None:
+    record = store.make(job("one"), ignore)
+    assert record["files"]["model.safetensors"][1] == 300
+    assert set(record) >= {"versions", "code", "machine", "peak_mb", "wall_s", "seed"}
+    assert record["machine"]["device"] and record["peak_mb"]["process"] > 0
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from expunge.study.job import Job
+from expunge.study.store import Store
+
+def do(folder, parents, progress):
+    print("held", flush=True)
+    time.sleep(60)
+
+parent = Job(kind="test", label="parent", identity={"name": "parent"}, do=do)
+Store(Path(sys.argv[1])).make(Job(kind="test", label="one", identity={"name": "one"}, do=do), print)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_free(store: Store) -> None:
+    words = [sys.executable, "-c", HOLD, str(store.root)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as held:
+        try:
+            assert held.stdout is not None and held.stdout.readline() == "held\n"
+            path = store.path(job("one"))
+            busy = remove([Removal(path, job("one").key, "test")], store)[1]
+            assert [r.folder for r in busy] == [path]  # gc leaves alone what a process has locked
+        finally:
+            held.send_signal(signal.SIGKILL)
+    assert run([job("one")], store, ignore).failures == {}
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # what the killed attempt left is gone
+
+
+def test_gc_leaves_alone_what_a_running_job_reads(store: Store) -> None:
+    first = job("first")
+    run([first], store, ignore)
+    seen: list[int] = []
+
+    def do(folder: Path, held: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        assert first.key in read_now(store.root)
+        seen.append(len(remove([Removal(store.path(first), first.key, "test")], store)[0]))
+        return {}
+
+    second = Job(kind="test", label="second", identity={"name": "second"}, do=do, parents={"model": first})
+    assert run([second], store, ignore).failures == {}
+    assert seen == [0] and store.done(first)
+    assert first.key not in read_now(store.root)
+    assert len(remove([Removal(store.path(first), first.key, "test")], store)[0]) == 1
+    assert not store.done(first)
+
+
+def test_removed_weights_are_made_again_when_they_are_needed(store: Store) -> None:
+    first = job("first")
+    run([first], store, ignore)
+    weights = store.path(first) / "model.safetensors"
+    before = weights.read_bytes()
+    remove([Removal(store.path(first), first.key, "test", ("model.safetensors",))], store)
+    assert not weights.exists() and store.done(first)
+    assert verify_store(store, ignore).faults == ()
+    run([first], store, ignore)
+    assert not weights.exists()  # nothing has asked for them
+    assert run([job("second", {"model": first})], store, ignore).failures == {}
+    assert weights.read_bytes() == before
+    record = store.record(first) or {}
+    assert record["made_again"]["same_bytes"] is True and "removed" not in record
+    assert lock_file(store.root, first.key).exists()
