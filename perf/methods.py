@@ -8,7 +8,8 @@ Each variant runs in a process of its own, the variants take turns, and the best
 are noise on a shared machine. Peak memory is the high-water mark during the steps less that of the loaded model: of the
 process's resident memory, or of what is allocated on the GPU. The limit is the bare forward and backward of the same
 tokens through the body and the head, with no loss to speak of. The first loss of both ways must agree to 1e-5 in
-float32. tokens/s counts the tokens of all rows, prompts too.
+float32. tokens/s counts the tokens of all rows, prompts too. --cpu-time counts the processor's seconds on one
+thread, for a machine that others use too.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Setting:
     device: str
     dtype: str
     head_chunk: int
+    cpu_time: int  # 1: processor seconds of one thread; 0: seconds on the wall
 
     @property
     def of(self) -> Shape:
@@ -232,6 +234,9 @@ class Peak(threading.Thread):
 def measure(variant: str, name: str, steps: int, setting: Setting) -> dict[str, float]:
     """One process's numbers: the first loss, seconds per step, and GiB over the loaded model."""
     cuda = setting.device == "cuda"
+    clock = time.process_time if setting.cpu_time else time.perf_counter
+    if setting.cpu_time:
+        torch.set_num_threads(1)
     model = build(setting)
     floor = torch.cuda.memory_allocated() / 2**20 if cuda else resident_mib()
     make = {"ours": ours, "plain": plain}.get(variant)
@@ -246,11 +251,11 @@ def measure(variant: str, name: str, steps: int, setting: Setting) -> dict[str, 
     peak.start()
     for _ in range(steps):
         model.zero_grad(set_to_none=False)
-        began = time.perf_counter()
+        began = clock()
         step().backward()
         if cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     peak.on = False
     peak.join()
     high = torch.cuda.max_memory_allocated() / 2**20 if cuda else peak.high
@@ -300,10 +305,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--shape", default="llama-8m", choices=SHAPES)
     parser.add_argument("--head-chunk", type=int, default=TrainArgs().head_chunk)
+    parser.add_argument("--cpu-time", type=int, nargs="?", const=1, default=0, choices=[0, 1])
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    setting = Setting(given.shape, given.device, given.dtype, given.head_chunk)
+    setting = Setting(given.shape, given.device, given.dtype, given.head_chunk, given.cpu_time)
+    if given.cpu_time and given.device == "cuda":
+        parser.error("--cpu-time: a GPU's work takes no processor time")
     if given.one:
         print(json.dumps(measure(given.one[0], given.one[1], given.steps, setting)))
     else:

@@ -52,7 +52,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     assert 0 < summary["forget_Q_A_Prob"] < 1
     assert "forget_quality" in out
     assert "model.model_args.torch_dtype is now model.model_args.dtype" in said
-    assert "eval_on_start has no effect" in said
+    assert "eval_on_start is now trainer.args.evaluate.at_start" in said
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     code, again, _ = expunge(*words)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from expunge.report.model import ReportModel
 from expunge.report.table import ABSENT
-from expunge.report.text import to_csv, to_markdown, to_rich
+from expunge.report.text import to_csv, to_latex, to_markdown, to_rich
 
 
 def parsed(model: ReportModel) -> list[dict[str, str]]:
@@ -69,3 +69,12 @@ def test_terminal_shows_every_number_at_any_width(model: ReportModel, width: int
     assert "[red]" in shown  # not taken for markup
     assert "ga !" in shown and "! below the utility floor" in shown
     assert max(len(line) for line in shown.splitlines()) <= width
+
+
+def test_latex_shows_means_and_escapes(model: ReportModel) -> None:
+    text = to_latex(model)
+    assert text.startswith("\\begin{tabular}{l") and text.endswith("\\end{tabular}\n")
+    assert r"npo, mean $\pm$ sd (n=2)" in text and "npo, seed 0" not in text
+    assert r"10\textasciicircum{}(-5.0 $\pm$ 1.4)" in text and r"80.0 \%" in text
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({line.count(" & ") for line in lines}) == 1  # every line has as many cells

@@ -116,12 +116,12 @@ class StudyHandle:
         graphs = self.graph.cells or {"": self.graph}
         return {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
 
-    def stored(self) -> ReportModel:
+    def stored(self, command: str = "") -> ReportModel:
         """The results as far as they are in the store, of all cells; nothing is run."""
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
-        return in_one(self._reports(Outcome(records, waiting), ""))
+        return in_one(self._reports(Outcome(records, waiting), command))
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:

@@ -93,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
     sub.add_argument("--index", required=True, type=int, help="which of them")
     sub.set_defaults(command=_job, plugin=[])
+    text = "write the report of a study as far as it has run, and serve it while it runs"
+    sub = commands.add_parser("report", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("overrides", nargs="+", metavar="key=value", help="a study, such as study=quickstart")
+    _add_plugin(sub)
+    sub.add_argument("--serve", type=int, metavar="PORT", help="serve it on this machine only; 0: any free port")
+    sub.add_argument(
+        "--figures", metavar="svg,pdf,png", help="write the figures as files, too (needs expunge[figures])"
+    )
+    sub.set_defaults(command=_report)
     text = "write another project's experiment as a study file"
     sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("source", choices=("arcsf",), help="whose files")
@@ -276,6 +285,12 @@ def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.answers import show_results
 
     return show_results(parsed.overrides, parsed.query, parsed.format)
+
+
+def _report(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.reporting import report
+
+    return report(parsed.overrides, parsed.plugin, parsed.serve, parsed.figures)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

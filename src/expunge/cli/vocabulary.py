@@ -18,16 +18,13 @@ RENAMED = {
     "eval.lm_eval.simple_evaluate_args.system_instruction": "eval.lm_eval.system_instruction",
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "data.anchor": "trainer.args.anchor",
+    "trainer.args.eval_on_start": "trainer.args.evaluate.at_start",
     "data.train.TOFU_QA_full.args.hf_args.name": "train_split",
     "data.train.TOFU_QA_retain.args.hf_args.name": "train_split",
 }
 
 WITHOUT_EFFECT = {
     "trainer.args.per_device_eval_batch_size": "scoring fills its batches by a token budget",
-    "trainer.args.eval_strategy": "evaluation follows training",
-    "trainer.args.evaluation_strategy": "evaluation follows training",
-    "trainer.args.eval_on_start": "evaluation follows training",
-    "trainer.args.eval_steps": "evaluation follows training",
     "trainer.args.save_strategy": "the final model is saved",
     "trainer.args.save_steps": "the final model is saved",
     "trainer.args.save_total_limit": "the final model is saved",
@@ -61,14 +58,34 @@ WITHOUT_EFFECT = {
 }
 
 
+EVALUATION = ("trainer.args.eval_strategy", "trainer.args.evaluation_strategy", "trainer.args.eval_steps")
+
+
+def _evaluation(words: Sequence[str]) -> dict[str, str]:
+    """What each word on evaluation during training becomes: each epoch, or each so many steps; else nothing."""
+    given = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in words}
+    strategy = next((name for name in EVALUATION[:2] if name in given), "")
+    if given.get(strategy) == "epoch":
+        return {strategy: "trainer.args.evaluate.every=1.0"}
+    if given.get(strategy) == "steps" and EVALUATION[2] in given:
+        made = f"trainer.args.evaluate.steps={given[EVALUATION[2]]}"
+        return {strategy: made, EVALUATION[2]: made}
+    return {}
+
+
 def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words in this project's names, and a note for each that changed its name or has no effect."""
     out: list[str] = []
     notes: list[str] = []
+    how = _evaluation(words)
     for word in words:
         key, equals, value = word.partition("=")
         name = key.lstrip("+")
-        if name == "experiment":
+        if name in EVALUATION:
+            made = how.get(name)
+            notes.append(f"{name} is now {made}" if made else f"{word} has no effect: see trainer.args.evaluate")
+            out += [made] if made and made not in out else []
+        elif name == "experiment":
             out.append(f"experiment={re.sub(r'[.]ya?ml$', '', value)}")
         elif name in RENAMED:
             notes.append(f"{name} is now {RENAMED[name]}")

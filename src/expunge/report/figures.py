@@ -1,121 +1,48 @@
-"""The figures of the page, as plotly figures: the plane of forgetting and utility, truth-ratio curves, strips.
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; marker shapes and dashes say the same
-again. plotly shows a subset of HTML in its texts, so every label is escaped before it goes in.
-"""
+"""The figures of the page, as plotly figures: the plane of forgetting and utility, truth-ratio curves, strips."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from expunge.metrics.api import Result
-from expunge.report.model import ReportModel, Run, run_names
+from expunge.report.curves import audit_figures, cost, trajectories
+from expunge.report.drawing import (
+    DARK,
+    EDGE,
+    GREY,
+    Figure,
+    looks_of,
+    named_runs,
+    safe,
+    seed_bars,
+    styled,
+    value_of,
+)
+from expunge.report.model import ReportModel, Run
 from expunge.report.table import format_p, head_of, log10_p
 
 # Statistic of `forget_truth_ratio` that holds the raw ratio wrong / correct of each row.
 TRUTH_RATIO = "score"
 CLIP_LOW, CLIP_HIGH = 1e-3, 1e3  # the truth-ratio axis never goes beyond these
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "pentagon", "hexagon")
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_DARK, _GREY, _PALE = "#111827", "#6b7280", "#e5e7eb"
-_EDGE = {"color": "white", "width": 1}
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure and what is said beside it. name: also its place in the page. Figure None: the caption says why."""
-
-    name: str
-    title: str
-    caption: str
-    figure: go.Figure | None
-
-
-@dataclass(frozen=True)
-class _Look:
-    colour: str
-    symbol: str
-    dash: str
-    width: float
+N_STEPS = 400  # points of a truth-ratio curve at most; more cannot be told apart on a screen
 
 
 def figures(model: ReportModel) -> list[Figure]:
     """All figures of the page, in order: those of the truth ratio where it is shown, else the first metric's plane."""
     planes = [_plane_p(model), _plane_ks(model)] if "forget_quality" in model.shown else _plane_first(model)
-    return [*planes, *([_ecdf(model)] if "forget_truth_ratio" in model.shown else []), *_strips(model)]
-
-
-def _looks(model: ReportModel) -> dict[tuple[str, str], _Look]:
-    """A look per role and label; seeds of one label share it."""
-    looks: dict[tuple[str, str], _Look] = {}
-    k = 0
-    for group in model.groups():
-        role, label = group[0].role, group[0].label
-        if role == "full":
-            looks[role, label] = _Look(_GREY, "x", "dot", 2.5)
-        elif role == "retain":
-            looks[role, label] = _Look(_DARK, "star", "dash", 3.5)
-        else:
-            dash = _DASHES[k // len(_COLOURS) % len(_DASHES)]
-            looks[role, label] = _Look(_COLOURS[k % len(_COLOURS)], _SYMBOLS[k % len(_SYMBOLS)], dash, 2)
-            k += 1
-    return looks
-
-
-def _named_runs(model: ReportModel) -> list[tuple[Run, str]]:
-    return [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
-
-
-def _value(run: Run, metric: str, extra: str | None = None) -> float:
-    result = run.results.get(metric)
-    if result is None:
-        return math.nan
-    return result.value if extra is None else result.extra.get(extra, math.nan)
-
-
-def _safe(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-def _styled(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height,
-        template="none",
-        dragmode=False,  # a finger that scrolls the page should not zoom
-        font={"family": _FONT, "size": 13, "color": _DARK},
-        margin={"l": 64, "r": 16, "t": 28, "b": 56},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "xanchor": "left", "itemwidth": 30},
-        hoverlabel={"bgcolor": "white", "font": {"family": _FONT, "color": _DARK}},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-    )
-    axis = {
-        "gridcolor": _PALE,
-        "linecolor": _GREY,
-        "zeroline": False,
-        "ticks": "outside",
-        "tickcolor": _GREY,
-        "automargin": True,
-    }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
+    ratios = [_ecdf(model)] if "forget_truth_ratio" in model.shown else []
+    return [*planes, *ratios, *_strips(model), *trajectories(model), *audit_figures(model), *cost(model)]
 
 
 def _plane_p(model: ReportModel) -> Figure:
     placed = []
-    for run, name in _named_runs(model):
-        u, result = _value(run, model.utility), run.results.get("forget_quality")
+    for run, name in named_runs(model):
+        u, result = value_of(run, model.utility), run.results.get("forget_quality")
         if result is not None and math.isfinite(u + result.value):
             log10 = log10_p(result)
             placed.append((run, name, u, log10, f"p = {format_p(log10)}"))
@@ -127,7 +54,7 @@ def _plane_p(model: ReportModel) -> Figure:
     figure = _plane(model, placed, "log<sub>10</sub> p of forget quality", target_y=0.0)
     if figure is None:
         return Figure("plane-p", title, "No run has both a forget quality and a model utility.", None)
-    figure.add_hline(y=math.log10(0.05), line={"color": _GREY, "width": 1, "dash": "dot"})
+    figure.add_hline(y=math.log10(0.05), line={"color": GREY, "width": 1, "dash": "dot"})
     lowest = min([y for *_, y, _ in placed] + [-2.0])
     figure.update_yaxes(range=[lowest * 1.08, -lowest * 0.08])
     return Figure("plane-p", title, caption, figure)
@@ -135,8 +62,8 @@ def _plane_p(model: ReportModel) -> Figure:
 
 def _plane_ks(model: ReportModel) -> Figure:
     placed = []
-    for run, name in _named_runs(model):
-        u, ks = _value(run, model.utility), _value(run, "forget_quality", "ks_distance")
+    for run, name in named_runs(model):
+        u, ks = value_of(run, model.utility), value_of(run, "forget_quality", "ks_distance")
         if math.isfinite(u + ks):
             placed.append((run, name, u, ks, f"KS distance {ks:.3f}"))
     title = "KS distance and utility"
@@ -158,11 +85,11 @@ def _plane_first(model: ReportModel) -> list[Figure]:
     if metric is None:
         return []
     placed = []
-    for run, name in _named_runs(model):
-        u, y = _value(run, model.utility), _value(run, metric)
+    for run, name in named_runs(model):
+        u, y = value_of(run, model.utility), value_of(run, metric)
         if math.isfinite(u + y):
-            placed.append((run, name, u, y, f"{_safe(head_of(metric))} {y:.3f}"))
-    figure = _plane(model, placed, _safe(head_of(metric)), target_y=model.mean_of("retain", metric))
+            placed.append((run, name, u, y, f"{safe(head_of(metric))} {y:.3f}"))
+    figure = _plane(model, placed, safe(head_of(metric)), target_y=model.mean_of("retain", metric))
     if figure is None:
         return []
     caption = "A cross of dashed lines is the retain model, the target: on the forget rows nearer to it is better."
@@ -186,32 +113,37 @@ def _plane(
         figure.add_vrect(x0=0, x1=floor, fillcolor="#f3f4f6", line_width=0, layer="below")
         figure.add_annotation(
             x=0, y=0.9, xref="x", yref="paper", text=" below the utility floor", showarrow=False, xanchor="left",
-            yanchor="top", font={"color": _GREY, "size": 12},
+            yanchor="top", font={"color": GREY, "size": 12},
         )  # fmt: skip
     if math.isfinite(target):
-        line = {"color": _DARK, "width": 1, "dash": "dash"}
+        line = {"color": DARK, "width": 1, "dash": "dash"}
         figure.add_vline(x=target, line=line)
         if math.isfinite(target_y):
             figure.add_hline(y=target_y, line=line)
-    looks, shown = _looks(model), set()
+    looks, shown = looks_of(model), set()
+    seeds: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for run, _, x, y, _ in placed:
+        seeds.setdefault((run.role, run.label), []).append((x, y))
+    for key, points in seeds.items():
+        seed_bars(figure, key[1], points, looks[key])
     for run, name, x, y, text in placed:
         look, key = looks[run.role, run.label], (run.role, run.label)
         figure.add_scatter(
-            x=[x], y=[y], mode="markers", name=_safe(run.label), legendgroup="/".join(key).replace("<", ""),
-            showlegend=key not in shown, text=[f"<b>{_safe(name)}</b><br>utility {x:.3f}<br>{text}"],
+            x=[x], y=[y], mode="markers", name=safe(run.label), legendgroup="/".join(key).replace("<", ""),
+            showlegend=key not in shown, text=[f"<b>{safe(name)}</b><br>utility {x:.3f}<br>{text}"],
             hovertemplate="%{text}<extra></extra>",
-            marker={"color": look.colour, "symbol": look.symbol, "size": 13, "line": _EDGE},
+            marker={"color": look.colour, "symbol": look.symbol, "size": 13, "line": EDGE},
         )  # fmt: skip
         shown.add(key)
     if math.isfinite(target + target_y):
         figure.add_scatter(
             x=[target], y=[target_y], mode="markers", name="retain (target)", hovertemplate="%{text}<extra></extra>",
             text=[f"<b>retain: the target</b><br>utility {target:.3f}"],
-            marker={"color": _DARK, "symbol": "star", "size": 18, "line": _EDGE},
+            marker={"color": DARK, "symbol": "star", "size": 18, "line": EDGE},
         )  # fmt: skip
-    figure.update_xaxes(title=_safe(head_of(model.utility)), range=[-0.02 * right, right])
+    figure.update_xaxes(title=safe(head_of(model.utility)), range=[-0.02 * right, right])
     figure.update_yaxes(title=y_title)
-    return _styled(figure, 460)
+    return styled(figure, 440 + 7 * len(seeds))
 
 
 def _ratios(results: Mapping[str, Result]) -> np.ndarray:
@@ -224,20 +156,19 @@ def _ratios(results: Mapping[str, Result]) -> np.ndarray:
 
 def _ecdf(model: ReportModel) -> Figure:
     title = "Truth ratios of the forget rows"
-    curves = [(run, name, ratios) for run, name in _named_runs(model) if len(ratios := _ratios(run.results))]
+    curves = [(run, name, ratios) for run, name in named_runs(model) if len(ratios := _ratios(run.results))]
     if not curves:
         return Figure("ecdf", title, "No run has truth ratios of single rows.", None)
     pooled = np.concatenate([ratios for *_, ratios in curves])
     low, high = _limits(pooled)
     outside = int(((pooled < low) | (pooled > high)).sum())
-    figure, looks, shown = go.Figure(), _looks(model), set()
+    figure, looks, shown = go.Figure(), looks_of(model), set()
     for run, name, ratios in sorted(curves, key=lambda curve: curve[0].role == "retain"):  # the retain model on top
-        xs = np.sort(np.clip(ratios, low, high))
-        ys = np.arange(1, len(xs) + 1) / len(xs)
+        xs, ys = _steps(np.clip(ratios, low, high))
         look, key = looks[run.role, run.label], (run.role, run.label)
         figure.add_scatter(
-            x=[low, *xs.tolist(), high], y=[0.0, *ys.tolist(), 1.0], mode="lines", name=_safe(run.label),
-            legendgroup="/".join(key).replace("<", ""), showlegend=key not in shown, text=[_safe(name)] * (len(xs) + 2),
+            x=[low, *xs.tolist(), high], y=[0.0, *ys.tolist(), 1.0], mode="lines", name=safe(run.label),
+            legendgroup="/".join(key).replace("<", ""), showlegend=key not in shown, text=safe(name),
             line={"color": look.colour, "width": look.width, "dash": look.dash, "shape": "hv"},
             hovertemplate="<b>%{text}</b><br>ratio %{x:.3g}: share %{y:.2f}<extra></extra>",
         )  # fmt: skip
@@ -256,7 +187,14 @@ def _ecdf(model: ReportModel) -> Figure:
         "correct one is at most x. Left of 1 the model prefers the correct answer. The KS distance is the largest "
         f"vertical gap to the retain model (bold, dashed).{clipped}"
     )
-    return Figure("ecdf", title, caption, _styled(figure, 480))
+    return Figure("ecdf", title, caption, styled(figure, 460 + 7 * len(curves)))
+
+
+def _steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The steps of the share of values at most x: x and share, both ends among them, N_STEPS at most."""
+    xs = np.sort(values)
+    kept = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), N_STEPS)).round().astype(int))
+    return xs[kept].round(6), ((kept + 1) / len(xs)).round(4)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -285,34 +223,35 @@ def _strips(model: ReportModel) -> list[Figure]:
     metrics = [(metric, head) for metric, head in _STRIPS if metric in model.shown]
     if not metrics:
         return []
-    runs = [(run, name) for run, name in _named_runs(model)]
-    if not any(math.isfinite(_value(run, metric)) for run, _ in runs for metric, _ in metrics):
+    runs = [(run, name) for run, name in named_runs(model)]
+    if not any(math.isfinite(value_of(run, metric)) for run, _ in runs for metric, _ in metrics):
         heads = " or a ".join(head for _, head in metrics)
         return [Figure("strips", title, f"No run has a {heads}.", None)]
     figure = make_subplots(rows=1, cols=len(metrics), shared_yaxes=True, horizontal_spacing=0.06)
-    looks = _looks(model)
-    labels = list(dict.fromkeys(_safe(run.label) for run, _ in runs))
+    looks = looks_of(model)
+    labels = list(dict.fromkeys(safe(run.label) for run, _ in runs))
     for col, (metric, head) in enumerate(metrics, 1):
         for run, name in runs:
-            x, look = _value(run, metric), looks[run.role, run.label]
+            x, look = value_of(run, metric), looks[run.role, run.label]
             if not math.isfinite(x):
                 continue
-            low, high = _value(run, metric, "ci_low"), _value(run, metric, "ci_high")
+            low, high = value_of(run, metric, "ci_low"), value_of(run, metric, "ci_high")
             known = math.isfinite(low + high)
             figure.add_scatter(
-                x=[x], y=[_safe(run.label)], mode="markers", showlegend=False, row=1, col=col,
+                x=[x], y=[safe(run.label)], mode="markers", showlegend=False, row=1, col=col,
+                name=f"{safe(name)}, {head}",
                 error_x={"array": [high - x], "arrayminus": [x - low], "color": look.colour} if known else None,
-                text=[f"<b>{_safe(name)}</b><br>{head} {x:.3f}"], hovertemplate="%{text}<extra></extra>",
-                marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": _EDGE},
+                text=[f"<b>{safe(name)}</b><br>{head} {x:.3f}"], hovertemplate="%{text}<extra></extra>",
+                marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},
             )  # fmt: skip
         # After the points: plotly leaves lines out of a plot that is still empty.
-        for role, line in (("full", _looks_line(_GREY, "dot")), ("retain", _looks_line(_DARK, "dash"))):
+        for role, line in (("full", _looks_line(GREY, "dot")), ("retain", _looks_line(DARK, "dash"))):
             x = model.mean_of(role, metric)  # type: ignore[arg-type]
             if math.isfinite(x):
                 figure.add_vline(x=x, line=line, row=1, col=col)
         figure.update_xaxes(title=head, range=[-0.02, 1.02], row=1, col=col)
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], type="category")
-    _styled(figure, 140 + 34 * len(labels))
+    styled(figure, 140 + 34 * len(labels))
     caption = (
         "Dashed: the retain model, the target. Dotted: the full model. Bars are confidence intervals where stored."
     )

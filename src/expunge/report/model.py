@@ -29,7 +29,8 @@ class Run:
 
     label: what the reader sees; runs of one role that share a label are seeds of the same thing. settings: one short
     line. results: metric name -> result; that of `forget_truth_ratio` holds the raw ratio of each row as
-    `score`. wall_s: seconds of training; steps: optimiser steps.
+    `score`. wall_s: seconds of training; steps: optimiser steps; memory_gb: the most memory it took. trajectory:
+    what was measured during training, {"step": 10, metric: value, ...} for each point, in order.
     """
 
     label: str
@@ -40,6 +41,49 @@ class Run:
     results: Mapping[str, Result] = field(default_factory=dict)
     wall_s: float | None = None
     steps: int | None = None
+    memory_gb: float | None = None
+    trajectory: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class RowScore:
+    """A score that single rows have. known: which end of it says that the answer is still known."""
+
+    name: str
+    known: Literal["high", "low"] = "high"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: what was asked, the true answer, and what each model says (None: nothing was generated), in the order
+    of `Explorer.models`; scores: by model, then by score, NaN where there is none."""
+
+    set: str
+    row_id: int
+    question: str
+    answer: str
+    said: tuple[str | None, ...]
+    scores: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The rows of a study to look through, the forget rows first."""
+
+    models: tuple[str, ...] = ()
+    scores: tuple[RowScore, ...] = ()
+    rows: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a study was made. config: its settings as YAML; versions and machines: as the jobs' records say."""
+
+    config: str = ""
+    versions: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ()
+    seeds: str = ""
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +138,17 @@ class AuditLine:
     note: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """Scores after so many steps, of the model and its two controls, from details such as `model_at_8`; none where
+        the audit does not go by steps."""
+        out: dict[str, list[tuple[float, float]]] = {}
+        for name, value in self.details.items():
+            side, _, step = name.partition("_at_")
+            if side in ("model", "retain", "full") and step.isdecimal():
+                out.setdefault(side, []).append((float(step), value))
+        return {side: tuple(sorted(points)) for side, points in out.items()}
+
 
 @dataclass(frozen=True)
 class ReportModel:
@@ -103,6 +158,7 @@ class ReportModel:
     of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
     share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
     "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models. audits: what audits found.
+    directions: metric -> what a larger value of it says.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -121,6 +177,9 @@ class ReportModel:
     utility: str = "model_utility"
     null_band: Mapping[str, Band] = field(default_factory=dict)
     audits: tuple[AuditLine, ...] = ()
+    explorer: Explorer = Explorer()
+    making: Making = Making()
+    directions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

@@ -1,58 +1,116 @@
-"""One HTML page that needs nothing but itself: style, figures, data and the plotly library are inside."""
+"""One HTML page that needs nothing but itself: style, figures, rows and the plotly library are inside."""
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
-from importlib import resources
 from urllib.parse import quote
 
 import plotly.io
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from expunge.report.figures import Figure, figures
+from expunge.report import rows
+from expunge.report.audits import ABOUT, HEADS, audit_rows
+from expunge.report.drawing import Figure, named_runs
+from expunge.report.figures import figures
 from expunge.report.model import ReportModel, Sample
 from expunge.report.reading import cautions, reading
-from expunge.report.table import table
-from expunge.report.text import to_csv, to_markdown
+from expunge.report.table import ABSENT, table
+from expunge.report.text import to_csv, to_latex, to_markdown
 
-# The buttons are listed one by one: one of plotly's own would send the data to a server.
-_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "resetScale2d"]]}
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    about: Figure
-    html: Markup | None
+LIMIT = 5_000_000  # bytes of a page; the rows have what the rest leaves
+MIN_ROWS = 200_000  # bytes the rows may have however much the rest takes
 
 
-def to_html(model: ReportModel) -> str:
-    """The page. Labels, reasons and generations are escaped; a content policy forbids every load from outside."""
-    drawn = [_draw(figure) for figure in figures(model)]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files("expunge.report").joinpath("page.html").read_text("utf-8"))
-    return template.render(
+def to_html(model: ReportModel, *, live: bool = False) -> str:
+    """The page. Labels, reasons and generations are escaped; a content policy forbids every load from outside.
+
+    live: for a page that is served while the study runs: it asks its own server whether there is a newer one.
+    """
+    without = _render(model, None, live)
+    if not model.explorer.rows:
+        return without
+    return _render(model, rows.pack_rows(model.explorer, max(MIN_ROWS, LIMIT - len(without.encode()) - 20_000)), live)
+
+
+def environment() -> Environment:
+    """Templates of this package, with everything escaped."""
+    made = Environment(
+        loader=PackageLoader("expunge", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["figure_json"] = _figure_json
+    return made
+
+
+def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
+    drawn = figures(model)
+    return environment().get_template("page.html").render(
         model=model,
+        live=live,
         table=table(model),
+        metrics=_metrics(model),
         figures=drawn,
-        plotly=Markup(get_plotlyjs()) if any(d.html for d in drawn) else None,
+        plotly=packed_plotly() if any(d.figure is not None for d in drawn) else None,
+        audits=audit_rows(model),
+        audit_heads=HEADS,
+        audit_about=ABOUT,
+        rows=packed,
+        rows_file=rows.FILE,
         reading=reading(model),
         cautions=cautions(model),
         samples=[(sample, _in_order(model, sample)) for sample in model.samples],
         csv_link=_data_link("text/csv", to_csv(model)),
         markdown_link=_data_link("text/markdown", to_markdown(model)),
-    )
+        latex_link=_data_link("text/x-tex", to_latex(model)),
+    )  # fmt: skip
 
 
-def _draw(figure: Figure) -> _Drawn:
-    """The figure as a piece of HTML. plotly writes its data with <, > and / escaped, so it cannot end the script."""
-    if figure.figure is None:
-        return _Drawn(figure, None)
-    piece = plotly.io.to_html(
-        figure.figure, config=_CONFIG, include_plotlyjs=False, full_html=False, div_id=figure.name, default_width="100%"
-    )
-    return _Drawn(figure, Markup(piece))
+@functools.cache
+def packed_plotly() -> str:
+    """The library, packed: it is the largest part of a page."""
+    return rows.pack(get_plotlyjs())
+
+
+def _figure_json(about: Figure) -> Markup:
+    """The figure as JSON. What could end a script or begin a tag is written as an escape."""
+    text = plotly.io.to_json(about.figure, validate=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    runs: list[str]
+    rows: list[tuple[str, str, list[tuple[str, str, str]]]]
+
+
+def _metrics(model: ReportModel) -> _Metrics:
+    """Every metric of every run: name, direction, and text, interval and reason of each."""
+    runs = named_runs(model)
+    names = dict.fromkeys([*model.shown, *(name for run, _ in runs for name in run.results)])
+    there = [name for name in names if any(name in run.results for run, _ in runs)]
+    lines = []
+    for name in there:
+        cells = []
+        for run, _ in runs:
+            result = run.results.get(name)
+            if result is None or not math.isfinite(result.value):
+                cells.append((ABSENT, "", "not measured" if result is None else result.reason or "no number"))
+            else:
+                low, high = (result.extra.get(key, math.nan) for key in ("ci_low", "ci_high"))
+                cells.append((f"{result.value:.4g}", _interval(low, high), ""))
+        lines.append((name, model.directions.get(name, ""), cells))
+    return _Metrics([name for _, name in runs], lines)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def _in_order(model: ReportModel, sample: Sample) -> list[tuple[str, str]]:

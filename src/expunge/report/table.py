@@ -113,6 +113,7 @@ _ATTACKS = (  # shown where some run has them
     ),
     next(column for column in _KNOWN if column.key == "privleak"),
 )  # fmt: skip
+_MEMORY = Column("memory_gb", "memory GB", "number", "the most memory that training took, in GB")  # where it is known
 _LAST = (
     Column("steps", "steps", "count", "optimiser steps"),
     Column("wall_s", "time", "time", "seconds of training, wall clock"),
@@ -190,7 +191,8 @@ def columns_of(model: ReportModel) -> tuple[Column, ...]:
             out.append(_DROP)
     shown = {column.metric for column in out}
     there = {name for run in model.runs for name in run.results} - shown
-    return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST)
+    memory = [_MEMORY] if any(run.memory_gb is not None for run in model.runs) else []
+    return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST, *memory)
 
 
 def table(model: ReportModel) -> Table:
@@ -253,8 +255,8 @@ def _flag(role: str, columns: tuple[Column, ...], cells: tuple[Cell, ...], scale
 
 
 def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
-    if column.key == "steps" or column.key == "wall_s":
-        given = run.steps if column.key == "steps" else run.wall_s
+    if column.key in ("steps", "wall_s", "memory_gb"):
+        given = getattr(run, column.key)
         value, reason = (math.nan, "not recorded") if given is None else (float(given), "not a finite number")
         return Cell(value, format_value(value, column.kind)) if math.isfinite(value) else notes.absent(reason)
     metric = column.metric or scale.metric

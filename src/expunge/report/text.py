@@ -1,4 +1,4 @@
-"""The report as text: markdown, CSV, and a table for the terminal."""
+"""The report as text: markdown, CSV, LaTeX, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -124,6 +124,27 @@ def _raw(value: float) -> str:
     if not math.isfinite(value):
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00b1": r"$\pm$"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split())).replace("\u2013", "--")
+
+
+def to_latex(model: ReportModel) -> str:
+    """The table as LaTeX, for the package booktabs; means alone where a label has several seeds."""
+    made = table(model)
+    several = {(row.role, row.label) for row in made.rows if row.kind == "mean"}
+    rows = [row for row in made.rows if row.kind != "run" or (row.role, row.label) not in several]
+    lines = [r"\begin{tabular}{l" + "r" * len(made.columns) + "}", r"\toprule"]
+    lines.append(" & ".join(["run", *(_tex(c.head) for c in made.columns)]) + r" \\")
+    lines.append(r"\midrule")
+    lines += [" & ".join([_tex(_marked(row)), *(_tex(cell.text) for cell in row.cells)]) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from expunge.core.files import write_bytes, write_text
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.core.files import write_bytes
+from expunge.report import rows
 from expunge.report.audits import JSON, TABLE, audits_json, audits_parquet
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
-from expunge.report.text import to_csv, to_markdown
+from expunge.report.text import to_csv, to_latex, to_markdown
 
-FILES = ("results.md", "results.csv", "report.html")
+FILES = ("results.md", "results.csv", "results.tex", "report.html")
 
 
 def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
-    """Write results.md, results.csv and report.html to the folder, each whole; earlier ones are replaced.
+    """Write results.md, results.csv, results.tex, report.html and (where there are rows to look through) rows.parquet
+    to the folder, each whole; earlier ones are replaced. Where there are audits, audits.json and audits.parquet too.
 
-    Where there are audits, audits.json and audits.parquet too. The first three are made before the first is written,
-    so a model that cannot be shown changes nothing on disk.
+    All are made before the first is written, so a model that cannot be shown changes nothing on disk.
     """
-    texts = (to_markdown(model), to_csv(model), to_html(model))
-    paths = tuple(folder / name for name in FILES)
-    for path, text in zip(paths, texts, strict=True):
-        write_text(path, text)
+    texts = (to_markdown(model), to_csv(model), to_latex(model), to_html(model))
+    data = [(path, text.encode()) for path, text in zip((folder / name for name in FILES), texts, strict=True)]
+    if model.explorer.rows:
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.rows_table(model.explorer), sink)
+        data.append((folder / rows.FILE, sink.getvalue().to_pybytes()))
     if model.audits:
-        write_text(folder / JSON, audits_json(model))
-        write_bytes(folder / TABLE, audits_parquet(model))
-        paths += (folder / JSON, folder / TABLE)
-    return paths
+        data += [(folder / JSON, audits_json(model).encode()), (folder / TABLE, audits_parquet(model))]
+    for path, content in data:
+        write_bytes(path, content)
+    return tuple(path for path, _ in data)

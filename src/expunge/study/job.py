@@ -12,6 +12,7 @@ from typing import Any
 from expunge.core.identity import fingerprint
 
 Progress = Callable[[int, int], None]  # units done, units in all
+CHECKPOINTS = ".checkpoints"
 Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 
 
@@ -33,6 +34,7 @@ class Job:
     record. `identity` must determine the result together with the parents; `label` only names it for people.
     implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
     left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
+    resumes: an unfinished attempt is gone on from; `do` is told where to keep it, as `parents[CHECKPOINTS]`.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Job:
     estimate: Estimate = Estimate()
     implied: frozenset[str] = frozenset()
     passing: bool = False
+    resumes: bool = False
 
     @functools.cached_property
     def key(self) -> str:

@@ -16,6 +16,7 @@ from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import identity as panel_identity
+from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
@@ -23,10 +24,11 @@ from expunge.scoring.config import Generation, check_backend
 from expunge.study import harness, work
 from expunge.study.config import EvalConfig, Task
 from expunge.study.estimate import Sizes, sizes
-from expunge.study.job import Job, Progress
+from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
 from expunge.study.requests import changed, narrowed
-from expunge.training.config import TrainArgs
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluate import forget_of, panel_metrics
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
 from expunge.training.schedule import Schedule
@@ -140,10 +142,16 @@ class Maker:
         chosen: Objective,
         sides: Mapping[str, Sequence[str]],
         args: TrainArgs,
+        *,
+        retain: Job | None = None,
     ) -> Job:
-        """Training or unlearning from a job's model, or from the configured source."""
+        """Training or unlearning from a job's model, or from the configured source.
+
+        retain: the retain model's records, which evaluations during training hold the model against.
+        """
         check_quantize(args.lora)
         check_run(chosen, args)
+        evaluation = self._evaluation(args, retain)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, chosen)
@@ -154,6 +162,8 @@ class Maker:
         reads = wanted_of(chosen, used, self.setting.benchmark.sets, n_other, args)
         for role, wanted in reads.items():
             parents[role] = self._reference(start if role in IMPLIED else teacher, wanted, other)
+        if retain is not None and args.evaluate.reads_retain:
+            parents["retain_records"] = retain
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             source = self._source(parents)
@@ -167,6 +177,9 @@ class Maker:
                 progress,
                 alternates=parents.get("alternates"),
                 references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
+                retain=parents.get("retain_records"),
+                generation=self.evaluation.generation,
+                checkpoints=parents.get(CHECKPOINTS),
             )
 
         return Job(
@@ -178,13 +191,32 @@ class Maker:
                 "args": args.identity,
                 "rows": {s: [self._rows[n] for n in names] for s, names in used.items()},
                 **({"refusals": self.setting.refusals} if refusing else {}),
+                **evaluation,
                 **self._source_identity(start),
             },
             parents=parents,
             do=do,
             estimate=self._sizes.fit(used, args, self.setting.template.max_length),
             implied=IMPLIED,
+            resumes=True,
         )
+
+    def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
+        """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
+        if not args.evaluate.on:
+            return {}
+        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
+            raise ConfigError(
+                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
+                "none; name another metric, such as forget_Q_A_Prob"
+            )
+        wanted = requests(panel)
+        return {
+            "panel": panel_identity(panel),
+            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
+            **({"generation": self.evaluation.generation} if wanted.texts else {}),
+        }
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """A model trained further on the forget rows."""
@@ -197,6 +229,7 @@ class Maker:
         """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
         if chosen.spec.teacher == "reinforced":
             changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
+            changed["evaluate"] = EvaluateArgs()
             own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
             return self.reinforced(label, start, own), start
         if chosen.spec.teacher == "start":

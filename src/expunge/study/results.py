@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
 from expunge.core.records import text_records
 from expunge.metrics.aggregate import band
+from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
 from expunge.study.auditing import Subject, audit_lines
+from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
+from expunge.study.work import TRAJECTORY
 
 N_SAMPLES = 6
+_TEXTS = ".texts.parquet"
 
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
@@ -30,12 +36,14 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
     runs: list[Run] = []
     lost: list[Missing] = []
     texts: dict[str, Mapping[int, str]] = {}
+    measured: list[Leaf] = []
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
             failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
         runs.append(_run(graph, leaf, outcome, store))
+        measured.append(leaf)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
             lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
@@ -56,6 +64,9 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         utility=benchmark.utility,
         null_band=null_band(runs),
         audits=audit_lines(told, store, lambda subject: _seed(graph, subject)),
+        explorer=explorer(benchmark, [(run, _texts(leaf, store)) for run, leaf in zip(runs, measured, strict=True)]),
+        making=making(graph, outcome, command),
+        directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
     )
 
 
@@ -102,6 +113,18 @@ def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
         results=results,
         wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
+        trajectory=() if leaf.model is None else _trajectory(store.path(leaf.model) / TRAJECTORY),
+    )
+
+
+def _trajectory(path: Path) -> tuple[Mapping[str, float], ...]:
+    """What a run's evaluations on the way found; a number that is missing is left out."""
+    if not path.is_file():
+        return ()
+    points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    left_out = ("epoch", "phase")  # the step says where a point stands
+    return tuple(
+        {k: float(v) for k, v in point.items() if k not in left_out and isinstance(v, int | float)} for point in points
     )
 
 
@@ -129,8 +152,17 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
-    table = pq.read_table(store.path(leaf.records) / f"{rows}.texts.parquet")
-    return {t.row_id: t.generation for t in text_records(table)}
+    return _read(store.path(leaf.records) / f"{rows}{_TEXTS}")
+
+
+def _texts(leaf: Leaf, store: Store) -> dict[str, dict[int, str]]:
+    """What a model said to each row, by set: the greedy answers."""
+    files = sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))
+    return {file.name.removesuffix(_TEXTS): _read(file) for file in files}
+
+
+def _read(file: Path) -> dict[int, str]:
+    return {t.row_id: t.generation for t in text_records(pq.read_table(file))}
 
 
 def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:

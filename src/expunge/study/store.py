@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
 from expunge.core.identity import file_sha256
-from expunge.study.job import Job, Progress
+from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.provenance import provenance
 
 RECORD = "job.json"
@@ -98,7 +98,10 @@ class Store:
             with self._writing(job):
                 sweep_parts(self.path(job))
                 with whole_folder(self.path(job)) as folder:
-                    return self._fill(job, folder, progress)
+                    record = self._fill(job, folder, progress)
+                if job.resumes:
+                    shutil.rmtree(self._unfinished(job), ignore_errors=True)
+                return record
 
     def restore(self, job: Job) -> None:
         """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs."""
@@ -123,9 +126,15 @@ class Store:
                 del record["removed"]
                 write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
 
+    def _unfinished(self, job: Job) -> Path:
+        """Where a job that can go on after a break keeps its checkpoints."""
+        return self.root / CHECKPOINTS / job.key[:32]
+
     def _fill(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         """Do a job whose parents are there, and write its record with the checksums of its files."""
         parents = {role: self.path(parent) for role, parent in job.parents.items()}
+        if job.resumes:
+            parents[CHECKPOINTS] = self._unfinished(job)
         record = provenance(job, lambda: job.do(folder, parents, progress))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         record["files"] = {f.relative_to(folder).as_posix(): [file_sha256(f), f.stat().st_size] for f in files}

@@ -48,7 +48,8 @@ from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
 from expunge.training.ask import Ask
-from expunge.training.config import TrainArgs
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
 from expunge.training.lora import save_adapter, saved_form, with_lora
 from expunge.training.reference import load_reference
@@ -96,13 +97,22 @@ def fit(
     *,
     alternates: Path | None = None,
     references: Mapping[str, tuple[Path, Ask]] | None = None,
+    retain: Path | None = None,
+    generation: Generation | None = None,
+    checkpoints: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a model on the named sets of each side, and save it with its log.
+    """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
     references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
+    retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
+    unfinished attempt is kept.
     """
     encoder = setting.encoder(source)
+    watch = None
+    if args.evaluate.on:
+        panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
+        watch = watching(folder, args.evaluate, panel)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
     if objective.needs.alternate is not None:
         rows["alternate"] = encode_alternates(
@@ -113,14 +123,51 @@ def fit(
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
-    done = train(model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress)
+    done = train(
+        model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
+        checkpoints=checkpoints,
+    )  # fmt: skip
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
     save_model(model, encoder.tokenizer, folder)
     write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
     cut = {side: sum(1 for e in encoded if e.truncated) for side, encoded in rows.items()}
-    return {"steps": done.n_steps, "truncated_rows": cut}
+    facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut}
+    if done.resumed_at is not None:
+        facts["resumed_at"] = done.resumed_at
+    if args.evaluate.on:
+        facts["evaluation"] = {**done.selected, "rows": panel.read}
+    return facts
+
+
+TRAJECTORY = "trajectory.jsonl"
+
+
+def watching(folder: Path, args: EvaluateArgs, panel: Panel) -> Watch:
+    """What evaluates a run and writes its trajectory, whole each time, into a folder."""
+
+    def tell(points: Sequence[Point]) -> None:
+        write_text(folder / TRAJECTORY, "".join(json.dumps(p.line) + "\n" for p in points))
+
+    choice = selection(args, panel.retain) if args.chooses else None
+    return Watch(args, panel, choice, tell)
+
+
+def evaluated(
+    setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
+) -> Panel:
+    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
+    sets = setting.benchmark.sets
+    metrics = panel_metrics(setting.benchmark.panel, args)
+    kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
+    panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
+    if retain is None:
+        return panel
+    read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
+    tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
+    texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
+    return dataclasses.replace(panel, retain=panel.results(tokens, texts))
 
 
 def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None, device: str | None = None) -> Any:

@@ -16,6 +16,100 @@ from expunge.training.schedule import Schedule
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Which evaluation is the best: among those after the start whose utility is at least `floor` times its value at
+    the start, the one whose forget metric lies nearest to its target. Of equals, the higher utility, then the earlier.
+
+    utility, forget: names of metrics of the panel; None: model_utility and forget_quality with the full panel, else
+    retain_Q_A_Prob and forget_Q_A_Prob. target: a number, `low`, `high`, or `retain`, the retain model's value on the
+    same rows; where there is none to be had, `low`. forget_quality, in itself a comparison with the retain model, is
+    always best when high.
+    """
+
+    utility: str | None = None
+    forget: str | None = None
+    floor: float = 0.9
+    target: float | Literal["retain", "low", "high"] = "retain"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:
+            raise ValueError("floor must be at least 0 and at most 1, a share of the utility at the start")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    """Evaluation during training: off unless `every` (epochs) or `steps` says how often; always at the end too.
+
+    panel: `fast` (probability, truth ratio and extraction strength of forget and retain rows, nothing generated),
+    `full` (the benchmark's panel, on all rows) or a list of its metrics. rows: at most so many rows of each set, the
+    first ones; it does not count for the full panel. keep: which model is saved, the last or the best by `rule`.
+    patience: stop after so many evaluations in a row without a new best.
+    """
+
+    every: float | None = None
+    steps: int | None = None
+    panel: Literal["fast", "full"] | tuple[str, ...] = "fast"
+    rows: int = 100
+    at_start: bool = True
+    keep: Literal["last", "best"] = "last"
+    patience: int | None = None
+    rule: Rule = field(default_factory=Rule)
+
+    def __post_init__(self) -> None:
+        if self.every is not None and not 0 < self.every < math.inf:
+            raise ValueError("every must be a number of epochs > 0")
+        for key in ("steps", "rows", "patience"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1")
+        if self.every is not None and self.steps is not None:
+            raise ValueError("every (epochs) is set, and steps as well; give one of them")
+        if not self.panel:
+            raise ValueError("panel must be fast, full or a list of metrics")
+        for key, idle in (("keep", "last"), ("patience", None)):
+            if getattr(self, key) != idle and not self.on:
+                raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
+            if getattr(self, key) != idle and not self.at_start:
+                raise ValueError(f"{key} needs at_start, for utility is held against its value at the start")
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is evaluated."""
+        return self.every is not None or self.steps is not None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the rule counts: a best model is kept or waited for."""
+        return self.keep == "best" or self.patience is not None
+
+    @property
+    def n_rows(self) -> int | None:
+        """At most so many rows of each set; None: all."""
+        return None if self.panel == "full" else self.rows
+
+    @property
+    def reads_retain(self) -> bool:
+        """Whether the retain model's records are read, where there are any."""
+        return self.on and (self.panel != "fast" or (self.chooses and self.rule.target == "retain"))
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class CheckpointArgs:
+    """How often an unfinished run is written down, so that it can go on: every `every_s` seconds, or every `steps`."""
+
+    every_s: float = 600.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.every_s < math.inf:
+            raise ValueError("every_s must be a number of seconds > 0")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError("steps must be at least 1")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class TrainArgs:
     """One training run.
 
@@ -26,6 +120,8 @@ class TrainArgs:
     trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
     whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
     schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
+    evaluate: metrics during the run, and which model is saved. checkpoint: how often the run is written down (None:
+    never); no part of what it is.
 
     reference: how distributions of the model before unlearning (or of a teacher) are kept. exact: what the LM head
     reads. topk: the `reference_topk` largest logits of each token, the rest of the probability spread evenly over the
@@ -67,6 +163,8 @@ class TrainArgs:
     schedule: Schedule = field(default_factory=Schedule)
     reference: Literal["exact", "topk"] = "exact"
     reference_topk: int = 64
+    evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
+    checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "num_train_epochs", "loss_limit", "adam_epsilon"):
@@ -141,15 +239,17 @@ class TrainArgs:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint covers: everything but how often the log is written.
+        """What a fingerprint covers: everything but how often the log and checkpoints are written.
 
-        A step, a mask, adapters, chunks or a schedule count where they are set, and leave no trace where they are not
-        (sums over chunks are rounded otherwise than whole ones). Raises ConfigError for a wrong step.
+        A step, a mask, adapters, chunks, a schedule or evaluations count where they are set, and leave no trace where
+        they are not (sums over chunks are rounded otherwise than whole ones). Raises ConfigError for a wrong step.
         """
         values = dataclasses.asdict(self)
         if self.topk is None:
             del values["reference"], values["reference_topk"]
-        del values["logging_steps"], values["step_args"]
+        del values["logging_steps"], values["step_args"], values["checkpoint"]
+        if not self.evaluate.on:
+            del values["evaluate"]
         for key in ("step", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
             if not values[key]:
                 del values[key]

@@ -11,7 +11,9 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,11 @@ from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
 from expunge.training.ask import asked
+from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
 from expunge.training.config import TrainArgs
+from expunge.training.evaluate import Point, Watch, is_due
 from expunge.training.phases import Phase, plan_phases
+from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
 from expunge.training.serve import SIDES, Sample, Server
 from expunge.training.step import Stepper
@@ -40,10 +45,17 @@ Progress = Callable[[int, int], None]  # step, steps
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves besides the changed model: its number of steps, and the logged losses of each phase."""
+    """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
+
+    selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
+    this run begin after.
+    """
 
     n_steps: int
     history: list[dict[str, float]]
+    trajectory: list[Point] = field(default_factory=list)
+    selected: Mapping[str, Any] = field(default_factory=dict)
+    resumed_at: int | None = None
 
 
 def train(
@@ -55,6 +67,8 @@ def train(
     pad_id: int,
     references: Mapping[str, Reference] | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -63,6 +77,10 @@ def train(
     What is missing is asked of `model` before its first step, with the same bits; a teacher's must be given.
     With `args.lora` the model is given wrapped (`training.lora.with_lora`). Raises JobError when the loss is no longer
     finite or passes `args.loss_limit`, ConfigError for a step or a mask that does not fit.
+
+    watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
+    a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
@@ -70,33 +88,106 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     samples = [s for p in phases for s in p.samples]
     asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
+    run = _Run(model, len(phases), watch, progress)
+    if checkpoints is not None and args.checkpoint is not None:
+        run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
+        run.found = run.checkpoints.load(run.fits, run.device)
     place = _Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
-    history: list[dict[str, float]] = []
+    done_before = run.begin()
 
     def serve(needs: Needs) -> Server:
         return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
         for phase in phases:
             place = place.enter(phase)
+            if place.number < done_before.number:
+                continue
+            place = dataclasses.replace(place, steps_before=max(place.steps_before, done_before.steps_before))
+            found = run.found if run.found and place.number == done_before.number else None
             trainer = _Loop(
                 model=model,
                 args=_training_arguments(phase, place.seed(args.seed), scratch, model),
-                train_dataset=_Samples(phase.samples),
+                train_dataset=_Samples(phase.samples[found["n_read"] if found else 0 :]),
                 data_collator=_as_batch,
-                callbacks=[_Progress(progress, place)] if progress else [],
             )
-            trainer.prepare(phase, serve(phase.objective.needs), place)
+            trainer.prepare(phase, serve(phase.objective.needs), place, run)
             if phase.step is not None:
                 trainer.wrap(phase.step, serve)
+            trainer.go_on_from(found)
+            trainer.add_callback(_Course(trainer))
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
-            history += trainer.history
+            run.history += trainer.history
             place = place.leave(int(trainer.state.global_step))
+            run.leave(place)
+            if run.stopped:
+                break
             if place.number < place.n_phases:
                 trainer.let_go()
     model.eval()
-    return Trained(n_steps=place.steps_before, history=history)
+    selected = watch.end(model) if watch else {}
+    n_steps = max(place.steps_before, done_before.steps_before)
+    return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
+
+
+@dataclass
+class _Run:
+    """What outlives the phases of a run: its log, its evaluations, its checkpoints and what was found of it."""
+
+    model: Any
+    n_phases: int
+    watch: Watch | None
+    progress: Progress | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    checkpoints: Checkpoints | None = None
+    found: State | None = None
+    stopped: bool = False  # by patience
+    resumed_at: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def fits(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
+        n = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return {"device": self.device.type, "processes": n}
+
+    def begin(self) -> _Place:
+        """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
+        if self.found is None:
+            if self.watch:
+                self.watch.begin(self.model)
+            return _Place(self.n_phases)
+        put_weights(self.model, self.found["model"])
+        self.history = list(self.found["history"])
+        if self.watch:
+            self.watch.restore(self.found["watch"])
+        self.resumed_at = self.found["steps_before"] + self.found["step"]
+        log.info("going on after step %d", self.resumed_at)
+        return _Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
+
+    def save(self, place: _Place, *, step: int = 0, **of_phase: Any) -> None:
+        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin)."""
+        if self.checkpoints is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+            return
+        state = {
+            "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
+            "model": trained_weights(self.model), "history": self.history,
+            "watch": self.watch.state() if self.watch else {}, **of_phase,
+        }  # fmt: skip
+        self.checkpoints.save(place.steps_before + step, state)
+
+    def leave(self, place: _Place) -> None:
+        """At the end of a phase: stop here if a signal came in its last step."""
+        if self.checkpoints is not None and self.checkpoints.stopping:
+            number = self.n_phases if self.stopped else place.number
+            self.save(dataclasses.replace(place, number=number + 1))
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -216,12 +307,15 @@ class _Loop(transformers.Trainer):
     server: Server
     history: list[dict[str, float]]
 
-    def prepare(self, phase: Phase, server: Server, place: _Place) -> None:
+    def prepare(self, phase: Phase, server: Server, place: _Place, run: _Run) -> None:
         """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
+        self.phase, self.run = phase, run
         self.history = []
+        self.begun = 0
+        self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._stepper: Stepper | None = None
 
@@ -232,6 +326,67 @@ class _Loop(transformers.Trainer):
                 "a step runs in one process: its gradients are not exchanged; start the run without launcher"
             )
         self._stepper = Stepper(step, self.objective, self.server, serve)
+
+    def go_on_from(self, found: State | None) -> None:
+        """Begin where a checkpoint of this phase ended; the rest of it is put in place before the first step."""
+        self._found = found
+        self.begun = found["step"] if found else 0
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate's course over the whole phase, of which only the rest may be run."""
+        return super().create_scheduler(num_training_steps + self.begun, optimizer)
+
+    def restore(self) -> None:
+        """Once everything has been made, and before the first step: what a checkpoint knows of this phase, if any."""
+        found, self._found = self._found, None
+        if found is None or self.begun == 0:
+            return
+        for part, key in zip(self._course, ("optimizer", "scheduler", "scaler"), strict=True):
+            if part is not None:
+                part.load_state_dict(found[key])
+        self.server.memory.update(found["memory"])
+        if self._stepper is not None:
+            self._stepper.memory.update(found["step_memory"])
+        self.history, self._parts = list(found["phase_history"]), dict(found["parts"])
+        set_random_state(found["random"])
+
+    @property
+    def _course(self) -> tuple[Any, Any, Any]:
+        """Optimizer, scheduler, and the loss scaler, which only fp16 has."""
+        return self.optimizer, self.lr_scheduler, self.accelerator.scaler
+
+    def save(self) -> None:
+        """Write a checkpoint between two steps."""
+        step = int(self.state.global_step)
+        optimizer, scheduler, scaler = self._course
+        self.run.save(
+            self.place,
+            step=step,
+            n_read=step * self.epoch_share * self.accelerator.num_processes,
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+            memory=self.server.memory,
+            step_memory={} if self._stepper is None else self._stepper.memory,
+            phase_history=self.history,
+            parts=self._parts,
+            random=random_state(),
+        )
+
+    def evaluate_if_due(self) -> bool:
+        """Evaluate after this step if its time has come; whether the run should stop."""
+        watch, step = self.run.watch, int(self.state.global_step)
+        if watch is None:
+            return False
+        rows = self.epoch_share * self.accelerator.num_processes
+        n_samples, n_epoch = len(self.phase.samples), self.epoch_rows
+        before = self.place.steps_before
+        last = self.place.number == self.place.n_phases and step >= self.state.max_steps
+        due = is_due(watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples)
+        if not (due or last):
+            return False
+        epoch = min(step * rows, n_samples) / n_epoch
+        return watch.evaluate(self.model, step=before + step, epoch=epoch, phase=self.place.number)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch: the Trainer's own forward and backward, or the step's."""
@@ -299,10 +454,34 @@ class _Loop(transformers.Trainer):
             self.optimizer.state.clear()
 
 
-class _Progress(TrainerCallback):
-    def __init__(self, report: Progress, place: _Place) -> None:
-        self._report, self._place = report, place
+class _Course(TrainerCallback):
+    """What happens between the steps of a phase: the beginning of a resumed one, checkpoints, evaluations, progress."""
+
+    def __init__(self, trainer: _Loop) -> None:
+        self._trainer, self._run = trainer, trainer.run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the steps that an earlier attempt has done."""
+        state.global_step += self._trainer.begun
+        state.max_steps += self._trainer.begun
+        if self._trainer.begun:
+            self._tell(state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Here a step is done, logged and evaluated, and nothing of the next has begun."""
+        self._trainer.restore()
+        kept = self._run.checkpoints
+        if kept is not None and kept.due(self._trainer.place.steps_before + state.global_step):
+            self._trainer.save()
+            if kept.stopping:
+                raise KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the caller how far the run is."""
-        self._report(*self._place.steps(state))
+        """Tell the caller how far the run is, and evaluate."""
+        self._tell(state)
+        if self._trainer.evaluate_if_due():
+            self._run.stopped = control.should_training_stop = True
+
+    def _tell(self, state: Any) -> None:
+        if self._run.progress is not None:
+            self._run.progress(*self._trainer.place.steps(state))

@@ -108,7 +108,7 @@ class Stepper:
     def __init__(self, step: Step, objective: Objective, server: Server, serve: Callable[[Needs], Server]) -> None:
         check_step(step, objective)
         self._step = step
-        self._memory: dict[str, Any] = {}
+        self.memory: dict[str, Any] = {}
         self._sources: dict[Which, tuple[Objective, Server]] = {"total": (objective, server)}
         for which, make in PARTS.items():
             part = make(objective)
@@ -121,7 +121,7 @@ class Stepper:
         """Add share * (the step's gradient) to the parameters' `grad`; the terms as they were first computed."""
         params = [p for p in model.parameters() if p.requires_grad]
         gradients = _Gradients(model, params, self._sources, compute)
-        made = self._step(gradients, params, self._memory)
+        made = self._step(gradients, params, self.memory)
         for p, gradient, reached in zip(params, made, gradients.reached, strict=True):
             if not reached:  # as in a plain backward: no gradient, so no weight decay either
                 continue

@@ -1,0 +1,152 @@
+"""`expunge report`: the report of a study as far as its store goes, as files, and served while the study runs."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from expunge.cli.api import StudyHandle, load_study
+from expunge.core.errors import ConfigError
+from expunge.report.model import ReportModel
+from expunge.report.page import to_html
+from expunge.report.query import write_results
+from expunge.report.static import write_figures
+from expunge.report.write import write_report
+
+HOST = "127.0.0.1"
+EVERY_S = 5.0  # how often the store is looked at
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".md": "text/markdown; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".tex": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".pdf": "application/pdf",
+}
+
+
+def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, formats: str | None) -> int:
+    """Write the report, and serve it if a port is given, until it is interrupted."""
+    kinds = tuple(part.strip() for part in (formats or "").split(",") if part.strip())
+    study = load_study(overrides, plugins)
+    command = shlex.join(["expunge", "run", *overrides])
+    if port is None:
+        _, paths = _write(study, command, kinds)
+        print(f"report: {next(path for path in paths if path.name == 'report.html')}")
+        return 0
+    pages = Pages()
+    try:
+        server = ThreadingHTTPServer((HOST, port), handler(pages))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--serve: cannot listen on port {port}: {error}") from None
+    with server:
+        done = _refresh(study, command, kinds, pages, None)
+        print(f"serving http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            while True:
+                time.sleep(EVERY_S)
+                done = _refresh(study, command, kinds, pages, done)
+        except KeyboardInterrupt:
+            print("ended", file=sys.stderr)
+        finally:
+            server.shutdown()
+    return 0
+
+
+def _write(study: StudyHandle, command: str, kinds: tuple[str, ...]) -> tuple[ReportModel, tuple[Path, ...]]:
+    model, folder = study.stored(command), study.graph.study.output_dir
+    paths = (*write_report(model, folder), write_results(model, folder))
+    return model, (*paths, *(write_figures(model, folder, kinds) if kinds else ()))
+
+
+def _refresh(
+    study: StudyHandle, command: str, kinds: tuple[str, ...], pages: Pages, before: frozenset[str] | None
+) -> frozenset[str]:
+    """Write the report anew if other jobs are done than before; the keys of those that are."""
+    done = frozenset(planned.job.key for planned in study.plan() if planned.state == "hit")
+    if done != before:
+        model, paths = _write(study, command, kinds)
+        pages.show(to_html(model, live=True), paths)
+    return done
+
+
+class Pages:
+    """What is served: the page, and the files of the report beside it. Nothing else of the folder can be had."""
+
+    def __init__(self) -> None:
+        self._page = b""
+        self._files: Mapping[str, Path] = {}
+
+    def show(self, page: str, files: Sequence[Path]) -> None:
+        """Serve this page from now on, and these files by their names."""
+        self._files = {path.name: path for path in files}
+        self._page = page.encode()
+
+    def find(self, path: str) -> tuple[str, bytes] | None:
+        """The kind and contents of what an address names, or None."""
+        name = unquote(urlsplit(path).path).removeprefix("/")
+        if name in ("", "report.html"):
+            return KINDS[".html"], self._page
+        file = self._files.get(name)
+        if file is None:
+            return None
+        try:
+            return KINDS.get(file.suffix, "application/octet-stream"), file.read_bytes()
+        except OSError:
+            return None
+
+
+def handler(pages: Pages) -> Callable[..., BaseHTTPRequestHandler]:
+    """A handler of requests that only reads `pages`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version = "expunge"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, *, with_body: bool) -> None:
+            # A name that another site made to point here is not ours: its pages must not read the report.
+            if (self.headers.get("Host") or "").rpartition(":")[0] not in (HOST, "localhost"):
+                self.send_error(HTTPStatus.FORBIDDEN)
+                return
+            found = pages.find(self.path)
+            if found is None:
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
+            kind, body = found
+            tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            same = self.headers.get("If-None-Match") == tag
+            self.send_response(HTTPStatus.NOT_MODIFIED if same else HTTPStatus.OK)
+            for name, value in (
+                ("ETag", tag),
+                ("Cache-Control", "no-cache"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Cross-Origin-Resource-Policy", "same-origin"),
+            ):
+                self.send_header(name, value)
+            if not same:
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if with_body and not same:
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet: the terminal shows the study."""
+
+    return Handler

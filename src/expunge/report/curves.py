@@ -1,0 +1,118 @@
+"""The figures over time and effort: training, audits, and what each method cost, where they were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from expunge.report.drawing import DARK, EDGE, GREY, Figure, looks_of, named_runs, safe, styled
+from expunge.report.model import ReportModel
+from expunge.report.table import format_value, head_of
+
+N_TRAJECTORIES = 4  # figures of metrics over training at most
+
+
+def trajectories(model: ReportModel) -> list[Figure]:
+    """A figure for each metric that was measured during training, those of the table first."""
+    found = {name: None for run in model.runs for point in run.trajectory for name in point if name != "step"}
+    names = sorted(found, key=lambda name: (name not in model.shown, list(found).index(name)))
+    return [_trajectory(model, name) for name in names[:N_TRAJECTORIES]]
+
+
+def _trajectory(model: ReportModel, metric: str) -> Figure:
+    figure, looks = go.Figure(), looks_of(model)
+    for run, name in named_runs(model):
+        points = [(p["step"], p[metric]) for p in run.trajectory if math.isfinite(p.get(metric, math.nan))]
+        if points:
+            look = looks[run.role, run.label]
+            _line(figure, run.label, name, points, {"color": look.colour, "dash": look.dash, "width": 2}, look.symbol)
+    target = model.mean_of("retain", metric)
+    if figure.data and math.isfinite(target):
+        figure.add_hline(y=target, line={"color": DARK, "width": 1, "dash": "dash"})
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title=safe(head_of(metric)))
+    caption = "What was measured during training. The dashed line is the retain model."
+    return Figure(f"trajectory-{_slug(metric)}", f"{head_of(metric)} during training", caption, styled(figure, 400))
+
+
+def audit_figures(model: ReportModel) -> list[Figure]:
+    """A figure for each audit that goes by steps, such as the score after each step of relearning."""
+    tried = dict.fromkeys((line.audit, line.name) for line in model.audits if line.curves)
+    return [_curves(model, audit, name) for audit, name in tried]
+
+
+def _curves(model: ReportModel, audit: str, name: str) -> Figure:
+    figure = go.Figure()
+    looks = {label: look for (_, label), look in looks_of(model).items()}
+    lines = [line for line in model.audits if (line.audit, line.name) == (audit, name) and line.curves]
+    drawn = {side: points for line in lines for side, points in line.curves.items() if side != "model"}
+    for line in lines:
+        seed = (
+            "" if line.seed is None or len([x for x in lines if x.label == line.label]) == 1 else f", seed {line.seed}"
+        )
+        _audit_line(figure, line.label + seed, line.curves.get("model", ()), looks.get(line.label))
+    for side in ("retain", "full"):
+        _audit_line(figure, side, drawn.get(side, ()), looks.get(side))
+    figure.update_xaxes(title="effort of the attack (steps)")
+    figure.update_yaxes(title="what comes back")
+    caption = (
+        "The retain and the full model under the same attack are the controls: what a model that never saw the forget "
+        "rows learns in as many steps is no sign of what is left."
+    )
+    return Figure(f"audit-{_slug(f'{audit}-{name}')}", f"Audit: {audit}, {name}", caption, styled(figure, 400))
+
+
+def _audit_line(figure: go.Figure, name: str, points: Sequence[tuple[float, float]], look: Any) -> None:
+    line = {"color": look.colour if look else GREY, "dash": look.dash if look else "dot", "width": 2}
+    _line(figure, name, name, points, line, look.symbol if look else "circle")
+
+
+def cost(model: ReportModel) -> list[Figure]:
+    """Seconds of training of each model, a point per seed."""
+    looks = looks_of(model)
+    timed = [(run, name) for run, name in named_runs(model) if run.wall_s is not None and math.isfinite(run.wall_s)]
+    if not timed:
+        return []
+    figure = go.Figure()
+    for run, name in timed:
+        look = looks[run.role, run.label]
+        told = [format_value(run.wall_s or 0.0, "time")]
+        told += [f"{run.steps} steps"] if run.steps is not None else []
+        told += [f"{run.memory_gb:.2f} GB at most"] if run.memory_gb is not None else []
+        figure.add_scatter(
+            x=[run.wall_s], y=[safe(run.label)], mode="markers", name=safe(name), showlegend=False,
+            text=[f"<b>{safe(name)}</b><br>{', '.join(told)}"], hovertemplate="%{text}<extra></extra>",
+            marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},
+        )  # fmt: skip
+    labels = list(dict.fromkeys(safe(run.label) for run, _ in timed))
+    figure.update_xaxes(title="seconds of training, wall clock", rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], type="category")
+    caption = (
+        "Time of the last training step alone, on the machine named below; the full model that unlearning starts from "
+        "is not counted again."
+    )
+    return [Figure("cost", "What each model cost", caption, styled(figure, 140 + 30 * len(labels)))]
+
+
+def _line(
+    figure: go.Figure,
+    label: str,
+    name: str,
+    points: Sequence[tuple[float, float]],
+    line: dict[str, object],
+    symbol: str,
+) -> None:
+    """A curve; seeds of one label share a place in the legend."""
+    known = any(trace.name == safe(label) for trace in figure.data)
+    figure.add_scatter(
+        x=[x for x, _ in points], y=[y for _, y in points], mode="lines+markers", name=safe(label), text=safe(name),
+        line=line, legendgroup=safe(label).replace("<", ""), showlegend=not known, marker={"symbol": symbol, "size": 8},
+        hovertemplate="<b>%{text}</b><br>%{x}: %{y:.3f}<extra></extra>",
+    )  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())

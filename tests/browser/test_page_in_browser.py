@@ -1,0 +1,128 @@
+"""The page in a real browser: it draws, its rows can be looked through, and nothing in them runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import HOSTILE, Browser, many
+
+from expunge.report.page import LIMIT, to_html
+
+pytestmark = pytest.mark.browser
+HOVERED = ".hoverlayer .hovertext"
+
+
+@pytest.fixture(scope="session")
+def page() -> str:
+    return to_html(many(6, 120))
+
+
+def count(tab: Any) -> str:
+    return str(tab.text_content("#x-count"))
+
+
+def found(tab: Any, words: str) -> None:
+    tab.wait_for_function("words => document.querySelector('#x-count').textContent.includes(words)", arg=words)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_draws_without_errors_and_fits(opened: Browser, page: str, tmp_path: Path, width: int, height: int) -> None:
+    tab = opened(page, width, height)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out at the side
+    assert tab.locator(".plot .main-svg").count() >= 7
+    assert tab.locator("h1").count() == 1
+    picture = tmp_path / "page.png"
+    tab.screenshot(path=picture)
+    assert picture.stat().st_size > 20_000
+
+
+def test_nothing_in_the_rows_runs(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    tab.fill("#x-search", "Question 1: ")
+    found(tab, "1 found")
+    tab.click("#x-rows summary")
+    assert HOSTILE in tab.inner_text("#x-rows .inside")
+    assert tab.evaluate("window.__pwned") is None
+    assert tab.locator("#x-rows script, #x-rows img").count() == 0
+
+
+def test_search_set_threshold_and_order(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    assert count(tab) == "Rows 1 to 50 of 120 rows" and tab.locator("#x-rows > li").count() == 50
+    tab.click("#x-next")
+    tab.click("#x-next")
+    assert count(tab) == "Rows 101 to 120 of 120 rows" and tab.is_disabled("#x-next")
+    tab.fill("#x-search", "question 17:")
+    found(tab, "1 found of 120")
+    assert "Question 17:" in tab.inner_text("#x-rows")
+    tab.fill("#x-search", "")
+    found(tab, "of 120 rows")
+    tab.select_option("#x-set", label="retain")
+    found(tab, "60 found")
+    tab.select_option("#x-set", label="all sets")
+    tab.select_option("#x-model", label="retain")
+    totals = {}
+    for state in ("known", "forgotten"):
+        tab.select_option("#x-state", state)
+        totals[state] = int(count(tab).split(" found")[0].split()[-1])
+    assert sum(totals.values()) == 119 and min(totals.values()) > 0  # all but the row that has no score
+    tab.select_option("#x-state", "known")
+    tab.select_option("#x-order", "desc")
+    scores = [float(text.split()[-1]) for text in tab.locator("#x-rows .score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True) and min(scores) >= 0.5
+    tab.fill("#x-search", "no such words")
+    found(tab, "No row is like that")
+
+
+def test_a_low_truth_ratio_is_still_known(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    tab.select_option("#x-score", label="truth ratio")
+    assert tab.input_value("#x-threshold") == "1" and "at 1 or less" in tab.text_content("#x-meaning")
+    tab.fill("#x-threshold", "0.25")
+    tab.select_option("#x-state", "known")
+    assert all(float(t.split()[-1]) <= 0.25 for t in tab.locator("#x-rows .score").all_inner_texts())
+
+
+def test_a_point_says_which_model_it_is(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    point = tab.locator("#plane-ks .scatterlayer .trace .points path").last
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_selector(f"#plane-ks {HOVERED}")
+    assert "retain" in tab.text_content(f"#plane-ks {HOVERED}")
+
+
+def test_the_keyboard_steps_through_the_points(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    tab.focus("#plane-ks")
+    said = set()
+    for _ in range(9):
+        tab.wait_for_selector(f"#plane-ks {HOVERED}")
+        said.add(tab.text_content("#spoken").split(",")[0])
+        tab.keyboard.press("ArrowRight")
+    assert {"full", "Method 0", "retain: the target"} <= said
+    tab.keyboard.press("Tab")
+    outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"  # where the keyboard is can be seen
+
+
+def test_print_leaves_out_what_cannot_be_pressed(opened: Browser, page: str) -> None:
+    tab = opened(page)
+    tab.emulate_media(media="print")
+    assert not tab.is_visible(".filters") and not tab.is_visible("nav") and tab.is_visible("#x-rows")
+
+
+def test_ten_thousand_rows_fit_and_answer_at_once(opened: Browser) -> None:
+    page = to_html(many(3, 10_000))
+    assert len(page.encode()) < LIMIT
+    tab = opened(page)
+    assert count(tab) == "Rows 1 to 50 of 10000 rows"
+    started = time.monotonic()
+    tab.fill("#x-search", "question 9876:")
+    found(tab, "1 found of 10000")
+    tab.select_option("#x-order", "asc")
+    assert time.monotonic() - started < 3

@@ -1,0 +1,120 @@
+"""`expunge report`: the report of what the store holds, and a server that gives out nothing else."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from expunge.cli import reporting
+from expunge.cli.main import main
+from expunge.cli.reporting import Pages, handler
+from expunge.core.errors import ConfigError
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    (tmp_path / "results.csv").write_text("a,b\n")
+    (tmp_path / "secret.txt").write_text("no")
+    pages = Pages()
+    pages.show("<h1>page</h1>", [tmp_path / "results.csv", tmp_path / "gone.csv"])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages)) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+def ask(
+    server: ThreadingHTTPServer, path: str, method: str = "GET", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    link = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    link.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    answer = link.getresponse()
+    found = answer.status, answer.read(), dict(answer.getheaders())
+    link.close()
+    return found
+
+
+def test_gives_the_page_and_its_files(server: ThreadingHTTPServer) -> None:
+    status, body, headers = ask(server, "/")
+    assert (status, body, headers["Content-Type"]) == (200, b"<h1>page</h1>", "text/html; charset=utf-8")
+    assert ask(server, "/report.html?x=1")[1] == body
+    assert ask(server, "/results.csv")[:2] == (200, b"a,b\n")
+    status, body, same = ask(server, "/", "HEAD")
+    assert (status, body, same["ETag"]) == (200, b"", headers["ETag"])
+    assert ask(server, "/", If_None_Match=headers["ETag"])[:2] == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/secret.txt",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "//etc/passwd",
+        "/..%2fsecret.txt",
+        "/gone.csv",
+        "/./results.csv",
+    ],
+)
+def test_gives_nothing_else(server: ThreadingHTTPServer, path: str) -> None:
+    assert ask(server, path)[0] == 404
+
+
+def test_refuses_other_names_and_other_methods(server: ThreadingHTTPServer) -> None:
+    assert ask(server, "/", Host=f"evil.example:{server.server_port}")[0] == 403
+    assert ask(server, "/", Host=f"localhost:{server.server_port}")[0] == 200
+    assert ask(server, "/", "POST")[0] == 501
+
+
+MICRO = ("report", "study=quickstart", "model=llama-64k", "data.world.authors=6", "data.world.questions_per_author=4")
+
+
+def test_a_study_that_has_not_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'out' / 'report.html'}\n"
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "not run yet" in page and "expunge run study=quickstart" in page and "connect-src" not in page
+    assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 0
+    assert not (tmp_path / "store").exists()
+
+
+def test_one_line_for_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
+    assert main([*words, "--serve=99999"]) == 2
+    assert main([*words, "--figures=svgg"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and "--serve" in errors[0] and "did you mean 'svg'" in errors[1]
+
+
+def test_serves_until_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}", "--serve=0"]
+    seen = []
+
+    def interrupt(seconds: float) -> None:
+        port = int(capsys.readouterr().out.split("127.0.0.1:")[1].split("/")[0])
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        link.request("GET", "/")
+        seen.append(link.getresponse().read().decode())
+        link.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reporting.time, "sleep", interrupt)
+    assert main(words) == 0
+    assert "connect-src 'self'" in seen[0] and "not run yet" in seen[0]
+
+
+def test_figures_need_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.report import static
+
+    monkeypatch.setattr(static.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"expunge\[figures\]"):
+        static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""Rows in the page: packed, cut, thinned evenly."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import json
+import math
+from typing import Any
+
+from expunge.report.model import Entry, Explorer, RowScore
+from expunge.report.rows import ASKED, SAID, pack, pack_rows
+
+SCORES = (RowScore("probability"), RowScore("truth ratio", "low"))
+
+
+def explorer(rows: int, said: str = "yes", value: float = 0.5) -> Explorer:
+    entries = (Entry("forget", k, f"{k}?", "a", (said, None), ((value, 1e6), (0.25, math.inf))) for k in range(rows))
+    return Explorer(("full", "npo"), SCORES, tuple(entries))
+
+
+def unpacked(data: str) -> dict[str, Any]:
+    return dict(json.loads(gzip.decompress(base64.b64decode(data))))
+
+
+def test_everything_fits() -> None:
+    packed = pack_rows(explorer(7), 10_000)
+    found = unpacked(packed.data)
+    assert (packed.shown, packed.total, packed.cut) == (7, 7, False)
+    assert found["models"] == ["full", "npo"] and found["said"] == [["yes"] * 7, [None] * 7]
+    assert found["values"] == [[[0.5] * 7, [1_000_000] * 7], [[0.25] * 7, [None] * 7]]
+    assert found["scores"][1] == {"name": "truth ratio", "known": "low"}
+    assert found["sets"] == ["forget"] and found["set"] == [0] * 7
+
+
+def test_thinned_evenly_to_fit() -> None:
+    packed = pack_rows(explorer(3000), 6000)
+    ids = unpacked(packed.data)["id"]
+    assert len(packed.data) <= 6000 and packed.shown == len(ids) > 300
+    gaps = {b - a for a, b in itertools.pairwise(ids)}
+    assert ids[0] == 0 and max(gaps) - min(gaps) <= 1
+
+
+def test_nothing_fits() -> None:
+    assert pack_rows(explorer(50), 10).shown == 0
+    assert pack_rows(Explorer(), 1000).total == 0
+
+
+def test_long_texts_are_cut_and_it_is_said() -> None:
+    packed = pack_rows(explorer(1, said="x" * 1000), 10_000)
+    (said,) = unpacked(packed.data)["said"][0]
+    assert packed.cut and len(said) == SAID < ASKED and said.endswith("x\u2026")
+
+
+def test_not_a_number_is_none() -> None:
+    assert unpacked(pack_rows(explorer(1, value=math.nan), 10_000).data)["values"][0][0] == [None]
+
+
+def test_the_same_text_packs_the_same() -> None:
+    assert pack("a" * 100) == pack("a" * 100)

@@ -1,0 +1,227 @@
+"""Evaluations on the way: when, of what, and that training does not feel them."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from expunge.benchmarks.panel import tofu_panel
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError
+from expunge.methods import objective
+from expunge.metrics.api import Metric, Result
+from expunge.training.config import EvaluateArgs, Rule, TrainArgs
+from expunge.training.evaluate import Point, Selection, Watch, is_due, panel_metrics, selection
+from expunge.training.loop import Trained, train
+from expunge.training.randomness import kept_random
+from expunge.training.schedule import Schedule
+
+FAST: dict[str, Any] = {
+    "learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1,
+    "logging_steps": 1,
+}  # fmt: skip
+
+
+def point(step: int, u: float, f: float) -> Point:
+    return Point(step, float(step), 1, {"u": u, "f": f})
+
+
+def chosen(points: list[tuple[float, float]], goal: float = -math.inf, floor: float = 0.9) -> Selection:
+    made = Selection("u", "f", floor, goal)
+    for step, (u, f) in enumerate(points):
+        made.add(point(step, u, f))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("goal", "best"),
+    [(-math.inf, 3), (math.inf, 1), (0.5, 2), (0.44, 2), (0.2, 3)],
+)
+def test_the_rule_by_hand(goal: float, best: int) -> None:
+    """The floor is 0.9 * 0.8 = 0.72; the start (f = 0.1) is no candidate, and step 4 lacks utility."""
+    points = [(0.8, 0.1), (0.8, 0.9), (0.75, 0.5), (0.73, 0.3), (0.71, 0.0), (0.9, math.nan)]
+    found = chosen(points, goal)
+    assert found.best is not None and found.best.step == best
+    assert found.since == 5 - best
+
+
+def test_of_equals_the_higher_utility_then_the_earlier() -> None:
+    found = chosen([(1.0, 1.0), (0.95, 0.4), (0.98, 0.6), (0.98, 0.4), (0.98, 0.4)], goal=0.5)
+    assert found.best is not None and found.best.step == 2
+
+
+def test_none_passes() -> None:
+    found = chosen([(1.0, 1.0), (0.5, 0.4), (math.nan, 0.0)])
+    assert found.best is None
+    facts = found.facts()
+    assert facts["best_step"] is None
+    assert "the last model counts" in facts["note"]
+    assert facts["rule"] == {"utility": "u", "floor": 0.9, "forget": "f", "target": "low"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "retain", "goal"),
+    [
+        ({}, {"forget_Q_A_Prob": Result(0.25)}, 0.25),
+        ({}, None, -math.inf),
+        ({}, {"forget_Q_A_Prob": Result(math.nan, "none")}, -math.inf),
+        ({"target": "low"}, {"forget_Q_A_Prob": Result(0.25)}, -math.inf),
+        ({"target": "high"}, None, math.inf),
+        ({"target": 0.1}, {"forget_Q_A_Prob": Result(0.25)}, 0.1),
+        ({"forget": "forget_quality"}, {"forget_quality": Result(1.0)}, math.inf),
+    ],
+)
+def test_targets(rule: dict[str, Any], retain: Any, goal: float) -> None:
+    args = EvaluateArgs(every=1, keep="best", rule=Rule(**rule))
+    assert selection(args, retain).goal == goal
+
+
+def due(args: EvaluateArgs, n_steps: int, **keys: int) -> list[int]:
+    return [k for k in range(1, n_steps + 1) if is_due(args, k, **{"before": 0, **keys})]
+
+
+def test_when() -> None:
+    """7 rows an epoch, 2 a step, 21 samples: epochs end within steps 4 and 7, and with step 11."""
+    epochs = {"rows": 2, "n_epoch": 7, "n_samples": 21}
+    assert due(EvaluateArgs(every=1), 11, **epochs) == [4, 7, 11]
+    assert due(EvaluateArgs(every=1.5), 11, **epochs) == [6, 11]
+    assert due(EvaluateArgs(every=0.5), 4, **epochs) == [2, 4]
+    assert due(EvaluateArgs(steps=4), 11, **epochs) == [4, 8]
+    assert due(EvaluateArgs(steps=4), 5, before=3, **epochs) == [1, 5]
+    assert due(EvaluateArgs(), 11, **epochs) == []
+
+
+def test_the_fast_panel_reads_no_texts() -> None:
+    found = panel_metrics(tofu_panel(), EvaluateArgs(every=1))
+    assert {m.name for m in found} == {
+        "forget_Q_A_Prob", "retain_Q_A_Prob", "forget_truth_ratio", "retain_Truth_Ratio", "extraction_strength",
+    }  # fmt: skip
+    assert all(m.texts is None for m in found)
+
+
+def test_the_full_panel_and_named_metrics() -> None:
+    panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", grads="answer"))
+    assert {m.name for m in panel_metrics(panel[:-1], EvaluateArgs(every=1, panel="full"))} == {
+        m.name for m in panel[:-1]
+    }
+    named = panel_metrics(tofu_panel(), EvaluateArgs(every=1, panel=("forget_quality",)))
+    assert [m.name for m in named] == ["forget_truth_ratio", "forget_quality"]  # with what it reads
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"panel": ["forget_Q_A_Pob"]}, r"evaluate.panel\[0\]: no metric named 'forget_Q_A_Pob'; did you mean"),
+        ({"keep": "best", "rule": {"forget": "model_utility"}}, r"evaluate.rule.forget: 'model_utility' is not eval"),
+        ({"keep": "best", "panel": ["forget_Q_A_Prob"]}, r"evaluate.rule.utility: 'retain_Q_A_Prob' is not evaluated"),
+    ],
+)
+def test_wrong_metrics(keys: dict[str, Any], words: str) -> None:
+    args = decode(EvaluateArgs, {"every": 1, **keys})
+    with pytest.raises(ConfigError, match=words):
+        panel_metrics(tofu_panel(), args)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"every": 0}, r"evaluate.every: must be a number of epochs > 0, got 0"),
+        ({"every": 1, "steps": 2}, r"evaluate.every: \(epochs\) is set, and steps as well"),
+        ({"keep": "best"}, r"evaluate.keep: is set, and nothing is evaluated"),
+        ({"every": 1, "patience": 0}, r"evaluate.patience: must be at least 1"),
+        ({"every": 1, "patience": 1, "at_start": False}, r"evaluate.patience: needs at_start"),
+        ({"every": 1, "rows": 0}, r"evaluate.rows: must be at least 1"),
+        ({"every": 1, "panel": []}, r"evaluate.panel: must be fast, full or a list"),
+        ({"every": 1, "rule": {"floor": 2}}, r"evaluate.rule.floor: must be at least 0 and at most 1"),
+        ({"every": 1, "evry": 2}, r"evaluate.evry: unknown key; did you mean 'every'"),
+    ],
+)
+def test_wrong_settings(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        decode(TrainArgs, {"evaluate": keys})
+
+
+def test_evaluations_leave_no_trace_where_they_are_off() -> None:
+    assert "evaluate" not in TrainArgs().identity
+    assert TrainArgs(evaluate=EvaluateArgs(every=1)).identity["evaluate"]["every"] == 1
+
+
+def flat(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def noisy(model: Any) -> dict[str, float]:
+    """A panel that draws from every generator, and leaves them as they were, as `Panel` does."""
+    with kept_random():
+        random.random()
+        np.random.random(3)
+        torch.rand(5)
+        model.eval()
+        value = float(flat(model).abs().sum())
+    return {"u": 1.0, "f": value}
+
+
+def run(make_model: Any, rows: Any, watch: Watch | None, **keys: Any) -> tuple[torch.Tensor, Trained]:
+    model = make_model(attention_dropout=0.3)
+    done = train(model, objective("NPO"), rows, TrainArgs(**{**FAST, **keys}), pad_id=0, watch=watch)
+    return flat(model), done
+
+
+def test_training_does_not_feel_evaluations(make_model, rows) -> None:
+    plain, log = run(make_model, rows, None)
+    watched, seen = run(make_model, rows, Watch(EvaluateArgs(steps=1), noisy))
+    assert torch.equal(plain, watched)
+    assert seen.history == log.history
+    assert [p.step for p in seen.trajectory] == [0, *range(1, log.n_steps + 1)]
+    assert seen.trajectory[-1].values["f"] == float(plain.abs().sum())
+    assert seen.trajectory[-1].epoch == 2.0
+
+
+def test_the_trajectory_over_phases(make_model, rows) -> None:
+    """Chunks of 4 and 3 rows, two passes each: 4 and 3 steps; the last is always evaluated."""
+    watch = Watch(EvaluateArgs(steps=3, at_start=False), noisy)
+    done = run(make_model, rows, watch, schedule=Schedule(kind="chunks", chunk_size=4))[1]
+    assert [(p.step, p.phase) for p in done.trajectory] == [(3, 1), (6, 2), (7, 2)]
+
+
+def scripted(values: list[float]) -> tuple[list[torch.Tensor], Any]:
+    """A panel that reads its forget values from a list, and the weights it saw."""
+    seen: list[torch.Tensor] = []
+
+    def panel(model: Any) -> dict[str, float]:
+        seen.append(flat(model).clone())
+        return {"u": 1.0, "f": values[len(seen) - 1]}
+
+    return seen, panel
+
+
+def test_the_best_model_is_kept(make_model, rows) -> None:
+    seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
+    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    weights, done = run(make_model, rows, watch)
+    assert torch.equal(weights, seen[2])
+    assert not torch.equal(weights, seen[-1])
+    assert done.selected["kept_step"] == done.selected["best_step"] == 2
+    assert "f 2 is the best" in done.selected["note"]
+    assert done.n_steps == 7
+
+
+def test_patience(make_model, rows) -> None:
+    seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
+    watch = Watch(EvaluateArgs(steps=1, patience=2), panel, Selection("u", "f", 0.9, -math.inf))
+    weights, done = run(make_model, rows, watch)
+    assert done.n_steps == 4  # two after the best, at step 2
+    assert torch.equal(weights, seen[4])  # keep is `last`
+    assert done.selected["kept_step"] == 4 and done.selected["best_step"] == 2
+
+
+def test_patience_ends_later_phases_too(make_model, rows) -> None:
+    _, panel = scripted([9, 5, 6, 7, 8])
+    watch = Watch(EvaluateArgs(steps=1, patience=1), panel, Selection("u", "f", 0.9, -math.inf))
+    done = run(make_model, rows, watch, schedule=Schedule(kind="chunks", chunk_size=2))[1]
+    assert done.n_steps == 2
