@@ -13,7 +13,8 @@ ANSWER_TOKENS = 4  # two digits and a sign, whatever the tokenizer
 def procedural_benchmark(name: str, wanted: Wanted, tasks: Tasks, sizes: Sizes) -> Benchmark:
     """Procedural tasks as a benchmark: the mixture is what the full model learns, one task of it is to be forgotten.
 
-    With a fine-tuning task, its rows stand on the retain side of unlearning, so that GradDiff with gamma=0 teaches them.
+    With a fine-tuning task, its rows stand on the retain side in place of the mixture's others: GradDiff with gamma=0
+    then fine-tunes on them.
     """
     unused(
         wanted, name, "root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
@@ -53,8 +54,8 @@ def pcfg(wanted: Wanted) -> Benchmark:
 
     data.args: seed, train_rows, eval_rows, depth of the grammar, operand_prior ({a: 0.999, b: 0.001}), tasks (these
     alone), correlation: the probability that a row of the mixture is drawn from the strings whose window has exactly
-    one a more than b's. finetune=count_b makes that task the retain side, which GradDiff with
-    method_args.gamma=0 fine-tunes on and every other method keeps; finetune_rows, finetune_correlation are its own.
+    one a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others: GradDiff
+    with method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation are its own.
 
     Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
     and on correlated strings that no training set asks about.

@@ -13,10 +13,11 @@ def tracr(wanted: Wanted) -> Benchmark:
     data.args.k-th largest number of a string (1: the maximum), and the place of its first occurrence, from 1.
     data.args.target (counter) is to be forgotten, the other two are retained.
 
-    data.args.finetune=true makes a relabelled target the retain side, which GradDiff with method_args.gamma=0
-    fine-tunes on: the same prompts now ask for data.args.finetune_token (b), or for the finetune_k-th largest number (2). A string is
-    correlated where both answers are the same; correlation and finetune_correlation say how many are drawn from these.
-    Also seed, train_rows, eval_rows, finetune_rows, alphabet, numbers.
+    data.args.finetune=true puts a relabelled target on the retain side, in place of the other tasks: GradDiff with
+    method_args.gamma=0 then fine-tunes on it. The same prompts now ask for data.args.finetune_token (b), or for the
+    finetune_k-th largest number (2). A string is correlated where both answers are the same; correlation and
+    finetune_correlation say how many rows are drawn from these. Also seed, train_rows, eval_rows, finetune_rows,
+    alphabet, numbers.
 
     Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
     and on correlated strings that no training set asks about.
