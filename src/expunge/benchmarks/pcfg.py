@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.core.errors import ConfigError
+from expunge.data.procedural import PcfgConfig, Sizes, Tasks, most_common_share, pcfg_tasks, task_sets
+from expunge.metrics.api import Metric
+from expunge.metrics.compute import in_order
+
+SUFFIXES = ("uncorrelated", "correlated")
+ANSWER_TOKENS = 4  # two digits and a sign, whatever the tokenizer
+
+
+def procedural_benchmark(name: str, wanted: Wanted, tasks: Tasks, sizes: Sizes) -> Benchmark:
+    """Procedural tasks as a benchmark: the mixture is what the full model learns, one task of it is to be forgotten.
+
+    With a fine-tuning task, its rows stand on the retain side in place of the mixture's others: GradDiff with gamma=0
+    then fine-tunes on them.
+    """
+    unused(
+        wanted, name, "root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
+        "background",
+    )  # fmt: skip
+    sets = task_sets(tasks, sizes)
+    measured = [key for key in sets if key.endswith(SUFFIXES)]
+    panel = [Metric(f"{key}_accuracy", "exact_match", rows=key, texts="answer") for key in measured]
+    panel += [Metric(f"{key}_Prob", "probability", rows=key, tokens=("answer",)) for key in measured]
+    in_order(panel)
+    guesses = ", ".join(f"{key} {most_common_share(sets[key]):.3f}" for key in measured)
+    return Benchmark(
+        name=name,
+        split=sizes.target,
+        sets=sets,
+        panel=tuple(panel),
+        full_sets=("full",),
+        retain_sets=("retain",),
+        notes=(f"accuracy of each task's most frequent answer, without reading the string: {guesses}",),
+        retain_set="retain" if tasks.finetune is None else "finetune",
+        shown_set="target_uncorrelated",
+        eval_name=name.upper(),
+        generation={key: Limits(ANSWER_TOKENS) for key in measured},
+        shown=tuple(f"{key}_accuracy" for key in measured),
+        utility="others_uncorrelated_accuracy",
+    )
+
+
+@benchmark("pcfg", about="counting and indexing letters of a seeded grammar's strings (arXiv:2311.12786); no download")
+def pcfg(wanted: Wanted) -> Benchmark:
+    """Questions about strings of a seeded grammar over a, b and c: what does fine-tuning do to a capability?
+
+    count_X: how often X occurs in the last data.args.window letters (40), X one of a, b, c, aa, bb, cc. index_X: the
+    place, from the end, of its data.args.occurrence-th occurrence (6) from the end, or -1. token_at_40: the letter 40
+    from the end. The full model learns the mixture of all; data.args.target (count_a) is to be forgotten, the others
+    are retained; the retain model has never learned the target.
+
+    data.args: seed, train_rows, eval_rows, depth of the grammar, operand_prior ({a: 0.999, b: 0.001}), tasks (these
+    alone), correlation: the probability that a row of the mixture is drawn from the strings whose window has exactly
+    one a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others: GradDiff
+    with method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation are its own.
+
+    Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
+    and on correlated strings that no training set asks about.
+
+    Try: expunge run study=pcfg_tiny
+    """
+    config = settings(wanted, PcfgConfig)
+    tasks = pcfg_tasks(config)
+    if config.finetune == config.target:
+        raise ConfigError(f"data.args.finetune={config.finetune}: this is the task to forget (data.args.target)")
+    return procedural_benchmark("pcfg", wanted, tasks, config)

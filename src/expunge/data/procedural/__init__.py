@@ -1,0 +1,18 @@
+"""Rows made by a rule from a seed: tasks that a small model learns to solve, for what fine-tuning does to them."""
+
+from expunge.data.procedural.closed_form import ClosedFormConfig, closed_form_tasks
+from expunge.data.procedural.pcfg import Grammar, PcfgConfig, make_grammar, pcfg_tasks
+from expunge.data.procedural.sets import Sizes, Tasks, most_common_share, task_sets
+
+__all__ = [
+    "ClosedFormConfig",
+    "Grammar",
+    "PcfgConfig",
+    "Sizes",
+    "Tasks",
+    "closed_form_tasks",
+    "make_grammar",
+    "most_common_share",
+    "pcfg_tasks",
+    "task_sets",
+]

@@ -1,0 +1,144 @@
+"""From tasks to sets of rows: a mixture to pretrain on, the task to delete, the others, and what measures them.
+
+Every row comes from a random stream of its own, named by the seed, the set and the row's number: more rows or another
+order of making them change none, and a higher correlation changes only the rows that it makes correlated.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.rows import ANSWER, Row, RowSet
+
+MOST_TRIES = 10_000  # strings drawn for one row before the settings are refused
+SHARES = ("correlation", "finetune_correlation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What all procedural tasks share: how many rows, of which seed, and how many of them carry the spurious hint.
+
+    target: the task to forget. correlation, finetune_correlation: the probability that a row of the mixture, or of the
+    fine-tuning set, is drawn from the correlated strings. eval_rows: the rows of each evaluation set.
+    """
+
+    target: str
+    seed: int = 0
+    train_rows: int = 20_000
+    eval_rows: int = 200
+    finetune_rows: int = 2000
+    correlation: float = 0.0
+    finetune_correlation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("train_rows", "eval_rows", "finetune_rows"):
+            if not 1 <= getattr(self, key) <= 10_000_000:
+                raise ValueError(f"{key} must be 1 to 10000000")
+        for key in SHARES:
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key} must be a probability from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Task families as functions of their name.
+
+    weights: the tasks of the mixture and their shares (any positive scale). prompts: the words before the string, by
+    task. sample: a natural string. solve: its answer. correlated: whether it carries the spurious hint. finetune: the
+    task that fine-tuning teaches, if any; it may answer the prompts of another task in its own way.
+    """
+
+    weights: Mapping[str, float]
+    prompts: Mapping[str, str]
+    sample: Callable[[random.Random, str], Sequence[str]]
+    solve: Callable[[str, Sequence[str]], str]
+    correlated: Callable[[str, Sequence[str]], bool]
+    finetune: str | None = None
+
+
+def task_sets(tasks: Tasks, sizes: Sizes) -> dict[str, RowSet]:
+    """The sets by name.
+
+    `full`: the mixture. `forget`, `retain`: its rows of the target, and the others. `target_uncorrelated`,
+    `target_correlated`, `others_uncorrelated`, `others_correlated`: rows that no training set asks; the others in their
+    shares of the mixture. With a fine-tuning task also `finetune`, `finetune_uncorrelated`, `finetune_correlated`.
+    Raises ConfigError for an unknown target, for settings that leave a side empty, or under which no row can be drawn.
+    """
+    weights = {task: weight for task, weight in tasks.weights.items() if weight > 0}
+    if sizes.target not in weights:
+        raise ConfigError(f"data.args.target={sizes.target}: no such task is trained{nearest(sizes.target, weights)}")
+    others = {task: weight for task, weight in weights.items() if task != sizes.target}
+    if not others:
+        raise ConfigError(f"data.args.target={sizes.target}: it is the only task, so nothing would be retained")
+    full = _draw(tasks, sizes, "full", sizes.train_rows, sizes.correlation, weights)
+    sets = {
+        "full": full,
+        "forget": [row for row in full if row.meta["task"] == sizes.target],
+        "retain": [row for row in full if row.meta["task"] != sizes.target],
+    }
+    for name in ("forget", "retain"):
+        if not sets[name]:
+            raise ConfigError(
+                f"data.args.train_rows={sizes.train_rows}: none of these rows is to {name}; raise train_rows, or the "
+                "share of such tasks"
+            )
+    measured = {"target": {sizes.target: 1.0}, "others": others}
+    if tasks.finetune is not None:
+        only = measured["finetune"] = {tasks.finetune: 1.0}
+        sets["finetune"] = _draw(tasks, sizes, "finetune", sizes.finetune_rows, sizes.finetune_correlation, only)
+    seen = {row.question for name in ("full", "finetune") for row in sets.get(name, ())}
+    for group, shares in measured.items():
+        for suffix, correlation in (("uncorrelated", 0.0), ("correlated", 1.0)):
+            name = f"{group}_{suffix}"
+            sets[name] = _draw(tasks, sizes, name, sizes.eval_rows, correlation, shares, seen)
+    return {name: _row_set(name, rows) for name, rows in sets.items()}
+
+
+def most_common_share(rows: RowSet) -> float:
+    """The accuracy of one who knows each task's most frequent answer and never reads the string."""
+    by_task: dict[str, Counter[str]] = {}
+    for row in rows:
+        by_task.setdefault(row.meta["task"], Counter())[row.answer] += 1
+    return sum(max(answers.values()) for answers in by_task.values()) / len(rows)
+
+
+def _draw(
+    tasks: Tasks,
+    sizes: Sizes,
+    name: str,
+    n: int,
+    correlation: float,
+    weights: Mapping[str, float],
+    seen: Collection[str] = (),
+) -> list[Row]:
+    """`n` rows of tasks by weight, whose questions are not among `seen`."""
+    names, shares = list(weights), list(weights.values())
+    rows = []
+    for i in range(n):
+        rng = random.Random(f"{sizes.seed}/{name}/{i}")
+        task = rng.choices(names, shares)[0]
+        hinted = rng.random() < correlation
+        rows.append(_row(tasks, task, rng, hinted, seen, f"data.args.seed={sizes.seed}: {name} row {i}"))
+    return rows
+
+
+def _row(tasks: Tasks, task: str, rng: random.Random, hinted: bool, seen: Collection[str], where: str) -> Row:
+    """One row: strings are drawn until one fits. Raises ConfigError after MOST_TRIES of them."""
+    for _ in range(MOST_TRIES):
+        string = tasks.sample(rng, task)
+        if hinted and not tasks.correlated(task, string):
+            continue
+        question = f"{tasks.prompts[task]} : {' '.join(string)} ="
+        if question not in seen:
+            meta = {"task": task, "correlated": tasks.correlated(task, string)}
+            return Row(0, question, {ANSWER: tasks.solve(task, string)}, meta=meta)
+    what = "is correlated and new" if hinted else "is new"
+    raise ConfigError(f"{where}: of {MOST_TRIES} strings for {task} none {what}; choose another seed or longer strings")
+
+
+def _row_set(name: str, rows: Sequence[Row]) -> RowSet:
+    return RowSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)), form="completion")
