@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-browser check clean
+.PHONY: help quickstart install test test-slurm test-browser check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,8 @@ help:
 	@echo "make quickstart  install, then a whole small study: train, unlearn, measure, report"
 	@echo "make install     the package and its locked dependencies into .venv"
 	@echo "make test        the tests that take seconds"
-	@echo "make test-browser the page in a browser (needs chromium on this machine)"
+	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
+	@echo "make test-browser  the page in a browser (needs chromium on this machine)"
 	@echo "make check       format, lint, types, floors"
 	@echo "make clean       remove caches and builds (not .venv, not what runs have made)"
 
@@ -27,6 +28,10 @@ test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu and not slurm and not browser" tests
 
 # playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).
+test-slurm: .venv/.installed-dev
+	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y slurm-wlm munge >/dev/null; } || true
+	$(BIN)/python -m pytest -q -rs -m slurm tests/slurm
+
 test-browser: .venv/.installed-dev
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(PIP) install 'playwright>=1.50'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/browser

@@ -112,7 +112,7 @@ def test_exported_scripts_make_the_same_files(cluster: Path, local: dict[str, by
     *_, queue = handle.export_slurm(tmp_path / "scripts")
     said = subprocess.run(["sh", str(queue)], check=True, capture_output=True, text=True).stdout
     assert "-train: " in said
-    assert "(2 tasks)" in said
+    assert "-score: " in said and "(2 tasks)" in said
     for _ in range(600):
         left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
         if not left.strip():

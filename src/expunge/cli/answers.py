@@ -49,7 +49,7 @@ def _results(overrides: Sequence[str]) -> pa.Table:
 
 
 def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
-    """Do one job of a stage; 1 if it failed."""
+    """Do the jobs of one task of a stage; 1 if one failed."""
     from expunge.cli.plugins import load_plugins
     from expunge.study.launch import Recipe
     from expunge.study.store import Store
@@ -60,12 +60,14 @@ def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list: {listed}: {error}") from None
     if not 0 <= index < len(keys):
-        raise ConfigError(f"--index: {listed} lists {len(keys)} jobs, from 0 on, got {index}")
+        raise ConfigError(f"--index: {listed} lists {len(keys)} tasks, from 0 on, got {index}")
     quiet()
     made = Recipe.read(recipe)
     load_plugins(made.plugins)
     jobs, store = jobs_of(made), Store(root)
-    reason = do_job(jobs, keys[index], store, lambda done, total: None)
-    name = jobs[keys[index]].name
-    print(f"{name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
-    return 0 if reason is None else 1
+    failed = False
+    for key in keys[index]:
+        reason = do_job(jobs, key, store, lambda done, total: None)
+        print(f"{jobs[key].name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
+        failed = failed or reason is not None
+    return 1 if failed else 0

@@ -32,35 +32,66 @@ Prepare = Callable[[], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """Jobs that can run at the same time with the same resources: an array. `after`: the stages it waits for."""
+    """Tasks that can run at the same time with the same resources: an array. A task is one job or several that follow
+    one another. `after`: the stages it waits for."""
 
     name: str
-    jobs: tuple[Job, ...]
+    tasks: tuple[tuple[Job, ...], ...]
     args: SlurmArgs
     after: tuple[str, ...]
 
 
 def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
-    """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`."""
+    """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`.
+
+    Jobs of seconds share a task, for a task takes seconds to begin: all records of a model, and metrics of one depth.
+    """
     missing = [job for job in in_order(wanted, store.done) if not store.done(job)]
     for kind in args.by_kind:
         resources(args, kind)
-    depth: dict[str, int] = {}
-    for job in missing:
-        depth[job.key] = 1 + max((depth[p.key] for p in job.parents.values() if p.key in depth), default=-1)
-    groups: dict[tuple[int, str], list[Job]] = {}
-    for job in missing:
-        groups.setdefault((depth[job.key], job.kind), []).append(job)
+    tasks, depth = _tasks(missing)
+    groups: dict[tuple[int, str], list[list[Job]]] = {}
+    for name, jobs in tasks.items():
+        groups.setdefault((depth[name], jobs[0].kind), []).append(jobs)
     out: list[Stage] = []
     name_of: dict[str, str] = {}
-    for (level, kind), jobs in sorted(groups.items(), key=lambda g: g[0]):
-        for part, start in enumerate(range(0, len(jobs), args.max_array)):
-            chosen = jobs[start : start + args.max_array]
-            name = f"{level}-{kind}" + (f"-{part}" if len(jobs) > args.max_array else "")
-            after = {name_of[p.key] for job in chosen for p in job.parents.values() if p.key in name_of}
-            out.append(Stage(name, tuple(chosen), resources(args, kind), tuple(sorted(after))))
-            name_of |= {job.key: name for job in chosen}
+    for (level, kind), found in sorted(groups.items(), key=lambda g: g[0]):
+        for part, start in enumerate(range(0, len(found), args.max_array)):
+            chosen = found[start : start + args.max_array]
+            name = f"{level}-{kind}" + (f"-{part}" if len(found) > args.max_array else "")
+            name_of |= {job.key: name for jobs in chosen for job in jobs}
+            after = {name_of[p.key] for jobs in chosen for j in jobs for p in j.parents.values() if p.key in name_of}
+            tuples = tuple(tuple(jobs) for jobs in chosen)
+            out.append(Stage(name, tuples, resources(args, kind), tuple(sorted(after - {name}))))
     return out
+
+
+def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]]:
+    """The jobs of each task, in order, and the task's depth: one more than that of the tasks it waits for."""
+    task_of = {job.key: job.key for job in missing}
+    for job in missing:
+        if job.kind == "records":
+            task_of |= {p.key: job.key for p in job.parents.values() if task_of.get(p.key) == p.key}
+    jobs: dict[str, list[Job]] = {}
+    for job in missing:
+        jobs.setdefault(task_of[job.key], []).append(job)
+    depth: dict[str, int] = {}
+
+    def measure(task: str) -> int:
+        if task not in depth:
+            before = {task_of[p.key] for job in jobs[task] for p in job.parents.values() if p.key in task_of} - {task}
+            depth[task] = 1 + max((measure(other) for other in before), default=-1)
+        return depth[task]
+
+    for task in jobs:
+        measure(task)
+    out: dict[str, list[Job]] = {}
+    levels: dict[str, int] = {}
+    for task, of in jobs.items():
+        name = f"metrics-{depth[task]}" if of[0].kind == "metrics" else task
+        out.setdefault(name, []).extend(of)
+        levels[name] = depth[task]
+    return out, levels
 
 
 def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
@@ -92,29 +123,35 @@ def run_slurm(
         root = Path(os.path.abspath(store.root))
         arrays: dict[str, str] = {}
         for stage in planned:
-            tasks = [Task(str(path), job.key, str(root), prepare) for job in stage.jobs]
+            tasks = [Task(str(path), tuple(j.key for j in jobs), str(root), prepare) for jobs in stage.tasks]
             ids = _submit(stage, tasks, [arrays[name] for name in stage.after], folder.resolve())
             arrays[stage.name] = ids[0].split("_")[0]
-            watch.waiting |= dict(zip((job.key for job in stage.jobs), ids, strict=True))
+            for jobs, task_id in zip(stage.tasks, ids, strict=True):
+                watch.waiting |= {job.key: task_id for job in jobs}
     watch.follow()
     return Outcome(watch.records, watch.failures, watch.first)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One job, as a node does it. When time runs out, submitit calls `checkpoint` and queues the task again."""
+    """Jobs that follow one another, as a node does them.
+
+    When time runs out, submitit calls `checkpoint` and queues the task again.
+    """
 
     recipe: str
-    key: str
+    keys: tuple[str, ...]
     root: str
     prepare: Prepare | None = None
 
     def __call__(self) -> None:
-        """Do the job; a failure is kept in the store and does not end the stage."""
+        """Do the jobs; a failure is kept in the store and does not end the stage."""
         quiet()
         if self.prepare is not None:
             self.prepare()
-        do_job(jobs_of(Recipe.read(Path(self.recipe))), self.key, Store(Path(self.root)), lambda done, total: None)
+        jobs, store = jobs_of(Recipe.read(Path(self.recipe))), Store(Path(self.root))
+        for key in self.keys:
+            do_job(jobs, key, store, lambda done, total: None)
 
     def checkpoint(self) -> Any:
         """The same task again."""
@@ -265,13 +302,13 @@ def export_slurm(wanted: Sequence[Job], recipe: Recipe, store: Store, launch: La
         f"cd {shlex.quote(str(folder))}",
     ]
     for stage in planned:
-        write_json(folder / f"{stage.name}.json", [job.key for job in stage.jobs])
+        write_json(folder / f"{stage.name}.json", [[job.key for job in jobs] for jobs in stage.tasks])
         made.append(folder / f"{stage.name}.sh")
         write_text(made[-1], _script(stage, folder, root))
         waits = ":".join(f"${_variable(name)}" for name in stage.after)
         depends = f"--dependency=afterok:{waits} --kill-on-invalid-dep=yes " if waits else ""
         queue.append(f"{_variable(stage.name)}=$(sbatch --parsable {depends}{stage.name}.sh)")
-        queue.append(f'echo "{stage.name}: ${_variable(stage.name)} ({len(stage.jobs)} tasks)"')
+        queue.append(f'echo "{stage.name}: ${_variable(stage.name)} ({len(stage.tasks)} tasks)"')
     write_text(folder / "queue.sh", "\n".join(queue) + "\n")
     return [*made, folder / "queue.sh"]
 
@@ -288,7 +325,7 @@ def _script(stage: Stage, folder: Path, root: Path) -> str:
         "nodes": args.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": args.cpus,
-        "array": f"0-{len(stage.jobs) - 1}%{args.parallel}",
+        "array": f"0-{len(stage.tasks) - 1}%{args.parallel}",
         "output": f"{folder}/{stage.name}-%a.log",
         "open-mode": "append",
         "chdir": os.getcwd(),  # relative paths of the study count from here

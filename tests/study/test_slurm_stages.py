@@ -1,0 +1,63 @@
+"""A study as stages of a cluster: what shares a task, what waits for what, and the scripts that say so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import expunge as package
+from expunge.core.errors import ConfigError
+from expunge.study.launch import SlurmArgs
+from expunge.study.slurm import stages
+from expunge.study.store import Store
+
+METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
+
+
+def test_jobs_of_seconds_share_tasks_and_every_stage_waits_for_what_it_reads(micro: list[str], tmp_path: Path) -> None:
+    handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
+    found = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs())
+    at = {job.key: stage for stage in found for jobs in stage.tasks for job in jobs}
+    order = [stage.name for stage in found]
+    for stage in found:
+        for jobs in stage.tasks:
+            for k, job in enumerate(jobs):
+                for parent in job.parents.values():
+                    before = at[parent.key]
+                    assert parent in jobs[:k] or (
+                        before.name in stage.after and order.index(before.name) < order.index(stage.name)
+                    )
+    sizes = {stage.name: [len(jobs) for jobs in stage.tasks] for stage in found}
+    assert sizes["0-base"] == [1] and sizes["1-train"] == [1, 1]
+    assert all(n > 5 for name, of in sizes.items() if name.endswith("-score") for n in of)  # all records of a model
+    assert [n for name, of in sizes.items() if name.endswith("-metrics") for n in of] == [1, 2, 1]
+    assert sum(sum(of) for of in sizes.values()) == len(at)
+
+
+def test_arrays_keep_within_their_limit(micro: list[str], tmp_path: Path) -> None:
+    handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
+    found = stages(handle.graph.jobs, Store(tmp_path), SlurmArgs(max_array=1))
+    assert all(len(stage.tasks) == 1 for stage in found)
+    assert {"1-train-0", "1-train-1"} <= {stage.name for stage in found}
+
+
+def test_wrong_resources_of_a_kind_are_named(micro: list[str], tmp_path: Path) -> None:
+    handle = package.load_study([*micro, METHODS, f"paths.store={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"^launch\.slurm\.by_kind\.score\.time_mn: unknown key.*'time_min'"):
+        stages(handle.graph.jobs, Store(tmp_path), SlurmArgs(by_kind={"score": {"time_mn": 1}}))
+
+
+def test_scripts_say_resources_dependencies_and_variables(
+    micro: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "/data/hf home")
+    words = [*micro, METHODS, f"paths.store={tmp_path}/store", "launch.slurm.gpus=1", "launch.slurm.partition=gpu"]
+    *scripts, queue = package.load_study(words).export_slurm(tmp_path / "out")
+    train = next(s for s in scripts if s.name == "1-train.sh").read_text()
+    for line in ("#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --array=0-1%256", "#SBATCH --requeue",
+                 "export HF_HOME='/data/hf home'"):  # fmt: skip
+        assert line in train.splitlines()
+    assert "stage_1_train=$(sbatch --parsable --dependency=afterok:$stage_0_base " in queue.read_text()
+    assert [len(task) for task in json.loads((tmp_path / "out" / "1-train.json").read_text())] == [1, 1]
