@@ -260,6 +260,8 @@ def unlearn_args(study: Study, index: int, seed: int) -> TrainArgs:
     """The training settings of one method: the study's `unlearn`, changed by the method's `args`."""
     entry = study.methods[index]
     decode(TrainArgs, dict(study.unlearn), where="unlearn")
+    if "seed" in entry.args:
+        raise ConfigError(f"methods[{index}].args.seed: seeds are an axis of the study; list them in seeds.unlearn")
     merged = {**study.unlearn, **entry.args, "seed": seed}
     return decode(TrainArgs, merged, where=f"methods[{index}].args")
 
