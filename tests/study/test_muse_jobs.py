@@ -16,7 +16,7 @@ from expunge.scoring.config import Generation
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.job import in_order
-from expunge.study.work import limited
+from expunge.study.measuring import limited
 
 
 def tree(root: Path, **changes: Any) -> dict[str, Any]:

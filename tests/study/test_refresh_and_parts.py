@@ -18,11 +18,13 @@ from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study import work
+from expunge.study import measuring
 from expunge.study.config import EvalConfig, decode_task
-from expunge.study.maker import Maker, check_holdout, check_retain_file, setting_of
+from expunge.study.maker import Maker
 from expunge.study.refresh import refresh
 from expunge.study.run import Event, run
+from expunge.study.setting import check_retain_file
+from expunge.study.settle import check_holdout, setting_of
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.store import Store
 
@@ -207,7 +209,7 @@ def test_rows_by_what_their_meta_says() -> None:
     rows = RowSet("r", tuple(Row(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
 
     def kept(**where: Any) -> set[int]:
-        return set(work.rows_where(rows, Metric("m", "probability", rows="r", tokens=("answer",), where=where)))
+        return set(measuring.rows_where(rows, Metric("m", "probability", rows="r", tokens=("answer",), where=where)))
 
     assert kept(kind="book") == {0, 2}
     assert kept(keys=["a1", "a2"]) == {0, 1}

@@ -14,10 +14,10 @@ from expunge.core.errors import ConfigError
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import Graph, build_graph
 from expunge.study.job import Job, in_order
-from expunge.study.maker import setting_of
 from expunge.study.requests import ranges
 from expunge.study.results import report_model
 from expunge.study.run import run
+from expunge.study.settle import setting_of
 from expunge.study.single import Single, prepare
 from expunge.study.store import Store
 

@@ -42,10 +42,11 @@ from expunge.metrics.results import read_results
 from expunge.models.load import load_model, pick_device, save_model
 from expunge.report.model import AuditLine
 from expunge.scoring.tokens import score_tokens
-from expunge.study import work
+from expunge.study import measuring, work
 from expunge.study.config import Study
 from expunge.study.job import Job, Progress
 from expunge.study.maker import REVISION, Maker
+from expunge.study.setting import Setting
 from expunge.study.store import Store
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
@@ -88,7 +89,7 @@ def check_audits(study: Study) -> list[Audit]:
     return made
 
 
-def audit_jobs(study: Study, setting: work.Setting, subjects: Sequence[Subject]) -> tuple[Audited, ...]:
+def audit_jobs(study: Study, setting: Setting, subjects: Sequence[Subject]) -> tuple[Audited, ...]:
     """A job for each audit and unlearned model, above the probes of the model and of its controls.
 
     Raises ConfigError where the rows do not allow what an audit asks for.
@@ -115,7 +116,7 @@ def audit_jobs(study: Study, setting: work.Setting, subjects: Sequence[Subject])
     return tuple(out)
 
 
-def ground_of(study: Study, setting: work.Setting) -> Ground:
+def ground_of(study: Study, setting: Setting) -> Ground:
     """The rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
     benchmark, template = setting.benchmark, setting.template
     sets = benchmark.sets
@@ -135,7 +136,7 @@ def ground_of(study: Study, setting: work.Setting) -> Ground:
 class _AuditMaker(Maker):
     """Makes the jobs of one audit: over its own rows, with the panels of its probes."""
 
-    def __init__(self, study: Study, setting: work.Setting, asked: Expansion) -> None:
+    def __init__(self, study: Study, setting: Setting, asked: Expansion) -> None:
         benchmark = dataclasses.replace(
             setting.benchmark, sets=asked.sets, panel=(), eval_name="AUDIT", full_sets=(), retain_sets=()
         )
@@ -180,7 +181,7 @@ class _AuditMaker(Maker):
             "scored": {name: [self._rows[name], tokens] for name, tokens in scored.items()},
             "steps": change.steps,
             "args": args.identity,
-            "columns": work.COLUMNS["tokens"],
+            "columns": measuring.COLUMNS["tokens"],
             **self._source_identity(model),
         }
 
@@ -261,7 +262,7 @@ def relearn_args(change: Relearn, study: Study) -> TrainArgs:
 def relearn(
     folder: Path,
     source: str,
-    setting: work.Setting,
+    setting: Setting,
     change: Relearn,
     scored: Mapping[str, Sequence[str]],
     args: TrainArgs,
@@ -294,7 +295,7 @@ def _file(rows: str, step: int) -> str:
     return f"{rows}.{step}.tokens.parquet"
 
 
-def _in_nf4(folder: Path, source: str, setting: work.Setting, progress: Progress) -> dict[str, Any]:
+def _in_nf4(folder: Path, source: str, setting: Setting, progress: Progress) -> dict[str, Any]:
     """The weights as 4-bit NormalFloat holds them, written back as plain ones: every scorer reads them alike."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
     model = load_model(source, held, device=pick_device(setting.model.device), quantize="nf4")

@@ -14,7 +14,8 @@ from expunge.models.config import PRESETS, ModelConfig, looks_local
 from expunge.scoring.config import Generation
 from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
-from expunge.study.work import Part, Setting
+from expunge.study.measuring import Part
+from expunge.study.setting import Setting
 from expunge.training.config import TrainArgs
 from expunge.training.phases import draws
 

@@ -12,12 +12,13 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
-from expunge.study import work
 from expunge.study.auditing import Audited, Subject, audit_jobs, check_audits
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
-from expunge.study.maker import Maker, check_model, setting_of
+from expunge.study.maker import Maker
 from expunge.study.requests import with_requests
+from expunge.study.setting import Setting, check_model
+from expunge.study.settle import setting_of
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 
@@ -43,7 +44,7 @@ class Graph:
     """A study as jobs."""
 
     study: Study
-    setting: work.Setting
+    setting: Setting
     leaves: tuple[Leaf, ...]
     cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
     audits: tuple[Audited, ...] = ()

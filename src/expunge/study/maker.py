@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
-from expunge.benchmarks.extras import with_extras
-from expunge.core.errors import ConfigError, DataError
+from expunge.core.errors import ConfigError
 from expunge.core.identity import file_sha256
-from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
-from expunge.models.config import ModelConfig, check_source, source_identity, tokenizer_identity
+from expunge.models.config import source_identity, tokenizer_identity
 from expunge.models.load import load_tokenizer
-from expunge.scoring.config import Generation, check_backend
-from expunge.study import harness, work
-from expunge.study.config import EvalConfig, Task
+from expunge.scoring.config import Generation
+from expunge.study import harness, measuring, work
+from expunge.study.config import EvalConfig
 from expunge.study.estimate import Sizes, sizes
 from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
-from expunge.study.requests import changed, narrowed
+from expunge.study.requests import changed
+from expunge.study.setting import Setting, check_retain_file, check_sides
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import forget_of, panel_metrics
 from expunge.training.lora import check_quantize
@@ -37,75 +35,17 @@ ALTERNATES_SEED = 0
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
 
 
-def benchmark_of(task: Task) -> Benchmark:
-    """The rows and the panel. Raises ConfigError or DataError."""
-    wanted = Wanted(
-        root=task.data.root,
-        forget_split=task.forget_split,
-        retain_split=task.retain_split,
-        holdout_split=task.holdout_split,
-        data_split=task.data_split,
-        forget=task.forget,
-        retain=task.retain,
-        background=task.data.background,
-        truth_ratio=task.eval.truth_ratio,
-        world=task.data.world,
-        args=task.data.args,
-    )
-    return find_benchmark(task.benchmark).make(wanted)
-
-
-def setting_of(task: Task) -> work.Setting:
-    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
-    DataError."""
-    if task.eval.lm_eval.tasks:
-        harness.check_tasks(task.eval.lm_eval)
-    refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
-    check_backend(task.eval.generation)
-    check_backend(task.eval.sampling, where="eval.sampling")
-    benchmark = benchmark_of(task)
-    check_holdout(benchmark)
-    for key in ("embedder", "original"):
-        named = getattr(task.eval, key)
-        if named is not None:
-            check_source(named, f"eval.{key}")
-    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
-    setting = work.Setting(benchmark, task.model, task.template_args, refusals)
-    return setting if task.data.request is None else narrowed(setting, task.data.request)
-
-
-def check_holdout(benchmark: Benchmark) -> None:
-    """Rows that no model has seen must not be among those to be forgotten. Raises DataError with the first that is."""
-    forget = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(benchmark.forget_set, ())}
-    for row in benchmark.sets.get("holdout", ()):
-        if (row.question, row.answer) in forget:
-            raise DataError(
-                f"holdout row {row.row_id} is forget row {forget[row.question, row.answer]} as well: "
-                f"{row.question[:60]!r}; no model may have seen a holdout row"
-            )
-
-
-def check_model(model: ModelConfig) -> None:
-    """A model must be named, and be there if it is a folder."""
-    if model.scratch is None and model.source is None:
-        raise ConfigError(
-            "model: nothing to start from; give model=<preset> or model.model_args.pretrained_model_name_or_path="
-        )
-    if model.source:
-        check_source(model.source, "model.model_args.pretrained_model_name_or_path")
-
-
 class Maker:
     """Makes the jobs of one setting. Each identity names what decides the result, and nothing else."""
 
-    def __init__(self, setting: work.Setting, evaluation: EvalConfig) -> None:
+    def __init__(self, setting: Setting, evaluation: EvalConfig) -> None:
         self.setting, self.evaluation = setting, evaluation
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
-        self._parts = work.parts(setting.benchmark.panel)
+        self._parts = measuring.parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
-        self._held = work.Held()
+        self._held = measuring.Held()
 
     def forgetting(self, name: str) -> Maker:
         """The same maker with another of the benchmark's sets as the forget set."""
@@ -317,15 +257,15 @@ class Maker:
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             self._held.drop()  # this model's last part is done
-            return work.gather(folder, parents)
+            return measuring.gather(folder, parents)
 
         return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
 
-    def _how(self, part: work.Part) -> Generation:
+    def _how(self, part: measuring.Part) -> Generation:
         """How texts of a part are generated."""
         return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
 
-    def _scored(self, label: str, model: Job | None, part: work.Part, original: Job | str | None) -> Job:
+    def _scored(self, label: str, model: Job | None, part: measuring.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
         how = self._how(part)
         writes = part.kind in ("texts", "samples")
@@ -343,7 +283,7 @@ class Maker:
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             other = str(parents.get("original", original))
             source = self._source(parents)
-            return work.score(folder, source, self.setting, part, how, self._held, progress, original=other)
+            return measuring.score(folder, source, self.setting, part, how, self._held, progress, original=other)
 
         return Job(
             kind="score",
@@ -352,7 +292,7 @@ class Maker:
                 "revision": REVISION,
                 "records": part.kind,
                 "rows": self._rows[part.rows],
-                "columns": work.COLUMNS[part.kind],  # records of an older shape are made again
+                "columns": measuring.COLUMNS[part.kind],  # records of an older shape are made again
                 **decides,
                 **self._source_identity(model),
             },
@@ -361,7 +301,7 @@ class Maker:
             estimate=self._estimates[part],
         )
 
-    def _compared(self, label: str, part: work.Part, texts: Job, embedder: str) -> Job:
+    def _compared(self, label: str, part: measuring.Part, texts: Job, embedder: str) -> Job:
         """The similarity of stored generations to answers."""
         return Job(
             kind="score",
@@ -374,7 +314,7 @@ class Maker:
                 "embedder": source_identity(embedder, None),
             },
             parents={"texts": texts},
-            do=lambda folder, parents, progress: work.compare_texts(
+            do=lambda folder, parents, progress: measuring.compare_texts(
                 folder, parents["texts"], self.setting, part, embedder, progress
             ),
         )
@@ -396,7 +336,7 @@ class Maker:
         sets = self.setting.benchmark.sets
         for metric in panel:
             if metric.where and metric.rows:
-                work.rows_where(sets[metric.rows], metric)
+                measuring.rows_where(sets[metric.rows], metric)
         meta = self.meta()
         given = None
         if retain_file:
@@ -407,7 +347,7 @@ class Maker:
             if "retain" in parents:
                 against = read_results(parents["retain"] / self.eval_file)[0]
             others = [path for role, path in parents.items() if role.startswith("shadow_")]
-            facts = work.measure(folder, parents["records"], self.setting, panel, against, meta, others)
+            facts = measuring.measure(folder, parents["records"], self.setting, panel, against, meta, others)
             progress(1, 1)
             return facts
 
@@ -442,7 +382,7 @@ class Maker:
         source = self.setting.model.tokenizer_source
         if source is None:
             return None
-        return work.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
+        return measuring.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
 
     @property
     def eval_file(self) -> str:
@@ -472,45 +412,3 @@ class Maker:
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)
         return out
-
-
-def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:
-    """Raise ConfigError where a benchmark has no rows for a side, or rows that a method cannot read."""
-    for side, names in sides.items():
-        absent = next((n for n in names if n not in benchmark.sets), None)
-        if absent or not names:
-            what = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
-            raise ConfigError(
-                f"benchmark={benchmark.name}: it has no rows to {what} here; see `expunge benchmarks {benchmark.name}`"
-            )
-    if chosen.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
-        raise ConfigError(
-            f"trainer={chosen.spec.name}: it reads other answers to the forget questions, and the forget rows of "
-            f"benchmark={benchmark.name} are texts without questions"
-        )
-
-
-def check_retain_file(
-    path: Path, meta: Mapping[str, Any], n_forget: int, tokenizer_mark: Callable[[], str | None]
-) -> Mapping[str, Any]:
-    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split, rows or tokenizer."""
-    if not path.is_file():
-        raise ConfigError(f"retain_logs_path: no file {path}")
-    results, said = read_results(path)
-    for key in ("benchmark", "forget_split"):
-        if said.get(key, meta[key]) != meta[key]:
-            raise ConfigError(f"retain_logs_path: {path} is of {key} {said[key]}, this job of {meta[key]}")
-    for name, fingerprint in (said.get("rows") or {}).items():
-        if meta["rows"].get(name, fingerprint) != fingerprint:
-            raise ConfigError(f"retain_logs_path: {path} was measured on other {name} rows than this job's")
-    if work.TOKENIZER in said and tokenizer_mark() not in (None, said[work.TOKENIZER]):
-        raise ConfigError(
-            f"retain_logs_path: {path} was measured with another tokenizer than this job's; losses per token of two "
-            "tokenizers do not compare"
-        )
-    n_rows = {len(results[m].per_row) for m in ("forget_truth_ratio",) if m in results}
-    if n_rows and n_rows != {n_forget}:
-        raise ConfigError(
-            f"retain_logs_path: {path} has truth ratios of {n_rows.pop()} forget rows, this job's split has {n_forget}"
-        )
-    return results

@@ -15,7 +15,8 @@ from expunge.methods.api import Positions, Serve
 from expunge.methods.objective import Objective
 from expunge.models.load import Bits
 from expunge.study.job import Progress
-from expunge.study.work import Setting, encode_alternates, encode_sets, load_trained
+from expunge.study.setting import Setting
+from expunge.study.work import encode_alternates, encode_sets, load_trained
 from expunge.training.ask import Ask, asked
 from expunge.training.config import TrainArgs
 from expunge.training.phases import visits

@@ -14,9 +14,11 @@ from expunge.core.errors import ConfigError
 from expunge.core.files import write_bytes, write_text
 from expunge.core.identity import canonical
 from expunge.metrics.results import META, read_results
-from expunge.study import work
+from expunge.study import measuring
 from expunge.study.config import decode_task
-from expunge.study.maker import Maker, check_retain_file, setting_of
+from expunge.study.maker import Maker
+from expunge.study.setting import check_retain_file
+from expunge.study.settle import setting_of
 from expunge.study.single import Single
 
 CONFIG = "config.yaml"
@@ -39,13 +41,13 @@ def refresh(place: Path, retain_logs_path: str | None = None) -> dict[str, float
     maker = Maker(setting, single.eval)
     meta = maker.meta()
     _check_rows(evals / maker.eval_file, meta)
-    mark = work.tokenizer_of(evals / "records")
+    mark = measuring.tokenizer_of(evals / "records")
     retain: Mapping[str, Any] | None = None
     if single.retain_logs_path:
         path = Path(single.retain_logs_path).expanduser()
         retain = check_retain_file(path, meta, len(setting.benchmark.sets["forget_eval"].rows), lambda: mark)
     with tempfile.TemporaryDirectory() as made:
-        summary = work.measure(Path(made), evals / "records", setting, setting.benchmark.panel, retain, meta)
+        summary = measuring.measure(Path(made), evals / "records", setting, setting.benchmark.panel, retain, meta)
         for file in sorted(Path(made).iterdir()):
             write_bytes(evals / file.name, file.read_bytes())
     write_text(folder / CONFIG, yaml.safe_dump(canonical(single), sort_keys=False))

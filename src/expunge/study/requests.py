@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.data.rows import RowSet
-from expunge.study.work import Setting
+from expunge.study.setting import Setting
 
 Ranges = Mapping[str, tuple[int, int]]
 

@@ -16,11 +16,12 @@ from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
-from expunge.study import work
 from expunge.study.config import Task
 from expunge.study.job import Job
-from expunge.study.maker import Maker, check_model, setting_of
+from expunge.study.maker import Maker
 from expunge.study.run import Event, run
+from expunge.study.setting import Setting, check_model
+from expunge.study.settle import setting_of
 from expunge.study.store import Store
 from expunge.training.config import TrainArgs
 
@@ -136,7 +137,7 @@ def _train_args(single: Single) -> TrainArgs:
     return args
 
 
-def _sides(single: Single, setting: work.Setting) -> dict[str, tuple[str, ...]]:
+def _sides(single: Single, setting: Setting) -> dict[str, tuple[str, ...]]:
     benchmark = setting.benchmark
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}

@@ -1,73 +1,38 @@
-"""What each kind of job does. Every function fills a folder it is given; none knows of the graph or the store."""
+"""What jobs that make models do. Every function fills a folder it is given; none knows of the graph or the store."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from expunge.benchmarks import Benchmark, Limits
-from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import link, write_text
-from expunge.core.identity import fingerprint
+from expunge.core.files import write_text
 from expunge.core.records import (
-    AGREEMENT,
-    GRADS,
-    TEXTS,
-    TOKENS,
-    Text,
-    agreement_records,
-    grad_records,
-    similarity_records,
     text_records,
-    texts_table,
     token_records,
 )
-from expunge.data.refusals import REFUSALS
 from expunge.data.rows import RowSet
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Encoded, Encoder
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
-from expunge.metrics.api import Metric, Result
-from expunge.metrics.compute import Extra, Texts, compute, requests, with_parents
-from expunge.metrics.results import write_results
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.models.config import PRESETS, ModelConfig
-from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
-from expunge.scoring.agreement import score_agreement
+from expunge.models.config import PRESETS
+from expunge.models.load import Bits, load_model, pick_device, save_model
 from expunge.scoring.config import Generation
-from expunge.scoring.grads import score_grads
-from expunge.scoring.similarity import Embedder, score_similarity
 from expunge.scoring.texts import generate_texts
-from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
 from expunge.study.job import Progress
+from expunge.study.measuring import parts, rows_where
+from expunge.study.setting import Setting
 from expunge.training.ask import Ask
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
 from expunge.training.lora import save_adapter, saved_form, with_lora
 from expunge.training.reference import load_reference
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the jobs of a study share: the benchmark, the model's settings and the template."""
-
-    benchmark: Benchmark
-    model: ModelConfig
-    template: Template
-    refusals: tuple[str, ...] = REFUSALS
-
-    def encoder(self, source: str) -> Encoder:
-        """The template bound to the tokenizer that lies with a model, or the one named in tokenizer_args."""
-        named = self.model.tokenizer_args.pretrained_model_name_or_path
-        return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
 
 
 def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:
@@ -242,255 +207,3 @@ def alternates(
         lines.append(json.dumps([made[k % len(made)] for k in range(generation.samples)], ensure_ascii=False))
     write_text(folder / ALTERNATES, "\n".join(lines) + "\n")
     return {"rows_without_alternates": bare}
-
-
-COLUMNS: Mapping[str, Sequence[str]] = {
-    "tokens": TOKENS.names,
-    "texts": TEXTS.names,
-    "samples": TEXTS.names,
-    "grads": GRADS.names,
-    "agreement": AGREEMENT.names,
-}
-TOKENIZER = "tokenizer"  # in the metadata of records: which tokenizer the model read with
-
-
-@dataclass(frozen=True)
-class Part:
-    """One kind of records of one set of rows. Each is a job of its own, so asking for another redoes none.
-
-    kind: tokens, texts, samples, grads, agreement, or the similarity of texts or samples. names: the answers read.
-    """
-
-    rows: str
-    kind: str
-    names: tuple[str, ...]
-
-    @property
-    def file(self) -> str:
-        """The name of its file."""
-        return f"{self.rows}.{self.kind}.parquet"
-
-    @property
-    def of(self) -> str | None:
-        """The kind of records a similarity is taken of."""
-        stem, _, last = self.kind.rpartition("_")
-        return stem if last == "similarity" else None
-
-
-def parts(panel: Sequence[Metric]) -> list[Part]:
-    """What the panel reads, a part for each set of rows and kind of records."""
-    wanted = requests(panel)
-    kinds = {
-        "tokens": wanted.tokens,
-        "texts": wanted.texts,
-        "samples": wanted.samples,
-        "grads": wanted.grads,
-        "agreement": wanted.agreement,
-        "texts_similarity": wanted.similar_texts,
-        "samples_similarity": wanted.similar_samples,
-    }
-    return [Part(rows, kind, names) for kind, of in kinds.items() for rows, names in of.items()]
-
-
-class Held:
-    """The model that was read last for scoring: the parts of one model follow one another, and so read it once."""
-
-    def __init__(self) -> None:
-        self._source: str | None = None
-        self._model: Any = None
-
-    def model(self, source: str, setting: Setting) -> Any:
-        """The model of a source."""
-        if source != self._source:
-            self.drop()
-            self._model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
-            self._source = source
-        return self._model
-
-    def drop(self) -> None:
-        """Let go of it."""
-        self._source = self._model = None
-
-
-def score(
-    folder: Path,
-    source: str,
-    setting: Setting,
-    part: Part,
-    generation: Generation,
-    held: Held,
-    progress: Progress,
-    *,
-    original: str | None = None,
-) -> dict[str, Any]:
-    """Records of one part: each answer read once, or each question answered as `generation` says.
-
-    original: the model that agreement compares with.
-    """
-    encoder = setting.encoder(source)
-    model = held.model(source, setting)
-    rows = setting.benchmark.sets[part.rows]
-    total = units(part, rows, generation)
-    done = 0
-
-    def step(n: int) -> None:
-        nonlocal done
-        done += n
-        progress(done, total)
-
-    facts: dict[str, Any] = {"units": total}
-    if part.kind == "tokens":
-        table = score_tokens(model, rows, part.names, encoder, progress=step)
-        facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
-    elif part.kind == "grads":
-        table = score_grads(model, rows, part.names, encoder, progress=step)
-    elif part.kind == "agreement":
-        other = load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
-        table = score_agreement(model, other, rows, part.names, encoder, progress=step)
-    else:
-        limits = setting.benchmark.generation.get(part.rows)
-        how = limited(generation, limits)
-        table = texts_table(generate_texts(model, rows, "answer", encoder, how, progress=step))
-    mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
-    return facts
-
-
-def limited(generation: Generation, limits: Limits | None) -> Generation:
-    """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
-    if limits is None:
-        return generation
-    n = min(generation.max_new_tokens, limits.max_new_tokens)
-    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
-
-
-def compare_texts(
-    folder: Path, texts: Path, setting: Setting, part: Part, embedder: str, progress: Progress
-) -> dict[str, Any]:
-    """The similarity of stored generations to the named answers. The model itself is not read."""
-    made = text_records(pq.read_table(texts / f"{part.rows}.{part.of}.parquet"))
-    table = score_similarity(
-        Embedder(embedder, pick_device(setting.model.device)), made, setting.benchmark.sets[part.rows], part.names
-    )
-    pq.write_table(table, folder / part.file)
-    progress(1, 1)
-    return {"compared": table.num_rows}
-
-
-def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
-    """All records of one model in one folder, as links to those of its parts."""
-    for parent in parents.values():
-        for file in sorted(parent.glob("*.parquet")):
-            link(file, folder / file.name)
-    return {"parts": sorted(parents)}
-
-
-def tokenizer_mark(tokenizer: Any) -> str:
-    """What makes two tokenizers the same for records: the ids of all tokens, and the one that ends a text."""
-    return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
-
-
-def units(part: Part, rows: RowSet, generation: Generation) -> int:
-    """How many answers or prompts a part reads."""
-    if part.kind in ("texts", "samples"):
-        return len(rows.rows) * generation.samples
-    return sum(len(wanted_variants(r, part.names)) for r in rows.rows)
-
-
-def measure(
-    folder: Path,
-    records: Path,
-    setting: Setting,
-    panel: Sequence[Metric],
-    retain: Mapping[str, Result] | None,
-    meta: Mapping[str, Any],
-    shadows: Sequence[Path] = (),
-) -> dict[str, Any]:
-    """The panel over stored records, as EVAL and SUMMARY files. No model is read.
-
-    shadows: the records of the retain models that `Metric.shadows` reads.
-    """
-    read = {parent for m in panel if m.shadows for parent in m.parents.values()}
-    fewer = with_parents(panel, read)
-    others = [_compute(path, setting, fewer, None) for path in shadows] if fewer else []
-    results = _compute(records, setting, panel, retain, others)
-    mark = tokenizer_of(records)
-    write_results(
-        folder, results, {**meta, **({TOKENIZER: mark} if mark else {})}, prefix=f"{setting.benchmark.eval_name}_"
-    )
-    return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
-
-
-def _compute(
-    records: Path,
-    setting: Setting,
-    panel: Sequence[Metric],
-    retain: Mapping[str, Result] | None,
-    shadows: Sequence[Mapping[str, Result]] = (),
-) -> dict[str, Result]:
-    """The panel over the records that are there; a metric whose records are not is missing, and says so."""
-    wanted = requests(panel)
-    sets = setting.benchmark.sets
-    read = {p: pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
-    of = {(p.rows, p.kind): table for p, table in read.items()}
-    extra = Extra(
-        samples=_texts(of, "samples", wanted.samples, sets),
-        grads={rows: grad_records(of[rows, "grads"]) for rows in wanted.grads if (rows, "grads") in of},
-        agreement={
-            rows: agreement_records(of[rows, "agreement"]) for rows in wanted.agreement if (rows, "agreement") in of
-        },
-        kept={m.name: rows_where(sets[m.rows], m) for m in panel if m.rows and m.where},
-        shadows=shadows,
-    )
-    tokens = {rows: token_records(of[rows, "tokens"]) for rows in wanted.tokens if (rows, "tokens") in of}
-    return compute(panel, tokens, _texts(of, "texts", wanted.texts, sets), retain, extra)
-
-
-def _texts(
-    of: Mapping[tuple[str, str], Any], kind: str, wanted: Mapping[str, tuple[str, ...]], sets: Mapping[str, RowSet]
-) -> Texts:
-    """Generations by rows and answer held against, beside their similarity to it where that was measured."""
-    out: dict[tuple[str, str], list[Text]] = {}
-    for name, references in wanted.items():
-        if (name, kind) not in of:
-            continue
-        made = text_records(of[name, kind])
-        near = similarity_records(of[name, f"{kind}_similarity"]) if (name, f"{kind}_similarity") in of else {}
-        rows = {r.row_id: r for r in sets[name].rows}
-        for variant in references:
-            cosine = near.get(variant, {})
-            out[name, variant] = [
-                dataclasses.replace(
-                    t, reference=rows[t.row_id].answers[variant], similarity=cosine.get((t.row_id, t.sample))
-                )
-                for t in made
-            ]
-    return out
-
-
-def tokenizer_of(records: Path) -> str | None:
-    """The tokenizer that records say they were made with."""
-    for file in sorted(records.glob("*.parquet")):
-        found = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
-        if found:
-            return str(found.decode())
-    return None
-
-
-def rows_where(rows: RowSet, metric: Metric) -> frozenset[int]:
-    """The rows a metric's `where` leaves. Raises ConfigError for a key that no row's meta has."""
-    kept = {r.row_id for r in rows}
-    known = sorted({key for r in rows for key in r.meta})
-    for written, value in metric.where.items():
-        key = written.removeprefix("!")
-        if key not in known:
-            raise ConfigError(
-                f"metric {metric.name}: where.{written}: no row of {rows.name} has such a key{nearest(key, known)}"
-            )
-        wanted = value if isinstance(value, list | tuple) else [value]
-        matched = set()
-        for row in rows:
-            held = row.meta.get(key)
-            matched |= {row.row_id} if any(v in wanted for v in (held if isinstance(held, list) else [held])) else set()
-        kept = kept - matched if written.startswith("!") else kept & matched
-    return frozenset(kept)

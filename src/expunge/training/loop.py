@@ -12,11 +12,9 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -29,9 +27,10 @@ from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
 from expunge.training.ask import asked
-from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
+from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
-from expunge.training.evaluate import Point, Watch, is_due
+from expunge.training.course import Place, Progress, Run, Trained
+from expunge.training.evaluate import Watch, is_due
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
@@ -40,22 +39,6 @@ from expunge.training.step import Stepper
 from expunge.training.trainable import set_trainable
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]  # step, steps
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
-
-    selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
-    this run begin after.
-    """
-
-    n_steps: int
-    history: list[dict[str, float]]
-    trajectory: list[Point] = field(default_factory=list)
-    selected: Mapping[str, Any] = field(default_factory=dict)
-    resumed_at: int | None = None
 
 
 def train(
@@ -88,11 +71,11 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     samples = [s for p in phases for s in p.samples]
     asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
-    run = _Run(model, len(phases), watch, progress)
+    run = Run(model, len(phases), watch, progress)
     if checkpoints is not None and args.checkpoint is not None:
         run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
         run.found = run.checkpoints.load(run.fits, run.device)
-    place = _Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
+    place = Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
     def serve(needs: Needs) -> Server:
@@ -129,89 +112,6 @@ def train(
     selected = watch.end(model) if watch else {}
     n_steps = max(place.steps_before, done_before.steps_before)
     return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
-
-
-@dataclass
-class _Run:
-    """What outlives the phases of a run: its log, its evaluations, its checkpoints and what was found of it."""
-
-    model: Any
-    n_phases: int
-    watch: Watch | None
-    progress: Progress | None
-    history: list[dict[str, float]] = field(default_factory=list)
-    checkpoints: Checkpoints | None = None
-    found: State | None = None
-    stopped: bool = False  # by patience
-    resumed_at: int | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
-
-    @property
-    def fits(self) -> dict[str, Any]:
-        """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
-        n = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return {"device": self.device.type, "processes": n}
-
-    def begin(self) -> _Place:
-        """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
-        if self.found is None:
-            if self.watch:
-                self.watch.begin(self.model)
-            return _Place(self.n_phases)
-        put_weights(self.model, self.found["model"])
-        self.history = list(self.found["history"])
-        if self.watch:
-            self.watch.restore(self.found["watch"])
-        self.resumed_at = self.found["steps_before"] + self.found["step"]
-        log.info("going on after step %d", self.resumed_at)
-        return _Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
-
-    def save(self, place: _Place, *, step: int = 0, **of_phase: Any) -> None:
-        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin)."""
-        if self.checkpoints is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
-            return
-        state = {
-            "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
-            "model": trained_weights(self.model), "history": self.history,
-            "watch": self.watch.state() if self.watch else {}, **of_phase,
-        }  # fmt: skip
-        self.checkpoints.save(place.steps_before + step, state)
-
-    def leave(self, place: _Place) -> None:
-        """At the end of a phase: stop here if a signal came in its last step."""
-        if self.checkpoints is not None and self.checkpoints.stopping:
-            number = self.n_phases if self.stopped else place.number
-            self.save(dataclasses.replace(place, number=number + 1))
-            raise KeyboardInterrupt
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a phase stands in its run: its number from 1, the steps that came before it and those that come after."""
-
-    n_phases: int
-    number: int = 0
-    steps_before: int = 0
-    steps_after: int = 0
-
-    def enter(self, phase: Phase) -> _Place:
-        return dataclasses.replace(self, number=self.number + 1, steps_after=self.steps_after - phase.n_steps)
-
-    def leave(self, steps: int) -> _Place:
-        return dataclasses.replace(self, steps_before=self.steps_before + steps)
-
-    def seed(self, seed: int) -> int:
-        """What dropout starts from: the run's seed, and one of its own for each later phase."""
-        return seed if self.number == 1 else int(np.random.SeedSequence([seed, self.number]).generate_state(1)[0])
-
-    def steps(self, state: Any) -> tuple[int, int]:
-        """Steps done, and steps in all, of the whole run."""
-        return self.steps_before + state.global_step, self.steps_before + state.max_steps + self.steps_after
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
@@ -307,7 +207,7 @@ class _Loop(transformers.Trainer):
     server: Server
     history: list[dict[str, float]]
 
-    def prepare(self, phase: Phase, server: Server, place: _Place, run: _Run) -> None:
+    def prepare(self, phase: Phase, server: Server, place: Place, run: Run) -> None:
         """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit

@@ -1,0 +1,64 @@
+"""Settles what a task names: its rows, its panel, its model, before any job is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks.extras import with_extras
+from expunge.core.errors import DataError
+from expunge.data.refusals import REFUSALS, read_refusals
+from expunge.models.config import check_source
+from expunge.scoring.config import check_backend
+from expunge.study import harness
+from expunge.study.config import Task
+from expunge.study.requests import narrowed
+from expunge.study.setting import Setting
+
+
+def benchmark_of(task: Task) -> Benchmark:
+    """The rows and the panel. Raises ConfigError or DataError."""
+    wanted = Wanted(
+        root=task.data.root,
+        forget_split=task.forget_split,
+        retain_split=task.retain_split,
+        holdout_split=task.holdout_split,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
+        background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
+    )
+    return find_benchmark(task.benchmark).make(wanted)
+
+
+def setting_of(task: Task) -> Setting:
+    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
+    DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
+    refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
+    benchmark = benchmark_of(task)
+    check_holdout(benchmark)
+    for key in ("embedder", "original"):
+        named = getattr(task.eval, key)
+        if named is not None:
+            check_source(named, f"eval.{key}")
+    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    setting = Setting(benchmark, task.model, task.template_args, refusals)
+    return setting if task.data.request is None else narrowed(setting, task.data.request)
+
+
+def check_holdout(benchmark: Benchmark) -> None:
+    """Rows that no model has seen must not be among those to be forgotten. Raises DataError with the first that is."""
+    forget = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(benchmark.forget_set, ())}
+    for row in benchmark.sets.get("holdout", ()):
+        if (row.question, row.answer) in forget:
+            raise DataError(
+                f"holdout row {row.row_id} is forget row {forget[row.question, row.answer]} as well: "
+                f"{row.question[:60]!r}; no model may have seen a holdout row"
+            )

@@ -1,0 +1,117 @@
+"""Where a run stands: its log, its evaluations and checkpoints, and the place of a phase among the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
+from expunge.training.evaluate import Point, Watch
+from expunge.training.phases import Phase
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]  # step, steps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
+
+    selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
+    this run begin after.
+    """
+
+    n_steps: int
+    history: list[dict[str, float]]
+    trajectory: list[Point] = field(default_factory=list)
+    selected: Mapping[str, Any] = field(default_factory=dict)
+    resumed_at: int | None = None
+
+
+@dataclass
+class Run:
+    """What outlives the phases of a run: its log, its evaluations, its checkpoints and what was found of it."""
+
+    model: Any
+    n_phases: int
+    watch: Watch | None
+    progress: Progress | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    checkpoints: Checkpoints | None = None
+    found: State | None = None
+    stopped: bool = False  # by patience
+    resumed_at: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def fits(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
+        n = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return {"device": self.device.type, "processes": n}
+
+    def begin(self) -> Place:
+        """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
+        if self.found is None:
+            if self.watch:
+                self.watch.begin(self.model)
+            return Place(self.n_phases)
+        put_weights(self.model, self.found["model"])
+        self.history = list(self.found["history"])
+        if self.watch:
+            self.watch.restore(self.found["watch"])
+        self.resumed_at = self.found["steps_before"] + self.found["step"]
+        log.info("going on after step %d", self.resumed_at)
+        return Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
+
+    def save(self, place: Place, *, step: int = 0, **of_phase: Any) -> None:
+        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin)."""
+        if self.checkpoints is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+            return
+        state = {
+            "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
+            "model": trained_weights(self.model), "history": self.history,
+            "watch": self.watch.state() if self.watch else {}, **of_phase,
+        }  # fmt: skip
+        self.checkpoints.save(place.steps_before + step, state)
+
+    def leave(self, place: Place) -> None:
+        """At the end of a phase: stop here if a signal came in its last step."""
+        if self.checkpoints is not None and self.checkpoints.stopping:
+            number = self.n_phases if self.stopped else place.number
+            self.save(dataclasses.replace(place, number=number + 1))
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a phase stands in its run: its number from 1, the steps that came before it and those that come after."""
+
+    n_phases: int
+    number: int = 0
+    steps_before: int = 0
+    steps_after: int = 0
+
+    def enter(self, phase: Phase) -> Place:
+        return dataclasses.replace(self, number=self.number + 1, steps_after=self.steps_after - phase.n_steps)
+
+    def leave(self, steps: int) -> Place:
+        return dataclasses.replace(self, steps_before=self.steps_before + steps)
+
+    def seed(self, seed: int) -> int:
+        """What dropout starts from: the run's seed, and one of its own for each later phase."""
+        return seed if self.number == 1 else int(np.random.SeedSequence([seed, self.number]).generate_state(1)[0])
+
+    def steps(self, state: Any) -> tuple[int, int]:
+        """Steps done, and steps in all, of the whole run."""
+        return self.steps_before + state.global_step, self.steps_before + state.max_steps + self.steps_after
