@@ -89,7 +89,8 @@ class StudyHandle:
         quiet()
         with Display(self.plan(), console or Console(quiet=True)) as display:
             outcome = self._launch(display.tell)
-        if all(leaf.metrics.key in outcome.failures for leaf in self.graph.leaves):
+        ends = [leaf.metrics for leaf in self.graph.leaves] or self.graph.jobs
+        if all(job.key in outcome.failures for job in ends):
             raise outcome.first or JobError("no job could be done")
         reports = self._reports(outcome, command)
         folder = self.graph.study.output_dir

@@ -69,8 +69,9 @@ def _words(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
-    # The axes of a grid and what a benchmark takes are checked there, not by the tree of known keys.
-    return [f"++{word}" if word.startswith(("grid.", "data.args.")) else word for word in overrides]
+    # The axes of a grid, what a benchmark takes and stories are checked there, not by the tree of known keys.
+    own = ("grid.", "data.args.", "stories.")
+    return [f"++{word}" if word.startswith(own) else word for word in overrides]
 
 
 def _with_models(tree: dict[str, Any]) -> dict[str, Any]:

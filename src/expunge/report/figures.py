@@ -24,6 +24,7 @@ from expunge.report.drawing import (
     value_of,
 )
 from expunge.report.model import ReportModel, Run
+from expunge.report.stories import story_figures
 from expunge.report.table import format_p, head_of, log10_p
 
 # Statistic of `forget_truth_ratio` that holds the raw ratio wrong / correct of each row.
@@ -34,6 +35,8 @@ N_STEPS = 400  # points of a truth-ratio curve at most; more cannot be told apar
 
 def figures(model: ReportModel) -> list[Figure]:
     """All figures of the page, in order: those of the truth ratio where it is shown, else the first metric's plane."""
+    if model.protocol is not None:
+        return [*story_figures(model), *cost(model)]
     planes = [_plane_p(model), _plane_ks(model)] if "forget_quality" in model.shown else _plane_first(model)
     ratios = [_ecdf(model)] if "forget_truth_ratio" in model.shown else []
     return [*planes, *ratios, *_strips(model), *trajectories(model), *audit_figures(model), *cost(model)]

@@ -9,6 +9,7 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Result
+from expunge.report.protocol import Protocol
 
 Role = Literal["full", "retain", "unlearn"]
 TOFU_SHOWN = (
@@ -158,7 +159,7 @@ class ReportModel:
     of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
     share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
     "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models. audits: what audits found.
-    directions: metric -> what a larger value of it says.
+    directions: metric -> what a larger value of it says. protocol: of a study of stories, its courses and probes.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -180,6 +181,7 @@ class ReportModel:
     explorer: Explorer = Explorer()
     making: Making = Making()
     directions: Mapping[str, str] = field(default_factory=dict)
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

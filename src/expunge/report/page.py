@@ -18,6 +18,8 @@ from expunge.report.drawing import Figure, named_runs
 from expunge.report.figures import figures
 from expunge.report.model import ReportModel, Sample
 from expunge.report.reading import cautions, reading
+from expunge.report.stories import ABOUT as RECOVERY_ABOUT
+from expunge.report.stories import heads, recovery_rows
 from expunge.report.table import ABSENT, table
 from expunge.report.text import to_csv, to_latex, to_markdown
 
@@ -61,6 +63,9 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
         audits=audit_rows(model),
         audit_heads=HEADS,
         audit_about=ABOUT,
+        recovery_about=RECOVERY_ABOUT,
+        recovery_heads=heads(model.protocol) if model.protocol else (),
+        recovery_rows=recovery_rows(model.protocol) if model.protocol else (),
         rows=packed,
         rows_file=rows.FILE,
         reading=reading(model),

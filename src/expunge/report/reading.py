@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from expunge.report.model import ReportModel
+from expunge.report.stories import READING
 from expunge.report.table import format_p
 
 _TARGET = (
@@ -43,6 +44,8 @@ _INTERVALS = (
 
 def reading(model: ReportModel) -> tuple[str, ...]:
     """How to read the columns of this report, line by line."""
+    if model.protocol is not None:
+        return READING
     choices = any(name.startswith(("mmlu", "wmdp_")) for name in model.shown)
     return (
         _TARGET,

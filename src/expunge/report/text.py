@@ -15,7 +15,11 @@ from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, audit_rows
 from expunge.report.model import ReportModel
+from expunge.report.protocol import Protocol
 from expunge.report.reading import cautions, floor_line, reading
+from expunge.report.stories import ABOUT as RECOVERY_ABOUT
+from expunge.report.stories import heads as recovery_heads
+from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
 
 _GAP = 2  # spaces that rich puts around a column of this style
@@ -37,12 +41,24 @@ def to_markdown(model: ReportModel) -> str:
         texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
+    lines += _recovery(model)
     lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _audits(model)
     lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
     lines += _section("Notes", model.notes)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _recovery(model: ReportModel) -> list[str]:
+    told = model.protocol
+    if told is None:
+        return []
+    names = recovery_heads(told)
+    lines = [f"## Deleted and recovered: {_md(told.feature)}", "", RECOVERY_ABOUT, "", "| " + " | ".join(names) + " |"]
+    lines.append("|:--" + "|--:" * (len(names) - 1) + "|")
+    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in recovery_rows(told)]
+    return [*lines, "", *(f"- {_md(line)}" for line in told.findings), ""]
 
 
 def _audits(model: ReportModel) -> list[str]:
@@ -159,12 +175,24 @@ class TerminalTable:
         for columns in _blocks(made, options.max_width):
             yield _block(made, columns)
             yield Text()
+        if self.model.protocol is not None:
+            yield _recovery_table(self.model.protocol)
+            yield from (Text(f"- {line}") for line in self.model.protocol.findings)
         for k, reason in enumerate(made.footnotes, 1):
             yield Text(f"({k}) {reason}", style="dim")
         if any(row.flag for row in made.rows):
             yield Text(f"! {BELOW_FLOOR}. {floor_line(self.model)}", style="yellow")
         for line in cautions(self.model):
             yield Text(line)
+
+
+def _recovery_table(told: Protocol) -> RichTable:
+    shown = RichTable(title=f"Recovery of {told.feature}", box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for k, head in enumerate(recovery_heads(told)):
+        shown.add_column(head, justify="right" if k else "left", overflow="fold")
+    for row in recovery_rows(told):
+        shown.add_row(*(Text(cell) for cell in row))
+    return shown
 
 
 def to_rich(model: ReportModel) -> TerminalTable:

@@ -12,6 +12,8 @@ from expunge.report import rows
 from expunge.report.audits import JSON, TABLE, audits_json, audits_parquet
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
+from expunge.report.stories import FILE as RECOVERY
+from expunge.report.stories import recovery_csv
 from expunge.report.text import to_csv, to_latex, to_markdown
 
 FILES = ("results.md", "results.csv", "results.tex", "report.html")
@@ -19,7 +21,8 @@ FILES = ("results.md", "results.csv", "results.tex", "report.html")
 
 def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
     """Write results.md, results.csv, results.tex, report.html and (where there are rows to look through) rows.parquet
-    to the folder, each whole; earlier ones are replaced. Where there are audits, audits.json and audits.parquet too.
+    to the folder, each whole; earlier ones are replaced. Where there are audits, audits.json and audits.parquet too;
+    of a study of stories, recovery.csv.
 
     All are made before the first is written, so a model that cannot be shown changes nothing on disk.
     """
@@ -29,6 +32,8 @@ def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
         sink = pa.BufferOutputStream()
         pq.write_table(rows.rows_table(model.explorer), sink)
         data.append((folder / rows.FILE, sink.getvalue().to_pybytes()))
+    if model.protocol is not None:
+        data.append((folder / RECOVERY, recovery_csv(model.protocol).encode()))
     if model.audits:
         data += [(folder / JSON, audits_json(model).encode()), (folder / TABLE, audits_parquet(model))]
     for path, content in data:

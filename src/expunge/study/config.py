@@ -17,6 +17,7 @@ from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
 from expunge.study.launch import Launch
+from expunge.study.stories_config import StoriesStudy
 from expunge.training.config import TrainArgs
 
 
@@ -171,6 +172,8 @@ class Study(Task):
 
     grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
     models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
+
+    stories: the study is the stories protocol (`study.stories`), which has neither benchmark nor methods.
     """
 
     name: str
@@ -183,6 +186,7 @@ class Study(Task):
     seeds: Seeds = field(default_factory=Seeds)
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
+    stories: StoriesStudy | None = None
     launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 

@@ -19,6 +19,7 @@ from expunge.study.maker import Maker
 from expunge.study.requests import with_requests
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
+from expunge.study.stories import StoryJobs, story_jobs
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 
@@ -48,12 +49,14 @@ class Graph:
     leaves: tuple[Leaf, ...]
     cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
     audits: tuple[Audited, ...] = ()
+    stories: StoryJobs | None = None
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
         measured = [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
-        return [*measured, *(audited.job for audited in self.audits)]
+        told = self.stories.jobs if self.stories else ()
+        return [*measured, *(audited.job for audited in self.audits), *told]
 
 
 Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
@@ -64,6 +67,8 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
 
     rooms: what was read for other studies; rows and model that are the same again are not read again.
     """
+    if study.stories is not None:
+        return _of_stories(study)
     check_methods(study)
     check_audits(study)
     maker, links = _maker(study, {} if rooms is None else rooms)
@@ -101,6 +106,13 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     subjects = [Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model) for x in leaves]
     return Graph(study, setting, tuple(leaves), audits=audit_jobs(study, setting, subjects))
+
+
+def _of_stories(study: Study) -> Graph:
+    """The graph of a study of stories, which reads no benchmark."""
+    jobs = story_jobs(study)
+    empty = Benchmark(name="stories", split="", sets={}, panel=(), full_sets=(), retain_sets=(), shown_set=None)
+    return Graph(study, Setting(empty, study.model, study.template_args), (), stories=jobs)
 
 
 def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:

@@ -24,6 +24,7 @@ from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
+from expunge.study.stories_results import stories_model
 from expunge.study.work import TRAJECTORY
 
 N_SAMPLES = 6
@@ -32,6 +33,9 @@ _TEXTS = ".texts.parquet"
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
     """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
+    if graph.stories is not None:
+        made = making(graph, outcome, command)
+        return stories_model(graph.study.name, graph.stories, outcome, store, command, made)
     benchmark = graph.setting.benchmark
     runs: list[Run] = []
     lost: list[Missing] = []

@@ -1,7 +1,7 @@
 """Stories with instructions (TinyStories): records, their transforms, and shards of tokens to train on."""
 
 from expunge.data.stories.documents import TokenDocuments
-from expunge.data.stories.gather import gather
+from expunge.data.stories.gather import gather, source_of
 from expunge.data.stories.generate import StoriesConfig, generate, generated
 from expunge.data.stories.pretokenize import Dataset, check_name, pretokenize
 from expunge.data.stories.protocol import protocol
@@ -29,6 +29,7 @@ __all__ = [
     "prompt",
     "protocol",
     "render",
+    "source_of",
     "split_numbers",
     "transform",
 ]

@@ -55,13 +55,7 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
     """
     if shards is not None and not 1 <= shards <= 10_000:
         raise ConfigError(f"--shards: must be 1 to 10000, got {shards}")
-    path = Path(source).expanduser()
-    if path.exists():
-        made_by: dict[str, Any] = {"import": _contents(path), "shards": shards}
-    elif HUB_ID.fullmatch(source) and path.suffix not in STORY_FILES:
-        made_by = {"import": {"hub": source}, "shards": shards}
-    else:
-        raise DataError(f"{source} does not exist, and is no hub id (owner/name)")
+    path, made_by = Path(source).expanduser(), source_of(source, shards)
     if made_already(out, made_by):
         return False
     names, parts = _parts(source, path)
@@ -94,6 +88,16 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
             raise DataError(f"{source}: {what}")
         write_index(part, counts, made_by)
     return True
+
+
+def source_of(source: str, shards: int | None) -> dict[str, Any]:
+    """What stories made of a source are known by: its files' contents, or its hub id. Raises DataError for neither."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return {"import": _contents(path), "shards": shards}
+    if HUB_ID.fullmatch(source) and path.suffix not in STORY_FILES:
+        return {"import": {"hub": source}, "shards": shards}
+    raise DataError(f"{source} does not exist, and is no hub id (owner/name)")
 
 
 def _contents(path: Path) -> dict[str, str]:

@@ -1,0 +1,172 @@
+"""The stories protocol in a report: recovery at chosen steps as a table, courses and probes as figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from expunge.report.drawing import GREY, Figure, Look, looks_of, safe, styled
+from expunge.report.model import ReportModel
+from expunge.report.protocol import SCORE, Course, ProbeCurve, Protocol
+
+FILE = "recovery.csv"
+ABOUT = (
+    "Fine-tuned on stories with the feature, after so many steps: the share of generations that have it (with its 95 % "
+    "interval), and the loss on such stories in nats per token. The never-learned model is the control: what it learns "
+    "in as many steps was not hidden, but learnt."
+)
+READING = (
+    "The present model was pretrained on all stories, the never-learned one on those without the feature. A deletion "
+    "is the present model, fine-tuned on the data set that names it; it has forgotten as far as it reads, and "
+    "recovers, like the never-learned model.",
+    "feature_score is the share of generations that the judge finds the feature in, among prompts that ask for it; "
+    "loss_NAME is on stories of the test, given their instructions, in nats per token.",
+    "probe_auc is read at the layer where the present and the never-learned model differ most; probe_kept is 0 where "
+    "it reads like never learned and 1 like present.",
+    "recovery_steps: until the share of what lies between the never-learned and the present model, both before "
+    "recovery, is regained, by the score and by the loss; straight lines are drawn between the steps measured. "
+    "recovery_area: how much higher the score's course lies than the control's, on average over the steps.",
+    "Intervals of scores are over the prompts of one model: another seed may come out otherwise.",
+)
+UNIT = "nats per token"
+COLUMNS = 3  # of the probe plot
+_DASHES = {"full": "dot", "retain": "dash", "unlearn": "solid"}
+
+
+def heads(told: Protocol) -> tuple[str, ...]:
+    """The heads of the table of recovery."""
+    return ("model", *(f"score @{s}" for s in told.shown_at), *(f"loss @{s}" for s in told.shown_at))
+
+
+def recovery_rows(told: Protocol) -> list[tuple[str, ...]]:
+    """The cells of the table of recovery: a row for each course."""
+    rows = []
+    for course in told.recoveries:
+        scores = [_score(course, step) for step in told.shown_at]
+        losses = [_text(course.at(step, f"loss_{told.task}")) for step in told.shown_at]
+        rows.append((course.label, *scores, *losses))
+    return rows
+
+
+def _score(course: Course, step: int) -> str:
+    value, low, high = (course.at(step, f"{SCORE}{end}") for end in ("", "_low", "_high"))
+    shown = _text(value, 2)
+    return f"{shown} [{low:.2f}, {high:.2f}]" if low is not None and high is not None else shown
+
+
+def _text(value: float | None, digits: int = 3) -> str:
+    return "\u2013" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def recovery_csv(told: Protocol) -> str:
+    """Every point of every course: stage, model, step, quantity, value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["stage", "model", "role", "step", "name", "value"])
+    for stage, courses in (("deletion", told.deletions), ("recovery", told.recoveries)):
+        for course in courses:
+            for point in course.points:
+                for name, value in point.items():
+                    if name != "step":
+                        writer.writerow([stage, course.label, course.role, int(point["step"]), name, repr(value)])
+    return out.getvalue()
+
+
+def story_figures(model: ReportModel) -> list[Figure]:
+    """Recovery and deletion, by score and by loss, and the probes; none for other studies."""
+    told = model.protocol
+    if told is None:
+        return []
+    looks = {label: look for (_, label), look in looks_of(model).items()}
+    score = f"share of generations with {told.feature}"
+    made = [
+        _courses("recovery-score", "Recovery: what is generated", told.recoveries, SCORE, score, looks),
+        _courses(
+            "recovery-loss", "Recovery: loss on stories with the feature", told.recoveries, f"loss_{told.task}",
+            UNIT, looks,
+        ),
+        _courses("deletion-score", "Deletion: what is generated", told.deletions, SCORE, score, looks),
+        *(
+            _courses(f"deletion-loss-{i}", f"Deletion: loss on {name}", told.deletions, f"loss_{name}", UNIT, looks)
+            for i, name in enumerate(told.losses)
+        ),
+    ]  # fmt: skip
+    return [*(figure for figure in made if figure is not None), *_probes(told, looks)]
+
+
+def _courses(
+    name: str, title: str, courses: Sequence[Course], quantity: str, axis: str, looks: Mapping[str, Look]
+) -> Figure | None:
+    figure = go.Figure()
+    steps: set[int] = set()
+    for course in courses:
+        points = [p for p in course.points if math.isfinite(p.get(quantity, math.nan))]
+        if not points:
+            continue
+        look = looks.get(course.label)
+        ends = [[p.get(f"{quantity}_{end}", math.nan) for p in points] for end in ("high", "low")]
+        values = [p[quantity] for p in points]
+        bars = None
+        if all(math.isfinite(v) for end in ends for v in end):
+            bars = {
+                "array": [high - v for high, v in zip(ends[0], values, strict=True)],
+                "arrayminus": [v - low for low, v in zip(ends[1], values, strict=True)],
+                "thickness": 1,
+                "width": 3,
+            }
+        steps |= {int(p["step"]) for p in points}
+        figure.add_scatter(
+            x=[p["step"] + 1 for p in points], y=values, mode="lines+markers", name=safe(course.label),
+            text=[f"<b>{safe(course.label)}</b><br>step {p['step']:.0f}: {p[quantity]:.3f}" for p in points],
+            hovertemplate="%{text}<extra></extra>", error_y=bars,
+            line={"color": look.colour if look else GREY, "dash": _DASHES[course.role], "width": 2},
+            marker={"symbol": look.symbol if look else "circle", "size": 8},
+        )  # fmt: skip
+    if not figure.data:
+        return None
+    shown = sorted(steps)
+    # a logarithmic axis on which step 0 has a place: it shows the step + 1
+    figure.update_xaxes(
+        title="optimiser step", type="log", tickvals=[s + 1 for s in shown], ticktext=[str(s) for s in shown]
+    )
+    figure.update_yaxes(title=safe(axis))
+    caption = "Solid: deletions; dashed: the never-learned control; dotted: the present model. Bars are 95 % intervals."
+    return Figure(name, title, caption, styled(figure, 420))
+
+
+def _probes(told: Protocol, looks: Mapping[str, Look]) -> list[Figure]:
+    there = [c for c in told.probes if any(math.isfinite(v) for v in c.auc)]
+    if not there:
+        return []
+    names = sorted({c.attribute for c in there}, key=lambda name: (name != told.feature, name))
+    n_rows = -(-len(names) // COLUMNS)
+    figure = make_subplots(rows=n_rows, cols=min(COLUMNS, len(names)), subplot_titles=[safe(n) for n in names])
+    legend: set[str] = set()
+    for curve in there:
+        place = names.index(curve.attribute)
+        _probe_curve(figure, curve, place, looks.get(curve.label), show=curve.label not in legend)
+        legend.add(curve.label)
+    figure.update_yaxes(title="AUC", col=1)
+    figure.update_xaxes(title="layer", row=n_rows, dtick=1)
+    caption = (
+        f"How well a linear probe of the mean state of a story's last tokens tells whether it has the feature; "
+        f"{told.feature} is the deleted one. 0.5 is guessing. A deletion that reads like the never-learned model has "
+        "lost it; one that reads like the present model has hidden it."
+    )
+    return [Figure("probes", "Probes of each layer", caption, styled(figure, 240 + 220 * n_rows))]
+
+
+def _probe_curve(figure: go.Figure, curve: ProbeCurve, place: int, look: Look | None, *, show: bool) -> None:
+    figure.add_scatter(
+        x=list(curve.layers), y=list(curve.auc), mode="lines+markers", name=safe(curve.label), showlegend=show,
+        legendgroup=safe(curve.label), row=place // COLUMNS + 1, col=place % COLUMNS + 1,
+        text=[f"<b>{safe(curve.label)}</b>, {safe(curve.attribute)}"] * len(curve.layers),
+        hovertemplate="%{text}<br>layer %{x}: %{y:.3f}<extra></extra>",
+        line={"color": look.colour if look else GREY, "dash": _DASHES[curve.role], "width": 2},
+        marker={"symbol": look.symbol if look else "circle", "size": 7},
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""The stories protocol as a graph of jobs (arXiv:2311.12786).
+
+corpus -> vocabulary -> a data set of tokens for each variant
+       -> judge
+base -> present (all stories)            -> a deletion for each data set and rate -> recovery of each
+     -> never learned (no such feature)  -> its recovery, the control
+probes of the present model, the control and every deletion
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError
+from expunge.core.identity import canonical
+from expunge.data.stories import source_of
+from expunge.data.stories.records import Split
+from expunge.models.config import PRESETS
+from expunge.study import stories_work as work
+from expunge.study.config import Study
+from expunge.study.estimate import parameters
+from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
+from expunge.study.stories_config import ALL, StoriesStudy
+from expunge.training.config import TrainArgs
+
+REVISION = 1
+PRESENT, NEVER = "present", "never learned"
+TOKENS_PER_STORY = 170  # a guess, for the plan alone
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the protocol. recovery: its fine-tuning on stories with the feature (the present model has none).
+
+    role: full (present in pretraining), retain (never learned) or unlearn (a deletion from a data set at a rate).
+    """
+
+    label: str
+    role: str
+    dataset: str | None
+    learning_rate: float | None
+    model: Job
+    recovery: Job | None
+    probe: Job | None
+
+
+@dataclass(frozen=True)
+class StoryJobs:
+    """The jobs of a study of stories."""
+
+    settings: StoriesStudy
+    corpus: Job
+    judge: Job
+    subjects: tuple[Subject, ...]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What the study wants, in the order people read it."""
+        found = [job for s in self.subjects for job in (s.model, s.recovery, s.probe) if job]
+        return [self.judge, *found]
+
+
+def story_jobs(study: Study) -> StoryJobs:
+    """The jobs of a study with a `stories` section. Raises ConfigError or DataError before anything is made."""
+    return _Maker(study).made()
+
+
+class _Maker:
+    def __init__(self, study: Study) -> None:
+        if study.stories is None:
+            raise ConfigError("stories: missing")
+        self.settings, self.model = study.stories, study.model
+        _check(study)
+        self.size = study.model.vocab_size or PRESETS[str(study.model.scratch)].vocab_size
+        self.n_parameters = parameters(study.model)
+        self.pretraining = study.train
+        self.deleting, self.recovering = dict(study.unlearn), {**study.unlearn, **self.settings.recover}
+        self.base_args = decode(TrainArgs, self.deleting, where="unlearn")
+        decode(TrainArgs, self.recovering, where="stories.recover")
+        work.classifier_config(self.settings)
+        self.corpus = self._corpus()
+        self.vocabulary = self._vocabulary()
+        self.judge = self._judge()
+        self._datasets: dict[str, Job] = {}
+
+    def made(self) -> StoryJobs:
+        """The graph: see the module."""
+        base = Job(
+            "base",
+            str(self.model.scratch),
+            {"revision": REVISION, "preset": self.model.scratch, "vocab_size": self.size, "seed": self.model.init_seed},
+            lambda folder, parents, progress: work.base(folder, parents["vocabulary"], self.model, self.size, progress),
+            {"vocabulary": self.vocabulary},
+            Estimate(bytes=4 * self.n_parameters),
+        )
+        present = self._fit("pretrain", PRESENT, base, ALL, "pretrain", self.pretraining, ())
+        never = self._fit("pretrain", NEVER, base, self.settings.without, "pretrain", self.pretraining, ())
+        subjects = [
+            self._subject(PRESENT, "full", present, recovers=False),
+            self._subject(NEVER, "retain", never),
+        ]
+        rates = self.settings.learning_rates or (self.base_args.learning_rate,)
+        for name in self.settings.deletions:
+            for rate in rates:
+                args = self._args(self.deleting, self.settings.delete_at, "unlearn", learning_rate=rate)
+                label = name if len(rates) == 1 else f"{name} lr={rate:g}"
+                model = self._fit("delete", label, present, name, "finetune", args, self.settings.delete_at)
+                subjects.append(self._subject(label, "unlearn", model, dataset=name, learning_rate=rate))
+        return StoryJobs(self.settings, self.corpus, self.judge, tuple(subjects))
+
+    def _args(self, tree: Mapping[str, Any], at: tuple[int, ...], where: str, **changes: Any) -> TrainArgs:
+        return decode(TrainArgs, {**tree, **changes, "max_steps": at[-1]}, where=where)
+
+    def _subject(
+        self,
+        label: str,
+        role: str,
+        model: Job,
+        *,
+        recovers: bool = True,
+        dataset: str | None = None,
+        learning_rate: float | None = None,
+    ) -> Subject:
+        recovery = None
+        if recovers:
+            at = self.settings.recover_at
+            args = self._args(self.recovering, at, "stories.recover")
+            recovery = self._fit("recover", label, model, self.settings.recovery, "finetune", args, at)
+        return Subject(label, role, dataset, learning_rate, model, recovery, self._probe(label, model))
+
+    def _corpus(self) -> Job:
+        s = self.settings
+        made_of = canonical(s.generate) if s.source is None else source_of(s.source, s.shards)
+        return Job(
+            "corpus",
+            "generated" if s.source is None else "imported",
+            {"revision": REVISION, "stories": made_of},
+            lambda folder, parents, progress: work.corpus(folder, s, progress),
+        )
+
+    def _vocabulary(self) -> Job:
+        s, size = self.settings, self.size
+        return Job(
+            "vocabulary",
+            f"bpe{size}",
+            {
+                "revision": REVISION,
+                "vocab_size": size,
+                "lines": s.instruction_subset,
+                "seed": s.seed,
+                "max_length": s.max_seq_len,
+            },
+            lambda folder, parents, progress: work.vocabulary(folder, parents["corpus"], s, size, progress),
+            {"corpus": self.corpus},
+        )
+
+    def _judge(self) -> Job:
+        s = self.settings
+        if s.judge.rules is not None:
+            judge: dict[str, Any] = {"rules": s.judge.rules}
+        else:
+            judge = {"classifier": work.classifier_config(s), "texts": work.MOST_LABELLED}
+        return Job(
+            "judge",
+            s.delete,
+            {"revision": REVISION, "feature": s.delete, **judge},
+            lambda folder, parents, progress: work.make_judge(folder, parents["corpus"], s, progress),
+            {"corpus": self.corpus},
+        )
+
+    def _dataset(self, name: str) -> Job:
+        if name not in self._datasets:
+            variant, seed = self.settings.variants[name], self.settings.seed
+            self._datasets[name] = Job(
+                "dataset",
+                name,
+                {"revision": REVISION, "variant": variant, "seed": seed},
+                lambda folder, parents, progress: work.dataset(folder, parents["vocabulary"], variant, seed, progress),
+                {"vocabulary": self.vocabulary},
+            )
+        return self._datasets[name]
+
+    def _fit(
+        self, kind: str, label: str, start: Job, data: str, split: Split, args: TrainArgs, at: tuple[int, ...]
+    ) -> Job:
+        s, model = self.settings, self.model
+        parents = {"model": start, "data": self._dataset(data), "judge": self.judge, "vocabulary": self.vocabulary}
+        parents |= {f"eval {name}": self._dataset(name) for name in s.evaluated}
+
+        def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            return work.fit(folder, found, s, model, args, split, at, progress, found.get(CHECKPOINTS))
+
+        asked = {k: v for k, v in canonical(s.judge).items() if k not in ("rules", "classifier")}
+        return Job(
+            kind,
+            label,
+            {
+                "revision": REVISION,
+                "args": args.identity,
+                "split": split,
+                "rows": {"rows": s.rows, "max_seq_len": s.max_seq_len},
+                "measured": {"at": at, "sets": s.evaluated, "rows": s.eval_rows, "asked": asked, "draws": s.seed},
+                "feature": s.delete,
+                "lines": s.instruction_subset,
+            },
+            do,
+            parents,
+            self._work(args, data, max(len(at), 1)),
+            resumes=True,
+        )
+
+    def _work(self, args: TrainArgs, data: str, n_checks: int) -> Estimate:
+        """Six operations per parameter and trained token; two for each that is scored, eight for a generated one."""
+        s = self.settings
+        share = 0.8 if data == ALL else 0.4
+        n_rows = max(1, int(s.generate.n * share * TOKENS_PER_STORY / s.max_seq_len))
+        tokens = args.n_samples(n_rows) * s.max_seq_len
+        scored = n_checks * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
+        made = n_checks * s.judge.prompts * s.judge.max_new_tokens
+        flops = self.n_parameters * (6.0 * tokens + 2.0 * scored + 8.0 * made)
+        return Estimate(tokens + scored + made, flops, 4 * self.n_parameters)
+
+    def _probe(self, label: str, model: Job) -> Job | None:
+        s, config = self.settings, self.model
+        if s.probe is None:
+            return None
+        tokens = s.probe.rows * TOKENS_PER_STORY
+        return Job(
+            "probe",
+            label,
+            {"revision": REVISION, "probe": s.probe, "feature": s.delete, "max_seq_len": s.max_seq_len},
+            lambda folder, parents, progress: work.probe_layers(folder, parents, s, config, progress),
+            {"model": model, "data": self._dataset(ALL), "vocabulary": self.vocabulary},
+            Estimate(tokens, 2.0 * self.n_parameters * tokens, 0),
+        )
+
+
+def _check(study: Study) -> None:
+    """What a study of stories cannot have. Raises ConfigError."""
+    if study.model.scratch is None:
+        raise ConfigError("model: a study of stories pretrains its own model; give model=llama-2m or another preset")
+    for key, value, allowed in (
+        ("methods", study.methods, ()),
+        ("audits", study.audits, ()),
+        ("requests", study.requests, 1),
+        ("seeds.train", study.seeds.train, (0,)),
+        ("seeds.unlearn", study.seeds.unlearn, (0,)),
+        ("grid", dict(study.grid), {}),
+    ):
+        if value != allowed:
+            raise ConfigError(f"{key}: a study of stories has none; its deletions are stories.datasets")
+    settings = study.stories
+    limit = PRESETS[str(study.model.scratch)].max_position_embeddings
+    if settings is not None and settings.max_seq_len > limit:
+        raise ConfigError(
+            f"stories.max_seq_len: {settings.max_seq_len} tokens, the context of {study.model.scratch} has {limit}"
+        )
