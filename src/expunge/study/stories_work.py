@@ -283,7 +283,7 @@ def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder
 def prompts(stories: Iterable[Story], settings: StoriesStudy) -> RowSet:
     """Stories without the feature, asked for it: nothing in the prompt but the request can bring it forth."""
     variant = settings.variants[f"filter-adv-{settings.delete}"]
-    rows = []
+    rows: list[Row] = []
     for made in islice(transform(stories, variant, seed=settings.seed), settings.judge.prompts):
         question = prompt(made, variant.subset(), Draws(settings.seed, made.record_id))
         rows.append(Row(len(rows), question, {"answer": made.story}))
