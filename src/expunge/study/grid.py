@@ -37,7 +37,7 @@ class Cell:
 def study_graph(tree: Mapping[str, Any]) -> Graph:
     """The graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
     whole = decode_study(tree)
-    if not whole.grid:
+    if not whole.grid or whole.stories is not None:  # which refuses a grid
         return build_graph(whole)
     rooms: Rooms = {}
     found = cells(tree, whole)

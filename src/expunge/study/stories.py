@@ -34,7 +34,8 @@ TOKENS_PER_STORY = 170  # a guess, for the plan alone
 
 @dataclass(frozen=True)
 class Subject:
-    """One model of the protocol. recovery: its fine-tuning on stories with the feature (the present model has none).
+    """One model of the protocol. measured: the job that holds its trajectory: its own, or that of a measurement.
+    recovery: its fine-tuning on stories with the feature (the present model has none).
 
     role: full (present in pretraining), retain (never learned) or unlearn (a deletion from a data set at a rate).
     """
@@ -44,6 +45,7 @@ class Subject:
     dataset: str | None
     learning_rate: float | None
     model: Job
+    measured: Job
     recovery: Job | None
     probe: Job | None
 
@@ -60,7 +62,7 @@ class StoryJobs:
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
-        found = [job for s in self.subjects for job in (s.model, s.recovery, s.probe) if job]
+        found = [job for s in self.subjects for job in (s.model, s.measured, s.recovery, s.probe) if job]
         return [self.judge, *found]
 
 
@@ -130,7 +132,8 @@ class _Maker:
             at = self.settings.recover_at
             args = self._args(self.recovering, at, "stories.recover")
             recovery = self._fit("recover", label, model, self.settings.recovery, "finetune", args, at)
-        return Subject(label, role, dataset, learning_rate, model, recovery, self._probe(label, model))
+        measured = model if role == "unlearn" else self._measure(label, model)
+        return Subject(label, role, dataset, learning_rate, model, measured, recovery, self._probe(label, model))
 
     def _corpus(self) -> Job:
         s = self.settings
@@ -188,13 +191,11 @@ class _Maker:
         self, kind: str, label: str, start: Job, data: str, split: Split, args: TrainArgs, at: tuple[int, ...]
     ) -> Job:
         s, model = self.settings, self.model
-        parents = {"model": start, "data": self._dataset(data), "judge": self.judge, "vocabulary": self.vocabulary}
-        parents |= {f"eval {name}": self._dataset(name) for name in s.evaluated}
+        parents = {"model": start, "data": self._dataset(data), **(self._reads() if at else {})}
 
         def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             return work.fit(folder, found, s, model, args, split, at, progress, found.get(CHECKPOINTS))
 
-        asked = {k: v for k, v in canonical(s.judge).items() if k not in ("rules", "classifier")}
         return Job(
             kind,
             label,
@@ -203,26 +204,54 @@ class _Maker:
                 "args": args.identity,
                 "split": split,
                 "rows": {"rows": s.rows, "max_seq_len": s.max_seq_len},
-                "measured": {"at": at, "sets": s.evaluated, "rows": s.eval_rows, "asked": asked, "draws": s.seed},
-                "feature": s.delete,
-                "lines": s.instruction_subset,
+                **({"at": at, "measured": self._asked} if at else {}),
             },
             do,
             parents,
-            self._work(args, data, max(len(at), 1)),
+            self._work(args, data, len(at)),
             resumes=True,
         )
 
+    def _measure(self, label: str, model: Job) -> Job:
+        """A model as it is, measured as deletions and recoveries are on the way."""
+        s, config = self.settings, self.model
+        return Job(
+            "measure",
+            label,
+            {"revision": REVISION, "measured": self._asked, "max_seq_len": s.max_seq_len},
+            lambda folder, parents, progress: work.measure(folder, parents, s, config, progress),
+            {"model": model, **self._reads()},
+            self._measuring(1),
+        )
+
+    def _reads(self) -> dict[str, Job]:
+        """What a measurement reads beside the model."""
+        evals = {f"eval {name}": self._dataset(name) for name in self.settings.evaluated}
+        return {"judge": self.judge, "vocabulary": self.vocabulary, **evals}
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What a measurement is, beside what it reads."""
+        s = self.settings
+        asked = {k: v for k, v in canonical(s.judge).items() if k not in ("rules", "classifier")}
+        told = {"sets": s.evaluated, "rows": s.eval_rows, "asked": asked, "draws": s.seed}
+        return {**told, "feature": s.delete, "lines": s.instruction_subset}
+
     def _work(self, args: TrainArgs, data: str, n_checks: int) -> Estimate:
-        """Six operations per parameter and trained token; two for each that is scored, eight for a generated one."""
+        """Six operations per parameter and trained token, and what is measured on the way."""
         s = self.settings
         share = 0.8 if data == ALL else 0.4
         n_rows = max(1, int(s.generate.n * share * TOKENS_PER_STORY / s.max_seq_len))
         tokens = args.n_samples(n_rows) * s.max_seq_len
-        scored = n_checks * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
-        made = n_checks * s.judge.prompts * s.judge.max_new_tokens
-        flops = self.n_parameters * (6.0 * tokens + 2.0 * scored + 8.0 * made)
-        return Estimate(tokens + scored + made, flops, 4 * self.n_parameters)
+        more = self._measuring(n_checks)
+        return Estimate(tokens + more.tokens, 6.0 * self.n_parameters * tokens + more.flops, 4 * self.n_parameters)
+
+    def _measuring(self, times: int) -> Estimate:
+        """Two operations per parameter and token that is scored, eight for a generated one."""
+        s = self.settings
+        scored = times * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
+        made = times * s.judge.prompts * s.judge.max_new_tokens
+        return Estimate(scored + made, self.n_parameters * (2.0 * scored + 8.0 * made))
 
     def _probe(self, label: str, model: Job) -> Job | None:
         s, config = self.settings, self.model

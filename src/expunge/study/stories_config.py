@@ -58,7 +58,7 @@ class StoryProbe:
                 raise ValueError(f"{key} must be at least {least}")
         for name in self.features:
             if name not in FEATURES:
-                raise ValueError(f"features: no feature {name!r}{nearest(name, FEATURES)}")
+                raise ValueError(f"features lists {name!r}, no feature{nearest(name, FEATURES)}")
         if not self.strength > 0:
             raise ValueError("strength must be a number > 0")
 
@@ -111,9 +111,9 @@ class StoriesStudy:
         self._check_steps()
         names = self.variants
         for key in ("datasets", "eval_sets"):
-            for i, name in enumerate(getattr(self, key)):
+            for name in getattr(self, key):
                 if name not in names:
-                    raise ValueError(f"{key}[{i}]: no data set named {name!r}{nearest(name, names)}")
+                    raise ValueError(f"{key} lists {name!r}, no data set of these features{nearest(name, names)}")
             if len(set(getattr(self, key))) != len(getattr(self, key)):
                 raise ValueError(f"{key} must list different ones")
         if len(set(self.learning_rates)) != len(self.learning_rates) or any(not r > 0 for r in self.learning_rates):
@@ -129,7 +129,7 @@ class StoriesStudy:
         try:
             Variant(instruction_subset=self.instruction_subset).subset()
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).replace(":", " has", 1)) from None
 
     def _check_steps(self) -> None:
         for key in ("delete_at", "recover_at"):

@@ -39,8 +39,8 @@ def stories_model(
         if subject.model.key in outcome.failures:
             lost.append(Missing(subject.model.name, outcome.failures[subject.model.key]))
             continue
-        for job in (subject.recovery, subject.probe):
-            if job is not None and job.key in outcome.failures:
+        for job in (subject.measured, subject.recovery, subject.probe):
+            if job is not None and job.key in outcome.failures and job is not subject.model:
                 lost.append(Missing(job.name, outcome.failures[job.key]))
         runs.append(read.run(subject))
     settings = jobs.settings
@@ -83,7 +83,7 @@ class _Read:
     def __init__(self, jobs: StoryJobs, outcome: Outcome, store: Store) -> None:
         self.jobs, self.outcome, self.store = jobs, outcome, store
         self.settings = jobs.settings
-        self.points = {s.label: self._points(s.model) for s in jobs.subjects}
+        self.points = {s.label: self._points(s.measured) for s in jobs.subjects}
         self.back = {s.label: self._points(s.recovery) for s in jobs.subjects}
         self.probes = {s.label: self._probe(s.probe) for s in jobs.subjects}
 
@@ -163,8 +163,8 @@ class _Read:
             return dict.fromkeys(HOW, missing("its recovery is not done"))
         loss = f"loss_{self.settings.recovery}"
         found = {
-            "recovery_steps": self._steps(course, SCORE, 1.0),
-            "recovery_steps_loss": self._steps(course, loss, -1.0),
+            "recovery_steps": self._steps(course, SCORE),
+            "recovery_steps_loss": self._steps(course, loss),
         }
         control = self.recovery(NEVER)
         steps = [int(p["step"]) for p in course]
@@ -175,19 +175,10 @@ class _Read:
             return {**found, "recovery_area": missing("not every step has a score")}
         return {**found, "recovery_area": Result(float(np.subtract(*area(both.T, steps))))}
 
-    def _steps(self, course: Points, name: str, sign: float) -> Result:
-        """Steps until the share `recovered` of the way from the never-learned to the present model is gone."""
-        if name not in course[0]:
-            return missing(f"{name} is not measured")
-        low, high = (sign * self.end(label).get(name, math.nan) for label in (NEVER, PRESENT))
-        if not high > low:
-            return missing(f"{name}: the present model is no better than the never-learned one: nothing to regain")
-        level = low + self.settings.recovered * (high - low)
-        steps = [int(p["step"]) for p in course]
-        found = steps_to(sign * np.array([p[name] for p in course]), steps, level)
-        if not math.isfinite(found):
-            return missing(f"not within {steps[-1]} steps")
-        return Result(found)
+    def _steps(self, course: Points, name: str) -> Result:
+        """`steps_back` from the never-learned to the present model, both as they are before recovery."""
+        low, high = (self.end(label).get(name, math.nan) for label in (NEVER, PRESENT))
+        return steps_back(course, name, low, high, self.settings.recovered)
 
     def protocol(self) -> Protocol:
         """What the report draws."""
@@ -228,11 +219,27 @@ class _Read:
             probe = f"probe kept {kept.value:.2f}" if math.isfinite(kept.value) else f"probe: {kept.reason}"
             back = self._recovery_results(s)["recovery_steps"]
             control = self._recovery_results(next(x for x in self.jobs.subjects if x.label == NEVER))["recovery_steps"]
-            out.append(
-                f"{s.label}: {_said(self.end(s.label))}, {probe}; {self.settings.recovered:.0%} regained after "
-                f"{_steps_said(back)} (never learned: {_steps_said(control)})."
-            )
+            told = f"{self.settings.recovered:.0%} of the score regained: {_steps_said(back)}"
+            if math.isfinite(back.value) or back.reason != control.reason:
+                told += f" (never learned: {_steps_said(control)})"
+            out.append(f"{s.label}: {_said(self.end(s.label))}; {probe}; {told}.")
         return tuple(out)
+
+
+def steps_back(course: Points, name: str, never: float, present: float, share: float) -> Result:
+    """Steps until a course has gone the share of the way from the never-learned model's value to the present one's.
+
+    A score rises on that way, a loss falls. Straight lines stand between the points.
+    """
+    if name not in course[0]:
+        return missing(f"{name} is not measured")
+    sign = -1.0 if name.startswith("loss_") else 1.0
+    if not sign * present > sign * never:
+        return missing(f"nothing to regain: by {name} the present model is no better than the never-learned one")
+    level = never + share * (present - never)
+    steps = [int(p["step"]) for p in course]
+    found = steps_to(sign * np.array([p[name] for p in course]), steps, sign * level)
+    return Result(found) if math.isfinite(found) else missing(f"not within {steps[-1]} steps")
 
 
 def _said(point: Mapping[str, float]) -> str:
@@ -242,7 +249,7 @@ def _said(point: Mapping[str, float]) -> str:
 
 
 def _steps_said(found: Result) -> str:
-    return f"{found.value:.3g} steps" if math.isfinite(found.value) else str(found.reason)
+    return f"after {found.value:.3g} steps" if math.isfinite(found.value) else str(found.reason)
 
 
 def _result(value: float | None, extra: Mapping[str, float] | None = None) -> Result:

@@ -228,16 +228,12 @@ def fit(
     progress: Progress,
     checkpoints: Path | None,
 ) -> dict[str, Any]:
-    """Train the parent `model` on the parent `data`, and measure it after the steps of `at` and at the end.
-
-    An empty `at` measures at the end alone.
-    """
+    """Train the parent `model` on the parent `data`, and measure it after the steps of `at` (none: never)."""
     rows = TokenDocuments(
         parents["data"] / DATASET, split, max_seq_len=settings.max_seq_len, rows=settings.rows, scored="all"
     )
     encoder = _encoder(parents["model"], model_config, settings)
-    last = args.n_steps(len(rows))
-    watch = StepsWatch([*at, last], _check(parents, settings, encoder), folder)
+    watch = StepsWatch(at, _check(parents, settings, encoder), folder) if at else None
     model = _model(parents["model"], model_config)
     done = train(
         model, objective("finetune"), {"retain": rows}, args, pad_id=encoder.tokenizer.pad_token_id, watch=watch,
@@ -245,12 +241,19 @@ def fit(
     )  # fmt: skip
     save_model(model, encoder.tokenizer, folder)
     write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
-    facts: dict[str, Any] = {
-        "steps": done.n_steps,
-        "rows": len(rows),
-        "epochs": done.n_steps * args.rows_per_step / len(rows),
-    }
+    epochs = done.n_steps * args.rows_per_step / len(rows)
+    facts: dict[str, Any] = {"steps": done.n_steps, "rows": len(rows), "epochs": epochs}
     return facts if done.resumed_at is None else {**facts, "resumed_at": done.resumed_at}
+
+
+def measure(
+    folder: Path, parents: Mapping[str, Path], settings: StoriesStudy, config: ModelConfig, progress: Progress
+) -> dict[str, Any]:
+    """Measure the parent `model` as it is: a trajectory of one point."""
+    watch = StepsWatch([0], _check(parents, settings, _encoder(parents["model"], config, settings)), folder)
+    watch.evaluate(_model(parents["model"], config), step=0, epoch=0.0, phase=0)
+    progress(1, 1)
+    return {}
 
 
 def _encoder(source: Path, model: ModelConfig, settings: StoriesStudy) -> Encoder:
