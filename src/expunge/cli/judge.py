@@ -1,0 +1,133 @@
+"""`expunge judge`: a judge's scores of a file of generations, with their number and interval."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.core.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from expunge.core.records import Text
+    from expunge.judges.api import Judge, Judged
+
+KINDS = ("rules", "classifier", "http")
+COLUMNS = ("generation", "text")  # where the text may stand, the first that is there
+
+
+def add_judge(commands: Any) -> None:
+    """Add `judge` to the commands of a parser."""
+    text = "score generations: by rules, by a local classifier, or by a model behind a chat API"
+    sub = commands.add_parser("judge", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    sub.add_argument("file", type=Path, help="generations: JSON lines, CSV or parquet with a column generation or text")
+    how = sub.add_mutually_exclusive_group(required=True)
+    how.add_argument("--rules", type=Path, metavar="FILE.yaml", help="rules, as docs/judges.md writes them")
+    how.add_argument("--classifier", type=Path, metavar="DIR", help="a saved classifier")
+    how.add_argument("--http", type=Path, metavar="FILE.yaml", help="question, model and base_url of a chat API")
+    sub.add_argument("--by", metavar="COLUMN", help="a line for each value of a column, such as step")
+    sub.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the verdict on every generation")
+    sub.set_defaults(command=_judge, plugin=[])
+
+
+def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.core.files import write_text
+    from expunge.judges.api import judge_texts
+
+    judge = _made(parsed)
+    records = _records(parsed.file)
+    groups = _groups(records, parsed.by, parsed.file)
+    verdicts: dict[int, dict[str, Any]] = {}
+    for value, numbers in groups.items():
+        found = judge_texts(judge, [_text(records[i], i, parsed.file) for i in numbers])
+        print(f"{'' if value is None else f'{parsed.by}={value} '}{told(found)}")
+        for line in found.lines:
+            score = None if math.isnan(line.score) else line.score
+            verdicts[line.sample] = {"record": line.sample, "score": score, "reason": line.reason}
+    if parsed.out is not None:
+        write_text(parsed.out, "".join(json.dumps(verdicts[i], ensure_ascii=False) + "\n" for i in sorted(verdicts)))
+        print(f"written: {parsed.out}")
+    return 0
+
+
+def told(found: Judged) -> str:
+    """A judged set of texts in a line."""
+    if math.isnan(found.mean):
+        return f"{found.judge}: no number: {found.reason}"
+    ends = "" if math.isnan(found.ci_low) else f" [{found.ci_low:.3f}, {found.ci_high:.3f}] ({found.interval})"
+    warning = f"; {found.warning}" if found.warning else ""
+    return f"{found.judge}: {found.mean:.3f}{ends}, n={found.n}{warning}"
+
+
+def _made(parsed: argparse.Namespace) -> Judge:
+    from expunge.core.decode import decode
+
+    if parsed.classifier is not None:
+        from expunge.judges.classifier import load_classifier
+
+        return load_classifier(parsed.classifier)
+    if parsed.rules is not None:
+        from expunge.judges.rules import RuleJudge
+
+        return decode(RuleJudge, _yaml(parsed.rules, "--rules"), where="rules")
+    from expunge.judges.http import HttpJudge, HttpJudgeConfig
+
+    return HttpJudge(decode(HttpJudgeConfig, _yaml(parsed.http, "--http"), where="http"))
+
+
+def _yaml(path: Path, option: str) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option}: {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{option}: {path} holds no keys")
+    return found
+
+
+def _records(path: Path) -> list[Any]:
+    from expunge.data.source import read_file
+
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+        raise DataError(f"{path}: no such file{nearest(path.name, beside)}")
+    records = read_file(path)
+    if not records:
+        raise DataError(f"{path}: no generations in it")
+    return records
+
+
+def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, list[int]]:
+    """Which records belong together, by a column's value, in the order in which the values come."""
+    if by is None:
+        return {None: list(range(len(records)))}
+    out: dict[Any, list[int]] = {}
+    for i, record in enumerate(records):
+        if by not in record:
+            raise DataError(f"{path} record {i}: no column {by!r}{nearest(by, record)}")
+        out.setdefault(str(record[by]), []).append(i)
+    return out
+
+
+def _text(record: Mapping[str, Any], number: int, path: Path) -> Text:
+    """A record as a generation. Records of one row_id are samples of one row; without it each is a row of its own."""
+    from expunge.core.records import Text
+
+    column = next((name for name in COLUMNS if name in record), None)
+    if column is None:
+        raise DataError(f"{path} record {number}: no column 'generation' or 'text'{nearest('generation', record)}")
+    values = {name: record.get(name) or "" for name in (column, "prompt", "reference")}
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise DataError(f"{path} record {number}: {name!r} must be text, got {value!r:.60}")
+    row = record.get("row_id", number)
+    if isinstance(row, bool) or not str(row).isdecimal():
+        raise DataError(f"{path} record {number}: 'row_id' must be a whole number >= 0, got {row!r:.60}")
+    return Text(int(row), number, values["prompt"], values[column], values["reference"], 0, True)

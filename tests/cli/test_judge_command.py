@@ -1,0 +1,86 @@
+"""`expunge judge`: a judge's scores of a file of generations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from expunge.judges.classifier import train_classifier
+
+Run = Callable[..., tuple[int, str, str]]
+
+RULES = "name: quotes\nrules: [{min_quotes: 1}]\n"
+
+
+def lines(path: Path, records: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_a_score_with_its_number_and_interval(here: Path, expunge: Run) -> None:
+    (here / "rules.yaml").write_text(RULES)
+    lines(here / "said.jsonl", [{"generation": '"Hi," he said.' if i < 3 else "He slept."} for i in range(4)])
+    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "verdicts.jsonl")
+    assert code == 0, said
+    # 3 of 4: Wilson's interval is .3006 to .9544
+    assert out.startswith("quotes: 0.750 [0.301, 0.954] (wilson), n=4; only 4 rows were judged")
+    verdicts = [json.loads(line) for line in (here / "verdicts.jsonl").read_text().splitlines()]
+    assert [v["score"] for v in verdicts] == [1, 1, 1, 0] and [v["record"] for v in verdicts] == [0, 1, 2, 3]
+
+
+def test_by_a_column_and_samples_of_one_row(here: Path, expunge: Run) -> None:
+    (here / "rules.yaml").write_text(RULES)
+    records = [{"text": '"Hi"' if i % 2 else "no", "step": step, "row_id": i // 2} for step in (0, 5) for i in range(4)]
+    lines(here / "said.jsonl", records)
+    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--by", "step")
+    assert code == 0, said
+    first, second = out.splitlines()
+    # two samples of each of two rows, one of which has it: each row is .5
+    assert first.startswith("step=0 quotes: 0.500 [0.500, 0.500] (bootstrap), n=2")
+    assert second.startswith("step=5 quotes: 0.500")
+
+
+def test_a_saved_classifier(here: Path, expunge: Run) -> None:
+    texts = [f"the {'red fox' if i % 2 else 'blue sky'} number {i}" for i in range(40)]
+    train_classifier("fox", texts, [bool(i % 2) for i in range(40)]).save(here / "fox")
+    lines(here / "said.jsonl", [{"text": "a red fox"}, {"text": "red fox again"}])
+    code, out, said = expunge("judge", "said.jsonl", "--classifier", "fox")
+    assert code == 0, said
+    assert out.startswith("fox: 1.000 [")
+
+
+@pytest.mark.parametrize(
+    ("rules", "records", "words", "parts"),
+    [
+        (RULES, [{"said": "x"}], (), ("said.jsonl record 0", "no column 'generation' or 'text'")),
+        (RULES, [{"text": 3}], (), ("record 0: 'text' must be text, got 3",)),
+        (RULES, [{"text": "x", "row_id": "a"}], (), ("'row_id' must be a whole number",)),
+        (RULES, [{"text": "x", "step": 1}], ("--by", "stp"), ("no column 'stp'", "'step'")),
+        ("rules: [{min_quote: 1}]", [{"text": "x"}], (), ("rules.rules[0].min_quote: unknown key", "'min_quotes'")),
+        ("rules: [", [{"text": "x"}], (), ("rules.yaml is not YAML",)),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    rules: str,
+    records: list[dict[str, object]],
+    words: tuple[str, ...],
+    parts: tuple[str, ...],
+    here: Path,
+    expunge: Run,
+) -> None:
+    (here / "rules.yaml").write_text(rules)
+    lines(here / "said.jsonl", records)
+    code, _, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", *words)
+    assert code == 2
+    assert all(part in said for part in parts), said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_file_that_is_not_there(here: Path, expunge: Run) -> None:
+    (here / "rules.yaml").write_text(RULES)
+    code, _, said = expunge("judge", "sad.jsonl", "--rules", "rules.yaml")
+    assert code == 2 and "sad.jsonl: no such file" in said
+    code, _, said = expunge("judge", "rules.yaml", "--classifier", "none")
+    assert code == 2 and "none: not a saved classifier" in said
