@@ -148,6 +148,9 @@ def test_the_report_shows_courses_and_probes(ran: tuple[StudyHandle, StudyResult
         lines = list(csv.DictReader(f))
     told_at = {(x["stage"], x["model"], x["step"]) for x in lines}
     assert told_at >= {("recovery", NEVER, "2"), ("deletion", "filter-adv-Twist", "2")}
+    sample = result.report.samples[0]
+    assert list(sample.by_run) == [PRESENT, NEVER, "filter-adv-Twist"] and "Twist" in sample.question
+    assert all(text.startswith(("[judged 0]", "[judged 1]")) for text in sample.by_run.values())
     rows = {row["run"]: row for row in result.table()}
     assert 0 <= rows[PRESENT]["feature_score"] <= 1
     assert math.isnan(rows[PRESENT]["recovery_steps"])

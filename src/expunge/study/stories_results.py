@@ -17,15 +17,17 @@ from expunge.core.errors import DataError
 from expunge.inside.probe import ProbeLine
 from expunge.judges.api import ENOUGH
 from expunge.metrics.api import Result, missing
-from expunge.report.model import Making, Missing, ReportModel, Run
+from expunge.report.model import Making, Missing, ReportModel, Run, Sample
 from expunge.report.protocol import SCORE, Course, ProbeCurve, Protocol
 from expunge.study.job import Job
 from expunge.study.run import Outcome
 from expunge.study.store import Store
 from expunge.study.stories import NEVER, PRESENT, StoryJobs, Subject
+from expunge.study.stories_work import GENERATIONS
 from expunge.study.work import TRAJECTORY
 
 Points = tuple[Mapping[str, float], ...]
+N_SAMPLES = 4
 HOW = ("recovery_steps", "recovery_steps_loss", "recovery_area")
 
 
@@ -56,6 +58,7 @@ def stories_model(
         runs=tuple(runs),
         notes=_notes(jobs, outcome),
         missing=tuple(lost),
+        samples=read.samples(),
         shown=(SCORE, *losses, *probes, *HOW),
         utility="",
         making=made,
@@ -180,6 +183,25 @@ class _Read:
         low, high = (self.end(label).get(name, math.nan) for label in (NEVER, PRESENT))
         return steps_back(course, name, low, high, self.settings.recovered)
 
+    def samples(self) -> tuple[Sample, ...]:
+        """What the models write when they are asked for the feature, before recovery: a few prompts."""
+        said: dict[str, dict[int, tuple[str, str]]] = {}
+        for s in self.jobs.subjects:
+            if self.points[s.label]:
+                text = (self.store.path(s.measured) / GENERATIONS).read_text(encoding="utf-8")
+                lines = [json.loads(line) for line in text.splitlines()]
+                last = max(line["step"] for line in lines)
+                kept = [x for x in lines if x["step"] == last]
+                said[s.label] = {x["row_id"]: (x["prompt"], _marked(x)) for x in kept}
+        if not said:
+            return ()
+        prompts = {i: prompt for of in said.values() for i, (prompt, _) in of.items()}
+        truth = f"any story with {self.settings.delete}"
+        return tuple(
+            Sample(prompts[i], truth, {label: of[i][1] for label, of in said.items() if i in of})
+            for i in sorted(prompts)[:N_SAMPLES]
+        )
+
     def protocol(self) -> Protocol:
         """What the report draws."""
         roles: dict[str, Any] = {s.label: s.role for s in self.jobs.subjects}
@@ -240,6 +262,11 @@ def steps_back(course: Points, name: str, never: float, present: float, share: f
     steps = [int(p["step"]) for p in course]
     found = steps_to(sign * np.array([p[name] for p in course]), steps, sign * level)
     return Result(found) if math.isfinite(found) else missing(f"not within {steps[-1]} steps")
+
+
+def _marked(line: Mapping[str, Any]) -> str:
+    score = "-" if line["score"] is None else f"{line['score']:g}"
+    return f"[judged {score}] {line['generation']}"
 
 
 def _said(point: Mapping[str, float]) -> str:
