@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.records import Floats, Text
-from expunge.data.batch import budget_batches
+from expunge.data.batch import budget_batches, pad
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.scoring.config import Generation, check_backend
@@ -150,14 +150,8 @@ class _Decoder:
     def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
         """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
         n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
-        width = max(len(p.ids) for p in prompts) - n_all
-        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for i, p in enumerate(prompts):
-            own = p.ids[n_all:]
-            ids[i, width - len(own) :] = torch.tensor(own)
-            mask[i, width - len(own) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        padded, there = pad([p.ids[n_all:] for p in prompts], pad_id=self.pad_id, side="left")
+        ids, mask = padded.to(self.device), there.long().to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
         if self.start is None:
             return new_cache(self.model), ids, mask, position

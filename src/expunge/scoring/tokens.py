@@ -17,8 +17,8 @@ import pyarrow as pa
 import torch
 
 from expunge.core.errors import DataError
-from expunge.core.records import TOKENS
-from expunge.data.batch import budget_batches, collate
+from expunge.core.records import TOKENS, Ints
+from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
@@ -209,7 +209,7 @@ def _score_alone(model: Any, items: Sequence[_Item], columns: Columns, pad_id: i
     if not len(batch.token_N):
         return
     packed = packed_forward(model, Positions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False)
-    slot_N = np.concatenate([np.arange(i.slot, i.slot + i.n_scored) for i in items])
+    slot_N = ragged([i.slot for i in items], [i.n_scored for i in items])[1]
     fill(columns, packed.logits_NV, np.arange(len(slot_N)), batch.token_N.cpu().numpy(), slot_N)
 
 
@@ -225,19 +225,26 @@ class _Asked:
     """The predictions wanted of one forward, and the tokens held against each."""
 
     def __init__(self) -> None:
-        self.lines: list[np.ndarray[Any, Any]] = []  # (row of the forward, place in the row, token, slot)
+        self.items: list[_Item] = []
+        self.spans: list[tuple[int, int, int, int]] = []  # row of the forward, where it begins, places low..high-1
 
     def add(self, row: int, item: _Item, low: int, high: int) -> None:
         """The scored tokens of an item that the tokens at places low..high-1 predict; these begin the row."""
-        places = np.arange(max(low, item.first - 1), min(high, len(item.encoded.ids) - 1))
-        tokens = np.array(item.encoded.ids, dtype=np.int64)[places + 1]
-        self.lines.append(
-            np.stack([np.full_like(places, row), places - low, tokens, item.slot + places - item.first + 1])
-        )
+        self.items.append(item)
+        self.spans.append((row, low, max(low, item.first - 1), min(high, len(item.encoded.ids) - 1)))
+
+    def lines(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """Of each prediction: row of the forward, place in the row, token, slot."""
+        row_I, begin_I, low_I, high_I = np.array(self.spans, dtype=np.int64).reshape(-1, 4).T
+        of_N, place_N = ragged(low_I, np.maximum(0, high_I - low_I))
+        lengths = np.array([len(i.encoded.ids) for i in self.items], dtype=np.int64)
+        start_I, slot_I = np.cumsum(lengths) - lengths, np.array([i.slot - i.first + 1 for i in self.items], np.int64)
+        token_N = joined([i.encoded.ids for i in self.items])[start_I[of_N] + place_N + 1]
+        return row_I[of_N], place_N - begin_I[of_N], token_N, slot_I[of_N] + place_N
 
     def answer(self, read: Callable[[tuple[torch.Tensor, torch.Tensor]], Any], columns: Columns) -> Any:
         """Run the forward and fill in what it says. Returns what it leaves to read on from."""
-        row, place, token, slot = np.concatenate(self.lines, axis=1) if self.lines else np.zeros((4, 0), np.int64)
+        row, place, token, slot = self.lines()
         width = int(place.max(initial=0)) + 1
         at, which = np.unique(row * width + place, return_inverse=True)
         order = np.argsort(which, kind="stable")
@@ -294,7 +301,7 @@ def _table(items: Sequence[_Item], columns: Columns, encoder: Encoder) -> pa.Tab
     ends = np.cumsum(counts)
     of_item = np.repeat(np.arange(len(items)), counts)
     position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-    token_id = np.concatenate([np.array(i.encoded.ids[i.first :], dtype=np.int32) for i in items])
+    token_id = joined([i.encoded.ids[i.first :] for i in items]).astype(np.int32)
     names = sorted({i.variant for i in items})
     code = {name: k for k, name in enumerate(names)}
     variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]
