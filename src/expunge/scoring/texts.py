@@ -20,9 +20,13 @@ from expunge.data.template import Encoder
 from expunge.scoring.config import Generation, check_backend
 from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, shareable, slides
 from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
+from expunge.scoring.statistics import greedy
 from expunge.scoring.stops import Stops
 from expunge.scoring.tokens import CACHED, SHOTS, context_length
 from expunge.scoring.vllm_texts import continue_prompts
+
+BUDGET = 16384  # tokens a batch may come to hold,
+CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
 
 
 def generate_texts(
@@ -32,14 +36,15 @@ def generate_texts(
     encoder: Encoder,
     generation: Generation,
     *,
-    token_budget: int = 16384,
+    token_budget: int | None = None,
     progress: Callable[[int], None] | None = None,
     only: Collection[int] | None = None,
 ) -> list[Text]:
     """Generations for every row's question; `reference` names the variant kept beside them as the truth.
 
     A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or where the model's context
-    does. A model whose logits are not numbers gives an empty text of 0 tokens. only: the ids of the rows to take.
+    does. A model whose logits are not numbers gives an empty text of 0 tokens. token_budget: the tokens that a batch
+    may come to hold; None: BUDGET, or more where a small model's cache has room. only: the ids of the rows to take.
     Raises DataError for a prompt that fills the model's context, ConfigError for a backend that is not installed.
     """
     check_backend(generation)
@@ -55,7 +60,7 @@ def generate_texts(
         n_all = 0 if start is None else start.mask_BT.shape[1]
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED) for n in lengths]
-        batches = budget_batches(prompts, costs, token_budget)
+        batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
         decode = _Decoder(model, encoder, generation, ends, start)
     out: list[Text] = []
     for batch in batches:
@@ -70,6 +75,14 @@ def generate_texts(
         if progress:
             progress(len(batch))
     return sorted(out, key=lambda t: (t.row_id, t.sample))
+
+
+def _cache_bytes(model: Any) -> int:
+    """Bytes that a model's cache keeps for a token at most; a large number where its configuration does not say."""
+    config = model.config.get_text_config()
+    layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+    known = isinstance(layers, int) and isinstance(width, int)
+    return 2 * layers * width * next(model.parameters()).element_size() if known else CACHE
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
@@ -110,8 +123,8 @@ class _Decoder:
         cache, step_ids, mask, position = self._begin(prompts)
         uniform = self._draws(prompts)
         rows = list(range(len(prompts)))
-        made = [Made([], False) for _ in prompts]
-        ended: set[int] = set()
+        new: list[list[int]] = [[] for _ in prompts]
+        made: list[Made | None] = [None] * len(prompts)
         for step in range(max(p.limit for p in prompts)):
             out = self.model(
                 input_ids=step_ids,
@@ -123,13 +136,11 @@ class _Decoder:
             )
             logits = out.logits[:, -1]
             chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
-            broken = logits.isnan().any(-1).tolist()
+            broken = logits.amax(-1).isnan().tolist()
             for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
-                if row not in ended:
-                    made[row] = self._add(made[row], token, bad)
-                    if bad or made[row].stopped or step + 1 == prompts[row].limit:
-                        ended.add(row)
-            going = [k for k, row in enumerate(rows) if row not in ended]
+                if made[row] is None:
+                    made[row] = self._ended(new[row], token, bad, last=step + 1 == prompts[row].limit)
+            going = [k for k, row in enumerate(rows) if made[row] is None]
             if not going:
                 break
             step_ids, position = chosen[:, None], position[:, -1:] + 1
@@ -139,13 +150,15 @@ class _Decoder:
                 cache.batch_select_indices(keep)
                 step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
                 rows = [rows[k] for k in going]
-        return made
+        return [done for done in made if done is not None]
 
-    def _add(self, made: Made, token: int, bad: bool) -> Made:
-        if bad or made.ids is None:
+    def _ended(self, ids: list[int], token: int, bad: bool, *, last: bool) -> Made | None:
+        """Add a token to a text; the text if it has ended."""
+        if bad:
             return Made(None, False)
-        made.ids.append(token)
-        return Made(made.ids, token in self.ends or self.stops.ended(made.ids))
+        ids.append(token)
+        stopped = token in self.ends or self.stops.ended(ids)
+        return Made(ids, stopped) if stopped or last else None
 
     def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
         """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
@@ -169,7 +182,7 @@ class _Decoder:
     def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
         """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
         if uniform is None:
-            return logits.argmax(-1)
+            return greedy(logits)
         # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
         summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
         at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]

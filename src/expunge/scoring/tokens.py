@@ -28,6 +28,8 @@ from expunge.scoring.statistics import empty_columns, fill
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
 TRUNCATED = "truncated_answers"
+BUDGET = {"cpu": 2048}  # tokens read at a time: what stays in a processor's cache on its way through a layer,
+WIDE_BUDGET = 8192  # or what keeps an accelerator busy
 LOGITS = 2**28  # of one batch: a GiB in float32
 WORTH = 0.15  # share of a row's tokens that reading its question once must save
 SHOTS = 32  # tokens that a whole set must begin with to be read once
@@ -80,16 +82,19 @@ def encode_items(
     rows: RowSet, wanted: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
 ) -> list[_Item]:
     """Every wanted answer of every row (of `only` these), sorted by row and variant. Raises DataError."""
-    items: list[_Item] = []
-    slot = 0
+    asked: list[tuple[Row, str]] = []
     for row in rows.rows:
         if only is not None and row.row_id not in only:
             continue
         for name in sorted(wanted_variants(row, wanted)):
             if not row.answers[name].strip():
                 raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty: there is nothing to score")
-            items.append(_Item(row.row_id, name, encoder.row(rows, row, name), slot))
-            slot += items[-1].n_scored
+            asked.append((row, name))
+    items: list[_Item] = []
+    slot = 0
+    for (row, name), encoded in zip(asked, encoder.rows(rows, asked), strict=True):
+        items.append(_Item(row.row_id, name, encoded, slot))
+        slot += items[-1].n_scored
     return items
 
 
@@ -99,7 +104,7 @@ def score_tokens(
     wanted: Sequence[str],
     encoder: Encoder,
     *,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     shared_prefix: bool = True,
     only: Collection[int] | None = None,
@@ -107,18 +112,19 @@ def score_tokens(
     """A TOKENS table of the wanted variants of `rows`, sorted by row, variant and position.
 
     Its metadata counts the answers that were cut at the template's `max_length` (`truncated_answers`).
-    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens. Batches depend on
-    the rows alone, so the same model and rows give the same bytes. shared_prefix=False reads every answer with its
-    whole question, which differs by rounding only. only: the ids of the rows to score. Raises DataError for an empty
-    answer, and for one that is longer than the model's context.
+    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens (None: what suits
+    the device). Batches depend on the rows alone, so the same model and rows give the same bytes. shared_prefix=False
+    reads every answer with its whole question, which differs by rounding only. only: the ids of the rows to score.
+    Raises DataError for an empty answer, and for one that is longer than the model's context.
     """
     items = encode_items(rows, wanted, encoder, only)
     _check_context(model, rows.name, items)
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
+    budget = token_budget or BUDGET.get(next(model.parameters()).device.type, WIDE_BUDGET)
     with torch.inference_mode():
-        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, token_budget, shared_prefix):
+        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, budget, shared_prefix):
             if progress:
                 progress(done)
     cut = sum(1 for item in items if item.encoded.truncated)
