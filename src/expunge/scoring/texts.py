@@ -81,8 +81,9 @@ def _cache_bytes(model: Any) -> int:
     """Bytes that a model's cache keeps for a token at most; a large number where its configuration does not say."""
     config = model.config.get_text_config()
     layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
-    known = isinstance(layers, int) and isinstance(width, int)
-    return 2 * layers * width * next(model.parameters()).element_size() if known else CACHE
+    if not isinstance(layers, int) or not isinstance(width, int):
+        return CACHE
+    return 2 * layers * width * int(next(model.parameters()).element_size())
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
