@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from expunge.training.ask import Ask
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
-from expunge.training.lora import save_adapter, saved_form, with_lora
+from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
+from expunge.training.randomness import kept_random
 from expunge.training.reference import load_reference
 
 
@@ -65,13 +68,14 @@ def fit(
     retain: Path | None = None,
     generation: Generation | None = None,
     checkpoints: Path | None = None,
+    after_step: Callable[[Moment], bool] | None = None,
 ) -> dict[str, Any]:
     """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
     references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
     retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
-    unfinished attempt is kept.
+    unfinished attempt is kept. after_step: is told of the run before its first step and after each, and may end it.
     """
     encoder = setting.encoder(source)
     watch = None
@@ -88,9 +92,14 @@ def fit(
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
+    follow = None
+    if after_step is not None:
+        moment = Moment(model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch)
+        after_step(moment)
+        follow = functools.partial(after_step, moment)
     done = train(
         model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, after_step=follow,
     )  # fmt: skip
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
@@ -104,6 +113,30 @@ def fit(
     if args.evaluate.on:
         facts["evaluation"] = {**done.selected, "rows": panel.read}
     return facts
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A run between two steps, as it can be saved: its model, and what gives that model as it was, without adapters."""
+
+    model: Any
+    encoder: Encoder
+    args: TrainArgs
+    reload: Callable[[], Any]
+    watch: Watch | None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation so far, where the best model is to be kept."""
+        return None if self.watch is None else self.watch.best_step
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now; training goes on as if nothing had been saved."""
+        with kept_random():
+            plain = self.model
+            if self.args.lora is not None:
+                plain = merged_copy(self.model, self.args.lora, self.reload)
+            save_model(plain, self.encoder.tokenizer, folder)
 
 
 TRAJECTORY = "trajectory.jsonl"

@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from expunge.core.errors import JobError
 from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
 from expunge.training.evaluate import Point, Watch
 from expunge.training.phases import Phase
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # step, steps
+AfterStep = Callable[[], bool]  # called between two steps; whether the run should end here
+
+
+class Diverged(JobError):
+    """The loss is no longer finite, or passed its limit."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)
     checkpoints: Checkpoints | None = None
     found: State | None = None
-    stopped: bool = False  # by patience
+    after_step: AfterStep | None = None
+    stopped: bool = False  # by patience, or by after_step
     resumed_at: int | None = None
 
     @property

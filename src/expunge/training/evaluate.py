@@ -278,6 +278,13 @@ class Watch:
         patience = self.args.patience
         return patience is not None and self._choice is not None and self._choice.since >= patience
 
+    @property
+    def best_step(self) -> int | None:
+        """The step whose model would be kept now, where the best one is; None before there is one."""
+        if self.args.keep != "best" or self._choice is None or self._choice.best is None:
+            return None
+        return self._choice.best.step
+
     def end(self, model: Any) -> dict[str, Any]:
         """Put the best weights into the model where they are to be kept; what was chosen, for the record."""
         facts: dict[str, Any] = {} if self._choice is None else self._choice.facts()

@@ -29,7 +29,7 @@ from expunge.methods.steps import Step
 from expunge.training.ask import asked
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.config import TrainArgs
-from expunge.training.course import Place, Progress, Run, Trained
+from expunge.training.course import AfterStep, Diverged, Place, Progress, Run, Trained
 from expunge.training.evaluate import Watch, is_due
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
@@ -52,6 +52,7 @@ def train(
     progress: Progress | None = None,
     watch: Watch | None = None,
     checkpoints: Path | None = None,
+    after_step: AfterStep | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -63,7 +64,8 @@ def train(
 
     watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
-    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt.
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. after_step: is called
+    after each step and its evaluation, and may end the run.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
@@ -71,7 +73,7 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     samples = [s for p in phases for s in p.samples]
     asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
-    run = Run(model, len(phases), watch, progress)
+    run = Run(model, len(phases), watch, progress, after_step=after_step)
     if checkpoints is not None and args.checkpoint is not None:
         run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
         run.found = run.checkpoints.load(run.fits, run.device)
@@ -325,7 +327,7 @@ class _Loop(transformers.Trainer):
             said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
             done, total = self.place.steps(self.state)
             phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
-            raise JobError(
+            raise Diverged(
                 f"{objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
                 "learning rate, or stop earlier"
             )
@@ -379,7 +381,10 @@ class _Course(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the caller how far the run is, and evaluate."""
         self._tell(state)
-        if self._trainer.evaluate_if_due():
+        stop = self._trainer.evaluate_if_due()
+        if self._run.after_step is not None:
+            stop = self._run.after_step() or stop
+        if stop:
             self._run.stopped = control.should_training_stop = True
 
     def _tell(self, state: Any) -> None:
