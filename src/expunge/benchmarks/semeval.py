@@ -20,7 +20,6 @@ from expunge.data.semeval import (
     load_members,
     load_semeval,
     load_sides,
-    whole_documents,
 )
 from expunge.data.source import EXTENSIONS
 from expunge.metrics.api import Metric
@@ -44,7 +43,6 @@ class SemEvalArgs:
     mmlu_limit: int = 0
     mmlu_accuracy: float | None = None
     documents: int | None = None
-    whole_documents: bool = False
 
     def __post_init__(self) -> None:
         if (self.forget_dir is None) != (self.retain_dir is None):
@@ -76,10 +74,9 @@ def semeval(wanted: Wanted) -> Benchmark:
     each, and mmlu_limit questions of a subject (0: all).
 
     data.args.documents=N takes the first N documents of each task and side, for a quick look or a small model.
-    whole_documents=true teaches the full and the retain model the documents from their first word, as the task's were,
-    in place of their ends alone; unlearning reads the rows as they are. members=forget attacks only the member
-    documents that are among the forget rows, where a model was made of these rows alone. forget_dir and retain_dir (a
-    folder each, as the task hands them over) take the place of data.root and the split.
+    members=forget attacks only the member documents that are among the forget rows, where a model was made of these
+    rows alone. forget_dir and retain_dir (a folder each, as the task hands them over) take the place of data.root and
+    the split.
 
     data.args.validation: rows to watch a run by (`forget_validation_Prob`, `retain_validation_Prob`), which are never
     trained on: a folder with forget and retain files, or one with a split `validation`. `self`: the rows that are
@@ -105,16 +102,14 @@ def semeval(wanted: Wanted) -> Benchmark:
     among = sets["forget"] if args.members == "forget" else None
     members = load_members(args.mia or root, split, named=args.mia is not None, among=among)
     watched = _watched(args.validation, sets)
-    learned = {side: whole_documents(sets[side]) if args.whole_documents else {side: sets[side]} for side in SIDES}
     every = {**sets, "forget_eval": sets["forget"], **terms, **members, **questions, **watched}
-    every |= {name: rows for of in learned.values() for name, rows in of.items()}
     return Benchmark(
         name="semeval",
         split=split,
         sets=every,
         panel=semeval_panel(terms, members, args.mmlu_accuracy, questions, watched),
-        full_sets=tuple(name for of in learned.values() for name in of),
-        retain_sets=tuple(learned["retain"]),
+        full_sets=("forget", "retain"),
+        retain_sets=("retain",),
         shown_set=next(iter(terms)),
         eval_name="LUME",
         generation={term: Limits(256) for term in terms},

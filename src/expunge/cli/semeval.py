@@ -63,9 +63,8 @@ def unlearn(
 
 def seconds(given: str | float, key: str) -> float:
     """A time as seconds: a number of them, or text such as 1h, 1h30m, 45m or 90s. Raises ConfigError."""
-    text = str(given).strip().lower()
-    found = _TIME.fullmatch(text) if text else None
-    total = 0.0
+    total = 0.0 if isinstance(given, str) else float(given)
+    found = _TIME.fullmatch(given.strip().lower()) if isinstance(given, str) else None
     if found:
         total = sum(float(found[unit] or 0) * size for unit, size in (("h", 3600), ("m", 60), ("s", 1)))
     if not (total > 0 and math.isfinite(total)):

@@ -63,19 +63,6 @@ def load_sides(folders: Mapping[str, str]) -> dict[str, RowSet]:
     return _sides(found)
 
 
-def whole_documents(rows: RowSet) -> dict[str, RowSet]:
-    """Some rows as documents to be learned from their first word (beginning and end joined by a blank), and the
-    questions about them."""
-    texts = [f"{row.question} {row.answer}" for row in rows if row.meta["kind"] == "sc"]
-    learned = tuple(Row(i, "", {ANSWER: text}) for i, text in enumerate(texts))
-    asked = [row for row in rows if row.meta["kind"] == "qa"]
-    name = f"{rows.name}_questions"
-    return {
-        f"{rows.name}_documents": RowSet(f"{rows.name}_documents", learned, "completion"),
-        name: _renumbered(name, asked),
-    }
-
-
 def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, RowSet]:
     """The rows of both sides. Raises DataError for a document that is on both."""
     sets = {side: _rows(records, side, place) for side, (records, place) in raw.items()}

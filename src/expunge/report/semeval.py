@@ -30,7 +30,7 @@ def parts_of(results: Mapping[str, Result]) -> list[tuple[str, str]]:
     }
     out = [(head, _text(results, name)) for name, head in names.items()]
     out.append(("MMLU", _number(_mmlu(results))))
-    out.append((f"MMLU >= {MMLU_FLOOR}", _flag(_mmlu(results), MMLU_FLOOR)))
+    out.append((f"MMLU > {MMLU_FLOOR}", _flag(_mmlu(results), MMLU_FLOOR)))
     terms = results.get("task_aggregate", Result(math.nan)).extra
     return out + [(name, _number(terms.get(name, math.nan))) for name in TERMS]
 
@@ -43,9 +43,9 @@ def score_lines(model: ReportModel) -> list[str]:
     entries = sorted((p for p in named if p[0].role == "unlearn"), key=_order)
     before = model.mean_of("full", "mmlu")
     lines = ["## Official score of SemEval-2025 Task 4", "", ABOUT, ""]
-    heads = ["rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU >= {MMLU_FLOOR}"]
+    heads = ["rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU > {MMLU_FLOOR}"]
     lines += _table(
-        [*heads, f">= {SHARE:.0%} of before"],
+        [*heads, f"> {SHARE:.0%} of before"],
         [
             [rank, name, *(_number(_value(run, n)) for n in (AGGREGATE, "task_aggregate", "mia_score", "mia_auc")),
              _number(_mmlu(run.results)), _flag(_mmlu(run.results), MMLU_FLOOR),

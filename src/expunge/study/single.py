@@ -179,11 +179,10 @@ def merge_of(single: Single) -> Edit | None:
     merge = single.trainer.merge
     if merge is None:
         return None
-    made = make_edit(merge.handler, merge.method_args, "trainer.merge.method")
-    if edit_registry()[merge.handler].others != "model":
-        merging = (name for name, spec in edit_registry().items() if spec.others == "model")
+    merging = [name for name, spec in edit_registry().items() if spec.others == "model"]
+    if merge.handler not in merging:
         raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
-    return made
+    return make_edit(merge.handler, merge.method_args, "trainer.merge.method")
 
 
 def _objective(single: Single) -> Objective:
