@@ -52,8 +52,8 @@ def test_a_folder_for_each_side(sides: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"retain_dir": None}, "belong together"),
-        ({"mmlu_limit": 3}, "no folder mmlu is given"),
+        ({"retain_dir": None}, "data.args.forget_dir: needs retain_dir beside it"),
+        ({"mmlu_limit": 3}, "need mmlu, the folder of questions"),
         ({"mmlu_shots": 6}, "mmlu_shots: must be 0 to 5"),
         ({"members": "retain"}, "data.args.members"),
     ],

@@ -46,12 +46,12 @@ class SemEvalArgs:
 
     def __post_init__(self) -> None:
         if (self.forget_dir is None) != (self.retain_dir is None):
-            raise ValueError("forget_dir and retain_dir belong together, and one of them is missing")
+            raise ValueError("forget_dir needs retain_dir beside it, and retain_dir forget_dir")
         check_shots(self.mmlu_shots, "mmlu_shots")
         if self.mmlu_limit < 0:
             raise ValueError("mmlu_limit must be at least 0 (0: all)")
         if self.mmlu is None and (self.mmlu_shots, self.mmlu_limit) != (MAX_SHOTS, 0):
-            raise ValueError("mmlu_shots and mmlu_limit say how mmlu is measured, and no folder mmlu is given")
+            raise ValueError("mmlu_limit and mmlu_shots need mmlu, the folder of questions")
         if self.mmlu_accuracy is not None and not 0 <= self.mmlu_accuracy <= 1:
             raise ValueError("mmlu_accuracy must be a share from 0 to 1")
         if self.documents is not None and self.documents < 1:

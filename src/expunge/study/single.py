@@ -62,7 +62,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         if (self.merge is None) != (not self.parts):
-            raise ValueError("merge and parts belong together: the runs, and the edit that makes one model of them")
+            raise ValueError("merge needs parts, the runs it makes one model of, and parts need merge")
         labels = [part.label for part in self.parts]
         if len(set(labels)) != len(labels):
             raise ValueError("parts: two have the same label")
