@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.data.rows import RowSet
+from expunge.data.stories import TokenShards
 from expunge.models.config import PRESETS, ModelConfig, looks_local
 from expunge.scoring.config import Generation
 from expunge.scoring.tokens import wanted_variants
@@ -67,7 +68,7 @@ class Sizes:
 
     def read(self, names: Sequence[str], n_rows: int) -> Estimate:
         """One forward over so many rows of some sets: two operations per parameter and token."""
-        tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n].rows) for n in names), 1)
+        tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n]) for n in names), 1)
         return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
 
 
@@ -75,7 +76,7 @@ def sizes(setting: Setting) -> Sizes:
     """The sizes of a study's rows and model."""
     sets = setting.benchmark.sets
     return Sizes(
-        tokens={n: _characters(s, ("answer",)) / CHARACTERS_PER_TOKEN for n, s in sets.items()},
+        tokens={n: _tokens(s) for n, s in sets.items()},
         rows=sets,
         n_parameters=parameters(setting.model),
     )
@@ -105,6 +106,12 @@ def _elements(file: Path) -> int:
                 count *= n
             total += count
     return total
+
+
+def _tokens(rows: RowSet) -> float:
+    if isinstance(rows, TokenShards):
+        return float(rows.n_tokens)
+    return _characters(rows, ("answer",)) / CHARACTERS_PER_TOKEN
 
 
 def _characters(rows: RowSet, variants: Sequence[str]) -> float:

@@ -26,9 +26,10 @@ from expunge.study.references import IMPLIED, Question, make_reference, wanted_o
 from expunge.study.requests import changed
 from expunge.study.setting import Setting, check_retain_file, check_sides
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import forget_of, panel_metrics
+from expunge.training.evaluate import forget_of
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
+from expunge.training.reporters import check_reporters
 from expunge.training.schedule import Schedule
 
 ALTERNATES_SEED = 0
@@ -69,11 +70,18 @@ class Maker:
                 "preset": model.scratch,
                 "vocab_size": model.vocab_size,
                 "seed": model.init_seed,
-                "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
+                **self._vocabulary(),
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
             estimate=self._sizes.model,
         )
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """What decides the tokenizer of a model from scratch: the text it is trained on, or the one that is given."""
+        benchmark = self.setting.benchmark
+        if benchmark.tokenizer is None:
+            return {"text": [self._rows[n] for n in benchmark.full_sets]}
+        return {"tokenizer": tokenizer_identity(benchmark.tokenizer, None)}
 
     def fit(
         self,
@@ -91,6 +99,7 @@ class Maker:
         """
         check_quantize(args.lora)
         check_run(chosen, args)
+        check_reporters(args.report_to)
         evaluation = self._evaluation(args, retain)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
@@ -120,6 +129,7 @@ class Maker:
                 retain=parents.get("retain_records"),
                 generation=self.evaluation.generation,
                 checkpoints=parents.get(CHECKPOINTS),
+                label=label,
             )
 
         return Job(
@@ -145,7 +155,8 @@ class Maker:
         """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
         if not args.evaluate.on:
             return {}
-        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        panel = work.watched_metrics(self.setting.benchmark, args.evaluate)
+        losses = work.loss_sets(self.setting.benchmark, args.evaluate)
         if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
             raise ConfigError(
                 "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
@@ -155,7 +166,8 @@ class Maker:
         return {
             "panel": panel_identity(panel),
             "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
-            **({"generation": self.evaluation.generation} if wanted.texts else {}),
+            **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
+            **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
         }
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:

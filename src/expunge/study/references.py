@@ -78,7 +78,7 @@ def wanted_of(
     approximate reference where none can be kept.
     """
     names = {**sides, "alternate": sides.get("forget", ())}
-    n_rows = {side: sum(len(sets[n].rows) for n in of) for side, of in names.items()}
+    n_rows = {side: sum(len(sets[n]) for n in of) for side, of in names.items()}
     n_rows["alternate"] *= n_alternates
     out: dict[str, Question] = {}
     for side, teacher in itertools.product(SIDES, (False, True)):

@@ -55,7 +55,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         study=graph.study.name,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
+        sets={name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),

@@ -13,10 +13,12 @@ import torch
 
 from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
 from expunge.training.evaluate import Point, Watch
+from expunge.training.meter import Meter
 from expunge.training.phases import Phase
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # step, steps
+Logged = Callable[[Mapping[str, float | None]], None]  # a line of the log, with its speed
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Trained:
     """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
 
     selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
-    this run begin after.
+    this run begin after. speed, speed_lines: tokens per second and MFU (`training.meter`), of this attempt and of its
+    lines of the log.
     """
 
     n_steps: int
@@ -32,6 +35,8 @@ class Trained:
     trajectory: list[Point] = field(default_factory=list)
     selected: Mapping[str, Any] = field(default_factory=dict)
     resumed_at: int | None = None
+    speed: Mapping[str, Any] = field(default_factory=dict)
+    speed_lines: list[dict[str, float | None]] = field(default_factory=list)
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Run:
     n_phases: int
     watch: Watch | None
     progress: Progress | None
+    meter: Meter
+    logged: Logged | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     checkpoints: Checkpoints | None = None
     found: State | None = None

@@ -26,6 +26,7 @@ from expunge.scoring.tokens import score_tokens
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import EvaluateArgs, Rule
 from expunge.training.randomness import kept_random
+from expunge.training.sets import Table
 
 FAST = ("probability", "truth_ratio", "extraction_strength")  # families of the fast panel
 SIDES = ("forget", "retain")  # how the names of its rows begin
@@ -230,13 +231,17 @@ def selection(args: EvaluateArgs, retain: Mapping[str, Result] | None) -> Select
     return Selection(utility_of(args), forget, rule.floor, goal)
 
 
-def is_due(args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int) -> bool:
+def is_due(
+    args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int, finegrained: int = 0
+) -> bool:
     """Whether an evaluation follows this step of a phase (from 1): one does after each whole multiple of the period.
 
-    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase.
+    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase. finegrained: up to this
+    step of the run a period of steps is a tenth as long.
     """
     if args.steps is not None:
-        return (before + step) % args.steps == 0
+        period = max(1, args.steps // 10) if before + step <= finegrained else args.steps
+        return (before + step) % period == 0
     if args.every is None:
         return False
     period = args.every * n_epoch
@@ -248,7 +253,7 @@ class Watch:
     """Evaluates a run as it goes on: keeps the trajectory, the weights of the best model, and says when to stop.
 
     panel: a model's values by metric. choice: the rule, where a best model is asked for. tell: is given the trajectory
-    after each evaluation.
+    after each evaluation. table: continues prompts then.
     """
 
     def __init__(
@@ -257,8 +262,9 @@ class Watch:
         panel: Callable[[Any], Mapping[str, float]],
         choice: Selection | None = None,
         tell: Callable[[Sequence[Point]], None] | None = None,
+        table: Table | None = None,
     ) -> None:
-        self.args, self._panel, self._choice, self._tell = args, panel, choice, tell
+        self.args, self._panel, self._choice, self._tell, self._table = args, panel, choice, tell, table
         self.points: list[Point] = []
         self._weights: dict[str, Tensor] = {}
 
@@ -275,6 +281,8 @@ class Watch:
             self._weights = trained_weights(model)
         if self._tell is not None:
             self._tell(self.points)
+        if self._table is not None:
+            self._table(model, step, len(self.points) - 1)
         patience = self.args.patience
         return patience is not None and self._choice is not None and self._choice.since >= patience
 
@@ -291,12 +299,15 @@ class Watch:
         """What a checkpoint must hold of it."""
         best = self._choice.best.step if self._choice and self._choice.best else None
         since = self._choice.since if self._choice else 0
-        return {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
+        state = {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
+        return state if self._table is None else {**state, "table": self._table.lines}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
         self.points = [Point(**p) for p in state["points"]]
         self._weights = dict(state["weights"])
+        if self._table is not None:
+            self._table.lines = [dict(line) for line in state["table"]]
         if self._choice is not None and self.points:
             self._choice.start, self._choice.since = self.points[0], state["since"]
             self._choice.best = next((p for p in self.points[1:] if p.step == state["best"]), None)

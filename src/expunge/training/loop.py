@@ -28,9 +28,11 @@ from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
 from expunge.training.ask import asked
 from expunge.training.checkpoint import Checkpoints, State
+from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
-from expunge.training.course import Place, Progress, Run, Trained
+from expunge.training.course import Logged, Place, Progress, Run, Trained
 from expunge.training.evaluate import Watch, is_due
+from expunge.training.meter import Meter, work_of
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
@@ -52,6 +54,7 @@ def train(
     progress: Progress | None = None,
     watch: Watch | None = None,
     checkpoints: Path | None = None,
+    logged: Logged | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -63,15 +66,16 @@ def train(
 
     watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
-    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt.
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each line
+    of the log as it is made, and its speed.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
-    samples = [s for p in phases for s in p.samples]
-    asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
-    run = Run(model, len(phases), watch, progress)
+    asked_of = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
+    meter = Meter(work_of(model, args.peak_tflops, half=args.bf16 or args.fp16))
+    run = Run(model, len(phases), watch, progress, meter, logged)
     if checkpoints is not None and args.checkpoint is not None:
         run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
         run.found = run.checkpoints.load(run.fits, run.device)
@@ -79,9 +83,14 @@ def train(
     done_before = run.begin()
 
     def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk, reading=meter.read)
 
-    with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
+    compiled = compiled_layers(model) if args.compile else nullcontext()
+    with (
+        compiled,
+        tempfile.TemporaryDirectory() as scratch,
+        run.checkpoints.stoppable() if run.checkpoints else nullcontext(),
+    ):
         for phase in phases:
             place = place.enter(phase)
             if place.number < done_before.number:
@@ -111,7 +120,8 @@ def train(
     model.eval()
     selected = watch.end(model) if watch else {}
     n_steps = max(place.steps_before, done_before.steps_before)
-    return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
+    points = watch.points if watch else []
+    return Trained(n_steps, run.history, points, selected, run.resumed_at, meter.facts(), meter.lines)
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
@@ -129,7 +139,7 @@ def _references(
     model: Any,
     objective: Objective,
     rows: Mapping[str, Sequence[Encoded]],
-    samples: Sequence[Sample],
+    samples: Sequence[Sequence[Sample]],
     args: TrainArgs,
     pad_id: int,
     given: Mapping[str, Reference],
@@ -139,7 +149,7 @@ def _references(
     for side in SIDES:
         what = asked(objective.needs, side, ref=True)
         if what is not None and side not in out:
-            wanted = [i for s in samples for i in s.numbers(side)]
+            wanted = [i for of in samples for s in of for i in s.numbers(side)]
             out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
         if asked(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
             raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
@@ -282,7 +292,10 @@ class _Loop(transformers.Trainer):
         n_samples, n_epoch = len(self.phase.samples), self.epoch_rows
         before = self.place.steps_before
         last = self.place.number == self.place.n_phases and step >= self.state.max_steps
-        due = is_due(watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples)
+        due = is_due(
+            watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples,
+            finegrained=self.phase.args.finegrained_log_iters,
+        )  # fmt: skip
         if not (due or last):
             return False
         epoch = min(step * rows, n_samples) / n_epoch
@@ -347,6 +360,9 @@ class _Loop(transformers.Trainer):
                     step[key] = float(logs[key])
             self.history.append(step)
             self._parts.clear()
+            speed = self.run.meter.line(int(done))
+            if self.run.logged is not None:
+                self.run.logged({**step, **speed})
 
     def let_go(self) -> None:
         """Give back the optimiser's memory before another phase begins: a Trainer is part of a cycle, and lingers."""
@@ -364,6 +380,7 @@ class _Course(TrainerCallback):
         """Count the steps that an earlier attempt has done."""
         state.global_step += self._trainer.begun
         state.max_steps += self._trainer.begun
+        self._run.meter.go()
         if self._trainer.begun:
             self._tell(state)
 
@@ -372,15 +389,25 @@ class _Course(TrainerCallback):
         self._trainer.restore()
         kept = self._run.checkpoints
         if kept is not None and kept.due(self._trainer.place.steps_before + state.global_step):
+            self._run.meter.rest()
             self._trainer.save()
             if kept.stopping:
                 raise KeyboardInterrupt
+            self._run.meter.go()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the caller how far the run is, and evaluate."""
         self._tell(state)
+        if self._trainer.place.steps(state)[0] <= self._trainer.phase.args.finegrained_log_iters:
+            control.should_log = True
+        self._run.meter.rest()
         if self._trainer.evaluate_if_due():
             self._run.stopped = control.should_training_stop = True
+        self._run.meter.go()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last line of the log has been written."""
+        self._run.meter.rest()
 
     def _tell(self, state: Any) -> None:
         if self._run.progress is not None:
