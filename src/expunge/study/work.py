@@ -35,10 +35,10 @@ from expunge.training.ask import Ask
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
-from expunge.training.reporters import Reporters, reporters
-from expunge.training.sets import SetLosses, Table, as_lines
 from expunge.training.lora import save_adapter, saved_form, with_lora
 from expunge.training.reference import load_reference
+from expunge.training.reporters import Reporters, reporters
+from expunge.training.sets import SetLosses, Table, as_lines
 
 
 def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class EvaluateArgs:
             raise ValueError("panel must be fast, full or a list of metrics")
         if self.prompts < 0:
             raise ValueError("prompts must be at least 0")
-        for key, idle in (("losses", None), ("prompts", 0)):
-            if getattr(self, key) != idle and not self.on:
+        for key in ("losses", "prompts"):
+            if getattr(self, key) and not self.on:
                 raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
         for key, idle in (("keep", "last"), ("patience", None)):
             if getattr(self, key) != idle and not self.on:

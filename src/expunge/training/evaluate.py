@@ -240,8 +240,8 @@ def is_due(
     step of the run a period of steps is a tenth as long.
     """
     if args.steps is not None:
-        period = max(1, args.steps // 10) if before + step <= finegrained else args.steps
-        return (before + step) % period == 0
+        closely = before + step <= finegrained
+        return (before + step) % (max(1, args.steps // 10) if closely else args.steps) == 0
     if args.every is None:
         return False
     period = args.every * n_epoch

@@ -66,8 +66,8 @@ def train(
 
     watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
-    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each line
-    of the log as it is made, and its speed.
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each
+    line of the log as it is made, and its speed.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)

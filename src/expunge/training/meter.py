@@ -1,8 +1,8 @@
 """How fast a run is: tokens per second, operations per second, and the share of what the device could do (MFU).
 
 Operations of a token: 4 N for the forward and the backward in the activations, 2 N_t for the backward in the weights
-that are trained (N = N_t without masks or adapters: the usual 6 N), and 12 L d T for attention over a row of T tokens, as
-in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters that take part in products,
+that are trained (N = N_t without masks or adapters: the usual 6 N), and 12 L d T for attention over a row of T tokens,
+as in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters that take part in products,
 so without an embedding table that only is looked up in. What activation checkpointing, chunks of the LM head and
 reference models add is not counted, so the MFU is that of the model's own work. Padding counts as nothing.
 """
@@ -141,7 +141,7 @@ class Meter:
         """Of the whole run, for its record; an MFU that is not known is missing with its reason."""
         seconds = self.seconds
         flops = self.work.flops(self.read)
-        out = {"train_s": round(seconds, 3), **self._rates(self.read, seconds), "flops": flops}
+        out: dict[str, Any] = {"train_s": round(seconds, 3), **self._rates(self.read, seconds), "flops": flops}
         if out["mfu"] is None:
             out["mfu_missing"] = self.work.missing or "nothing was trained"
         return out

@@ -46,7 +46,7 @@ class Reporters:
 def reporters(names: Sequence[str], folder: Path, label: str) -> Iterator[Reporters]:
     """Open those that are asked for, in `folder/label`, and close them after the block."""
     with ExitStack() as stack:
-        made = []
+        made: list[Any] = []
         for name in names:
             made.append(_KINDS[name](folder, label))
             stack.callback(made[-1].close)
@@ -92,4 +92,4 @@ class _Wandb:
         self._run.finish()
 
 
-_KINDS = {"tensorboard": _TensorBoard, "wandb": _Wandb}
+_KINDS: Mapping[str, type[Any]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}

@@ -1,4 +1,4 @@
-"""What is read of named sets of rows while a run goes on: their mean token loss, and how their prompts are continued."""
+"""What is read of named sets of rows while a run goes on: their mean token loss, and how their prompts go on."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class SetLosses:
 
 @dataclass
 class Table:
-    """Continues prompts at every so-manieth evaluation: a line for each prompt, with the step.
+    """Continues prompts at every `every`-th evaluation: a line for each prompt, with the step.
 
-    prompts: by set, rows whose first `n_prompt` ids are the prompt and whose others are the target. always: the steps up
-    to this one generate at every evaluation. tell: is given all lines, and those that are new.
+    prompts: by set, rows whose first `n_prompt` ids are the prompt and whose others are the target. always: the steps
+    up to this one generate at every evaluation. tell: is given all lines, and those that are new.
     """
 
     prompts: Mapping[str, Sequence[Encoded]]
