@@ -84,6 +84,7 @@ def fit(
     unfinished attempt is kept. label: what the run is called where it is reported to.
     """
     encoder = setting.encoder(source)
+    seen = seen_sets(setting, args.evaluate, encoder)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
     if objective.needs.alternate is not None:
         rows["alternate"] = encode_alternates(
@@ -98,7 +99,7 @@ def fit(
     with reporters(args.report_to, Path(args.report_dir), label) as told:
         if args.evaluate.on:
             panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
-            watch = watching(folder, setting, args, panel, encoder, generation or Generation(), told)
+            watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
         done = train(
             model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
             checkpoints=checkpoints, logged=lambda line: told.numbers(int(line["step"] or 0), line),
@@ -124,9 +125,9 @@ TRAJECTORY, GENERATIONS = "trajectory.jsonl", "generations.jsonl"
 
 def watching(
     folder: Path,
-    setting: Setting,
     args: TrainArgs,
     panel: Panel,
+    seen: Seen,
     encoder: Encoder,
     generation: Generation,
     told: Reporters,
@@ -142,17 +143,11 @@ def watching(
         if new:
             told.texts(int(new[0]["step"]), new)
 
-    how, sets = args.evaluate, setting.benchmark.sets
+    how, (rows, prompts) = args.evaluate, seen
     choice = selection(how, panel.retain) if how.chooses else None
-    named = {name: sets[name] for name in loss_sets(setting.benchmark, how)}
-    rows = {name: encode_sets([s], encoder) for name, s in named.items()}
-    losses = SetLosses({n: r[: how.n_rows or len(r)] for n, r in rows.items()}, encoder.tokenizer.pad_token_id)
+    losses = SetLosses(rows, encoder.tokenizer.pad_token_id)
     table = None
     if how.prompts:
-        prompts = {
-            name: s.prompts(how.prompts) if isinstance(s, TokenShards) else rows[name][: how.prompts]
-            for name, s in named.items()
-        }
         table = Table(prompts, encoder, generation, how.generate_every, args.finegrained_log_iters, tell_texts)
     return Watch(how, lambda model: {**panel(model), **losses(model)}, choice, tell, table)
 
@@ -182,6 +177,30 @@ def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.ar
     if args.prompts and not named:
         raise ConfigError(f"{where}.prompts: prompts of which sets? name them at {where}.losses")
     return named
+
+
+Seen = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
+
+
+def seen_sets(setting: Setting, args: EvaluateArgs, encoder: Encoder) -> Seen:
+    """The rows whose losses are read during training, and those whose prompts are continued, by set.
+
+    Raises ConfigError for a set that has no prompt.
+    """
+    rows: dict[str, Sequence[Encoded]] = {}
+    prompts: dict[str, Sequence[Encoded]] = {}
+    for name in loss_sets(setting.benchmark, args) if args.on else ():
+        one = setting.benchmark.sets[name]
+        encoded = encode_sets([one], encoder)
+        rows[name] = encoded[: args.n_rows or len(encoded)]
+        if not args.prompts:
+            continue
+        whole = one.prompts(args.prompts) if isinstance(one, TokenShards) else encoded[: args.prompts]
+        prompts[name] = [row for row in whole if row.n_prompt]
+        if not prompts[name]:
+            width = f" within {one.max_length} tokens" if isinstance(one, TokenShards) else ""
+            raise ConfigError(f"trainer.args.evaluate.prompts: no row of {name} has a prompt{width} to go on from")
+    return rows, prompts
 
 
 def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
