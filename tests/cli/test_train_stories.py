@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from expunge.cli import display
 from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
 from expunge.study.config import decode_task
+from expunge.study.job import Estimate, Job
+from expunge.study.run import Event, Planned
 from expunge.study.single import Single
 from expunge.training.config import TrainArgs
 
@@ -90,3 +95,15 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     assert code == 2 and "trainer.args.evaluate.losses[0]: no set named 'tests'; did you mean 'test'?" in said
     code, _, said = expunge(*words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.report_to=wandb")
     assert code == 2 and "trainer.args.report_to: wandb is not installed" in said
+
+
+def test_a_running_job_shows_tokens_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    job = Job(kind="train", label="x", identity={}, do=lambda *_: {}, estimate=Estimate(tokens=8000))
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    shown = display.Display([Planned(job, "missing", 1.0)], Console(file=said, width=200))
+    shown.tell(Event(job, "start"))
+    now[0] = 40.0
+    shown.tell(Event(job, "progress", 1, 4))
+    assert said.getvalue() == "train x: 1/4, about 2m 00s left, ~50 tokens/s\n"

@@ -81,6 +81,7 @@ def cost(model: ReportModel) -> list[Figure]:
         look = looks[run.role, run.label]
         told = [format_value(run.wall_s or 0.0, "time")]
         told += [f"{run.steps} steps"] if run.steps is not None else []
+        told += [f"{run.tokens_per_s:,.0f} tokens/s"] if run.tokens_per_s is not None else []
         told += [f"{run.memory_gb:.2f} GB at most"] if run.memory_gb is not None else []
         figure.add_scatter(
             x=[run.wall_s], y=[safe(run.label)], mode="markers", name=safe(name), showlegend=False,

@@ -29,8 +29,9 @@ class Run:
 
     label: what the reader sees; runs of one role that share a label are seeds of the same thing. settings: one short
     line. results: metric name -> result; that of `forget_truth_ratio` holds the raw ratio of each row as
-    `score`. wall_s: seconds of training; steps: optimiser steps; memory_gb: the most memory it took. trajectory:
-    what was measured during training, {"step": 10, metric: value, ...} for each point, in order.
+    `score`. wall_s: seconds of training; steps: optimiser steps; tokens_per_s: while it trained; memory_gb: the most
+    memory it took. trajectory: what was measured during training, {"step": 10, metric: value, ...} for each point, in
+    order.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Run:
     results: Mapping[str, Result] = field(default_factory=dict)
     wall_s: float | None = None
     steps: int | None = None
+    tokens_per_s: float | None = None
     memory_gb: float | None = None
     trajectory: tuple[Mapping[str, float], ...] = ()
 

@@ -113,6 +113,7 @@ def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
         results=results,
         wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
+        tokens_per_s=record.get("facts", {}).get("speed", {}).get("tokens_per_s"),
         trajectory=() if leaf.model is None else _trajectory(store.path(leaf.model) / TRAJECTORY),
     )
 
