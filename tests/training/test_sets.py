@@ -157,12 +157,15 @@ def test_settings_that_say_nothing_are_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, when its compiler loads
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
-def test_compiled_layers_have_the_same_losses(make_model: Callable[..., Any], make_rows: Callable[..., Any]) -> None:
+def test_compiled_layers_have_the_same_losses(
+    make_model: Callable[..., Any], make_rows: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes for a model this small
     given = {"retain": make_rows([(12, 3)] * 8, 3)}
     lines = {}
     for compiled in (False, True):
         args = TrainArgs(**{**vars(ARGS), "compile": compiled, "logging_steps": 1, "learning_rate": 1e-3})
-        model = make_model()
+        model = make_model(num_hidden_layers=1)
         lines[compiled] = [x["loss"] for x in train(model, objective("finetune"), given, args, pad_id=0).history]
         assert model.model._compiled_call_impl is None and "model.norm.weight" in model.state_dict()
     assert lines[True] == pytest.approx(lines[False], abs=1e-4) and len(lines[True]) == 4
