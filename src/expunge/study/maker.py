@@ -139,6 +139,7 @@ class Maker:
             estimate=self._sizes.fit(used, args, self.setting.template.max_length),
             implied=IMPLIED,
             resumes=True,
+            together=True,
         )
 
     def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
@@ -299,6 +300,7 @@ class Maker:
             parents=parents,
             do=do,
             estimate=self._estimates[part],
+            together=part.kind in ("tokens", "texts", "samples"),
         )
 
     def _compared(self, label: str, part: measuring.Part, texts: Job, embedder: str) -> Job:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from expunge.core import ranks
 from expunge.core.files import write_text
 from expunge.core.records import (
     text_records,
@@ -92,6 +93,8 @@ def fit(
         model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
         checkpoints=checkpoints,
     )  # fmt: skip
+    if not ranks.here().first:
+        return {}
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
@@ -139,7 +142,9 @@ def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None,
     """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    return load_model(source, held, device=pick_device(device or setting.model.device), quantize=quantize)
+    # a model that is to be cut in shards need not fit on one device
+    where = device or ("cpu" if ranks.sharded() and quantize is None else setting.model.device)
+    return load_model(source, held, device=pick_device(where), quantize=quantize)
 
 
 def apply_edit(
