@@ -15,17 +15,25 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from expunge.core import ranks
 from expunge.core.errors import JobError
 from expunge.core.ranks import Rank
 from expunge.data.template import Encoded
 from expunge.methods import objective
+from expunge.methods.api import Serve
+from expunge.training.ask import Ask
+from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Selection, Watch
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs, with_lora
-from expunge.training.shares import per_process, share_of
+from expunge.training.reference import keep
+from expunge.training.serve import Sample, Server
+from expunge.training.shares import gather_whole, per_process, share_of
 
 FAST: dict[str, Any] = {
     "learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
@@ -103,7 +111,38 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
         train(model_of(), objective("PDU"), rows, TrainArgs(**FAST), pad_id=0)
     except JobError as error:
         said["dual"] = str(error)
+    said["shards"] = in_shards(model_of(), rows)
     return said
+
+
+class Gathering:
+    """As much of an accelerator as gathers a model in shards."""
+
+    def get_state_dict(self, model: Any) -> Any:
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def in_shards(model: Any, rows: Any) -> dict[str, Any]:
+    """A step, log-probabilities and the whole weights of a model under FSDP2."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    one_step(model, rows, head_chunk=0)
+    held = trained_weights(model)
+    put_weights(model, held)
+    kept = keep(model, rows["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    gather_whole(Gathering(), model, model)
+    whole = [] if ranks.here().number else torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    return {"logps": kept["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in held.values())}
+
+
+def one_step(model: Any, rows: Any, head_chunk: int) -> None:
+    """One step of plain descent on the whole loss of two samples."""
+    goal = objective("GradDiff")
+    server = Server(goal.needs, rows, {}, pad_id=0, head_chunk=head_chunk)
+    goal(server.view(model, [Sample(0, 1), Sample(2, 3)], device="cpu")).total.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
 def tiny(**keys: Any) -> Any:
@@ -194,6 +233,18 @@ def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> N
     assert two[0]["limit"] == two[1]["limit"]
 
 
+def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dict[str, Any]]) -> None:
+    model = tiny()
+    n = sum(p.numel() for p in model.parameters())
+    one_step(model, rows_here(), head_chunk=256)
+    kept = keep(model, rows_here()["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    for said in two:
+        np.testing.assert_allclose(said["shards"]["logps"], kept["logps"].tolist(), rtol=1e-4, atol=2e-5)
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    np.testing.assert_allclose(two[0]["shards"]["whole"], weights, rtol=1e-4, atol=2e-6)
+    assert sum(said["shards"]["shard"] for said in two) == n
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize("of_step", [1, 2, 3, 4])
 def test_shares_are_the_plan(world: int, of_step: int) -> None:
@@ -208,6 +259,5 @@ def test_shares_are_the_plan(world: int, of_step: int) -> None:
         step = [m for s in shares for m in s[k * each : (k + 1) * each]]
         expected = micros[k * of_step : (k + 1) * of_step]
         real = [m for m in step if m.weight]
-        key = lambda m: m[0].forget  # noqa: E731
-        assert sorted((list(m.samples) for m in real), key=key) == sorted(expected, key=key)
+        assert sorted((list(m.samples) for m in real), key=repr) == sorted(expected, key=repr)
         assert all(m.weight / len(step) == pytest.approx(1 / len(expected)) for m in real)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -24,8 +25,11 @@ def in_several(parsed: argparse.Namespace, words: Sequence[str]) -> int:
                 f"{words[0]}: is done by one process; under a launcher of several these work: {', '.join(COMMANDS)}"
             )
         return 2
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what wraps the model tells of each run what it could save
     try:
-        with joined():
+        with joined() as rank:
+            if not rank.first:
+                logging.getLogger("expunge").setLevel(logging.ERROR)  # what is worth a warning is so in all of them
             return int(parsed.command(parsed, words))
     except BaseException as error:
         code = _code(error)

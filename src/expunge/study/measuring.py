@@ -36,8 +36,8 @@ from expunge.models.load import load_model, pick_device
 from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
 from expunge.scoring.grads import score_grads
-from expunge.scoring.similarity import Embedder, score_similarity
 from expunge.scoring.shards import generate_texts_sharded, score_tokens_sharded, this_shard
+from expunge.scoring.similarity import Embedder, score_similarity
 from expunge.scoring.tokens import TRUNCATED, wanted_variants
 from expunge.study.job import Progress
 from expunge.study.setting import TOKENIZER, Setting

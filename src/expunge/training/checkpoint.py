@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from expunge.core import ranks
 from expunge.core.errors import JobError
@@ -90,12 +91,18 @@ def of_each(state: State, device: torch.device) -> list[State]:
 
 def trained_weights(model: Any) -> dict[str, Tensor]:
     """A copy on the CPU of every parameter that is trained; the others are those of the model the run starts from."""
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: _own(p).detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _own(p: Any) -> Tensor:
+    """A parameter, or this process's shard of it."""
+    own: Tensor = p.to_local() if isinstance(p, DTensor) else p
+    return own
 
 
 def put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Write such a copy back. Raises JobError if it is of other parameters."""
-    held = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    held = {name: _own(p) for name, p in model.named_parameters() if p.requires_grad}
     if {n: p.shape for n, p in held.items()} != {n: w.shape for n, w in weights.items()}:
         raise JobError("a checkpoint holds other parameters than this run trains; remove its folder and run again")
     with torch.no_grad():

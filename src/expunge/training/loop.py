@@ -39,7 +39,7 @@ from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
 from expunge.training.serve import SIDES, Sample, Server
-from expunge.training.shares import Micro, check_several, in_one_forward, per_process, share_of
+from expunge.training.shares import Micro, check_several, gather_whole, in_one_forward, per_process, share_of
 from expunge.training.step import Stepper
 from expunge.training.trainable import set_trainable
 
@@ -85,8 +85,10 @@ def train(
     place = Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
+    head_chunk = 0 if ranks.sharded() else args.head_chunk  # outside of a forward the head's weights are in shards
+
     def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=head_chunk)
 
     with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
         for phase in phases:
@@ -117,6 +119,8 @@ def train(
                 trainer.let_go()
     model.eval()
     selected = watch.end(model) if watch else {}
+    if ranks.sharded():
+        gather_whole(trainer.accelerator, trainer.model_wrapped, model)
     n_steps = max(place.steps_before, done_before.steps_before)
     return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
 

@@ -7,7 +7,6 @@ others' again at weight 0, for all must take part in every exchange.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from expunge.core.errors import JobError
-from expunge.core.ranks import Rank
+from expunge.core.ranks import Rank, here
 from expunge.methods.api import Serve
 from expunge.methods.objective import Objective
 from expunge.training.config import TrainArgs
@@ -84,6 +83,22 @@ def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool
         )
 
 
+def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:
+    """Give a model in shards its whole weights again, on the CPU of the first process; elsewhere it is used up.
+
+    wrapped: what the accelerator has made of the model.
+    """
+    state = accelerator.get_state_dict(wrapped)
+    if not here().first:
+        return
+    made: dict[int, nn.Parameter] = {}  # tied weights stay one
+    for name, p in list(model.named_parameters(remove_duplicate=False)):
+        owner, _, last = name.rpartition(".")
+        if id(p) not in made:
+            made[id(p)] = nn.Parameter(state[name].float(), requires_grad=p.requires_grad)
+        setattr(model.get_submodule(owner), last, made[id(p)])
+
+
 class _Whole(nn.Module):
     """A model whose forward is a loss: all forwards a loss is made of are one to what wraps it.
 
@@ -101,6 +116,4 @@ class _Whole(nn.Module):
 
 def in_one_forward(model: Any) -> DistributedDataParallel:
     """The model, its gradients averaged over processes: to be called with a function from the model to its loss."""
-    # a loss that happens to use every parameter is no news
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
     return DistributedDataParallel(_Whole(model), find_unused_parameters=True)
