@@ -85,8 +85,8 @@ def shape_of(model: str) -> Shape:
         c = json.loads(file.read_text(encoding="utf-8"))
         heads = c["num_attention_heads"]
         keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
-        size = [int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")]
-        return Shape(*size, keys=int(keys), tied=bool(c.get("tie_word_embeddings", False)))
+        d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+        return Shape(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"memory: {file} is no configuration of a Llama-like model: {error}") from None
 
@@ -140,7 +140,7 @@ def estimate_memory(
     of_layer = width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
     kept = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
     activations = float(tokens * (layers_alive * of_layer + kept))
-    in_chunks = args.head_chunk and not (split_all and processes > 1)
+    in_chunks = args.head_chunk and (strategy == "ddp" or processes == 1)
     # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
     alive = min(args.head_chunk, tokens) * 2 if in_chunks else tokens * 3
     return Memory(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)

@@ -93,6 +93,11 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.model.model_args.device_map and not ranks.here().alone:
+        raise ConfigError(
+            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "launcher starts several"
+        )
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -39,7 +39,7 @@ from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
 from expunge.training.serve import SIDES, Sample, Server
-from expunge.training.shares import Micro, check_several, gather_whole, in_one_forward, per_process, share_of
+from expunge.training.shares import Micro, Share, check_several, gather_whole, in_one_forward, per_process, share_of
 from expunge.training.step import Stepper
 from expunge.training.trainable import set_trainable
 
@@ -225,7 +225,7 @@ class _Loop(transformers.Trainer):
 
     def get_train_dataloader(self) -> Any:
         """This process's micro-batches as they are: accelerate would share them out once more."""
-        return DataLoader(self.train_dataset, collate_fn=self.data_collator)
+        return DataLoader(cast(Share, self.train_dataset), collate_fn=self.data_collator)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """Under DDP the whole loss becomes the forward that it follows."""
