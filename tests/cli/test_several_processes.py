@@ -24,6 +24,7 @@ SMALL = (
 def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     code, _, said = expunge("run", "study=quickstart")
     assert code == 2
     assert said.startswith("expunge: error: run: is done by one process; under a launcher of several these work: train")

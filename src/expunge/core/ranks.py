@@ -46,6 +46,8 @@ def here() -> Rank:
 
 def launched() -> Rank:
     """This process, as a launcher (accelerate, torchrun) has told it by its environment, before they have met."""
+    if "MASTER_ADDR" not in os.environ:  # a cluster may set the others for purposes of its own
+        return Rank()
     try:
         return Rank(int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1))))
     except ValueError:
