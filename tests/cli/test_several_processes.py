@@ -82,7 +82,9 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     assert code == 0, said
     one = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
     assert [p.name for p in (here / "one/unlearn").iterdir()] == [p.name for p in (here / "two/unlearn").iterdir()]
-    assert two == pytest.approx({k: v for k, v in one.items()}, rel=1e-4, abs=1e-6)
+    known = {k: v for k, v in one.items() if v is not None}
+    assert {k: v for k, v in two.items() if v is not None} == pytest.approx(known, rel=1e-4, abs=1e-6)
+    assert len(known) > 10
 
     bad = start(here, 2, *SMALL, data, "trainer.args.loss_limit=1e-9", "paths.output_dir=bad")
     assert bad.returncode != 0
