@@ -82,12 +82,26 @@ def check_audits(study: Study) -> list[Audit]:
     made = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
     if made and not study.methods:
         raise ConfigError("audits: there is nothing to audit; name `methods`")
-    if made and study.requests != 1:
-        raise ConfigError("audits: not together with `requests`; audit the last model of a chain in a study of its own")
     for i, audit in enumerate(made):
         if "nf4" in getattr(audit, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
     return made
+
+
+def audited(label: str, links: Mapping[str, str], sets: Mapping[str, RowSet], whole: str) -> bool:
+    """Whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
+
+    links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
+    the requests leave forget rows out, which no model was asked to forget.
+    """
+    if "" in links:
+        return True
+    n, of = sum(len(sets[name]) for name in links.values()), len(sets[whole])
+    if n < of:
+        raise ConfigError(
+            f"audits: the requests name {n} of {of} forget rows, and audits read all; name every row once"
+        )
+    return "@" not in label or label.endswith(f"@{list(links)[-1]}")
 
 
 def audit_jobs(study: Study, setting: Setting, subjects: Sequence[Subject]) -> tuple[Audited, ...]:
