@@ -59,8 +59,12 @@ def check_meta(study: Study) -> None:
         raise ConfigError(
             f"meta: {n} retain models, one of which is the control; give at least 3 by seeds.train or meta.variations"
         )
+    seen = [study.train]
     for i in range(len(study.meta.variations)):
-        _varied(study, i)
+        args = dataclasses.replace(_varied(study, i), seed=study.train.seed)
+        if args in seen:
+            raise ConfigError(f"meta.variations[{i}]: trains as `train` or an earlier variation does; change something")
+        seen.append(args)
     _relearning(study)
 
 
