@@ -45,20 +45,24 @@ def test_the_means_of_a_metric_by_hand() -> None:
     assert math.isnan(harmonic([NAN, 1.0]))
     retain = Changed(0.1, 0.3, 0.1)
     unlearned = [Changed(0.1, 0.5, 0.2), Changed(0.1, 0.2, 0.1)]  # R: 0.5 and 1; Q: 0.5 and 1
-    line = meta_line("m", [0.9, 0.8, 0.2], [0.1, 0.2, NAN], unlearned, retain)
-    # 5.5 of 6 pairs are in order; one ties
-    assert line.faithfulness == pytest.approx(5.5 / 6) and (line.n_p, line.n_n, line.known) == (3, 2, "high")
-    assert line.low <= line.faithfulness <= line.high
+    line = meta_line("m", [0.9, 0.8, 0.7, 0.6, 0.3], [0.1, 0.3, NAN], unlearned, retain)
+    # 9.5 of 10 pairs are in order: one ties
+    assert line.faithfulness == pytest.approx(0.95) and (line.n_p, line.n_n, line.known) == (5, 2, "high")
+    assert 0.5 < line.low <= line.faithfulness <= line.high
     assert (line.relearn, line.quantize, line.robustness) == pytest.approx((0.75, 0.75, 0.75))
-    assert line.overall == pytest.approx(2 / (1 / 0.75 + 6 / 5.5))
+    assert line.overall == pytest.approx(2 / (1 / 0.75 + 1 / 0.95))
     turned = meta_line("m", [0.1, 0.2], [0.9, 0.8], [], retain)
     assert (turned.faithfulness, turned.known, turned.low) == (1.0, "low", 1.0)
     assert math.isnan(turned.overall) and "utility floor" in turned.note
+    blind = meta_line("m", [0.1, 0.9], [0.1, 0.9], unlearned, retain)
+    assert (
+        (blind.faithfulness, blind.known) == (0.5, "") and math.isnan(blind.overall) and "does not tell" in blind.note
+    )
     few = meta_line("m", [0.1], [0.9, 0.8], unlearned, retain)
     assert math.isnan(few.faithfulness) and few.note.startswith("1 models with and 2 without")
     assert to_csv([few]).splitlines()[1].startswith("m,,,")
     text = to_markdown([few, line], "about").splitlines()
-    assert text[6].startswith("| m | 0.917 [") and text[7].startswith("| m | \u2013 |")
+    assert text[6].startswith("| m | 0.950 [") and text[7].startswith("| m | \u2013 |")
 
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 1}

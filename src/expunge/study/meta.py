@@ -48,7 +48,8 @@ class MetaLine:
     """One metric. NaN where there is no number, and then `note` says why.
 
     faithfulness: the AUC of telling P from N, with its 95 % interval; known: which end says that the knowledge is there
-    (the one that P is nearer to, so that an AUC is never below 0.5). relearn, quantize: R and Q, means over the
+    (the one that P is nearer to, so that an AUC is never below 0.5). Where the interval reaches 0.5 there is nothing
+    else. relearn, quantize: R and Q, means over the
     unlearned models, of which there are n_relearn and n_quantize. robustness: their harmonic mean. overall: that of
     faithfulness and robustness.
     """
@@ -119,6 +120,9 @@ def meta_line(
     ranks = np.unique(-sign * np.concatenate([p, n]), return_inverse=True)[1]
     low, high = auc_interval(ranks[: len(p)], ranks[len(p) :])
     found = max(auc, 1 - auc)
+    if low <= 0.5:  # then `known` is a guess, and what is read against it too
+        why = "it does not tell the models with the knowledge from those without"
+        return MetaLine(metric, found, low, high, n_p=len(p), n_n=len(n), note=why)
     scores = {
         "relearn": [relearn_score(m, retain, sign) for m in unlearned],
         "quantize": [quantize_score(m, sign) for m in unlearned],
