@@ -125,5 +125,5 @@ def test_a_study_writes_the_table(micro: list[str], tmp_path: Path) -> None:
     assert {"forget_Q_A_Prob", "extraction_strength", "forget_truth_ratio", "mia_loss"} <= set(lines)
     assert not [name for name in lines if name.startswith(("retain_", "ra_", "wf_"))]
     prob = lines["forget_Q_A_Prob"]
-    assert 0.5 <= float(prob["faithfulness"]) <= 1 and (prob["n_p"], prob["n_n"], prob["n_relearn"]) == ("3", "2", "1")
+    assert 0.5 <= float(prob["faithfulness"]) <= 1 and (prob["n_p"], prob["n_n"]) == ("3", "2")
     assert "| forget_Q_A_Prob |" in (result.folder / "meta.md").read_text()
