@@ -109,9 +109,9 @@ class ForensicAudit:
 
     Cost: for every model, a pass over forget and holdout rows; with `gradients` a backward pass for each of these rows.
 
-    Pitfalls: the interval draws rows, but does not fit again. With few authors the folds are few. Where the tokenizer
-    was made from the forget rows (a model from scratch), their names are single tokens and those of unseen rows are
-    not, which the retain model shows as well; grey_box and white_box are then undecided, and say so.
+    Pitfalls: the interval draws rows, but does not fit again. With few authors the folds are few. Where forget rows
+    and unseen rows differ in more than having been trained on (a tokenizer made from the first), the retain model
+    shows it as well; grey_box and white_box are then undecided, and say so.
 
     Try: expunge run study=quickstart data.world.holdout_authors=8 "audits=[forensic]"
     """
