@@ -107,7 +107,9 @@ def prepare(single: Single) -> Prepared:
     start = maker.base() if single.model.scratch else None
     model = None
     if fitting:
-        model = maker.fit(single.task_name, start, fitting[0], _sides(single, setting), fitting[1])
+        model = maker.fit(
+            single.task_name, start, fitting[0], _sides(single, setting), fitting[1], retain_file=retain_file
+        )
     records = metrics = tasks = None
     if single.mode != "train":
         tasks = maker.harness(single.task_name, model or start)

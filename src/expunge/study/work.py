@@ -20,6 +20,7 @@ from expunge.data.rows import RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
+from expunge.metrics.api import Result
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS
 from expunge.models.load import Bits, load_model, pick_device, save_model
@@ -63,7 +64,7 @@ def fit(
     *,
     alternates: Path | None = None,
     references: Mapping[str, tuple[Path, Ask]] | None = None,
-    retain: Path | None = None,
+    retain: Path | Mapping[str, Result] | None = None,
     generation: Generation | None = None,
     checkpoints: Path | None = None,
 ) -> dict[str, Any]:
@@ -71,8 +72,8 @@ def fit(
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
     references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
-    retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
-    unfinished attempt is kept.
+    retain: the retain model's records or its results, generation: how texts are made, for evaluations. checkpoints:
+    where an unfinished attempt is kept.
     """
     encoder = setting.encoder(source)
     watch = None
@@ -123,15 +124,20 @@ def watching(folder: Path, args: EvaluateArgs, panel: Panel) -> Watch:
 
 
 def evaluated(
-    setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
+    setting: Setting,
+    args: EvaluateArgs,
+    encoder: Encoder,
+    generation: Generation,
+    retain: Path | Mapping[str, Result] | None,
 ) -> Panel:
-    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
+    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
+    results on all rows."""
     sets = setting.benchmark.sets
     metrics = panel_metrics(setting.benchmark.panel, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
     panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
-    if retain is None:
-        return panel
+    if not isinstance(retain, Path):
+        return dataclasses.replace(panel, retain=retain)
     read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
     tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
     texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
