@@ -144,11 +144,19 @@ class AuditLine:
     def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """Scores after so many steps, of the model and its two controls, from details such as `model_at_8`; none where
         the audit does not go by steps."""
+        return self._points("_at_")
+
+    @property
+    def layers(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """The same at each layer, from details such as `model_layer_2`."""
+        return self._points("_layer_")
+
+    def _points(self, between: str) -> dict[str, tuple[tuple[float, float], ...]]:
         out: dict[str, list[tuple[float, float]]] = {}
         for name, value in self.details.items():
-            side, _, step = name.partition("_at_")
-            if side in ("model", "retain", "full") and step.isdecimal():
-                out.setdefault(side, []).append((float(step), value))
+            side, _, place = name.partition(between)
+            if side in ("model", "retain", "full") and place.isdecimal():
+                out.setdefault(side, []).append((float(place), value))
         return {side: tuple(sorted(points)) for side, points in out.items()}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
+from expunge.core import ranks
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_text
 from expunge.core.records import (
@@ -22,7 +23,7 @@ from expunge.data.stories import TokenShards, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
-from expunge.metrics.api import Metric
+from expunge.metrics.api import Metric, Result
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
@@ -71,7 +72,7 @@ def fit(
     *,
     alternates: Path | None = None,
     references: Mapping[str, tuple[Path, Ask]] | None = None,
-    retain: Path | None = None,
+    retain: Path | Mapping[str, Result] | None = None,
     generation: Generation | None = None,
     checkpoints: Path | None = None,
     label: str = "run",
@@ -80,8 +81,8 @@ def fit(
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
     references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
-    retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
-    unfinished attempt is kept. label: what the run is called where it is reported to.
+    retain: the retain model's records or its results, generation: how texts are made, for evaluations. checkpoints:
+    where an unfinished attempt is kept. label: what the run is called where it is reported to.
     """
     encoder = setting.encoder(source)
     seen = seen_sets(setting, args.evaluate, encoder)
@@ -96,7 +97,8 @@ def fit(
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
     watch = panel = None
-    with reporters(args.report_to, Path(args.report_dir), label) as told:
+    first = ranks.here().first
+    with reporters(args.report_to if first else (), Path(args.report_dir), label) as told:
         if args.evaluate.on:
             panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
             watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
@@ -104,6 +106,8 @@ def fit(
             model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
             checkpoints=checkpoints, logged=lambda line: told.numbers(int(line["step"] or 0), line),
         )  # fmt: skip
+    if not first:
+        return {}
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
@@ -153,15 +157,20 @@ def watching(
 
 
 def evaluated(
-    setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
+    setting: Setting,
+    args: EvaluateArgs,
+    encoder: Encoder,
+    generation: Generation,
+    retain: Path | Mapping[str, Result] | None,
 ) -> Panel:
-    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
+    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
+    results on all rows."""
     sets = setting.benchmark.sets
     metrics = watched_metrics(setting.benchmark, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
     panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
-    if retain is None:
-        return panel
+    if not isinstance(retain, Path):
+        return dataclasses.replace(panel, retain=retain)
     read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
     tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
     texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
@@ -214,7 +223,9 @@ def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None,
     """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    return load_model(source, held, device=pick_device(device or setting.model.device), quantize=quantize)
+    # a model that is to be cut in shards need not fit on one device
+    where = device or ("cpu" if ranks.sharded() and quantize is None else setting.model.device)
+    return load_model(source, held, device=pick_device(where), quantize=quantize)
 
 
 def apply_edit(

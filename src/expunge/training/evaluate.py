@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.core import ranks
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.records import Text, TokenRecords, token_records
 from expunge.data.rows import RowSet
@@ -21,8 +22,7 @@ from expunge.data.template import Encoder
 from expunge.metrics.api import Metric, Result
 from expunge.metrics.compute import Extra, Texts, compute, in_order, requests, with_parents
 from expunge.scoring.config import Generation
-from expunge.scoring.texts import generate_texts
-from expunge.scoring.tokens import score_tokens
+from expunge.scoring.shards import Shard, generate_texts_sharded, score_tokens_sharded, this_shard
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import EvaluateArgs, Rule
 from expunge.training.randomness import kept_random
@@ -110,16 +110,21 @@ class Panel:
     retain: Mapping[str, Result] | None = None
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were."""
+        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were.
+
+        Several processes share the rows, and all get the same values. A model in shards reads every row in each
+        process, for all must take part in each of its forwards.
+        """
+        shard = Shard() if ranks.sharded() else this_shard()
         wanted = requests(self.metrics)
         was_training = model.training
         with kept_random():
             tokens = {
-                rows: token_records(score_tokens(model, self._cut(rows), names, self.encoder))
+                rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
                 for rows, names in wanted.tokens.items()
             }
             made = {
-                rows: generate_texts(model, self._cut(rows), "answer", self.encoder, self.generation)
+                rows: generate_texts_sharded(model, self._cut(rows), "answer", self.encoder, self.generation, shard)
                 for rows in wanted.texts
             }
         model.train(was_training)
@@ -249,6 +254,12 @@ def is_due(
     return math.floor(done / period + 1e-9) > math.floor(done_before / period + 1e-9)
 
 
+def _agreed(values: Mapping[str, float]) -> dict[str, float]:
+    """The first process's values, so that all choose and stop alike."""
+    told = ranks.told({name: repr(value) for name, value in values.items()})
+    return {name: float(value) for name, value in told.items()}
+
+
 class Watch:
     """Evaluates a run as it goes on: keeps the trajectory, the weights of the best model, and says when to stop.
 
@@ -275,7 +286,7 @@ class Watch:
 
     def evaluate(self, model: Any, *, step: int, epoch: float, phase: int) -> bool:
         """Evaluate the model as it is now; whether the run should stop, since it has not got better for long enough."""
-        values = dict(self._panel(model))
+        values = _agreed(self._panel(model))
         self.points.append(Point(step, epoch, phase, values))
         if self._choice is not None and self._choice.add(self.points[-1]) and self.args.keep == "best":
             self._weights = trained_weights(model)
