@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from expunge.core import ranks
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
@@ -24,6 +25,7 @@ from expunge.study.run import Event, run
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
 from expunge.study.store import Store
+from expunge.study.together import all_done, help_with
 from expunge.training.config import TrainArgs
 
 Mode = Literal["train", "unlearn", "eval"]
@@ -121,6 +123,11 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.model.model_args.device_map and not ranks.here().alone:
+        raise ConfigError(
+            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "launcher starts several"
+        )
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fittings = () if single.mode == "eval" else fittings_of(single)
@@ -132,7 +139,9 @@ def prepare(single: Single) -> Prepared:
     model = None
     if fittings:
         sides = sides_of(single, setting)
-        made = [maker.fit(run.label, start, run.objective, sides, run.args) for run in fittings]
+        made = [
+            maker.fit(run.label, start, run.objective, sides, run.args, retain_file=retain_file) for run in fittings
+        ]
         model = made[0] if merge is None else maker.edited(single.task_name, merge, start, made)
     records = metrics = tasks = None
     if single.mode != "train":
@@ -199,6 +208,9 @@ def _objective(single: Single) -> Objective:
 
 def _train_args(single: Single) -> TrainArgs:
     args = decode(TrainArgs, dict(single.trainer.args), where="trainer.args")
+    # From here on a step's micro-batches are those of all processes: what it computes does not say by how many.
+    steps = args.gradient_accumulation_steps * ranks.here().world
+    args = dataclasses.replace(args, gradient_accumulation_steps=steps)
     if args.bf16 and pick_device(single.model.device).type == "cpu":
         return dataclasses.replace(args, bf16=False)  # bfloat16 products are far slower than float32 on a CPU
     return args
@@ -236,8 +248,14 @@ def shown(prepared: Prepared) -> bool:
 
 
 def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
-    """Do the jobs and show them in the output folder. Raises the error of the job that fails."""
+    """Do the jobs and show them in the output folder. Raises the error of the job that fails.
+
+    Of several processes the first does it, and the others help with the jobs that it does with them.
+    """
     store = Store(Path(prepared.single.paths.store))
+    if not ranks.here().first:
+        help_with(prepared.ends)
+        return prepared.single.output_dir
     outcome = run(prepared.ends, store, tell)
     if outcome.first:
         raise outcome.first
@@ -246,6 +264,7 @@ def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
         sweep_parts(folder)
         with whole_folder(folder) as part:
             _fill(part, prepared, store)
+    all_done()
     return folder
 
 
