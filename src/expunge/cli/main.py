@@ -181,7 +181,8 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.api import load_study
     from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
-    planned = load_study(parsed.overrides, parsed.plugin).plan()
+    study = load_study(parsed.overrides, parsed.plugin)
+    planned = study.plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
@@ -190,6 +191,10 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(plan_table(planned))
     console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
+    if study.swept is not None:
+        waits = "the trials of the sweep; the study with what they choose follows when they are done"
+        for line in study.swept.stage.notes or (waits,):
+            console.print(line, highlight=False, markup=False)
     return 0
 
 

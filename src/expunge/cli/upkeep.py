@@ -36,7 +36,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
             found = verify_store(Store(folder), tell)
         else:
             (study,) = _studies(overrides, plugins)
-            found = verify_jobs(study.graph.jobs, study.store, tell)
+            found = verify_jobs([job for graph in study.graphs for job in graph.jobs], study.store, tell)
     for fault in found.faults:
         print(f"{fault.path}: {fault.reason}")
     print(f"{found.folders} artifacts, {found.files} files, {count(found.bytes)}B: {len(found.faults)} faults")
@@ -55,8 +55,10 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
     roots = {study.store.root.resolve() for study in studies}
     if len(roots) > 1:
         raise ConfigError("gc: the studies have different stores; name those of one store")
+    if any(study.swept and not study.swept.stage.last for study in studies):
+        raise ConfigError("gc: a sweep's trials are not all done, so what it chooses is not known; run it first")
     store = studies[0].store
-    found = removals([study.graph for study in studies], store, keep)
+    found = removals([graph for study in studies for graph in study.graphs], store, keep)
     done, busy = (found, []) if dry_run else remove(found, store)
     for r in done:
         what = ", ".join(r.files) or "all of it"

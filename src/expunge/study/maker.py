@@ -145,7 +145,8 @@ class Maker:
         """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
         if not args.evaluate.on:
             return {}
-        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
+        watched = self.setting.watched or self.setting.benchmark
+        panel = panel_metrics(watched.panel, args.evaluate)
         if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
             raise ConfigError(
                 "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
@@ -154,9 +155,18 @@ class Maker:
         wanted = requests(panel)
         return {
             "panel": panel_identity(panel),
-            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
+            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted({*wanted.tokens, *wanted.texts})},
             **({"generation": self.evaluation.generation} if wanted.texts else {}),
         }
+
+    def to_watch(self, records: Job | None) -> Job | None:
+        """A retain model's records, of the rows that evaluations during training read."""
+        watched = self.setting.watched
+        if records is None or watched is None:
+            return records
+        model = next(part.parents["model"] for part in records.parents.values() if "model" in part.parents)
+        own = Maker(dataclasses.replace(self.setting, benchmark=watched, watched=None), self.evaluation)
+        return own.records(records.label, model)
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """A model trained further on the forget rows."""

@@ -123,8 +123,9 @@ def evaluated(
     setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
 ) -> Panel:
     """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
-    sets = setting.benchmark.sets
-    metrics = panel_metrics(setting.benchmark.panel, args)
+    watched = setting.watched or setting.benchmark
+    sets = watched.sets
+    metrics = panel_metrics(watched.panel, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
     panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
     if retain is None:
