@@ -34,6 +34,7 @@ from expunge.study.graph import Graph
 from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
+from expunge.study.keep import after_run
 from expunge.study.launch import Recipe
 from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
@@ -153,6 +154,9 @@ class StudyHandle:
         write_reports(reports, folder)
         show_audit_rows([a for a in self.graph.audits if a.job.key in outcome.records], self.store, folder / "audits")
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
+        keep = self.graph.study.keep
+        if not outcome.failures and (keep.weights != "all" or keep.delta):
+            after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[Event], None]) -> Outcome:

@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
             sub.add_argument("--all", action="store_true", help="list every job, however many there are")
+        if does is _single:
+            text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
+            sub.add_argument("-m", "--multirun", action="store_true", help=text)
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -124,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
     )
+    text = "keep the weights that stay as lossless differences from the models they were made of"
+    sub.add_argument("--delta", action="store_true", help=text)
     sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
@@ -223,6 +228,10 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.core.errors import ConfigError
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
+    if parsed.multirun:
+        from expunge.cli.multirun import run_all
+
+        return run_all(parsed.mode, parsed.overrides, Console())
     job = load_job(parsed.mode, parsed.overrides)
     for note in job.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -283,7 +292,7 @@ def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.upkeep import collect
 
-    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, delta=parsed.delta)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

@@ -174,6 +174,19 @@ class Sweep:
             raise ValueError("trials must be at least 0 (0: no sweep)")
 
 
+Keep = Literal["all", "best", "last", "none"]
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class KeepArgs:
+    """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
+    part of any artifact's identity."""
+
+    weights: Keep = "all"
+    delta: bool = False
+
+
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
@@ -223,6 +236,7 @@ class Study(Task):
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
     sweep: Sweep = field(default_factory=Sweep)
+    keep: KeepArgs = field(default_factory=KeepArgs)
     launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 

@@ -22,7 +22,7 @@ from expunge.study.config import Study, decode_study, with_value
 from expunge.study.graph import Graph, Leaf, Rooms, build_graph
 from expunge.study.job import Job, in_order
 
-FIXED = ("grid", "grid_names", "launch", "name", "paths")  # one for the whole grid
+FIXED = ("grid", "grid_names", "keep", "launch", "name", "paths")  # one for the whole grid
 
 
 @dataclass(frozen=True)
