@@ -98,7 +98,7 @@ def test_a_study_goes_through_slurm_with_a_job_killed_on_the_way(
     assert killed
     made = files(tmp_path)
     kinds = Counter(name.partition("/")[0] for name in made if name.endswith(".safetensors"))
-    assert kinds == {"base": 1, "train": 1 + 2, "unlearn": 4}
+    assert kinds == {"base": 1, "train": 1 + 2, "reference": 2, "unlearn": 4}
     assert made == files(local)
     assert list((tmp_path / "out" / "slurm" / "logs").rglob("*.out"))
 
