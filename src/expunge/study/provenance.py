@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from expunge.core import ranks
 from expunge.core.identity import canonical
 from expunge.study.job import Job
 
@@ -42,7 +43,7 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(_versions()),
         "code": _code(),
-        "machine": {**_machine(), **_device()},
+        "machine": {**_machine(), **_device(), **_processes()},
         "peak_mb": _peak_mb(),
         # a counter that began anew meanwhile says nothing
         "energy_j": round(sum(energy) / 1e6, 1) if energy and min(energy) >= 0 else None,
@@ -57,6 +58,11 @@ def _versions() -> Mapping[str, str]:
 @functools.cache
 def _machine() -> Mapping[str, Any]:
     return {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.system()}
+
+
+def _processes() -> dict[str, int]:
+    """How many did the job together, where it was not one alone."""
+    return {} if ranks.here().alone else {"processes": ranks.here().world}
 
 
 def _device() -> dict[str, str]:
