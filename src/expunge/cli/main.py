@@ -13,6 +13,7 @@ from typing import Any
 
 from expunge import __version__
 from expunge.cli.data import add_data
+from expunge.cli.erase import add_erase
 from expunge.core.errors import ExpungeError
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
     sub.set_defaults(command=_results)
     add_data(commands)
+    add_erase(commands)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
