@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.audits import Audit, audit_registry, make_audit
+from expunge.audits.api import AS_IT_IS
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Result
 from expunge.report.model import AuditLine
@@ -126,7 +127,9 @@ def _found(erasing: Erasing, audit: Audit, audited: Audited, store: Store) -> di
         way, _, step = probe.partition("@")
         if step and probe != [p for p in sides["model"] if p.startswith(f"{way}@")][-1]:
             continue
-        out[probe] = (_value(results, metric), _value(sides["full"][probe], metric))
+        if not (audited.name == "quantize" and probe == AS_IT_IS):
+            shown = "the worst way to ask" if audited.name == "prompting" else probe.replace("@", ", step ")
+            out[shown] = (_value(results, metric), _value(sides["full"][probe], metric))
     return out
 
 

@@ -25,16 +25,24 @@ from expunge.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, Rule, TrainArgs
 
 SEARCH_SHARE = 0.6  # of what is left of the budget when the search begins; the rest is for the audits
-EPOCHS, FEWEST, MOST = 10, 20, 300  # steps of a trial: so many passes over the forget rows, within these bounds
+EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: so many passes over the forget rows, within these bounds
 LOOKS = 10  # evaluations of a trial
-PATIENCE = 3
 TIMED = 4  # steps that are timed, the first of them with loading and the evaluation at the start
 PLAN, TRIED = "plan.json", "tried.json"
-# In the order they are tried: the method, and what its learning rate is multiplied by.
-CANDIDATES = (("NPO", 1.0), ("SimNPO", 1.0), ("NPO", 3.0), ("GradDiff", 1.0), ("SimNPO", 3.0), ("NPO", 1 / 3))
-FACTORS = (1.0, 3.0, 1 / 3, 10.0)
+# What is tried, in order: the method, its settings, and what its learning rate is multiplied by. A large retain weight
+# pays: utility falls in the first steps of any method, and comes back while the rows stay forgotten.
+NEAR: Mapping[str, Any] = {"alpha": 5.0, "retain_loss_type": "KL"}
+CANDIDATES: tuple[tuple[str, Mapping[str, Any], float], ...] = (
+    ("NPO", NEAR, 1.0),
+    ("NPO", NEAR, 0.5),
+    ("SimNPO", NEAR, 2.0),
+    ("NPO", NEAR, 2.0),
+    ("GradDiff", NEAR, 0.5),
+    ("GradDiff", NEAR, 0.25),
+)
+FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0)
 # A learning rate to begin with, by the number of parameters: small models need large ones.
-RATES = ((5e6, 3e-4), (5e7, 1e-4), (5e8, 2e-5), (math.inf, 1e-5))
+RATES = ((5e6, 6e-4), (5e7, 1e-4), (5e8, 3e-5), (math.inf, 1e-5))
 
 Tell = Callable[[Event], None]
 Show = Callable[[str, Sequence[Planned]], AbstractContextManager[Tell]]  # a stage and its jobs
@@ -115,22 +123,23 @@ def candidates(erasing: Erasing) -> list[Trial]:
     n = parameters(request.study.model)
     rate = next(rate for most, rate in RATES if n <= most) if n else RATES[-1][1]
     if request.method == AUTO:
-        names: Sequence[tuple[str, float]] = CANDIDATES
+        tried = CANDIDATES
     else:
-        names = [(objective(request.method, request.method_args).spec.name, factor) for factor in FACTORS]
+        name = objective(request.method, request.method_args).spec.name
+        tried = tuple((name, request.method_args, factor) for factor in FACTORS)
     if request.learning_rate is not None:
-        rate, names = request.learning_rate, [(name, 1.0) for name in dict.fromkeys(name for name, _ in names)]
-    return [Trial(name, rate * factor, 0, dict(request.method_args)) for name, factor in names]
+        rate, first = request.learning_rate, {name: args for name, args, _ in reversed(tried)}
+        tried = tuple((name, first[name], 1.0) for name in dict.fromkeys(name for name, *_ in tried))
+    return [Trial(name, float(f"{rate * factor:.3g}"), 0, dict(args)) for name, args, factor in tried]
 
 
 def trial_args(erasing: Erasing, trial: Trial, goal: float | None) -> TrainArgs:
-    """The training settings of a trial: it looks LOOKS times, keeps its best model and stops when none gets better."""
+    """The training settings of a trial: it looks LOOKS times and keeps its best model. It has no patience, for utility
+    falls before it comes back."""
     request = erasing.request
     own = decode(TrainArgs, dict(request.study.unlearn), where="unlearn")
     rule = Rule(utility=UTILITY, forget=KNOWN, floor=request.floor, target="low" if goal is None else goal)
-    looks = EvaluateArgs(
-        steps=max(1, trial.steps // LOOKS), panel=(KNOWN, LEFT, UTILITY), keep="best", patience=PATIENCE, rule=rule
-    )
+    looks = EvaluateArgs(steps=max(1, trial.steps // LOOKS), panel=(KNOWN, LEFT, UTILITY), keep="best", rule=rule)
     return dataclasses.replace(
         own, learning_rate=trial.learning_rate, max_steps=trial.steps, seed=request.seed, evaluate=looks
     )

@@ -119,17 +119,15 @@ def _audit(erasing: Erasing, measured: Measured, held: Held) -> list[Line]:
     if held.name == "exposure":
         return [Line("not known", "exposure: a list of rows is written; a verdict needs a control")]
     if held.name == "relearn":
-        curves = ", ".join(f"{way.partition('@')[0]} to {after:.3f}" for way, (after, _) in held.found.items())
+        curves = ", ".join(f"{way.partition(', ')[0]} to {after:.3f}" for way, (after, _) in held.found.items())
         return [Line("not known", f"relearn: a few steps bring it {curves}; how fast is too fast needs a control")]
-    return [
-        _attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items() if way != "as_it_is"
-    ] or [_attack(erasing, measured, held.name, "", pair) for pair in held.found.values()]
+    return [_attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items()]
 
 
 def _attack(erasing: Erasing, measured: Measured, name: str, way: str, pair: tuple[float, float]) -> Line:
     after, before = pair
     left, target = left_over(before, after, measured.reference), erasing.request.target
-    said = f"{name}{', ' if way else ''}{way}: probability of the answers {after:.3f}, {before:.3f} before"
+    said = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
     if left is None:
         return Line("not known", f"{said}; the model before hardly knew them so")
     return Line("achieved" if left <= target else "not achieved", f"{said}; {max(left, 0):.0%} is left")
@@ -168,11 +166,12 @@ def erasure(
         steps=steps,
         seconds=seconds,
         models=(("the model before", before_hash(request)), ("the weights after", weights)),
-        findings=(*_findings(measured), *_unseen(erasing, measured), *_of_audits(held)),
+        findings=(*_findings(measured), *_of_audits(held)),
         kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
         missing=(*lost.items(), *((f"audit {h.name}", h.reason) for h in held if h.reason)),
         has_retain=erasing.control is not None,
-        notes=(*(f"{line.state}: {line.text}" for line in lines), *notes(erasing, measured)),
+        achieved=tuple((line.state, line.text) for line in lines),
+        notes=notes(erasing, measured),
         command=command,
     )
 
@@ -203,6 +202,9 @@ def notes(erasing: Erasing, measured: Measured) -> tuple[str, ...]:
         *erasing.notes,
     ]
     control = measured.control
+    if UNSEEN in measured.after:
+        now, then = measured.after[UNSEEN].value, measured.before[UNSEEN].value
+        out.append(f"The answers of {len(erasing.sets[HOLDOUT])} rows never seen: {then:.3f} before, {now:.3f} after.")
     if control is None and HOLDOUT in erasing.sets:
         out.append(
             f"{len(erasing.sets[HOLDOUT])} rows that the model has surely not seen stand in for a model that never saw "
@@ -232,13 +234,6 @@ def _finding(measured: Measured, name: str, title: str, words: str) -> Finding:
     return Finding(
         title, words, result.value, low, high, measured.before[name].value, control, reason=result.reason or ""
     )  # fmt: skip
-
-
-def _unseen(erasing: Erasing, measured: Measured) -> list[Finding]:
-    if UNSEEN not in measured.after:
-        return []
-    words = f"how likely the answers of {len(erasing.sets[HOLDOUT])} rows are that it has surely not seen"
-    return [_finding(measured, UNSEEN, "Rows never seen: probability", words)]
 
 
 def _of_audits(held: Sequence[Held]) -> list[Finding]:
