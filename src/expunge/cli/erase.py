@@ -145,7 +145,10 @@ def request_of(parsed: argparse.Namespace) -> Any:
         key, is_pair, value = word.partition("=")
         if not is_pair or not key:
             raise ConfigError(f"--method-arg: {word!r} is not of the form key=value")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--method-arg: {word!r} holds no value") from None
     return Request(
         study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=given,
         learning_rate=parsed.learning_rate, budget_s=budget_seconds(parsed.budget), floor=parsed.floor,
