@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
@@ -40,6 +40,7 @@ from expunge.study.store import Store
 
 MODEL, REPORT = "model", "erasure_report"
 OWN = ("job.json", "log.jsonl", "trajectory.jsonl", "expunge.json")  # of the store, no part of a model
+NO_CONTROL = "no_control.txt"
 CONTROL_SHARE = 0.4  # of the budget, at most, to train a control
 
 
@@ -57,7 +58,10 @@ class Erased:
 def carry_out_erase(erasing: Erasing, show: Show, command: str = "") -> Erased:
     """Do what is not done yet. Raises the error of a job without which there is no model."""
     out = erasing.request.out
-    erasing.work.mkdir(parents=True, exist_ok=True)
+    try:
+        erasing.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
     lock = FileLock(erasing.work / "lock")
     try:
         lock.acquire(timeout=0)
@@ -67,6 +71,8 @@ def carry_out_erase(erasing: Erasing, show: Show, command: str = "") -> Erased:
         begin(erasing)
         done = erasing.work / RESULT
         return _read(out, done) if done.is_file() else _erase(erasing, show, command)
+    except OSError as error:
+        raise JobError(f"--out: cannot write under {out}: {error.strerror or error}") from error
     finally:
         lock.release()
 
@@ -125,9 +131,13 @@ def _control(erasing: Erasing, store: Store, show: Show, clock: Clock) -> tuple[
         return erasing, None
     control = erasing.control
     job = _measure_job(erasing, "control", control)
+    place = erasing.work / NO_CONTROL  # written down, for a later call must search for the same goal
     needed = seconds_of([control, _measure_job(erasing, "before", None)], store)
-    if needed > CONTROL_SHARE * clock.budget_s and not store.there(control):
+    if place.is_file() or (needed > CONTROL_SHARE * clock.budget_s and not store.there(control)):
         why = f"No control was trained: it takes about {needed:.0f} s, more than {CONTROL_SHARE:.0%} of the budget."
+        if not place.is_file():
+            write_text(place, why)
+        why = place.read_text(encoding="utf-8")
         return dataclasses.replace(erasing, control=None, notes=(*erasing.notes, why)), None
     _do("a model that never saw the rows", job, store, show)
     return erasing, job
