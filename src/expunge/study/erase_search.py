@@ -28,6 +28,7 @@ SEARCH_SHARE = 0.6  # of what is left of the budget when the search begins; the 
 EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: so many passes over the forget rows, within these bounds
 LOOKS = 10  # evaluations of a trial
 TIMED = 4  # steps that are timed, the first of them with loading and the evaluation at the start
+TIMED_SHARE = 0.05  # of the budget; of slow steps two are enough
 PLAN, TRIED = "plan.json", "tried.json"
 # What is tried, in order: the method, its settings, and what its learning rate is multiplied by. A large retain weight
 # pays: utility falls in the first steps of any method, and comes back while the rows stay forgotten.
@@ -165,7 +166,8 @@ def plan_search(erasing: Erasing, goal: float | None, store: Store, show: Show, 
     if place.is_file():
         return [Trial(**trial) for trial in json.loads(place.read_text(encoding="utf-8"))["trials"]]
     options, steps = candidates(erasing), wanted_steps(erasing)
-    first_s, step_s = _timed(erasing, dataclasses.replace(options[0], steps=MOST), goal, store, show)
+    longest_s = TIMED_SHARE * clock.budget_s
+    first_s, step_s = _timed(erasing, dataclasses.replace(options[0], steps=MOST), goal, store, show, longest_s)
     n, steps = sized(len(options), steps, first_s, step_s, SEARCH_SHARE * clock.left_s)
     trials = [dataclasses.replace(option, steps=steps) for option in options[:n]]
     told = [dataclasses.asdict(trial) for trial in trials]
@@ -185,24 +187,33 @@ def sized(n: int, steps: int, first_s: float, step_s: float, time_s: float) -> t
     return 1, max(1, min(steps, int((time_s - beside) / max(step_s, 1e-6))))
 
 
-def _timed(erasing: Erasing, trial: Trial, goal: float | None, store: Store, show: Show) -> tuple[float, float]:
-    """Seconds until the first step of a trial is done, and of a step after it. Nothing is kept of that run."""
+def _timed(
+    erasing: Erasing, trial: Trial, goal: float | None, store: Store, show: Show, longest_s: float
+) -> tuple[float, float]:
+    """Seconds until the first step of a trial is done, and of a step after it. Nothing is kept of that run.
+
+    longest_s: once so many have gone, two steps are enough.
+    """
     job = trial_job(erasing, trial, goal)
     at: list[float] = []
+
+    def enough() -> bool:
+        return len(at) > TIMED or (len(at) > 2 and at[-1] - at[0] > longest_s)
+
     with show("how long a step takes", plan([job], store)) as tell:
 
         def watched(event: Event) -> None:
             mine = event.job.key == job.key
             if mine and event.what in ("start", "progress"):
                 at.append(time.monotonic())
-            if mine and event.what == "failed" and len(at) > TIMED:
+            if mine and event.what == "failed" and enough():
                 return  # stopped here, on purpose
             tell(event)
-            if len(at) > TIMED:
+            if enough():
                 raise OutOfTime("timed")
 
         outcome = run([job], store, watched)
-    if len(at) <= TIMED and outcome.first:
+    if not enough() and outcome.first:
         raise outcome.first
     return at[1] - at[0], (at[-1] - at[1]) / max(len(at) - 2, 1)
 
