@@ -207,7 +207,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"target": "-1"}, "--target: must be a share from 0 to 1, got -1"),
         ({"learning_rate": "0"}, "--learning-rate: must be a number above 0, got 0"),
         ({"out": "keep.csv"}, "--out: keep.csv is a file"),
-        ({"out": "keep.csv/x"}, "--out: cannot make keep.csv/x: Not a directory"),
+        ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be made: keep.csv is a file"),
         ({"out": "store"}, "--out: store already holds something"),
         ({"base": "base"}, "--full-data: missing"),
         ({"full_data": "all.csv"}, "--base: missing"),

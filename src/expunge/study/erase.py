@@ -260,6 +260,9 @@ def _mark(request: Request, setting: Setting) -> str:
 def _check_out(out: Path, mark: str) -> None:
     """A new or empty folder, or one in which this very request was begun. Raises ConfigError."""
     if not out.exists():
+        above = next(p for p in out.absolute().parents if p.exists())
+        if not above.is_dir():
+            raise ConfigError(f"--out: {out} cannot be made: {above.name} is a file, not a folder")
         return
     if not out.is_dir():
         raise ConfigError(f"--out: {out} is a file, not a folder")
