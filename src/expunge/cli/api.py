@@ -31,6 +31,7 @@ from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.launch import Recipe
+from expunge.study.meta_jobs import show_meta
 from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.run import Event, Outcome, Planned, plan, run
@@ -95,6 +96,8 @@ class StudyHandle:
         folder = self.graph.study.output_dir
         write_reports(reports, folder)
         show_audit_rows([a for a in self.graph.audits if a.job.key in outcome.records], self.store, folder / "audits")
+        if self.graph.meta is not None and self.graph.meta.key in outcome.records:
+            show_meta(self.graph.meta, self.store, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 

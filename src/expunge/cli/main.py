@@ -14,7 +14,10 @@ from typing import Any
 from expunge import __version__
 from expunge.cli.data import add_data
 from expunge.cli.erase import add_erase
+from expunge.cli.memory import add_memory
+from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.errors import ExpungeError
+from expunge.core.ranks import here, launched
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
 EPILOG = """\
@@ -37,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from expunge.cli.plugins import load_plugins
 
             load_plugins(parsed.plugin)
+        if launched().world > 1:
+            from expunge.cli.several import in_several
+
+            return in_several(parsed, words)
         return int(parsed.command(parsed, words))
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
@@ -139,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(command=_results)
     add_data(commands)
     add_erase(commands)
+    add_semeval(commands)
+    add_memory(commands)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -221,9 +230,9 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
     job = load_job(parsed.mode, parsed.overrides)
-    for note in job.notes:
+    for note in job.notes if here().first else ():
         print(f"note: {note}", file=sys.stderr)
-    console = Console()
+    console = Console(quiet=not here().first)
     done = job.run(console=console)
     for name, value in done.summary.items():
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
@@ -62,6 +63,18 @@ class Encoded:
     def n_answer(self) -> int:
         """Scored tokens, the final EOS included."""
         return len(self.ids) - self.n_prompt
+
+
+def row_lengths(rows: Sequence[Encoded]) -> NDArray[np.int64]:
+    """Tokens of each row, shape (R,); of rows that know their `lengths` (token shards), without reading any."""
+    known = getattr(rows, "lengths", None)
+    return np.array([len(r.ids) for r in rows], np.int64) if known is None else known
+
+
+def n_truncated(rows: Sequence[Encoded]) -> int:
+    """How many rows were cut."""
+    known = getattr(rows, "n_truncated", None)
+    return sum(1 for r in rows if r.truncated) if known is None else int(known)
 
 
 class Encoder:

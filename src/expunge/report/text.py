@@ -16,6 +16,7 @@ from rich.text import Text
 from expunge.report.audits import ABOUT, HEADS, audit_rows
 from expunge.report.model import ReportModel
 from expunge.report.reading import cautions, floor_line, reading
+from expunge.report.semeval import score_lines
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
 
 _GAP = 2  # spaces that rich puts around a column of this style
@@ -37,6 +38,7 @@ def to_markdown(model: ReportModel) -> str:
         texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
+    lines += score_lines(model)
     lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _audits(model)

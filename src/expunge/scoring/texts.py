@@ -72,6 +72,28 @@ def generate_texts(
     return sorted(out, key=lambda t: (t.row_id, t.sample))
 
 
+def continued(
+    model: Any, prompts: Sequence[Sequence[int]], encoder: Encoder, generation: Generation, *, token_budget: int = 16384
+) -> list[str]:
+    """What follows each of some prompts of token ids, as `generate_texts` makes it: one text each, by this model here.
+
+    A prompt that fills the model's context is continued by nothing.
+    """
+    model.eval()
+    context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
+    limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
+    asked = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
+    decode = _Decoder(model, encoder, generation, _ends(model, encoder), None)
+    out = [""] * len(prompts)
+    for batch in budget_batches(asked, [len(p.ids) + p.limit for p in asked], token_budget):
+        for prompt, made in zip(batch, decode(batch), strict=True):
+            text = encoder.tokenizer.decode(made.ids or [], skip_special_tokens=True)
+            for end in generation.stop:
+                text = text.partition(end)[0]
+            out[prompt.row_id] = text.strip()
+    return out
+
+
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
     """The tokens that end a text: the tokenizer's EOS, and those the model's generation_config lists (end of turn)."""
     config = getattr(model, "generation_config", None)

@@ -17,6 +17,7 @@ from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
 from expunge.study.launch import Launch
+from expunge.study.meta import Meta
 from expunge.training.config import TrainArgs
 
 
@@ -167,7 +168,9 @@ class Study(Task):
     requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
     of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
     models. keep_later_requests: a link also retains the rows that later links will forget. audits: what is tried on
-    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`.
+    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`; of
+    a chain, on its last model. meta: which metrics are to be trusted, over pools of models with and without the
+    knowledge (`study.meta`).
 
     grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
     models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
@@ -181,6 +184,7 @@ class Study(Task):
     methods: tuple[MethodEntry, ...] = ()
     audits: tuple[str | Mapping[str, Any], ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    meta: Meta | None = None
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
     launch: Launch = field(default_factory=Launch)

@@ -12,10 +12,11 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
-from expunge.study.auditing import Audited, Subject, audit_jobs, check_audits
+from expunge.study.auditing import Audited, Subject, audit_jobs, audited, check_audits
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker
+from expunge.study.meta_jobs import check_meta, meta_job
 from expunge.study.requests import with_requests
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
@@ -48,12 +49,13 @@ class Graph:
     leaves: tuple[Leaf, ...]
     cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
     audits: tuple[Audited, ...] = ()
+    meta: Job | None = None
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
         measured = [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
-        return [*measured, *(audited.job for audited in self.audits)]
+        return [*measured, *(audited.job for audited in self.audits), *([self.meta] if self.meta else [])]
 
 
 Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
@@ -66,6 +68,7 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
     """
     check_methods(study)
     check_audits(study)
+    check_meta(study)
     maker, links = _maker(study, {} if rooms is None else rooms)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
@@ -99,8 +102,14 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
         leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
-    subjects = [Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model) for x in leaves]
-    return Graph(study, setting, tuple(leaves), audits=audit_jobs(study, setting, subjects))
+    whole = setting.benchmark.forget_set
+    subjects = [
+        Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
+        for x in leaves
+        if study.audits and audited(x.label, links, setting.benchmark.sets, whole)
+    ]
+    audits, meta = audit_jobs(study, setting, subjects), meta_job(study, maker, start, leaves)
+    return Graph(study, setting, tuple(leaves), audits=audits, meta=meta)
 
 
 def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:

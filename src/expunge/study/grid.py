@@ -39,6 +39,8 @@ def study_graph(tree: Mapping[str, Any]) -> Graph:
     whole = decode_study(tree)
     if not whole.grid:
         return build_graph(whole)
+    if whole.meta is not None:
+        raise ConfigError("meta: not together with `grid`; list what the pools vary in meta.variations")
     rooms: Rooms = {}
     found = cells(tree, whole)
     graphs = []

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from expunge.core import ranks
 from expunge.core.identity import canonical
 from expunge.study.job import Job
 
@@ -38,7 +39,7 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(_versions()),
         "code": _code(),
-        "machine": {**_machine(), **_device()},
+        "machine": {**_machine(), **_device(), **_processes()},
         "peak_mb": _peak_mb(),
     }
 
@@ -51,6 +52,11 @@ def _versions() -> Mapping[str, str]:
 @functools.cache
 def _machine() -> Mapping[str, Any]:
     return {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.system()}
+
+
+def _processes() -> dict[str, int]:
+    """How many did the job together, where it was not one alone."""
+    return {} if ranks.here().alone else {"processes": ranks.here().world}
 
 
 def _device() -> dict[str, str]:

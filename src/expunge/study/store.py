@@ -24,6 +24,7 @@ from expunge.core.files import sweep_parts, whole_folder, write_json
 from expunge.core.identity import file_sha256
 from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.provenance import provenance
+from expunge.study.together import do_together
 
 RECORD = "job.json"
 LOCKS = ".locks"
@@ -135,7 +136,7 @@ class Store:
         parents = {role: self.path(parent) for role, parent in job.parents.items()}
         if job.resumes:
             parents[CHECKPOINTS] = self._unfinished(job)
-        record = provenance(job, lambda: job.do(folder, parents, progress))
+        record = provenance(job, lambda: do_together(job, folder, parents, progress))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         record["files"] = {f.relative_to(folder).as_posix(): [file_sha256(f), f.stat().st_size] for f in files}
         write_json(folder / RECORD, record)
