@@ -13,6 +13,7 @@ from typing import Any
 
 from expunge import __version__
 from expunge.cli.data import add_data
+from expunge.cli.erase import add_erase
 from expunge.cli.memory import add_memory
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.errors import ExpungeError
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
     sub.set_defaults(command=_results)
     add_data(commands)
+    add_erase(commands)
     add_semeval(commands)
     add_memory(commands)
     for name, text in (
