@@ -199,8 +199,8 @@ class Maker:
             return None
         if self.setting.watched is not None:
             raise ConfigError(
-                "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the retain "
-                "model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
+                "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the "
+                "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
             )
         wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
         sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
