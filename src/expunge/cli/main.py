@@ -13,6 +13,7 @@ from typing import Any
 
 from expunge import __version__
 from expunge.cli.data import add_data
+from expunge.cli.erase import add_erase
 from expunge.cli.memory import add_memory
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.errors import ExpungeError
@@ -79,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
             sub.add_argument("--all", action="store_true", help="list every job, however many there are")
+        if does is _single:
+            text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
+            sub.add_argument("-m", "--multirun", action="store_true", help=text)
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -131,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
     )
+    text = "keep the weights that stay as lossless differences from the models they were made of"
+    sub.add_argument("--delta", action="store_true", help=text)
     sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
@@ -144,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
     sub.set_defaults(command=_results)
     add_data(commands)
+    add_erase(commands)
     add_semeval(commands)
     add_memory(commands)
     for name, text in (
@@ -190,7 +197,8 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.api import load_study
     from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
-    planned = load_study(parsed.overrides, parsed.plugin).plan()
+    study = load_study(parsed.overrides, parsed.plugin)
+    planned = study.plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
@@ -199,6 +207,10 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(plan_table(planned))
     console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
+    if study.swept is not None:
+        waits = "the trials of the sweep; the study with what they choose follows when they are done"
+        for line in study.swept.stage.notes or (waits,):
+            console.print(line, highlight=False, markup=False)
     return 0
 
 
@@ -227,6 +239,10 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.core.errors import ConfigError
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
+    if parsed.multirun:
+        from expunge.cli.multirun import run_all
+
+        return run_all(parsed.mode, parsed.overrides, Console())
     job = load_job(parsed.mode, parsed.overrides)
     for note in job.notes if here().first else ():
         print(f"note: {note}", file=sys.stderr)
@@ -287,7 +303,7 @@ def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.upkeep import collect
 
-    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, delta=parsed.delta)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

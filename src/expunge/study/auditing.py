@@ -53,6 +53,7 @@ from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 
 TOLD, ROWS = "audit.json", "rows.parquet"
+EVAL_NAME = "AUDIT"
 CONTROLS = ("retain", "full")
 
 
@@ -157,7 +158,7 @@ class _AuditMaker(Maker):
 
     def __init__(self, study: Study, setting: Setting, asked: Expansion) -> None:
         benchmark = dataclasses.replace(
-            setting.benchmark, sets=asked.sets, panel=(), eval_name="AUDIT", full_sets=(), retain_sets=()
+            setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
         )
         super().__init__(dataclasses.replace(setting, benchmark=benchmark), study.eval)
         self._study, self._asked = study, asked
@@ -263,7 +264,8 @@ class _AuditMaker(Maker):
 
         def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             read = {
-                who: self._results({probe: found[f"{who} {probe}"] for probe in jobs}) for who, jobs in sides.items()
+                who: probe_results(self._asked, {probe: found[f"{who} {probe}"] for probe in jobs})
+                for who, jobs in sides.items()
             }
             told = audit.read(ground, Found(read["model"], read.get("retain"), read.get("full")))
             write_told(folder, told)
@@ -278,19 +280,20 @@ class _AuditMaker(Maker):
         }
         return Job(kind="audit", label=label, identity=identity, parents=parents, do=do)
 
-    def _results(self, folders: Mapping[str, Path]) -> dict[str, dict[str, Result]]:
-        """The results of each probe of one model; of a relearning one, those after each step."""
-        out: dict[str, dict[str, Result]] = {}
-        for probe in self._asked.probes:
-            folder = folders[probe.name]
-            if not isinstance(probe.change, Relearn):
-                out[probe.name] = read_results(folder / self.eval_file)[0]
-                continue
-            rows = {m.rows for m in probe.panel if m.rows}
-            for step in probe.change.steps:
-                tokens = {name: token_records(pq.read_table(folder / _file(name, step))) for name in rows}
-                out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
-        return out
+
+def probe_results(asked: Expansion, folders: Mapping[str, Path]) -> dict[str, dict[str, Result]]:
+    """The results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
+    out: dict[str, dict[str, Result]] = {}
+    for probe in asked.probes:
+        folder = folders[probe.name]
+        if not isinstance(probe.change, Relearn):
+            out[probe.name] = read_results(folder / f"{EVAL_NAME}_EVAL.json")[0]
+            continue
+        rows = {m.rows for m in probe.panel if m.rows}
+        for step in probe.change.steps:
+            tokens = {name: token_records(pq.read_table(folder / _file(name, step))) for name in rows}
+            out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
+    return out
 
 
 def _with_panel(maker: _AuditMaker, panel: Sequence[Metric]) -> Maker:

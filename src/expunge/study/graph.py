@@ -216,7 +216,8 @@ def _forget(
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
                 chosen = objective(entry.trainer, entry.method_args)
                 retain = against.retain.parents["records"] if against.retain else None
-                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=retain)
+                watched = maker.to_watch(retain) if args.evaluate.on else None
+                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=watched)
             leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
             leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
         if model is not None:

@@ -162,7 +162,8 @@ class Maker:
         """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
         if not args.evaluate.on:
             return {}
-        panel = work.watched_metrics(self.setting.benchmark, args.evaluate)
+        watched = self.setting.watched or self.setting.benchmark
+        panel = work.watched_metrics(watched, args.evaluate)
         losses = work.loss_sets(self.setting.benchmark, args.evaluate)
         if (
             args.evaluate.chooses
@@ -178,15 +179,29 @@ class Maker:
         return {
             "panel": panel_identity(panel),
             **({"retain_logs": file_sha256(retain_file)} if retain_file else {}),
-            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
+            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted({*wanted.tokens, *wanted.texts})},
             **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
             **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
         }
+
+    def to_watch(self, records: Job | None) -> Job | None:
+        """A retain model's records, of the rows that evaluations during training read."""
+        watched = self.setting.watched
+        if records is None or watched is None:
+            return records
+        model = next(part.parents["model"] for part in records.parents.values() if "model" in part.parents)
+        own = Maker(dataclasses.replace(self.setting, benchmark=watched, watched=None), self.evaluation)
+        return own.records(records.label, model)
 
     def _given_retain(self, retain_file: Path, args: TrainArgs) -> Mapping[str, Result] | None:
         """The results that evaluations during training are held against, where they read any. Raises ConfigError."""
         if not args.evaluate.reads_retain:
             return None
+        if self.setting.watched is not None:
+            raise ConfigError(
+                "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the "
+                "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
+            )
         wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
         sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
         longest = max((len(sets[name]) for name in {*wanted.tokens, *wanted.texts}), default=0)

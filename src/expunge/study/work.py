@@ -198,8 +198,9 @@ def evaluated(
 ) -> Panel:
     """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
     results on all rows."""
-    sets = setting.benchmark.sets
-    metrics = watched_metrics(setting.benchmark, args)
+    watched = setting.watched or setting.benchmark
+    sets = watched.sets
+    metrics = watched_metrics(watched, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
     panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
     if not isinstance(retain, Path):

@@ -205,10 +205,13 @@ class Selection:
         least = self.floor * self.start.values[self.utility] if self.start else math.nan
         return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
 
-    def _rank(self, point: Point) -> tuple[float, float, int]:
+    def away(self, point: Point) -> float:
+        """How far an evaluation is from the goal; less is better."""
         value = point.values[self.forget]
-        away = math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
-        return away, -point.values[self.utility], point.step
+        return math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
+
+    def _rank(self, point: Point) -> tuple[float, float, int]:
+        return self.away(point), -point.values[self.utility], point.step
 
     def facts(self) -> dict[str, Any]:
         """What the job's record says of the choice."""
