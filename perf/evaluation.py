@@ -2,59 +2,44 @@
 
     python perf/evaluation.py [--scale 0.1] [--tofu FOLDER] [--model FOLDER | --preset llama-8m] [--only muse,choice]
 
-The plain way, written out below: every metric reads its rows by itself, in batches of fixed size in file order, with
-logits at every position of every answer with its whole question; ROUGE generates with `transformers`' generate in
-static batches and counts pair by pair; Min-K% runs again for privleak, Min-K%++ runs the model twice. Rows are made up,
-with TOFU's and MUSE's counts and lengths (--scale takes a fraction); --tofu reads the real ones. Without --model the
-model is a random one, which never ends a text: all generations run to their limit, which is the least that leaving
-rows can win. Both ways run in turns; the table holds the seconds of the clock and, because a shared machine makes those
-noisy, of the processors. The numbers of both ways are compared metric by metric.
+The plain way is written out in `plain.py`. Rows are made up, with TOFU's and MUSE's counts and lengths (--scale takes
+a fraction); --tofu reads the real ones. Without --model the model is a random one, which never ends a text: all
+generations run to their limit, which is the least that leaving rows can win. The reference attack's second model has
+the same shape and other weights; both ways run it on the rows that the attack reads. Both ways run in turns; the table
+holds the seconds of the clock and, because a shared machine makes those noisy, of the processors. The numbers of both
+ways are compared metric by metric.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from rouge_score.rouge_scorer import RougeScorer
-from sklearn.metrics import roc_auc_score
+from plain import Plain, Sets, Values, Work, loss, read
 from transformers import logging
 
 from expunge.benchmarks.panel import tofu_panel
-from expunge.core.records import token_records
+from expunge.core.records import TokenRecords, grad_records, token_records
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
 from expunge.metrics.api import Metric
-from expunge.metrics.compute import compute, requests
+from expunge.metrics.compute import Extra, compute, requests
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
 from expunge.scoring.config import Generation
+from expunge.scoring.grads import score_grads
 from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import encode_items, score_tokens, wanted_variants
 
 VOCABULARY = 2048
-Values = dict[str, float]
-Sets = Mapping[str, RowSet]
-STATISTIC = {"rougeL_recall": lambda s: s["rougeL"].recall, "rougeL_f1": lambda s: s["rougeL"].fmeasure}
-
-
-@dataclass(frozen=True)
-class Work:
-    """One evaluation: rows, the metrics read off them, tokens to generate by set, and the plain way's batch size."""
-
-    sets: Sets
-    panel: Sequence[Metric]
-    limits: Mapping[str, int]
-    batch: int = 32
 
 
 # ---- rows
@@ -145,7 +130,7 @@ def with_parents(panel: Sequence[Metric], names: Sequence[str]) -> list[Metric]:
 
 DEFAULT = ("forget_truth_ratio", "forget_Q_A_Prob", "forget_Q_A_ROUGE", "model_utility", "privleak",
            "extraction_strength")  # fmt: skip
-NEEDS_A_RETAIN_MODEL = ("forget_quality", "mia_reference", "mia_reference_forget", "mia_reference_holdout")
+NEEDS_A_RETAIN_MODEL = ("forget_quality",)
 NOT_THEIRS = ("forget_Q_A_PARA_ROUGE",)  # another reading of generations that are there
 
 
@@ -155,6 +140,10 @@ def tofu_work(sets: Sets, *, everything: bool) -> Work:
         for m in tofu_panel(holdout=True)
         if m.name not in NEEDS_A_RETAIN_MODEL + NOT_THEIRS
     ]
+    sides = {"members": "mia_gradnorm_forget", "others": "mia_gradnorm_holdout"}
+    panel.append(Metric("mia_gradnorm", "attack_auc", parents=sides))
+    for side, rows in zip(sides.values(), ("forget_eval", "holdout"), strict=True):
+        panel.append(Metric(side, "gradnorm_score", rows=rows, grads="answer"))
     chosen = panel if everything else with_parents(panel, DEFAULT)
     return Work(sets, chosen, {m.rows: 200 for m in chosen if m.rows and m.texts is not None})
 
@@ -179,182 +168,27 @@ def muse_work(sets: Sets) -> Work:
 # ---- ours
 
 
-def ours(model: Any, encoder: Encoder, work: Work) -> Values:
+def ours(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Values:
     wanted = requests(work.panel)
     tokens = {n: token_records(score_tokens(model, work.sets[n], v, encoder)) for n, v in wanted.tokens.items()}
     texts = {}
     for name in wanted.texts:
         how = Generation(max_new_tokens=work.limits[name])
         texts[name, "answer"] = generate_texts(model, work.sets[name], "answer", encoder, how)
-    return {name: r.value for name, r in compute(work.panel, tokens, texts).items()}
+    grads = {n: grad_records(score_grads(model, work.sets[n], v, encoder)) for n, v in wanted.grads.items()}
+    retain = compute(*retain_losses(reference, encoder, work), {})
+    found = compute(work.panel, tokens, texts, retain, Extra(grads=grads))
+    return {name: r.value for name, r in found.items()}
 
 
-# ---- the plain way
-
-
-@torch.inference_mode()
-def read(model: Any, encoder: Encoder, rows: RowSet, wanted: Sequence[str], batch: int) -> Any:
-    """For each row and variant: log-probabilities over the vocabulary at the answer's places, and its tokens."""
-    todo = [(r, v) for r in rows for v in wanted_variants(r, wanted)]
-    for k in range(0, len(todo), batch):
-        some = [encoder.row(rows, r, v) for r, v in todo[k : k + batch]]
-        width = max(len(e.ids) for e in some)
-        ids = torch.zeros((len(some), width), dtype=torch.long)
-        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for i, e in enumerate(some):
-            ids[i, : len(e.ids)] = torch.tensor(e.ids)
-            mask[i, : len(e.ids)] = 1
-            labels[i, max(e.n_prompt, 1) : len(e.ids)] = ids[i, max(e.n_prompt, 1) : len(e.ids)]
-        ids, mask, labels = (x.to(model.device) for x in (ids, mask, labels))
-        logits = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).logits
-        logps = torch.log_softmax(logits[:, :-1].float(), -1)
-        for i, (row, _) in enumerate(todo[k : k + batch]):
-            at = labels[i, 1:] != -100
-            yield row, encoder, logps[i][at], ids[i, 1:][at]
-
-
-def loss(logps: torch.Tensor, tokens: torch.Tensor) -> float:
-    return -float(logps.gather(1, tokens[:, None]).mean())
-
-
-def lowest(values: torch.Tensor) -> float:
-    """Minus the mean of the 40 % lowest, the last token left out."""
-    kept = values[:-1]
-    return -float(kept.sort().values[: max(1, int(len(kept) * 0.4))].mean())
-
-
-def min_k(logps: torch.Tensor, tokens: torch.Tensor) -> float:
-    return lowest(logps.gather(1, tokens[:, None])[:, 0])
-
-
-def min_k_plus_plus(logps: torch.Tensor, tokens: torch.Tensor) -> float:
-    mean = (logps.exp() * logps).sum(-1)
-    var = ((logps.exp() * logps.square()).sum(-1) - mean.square()).clamp(min=1e-6)
-    return lowest((logps.gather(1, tokens[:, None])[:, 0] - mean) / var.sqrt())
-
-
-def zlib_score(logps: torch.Tensor, tokens: torch.Tensor, encoder: Encoder) -> float:
-    import zlib
-
-    return loss(logps, tokens) / len(zlib.compress(encoder.tokenizer.decode(tokens, skip_special_tokens=True).encode()))
-
-
-def memorised(logps: torch.Tensor, tokens: torch.Tensor) -> float:
-    return float((logps.argmax(-1) == tokens)[:-1].float().mean())
-
-
-def strength(logps: torch.Tensor, tokens: torch.Tensor) -> float:
-    said, true = logps.argmax(-1)[:-1], tokens[:-1]
-    for k in range(len(true)):
-        if torch.equal(said[k:], true[k:]):
-            return 1 - k / len(true)
-    return 0.0
-
-
-ONE_PASS: Mapping[str, Callable[..., float]] = {
-    "loss_score": loss, "min_k_score": min_k, "min_k_plus_plus_score": min_k_plus_plus,
-    "exact_memorization": memorised, "extraction_strength": strength,
-}  # fmt: skip
-
-
-class Plain:
-    """The metrics of one evaluation, each by itself. Losses that another metric has computed are taken from there."""
-
-    def __init__(self, model: Any, encoder: Encoder, work: Work) -> None:
-        self.model, self.encoder, self.work = model, encoder, work
-        self.losses: dict[tuple[str, str], dict[int, list[float]]] = {}
-        self.scores: dict[str, list[float]] = {}
-        self.values: Values = {}
-
-    def run(self) -> Values:
-        by_name = {m.name: m for m in self.work.panel}
-        for metric in sorted(self.work.panel, key=lambda m: bool(m.parents)):
-            self.values[metric.name] = math.nan if metric.parents else self.one(metric)
-        for family in ("attack_auc", "privleak", "model_utility"):
-            for metric in self.work.panel:
-                if metric.family == family:
-                    self.values[metric.name] = self.from_parents(metric, by_name)
-        return self.values
-
-    def read(self, metric: Metric, wanted: Sequence[str]) -> Any:
-        return read(self.model, self.encoder, self.work.sets[metric.rows or ""], wanted, self.work.batch)
-
-    def one(self, metric: Metric) -> float:
-        if metric.family == "rouge":
-            return self.rouge(metric)
-        if metric.family in ("probability", "probability_w_options", "truth_ratio"):
-            return self.answers(metric)
-        values = []
-        for _ in range(2 if metric.family == "min_k_plus_plus_score" else 1):  # theirs runs the model twice
-            values = [
-                zlib_score(logps, tokens, enc)
-                if metric.family == "zlib_score"
-                else ONE_PASS[metric.family](logps, tokens)
-                for _, enc, logps, tokens in self.read(metric, metric.tokens)
-            ]
-        self.scores[metric.name] = values
-        return float(np.mean(values))
-
-    def answers(self, metric: Metric) -> float:
-        groups = []
-        for name in metric.tokens:
-            key = (metric.rows or "", name)
-            if key not in self.losses:  # a parent that has run is not run again
-                by_row: dict[int, list[float]] = {}
-                for row, _, logps, tokens in self.read(metric, (name,)):
-                    by_row.setdefault(row.row_id, []).append(loss(logps, tokens))
-                self.losses[key] = by_row
-            groups.append(self.losses[key])
-        if metric.family == "probability":
-            return float(np.mean([np.mean(np.exp(-np.array(x))) for x in groups[0].values()]))
-        right, wrong = ([np.array(x) for x in g.values()] for g in groups)
-        if metric.family == "probability_w_options":
-            return float(np.mean([np.exp(-r[0]) / (np.exp(-r[0]) + np.exp(-w).sum())
-                                  for r, w in zip(right, wrong, strict=True)]))  # fmt: skip
-        ratio = np.array([np.exp(-w.mean()) / np.exp(-r.mean()) for r, w in zip(right, wrong, strict=True)])
-        if metric.args["aggregate"] == "true_better":
-            return float(np.mean(np.maximum(0, 1 - ratio)))
-        return float(np.mean(np.minimum(ratio, 1 / ratio)))
-
-    def rouge(self, metric: Metric) -> float:
-        rows = self.work.sets[metric.rows or ""]
-        scorer, batch, tokenizer = (
-            RougeScorer(["rouge1", "rougeL"], use_stemmer=True),
-            self.work.batch,
-            self.encoder.tokenizer,
-        )
-        values = []
-        for k in range(0, len(rows), batch):
-            some = rows.rows[k : k + batch]
-            prompts = [self.encoder.row_prompt(rows, r) for r in some]
-            width = max(map(len, prompts))
-            ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self.model.device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-            with torch.inference_mode():
-                out = self.model.generate(
-                    input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=self.work.limits[rows.name],
-                    pad_token_id=tokenizer.pad_token_id,
-                )  # fmt: skip
-            for row, new in zip(some, out[:, width:], strict=True):
-                text = tokenizer.decode(new, skip_special_tokens=True).strip()
-                score = scorer.score(row.answers["answer"], text)
-                values.append(STATISTIC[metric.args["statistic"]](score))
-        return float(np.mean(values))
-
-    def from_parents(self, metric: Metric, by_name: Mapping[str, Metric]) -> float:
-        if metric.family == "attack_auc":
-            return self.auc([self.scores[metric.parents[s]] for s in ("members", "others")])
-        if metric.family == "privleak":  # its own run of the attack
-            attack = by_name[metric.parents["auc"]]
-            sides = [by_name[attack.parents[s]] for s in ("members", "others")]
-            both = [[min_k(p, t) for _, _, p, t in self.read(m, m.tokens)] for m in sides]
-            return 100 * ((1 - self.auc(both)) - 0.5) / (0.5 + 1e-10)
-        parts = [self.values[p] for p in metric.parents.values()]
-        return 0.0 if min(parts) == 0 else len(parts) / sum(1 / x for x in parts)
-
-    @staticmethod
-    def auc(sides: Sequence[Sequence[float]]) -> float:
-        return float(roc_auc_score(np.repeat([0, 1], [len(s) for s in sides]), np.concatenate(sides)))
+def retain_losses(reference: Any, encoder: Encoder, work: Work) -> tuple[list[Metric], dict[str, TokenRecords]]:
+    """What the reference attack reads of the second model."""
+    asked = [m for m in work.panel if m.family == "reference_score"]
+    panel = [Metric(m.retain or "", "loss_score", rows=m.rows, tokens=m.tokens) for m in asked]
+    return panel, {
+        name: token_records(score_tokens(reference, work.sets[name], wanted, encoder))
+        for name, wanted in requests(panel).tokens.items()
+    }
 
 
 # ---- multiple choice and the bare forward
@@ -385,28 +219,37 @@ def bare(model: Any, batches: Sequence[torch.Tensor]) -> None:
         model(input_ids=ids, use_cache=False)
 
 
+def unpadded(model: Any, lengths: Sequence[int], budget: int) -> list[torch.Tensor]:
+    """Batches without padding, of as many tokens: rows of one length stand for all of a batch."""
+    batches, left = [], list(lengths)
+    while left:
+        n = max(1, budget // left[0])
+        some, left = left[:n], left[n:]
+        full, rest = divmod(sum(some), some[0])
+        batches += [torch.full((full, some[0]), 7, device=model.device)] * bool(full)
+        batches += [torch.full((1, rest), 7, device=model.device)] * bool(rest)
+    return batches
+
+
 def throughput(model: Any, encoder: Encoder, rows: RowSet, rounds: int, *, shared_prefix: bool) -> str:
     """Tokens per second of scoring (tokenising and records included) and of the bare forward of the same tokens."""
     wanted = ("answer", "paraphrase", "perturbed")
     lengths = sorted((len(i.encoded.ids) for i in encode_items(rows, wanted, encoder)), reverse=True)
-    batches, total = [], sum(lengths)
-    while lengths:  # no padding at all: rows of one length stand for all of a batch, of as many tokens
-        n = max(1, 8192 // lengths[0])
-        some, lengths = lengths[:n], lengths[n:]
-        full, rest = divmod(sum(some), some[0])
-        batches += [torch.full((full, some[0]), 7, device=model.device)] * bool(full)
-        batches += [torch.full((1, rest), 7, device=model.device)] * bool(rest)
-    best = {"bare": math.inf, "scoring": math.inf}
+    total = sum(lengths)
+    bares = [unpadded(model, lengths, budget) for budget in (2048, 8192)]
+    best = {"bare": [math.inf] * 2, "scoring": [math.inf] * 2}
     for _ in range(rounds):
         for name, call in (
-            ("bare", lambda: bare(model, batches)),
+            *(("bare", lambda b=b: bare(model, b)) for b in bares),  # the better size of batches counts
             ("scoring", lambda: score_tokens(model, rows, wanted, encoder, shared_prefix=shared_prefix)),
         ):
-            best[name] = min(best[name], clock(call)[1])
+            _, wall, cpu = clock(call)
+            best[name] = [min(a, b) for a, b in zip(best[name], (wall, cpu), strict=True)]
     return (
         f"Scoring {total} tokens, {'questions read once' if shared_prefix else 'each answer read whole'}: "
-        f"{total / best['scoring']:.0f} tokens/s; bare forward with logits: {total / best['bare']:.0f} tokens/s; "
-        f"{best['bare'] / best['scoring']:.0%}"
+        f"{total / best['scoring'][0]:.0f} tokens/s; bare forward with logits: {total / best['bare'][0]:.0f} tokens/s; "
+        f"{best['bare'][0] / best['scoring'][0]:.0%} by the clock, {best['bare'][1] / best['scoring'][1]:.0%} by the "
+        "processors"
     )
 
 
@@ -450,6 +293,16 @@ def load(folder: str | None, preset: str, sets: Sequence[Sets], device: str) -> 
     return build_llama(preset, tokenizer, vocab_size=VOCABULARY, seed=0).eval().to(device), tokenizer
 
 
+def another(model: Any) -> Any:
+    """A model like this one, whose weights are a little different."""
+    other = copy.deepcopy(model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1 + 0.1 * torch.randn_like(p))
+    return other
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=0.1)
@@ -465,6 +318,7 @@ def main() -> None:
     tofu = cut(load_tofu(given.tofu, **real), given.scale) if given.tofu else tofu_rows(given.scale)
     muse, choice = muse_rows(given.scale), choice_rows(given.scale)
     model, tokenizer = load(given.model, given.preset, [tofu, muse, choice], given.device)
+    reference = another(model)
     encoder = Encoder(Template(max_length=2048), tokenizer)
     for rows in (tofu["holdout"], tofu["real_authors"]):  # first calls are slow
         generate_texts(model, RowSet("warm", rows.rows[:4]), "answer", encoder, Generation(max_new_tokens=4))
@@ -480,8 +334,9 @@ def main() -> None:
     for name, (goal, make) in works.items():
         if name in only:
             work = make()
-            run = lambda w=work: Plain(model, encoder, w).run()  # noqa: E731
-            print(compare(name, goal, run, lambda w=work: ours(model, encoder, w), given.rounds), flush=True)
+            run = lambda w=work: Plain(model, encoder, w, reference).run()  # noqa: E731
+            mine = lambda w=work: ours(model, encoder, w, reference)  # noqa: E731
+            print(compare(name, goal, run, mine, given.rounds), flush=True)
     if "choice" in only:
         plain = lambda: choice_plain(model, encoder, choice)  # noqa: E731
         print(compare("choice", 3, plain, lambda: choice_ours(model, encoder, choice), given.rounds), flush=True)

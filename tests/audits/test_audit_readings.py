@@ -30,7 +30,8 @@ def result(values: list[float], name: str = "prob") -> Result:
 
 
 def test_every_audit_has_a_page_with_a_command() -> None:
-    assert set(audit_registry()) == {"relearn", "quantize", "prompting", "exposure"}
+    known = {"relearn", "quantize", "prompting", "exposure", "probe", "lens", "depth", "forensic"}
+    assert set(audit_registry()) == known
     for spec in audit_registry().values():
         assert "Try: expunge run" in spec.page and "Cost:" in spec.page
 

@@ -61,3 +61,41 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     assert code == 1 and "model.safetensors: is damaged" in out
     assert expunge("verify", "--store", "saves/store")[0] == 1
     assert expunge("verify")[0] == 2 and expunge("verify", "--store", "nowhere")[0] == 2
+
+
+def test_weights_kept_as_differences_come_back_bit_for_bit(here: Path, expunge: Run) -> None:
+    words = [f"{STUDY.replace('METHODS', '')}", "keep: {weights: KEEP, delta: DELTA}\n"]
+    (here / "mine.yaml").write_text("".join(words).replace("KEEP", "all").replace("DELTA", "false"))
+    (here / "packed.yaml").write_text("".join(words).replace("KEEP", "all").replace("DELTA", "true"))
+    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, of: [GradDiff]}"))
+    store = here / "saves/store"
+    assert expunge("run", "study=mine.yaml")[0] == 0
+    plain = {p: p.read_bytes() for p in store.glob("unlearn/*/model.safetensors")}
+    code, out, _ = expunge("gc", "study=mine.yaml", "--delta", "--dry-run")
+    assert code == 0 and out.count("to keep as a difference") == 2 and len(plain) == 2
+    code, out, said = expunge("run", "study=packed.yaml")  # nothing to do but what `keep` says
+    assert code == 0, said + out
+    deltas = list(store.glob("unlearn/*/model.safetensors.delta"))
+    assert weights(store) == set() and len(deltas) == 2
+    assert sum(d.stat().st_size for d in deltas) < sum(len(data) for data in plain.values())
+    assert " 0 faults" in expunge("verify", "--store", "saves/store")[1]
+    assert "0 missing" in expunge("plan", "study=packed.yaml")[1]
+
+    assert expunge("run", "study=more.yaml")[0] == 0  # reads GradDiff's weights
+    for path, data in plain.items():
+        if "GradDiff" in path.parent.name:
+            assert path.read_bytes() == data and not path.with_name(path.name + ".delta").exists()
+    assert " 0 faults" in expunge("verify", "--store", "saves/store")[1]
+
+    # a parent that is not as it was: the job is done again, and its bytes are the same
+    code, _, _ = expunge("gc", "study=more.yaml", "--delta")
+    delta = next(store.glob("unlearn/GradDiff*/model.safetensors.delta"))
+    delta.write_bytes(delta.read_bytes()[:-9])
+    again = "{trainer: noise, of: [GradDiff], label: again, method_args: {beta: 0.5}}"
+    (here / "again.yaml").write_text(STUDY.replace("METHODS", f", {again}"))
+    assert expunge("run", "study=again.yaml")[0] == 0
+    assert all(p.read_bytes() == data for p, data in plain.items() if "GradDiff" in p.parent.name)
+
+    code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "none")
+    assert code == 0 and not list(store.glob("unlearn/*/*.delta")) and not weights(store)
+    assert " 0 faults" in expunge("verify", "study=mine.yaml")[1]

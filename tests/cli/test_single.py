@@ -64,6 +64,23 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     assert code == 2
     assert "already holds something else" in said
 
+    # what is evaluated on the way is held against the same retain log, on all of its rows
+    watched = [w for w in words if not w.startswith(("task_name=", "+"))] + [
+        "task_name=watched", "trainer.args.evaluate.every=1", "trainer.args.evaluate.panel=full",
+        "trainer.args.evaluate.keep=best", "trainer.args.evaluate.rule.floor=0",
+    ]  # fmt: skip
+    code, _, said = expunge(*watched)
+    assert code == 0, said
+    lines = (folder.parent / "watched" / "trajectory.jsonl").read_text().splitlines()
+    assert all(0 < json.loads(line)["forget_quality"] <= 1 for line in lines)
+    assert json.loads(lines[-1])["forget_quality"] == pytest.approx(
+        json.loads((folder.parent / "watched" / "evals" / "TOFU_SUMMARY.json").read_text())["forget_quality"]
+    )
+    fewer = [*watched, "task_name=fewer", "trainer.args.evaluate.panel=fast", "trainer.args.evaluate.rows=2"]
+    code, _, said = expunge(*fewer)
+    assert code == 2
+    assert "trainer.args.evaluate.rows: 2 of up to" in said
+
 
 def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expunge: Run) -> None:
     code, _, said = expunge(

@@ -59,13 +59,6 @@ def test_what_is_wrong_is_told_in_one_line(
     assert len(said.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["pcfg_relearn", "tracr_relearn"])
-def test_procedural_tasks_are_relearned(name: str, here: Path, expunge: Run) -> None:
-    small = ("data.args.train_rows=700", "data.args.eval_rows=8")
-    jobs = planned(expunge, f"study={name}", *small, "audits=[{name: relearn, rows: 8}]")
-    assert "finetune" in jobs["unlearn"] and any("same_rows" in label for label in jobs["relearn"])
-
-
 @pytest.mark.shared
 def test_real_stories(shared: Path, here: Path, expunge: Run) -> None:
     jobs = planned(expunge, "study=stories_real", f"stories.source={shared / 'data' / 'tinystories'}")

@@ -21,6 +21,9 @@ SlurmctldPort={port}
 SlurmdPort={node_port}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+# a job that is requeued waits as long as a credential lives (120 s by default)
+AuthInfo=cred_expire=10
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state

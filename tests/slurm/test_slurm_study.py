@@ -5,10 +5,12 @@ Its results are those of a run on this machine, byte for byte.
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,39 +19,41 @@ import expunge as package
 
 pytestmark = pytest.mark.slurm
 
-WORDS = [
-    "study=quickstart",
-    "model=llama-64k",
-    "data.world.authors=6",
-    "data.world.questions_per_author=4",
-    "data.world.forget_fraction=0.34",
-    "data.world.facts=6",
-    "data.world.holdout_authors=2",
-    "train.num_train_epochs=4",
-    "unlearn.num_train_epochs=2",
-    "eval.generation.max_new_tokens=4",
-    "methods=[{trainer: GradAscent}, {trainer: NPO}]",
-]
-SLURM = ["launch.kind=slurm", "launch.slurm.mem_gb=1.5", "launch.slurm.cpus=1", "launch.slurm.time_min=20"]
+STUDY = """
+benchmark: world
+model: llama-64k
+data: {world: {authors: 6, questions_per_author: 4, facts: 6, holdout_authors: 2}}
+train: {learning_rate: 3e-3, num_train_epochs: 4, per_device_train_batch_size: 16, gradient_accumulation_steps: 1}
+unlearn: {learning_rate: 3e-4, num_train_epochs: 2, gradient_accumulation_steps: 1}
+methods: [{trainer: GradAscent}, {trainer: NPO}]
+eval: {generation: {max_new_tokens: 4}}
+grid: {split: {small: {data.world.forget_fraction: 0.17}, large: {data.world.forget_fraction: 0.34}}}
+launch: {slurm: {mem_gb: 1.5, cpus: 1, time_min: 20}}
+"""
+SLURM = "launch.kind=slurm"
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the study as this machine makes them."""
+def study(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """1 full, 2 retain and 4 forget models: two splits by two methods."""
+    file = tmp_path_factory.mktemp("study") / "seven.yaml"
+    file.write_text(STUDY)
+    return f"study={file}"
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, study: str) -> Path:
+    """The folder of the study as this machine makes it."""
     folder = tmp_path_factory.mktemp("local")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        package.load_study([*WORDS, *places(folder)]).run()
+        package.load_study([study, *places(folder)]).run()
     finally:
         torch.set_num_threads(threads)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-    return files(folder)
+    return folder
 
 
 def places(folder: Path) -> list[str]:
@@ -80,52 +84,49 @@ def requeue_one(done: threading.Event, killed: list[str]) -> None:
 
 
 def test_a_study_goes_through_slurm_with_a_job_killed_on_the_way(
-    cluster: Path, local: dict[str, bytes], tmp_path: Path
+    cluster: Path, study: str, local: Path, tmp_path: Path
 ) -> None:
     done, killed = threading.Event(), []
     watcher = threading.Thread(target=requeue_one, args=(done, killed))
     watcher.start()
     try:
-        result = package.load_study([*WORDS, *SLURM, *places(tmp_path)]).run()
+        result = package.load_study([study, SLURM, *places(tmp_path)]).run()
     finally:
         done.set()
         watcher.join()
     assert not result.failures
     assert killed
-    assert files(tmp_path) == local
-    assert len(local) > 20
+    made = files(tmp_path)
+    kinds = Counter(name.partition("/")[0] for name in made if name.endswith(".safetensors"))
+    assert kinds == {"base": 1, "train": 1 + 2, "reference": 2, "unlearn": 4}
+    assert made == files(local)
     assert list((tmp_path / "out" / "slurm" / "logs").rglob("*.out"))
 
 
-def test_a_job_that_fails_leaves_the_others(cluster: Path, tmp_path: Path) -> None:
-    words = [*WORDS[:-1], "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}]"]
-    result = package.load_study([*words, *SLURM, *places(tmp_path)]).run()
-    said = {name: reason for name, reason in result.failures.items()}
-    assert "the loss passed the limit" in said["unlearn GradAscent"]
-    assert said["metrics GradAscent"].startswith("waits for")
-    assert [row["run"] for row in result.table() if row["model_utility"] == row["model_utility"]][-1] == "NPO"
+def test_a_job_that_fails_leaves_the_others(cluster: Path, study: str, local: Path, tmp_path: Path) -> None:
+    shutil.copytree(local / "store", tmp_path / "store")
+    methods = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}]"
+    result = package.load_study([study, methods, SLURM, *places(tmp_path)]).run()
+    said = dict(result.failures)
+    for cell in ("small", "large"):
+        assert "the loss passed the limit" in said[f"unlearn {cell}/GradAscent"]
+        assert said[f"metrics {cell}/GradAscent"].startswith("waits for")
+    assert [row["run"] for row in result.table() if row["model_utility"] == row["model_utility"]].count("NPO") == 2
 
 
-def test_exported_scripts_make_the_same_files(cluster: Path, local: dict[str, bytes], tmp_path: Path) -> None:
-    few = [*WORDS[:-1], "methods=[]"]
-    handle = package.load_study([*few, *SLURM, f"launch.slurm.python={package_python()}", *places(tmp_path)])
-    *_, queue = handle.export_slurm(tmp_path / "scripts")
+def test_exported_scripts_make_the_same_files(cluster: Path, study: str, local: Path, tmp_path: Path) -> None:
+    shutil.copytree(local / "store" / "base", tmp_path / "store" / "base")
+    words = [study, "methods=[]", SLURM, f"launch.slurm.python={sys.executable}", *places(tmp_path)]
+    *_, queue = package.load_study(words).export_slurm(tmp_path / "scripts")
     said = subprocess.run(["sh", str(queue)], check=True, capture_output=True, text=True).stdout
-    assert "-train: " in said
-    assert "-score: " in said and "(2 tasks)" in said
+    assert "-train: " in said and "(3 tasks)" in said
     for _ in range(600):
         left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
         if not left.strip():
             break
         time.sleep(0.5)
-    made = files(tmp_path)
+    made, wanted = files(tmp_path), files(local)
     assert len(made) > 10
-    assert made == {name: data for name, data in local.items() if name in made}, "\n".join(
+    assert made == {name: data for name, data in wanted.items() if name in made}, "\n".join(
         p.read_text()[-500:] for p in (tmp_path / "scripts").glob("*.log")
     )
-
-
-def package_python() -> str:
-    import sys
-
-    return sys.executable

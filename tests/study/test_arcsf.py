@@ -139,6 +139,9 @@ def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
     args = decode_study(cells(dict(made.tree), study)[0].tree).train
     assert args.lora is not None
     assert (args.lora.r, args.lora.lora_alpha, args.lora.target_modules) == (4, 8, ("c_attn",))
+    stops = args.evaluate
+    assert (stops.every, stops.patience, stops.keep) == (1.0, 2, "best")
+    assert (stops.rule.forget, stops.rule.target, stops.rule.floor) == ("retain_Q_A_Prob", "high", 0.0)
     said = " ".join(made.notes)
     assert "early stopping" in said and "Weights & Biases" in said
 

@@ -17,6 +17,7 @@ from expunge.cli.api import StudyResult, load_study
 from expunge.core.errors import ConfigError
 from expunge.core.records import token_records
 from expunge.methods.objective import objective
+from expunge.report.curves import audit_figures
 from expunge.report.text import to_markdown
 from expunge.scoring.tokens import score_tokens
 from expunge.study import work
@@ -28,7 +29,8 @@ from expunge.training.loop import train
 
 AUDITS = (
     "audits=[{name: relearn, rows: 3, steps: [0, 2]}, {name: quantize, forms: [int8]}, "
-    "{name: prompting, ways: [begun, shots], rouge: false}, {name: exposure, ways: [direct]}]"
+    "{name: prompting, ways: [begun, shots], rouge: false}, {name: exposure, ways: [direct]}, "
+    "{name: probe, rows: 8}, lens, depth, {name: forensic, gradients: false}]"
 )
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 1}
 
@@ -52,6 +54,13 @@ def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyR
         ("prompting", "worst_prob"),
         ("exposure", "known_rows"),
         ("exposure", "erased_rows"),
+        ("probe", "truth"),
+        ("probe", "membership"),
+        ("lens", "answer"),
+        ("depth", "patching"),
+        ("forensic", "grey_box"),
+        ("forensic", "white_box"),
+        ("forensic", "with_reference"),
     ]
     assert {a.label for a in told.values()} == {"GradDiff"}
     for line in told.values():
@@ -76,6 +85,27 @@ def test_the_findings_are_written_as_text_json_and_tables(audited: StudyResult) 
         *exposure.column_names
     }
     assert exposure.num_rows == 8
+
+
+def test_what_layers_tell_is_drawn_with_both_controls(audited: StudyResult) -> None:
+    told = {a.audit: a for a in audited.report.audits}
+    lens = told["lens"].layers
+    assert [len(lens[side]) for side in ("model", "retain", "full")] == [len(lens["model"])] * 3
+    assert lens["model"][0][0] == 0.0 and not told["lens"].curves
+    names = [figure.name for figure in audit_figures(audited.report)]
+    assert {"audit-lens-answer", "audit-depth-patching", "audit-relearn-same-rows"} <= set(names)
+    drawn = next(f for f in audit_figures(audited.report) if f.name == "audit-lens-answer").figure
+    assert drawn is not None and [t.name for t in drawn.data] == ["GradDiff", "retain", "full"]
+    # the full model's own states change nothing in it: every layer gives the same
+    full = [v for _, v in told["depth"].layers["full"]]
+    assert full == pytest.approx([full[0]] * len(full), rel=1e-4)
+
+
+def test_of_a_chain_the_last_model_is_audited() -> None:
+    made = graph(audits=["lens"], requests=2)
+    assert [a.subject.label for a in made.audits] == ["NPO@2/2"]
+    named = {"spring": (0, 3), "summer": (3, 6)}
+    assert [a.subject.label for a in graph(audits=["lens"], requests=named).audits] == ["NPO@summer"]
 
 
 def graph(**more: Any) -> Graph:
@@ -112,7 +142,7 @@ def test_an_audit_leaves_the_other_jobs_as_they_are_and_its_settings_count() -> 
         ({"audits": ["relern"]}, "audits[0].name: no audit named 'relern'; did you mean 'relearn'"),
         ({"audits": ["exposure", {"name": "relearn", "rowz": 1}]}, "audits[1].rowz: unknown key"),
         ({"audits": ["exposure"], "methods": []}, "audits: there is nothing to audit"),
-        ({"audits": ["exposure"], "requests": 2}, "audits: not together with `requests`"),
+        ({"audits": ["exposure"], "requests": {"one": (0, 2)}}, "audits: the requests name 2 of 6 forget rows"),
         ({"audits": ["relearn"]}, "relearn.rows: 8 of 6"),
     ],
 )

@@ -125,3 +125,16 @@ def test_estimates_grow_with_the_work() -> None:
     twice = {j.name: j.estimate for j in in_order(graph(train={"num_train_epochs": 20}).jobs)}
     assert twice["train full"].tokens == pytest.approx(2 * by_name["train full"].tokens, rel=0.01)
     assert all(dataclasses.asdict(e)["flops"] >= 0 for e in by_name.values())
+
+
+def test_evaluations_on_the_way_are_part_of_the_estimate() -> None:
+    def tokens(**evaluate: Any) -> int:
+        made = graph(unlearn={"num_train_epochs": 4, "evaluate": evaluate})
+        return next(j.estimate.tokens for j in in_order(made.jobs) if j.name == "unlearn NPO")
+
+    plain, one, four = tokens(), tokens(every=4, at_start=False), tokens(every=1, at_start=False)
+    each = one - plain
+    assert each > 0
+    assert four - plain == pytest.approx(4 * each, abs=4)
+    assert tokens(every=1) - plain == pytest.approx(5 * each, abs=5)
+    assert 0 < tokens(every=4, at_start=False, rows=2) - plain < each

@@ -11,6 +11,7 @@ import expunge as package
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.study.launch import Launch, Recipe
+from expunge.study.pool import device_of, n_workers
 
 BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
 
@@ -69,3 +70,15 @@ def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"other\.json: not a study's recipe"):
         Recipe.read(tmp_path / "other.json")
+
+
+def test_jobs_are_packed_on_devices_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert [device_of(slot, 2, 3) for slot in range(7)] == [0, 0, 1, 1, 2, 2, 0]
+    assert [device_of(slot, 1, 2) for slot in range(4)] == [0, 1, 0, 1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert n_workers(Launch(workers=0, per_device=2)) == 6
+    assert n_workers(Launch(workers=4, per_device=2)) == 4
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert n_workers(Launch(workers=0, per_device=2)) == 2

@@ -9,8 +9,9 @@ import pytest
 
 import expunge as package
 from expunge.core.errors import ConfigError
+from expunge.study.job import in_order
 from expunge.study.launch import SlurmArgs
-from expunge.study.slurm import stages
+from expunge.study.slurm import _missing, _Watch, stages
 from expunge.study.store import Store
 
 METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
@@ -61,3 +62,29 @@ def test_scripts_say_resources_dependencies_and_variables(
         assert line in train.splitlines()
     assert "stage_1_train=$(sbatch --parsable --dependency=afterok:$stage_0_base " in queue.read_text()
     assert [len(task) for task in json.loads((tmp_path / "out" / "1-train.json").read_text())] == [1, 1]
+
+
+def test_a_damaged_record_fails_its_job_and_what_waits_and_no_others(micro: list[str], tmp_path: Path) -> None:
+    handle = package.load_study([*micro, f"paths.store={tmp_path}"])
+    jobs = in_order(handle.graph.jobs)
+    full = next(job for job in jobs if job.name == "train full")
+    place = handle.store.path(full)
+    place.mkdir(parents=True)
+    (place / "job.json").write_text("{")
+    told: list[tuple[str, str]] = []
+    watch = _Watch(handle.store, jobs, lambda event: told.append((event.job.name, event.what)))
+    watch.waiting = {job.key: "1_0" for job in _missing(handle.graph.jobs, handle.store)}
+    watch.block()
+    assert told[0] == ("train full", "failed")
+    assert "is damaged" in watch.failures[full.key]
+    names = {job.key: job.name for job in jobs}
+    assert "train retain" in {names[key] for key in watch.waiting}
+    assert {names[key] for key in watch.failures} >= {"unlearn NPO", "metrics NPO", "metrics full"}
+    assert {*watch.failures, *watch.waiting} == set(names)  # no job is forgotten
+
+    retain = next(job for job in jobs if job.name == "train retain")
+    place = handle.store.path(retain)
+    place.mkdir(parents=True)
+    (place / "job.json").write_text("[]")  # while it is followed
+    watch._look(retain, "RUNNING")
+    assert retain.key not in watch.waiting and "is damaged" in watch.failures[retain.key]

@@ -207,3 +207,56 @@ def test_removed_weights_are_made_again_when_they_are_needed(store: Store) -> No
     record = store.record(first) or {}
     assert record["made_again"]["same_bytes"] is True and "removed" not in record
     assert lock_file(store.root, first.key).exists()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from expunge.study.job import Job
+from expunge.study.run import run
+from expunge.study.store import Store
+import torch
+from safetensors.torch import save_file
+
+def do(n):
+    def inner(folder, parents, progress):
+        save_file({"a": torch.zeros(n)}, folder / "model.safetensors")
+        return {}
+    return inner
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+jobs = [Job(kind="test", label=f"n{n}", identity={"n": n}, do=do(n)) for n in (10, 100_000, 20)]
+outcome = run(jobs, Store(Path(sys.argv[1])), lambda event: None)
+print(len(outcome.records), *outcome.failures.values(), sep="|")
+"""
+
+
+def test_a_file_that_the_system_refuses_to_write_ends_its_job_alone(store: Store) -> None:
+    # not a made-up error: the kernel says no in the middle of a file of weights
+    done = subprocess.run([sys.executable, "-c", FULL, str(store.root)], capture_output=True, text=True, check=True)
+    n, *reasons = done.stdout.strip().split("|")
+    assert n == "2" and len(reasons) == 1, done
+    assert reasons[0].startswith("test n100000: cannot write under")
+    found = verify_store(store, ignore)
+    assert (found.folders, found.faults) == (2, ())
+    assert not [p for p in store.root.rglob("*.part")]
+
+
+def test_the_energy_counters_are_read_where_there_are_any(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.study.provenance.RAPL", tmp_path / "none")
+    run([job("before")], store, ignore)
+    assert (store.record(job("before")) or {})["energy_j"] is None
+    for name in ("intel-rapl:0", "intel-rapl:1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text("5000000\n")
+    monkeypatch.setattr("expunge.study.provenance.RAPL", tmp_path)
+
+    def do(folder: Path, parents: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (tmp_path / "intel-rapl:0" / "energy_uj").write_text("7500000")
+        return {}
+
+    worked = Job(kind="test", label="works", identity={}, do=do)
+    run([worked], store, ignore)
+    assert (store.record(worked) or {})["energy_j"] == 2.5

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.core.registry import Registry
 from expunge.data.rows import Row, RowSet
+from expunge.data.template import Encoder
 from expunge.methods.edits import Edit
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import Metric, Result
@@ -51,14 +52,33 @@ class Nf4:
     """Hold the linear layers in 4-bit NormalFloat, by bitsandbytes."""
 
 
-Change = Relearn | Nf4 | Edit | None  # an Edit makes other weights of the model's
+Models = Callable[[str], Any]  # loads "model", the one that is looked at, or the control of a name, in eval mode
+
+
+class Look:
+    """Something that is read off the model itself: a frozen dataclass of what decides the numbers.
+
+    sets: the rows it reads, by name. beside: the controls whose models it needs at hand, "full" or "retain".
+    """
+
+    revision: ClassVar[int] = 1
+    beside: ClassVar[tuple[str, ...]] = ()
+    sets: tuple[str, ...]
+
+    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+        """Results by name; a number per row is its `score`. A model is loaded each time it is asked for."""
+        raise NotImplementedError
+
+
+Change = Relearn | Nf4 | Look | Edit | None  # an Edit makes other weights of the model's
 
 
 @dataclass(frozen=True)
 class Probe:
     """One change of a model (None: as it is) and the metrics that are read off what it gives.
 
-    The results of a Relearn are found under `name@step`, of all others under `name`.
+    The results of a Relearn are found under `name@step`, of all others under `name`; a Look has no panel, its results
+    bear the names it gives them.
     """
 
     name: str

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from expunge.audits.apart import stands_out
 from expunge.audits.api import (
     AS_IT_IS,
     Expansion,
@@ -21,25 +22,13 @@ from expunge.audits.api import (
     rows_of,
 )
 from expunge.audits.prompting import check_ways, rows_in, worst_panel
-from expunge.audits.verdict import (
-    KNOWN,
-    OPEN,
-    TRACES,
-    Position,
-    auc,
-    auc_difference,
-    percentiles,
-    position,
-    two_sided,
-    verdict,
-)
+from expunge.audits.verdict import auc, percentiles, position, two_sided
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.metrics.api import Metric
 
 LOSS, STRENGTH, MIN_K = "loss_score", "extraction_strength", "min_k_score"
 UNSEEN = "loss_score_unseen"
-UNLIKE = 0.75  # the AUC of a model that saw neither set, from which they are no longer alike
 
 
 @audit("exposure", revision=1, paper="per-example reading as in U-LiRA (arXiv:2403.01218); none for the rest")
@@ -106,18 +95,6 @@ class ExposureAudit:
             "known_rows", sides, position(*sides), margin=self.margin, known=self.known, note=note, details=details
         )
 
-    def _said(self, apart: Position, of_retain: float) -> tuple[str, str]:
-        """The verdict, if the retain model finds the two sets of rows alike."""
-        if of_retain > UNLIKE:
-            why = (
-                f"forget and unseen rows differ for the retain model already (AUC {of_retain:.2f}): they are not alike"
-            )
-            return OPEN, why
-        said, _ = verdict(apart, margin=self.margin, known=self.known)
-        if said in (KNOWN, TRACES):
-            return TRACES, "erased rows stand out from rows never seen"
-        return said, "" if said == OPEN else "erased rows look like rows never seen"
-
     def _erased(self, found: Found, ground: Ground) -> Reading:
         if ground.holdout is None:
             return Reading("erased_rows", note="there are no rows that no model has seen; name a holdout split")
@@ -132,17 +109,12 @@ class ExposureAudit:
         if min(int(k.sum()) for k in kept) < 2:
             return Reading("erased_rows", note="fewer than two rows of a side have a value in both models")
         plain = [(erased[kept[0]], others[kept[1]]) for erased, others in pairs]
-        far = [tuple(two_sided(s, float(np.median(others))) for s in (erased, others)) for erased, others in plain]
-        values = [auc(erased, others) for erased, others in far]
-        (low, high), gap = auc_difference((far[0][0], far[0][1]), (far[1][0], far[1][1]))
-        # 0.5 is the most that an AUC can be away from chance
-        apart = Position((values[0] - values[1]) / 0.5, gap[0] / 0.5, gap[1] / 0.5)
-        said, note = self._said(apart, values[1])
+        far = [
+            (two_sided(erased, float(np.median(others))), two_sided(others, float(np.median(others))))
+            for erased, others in plain
+        ]
         sides = {"auc_high_loss": auc(*plain[0]), "auc_high_loss_retain": auc(*plain[1])}
-        details = {**sides, "difference": values[0] - values[1], "difference_low": gap[0], "difference_high": gap[1]}
-        return Reading(
-            "erased_rows", values[0], low, high, retain=values[1], verdict=said, note=note, details=details,
-        )  # fmt: skip
+        return stands_out("erased_rows", far[0], far[1], margin=self.margin, known=self.known, details=sides)
 
 
 def _table(found: Found, panel: Mapping[str, Metric], ids: Sequence[int], share: float) -> dict[str, Sequence[object]]:

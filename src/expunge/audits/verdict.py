@@ -57,7 +57,14 @@ def position(model_R: Floats, retain_R: Floats, full_R: Floats) -> Position:
     if high < 0:
         return Position(reason="the full model scores below the retain model: this does not measure knowledge here")
     value = float((model - retain).mean() / (full - retain).mean())
-    return Position(value, *interval((model - retain)[drawn].mean(axis=1) / gaps))
+    there = gaps != 0  # a draw of rows on which the controls are equal places nothing
+    return Position(value, *interval((model - retain)[drawn].mean(axis=1)[there] / gaps[there]))
+
+
+def differ(retain_R: Floats, full_R: Floats) -> bool:
+    """Whether the full model's mean is above the retain model's: the interval of their difference is above 0."""
+    gaps = (full_R - retain_R)[~np.isnan(full_R - retain_R)]
+    return len(gaps) > 1 and interval(gaps[draws(len(gaps))].mean(axis=1))[0] > 0
 
 
 def verdict(where: Position, *, margin: float, known: float) -> tuple[str, str]:
@@ -142,6 +149,39 @@ def auc(erased_M: Floats, others_O: Floats) -> float:
     return float(below + 0.5 * (erased_M[:, None] == others_O[None, :]).mean())
 
 
+def wins(erased_M: Floats, others_O: Floats) -> Floats:
+    """1 where an erased row's score is above another's, 0.5 where they tie, else 0; shape (M, O), whose mean is AUC."""
+    made: Floats = np.sign(erased_M[:, None] - others_O[None, :]) / 2 + 0.5
+    return made
+
+
+def _drawn_means(won: Sequence[Floats]) -> Floats:
+    """The mean of each matrix (M, O) over bootstrap draws of its rows and columns, the same for all; (RESAMPLES, K)."""
+    m, o = won[0].shape
+    rng = np.random.default_rng(SEED)
+    out = np.empty((RESAMPLES, len(won)))
+    for i in range(RESAMPLES):
+        erased = np.bincount(rng.integers(0, m, m), minlength=m)
+        others = np.bincount(rng.integers(0, o, o), minlength=o)
+        out[i] = [float(erased @ w @ others) / (m * o) for w in won]
+    return out
+
+
+def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple[Position, tuple[float, float]]:
+    """The position of an AUC between the controls' (each given as `wins`), and the interval of the model's own.
+
+    There is none where the interval of the controls' difference reaches 0 or below.
+    """
+    model, retain, full = _drawn_means([model_MO, retain_MO, full_MO]).T
+    own, gaps = interval(model), full - retain
+    if interval(gaps)[0] <= 0:
+        return Position(reason="the controls do not differ: this cannot tell the full model from the retain model"), own
+    means = [float(w.mean()) for w in (model_MO, retain_MO, full_MO)]
+    value = (means[0] - means[1]) / (means[2] - means[1])
+    there = gaps != 0
+    return Position(value, *interval((model - retain)[there] / gaps[there])), own
+
+
 def auc_difference(
     model: tuple[Floats, Floats], retain: tuple[Floats, Floats]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -149,16 +189,8 @@ def auc_difference(
 
     Each pair: scores of the erased rows (M,) and of the others (O,), in the same order in both models.
     """
-    n_erased, n_others = len(model[0]), len(model[1])
-    rng = np.random.default_rng(SEED)
-    wins = [np.sign(e[:, None] - o[None, :]) / 2 + 0.5 for e, o in (model, retain)]
-    mine, gap = np.empty(RESAMPLES), np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        erased = np.bincount(rng.integers(0, n_erased, n_erased), minlength=n_erased)
-        others = np.bincount(rng.integers(0, n_others, n_others), minlength=n_others)
-        both = [float(erased @ won @ others) / (n_erased * n_others) for won in wins]
-        mine[i], gap[i] = both[0], both[0] - both[1]
-    return interval(mine), interval(gap)
+    drawn = _drawn_means([wins(*model), wins(*retain)])
+    return interval(drawn[:, 0]), interval(drawn[:, 0] - drawn[:, 1])
 
 
 def percentiles(scores_R: Floats, among_N: Floats) -> Floats:

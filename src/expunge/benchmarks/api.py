@@ -32,7 +32,9 @@ class Benchmark:
     retain_sets there is no retain model. forget_set and retain_set: the two sides of unlearning; a benchmark that only
     measures has neither among its sets. shown_set: the set whose questions and generations a report shows, if any.
     generation: limits of what is generated, by set. shown: the metrics a report shows, in order (none: those of the
-    panel that reports know). utility: the metric that says what the model can still do.
+    panel that reports know). utility: the metric that says what the model can still do. tokenizer: the folder of the
+    tokenizer that the rows are tokens of, where they are tokens; a model from scratch takes it. loss_sets: what the
+    mean token loss is read of during training, unless the user names others.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Benchmark:
     generation: Mapping[str, Limits] = field(default_factory=dict)
     shown: tuple[str, ...] = ()
     utility: str = "model_utility"
+    tokenizer: str | None = None
+    loss_sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,29 +1,57 @@
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
-from expunge.benchmarks.mmlu import mmlu_panel
+from expunge.benchmarks.mmlu import check_shots, mmlu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.mmlu import mmlu_sets
-from expunge.data.semeval import HUB_ID, MEMBERS, by_term, first_documents, load_members, load_semeval
+from expunge.data.mmlu import MAX_SHOTS, mmlu_sets
+from expunge.data.rows import RowSet
+from expunge.data.semeval import (
+    HUB_ID,
+    MEMBERS,
+    SIDES,
+    by_term,
+    first_documents,
+    load_members,
+    load_semeval,
+    load_sides,
+)
+from expunge.data.source import EXTENSIONS
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
+
+SHOWN = ("semeval_aggregate", "task_aggregate", "mia_score")
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SemEvalArgs:
-    """Settings of `benchmark=semeval`."""
+    """Settings of `benchmark=semeval`: see its page."""
 
+    forget_dir: str | None = None
+    retain_dir: str | None = None
+    validation: str | None = None
     mia: str | None = None
+    members: Literal["all", "forget"] = "all"
     mmlu: str | None = None
+    mmlu_shots: int = MAX_SHOTS
+    mmlu_limit: int = 0
     mmlu_accuracy: float | None = None
     documents: int | None = None
 
     def __post_init__(self) -> None:
+        if (self.forget_dir is None) != (self.retain_dir is None):
+            raise ValueError("forget_dir needs retain_dir beside it, and retain_dir forget_dir")
+        check_shots(self.mmlu_shots, "mmlu_shots")
+        if self.mmlu_limit < 0:
+            raise ValueError("mmlu_limit must be at least 0 (0: all)")
+        if self.mmlu is None and (self.mmlu_shots, self.mmlu_limit) != (MAX_SHOTS, 0):
+            raise ValueError("mmlu_limit and mmlu_shots need mmlu, the folder of questions")
         if self.mmlu_accuracy is not None and not 0 <= self.mmlu_accuracy <= 1:
             raise ValueError("mmlu_accuracy must be a share from 0 to 1")
         if self.documents is not None and self.documents < 1:
@@ -42,35 +70,64 @@ def semeval(wanted: Wanted) -> Benchmark:
     answer) by task and side, their harmonic mean; the loss attack on member and nonmember documents; the aggregate of
     both with MMLU. The documents lie in the root's mia/ or at data.args.mia=FOLDER. MMLU is measured elsewhere:
     data.args.mmlu_accuracy=0.49. Without one of the parts there is no aggregate, and it says which is missing.
-    data.args.documents=N takes the first N documents of each task and side, for a quick look and nothing else.
+    MMLU can be measured in the same run instead: data.args.mmlu=FOLDER, with mmlu_shots (5) solved questions before
+    each, and mmlu_limit questions of a subject (0: all).
+
+    data.args.documents=N takes the first N documents of each task and side, for a quick look or a small model.
+    members=forget attacks only the member documents that are among the forget rows, where a model was made of these
+    rows alone. forget_dir and retain_dir (a folder each, as the task hands them over) take the place of data.root and
+    the split.
+
+    data.args.validation: rows to watch a run by (`forget_validation_Prob`, `retain_validation_Prob`), which are never
+    trained on: a folder with forget and retain files, or one with a split `validation`. `self`: the rows that are
+    unlearned themselves serve, where there are no others.
 
     Give experiment=eval/semeval/default (or unlearn/semeval/...): it sets 256 new tokens.
     Try: expunge eval experiment=eval/semeval/default data.root=FOLDER model=OLMo-7B-0724-Instruct-hf task_name=olmo
     """
     unused(wanted, "semeval", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
     args = settings(wanted, SemEvalArgs)
-    split = wanted.forget_split or "train"
-    root = wanted.root or HUB_ID
-    sets = load_semeval(root, split)
+    root, split = wanted.root or HUB_ID, wanted.forget_split or "train"
+    if args.forget_dir is not None and args.retain_dir is not None:
+        unused(wanted, "semeval with data.args.forget_dir", "root", "forget_split")
+        sets, root, split = load_sides({"forget": args.forget_dir, "retain": args.retain_dir}), args.forget_dir, "given"
+    else:
+        sets = load_semeval(root, split)
     if args.documents is not None:
         sets = first_documents(sets, args.documents)
     terms = by_term(sets)
     if args.mmlu and args.mmlu_accuracy is not None:
         raise ConfigError(f"data.args.mmlu_accuracy={args.mmlu_accuracy}: data.args.mmlu was given as well")
-    questions = mmlu_sets(args.mmlu) if args.mmlu else {}
-    members = load_members(args.mia or root, split, named=args.mia is not None)
-    every = {**sets, "forget_eval": sets["forget"], **terms, **members, **questions}
+    questions = mmlu_sets(args.mmlu, n_shots=args.mmlu_shots, limit=args.mmlu_limit) if args.mmlu else {}
+    among = sets["forget"] if args.members == "forget" else None
+    members = load_members(args.mia or root, split, named=args.mia is not None, among=among)
+    watched = _watched(args.validation, sets)
+    every = {**sets, "forget_eval": sets["forget"], **terms, **members, **questions, **watched}
     return Benchmark(
         name="semeval",
         split=split,
         sets=every,
-        panel=semeval_panel(terms, members, args.mmlu_accuracy, questions),
+        panel=semeval_panel(terms, members, args.mmlu_accuracy, questions, watched),
         full_sets=("forget", "retain"),
         retain_sets=("retain",),
         shown_set=next(iter(terms)),
         eval_name="LUME",
         generation={term: Limits(256) for term in terms},
+        shown=(*SHOWN, "mmlu") if questions else SHOWN,
     )
+
+
+def _watched(validation: str | None, sets: Mapping[str, RowSet]) -> dict[str, RowSet]:
+    """The validation rows of both sides; none where none are asked for."""
+    if validation is None:
+        return {}
+    if validation == "self":
+        found = dict(sets)
+    elif any((Path(validation).expanduser() / f"forget{e}").is_file() for e in EXTENSIONS):
+        found = load_semeval(validation, "all")
+    else:
+        found = load_semeval(validation, "validation")
+    return {f"{side}_validation": replace(found[side], name=f"{side}_validation") for side in SIDES}
 
 
 def semeval_panel(
@@ -78,10 +135,11 @@ def semeval_panel(
     members: Collection[str] = (),
     mmlu_accuracy: float | None = None,
     mmlu: Collection[str] = (),
+    watched: Collection[str] = (),
 ) -> tuple[Metric, ...]:
     """The official metrics over the sets `terms` (`forget_Task1_knowledge`, ...) and the membership documents.
 
-    mmlu: the sets of its questions, if they are measured in the same run.
+    mmlu: the sets of its questions, if they are measured in the same run. watched: the sets of validation rows.
     """
     panel = [
         Metric(
@@ -100,5 +158,6 @@ def semeval_panel(
         panel += [Metric(f"mia_{name}", "loss_score", rows=name, tokens=("answer",)) for name in MEMBERS]
     if mmlu:
         panel += mmlu_panel(mmlu)
+    panel += [Metric(f"{name}_Prob", "probability", rows=name, tokens=("answer",)) for name in watched]
     in_order(panel)
     return tuple(panel)

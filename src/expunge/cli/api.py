@@ -8,9 +8,11 @@ result.table()      # one dict per model
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +24,29 @@ from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
+from expunge.core.files import write_json
+from expunge.core.identity import canonical
 from expunge.report.model import ReportModel
 from expunge.report.table import table
 from expunge.study.auditing import show_audit_rows
-from expunge.study.config import decode_task
+from expunge.study.config import Study, decode_study, decode_task
 from expunge.study.graph import Graph
 from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
+from expunge.study.keep import after_run
 from expunge.study.launch import Recipe
+from expunge.study.meta_jobs import show_meta
 from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.run import Event, Outcome, Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
+from expunge.study.sweep import Stage, next_stage
 from expunge.study.worker import quiet
+
+SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,38 @@ class StudyResult:
 
 
 @dataclass(frozen=True)
+class Swept:
+    """A study with a sweep: its plain tree, and how far it is."""
+
+    tree: Mapping[str, Any]
+    plugins: tuple[str, ...]
+    study: Study
+    stage: Stage
+
+    def at(self, lost: Collection[str]) -> StudyHandle:
+        """The study to run when the jobs `lost` have failed."""
+        stage = next_stage(self.tree, Store(Path(self.study.paths.store)), lost)
+        return StudyHandle(stage.graph, Recipe(stage.tree, self.plugins), dataclasses.replace(self, stage=stage))
+
+    def write(self, lost: Mapping[str, str]) -> None:
+        """sweep.json: every trial with its numbers, what was chosen, and the jobs that failed."""
+        trials = [canonical(trial) for trial in self.stage.trials]
+        said = {"rule": canonical(self.study.sweep), "trials": trials, "notes": list(self.stage.notes)}
+        write_json(self.study.output_dir / SWEEP, {**said, "failed": dict(lost)})
+
+
+@dataclass(frozen=True)
 class StudyHandle:
     """A checked study."""
 
     graph: Graph
     recipe: Recipe
+    swept: Swept | None = None
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """Every study that it is made of: of a sweep the trials and, where they are done, the winners."""
+        return self.swept.stage.graphs if self.swept else (self.graph,)
 
     @property
     def store(self) -> Store:
@@ -87,6 +123,29 @@ class StudyHandle:
     def run(self, *, console: Console | None = None, command: str = "") -> StudyResult:
         """Run what is missing, then write the report. Raises the first error if not one model could be measured."""
         quiet()
+        if self.swept is not None:
+            return self._run_sweep(self.swept, console, command)
+        return self._run(console, command)
+
+    def _run_sweep(self, swept: Swept, console: Console | None, command: str) -> StudyResult:
+        """One study after the other, until the winners are measured. A trial that failed before is tried once more."""
+        lost: dict[str, str] = {}
+        names: dict[str, str] = {}
+        handle = swept.at(lost)
+        while handle.swept and not handle.swept.stage.last:
+            with Display(handle.plan(), console or Console(quiet=True)) as display:
+                outcome = handle._launch(display.tell)
+            lost |= outcome.failures
+            names |= {job.key: job.name for job in in_order(handle.graph.jobs)}
+            if all(leaf.metrics.key in lost for leaf in handle.graph.leaves):
+                raise outcome.first or JobError("no job could be done")
+            handle = swept.at(lost)
+        if handle.swept:
+            handle.swept.write(lost)
+        result = handle._run(console, command)
+        return dataclasses.replace(result, failures={**{names[k]: v for k, v in lost.items()}, **result.failures})
+
+    def _run(self, console: Console | None, command: str) -> StudyResult:
         with Display(self.plan(), console or Console(quiet=True)) as display:
             outcome = self._launch(display.tell)
         ends = [leaf.metrics for leaf in self.graph.leaves] or self.graph.jobs
@@ -96,7 +155,12 @@ class StudyHandle:
         folder = self.graph.study.output_dir
         write_reports(reports, folder)
         show_audit_rows([a for a in self.graph.audits if a.job.key in outcome.records], self.store, folder / "audits")
+        if self.graph.meta is not None and self.graph.meta.key in outcome.records:
+            show_meta(self.graph.meta, self.store, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
+        keep = self.graph.study.keep
+        if not outcome.failures and (keep.weights != "all" or keep.delta):
+            after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[Event], None]) -> Outcome:
@@ -115,7 +179,9 @@ class StudyHandle:
     def _reports(self, outcome: Outcome, command: str) -> dict[str, ReportModel]:
         """A report for each cell; of a study without a grid, one without a name."""
         graphs = self.graph.cells or {"": self.graph}
-        return {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
+        reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
+        notes = self.swept.stage.notes if self.swept else ()
+        return {name: dataclasses.replace(r, notes=(*r.notes, *notes)) for name, r in reports.items()}
 
     def stored(self, command: str = "") -> ReportModel:
         """The results as far as they are in the store, of all cells; nothing is run."""
@@ -132,7 +198,19 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     """
     tree = study_tree(overrides)
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
-    return StudyHandle(study_graph(tree), Recipe(tree, files))
+    study = decode_study(tree)
+    if not study.sweep.trials:
+        return StudyHandle(study_graph(tree), Recipe(tree, files))
+    return sweep_of(tree, study, files)
+
+
+def sweep_of(tree: Mapping[str, Any], study: Study, plugins: tuple[str, ...]) -> StudyHandle:
+    """A study with a sweep, as far as it is: trials that its last run saw fail are not waited for."""
+    lost: list[str] = []
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        lost = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
+    stage = next_stage(tree, Store(Path(study.paths.store)), lost)
+    return StudyHandle(stage.graph, Recipe(stage.tree, plugins), Swept(tree, plugins, study, stage))
 
 
 @dataclass(frozen=True)

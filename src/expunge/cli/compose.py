@@ -70,7 +70,7 @@ def _words(overrides: Sequence[str]) -> list[str]:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
     # The axes of a grid, what a benchmark takes and stories are checked there, not by the tree of known keys.
-    own = ("grid.", "data.args.", "stories.")
+    own = ("grid.", "data.args.", "sweep.space.", "stories.")
     return [f"++{word}" if word.startswith(own) else word for word in overrides]
 
 
@@ -111,7 +111,14 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     known = OmegaConf.create(base)
     OmegaConf.set_struct(known, True)
     slurm = known.launch.slurm
-    for own in (known.grid, known.data.args, slurm.env, slurm.extra, slurm.by_kind):  # keys there are the user's own
+    for own in (
+        known.grid,
+        known.sweep.space,
+        known.data.args,
+        slurm.env,
+        slurm.extra,
+        slurm.by_kind,
+    ):  # keys there are the user's own
         OmegaConf.set_struct(own, False)
     try:
         merged = OmegaConf.merge(known, loaded)

@@ -151,7 +151,9 @@ class Display:
         if event.what == "progress":
             line.done, line.total = event.done, event.total
             if self._live is None and time.monotonic() - self._spoke > QUIET_S:
-                self._print(f"{event.job.name}: {line.done}/{line.total}, about {duration(self._eta(line))} left")
+                rate = self._rate(line)
+                left = f"about {duration(self._eta(line))} left"
+                self._print(f"{event.job.name}: {line.done}/{line.total}, {left}{', ' + rate if rate else ''}")
         elif event.what in ("done", "failed", "blocked", "hit"):
             part = event.job.kind == PART
             self._n += not part
@@ -181,6 +183,13 @@ class Display:
             return ran / line.done * (line.total - line.done)
         return max(0.0, (line.planned.seconds or 0.0) - ran)
 
+    def _rate(self, line: _Line) -> str:
+        """Tokens per second of a model that is being trained, by the estimate of its tokens."""
+        ran, tokens = time.monotonic() - line.started, line.planned.job.estimate.tokens
+        if line.planned.job.kind not in ("train", "unlearn") or not (line.done and tokens and ran > 0):
+            return ""
+        return f"~{count(int(tokens * line.done / line.total / ran))} tokens/s"
+
     def __rich__(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("job", "state", "", "time", "left"):
@@ -203,5 +212,6 @@ class Display:
             share = line.done / line.total if line.total else 0.0
             bar = "━" * round(20 * share) + "[dim]" + "━" * (20 - round(20 * share)) + "[/]"
             ran = time.monotonic() - line.started
-            return "[cyan]running[/]", bar, duration(ran), f"~{duration(self._eta(line))}"
+            rate = self._rate(line)
+            return "[cyan]running[/]", f"{bar} {rate}" if rate else bar, duration(ran), f"~{duration(self._eta(line))}"
         return "[dim]waiting[/]", "", "", f"[dim]~{duration(line.planned.seconds)}[/]"

@@ -13,9 +13,13 @@ from typing import Any
 
 from expunge import __version__
 from expunge.cli.data import add_data
+from expunge.cli.erase import add_erase
 from expunge.cli.inside import add_inside
 from expunge.cli.judge import add_judge
+from expunge.cli.memory import add_memory
+from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.errors import ExpungeError
+from expunge.core.ranks import here, launched
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
 EPILOG = """\
@@ -38,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from expunge.cli.plugins import load_plugins
 
             load_plugins(parsed.plugin)
+        if launched().world > 1:
+            from expunge.cli.several import in_several
+
+            return in_several(parsed, words)
         return int(parsed.command(parsed, words))
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
@@ -74,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
             sub.add_argument("--all", action="store_true", help="list every job, however many there are")
+        if does is _single:
+            text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
+            sub.add_argument("-m", "--multirun", action="store_true", help=text)
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -126,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
     )
+    text = "keep the weights that stay as lossless differences from the models they were made of"
+    sub.add_argument("--delta", action="store_true", help=text)
     sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
@@ -141,6 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_judge(commands)
     add_inside(commands)
+    add_erase(commands)
+    add_semeval(commands)
+    add_memory(commands)
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -185,7 +201,8 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.api import load_study
     from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
 
-    planned = load_study(parsed.overrides, parsed.plugin).plan()
+    study = load_study(parsed.overrides, parsed.plugin)
+    planned = study.plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
         return 0
@@ -194,6 +211,10 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(plan_table(planned))
     console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
+    if study.swept is not None:
+        waits = "the trials of the sweep; the study with what they choose follows when they are done"
+        for line in study.swept.stage.notes or (waits,):
+            console.print(line, highlight=False, markup=False)
     return 0
 
 
@@ -222,10 +243,14 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.core.errors import ConfigError
 
         raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
+    if parsed.multirun:
+        from expunge.cli.multirun import run_all
+
+        return run_all(parsed.mode, parsed.overrides, Console())
     job = load_job(parsed.mode, parsed.overrides)
-    for note in job.notes:
+    for note in job.notes if here().first else ():
         print(f"note: {note}", file=sys.stderr)
-    console = Console()
+    console = Console(quiet=not here().first)
     done = job.run(console=console)
     for name, value in done.summary.items():
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
@@ -282,7 +307,7 @@ def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.upkeep import collect
 
-    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, delta=parsed.delta)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

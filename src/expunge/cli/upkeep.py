@@ -36,7 +36,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
             found = verify_store(Store(folder), tell)
         else:
             (study,) = _studies(overrides, plugins)
-            found = verify_jobs(study.graph.jobs, study.store, tell)
+            found = verify_jobs([job for graph in study.graphs for job in graph.jobs], study.store, tell)
     for fault in found.faults:
         print(f"{fault.path}: {fault.reason}")
     print(f"{found.folders} artifacts, {found.files} files, {count(found.bytes)}B: {len(found.faults)} faults")
@@ -47,22 +47,34 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
     return 1 if found.faults else 0
 
 
-def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool) -> int:
-    """Remove what the named studies do not reach, and weights by the policy; or only say what that would be."""
-    from expunge.study.keep import removals, remove
+def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool, delta: bool = False) -> int:
+    """Remove what the named studies do not reach, and weights by the policy; or only say what that would be.
+
+    delta: the weights of unlearned models that stay are kept as differences from the models they were made of."""
+    from expunge.study.keep import pack_all, packings, removals, remove
 
     studies = _studies(overrides, plugins)
     roots = {study.store.root.resolve() for study in studies}
     if len(roots) > 1:
         raise ConfigError("gc: the studies have different stores; name those of one store")
-    store = studies[0].store
-    found = removals([study.graph for study in studies], store, keep)
+    if any(study.swept and not study.swept.stage.last for study in studies):
+        raise ConfigError("gc: a sweep's trials are not all done, so what it chooses is not known; run it first")
+    store, graphs = studies[0].store, [graph for study in studies for graph in study.graphs]
+    found = removals(graphs, store, keep)
     done, busy = (found, []) if dry_run else remove(found, store)
     for r in done:
         what = ", ".join(r.files) or "all of it"
         print(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {what} ({r.why})")
-    for r in busy:
-        print(f"in use, left alone: {r.folder.relative_to(store.root)}")
+    in_use = [r.folder for r in busy]
+    if delta:
+        wanted = packings(graphs, store, found)
+        packed, used = (wanted, []) if dry_run else pack_all(wanted, store)
+        for p in packed:
+            what = f"{count(p.bytes)}B of weights to keep as a difference" if dry_run else f"{count(p.saved)}B freed"
+            print(f"{p.folder.relative_to(store.root)}: {what}")
+        in_use += [p.folder for p in used]
+    for folder in in_use:
+        print(f"in use, left alone: {folder.relative_to(store.root)}")
     said = "would be removed from" if dry_run else "removed from"
     print(f"{count(sum(r.bytes for r in done))}B {said} {store.root}, in {len(done)} artifacts")
     return 0

@@ -35,7 +35,6 @@ WITHOUT_EFFECT = {
     "trainer.args.logging_dir": "the log lies beside the model",
     "trainer.args.logging_strategy": "the log lies beside the model",
     "trainer.args.output_dir": "paths.output_dir says where the result goes",
-    "trainer.args.report_to": "the log lies beside the model",
     "trainer.args.do_train": "the command says what is done",
     "trainer.args.do_eval": "the command says what is done",
     "trainer.args.remove_unused_columns": "batches hold what the method needs",
@@ -90,6 +89,8 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
         elif name in RENAMED:
             notes.append(f"{name} is now {RENAMED[name]}")
             out.append(f"{RENAMED[name]}{equals}{value}")
+        elif name == "trainer.args.report_to" and not value.startswith("["):
+            out.append(f"{name}=[{'' if value in ('none', 'null', '') else value}]")
         elif name in WITHOUT_EFFECT:
             notes.append(f"{name} has no effect: {WITHOUT_EFFECT[name]}")
         else:

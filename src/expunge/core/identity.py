@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from typing import Any
 
 def canonical(value: Any) -> Any:
     """A value as plain JSON types in one stable form. Raises TypeError on anything else (paths, objects, sets)."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or type(value) in _PLAIN or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -26,7 +27,7 @@ def canonical(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return canonical(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: canonical(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, Mapping):
         if any(not isinstance(k, str) for k in value):
             raise TypeError("a fingerprint covers mappings with text keys only")
@@ -34,6 +35,14 @@ def canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [canonical(v) for v in value]
     raise TypeError(f"a fingerprint cannot cover a {type(value).__name__}: {value!r}")
+
+
+_PLAIN = frozenset({str, int, bool})  # asked first: nearly all values are of these
+
+
+@functools.cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 def fingerprint(value: Any) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.core.records import Ints
 from expunge.data.template import Encoded
 
 
@@ -52,20 +55,14 @@ def collate(
     states); "all" lists B x T, padding included (for numbers of projects that average so): the tokens listed are then
     the next ids, with the pad id after the last.
     """
-    width = max(len(r.ids) for r in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    row_of: list[Tensor] = []
-    listed: list[Tensor] = []
-    for i, row in enumerate(rows):
-        start = 0 if padding_side == "right" else width - len(row.ids)
-        ids[i, start : start + len(row.ids)] = torch.tensor(row.ids)
-        mask[i, start : start + len(row.ids)] = True
-        first = max(row.n_prompt, 1)  # the first token of a sequence has no prediction
-        at = torch.arange(start + first - 1, start + len(row.ids) - 1)
-        listed.append(at)
-        row_of.append(torch.full_like(at, i))
-    row_N, pos_N = torch.cat(row_of), torch.cat(listed)
+    ids, mask = pad([r.ids for r in rows], pad_id=pad_id, side=padding_side)
+    width = ids.shape[1]
+    starts = [0 if padding_side == "right" else width - len(r.ids) for r in rows]
+    # the first token of a sequence has no prediction
+    lows = [start + max(r.n_prompt, 1) - 1 for start, r in zip(starts, rows, strict=True)]
+    counts = [max(0, start + len(r.ids) - 1 - low) for start, low, r in zip(starts, lows, rows, strict=True)]
+    row, place = ragged(lows, counts)
+    row_N, pos_N = torch.from_numpy(row), torch.from_numpy(place)
     if positions == "own":
         return Batch(ids, mask, row_N, pos_N + 1, ids[row_N, pos_N + 1])
     if positions == "all":
@@ -73,9 +70,33 @@ def collate(
         pos_N = torch.arange(width).repeat(len(rows))
         following = torch.cat([ids[:, 1:], torch.full((len(rows), 1), pad_id)], dim=1)
         labelled = torch.zeros_like(mask)
-        labelled[torch.cat(row_of), torch.cat(listed)] = True
+        labelled[torch.from_numpy(row), torch.from_numpy(place)] = True
         return Batch(ids, mask, row_N, pos_N, following[row_N, pos_N], labelled[row_N, pos_N])
     return Batch(ids, mask, row_N, pos_N, ids[row_N, pos_N + 1])
+
+
+def pad(rows: Sequence[Sequence[int]], *, pad_id: int, side: Literal["right", "left"]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as one block: ids_BT, and mask_BT (True on real tokens)."""
+    lengths = np.array([len(row) for row in rows])
+    width = int(lengths.max())
+    place_T = np.arange(width)
+    mask = place_T < lengths[:, None] if side == "right" else place_T >= width - lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids[mask] = joined(rows)
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def joined(rows: Sequence[Sequence[int]]) -> Ints:
+    """The ids of all rows, one after another."""
+    return np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64)
+
+
+def ragged(lows: Sequence[int] | Ints, counts: Sequence[int] | Ints) -> tuple[Ints, Ints]:
+    """For each row k the numbers lows[k], lows[k] + 1, ..., counts[k] of them: the rows they are of, and they."""
+    n_B = np.asarray(counts, dtype=np.int64)
+    row_N = np.repeat(np.arange(len(n_B)), n_B)
+    within_N = np.arange(len(row_N)) - (np.cumsum(n_B) - n_B)[row_N]
+    return row_N, np.asarray(lows, dtype=np.int64)[row_N] + within_N
 
 
 def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -91,6 +92,10 @@ class RowSet:
 
     def fingerprint(self) -> str:
         """SHA-256 over the contents of the rows in order (not over the set's name or where it was read)."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         if (self.form, self.shots, self.max_length, self.long) == ("qa", (), None, "right"):
             return fingerprint(self.rows)
         how: dict[str, Any] = {"rows": self.rows, "form": self.form, "shots": self.shots}

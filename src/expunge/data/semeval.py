@@ -7,7 +7,7 @@ question about it. The ids of Task1's documents are wrapped in literal quotes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, DataError, nearest
@@ -40,10 +40,33 @@ def load_semeval(root: str, split: str) -> dict[str, RowSet]:
     """
     if split not in SPLITS:
         raise ConfigError(f"forget_split={split}: SemEval-2025 Task 4 has no such split{nearest(split, SPLITS)}")
-    sets, places = {}, {}
+    return _sides({side: _side(root, side, split) for side in SIDES})
+
+
+def load_sides(folders: Mapping[str, str]) -> dict[str, RowSet]:
+    """`forget` and `retain` from a folder each, as the task's organisers hand them over: `forget.parquet` or
+    `forget.jsonl` in the one, `retain.*` in the other (or one file whose name begins so). Raises DataError.
+    """
+    found = {}
     for side in SIDES:
-        raw, places[side] = _side(root, side, split)
-        sets[side] = _rows(raw, side, places[side])
+        folder = Path(folders[side]).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"{side} rows: no folder {folders[side]}")
+        file = _there(folder, side)
+        if file is None:
+            files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS)
+            if len(files) != 1:
+                names = ", ".join(p.name for p in files) or f"no file {side}.jsonl, {side}.parquet, ..."
+                raise DataError(f"{folder}: one file of {side} rows is expected; found: {names}")
+            file = files[0]
+        found[side] = read_file(file), str(file)
+    return _sides(found)
+
+
+def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, RowSet]:
+    """The rows of both sides. Raises DataError for a document that is on both."""
+    sets = {side: _rows(records, side, place) for side, (records, place) in raw.items()}
+    places = {side: place for side, (_, place) in raw.items()}
     documents = {row.meta["document"]: row.row_id for row in sets["retain"]}
     for row in sets["forget"]:
         if row.meta["document"] in documents:
@@ -66,17 +89,20 @@ def by_term(sets: dict[str, RowSet]) -> dict[str, RowSet]:
     return out
 
 
-def load_members(root: str, split: str, *, named: bool) -> dict[str, RowSet]:
+def load_members(root: str, split: str, *, named: bool, among: RowSet | None = None) -> dict[str, RowSet]:
     """The documents of the membership attack, `member` and `nonmember`: whole texts, without prompt.
 
     They lie in `root` itself, in `mia` or in `mia_data/SPLIT`. Where they are not, there are none; with `named` (the
-    user gave this very folder) that is a DataError.
+    user gave this very folder) that is a DataError. among: of the members only those that are documents of these rows;
+    a DataError if none is.
     """
     base = Path(root).expanduser()
     for folder in (base, base / "mia", base / "mia_data" / split, base / split):
         files = [_there(folder, name) for name in MEMBERS]
         if all(files):
-            return {name: _documents(name, file) for name, file in zip(MEMBERS, files, strict=True) if file}
+            known = {"member": {r.meta["document"] for r in among}} if among is not None else {}
+            both = zip(MEMBERS, files, strict=True)
+            return {name: _documents(name, file, known.get(name)) for name, file in both if file}
     if named:
         raise DataError(f"data.args.mia={root}: no member and nonmember files there, in mia/ or in mia_data/{split}/")
     return {}
@@ -138,10 +164,19 @@ def _rows(raw: Records, side: str, where: str) -> RowSet:
     return RowSet(side, tuple(rows), "completion")
 
 
-def _documents(name: str, file: Path) -> RowSet:
-    raw = [{"question": name, "document": record.get("document")} for record in read_file(file)]
+def _documents(name: str, file: Path, known: set[str] | None) -> RowSet:
+    """Documents of a file; known: only those whose id is among these."""
+    records = [r for r in read_file(file) if known is None or _document_id(str(r.get("id", ""))) in known]
+    if not records:
+        raise DataError(f"data.args.members=forget: no document in {file} is one of the forget rows'")
+    raw = [{"question": name, "document": record.get("document")} for record in records]
     made = qa_rows(raw, name=name, where=str(file), answer_key="document")
     return RowSet(name, tuple(Row(r.row_id, "", {ANSWER: r.answer}) for r in made), "text")
+
+
+def _document_id(given: str) -> str:
+    """The document of a member's id, which is a row's id or the document's own."""
+    return parse_id(given)[0] if _ID.fullmatch(given) else given.strip('"')
 
 
 def _renumbered(name: str, rows: Sequence[Row]) -> RowSet:

@@ -39,6 +39,11 @@ def load_raw(
     return read_file(path), str(path)
 
 
+def find_local(place: str, name: str) -> Path | None:
+    """The file of a local folder that a name stands for; None for a hub id. Raises DataError where there is none."""
+    return None if is_hub_id(place) else _find(Path(place).expanduser(), name)
+
+
 def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
     """Read one split of one subset of a data set, and a label of where it came from.
 

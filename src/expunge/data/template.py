@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
@@ -64,6 +65,18 @@ class Encoded:
         return len(self.ids) - self.n_prompt
 
 
+def row_lengths(rows: Sequence[Encoded]) -> NDArray[np.int64]:
+    """Tokens of each row, shape (R,); of rows that know their `lengths` (token shards), without reading any."""
+    known = getattr(rows, "lengths", None)
+    return np.array([len(r.ids) for r in rows], np.int64) if known is None else known
+
+
+def n_truncated(rows: Sequence[Encoded]) -> int:
+    """How many rows were cut."""
+    known = getattr(rows, "n_truncated", None)
+    return sum(1 for r in rows if r.truncated) if known is None else int(known)
+
+
 class Encoder:
     """A template bound to a tokenizer. `prompt` and `encode` agree on the prompt's ids."""
 
@@ -78,6 +91,7 @@ class Encoder:
         bos = tokenizer.bos_token_id
         self._bos = [int(bos)] if bos is not None and probe and probe[0] == bos else []
         self._last: tuple[str, list[int]] = ("", [])
+        self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
 
     def row(self, rows: RowSet, row: Row, variant: str) -> Encoded:
@@ -87,6 +101,35 @@ class Encoder:
         if rows.form != "qa":
             return own._plain(rows, row.question, row.answers[variant], where)
         return own.encode(row.question, row.answers[variant], where=where)
+
+    def rows(self, rows: RowSet, wanted: Sequence[tuple[Row, str]]) -> list[Encoded]:
+        """`row` of many answers, their texts tokenised in one call."""
+        own = self._with_known(rows, wanted)
+        return [own.row(rows, row, variant) for row, variant in wanted]
+
+    def row_prompts(self, rows: RowSet, wanted: Sequence[Row]) -> list[list[int]]:
+        """`row_prompt` of many rows, tokenised in one call."""
+        own = self._with_known(rows, [(row, None) for row in wanted])
+        return [own.row_prompt(rows, row) for row in wanted]
+
+    def _texts(self, rows: RowSet, row: Row, variant: str | None) -> list[str]:
+        """What is tokenised for a row's prompt and an answer, where no chat template joins them."""
+        own = self._for(rows)
+        if rows.form != "qa":
+            if variant is None:
+                return [self._shown(rows, row.question).rstrip(" ")]
+            return list(self._split(rows, row.question, row.answers[variant]))
+        text, lead = own._clean_prompt(row.question)
+        return [text] if variant is None else [text, lead + row.answers[variant]]
+
+    def _with_known(self, rows: RowSet, wanted: Sequence[tuple[Row, str | None]]) -> Encoder:
+        """This encoder for a set, with the ids of what it will tokenise at hand, as far as that is known before."""
+        own = copy.copy(self._for(rows))
+        apart = rows.form != "qa" or (self.template.compat == "clean" and not self.template.apply_chat_template)
+        if apart and wanted:
+            texts = list(dict.fromkeys(text for row, v in wanted for text in self._texts(rows, row, v)))
+            own._known = dict(zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+        return own
 
     def pieces(self, rows: RowSet) -> list[Encoded]:
         """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.
@@ -123,14 +166,17 @@ class Encoder:
     def _shown(rows: RowSet, question: str) -> str:
         return "".join(f"{q} {a}\n\n" for q, a in rows.shots) + question
 
-    def _plain(self, rows: RowSet, question: str, answer: str, where: str) -> Encoded:
+    def _split(self, rows: RowSet, question: str, answer: str) -> tuple[str, str]:
         """Without template: the blank between prompt and answer belongs to the answer's first word."""
         text = self._shown(rows, question)
         bare = text.rstrip(" ")
         joined = not bare or bare[-1].isspace() or answer[:1].isspace()
-        lead = text[len(bare) :] or ("" if joined else " ")
+        return bare, (text[len(bare) :] or ("" if joined else " ")) + answer
+
+    def _plain(self, rows: RowSet, question: str, answer: str, where: str) -> Encoded:
+        bare, said = self._split(rows, question, answer)
         prompt = list(self._bos) + self._prompt_ids(bare)
-        tail = self._ids(lead + answer) + ([self.eos] if rows.form == "completion" else [])
+        tail = self._ids(said) + ([self.eos] if rows.form == "completion" else [])
         if rows.long == "left":
             over = max(0, len(prompt) + len(tail) - self.template.max_length)
             start = len(self._bos)
@@ -177,7 +223,8 @@ class Encoder:
         return self._last[1]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        known = self._known.get(text)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if known is None else known
 
     def _clean_prompt(self, question: str) -> tuple[str, str]:
         """The prompt's text without its trailing blanks, and those blanks, which belong to the answer's first word."""

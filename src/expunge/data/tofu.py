@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.rows import RowSet, qa_rows
-from expunge.data.source import load_raw
+from expunge.data.source import find_local, load_raw, read_file
 
 HUB_ID = "locuslab/TOFU"
 SHARES = ("01", "05", "10")  # percent of the authors to forget
@@ -74,10 +77,24 @@ def load_tofu(
         files["holdout"] = holdout_split or holdout_for(forget_split)
     sets, places = {}, {}
     for role, file in files.items():
-        raw, places[role] = load_raw(file, root=root)
-        sets[role] = qa_rows(raw, name=role, where=places[role])
+        sets[role], places[role] = _rows(file, root, role)
     _check_sets(sets, places)
     return sets
+
+
+def _rows(file: str, root: str, role: str) -> tuple[RowSet, str]:
+    """The rows of a file, and where it lies. What splits share is read once, as long as the file stays the same."""
+    path = find_local(root, file)
+    if path is None:
+        raw, place = load_raw(file, root=root)
+        return qa_rows(raw, name=role, where=place), place
+    there = path.stat()
+    return _local_rows(path, there.st_mtime_ns, there.st_size, role), str(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _local_rows(path: Path, _changed: int, _size: int, role: str) -> RowSet:
+    return qa_rows(read_file(path), name=role, where=str(path))
 
 
 def _check_sets(sets: dict[str, RowSet], places: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ Ids = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 SEED = 0
-_CELLS = 4_000_000  # indices drawn at once: bounds the memory of one step of the bootstrap to about 64 MB
+CELLS = 4_000_000  # numbers drawn at once: bounds the memory of one step of a bootstrap to about 100 MB
 
 
 def mean_over_rows(
@@ -63,7 +63,7 @@ def band(values: Sequence[float]) -> tuple[float, float, float] | None:
 def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
     """The 2.5th and 97.5th percentile of the mean over RESAMPLES draws of R rows with replacement."""
     n = len(values_R)
-    step = max(1, _CELLS // n)
+    step = max(1, CELLS // n)
     rng = np.random.default_rng(SEED)
     means = [
         values_R[rng.integers(0, n, size=(min(step, RESAMPLES - start), n), dtype=np.int32)].mean(axis=1)

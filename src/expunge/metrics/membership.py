@@ -10,7 +10,7 @@ from pydantic import Field
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats, Ints
-from expunge.metrics.aggregate import RESAMPLES, SEED, not_available
+from expunge.metrics.aggregate import CELLS, RESAMPLES, SEED, not_available
 from expunge.metrics.api import Inputs, Result, family, missing
 
 Auc = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -133,12 +133,21 @@ def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
     member_M, other_O: ranks of the scores among all distinct ones, from 0. Equal scores have equal ranks.
     """
     rng = np.random.default_rng(SEED)
-    n = int(max(member_M.max(), other_O.max())) + 1
-    aucs = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        members_n = np.bincount(rng.choice(member_M, len(member_M)), minlength=n)
-        others_n = np.bincount(rng.choice(other_O, len(other_O)), minlength=n)
-        below_n = members_n.cumsum() - members_n / 2  # members that score lower than each rank; ties count half
-        aucs[i] = others_n @ below_n / (len(member_M) * len(other_O))
-    low, high = np.quantile(aucs, [0.025, 0.975])
+    n, m, o = int(max(member_M.max(), other_O.max())) + 1, len(member_M), len(other_O)
+    step = max(1, CELLS // (n + m + o))
+    aucs = []
+    for start in range(0, RESAMPLES, step):
+        drawn = [(rng.integers(0, m, m), rng.integers(0, o, o)) for _ in range(min(step, RESAMPLES - start))]
+        members_Sn = _counts(member_M[np.stack([d[0] for d in drawn])], n)
+        others_Sn = _counts(other_O[np.stack([d[1] for d in drawn])], n)
+        below_Sn = members_Sn.cumsum(1) - members_Sn / 2  # members that score lower than each rank; ties count half
+        aucs.append((others_Sn * below_Sn).sum(1) / (m * o))
+    low, high = np.quantile(np.concatenate(aucs), [0.025, 0.975])
     return float(low), float(high)
+
+
+def _counts(rank_SR: Ints, n: int) -> Ints:
+    """How often each of n ranks stands in each row, shape (S, n)."""
+    s = len(rank_SR)
+    counts: Ints = np.bincount((rank_SR + n * np.arange(s)[:, None]).ravel(), minlength=s * n).reshape(s, n)
+    return counts

@@ -86,7 +86,8 @@ def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = No
     read = HeadInput()
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        read.hidden_ND = args[0][row_N, pos_N]
+        # a model that is spread over devices reads its head on another one than its first layer
+        read.hidden_ND = args[0][row_N.to(args[0].device), pos_N.to(args[0].device)]
         device = read.hidden_ND.device.type
         read.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         return (read.hidden_ND[:n_head].unsqueeze(0), *args[1:])

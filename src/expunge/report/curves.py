@@ -38,30 +38,42 @@ def _trajectory(model: ReportModel, metric: str) -> Figure:
     return Figure(f"trajectory-{_slug(metric)}", f"{head_of(metric)} during training", caption, styled(figure, 400))
 
 
+STEPS = (
+    "effort of the attack (steps)",
+    "what comes back",
+    "The retain and the full model under the same attack are the controls: what a model that never saw the forget "
+    "rows learns in as many steps is no sign of what is left.",
+)
+LAYERS = (
+    "layer (0: the first block)",
+    "what is read off the layer",
+    "Where the full model lies above the retain model, a layer tells what was to be forgotten; an unlearned model that "
+    "stays near the full one there still holds it.",
+)
+
+
 def audit_figures(model: ReportModel) -> list[Figure]:
-    """A figure for each audit that goes by steps, such as the score after each step of relearning."""
-    tried = dict.fromkeys((line.audit, line.name) for line in model.audits if line.curves)
+    """A figure for each audit that goes by steps (the score after each step of relearning) or by layers."""
+    tried = dict.fromkeys((line.audit, line.name) for line in model.audits if line.curves or line.layers)
     return [_curves(model, audit, name) for audit, name in tried]
 
 
 def _curves(model: ReportModel, audit: str, name: str) -> Figure:
     figure = go.Figure()
     looks = {label: look for (_, label), look in looks_of(model).items()}
-    lines = [line for line in model.audits if (line.audit, line.name) == (audit, name) and line.curves]
-    drawn = {side: points for line in lines for side, points in line.curves.items() if side != "model"}
+    lines = [line for line in model.audits if (line.audit, line.name) == (audit, name) and (line.curves or line.layers)]
+    across, up, caption = STEPS if any(line.curves for line in lines) else LAYERS
+    points = {id(line): line.curves or line.layers for line in lines}
+    drawn = {side: found for line in lines for side, found in points[id(line)].items() if side != "model"}
     for line in lines:
         seed = (
             "" if line.seed is None or len([x for x in lines if x.label == line.label]) == 1 else f", seed {line.seed}"
         )
-        _audit_line(figure, line.label + seed, line.curves.get("model", ()), looks.get(line.label))
+        _audit_line(figure, line.label + seed, points[id(line)].get("model", ()), looks.get(line.label))
     for side in ("retain", "full"):
         _audit_line(figure, side, drawn.get(side, ()), looks.get(side))
-    figure.update_xaxes(title="effort of the attack (steps)")
-    figure.update_yaxes(title="what comes back")
-    caption = (
-        "The retain and the full model under the same attack are the controls: what a model that never saw the forget "
-        "rows learns in as many steps is no sign of what is left."
-    )
+    figure.update_xaxes(title=across)
+    figure.update_yaxes(title=up)
     return Figure(f"audit-{_slug(f'{audit}-{name}')}", f"Audit: {audit}, {name}", caption, styled(figure, 400))
 
 
@@ -81,6 +93,7 @@ def cost(model: ReportModel) -> list[Figure]:
         look = looks[run.role, run.label]
         told = [format_value(run.wall_s or 0.0, "time")]
         told += [f"{run.steps} steps"] if run.steps is not None else []
+        told += [f"{run.tokens_per_s:,.0f} tokens/s"] if run.tokens_per_s is not None else []
         told += [f"{run.memory_gb:.2f} GB at most"] if run.memory_gb is not None else []
         figure.add_scatter(
             x=[run.wall_s], y=[safe(run.label)], mode="markers", name=safe(name), showlegend=False,

@@ -60,7 +60,8 @@ class Erasure:
     """All that an erasure report says of one model.
 
     models: what each model file is -> its hash. settings: name and value. findings: of the data that was to be
-    forgotten; kept: of what the model should still do. missing: what could not be measured, and why.
+    forgotten; kept: of what the model should still do. missing: what could not be measured, and why. achieved: what
+    was stated as a goal, each with whether it was met (in words) before it.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Erasure:
     kept: tuple[Finding, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
     has_retain: bool = True
+    achieved: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
 
@@ -170,6 +172,8 @@ def _done(erasure: Erasure) -> list[tuple[str, str]]:
 
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines = [f"# {_md(erasure.title)}", "", f"Made {_md(erasure.created)}.", "", summary(erasure), ""]
+    if erasure.achieved:
+        lines += ["## What was achieved", "", *(f"- **{_md(a)}**: {_md(text)}" for a, text in erasure.achieved), ""]
     lines += ["## What was asked to be forgotten", "", "| set | rows | SHA-256 of the rows |", "| --- | --: | --- |"]
     lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.sha256)} |" for a in erasure.asked] + [""]
     texts = [text for asked in erasure.asked for text in asked.texts]

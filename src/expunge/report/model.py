@@ -30,8 +30,9 @@ class Run:
 
     label: what the reader sees; runs of one role that share a label are seeds of the same thing. settings: one short
     line. results: metric name -> result; that of `forget_truth_ratio` holds the raw ratio of each row as
-    `score`. wall_s: seconds of training; steps: optimiser steps; memory_gb: the most memory it took. trajectory:
-    what was measured during training, {"step": 10, metric: value, ...} for each point, in order.
+    `score`. wall_s: seconds of training; steps: optimiser steps; tokens_per_s: while it trained; memory_gb: the most
+    memory it took. trajectory: what was measured during training, {"step": 10, metric: value, ...} for each point, in
+    order.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Run:
     results: Mapping[str, Result] = field(default_factory=dict)
     wall_s: float | None = None
     steps: int | None = None
+    tokens_per_s: float | None = None
     memory_gb: float | None = None
     trajectory: tuple[Mapping[str, float], ...] = ()
 
@@ -143,11 +145,19 @@ class AuditLine:
     def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """Scores after so many steps, of the model and its two controls, from details such as `model_at_8`; none where
         the audit does not go by steps."""
+        return self._points("_at_")
+
+    @property
+    def layers(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """The same at each layer, from details such as `model_layer_2`."""
+        return self._points("_layer_")
+
+    def _points(self, between: str) -> dict[str, tuple[tuple[float, float], ...]]:
         out: dict[str, list[tuple[float, float]]] = {}
         for name, value in self.details.items():
-            side, _, step = name.partition("_at_")
-            if side in ("model", "retain", "full") and step.isdecimal():
-                out.setdefault(side, []).append((float(step), value))
+            side, _, place = name.partition(between)
+            if side in ("model", "retain", "full") and place.isdecimal():
+                out.setdefault(side, []).append((float(place), value))
         return {side: tuple(sorted(points)) for side, points in out.items()}
 
 

@@ -17,6 +17,7 @@ from expunge.report.audits import ABOUT, HEADS, audit_rows
 from expunge.report.model import ReportModel
 from expunge.report.protocol import Protocol
 from expunge.report.reading import cautions, floor_line, reading
+from expunge.report.semeval import score_lines
 from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
@@ -42,6 +43,7 @@ def to_markdown(model: ReportModel) -> str:
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
     lines += _recovery(model)
+    lines += score_lines(model)
     lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _audits(model)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from expunge.data.batch import pad
 from expunge.models.packed import head_at
 
 ROOM = 64  # tokens a cache grows by at a time
@@ -98,16 +99,11 @@ def read_on(
     side: where the shorter lists are padded; only those padded at the left can be read on from.
     """
     device = next(model.parameters()).device
-    width = max(len(row) for row in ids)
-    padded = torch.full((len(ids), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(ids), width), dtype=torch.long)
+    padded, there = pad(ids, pad_id=pad_id, side=side)
+    width = padded.shape[1]
     starts = torch.tensor([width - len(row) if side == "left" else 0 for row in ids])
-    for i, row in enumerate(ids):
-        start = int(starts[i])
-        padded[i, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, start : start + len(row)] = 1
     offset = torch.arange(width)[None] - starts[:, None]
-    padded, mask, offset = padded.to(device), mask.to(device), offset.to(device)
+    padded, mask, offset = padded.to(device), there.long().to(device), offset.to(device)
     cache = new_cache(model) if before is None else before.cache
     length = torch.zeros(len(ids), dtype=torch.long, device=device) if before is None else before.length_B
     whole = mask if before is None else torch.cat([before.mask_BT, mask], dim=1)

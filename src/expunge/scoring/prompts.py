@@ -43,10 +43,9 @@ def make_prompts(
 ) -> list[Prompt]:
     """Every prompt and sample. Raises DataError naming a row whose prompt leaves no room in the context."""
     out: list[Prompt] = []
-    for row in rows.rows:
-        if only is not None and row.row_id not in only:
-            continue
-        ids = tuple(encoder.row_prompt(rows, row))
+    asked = [row for row in rows.rows if only is None or row.row_id in only]
+    for row, prompt in zip(asked, encoder.row_prompts(rows, asked), strict=True):
+        ids = tuple(prompt)
         room = generation.max_new_tokens if context is None else min(generation.max_new_tokens, context - len(ids))
         if room < 1:
             raise DataError(

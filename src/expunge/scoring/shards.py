@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-import torch.distributed as dist
 
+from expunge.core import ranks
 from expunge.core.records import Text, text_records, texts_table
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
@@ -37,10 +35,9 @@ class Shard:
 
 
 def this_shard() -> Shard:
-    """The place torch.distributed knows, or that of a process alone."""
-    if dist.is_available() and dist.is_initialized():
-        return Shard(dist.get_rank(), dist.get_world_size())
-    return Shard()
+    """This process's place among those that do the job."""
+    here = ranks.here()
+    return Shard(here.number, here.world)
 
 
 def score_tokens_sharded(
@@ -49,7 +46,7 @@ def score_tokens_sharded(
     """`score_tokens` with the rows shared out; the whole table in every process."""
     sizes = [sum(len(r.question) + len(r.answers[v]) for v in wanted_variants(r, wanted)) for r in rows.rows]
     table = score_tokens(model, rows, wanted, encoder, only=shard.rows(sizes), **options)
-    parts = _gather(table, shard, next(model.parameters()).device)
+    parts = _gather(table, shard)
     cut = sum(int(p.schema.metadata[TRUNCATED.encode()]) for p in parts)
     whole = pa.concat_tables([p.replace_schema_metadata(None) for p in parts])
     keys = [(name, "ascending") for name in ("row_id", "variant", "position")]
@@ -68,22 +65,15 @@ def generate_texts_sharded(
     """`generate_texts` with the rows shared out; all texts in every process."""
     only = shard.rows([len(r.question) for r in rows.rows])
     made = generate_texts(model, rows, reference, encoder, generation, only=only, **options)
-    parts = _gather(texts_table(made), shard, next(model.parameters()).device)
+    parts = _gather(texts_table(made), shard)
     return text_records(pa.concat_tables(parts))
 
 
-def _gather(table: pa.Table, shard: Shard, device: torch.device) -> list[pa.Table]:
+def _gather(table: pa.Table, shard: Shard) -> list[pa.Table]:
     """Every process's table, by rank: sent as bytes of Arrow's own stream format."""
     if shard.world == 1:
         return [table]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    mine = torch.from_numpy(np.frombuffer(sink.getvalue(), dtype=np.uint8).copy()).to(device)
-    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(shard.world)]
-    dist.all_gather(sizes, torch.tensor([len(mine)], device=device))
-    width = max(int(n) for n in sizes)
-    room = [torch.zeros(width, dtype=torch.uint8, device=device) for _ in sizes]
-    dist.all_gather(room, torch.nn.functional.pad(mine, (0, width - len(mine))))
-    sent = [part[: int(n)].cpu().numpy().tobytes() for part, n in zip(room, sizes, strict=True)]
-    return [pa.ipc.open_stream(data).read_all() for data in sent]
+    return [pa.ipc.open_stream(data).read_all() for data in ranks.gather(sink.getvalue().to_pybytes())]

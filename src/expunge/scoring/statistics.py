@@ -57,12 +57,21 @@ def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Te
     Where a logit is not a number, so are the first three, and no token is the greedy choice.
     """
     wide = logits_UV if logits_UV.dtype == torch.float64 else logits_UV.float()
-    logp_UV = torch.log_softmax(wide, dim=-1)
-    times_UV = logp_UV.exp()
-    times_UV *= logp_UV  # p log p, whose sum is the mean, and in the same place p log^2 p
+    below_UV = wide - wide.amax(-1, keepdim=True)  # log p up to a number of each row
+    times_UV = torch.softmax(wide, dim=-1)
+    log_z_U = -times_UV.amax(-1).log()  # that number: the largest p is 1 / sum_v exp(below_v)
+    times_UV *= below_UV  # p times x, whose sum is the mean, and in the same place p times x^2
     mean_U = times_UV.sum(-1)
-    times_UV *= logp_UV
+    times_UV *= below_UV
     var_U = (times_UV.sum(-1) - mean_U.square()).clamp(min=0)
-    logp_N = logp_UV[which_N, token_N]
-    is_argmax_N = (logits_UV.argmax(-1)[which_N] == token_N) & ~mean_U[which_N].isnan()
+    mean_U -= log_z_U
+    logp_N = below_UV[which_N, token_N] - log_z_U[which_N]
+    is_argmax_N = (greedy(wide)[which_N] == token_N) & ~mean_U[which_N].isnan()
     return logp_N, mean_U[which_N], var_U[which_N], is_argmax_N
+
+
+def greedy(logits_UV: Tensor) -> Tensor:
+    """The largest logit of each row, the first of equal ones: ids, shape (U,)."""
+    if logits_UV.device.type == "cpu" and logits_UV.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(logits_UV.numpy().argmax(-1))  # torch's own is ten times slower there
+    return logits_UV.argmax(-1)

@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from expunge.core.records import Floats, Text
-from expunge.data.batch import budget_batches
+from expunge.data.batch import budget_batches, pad
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.scoring.config import Generation, check_backend
 from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, shareable, slides
 from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
+from expunge.scoring.statistics import greedy
 from expunge.scoring.stops import Stops
 from expunge.scoring.tokens import CACHED, SHOTS, context_length
 from expunge.scoring.vllm_texts import continue_prompts
+
+BUDGET = 16384  # tokens a batch may come to hold,
+CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
 
 
 def generate_texts(
@@ -32,14 +36,15 @@ def generate_texts(
     encoder: Encoder,
     generation: Generation,
     *,
-    token_budget: int = 16384,
+    token_budget: int | None = None,
     progress: Callable[[int], None] | None = None,
     only: Collection[int] | None = None,
 ) -> list[Text]:
     """Generations for every row's question; `reference` names the variant kept beside them as the truth.
 
     A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or where the model's context
-    does. A model whose logits are not numbers gives an empty text of 0 tokens. only: the ids of the rows to take.
+    does. A model whose logits are not numbers gives an empty text of 0 tokens. token_budget: the tokens that a batch
+    may come to hold; None: BUDGET, or more where a small model's cache has room. only: the ids of the rows to take.
     Raises DataError for a prompt that fills the model's context, ConfigError for a backend that is not installed.
     """
     check_backend(generation)
@@ -55,7 +60,7 @@ def generate_texts(
         n_all = 0 if start is None else start.mask_BT.shape[1]
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED) for n in lengths]
-        batches = budget_batches(prompts, costs, token_budget)
+        batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
         decode = _Decoder(model, encoder, generation, ends, start)
     out: list[Text] = []
     for batch in batches:
@@ -70,6 +75,42 @@ def generate_texts(
         if progress:
             progress(len(batch))
     return sorted(out, key=lambda t: (t.row_id, t.sample))
+
+
+def _cache_bytes(model: Any) -> int:
+    """Bytes that a model's cache keeps for a token at most; a large number where its configuration does not say."""
+    config = model.config.get_text_config()
+    layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
+    if not isinstance(layers, int) or not isinstance(width, int):
+        return CACHE
+    return 2 * layers * width * int(next(model.parameters()).element_size())
+
+
+def continued(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    encoder: Encoder,
+    generation: Generation,
+    *,
+    token_budget: int = BUDGET,
+) -> list[str]:
+    """What follows each of some prompts of token ids, as `generate_texts` makes it: one text each, by this model here.
+
+    A prompt that fills the model's context is continued by nothing.
+    """
+    model.eval()
+    context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
+    limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
+    asked = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
+    decode = _Decoder(model, encoder, generation, _ends(model, encoder), None)
+    out = [""] * len(prompts)
+    for batch in budget_batches(asked, [len(p.ids) + p.limit for p in asked], token_budget):
+        for prompt, made in zip(batch, decode(batch), strict=True):
+            text = encoder.tokenizer.decode(made.ids or [], skip_special_tokens=True)
+            for end in generation.stop:
+                text = text.partition(end)[0]
+            out[prompt.row_id] = text.strip()
+    return out
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
@@ -110,8 +151,8 @@ class _Decoder:
         cache, step_ids, mask, position = self._begin(prompts)
         uniform = self._draws(prompts)
         rows = list(range(len(prompts)))
-        made = [Made([], False) for _ in prompts]
-        ended: set[int] = set()
+        new: list[list[int]] = [[] for _ in prompts]
+        made: list[Made | None] = [None] * len(prompts)
         for step in range(max(p.limit for p in prompts)):
             out = self.model(
                 input_ids=step_ids,
@@ -123,13 +164,11 @@ class _Decoder:
             )
             logits = out.logits[:, -1]
             chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
-            broken = logits.isnan().any(-1).tolist()
+            broken = logits.amax(-1).isnan().tolist()
             for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
-                if row not in ended:
-                    made[row] = self._add(made[row], token, bad)
-                    if bad or made[row].stopped or step + 1 == prompts[row].limit:
-                        ended.add(row)
-            going = [k for k, row in enumerate(rows) if row not in ended]
+                if made[row] is None:
+                    made[row] = self._ended(new[row], token, bad, last=step + 1 == prompts[row].limit)
+            going = [k for k, row in enumerate(rows) if made[row] is None]
             if not going:
                 break
             step_ids, position = chosen[:, None], position[:, -1:] + 1
@@ -139,25 +178,21 @@ class _Decoder:
                 cache.batch_select_indices(keep)
                 step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
                 rows = [rows[k] for k in going]
-        return made
+        return [done for done in made if done is not None]
 
-    def _add(self, made: Made, token: int, bad: bool) -> Made:
-        if bad or made.ids is None:
+    def _ended(self, ids: list[int], token: int, bad: bool, *, last: bool) -> Made | None:
+        """Add a token to a text; the text if it has ended."""
+        if bad:
             return Made(None, False)
-        made.ids.append(token)
-        return Made(made.ids, token in self.ends or self.stops.ended(made.ids))
+        ids.append(token)
+        stopped = token in self.ends or self.stops.ended(ids)
+        return Made(ids, stopped) if stopped or last else None
 
     def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
         """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
         n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
-        width = max(len(p.ids) for p in prompts) - n_all
-        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for i, p in enumerate(prompts):
-            own = p.ids[n_all:]
-            ids[i, width - len(own) :] = torch.tensor(own)
-            mask[i, width - len(own) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        padded, there = pad([p.ids[n_all:] for p in prompts], pad_id=self.pad_id, side="left")
+        ids, mask = padded.to(self.device), there.long().to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
         if self.start is None:
             return new_cache(self.model), ids, mask, position
@@ -175,7 +210,7 @@ class _Decoder:
     def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
         """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
         if uniform is None:
-            return logits.argmax(-1)
+            return greedy(logits)
         # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
         summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
         at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]

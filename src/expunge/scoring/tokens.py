@@ -17,8 +17,8 @@ import pyarrow as pa
 import torch
 
 from expunge.core.errors import DataError
-from expunge.core.records import TOKENS
-from expunge.data.batch import budget_batches, collate
+from expunge.core.records import TOKENS, Ints
+from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
@@ -28,6 +28,8 @@ from expunge.scoring.statistics import empty_columns, fill
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
 TRUNCATED = "truncated_answers"
+BUDGET = {"cpu": 2048}  # tokens read at a time: what stays in a processor's cache on its way through a layer,
+WIDE_BUDGET = 8192  # or what keeps an accelerator busy
 LOGITS = 2**28  # of one batch: a GiB in float32
 WORTH = 0.15  # share of a row's tokens that reading its question once must save
 SHOTS = 32  # tokens that a whole set must begin with to be read once
@@ -80,16 +82,19 @@ def encode_items(
     rows: RowSet, wanted: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
 ) -> list[_Item]:
     """Every wanted answer of every row (of `only` these), sorted by row and variant. Raises DataError."""
-    items: list[_Item] = []
-    slot = 0
+    asked: list[tuple[Row, str]] = []
     for row in rows.rows:
         if only is not None and row.row_id not in only:
             continue
         for name in sorted(wanted_variants(row, wanted)):
             if not row.answers[name].strip():
                 raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty: there is nothing to score")
-            items.append(_Item(row.row_id, name, encoder.row(rows, row, name), slot))
-            slot += items[-1].n_scored
+            asked.append((row, name))
+    items: list[_Item] = []
+    slot = 0
+    for (row, name), encoded in zip(asked, encoder.rows(rows, asked), strict=True):
+        items.append(_Item(row.row_id, name, encoded, slot))
+        slot += items[-1].n_scored
     return items
 
 
@@ -99,7 +104,7 @@ def score_tokens(
     wanted: Sequence[str],
     encoder: Encoder,
     *,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     shared_prefix: bool = True,
     only: Collection[int] | None = None,
@@ -107,18 +112,19 @@ def score_tokens(
     """A TOKENS table of the wanted variants of `rows`, sorted by row, variant and position.
 
     Its metadata counts the answers that were cut at the template's `max_length` (`truncated_answers`).
-    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens. Batches depend on
-    the rows alone, so the same model and rows give the same bytes. shared_prefix=False reads every answer with its
-    whole question, which differs by rounding only. only: the ids of the rows to score. Raises DataError for an empty
-    answer, and for one that is longer than the model's context.
+    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens (None: what suits
+    the device). Batches depend on the rows alone, so the same model and rows give the same bytes. shared_prefix=False
+    reads every answer with its whole question, which differs by rounding only. only: the ids of the rows to score.
+    Raises DataError for an empty answer, and for one that is longer than the model's context.
     """
     items = encode_items(rows, wanted, encoder, only)
     _check_context(model, rows.name, items)
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
+    budget = token_budget or BUDGET.get(next(model.parameters()).device.type, WIDE_BUDGET)
     with torch.inference_mode():
-        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, token_budget, shared_prefix):
+        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, budget, shared_prefix):
             if progress:
                 progress(done)
     cut = sum(1 for item in items if item.encoded.truncated)
@@ -209,7 +215,7 @@ def _score_alone(model: Any, items: Sequence[_Item], columns: Columns, pad_id: i
     if not len(batch.token_N):
         return
     packed = packed_forward(model, Positions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False)
-    slot_N = np.concatenate([np.arange(i.slot, i.slot + i.n_scored) for i in items])
+    slot_N = ragged([i.slot for i in items], [i.n_scored for i in items])[1]
     fill(columns, packed.logits_NV, np.arange(len(slot_N)), batch.token_N.cpu().numpy(), slot_N)
 
 
@@ -225,19 +231,26 @@ class _Asked:
     """The predictions wanted of one forward, and the tokens held against each."""
 
     def __init__(self) -> None:
-        self.lines: list[np.ndarray[Any, Any]] = []  # (row of the forward, place in the row, token, slot)
+        self.items: list[_Item] = []
+        self.spans: list[tuple[int, int, int, int]] = []  # row of the forward, where it begins, places low..high-1
 
     def add(self, row: int, item: _Item, low: int, high: int) -> None:
         """The scored tokens of an item that the tokens at places low..high-1 predict; these begin the row."""
-        places = np.arange(max(low, item.first - 1), min(high, len(item.encoded.ids) - 1))
-        tokens = np.array(item.encoded.ids, dtype=np.int64)[places + 1]
-        self.lines.append(
-            np.stack([np.full_like(places, row), places - low, tokens, item.slot + places - item.first + 1])
-        )
+        self.items.append(item)
+        self.spans.append((row, low, max(low, item.first - 1), min(high, len(item.encoded.ids) - 1)))
+
+    def lines(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """Of each prediction: row of the forward, place in the row, token, slot."""
+        row_I, begin_I, low_I, high_I = np.array(self.spans, dtype=np.int64).reshape(-1, 4).T
+        of_N, place_N = ragged(low_I, np.maximum(0, high_I - low_I))
+        lengths = np.array([len(i.encoded.ids) for i in self.items], dtype=np.int64)
+        start_I, slot_I = np.cumsum(lengths) - lengths, np.array([i.slot - i.first + 1 for i in self.items], np.int64)
+        token_N = joined([i.encoded.ids for i in self.items])[start_I[of_N] + place_N + 1]
+        return row_I[of_N], place_N - begin_I[of_N], token_N, slot_I[of_N] + place_N
 
     def answer(self, read: Callable[[tuple[torch.Tensor, torch.Tensor]], Any], columns: Columns) -> Any:
         """Run the forward and fill in what it says. Returns what it leaves to read on from."""
-        row, place, token, slot = np.concatenate(self.lines, axis=1) if self.lines else np.zeros((4, 0), np.int64)
+        row, place, token, slot = self.lines()
         width = int(place.max(initial=0)) + 1
         at, which = np.unique(row * width + place, return_inverse=True)
         order = np.argsort(which, kind="stable")
@@ -294,7 +307,7 @@ def _table(items: Sequence[_Item], columns: Columns, encoder: Encoder) -> pa.Tab
     ends = np.cumsum(counts)
     of_item = np.repeat(np.arange(len(items)), counts)
     position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-    token_id = np.concatenate([np.array(i.encoded.ids[i.first :], dtype=np.int32) for i in items])
+    token_id = joined([i.encoded.ids[i.first :] for i in items]).astype(np.int32)
     names = sorted({i.variant for i in items})
     code = {name: k for k, name in enumerate(names)}
     variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]

@@ -31,6 +31,7 @@ NO_USE = (
     *("eval_strategy", "evaluation_strategy", "eval_steps", "per_device_eval_batch_size", "eval_accumulation_steps"),
     *("metric_for_best_model", "greater_is_better", "remove_unused_columns", "dataloader_num_workers"),
 )
+EARLY = ("early_stopping_patience", "early_stopping_threshold")
 TOP = (
     *("combinations", "model_config", "full_data_config", "use_bask", "bask", "wandb_kwargs"),
     *("model_cache_dir", "data_cache_dir", "wandb_cache_dir"),
@@ -229,10 +230,30 @@ class _Import:
             else:
                 out[name] = float(value) if name == "learning_rate" else value
         if found.get("early_stopping_kwargs"):
-            self.note(f"{named}.yaml: early stopping has no counterpart: every run goes to its end.")
+            out["evaluate"] = self.early_stopping(path, found["early_stopping_kwargs"], out)
         if found.get("peft_kwargs"):
             out["lora"] = self.lora(path, found["peft_kwargs"], source)
         return out
+
+    def early_stopping(self, path: Path, found: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+        """transformers' EarlyStoppingCallback: as many evaluations without a better one, the best model kept."""
+        _known(path, found, EARLY, "early_stopping_kwargs.")
+        patience = found.get("early_stopping_patience", 1)
+        if not isinstance(patience, int) or patience < 1:
+            raise ConfigError(
+                f"{path}: early_stopping_kwargs.early_stopping_patience: must be a whole number > 0, got {patience!r}"
+            )
+        steps = (_read(path).get("trainer_kwargs") or {}).get("logging_steps")
+        each = float(steps) * float(training["num_train_epochs"]) if steps is not None and float(steps) < 1 else 1.0
+        when = {"steps": int(steps)} if steps is not None and float(steps) >= 1 else {"every": each}
+        self.note(
+            f"{path.name}: early stopping goes by the probability of the retain answers, higher being better, in place "
+            "of the evaluation loss."
+        )
+        if found.get("early_stopping_threshold"):
+            self.note("early_stopping_kwargs.early_stopping_threshold has no counterpart: any gain counts.")
+        best = {"utility": "retain_Q_A_Prob", "forget": "retain_Q_A_Prob", "floor": 0.0, "target": "high"}
+        return {**when, "keep": "best", "patience": patience, "rule": best}
 
     def lora(self, path: Path, found: Mapping[str, Any], source: str) -> dict[str, Any]:
         """peft's LoraConfig."""

@@ -20,6 +20,7 @@ from expunge.audits import (
     Expansion,
     Found,
     Ground,
+    Look,
     Nf4,
     Probe,
     Relearn,
@@ -38,7 +39,7 @@ from expunge.methods.objective import objective
 from expunge.metrics.api import Metric, Result
 from expunge.metrics.compute import compute
 from expunge.metrics.compute import identity as panel_identity
-from expunge.metrics.results import read_results
+from expunge.metrics.results import read_results, write_results
 from expunge.models.load import load_model, pick_device, save_model
 from expunge.report.model import AuditLine
 from expunge.scoring.tokens import score_tokens
@@ -52,6 +53,7 @@ from expunge.training.config import TrainArgs
 from expunge.training.loop import train
 
 TOLD, ROWS = "audit.json", "rows.parquet"
+EVAL_NAME = "AUDIT"
 CONTROLS = ("retain", "full")
 
 
@@ -81,12 +83,26 @@ def check_audits(study: Study) -> list[Audit]:
     made = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
     if made and not study.methods:
         raise ConfigError("audits: there is nothing to audit; name `methods`")
-    if made and study.requests != 1:
-        raise ConfigError("audits: not together with `requests`; audit the last model of a chain in a study of its own")
     for i, audit in enumerate(made):
         if "nf4" in getattr(audit, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
     return made
+
+
+def audited(label: str, links: Mapping[str, str], sets: Mapping[str, RowSet], whole: str) -> bool:
+    """Whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
+
+    links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
+    the requests leave forget rows out, which no model was asked to forget.
+    """
+    if "" in links:
+        return True
+    n, of = sum(len(sets[name]) for name in links.values()), len(sets[whole])
+    if n < of:
+        raise ConfigError(
+            f"audits: the requests name {n} of {of} forget rows, and audits read all; name every row once"
+        )
+    return "@" not in label or label.endswith(f"@{list(links)[-1]}")
 
 
 def audit_jobs(study: Study, setting: Setting, subjects: Sequence[Subject]) -> tuple[Audited, ...]:
@@ -104,7 +120,11 @@ def audit_jobs(study: Study, setting: Setting, subjects: Sequence[Subject]) -> t
         name = names[i] if names.count(names[i]) == 1 else f"{names[i]} {names[: i + 1].count(names[i])}"
         asked = audit.expand(ground)
         maker = _AuditMaker(study, setting, asked)
-        probes = {subject.name: maker.probes(subject) for subject in subjects}
+        beside = {(s.train_seed, s.role): s for s in subjects if s.role in CONTROLS}
+        probes = {
+            subject.name: maker.probes(subject, {role: beside.get((subject.train_seed, role)) for role in CONTROLS})
+            for subject in subjects
+        }
         for subject in subjects:
             if subject.role != "unlearn":
                 continue
@@ -138,17 +158,24 @@ class _AuditMaker(Maker):
 
     def __init__(self, study: Study, setting: Setting, asked: Expansion) -> None:
         benchmark = dataclasses.replace(
-            setting.benchmark, sets=asked.sets, panel=(), eval_name="AUDIT", full_sets=(), retain_sets=()
+            setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
         )
         super().__init__(dataclasses.replace(setting, benchmark=benchmark), study.eval)
         self._study, self._asked = study, asked
 
-    def probes(self, subject: Subject) -> dict[str, Job]:
-        """What is measured of one model, by probe."""
-        return {probe.name: self._probe(subject, probe) for probe in self._asked.probes}
+    def probes(self, subject: Subject, controls: Mapping[str, Subject | None]) -> dict[str, Job]:
+        """What is measured of one model, by probe; what needs a control that is not there is left out."""
+        return {
+            probe.name: self._probe(subject, probe, controls)
+            for probe in self._asked.probes
+            if not isinstance(probe.change, Look) or all(controls[role] for role in probe.change.beside)
+        }
 
-    def _probe(self, subject: Subject, probe: Probe) -> Job:
+    def _probe(self, subject: Subject, probe: Probe, controls: Mapping[str, Subject | None]) -> Job:
         label = f"{subject.name} {probe.name}"
+        if isinstance(probe.change, Look):
+            beside = {role: held.model for role in probe.change.beside if (held := controls[role])}
+            return self._looked(label, subject.model, probe.change, beside)
         if isinstance(probe.change, Relearn):
             return self._relearned(label, subject.model, probe.change, probe.panel)
         model = self._changed(label, subject.model, probe.change)
@@ -157,7 +184,7 @@ class _AuditMaker(Maker):
 
     def _changed(self, label: str, model: Job | None, change: Change) -> Job | None:
         """The job that makes a changed model; its weights may go when they have been scored."""
-        if change is None or isinstance(change, Relearn):
+        if change is None or isinstance(change, Relearn | Look):
             return model
         if isinstance(change, Nf4):
             job = Job(
@@ -171,6 +198,39 @@ class _AuditMaker(Maker):
             job = self.edited(label, change, model, ())
         # a method of the study may be the same edit, under another name
         return dataclasses.replace(job, identity={**job.identity, "audit": True}, passing=True)
+
+    def _looked(self, label: str, model: Job | None, look: Look, beside: Mapping[str, Job | None]) -> Job:
+        """Something read off the model itself, with the controls it asks for at hand."""
+        parents = {"model": model, **beside}
+
+        def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+            sources = {role: str(found.get(role, self.setting.model.source)) for role in parents}
+            sets = {name: self.setting.benchmark.sets[name] for name in look.sets}
+            encoder = self.setting.encoder(sources["model"])
+
+            def load(role: str) -> Any:
+                return work.load_trained(sources[role], self.setting).eval()
+
+            results = look.measure(load, sets, encoder)
+            write_results(folder, results, self.meta(), prefix=self.eval_file.removesuffix("EVAL.json"))
+            progress(1, 1)
+            return {"results": len(results)}
+
+        given = [role for role, job in parents.items() if job is None]
+        return Job(
+            kind="inside",
+            label=label,
+            identity={
+                "revision": REVISION,
+                "look": {"name": type(look).__name__, "revision": look.revision, **dataclasses.asdict(look)},  # type: ignore[call-overload]
+                "rows": {name: self._rows[name] for name in look.sets},
+                "given": given,
+                **self._source_identity(None if given else model),
+            },
+            parents={role: job for role, job in parents.items() if job is not None},
+            do=do,
+            estimate=self._sizes.read(look.sets, sum(len(self.setting.benchmark.sets[n]) for n in look.sets)),
+        )
 
     def _relearned(self, label: str, model: Job | None, change: Relearn, panel: Sequence[Metric]) -> Job:
         args = relearn_args(change, self._study)
@@ -204,7 +264,8 @@ class _AuditMaker(Maker):
 
         def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             read = {
-                who: self._results({probe: found[f"{who} {probe}"] for probe in jobs}) for who, jobs in sides.items()
+                who: probe_results(self._asked, {probe: found[f"{who} {probe}"] for probe in jobs})
+                for who, jobs in sides.items()
             }
             told = audit.read(ground, Found(read["model"], read.get("retain"), read.get("full")))
             write_told(folder, told)
@@ -219,19 +280,20 @@ class _AuditMaker(Maker):
         }
         return Job(kind="audit", label=label, identity=identity, parents=parents, do=do)
 
-    def _results(self, folders: Mapping[str, Path]) -> dict[str, dict[str, Result]]:
-        """The results of each probe of one model; of a relearning one, those after each step."""
-        out: dict[str, dict[str, Result]] = {}
-        for probe in self._asked.probes:
-            folder = folders[probe.name]
-            if not isinstance(probe.change, Relearn):
-                out[probe.name] = read_results(folder / self.eval_file)[0]
-                continue
-            rows = {m.rows for m in probe.panel if m.rows}
-            for step in probe.change.steps:
-                tokens = {name: token_records(pq.read_table(folder / _file(name, step))) for name in rows}
-                out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
-        return out
+
+def probe_results(asked: Expansion, folders: Mapping[str, Path]) -> dict[str, dict[str, Result]]:
+    """The results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
+    out: dict[str, dict[str, Result]] = {}
+    for probe in asked.probes:
+        folder = folders[probe.name]
+        if not isinstance(probe.change, Relearn):
+            out[probe.name] = read_results(folder / f"{EVAL_NAME}_EVAL.json")[0]
+            continue
+        rows = {m.rows for m in probe.panel if m.rows}
+        for step in probe.change.steps:
+            tokens = {name: token_records(pq.read_table(folder / _file(name, step))) for name in rows}
+            out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
+    return out
 
 
 def _with_panel(maker: _AuditMaker, panel: Sequence[Metric]) -> Maker:

@@ -17,8 +17,9 @@ from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
 from expunge.study.launch import Launch
+from expunge.study.meta import Meta
 from expunge.study.stories_config import StoriesStudy
-from expunge.training.config import TrainArgs
+from expunge.training.config import Rule, TrainArgs
 
 
 @strict
@@ -51,12 +52,27 @@ class LmEval:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class EvalRows:
+    """Which evaluation rows are read: all, or one of two parts that share no question, to choose settings by one and
+    report the other. share: of each set's questions, how many are in the selection part; seed: which."""
+
+    part: Literal["all", "selection", "report"] = "all"
+    share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError("share must be a number between 0 and 1")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """What is measured, and how texts are generated.
 
     extras: groups of metrics beside the benchmark's own (`benchmarks.extras`). sampling: the several samples a question
     that leak@k reads. embedder: a folder or hub id of a sentence encoder, for similarity. original: the model that
-    agreement compares with, where `expunge eval` measures one model.
+    agreement compares with, where `expunge eval` measures one model. rows: all of them, or a part.
     """
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
@@ -66,6 +82,7 @@ class EvalConfig:
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     embedder: str | None = None
     original: str | None = None
+    rows: EvalRows = field(default_factory=EvalRows)
 
     def __post_init__(self) -> None:
         for name in self.extras:
@@ -125,7 +142,7 @@ class MethodEntry:
     whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
 
     grid: lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`; the entry stands for their
-    product, each labelled with its values.
+    product, each labelled with its values. search: where a sweep looks for values of such keys.
     """
 
     trainer: str
@@ -134,6 +151,42 @@ class MethodEntry:
     label: str | None = None
     of: tuple[str, ...] = ()
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A search for each method's settings, off unless `trials` says how many each method has: as many for all, of as
+    many steps. The rule reads the selection part of the evaluation rows alone (`eval.rows`), the report the other part.
+
+    space: keys of method_args or args, each with a list of values or a range {low, high, log, whole}; a method's own
+    `search` is laid over it. sampler: grid (all values, so trials must be as many), random, or tpe (Optuna's; needs
+    expunge[optuna]). rule: which trial is chosen, of the panel's metrics.
+    """
+
+    trials: int = 0
+    sampler: Literal["grid", "random", "tpe"] = "random"
+    space: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    rule: Rule = field(default_factory=Rule)
+
+    def __post_init__(self) -> None:
+        if self.trials < 0:
+            raise ValueError("trials must be at least 0 (0: no sweep)")
+
+
+Keep = Literal["all", "best", "last", "none"]
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class KeepArgs:
+    """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
+    part of any artifact's identity."""
+
+    weights: Keep = "all"
+    delta: bool = False
 
 
 @strict
@@ -168,7 +221,9 @@ class Study(Task):
     requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
     of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
     models. keep_later_requests: a link also retains the rows that later links will forget. audits: what is tried on
-    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`.
+    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`; of
+    a chain, on its last model. meta: which metrics are to be trusted, over pools of models with and without the
+    knowledge (`study.meta`).
 
     grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
     models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
@@ -184,9 +239,12 @@ class Study(Task):
     methods: tuple[MethodEntry, ...] = ()
     audits: tuple[str | Mapping[str, Any], ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
+    meta: Meta | None = None
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
     stories: StoriesStudy | None = None
+    sweep: Sweep = field(default_factory=Sweep)
+    keep: KeepArgs = field(default_factory=KeepArgs)
     launch: Launch = field(default_factory=Launch)
     paths: Paths = field(default_factory=Paths)
 

@@ -12,10 +12,11 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
-from expunge.study.auditing import Audited, Subject, audit_jobs, check_audits
+from expunge.study.auditing import Audited, Subject, audit_jobs, audited, check_audits
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker
+from expunge.study.meta_jobs import check_meta, meta_job
 from expunge.study.requests import with_requests
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
@@ -50,12 +51,13 @@ class Graph:
     cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
     audits: tuple[Audited, ...] = ()
     stories: StoryJobs | None = None
+    meta: Job | None = None
 
     @property
     def jobs(self) -> list[Job]:
         """What the study wants, in the order people read it."""
         measured = [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
-        told = self.stories.jobs if self.stories else ()
+        told = [*(self.stories.jobs if self.stories else ()), *([self.meta] if self.meta else [])]
         return [*measured, *(audited.job for audited in self.audits), *told]
 
 
@@ -71,6 +73,7 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
         return _of_stories(study)
     check_methods(study)
     check_audits(study)
+    check_meta(study)
     maker, links = _maker(study, {} if rooms is None else rooms)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
@@ -104,8 +107,14 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
         leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
-    subjects = [Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model) for x in leaves]
-    return Graph(study, setting, tuple(leaves), audits=audit_jobs(study, setting, subjects))
+    whole = setting.benchmark.forget_set
+    subjects = [
+        Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
+        for x in leaves
+        if study.audits and audited(x.label, links, setting.benchmark.sets, whole)
+    ]
+    audits, meta = audit_jobs(study, setting, subjects), meta_job(study, maker, start, leaves)
+    return Graph(study, setting, tuple(leaves), audits=audits, meta=meta)
 
 
 def _of_stories(study: Study) -> Graph:
@@ -219,7 +228,8 @@ def _forget(
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
                 chosen = objective(entry.trainer, entry.method_args)
                 retain = against.retain.parents["records"] if against.retain else None
-                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=retain)
+                watched = maker.to_watch(retain) if args.evaluate.on else None
+                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=watched)
             leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
             leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
         if model is not None:

@@ -12,6 +12,7 @@ The cells are the product of the axes, the last changing fastest. Jobs are share
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from expunge.study.config import Study, decode_study, with_value
 from expunge.study.graph import Graph, Leaf, Rooms, build_graph
 from expunge.study.job import Job, in_order
 
-FIXED = ("grid", "grid_names", "launch", "name", "paths")  # one for the whole grid
+FIXED = ("grid", "grid_names", "keep", "launch", "name", "paths")  # one for the whole grid
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def study_graph(tree: Mapping[str, Any]) -> Graph:
     whole = decode_study(tree)
     if not whole.grid or whole.stories is not None:  # which refuses a grid
         return build_graph(whole)
+    if whole.meta is not None:
+        raise ConfigError("meta: not together with `grid`; list what the pools vary in meta.variations")
     rooms: Rooms = {}
     found = cells(tree, whole)
     graphs = []
@@ -99,15 +102,16 @@ def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Gra
     numbers = _numbers(study.name, graphs) if study.grid_names == "numbers" else {}
     made: dict[str, Job] = {}
 
-    def prefix(key: str) -> str:
-        of = [found[n] for n in shared[key]]
+    @functools.cache
+    def prefix(cells: tuple[int, ...]) -> str:
+        of = [found[n] for n in cells]
         if len(of) == 1 and study.grid_names == "numbers":
             return of[0].name
         return ",".join(of[0].values[a] for a in varied if len({c.values[a] for c in of}) == 1)
 
     def one(job: Job) -> Job:
         if job.key not in made:
-            label = numbers.get(job.key) or "/".join(filter(None, (prefix(job.key), job.label)))
+            label = numbers.get(job.key) or "/".join(filter(None, (prefix(tuple(shared[job.key])), job.label)))
             parents = {role: one(parent) for role, parent in job.parents.items()}
             made[job.key] = dataclasses.replace(job, label=label, parents=parents)
             vars(made[job.key])["key"] = job.key  # no label counts, so it need not be computed again

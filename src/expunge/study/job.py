@@ -35,6 +35,7 @@ class Job:
     implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
     left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
     resumes: an unfinished attempt is gone on from; `do` is told where to keep it, as `parents[CHECKPOINTS]`.
+    together: where there are several processes, all call `do` at the same time (`study.together`).
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Job:
     implied: frozenset[str] = frozenset()
     passing: bool = False
     resumes: bool = False
+    together: bool = False
 
     @functools.cached_property
     def key(self) -> str:

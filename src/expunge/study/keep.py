@@ -4,23 +4,27 @@ provenance of what a study reaches stay; weights that a later job needs are made
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import JobError
 from expunge.core.files import write_json
+from expunge.core.identity import file_sha256
+from expunge.study.config import Keep
+from expunge.study.delta import SUFFIX as DELTA
+from expunge.study.delta import pack, unpack
 from expunge.study.graph import Graph, Leaf
 from expunge.study.job import Job, in_order
 from expunge.study.store import LOCKS, RECORD, Store, lock_file, read_record, sweep
 from expunge.study.verify import artifacts
 
-Keep = Literal["all", "best", "last", "none"]
 LIKE_RETRAINED = 0.05  # a forget quality at which the KS test no longer tells a model from the retain model
 WEIGHTS = ".safetensors"
 
@@ -59,10 +63,90 @@ def removals(graphs: Sequence[Graph], store: Store, keep: Keep) -> list[Removal]
             out.append(Removal(folder, key, "no named study reaches it"))
         elif key in stripped:
             whole = jobs[key].passing
-            files = () if whole else tuple(n for n in _weights(folder) if n not in record.get("removed", ()))
+            files = () if whole else tuple(_weights(folder))
             if whole or files:
                 out.append(Removal(folder, key, stripped[key], files))
     return _sized(out)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Weights to keep as their difference from the same file of a parent. bytes: what they take; saved: what that frees
+    once it is done."""
+
+    folder: Path
+    parent: Path
+    role: str
+    key: str
+    files: tuple[str, ...]
+    bytes: int
+    saved: int = 0
+
+
+def packings(graphs: Sequence[Graph], store: Store, going: Iterable[Removal] = ()) -> list[Packing]:
+    """The weights of unlearned models that can be kept as differences: those that do not go, whose parent is there."""
+    gone = {r.key for r in going}
+    out: dict[str, Packing] = {}
+    for leaf in (leaf for graph in graphs for leaf in graph.leaves if leaf.role == "unlearn"):
+        job = leaf.model
+        if job is None or job.key in gone | set(out) or not store.there(job):
+            continue
+        role = "model" if "model" in job.parents else "base"
+        parent = job.parents.get(role)
+        if parent is None or not store.there(parent):
+            continue
+        folder, other = store.path(job), store.path(parent)
+        files = tuple(p.name for p in sorted(folder.glob(f"*{WEIGHTS}")) if (other / p.name).is_file())
+        if files:
+            out[job.key] = Packing(folder, other, role, job.key, files, sum((folder / n).stat().st_size for n in files))
+    return list(out.values())[::-1]  # later links of a chain first: their parents are still whole
+
+
+def pack_all(found: Iterable[Packing], store: Store) -> tuple[list[Packing], list[Packing]]:
+    """Pack them, each checked to come back with the same bytes before its weights go; those packed, and those in use.
+
+    Raises JobError where the system refuses."""
+    done, busy = [], []
+    for p in found:
+        with _locked(store, p.key) as mine:
+            if mine:
+                done.append(dataclasses.replace(p, saved=_pack(p)))
+            else:
+                busy.append(p)
+    return done, busy
+
+
+def _pack(p: Packing) -> int:
+    """The bytes that it frees."""
+    record = read_record(p.folder / RECORD) or {}
+    files = dict(record.get("files", {}))
+    for name in p.files:
+        delta, back = p.folder / (name + DELTA), p.folder / f".{name}.back"
+        try:
+            pack(p.folder / name, p.parent / name, delta)
+            unpack(delta, p.parent / name, back)
+        except BaseException:
+            delta.unlink(missing_ok=True)
+            raise
+        finally:
+            back.unlink(missing_ok=True)
+        files[delta.name] = [file_sha256(delta), delta.stat().st_size]
+    gone = sorted({*record.get("removed", ()), *p.files})
+    packed = {**record.get("packed", {}), **dict.fromkeys(p.files, p.role)}
+    write_json(p.folder / RECORD, {**record, "files": files, "removed": gone, "packed": packed})
+    for name in p.files:
+        (p.folder / name).unlink()
+    return p.bytes - sum(files[name + DELTA][1] for name in p.files)
+
+
+def after_run(graphs: Sequence[Graph], store: Store, keep: Keep, *, delta: bool) -> list[Removal]:
+    """What a study lets go when it is done, removed: weights by its policy, never what it does not reach itself."""
+    jobs = {job.key for graph in graphs for job in in_order(graph.jobs)}
+    found = [r for r in removals(graphs, store, keep) if r.key in jobs] if keep != "all" else []
+    done, _ = remove(found, store)
+    if delta:
+        pack_all(packings(graphs, store, found), store)
+    return done
 
 
 def _strippable(graphs: Sequence[Graph], jobs: Mapping[str, Job], store: Store, keep: Keep) -> dict[str, str]:
@@ -101,7 +185,8 @@ def _kept(leaves: Sequence[Leaf], store: Store, keep: Keep) -> Iterator[Leaf]:
 
 def _weights(folder: Path) -> list[str]:
     """The model's weights; adapters, which are small, stay."""
-    return sorted(p.name for p in folder.glob(f"*{WEIGHTS}") if p.is_file())
+    found = [*folder.glob(f"*{WEIGHTS}"), *folder.glob(f"*{WEIGHTS}{DELTA}")]
+    return sorted(p.name for p in found if p.is_file())
 
 
 def _sized(found: Sequence[Removal]) -> list[Removal]:
@@ -124,27 +209,33 @@ def remove(found: Iterable[Removal], store: Store) -> tuple[list[Removal], list[
     """Remove them; those removed, and those left alone because a running process makes or reads them.
 
     Raises JobError where the system refuses."""
-    done, busy = [], []
+    done: list[Removal] = []
+    busy: list[Removal] = []
     for r in found:
-        lock = FileLock(lock_file(store.root, r.key))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            busy.append(r)
-            continue
-        except OSError as error:
-            raise JobError(f"gc: cannot lock under {store.root}: {error.strerror or error}") from None
-        try:
-            if r.key in read_now(store.root):
-                busy.append(r)
-                continue
-            _remove(r)
-        except OSError as error:
-            raise JobError(f"gc: cannot remove {r.folder}: {error.strerror or error}") from None
-        finally:
-            lock.release()
-        done.append(r)
+        with _locked(store, r.key) as mine:
+            if mine:
+                _remove(r)
+            (done if mine else busy).append(r)
     return done, busy
+
+
+@contextlib.contextmanager
+def _locked(store: Store, key: str) -> Iterator[bool]:
+    """The lock of an artifact, if no running process makes or reads it. Raises JobError where the system refuses."""
+    lock = FileLock(lock_file(store.root, key))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise JobError(f"gc: cannot lock under {store.root}: {error.strerror or error}") from None
+    try:
+        yield key not in read_now(store.root)
+    except OSError as error:
+        raise JobError(f"gc: cannot change the artifact {key[:12]}: {error.strerror or error}") from None
+    finally:
+        lock.release()
 
 
 def _remove(r: Removal) -> None:
@@ -152,8 +243,11 @@ def _remove(r: Removal) -> None:
         sweep(r.folder)
         return
     record = read_record(r.folder / RECORD) or {}
-    gone = sorted({*record.get("removed", ()), *r.files})
-    write_json(r.folder / RECORD, {**record, "removed": gone})  # first: what is named here is not missed
+    files = {n: v for n, v in record.get("files", {}).items() if not (n.endswith(DELTA) and n in r.files)}
+    packed = {n: v for n, v in record.get("packed", {}).items() if n + DELTA not in r.files}
+    gone = sorted({*record.get("removed", ()), *(n for n in r.files if not n.endswith(DELTA))})
+    changed = {**record, "files": files, "removed": gone, "packed": packed}
+    write_json(r.folder / RECORD, changed)  # first: what is named here is not missed
     for name in r.files:
         (r.folder / name).unlink(missing_ok=True)
 

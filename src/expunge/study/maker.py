@@ -12,6 +12,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.identity import file_sha256
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective, objective
+from expunge.metrics.api import Result
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.metrics.results import read_results
@@ -21,14 +22,15 @@ from expunge.scoring.config import Generation
 from expunge.study import harness, measuring, work
 from expunge.study.config import EvalConfig
 from expunge.study.estimate import Sizes, sizes
-from expunge.study.job import CHECKPOINTS, Job, Progress
+from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
 from expunge.study.requests import changed
 from expunge.study.setting import Setting, check_retain_file, check_sides
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import forget_of, panel_metrics
+from expunge.training.evaluate import forget_of
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
+from expunge.training.reporters import check_reporters
 from expunge.training.schedule import Schedule
 
 ALTERNATES_SEED = 0
@@ -43,7 +45,7 @@ class Maker:
         self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
         self._sizes: Sizes = sizes(setting)
         self._parts = measuring.parts(setting.benchmark.panel)
-        self._estimates = {p: self._sizes.score(p, self._how(p)) for p in self._parts if p.of is None}
+        self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
         self._held = measuring.Held()
 
@@ -69,11 +71,18 @@ class Maker:
                 "preset": model.scratch,
                 "vocab_size": model.vocab_size,
                 "seed": model.init_seed,
-                "text": [self._rows[n] for n in self.setting.benchmark.full_sets],
+                **self._vocabulary(),
             },
             do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
             estimate=self._sizes.model,
         )
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """What decides the tokenizer of a model from scratch: the text it is trained on, or the one that is given."""
+        benchmark = self.setting.benchmark
+        if benchmark.tokenizer is None:
+            return {"text": [self._rows[n] for n in benchmark.full_sets]}
+        return {"tokenizer": tokenizer_identity(benchmark.tokenizer, None)}
 
     def fit(
         self,
@@ -84,14 +93,18 @@ class Maker:
         args: TrainArgs,
         *,
         retain: Job | None = None,
+        retain_file: Path | None = None,
     ) -> Job:
         """Training or unlearning from a job's model, or from the configured source.
 
-        retain: the retain model's records, which evaluations during training hold the model against.
+        retain: the retain model's records, which evaluations during training hold the model against; retain_file: its
+        results, where there are no records.
         """
         check_quantize(args.lora)
         check_run(chosen, args)
-        evaluation = self._evaluation(args, retain)
+        check_reporters(args.report_to)
+        given = self._given_retain(retain_file, args) if retain_file else None
+        evaluation = self._evaluation(args, retain, retain_file if given else None)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, chosen)
@@ -117,9 +130,10 @@ class Maker:
                 progress,
                 alternates=parents.get("alternates"),
                 references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
-                retain=parents.get("retain_records"),
+                retain=parents.get("retain_records", given),
                 generation=self.evaluation.generation,
                 checkpoints=parents.get(CHECKPOINTS),
+                label=label,
             )
 
         return Job(
@@ -136,17 +150,27 @@ class Maker:
             },
             parents=parents,
             do=do,
-            estimate=self._sizes.fit(used, args, self.setting.template.max_length),
+            estimate=self._sizes.fit(
+                used, args, self.setting.template.max_length, evaluation=self._one_evaluation(args)
+            ),
             implied=IMPLIED,
             resumes=True,
+            together=True,
         )
 
-    def _evaluation(self, args: TrainArgs, retain: Job | None) -> dict[str, Any]:
+    def _evaluation(self, args: TrainArgs, retain: Job | None, retain_file: Path | None) -> dict[str, Any]:
         """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
         if not args.evaluate.on:
             return {}
-        panel = panel_metrics(self.setting.benchmark.panel, args.evaluate)
-        if args.evaluate.chooses and retain is None and forget_of(args.evaluate) == "forget_quality":
+        watched = self.setting.watched or self.setting.benchmark
+        panel = work.watched_metrics(watched, args.evaluate)
+        losses = work.loss_sets(self.setting.benchmark, args.evaluate)
+        if (
+            args.evaluate.chooses
+            and retain is None
+            and retain_file is None
+            and forget_of(args.evaluate) == "forget_quality"
+        ):
             raise ConfigError(
                 "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
                 "none; name another metric, such as forget_Q_A_Prob"
@@ -154,9 +178,52 @@ class Maker:
         wanted = requests(panel)
         return {
             "panel": panel_identity(panel),
-            "evaluated": {name: self._rows[name] for name in sorted({*wanted.tokens, *wanted.texts})},
-            **({"generation": self.evaluation.generation} if wanted.texts else {}),
+            **({"retain_logs": file_sha256(retain_file)} if retain_file else {}),
+            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted({*wanted.tokens, *wanted.texts})},
+            **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
+            **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
         }
+
+    def to_watch(self, records: Job | None) -> Job | None:
+        """A retain model's records, of the rows that evaluations during training read."""
+        watched = self.setting.watched
+        if records is None or watched is None:
+            return records
+        model = next(part.parents["model"] for part in records.parents.values() if "model" in part.parents)
+        own = Maker(dataclasses.replace(self.setting, benchmark=watched, watched=None), self.evaluation)
+        return own.records(records.label, model)
+
+    def _given_retain(self, retain_file: Path, args: TrainArgs) -> Mapping[str, Result] | None:
+        """The results that evaluations during training are held against, where they read any. Raises ConfigError."""
+        if not args.evaluate.reads_retain:
+            return None
+        if self.setting.watched is not None:
+            raise ConfigError(
+                "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the "
+                "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
+            )
+        wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
+        longest = max((len(sets[name]) for name in {*wanted.tokens, *wanted.texts}), default=0)
+        if n_rows is not None and n_rows < longest:
+            raise ConfigError(
+                f"trainer.args.evaluate.rows: {n_rows} of up to {longest} rows are evaluated, and retain_logs_path has "
+                f"the retain model's numbers on all of them; set rows to {longest}, or rule.target to low or high"
+            )
+        return self._read_retain(retain_file)
+
+    def _read_retain(self, retain_file: Path) -> Mapping[str, Result]:
+        """The results of a retain log that fits this setting. Raises ConfigError."""
+        n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
+        return check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+
+    def _one_evaluation(self, args: TrainArgs) -> Estimate:
+        """The work of one evaluation during training."""
+        if not args.evaluate.on:
+            return Estimate()
+        asked = measuring.parts(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        each = [self._sizes.score(p, self.evaluation.generation, args.evaluate.n_rows) for p in asked]
+        return Estimate(sum(e.tokens for e in each), sum(e.flops for e in each))
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """A model trained further on the forget rows."""
@@ -265,6 +332,10 @@ class Maker:
         """How texts of a part are generated."""
         return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
 
+    def _limited(self, part: measuring.Part) -> Generation:
+        """The same, no longer than the benchmark allows."""
+        return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
+
     def _scored(self, label: str, model: Job | None, part: measuring.Part, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
         how = self._how(part)
@@ -299,6 +370,7 @@ class Maker:
             parents=parents,
             do=do,
             estimate=self._estimates[part],
+            together=part.kind in ("tokens", "texts", "samples"),
         )
 
     def _compared(self, label: str, part: measuring.Part, texts: Job, embedder: str) -> Job:
@@ -338,9 +410,7 @@ class Maker:
             if metric.where and metric.rows:
                 measuring.rows_where(sets[metric.rows], metric)
         meta = self.meta()
-        given = None
-        if retain_file:
-            given = check_retain_file(retain_file, meta, len(sets.get("forget_eval", ())), self._tokenizer_mark)
+        given = self._read_retain(retain_file) if retain_file else None
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given

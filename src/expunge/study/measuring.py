@@ -36,9 +36,9 @@ from expunge.models.load import load_model, pick_device
 from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
 from expunge.scoring.grads import score_grads
+from expunge.scoring.shards import generate_texts_sharded, score_tokens_sharded, this_shard
 from expunge.scoring.similarity import Embedder, score_similarity
-from expunge.scoring.texts import generate_texts
-from expunge.scoring.tokens import TRUNCATED, score_tokens, wanted_variants
+from expunge.scoring.tokens import TRUNCATED, wanted_variants
 from expunge.study.job import Progress
 from expunge.study.setting import TOKENIZER, Setting
 
@@ -137,7 +137,7 @@ def score(
 
     facts: dict[str, Any] = {"units": total}
     if part.kind == "tokens":
-        table = score_tokens(model, rows, part.names, encoder, progress=step)
+        table = score_tokens_sharded(model, rows, part.names, encoder, this_shard(), progress=step)
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
     elif part.kind == "grads":
         table = score_grads(model, rows, part.names, encoder, progress=step)
@@ -147,7 +147,8 @@ def score(
     else:
         limits = setting.benchmark.generation.get(part.rows)
         how = limited(generation, limits)
-        table = texts_table(generate_texts(model, rows, "answer", encoder, how, progress=step))
+        made = generate_texts_sharded(model, rows, "answer", encoder, how, this_shard(), progress=step)
+        table = texts_table(made)
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
     return facts

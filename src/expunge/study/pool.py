@@ -33,6 +33,11 @@ def n_workers(launch: Launch) -> int:
     return max(1, torch.cuda.device_count()) * launch.per_device
 
 
+def device_of(slot: int, per_device: int, n_devices: int) -> int:
+    """The GPU of a worker: `per_device` workers fill one before the next is taken, and more workers begin again."""
+    return slot // per_device % n_devices
+
+
 def run_pool(
     wanted: Sequence[Job],
     recipe: Recipe,
@@ -170,7 +175,7 @@ def _begin(recipe: Recipe, launch: Launch, n: int, root: str, slots: Any, said: 
     slot = slots.get()
     n_devices = torch.cuda.device_count()
     if n_devices:
-        torch.cuda.set_device(slot // launch.per_device % n_devices)
+        torch.cuda.set_device(device_of(slot, launch.per_device, n_devices))
     torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
     quiet()
     if prepare is not None:

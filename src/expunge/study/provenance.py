@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from expunge.core import ranks
 from expunge.core.identity import canonical
 from expunge.study.job import Job
 
@@ -21,10 +23,13 @@ from expunge.study.job import Job
 def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Do a job, and its record. Only `key`, `identity` and `parents` say what it is; the rest says how it came.
 
-    peak_mb: the most memory that the process has held so far, and on a GPU that PyTorch has.
+    energy_j: joules by the processors' own counters, of the whole machine meanwhile (other work counts too); null where
+    the system shows no such counter. peak_mb: the most memory that the process has held so far, and on a GPU that
+    PyTorch has.
     """
-    started = time.time()
+    started, energy = time.time(), _energy_uj()
     facts = do()
+    energy = [after - before for before, after in zip(energy, _energy_uj(), strict=False)]
     args = job.identity.get("args")
     return {
         "key": job.key,
@@ -38,8 +43,10 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(_versions()),
         "code": _code(),
-        "machine": {**_machine(), **_device()},
+        "machine": {**_machine(), **_device(), **_processes()},
         "peak_mb": _peak_mb(),
+        # a counter that began anew meanwhile says nothing
+        "energy_j": round(sum(energy) / 1e6, 1) if energy and min(energy) >= 0 else None,
     }
 
 
@@ -51,6 +58,11 @@ def _versions() -> Mapping[str, str]:
 @functools.cache
 def _machine() -> Mapping[str, Any]:
     return {"python": platform.python_version(), "cpus": os.cpu_count(), "system": platform.system()}
+
+
+def _processes() -> dict[str, int]:
+    """How many did the job together, where it was not one alone."""
+    return {} if ranks.here().alone else {"processes": ranks.here().world}
 
 
 def _device() -> dict[str, str]:
@@ -69,6 +81,17 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+RAPL = Path("/sys/class/powercap")
+
+
+def _energy_uj() -> list[int]:
+    """The energy counters of the processors' packages, in microjoules; none where they are absent or not readable."""
+    try:
+        return [int(path.read_text()) for path in sorted(RAPL.glob("intel-rapl:?/energy_uj"))]
+    except (OSError, ValueError):
+        return []
 
 
 def _peak_mb() -> dict[str, int]:

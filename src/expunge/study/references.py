@@ -11,6 +11,7 @@ from typing import Any
 from expunge.core.errors import ConfigError
 from expunge.core.identity import fingerprint
 from expunge.data.rows import RowSet
+from expunge.data.template import Encoded
 from expunge.methods.api import Positions, Serve
 from expunge.methods.objective import Objective
 from expunge.models.load import Bits
@@ -78,7 +79,7 @@ def wanted_of(
     approximate reference where none can be kept.
     """
     names = {**sides, "alternate": sides.get("forget", ())}
-    n_rows = {side: sum(len(sets[n].rows) for n in of) for side, of in names.items()}
+    n_rows = {side: sum(len(sets[n]) for n in of) for side, of in names.items()}
     n_rows["alternate"] *= n_alternates
     out: dict[str, Question] = {}
     for side, teacher in itertools.product(SIDES, (False, True)):
@@ -116,7 +117,7 @@ def make_reference(
     encoder = setting.encoder(source)
     sets = [setting.benchmark.sets[n] for n in wanted.sets]
     if wanted.side == "alternate":
-        rows = encode_alternates(sets, setting.refusals, alternates, encoder)
+        rows: Sequence[Encoded] = encode_alternates(sets, setting.refusals, alternates, encoder)
     else:
         rows = encode_sets(sets, encoder)
     model = load_trained(source, setting, quantize=wanted.quantize)

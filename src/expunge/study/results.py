@@ -59,7 +59,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         study=graph.study.name,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sets={name: len(benchmark.sets[name].rows) for name in sorted(benchmark.sets)},
+        sets={name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
         missing=tuple(lost),
@@ -117,6 +117,7 @@ def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
         results=results,
         wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
+        tokens_per_s=record.get("facts", {}).get("speed", {}).get("tokens_per_s"),
         trajectory=() if leaf.model is None else _trajectory(store.path(leaf.model) / TRAJECTORY),
     )
 

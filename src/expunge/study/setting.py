@@ -21,12 +21,16 @@ TOKENIZER = "tokenizer"  # in the metadata of records: which tokenizer the model
 
 @dataclass(frozen=True)
 class Setting:
-    """What the jobs of a study share: the benchmark, the model's settings and the template."""
+    """What the jobs of a study share: the benchmark, the model's settings and the template.
+
+    watched: the benchmark as evaluations during training read it, where these read other rows (`study.selection`).
+    """
 
     benchmark: Benchmark
     model: ModelConfig
     template: Template
     refusals: tuple[str, ...] = REFUSALS
+    watched: Benchmark | None = None
 
     def encoder(self, source: str) -> Encoder:
         """The template bound to the tokenizer that lies with a model, or the one named in tokenizer_args."""

@@ -13,6 +13,7 @@ from expunge.scoring.config import check_backend
 from expunge.study import harness
 from expunge.study.config import Task
 from expunge.study.requests import narrowed
+from expunge.study.selection import with_part
 from expunge.study.setting import Setting
 
 
@@ -49,7 +50,7 @@ def setting_of(task: Task) -> Setting:
         if named is not None:
             check_source(named, f"eval.{key}")
     benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
-    setting = Setting(benchmark, task.model, task.template_args, refusals)
+    setting = with_part(Setting(benchmark, task.model, task.template_args, refusals), task.eval.rows)
     return setting if task.data.request is None else narrowed(setting, task.data.request)
 
 

@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from expunge.core import ranks
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
+from expunge.methods.edits import Edit, edit_registry, make_edit
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
 from expunge.study.config import Task
@@ -23,6 +25,7 @@ from expunge.study.run import Event, run
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
 from expunge.study.store import Store
+from expunge.study.together import all_done, help_with
 from expunge.training.config import TrainArgs
 
 Mode = Literal["train", "unlearn", "eval"]
@@ -30,12 +33,41 @@ Mode = Literal["train", "unlearn", "eval"]
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of several runs that are merged: what it changes in the trainer's settings."""
+
+    label: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    method_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """The edit that makes one model of several: ties, dare, linear or magnitude_prune."""
+
+    handler: str = "ties"
+    method_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The method, its training settings and its own settings."""
+    """The method, its training settings and its own settings. parts, merge: several runs from the same model in place
+    of one, and the edit that merges them."""
 
     handler: str = "finetune"
     args: Mapping[str, Any] = field(default_factory=dict)
     method_args: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    merge: Merge | None = None
+
+    def __post_init__(self) -> None:
+        if (self.merge is None) != (not self.parts):
+            raise ValueError("merge needs parts, the runs it makes one model of, and parts need merge")
+        labels = [part.label for part in self.parts]
+        if len(set(labels)) != len(labels):
+            raise ValueError("parts: two have the same label")
 
 
 @strict
@@ -91,16 +123,26 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
+    if single.model.model_args.device_map and not ranks.here().alone:
+        raise ConfigError(
+            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "launcher starts several"
+        )
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
-    fitting = None if single.mode == "eval" else (_objective(single), _train_args(single))
+    fittings = () if single.mode == "eval" else fittings_of(single)
+    merge = merge_of(single)
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
     maker = Maker(setting, single.eval)
     start = maker.base() if single.model.scratch else None
     model = None
-    if fitting:
-        model = maker.fit(single.task_name, start, fitting[0], _sides(single, setting), fitting[1])
+    if fittings:
+        sides = sides_of(single, setting)
+        made = [
+            maker.fit(run.label, start, run.objective, sides, run.args, retain_file=retain_file) for run in fittings
+        ]
+        model = made[0] if merge is None else maker.edited(single.task_name, merge, start, made)
     records = metrics = tasks = None
     if single.mode != "train":
         tasks = maker.harness(single.task_name, model or start)
@@ -109,13 +151,47 @@ def prepare(single: Single) -> Prepared:
             original = (start or single.model.source) if single.mode == "unlearn" else None
             records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
-    bf16 = fitting is not None and bool(single.trainer.args.get("bf16")) and not fitting[1].bf16
+    bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
     notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
     prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
     return prepared
+
+
+class Fitting(NamedTuple):
+    """One training run of a single job."""
+
+    label: str
+    objective: Objective
+    args: TrainArgs
+
+
+def fittings_of(single: Single) -> tuple[Fitting, ...]:
+    """The training runs of a job: one, or its parts. Raises ConfigError."""
+    trainer = single.trainer
+    if not trainer.parts:
+        return (Fitting(single.task_name, _objective(single), _train_args(single)),)
+    out = []
+    for part in trainer.parts:
+        args, own = {**trainer.args, **part.args}, {**trainer.method_args, **part.method_args}
+        changed = dataclasses.replace(
+            single, trainer=dataclasses.replace(trainer, args=args, method_args=own, parts=(), merge=None)
+        )
+        out.append(Fitting(f"{single.task_name}-{part.label}", _objective(changed), _train_args(changed)))
+    return tuple(out)
+
+
+def merge_of(single: Single) -> Edit | None:
+    """The edit that merges a job's parts, if it has some. Raises ConfigError."""
+    merge = single.trainer.merge
+    if merge is None:
+        return None
+    merging = [name for name, spec in edit_registry().items() if spec.others == "model"]
+    if merge.handler not in merging:
+        raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
+    return make_edit(merge.handler, merge.method_args, "trainer.merge.method")
 
 
 def _objective(single: Single) -> Objective:
@@ -132,12 +208,15 @@ def _objective(single: Single) -> Objective:
 
 def _train_args(single: Single) -> TrainArgs:
     args = decode(TrainArgs, dict(single.trainer.args), where="trainer.args")
+    # From here on a step's micro-batches are those of all processes: what it computes does not say by how many.
+    steps = args.gradient_accumulation_steps * ranks.here().world
+    args = dataclasses.replace(args, gradient_accumulation_steps=steps)
     if args.bf16 and pick_device(single.model.device).type == "cpu":
         return dataclasses.replace(args, bf16=False)  # bfloat16 products are far slower than float32 on a CPU
     return args
 
 
-def _sides(single: Single, setting: Setting) -> dict[str, tuple[str, ...]]:
+def sides_of(single: Single, setting: Setting) -> dict[str, tuple[str, ...]]:
     benchmark = setting.benchmark
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
@@ -169,8 +248,14 @@ def shown(prepared: Prepared) -> bool:
 
 
 def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
-    """Do the jobs and show them in the output folder. Raises the error of the job that fails."""
+    """Do the jobs and show them in the output folder. Raises the error of the job that fails.
+
+    Of several processes the first does it, and the others help with the jobs that it does with them.
+    """
     store = Store(Path(prepared.single.paths.store))
+    if not ranks.here().first:
+        help_with(prepared.ends)
+        return prepared.single.output_dir
     outcome = run(prepared.ends, store, tell)
     if outcome.first:
         raise outcome.first
@@ -179,6 +264,7 @@ def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
         sweep_parts(folder)
         with whole_folder(folder) as part:
             _fill(part, prepared, store)
+    all_done()
     return folder
 
 

@@ -46,7 +46,7 @@ def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
 
     Jobs of seconds share a task, for a task takes seconds to begin: all records of a model, and metrics of one depth.
     """
-    missing = [job for job in in_order(wanted, store.done) if not store.done(job)]
+    missing = _missing(wanted, store)
     for kind in args.by_kind:
         resources(args, kind)
     tasks, depth = _tasks(missing)
@@ -63,6 +63,23 @@ def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
             after = {name_of[p.key] for jobs in chosen for j in jobs for p in j.parents.values() if p.key in name_of}
             tuples = tuple(tuple(jobs) for jobs in chosen)
             out.append(Stage(name, tuples, resources(args, kind), tuple(sorted(after - {name}))))
+    return out
+
+
+def _missing(wanted: Sequence[Job], store: Store) -> list[Job]:
+    """The jobs to do, in order. A record that is damaged fails its job, and what waits for it is not tried."""
+    out: list[Job] = []
+    lost: set[str] = set()
+    for job in in_order(wanted, store.there):
+        try:
+            done = store.done(job)
+        except JobError:
+            lost.add(job.key)
+            continue
+        if not done and lost.isdisjoint(parent.key for parent in job.parents.values()):
+            out.append(job)
+        elif not done:
+            lost.add(job.key)
     return out
 
 
@@ -116,7 +133,7 @@ def run_slurm(
     submitit or Slurm.
     """
     planned = stages(wanted, store, launch.slurm)
-    watch = _Watch(store, in_order(wanted, store.done), tell)
+    watch = _Watch(store, in_order(wanted, store.there), tell)
     if planned:
         path = folder.resolve() / "recipe.json"
         recipe.write(path)
@@ -128,6 +145,7 @@ def run_slurm(
             arrays[stage.name] = ids[0].split("_")[0]
             for jobs, task_id in zip(stage.tasks, ids, strict=True):
                 watch.waiting |= {job.key: task_id for job in jobs}
+    watch.block()
     watch.follow()
     return Outcome(watch.records, watch.failures, watch.first)
 
@@ -229,11 +247,29 @@ class _Watch:
         self._running: dict[str, float] = {}
         self._gone: dict[str, float] = {}
         for job in jobs:
-            if store.done(job):
-                self.records[job.key] = store.record(job) or {}
+            if self._stored(job):
                 tell(Event(job, "hit", wall_s=float(self.records[job.key].get("wall_s", 0.0))))
-            else:
+            elif job.key not in self.failures:
                 forget_failure(store, job.key)
+
+    def _stored(self, job: Job) -> bool:
+        """Whether the job is done, its record then taken; one that is damaged, or another's, fails the job."""
+        try:
+            found = self._store.record(job)
+        except JobError as error:
+            self._fail(job, str(error), 0.0)
+            return False
+        if found is not None:
+            self.records[job.key] = found
+        return found is not None
+
+    def block(self) -> None:
+        """Jobs that were not queued because a parent has failed."""
+        for job in self._jobs:
+            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
+            if lost is not None and job.key not in {**self.records, **self.waiting, **self.failures}:
+                self.failures[job.key] = f"waits for {lost.name}, which failed"
+                self._tell(Event(job, "blocked", reason=self.failures[job.key]))
 
     def follow(self) -> None:
         """Until every job is done or has failed."""
@@ -249,9 +285,10 @@ class _Watch:
     def _look(self, job: Job, state: str | None) -> None:
         now = time.monotonic()
         wall = now - self._running.get(job.key, now)
-        if self._store.done(job):
-            self.records[job.key] = self._store.record(job) or {}
+        if self._stored(job):
             self._end(job, Event(job, "done", wall_s=wall))
+        elif job.key in self.failures:
+            return
         elif (reason := failure(self._store, job.key)) is not None and state is None:
             self._fail(job, reason, wall)
         elif state == "RUNNING" and job.key not in self._running:
@@ -270,7 +307,7 @@ class _Watch:
         self._end(job, Event(job, "failed", reason=reason, wall_s=wall))
 
     def _end(self, job: Job, event: Event) -> None:
-        del self.waiting[job.key]
+        self.waiting.pop(job.key, None)
         self._tell(event)
 
 

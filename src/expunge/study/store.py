@@ -22,8 +22,11 @@ from safetensors import SafetensorError
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
 from expunge.core.identity import file_sha256
+from expunge.study.delta import SUFFIX as DELTA
+from expunge.study.delta import unpack
 from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.provenance import provenance
+from expunge.study.together import do_together
 
 RECORD = "job.json"
 LOCKS = ".locks"
@@ -104,8 +107,10 @@ class Store:
                 return record
 
     def restore(self, job: Job) -> None:
-        """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs."""
-        if not (self.record(job) or {}).get("removed"):
+        """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs; those
+        that it has packed are unpacked, if their parent is as it was."""
+        found = self.record(job) or {}
+        if not found.get("removed") or (found.get("packed") and self._unpacked(job)):
             return
         for parent in job.parents.values():
             if not self.done(parent):
@@ -124,7 +129,35 @@ class Store:
                     os.replace(Path(folder) / name, place / name)
                     record["files"][name] = made["files"][name]
                 del record["removed"]
+                for name in record.pop("packed", ()):
+                    record["files"].pop(name + DELTA, None)
+                    (place / (name + DELTA)).unlink(missing_ok=True)
                 write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
+
+    def _unpacked(self, job: Job) -> bool:
+        """Whether the packed weights of a job could be unpacked."""
+        (role,) = set((self.record(job) or {})["packed"].values())
+        parent = job.parents.get(role)
+        if parent is None or not self.done(parent):
+            return False
+        self.restore(parent)
+        with self._lock(job), self._writing(job):
+            record = self.record(job) or {}
+            packed, place = record.get("packed", {}), self.path(job)
+            if set(record.get("removed", ())) != set(packed):
+                return not record.get("removed")
+            try:
+                for name in packed:
+                    unpack(place / (name + DELTA), self.path(parent) / name, place / name)
+            except JobError:
+                return False
+            for name in packed:
+                record["files"].pop(name + DELTA)
+            kept = {k: v for k, v in record.items() if k not in ("packed", "removed")}
+            write_json(place / RECORD, kept)
+            for name in packed:
+                (place / (name + DELTA)).unlink()
+        return True
 
     def _unfinished(self, job: Job) -> Path:
         """Where a job that can go on after a break keeps its checkpoints."""
@@ -135,7 +168,7 @@ class Store:
         parents = {role: self.path(parent) for role, parent in job.parents.items()}
         if job.resumes:
             parents[CHECKPOINTS] = self._unfinished(job)
-        record = provenance(job, lambda: job.do(folder, parents, progress))
+        record = provenance(job, lambda: do_together(job, folder, parents, progress))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         record["files"] = {f.relative_to(folder).as_posix(): [file_sha256(f), f.stat().st_size] for f in files}
         write_json(folder / RECORD, record)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from expunge.benchmarks import Benchmark
+from expunge.core import ranks
+from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_text
 from expunge.core.records import (
     text_records,
     token_records,
 )
 from expunge.data.rows import RowSet
-from expunge.data.template import Encoded, Encoder
+from expunge.data.stories import TokenShards, joined
+from expunge.data.template import Encoded, Encoder, n_truncated
 from expunge.methods.edits import Edit
 from expunge.methods.objective import Objective
+from expunge.metrics.api import Metric, Result
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.models.config import PRESETS
-from expunge.models.load import Bits, load_model, pick_device, save_model
+from expunge.models.config import PRESETS, TokenizerArgs
+from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
 from expunge.scoring.config import Generation
 from expunge.scoring.texts import generate_texts
 from expunge.study.job import Progress
@@ -31,20 +38,26 @@ from expunge.training.ask import Ask
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
-from expunge.training.lora import save_adapter, saved_form, with_lora
+from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
+from expunge.training.randomness import kept_random
 from expunge.training.reference import load_reference
+from expunge.training.reporters import Reporters, reporters
+from expunge.training.sets import SetLosses, Table, as_lines
 
 
 def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:
-    """A tokenizer trained on the study's text, and a freshly initialised model."""
+    """A tokenizer, trained on the study's text or given with its tokens, and a freshly initialised model."""
     sets = setting.benchmark.sets
-    texts = [
-        t for name in setting.benchmark.full_sets for r in sets[name].rows for t in (r.question, r.answers["answer"])
-    ]
     preset = setting.model.scratch or ""
     shape = PRESETS[preset]
     size = setting.model.vocab_size or shape.vocab_size
-    tokenizer = train_tokenizer(texts, size, max_length=shape.max_position_embeddings)
+    if setting.benchmark.tokenizer is not None:  # the rows are its tokens already
+        tokenizer = load_tokenizer(setting.benchmark.tokenizer, TokenizerArgs())
+        size = setting.model.vocab_size or len(tokenizer)
+    else:
+        full = [sets[name] for name in setting.benchmark.full_sets]
+        texts = [t for rows in full for r in rows.rows for t in (r.question, r.answers["answer"])]
+        tokenizer = train_tokenizer(texts, size, max_length=shape.max_position_embeddings)
     model = build_llama(preset, tokenizer, vocab_size=size, seed=setting.model.init_seed)
     save_model(model, tokenizer, folder)
     progress(1, 1)
@@ -62,22 +75,22 @@ def fit(
     *,
     alternates: Path | None = None,
     references: Mapping[str, tuple[Path, Ask]] | None = None,
-    retain: Path | None = None,
+    retain: Path | Mapping[str, Result] | None = None,
     generation: Generation | None = None,
     checkpoints: Path | None = None,
+    after_step: Callable[[Moment], bool] | None = None,
+    label: str = "run",
 ) -> dict[str, Any]:
     """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
     alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
     references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
-    retain: the retain model's records, generation: how texts are made, for evaluations. checkpoints: where an
-    unfinished attempt is kept.
+    retain: the retain model's records or its results, generation: how texts are made, for evaluations. checkpoints:
+    where an unfinished attempt is kept. label: what the run is called where it is reported to. after_step: is told of
+    the run before its first step and after each, and may end it.
     """
     encoder = setting.encoder(source)
-    watch = None
-    if args.evaluate.on:
-        panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
-        watch = watching(folder, args.evaluate, panel)
+    seen = seen_sets(setting, args.evaluate, encoder)
     rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
     if objective.needs.alternate is not None:
         rows["alternate"] = encode_alternates(
@@ -88,58 +101,165 @@ def fit(
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
-    done = train(
-        model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
-        checkpoints=checkpoints,
-    )  # fmt: skip
+    watch = panel = follow = None
+    first = ranks.here().first
+    with reporters(args.report_to if first else (), Path(args.report_dir), label) as told:
+        if args.evaluate.on:
+            panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
+            watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
+        if after_step is not None:
+            moment = Moment(model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch)
+            after_step(moment)
+            follow = functools.partial(after_step, moment)
+        done = train(
+            model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
+            checkpoints=checkpoints, logged=lambda line: told.numbers(int(line["step"] or 0), line), after_step=follow,
+        )  # fmt: skip
+    if not first:
+        return {}
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
     save_model(model, encoder.tokenizer, folder)
-    write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
-    cut = {side: sum(1 for e in encoded if e.truncated) for side, encoded in rows.items()}
-    facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut}
+    write_text(folder / "log.jsonl", as_lines(done.history))
+    write_text(folder / "speed.jsonl", as_lines(done.speed_lines))  # apart, for no two runs have the same
+    cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
+    facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut, "speed": done.speed}
     if done.resumed_at is not None:
         facts["resumed_at"] = done.resumed_at
-    if args.evaluate.on:
-        facts["evaluation"] = {**done.selected, "rows": panel.read}
+    if panel is not None:
+        losses = dict.fromkeys(loss_sets(setting.benchmark, args.evaluate), args.evaluate.n_rows)
+        facts["evaluation"] = {**done.selected, "rows": panel.read, **({"losses": losses} if losses else {})}
     return facts
 
 
-TRAJECTORY = "trajectory.jsonl"
+@dataclass(frozen=True)
+class Moment:
+    """A run between two steps, as it can be saved: its model, and what gives that model as it was, without adapters."""
+
+    model: Any
+    encoder: Encoder
+    args: TrainArgs
+    reload: Callable[[], Any]
+    watch: Watch | None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation so far, where the best model is to be kept."""
+        return None if self.watch is None else self.watch.best_step
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now; training goes on as if nothing had been saved."""
+        with kept_random():
+            plain = self.model
+            if self.args.lora is not None:
+                plain = merged_copy(self.model, self.args.lora, self.reload)
+            save_model(plain, self.encoder.tokenizer, folder)
 
 
-def watching(folder: Path, args: EvaluateArgs, panel: Panel) -> Watch:
-    """What evaluates a run and writes its trajectory, whole each time, into a folder."""
+TRAJECTORY, GENERATIONS = "trajectory.jsonl", "generations.jsonl"
+
+
+def watching(
+    folder: Path,
+    args: TrainArgs,
+    panel: Panel,
+    seen: Seen,
+    encoder: Encoder,
+    generation: Generation,
+    told: Reporters,
+) -> Watch:
+    """What evaluates a run and writes its trajectory and its generations, whole each time, into a folder."""
 
     def tell(points: Sequence[Point]) -> None:
-        write_text(folder / TRAJECTORY, "".join(json.dumps(p.line) + "\n" for p in points))
+        write_text(folder / TRAJECTORY, as_lines([p.line for p in points]))
+        told.numbers(points[-1].step, points[-1].values)
 
-    choice = selection(args, panel.retain) if args.chooses else None
-    return Watch(args, panel, choice, tell)
+    def tell_texts(lines: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> None:
+        write_text(folder / GENERATIONS, as_lines(lines))
+        if new:
+            told.texts(int(new[0]["step"]), new)
+
+    how, (rows, prompts) = args.evaluate, seen
+    choice = selection(how, panel.retain) if how.chooses else None
+    losses = SetLosses(rows, encoder.tokenizer.pad_token_id)
+    table = None
+    if how.prompts:
+        table = Table(prompts, encoder, generation, how.generate_every, args.finegrained_log_iters, tell_texts)
+    return Watch(how, lambda model: {**panel(model), **losses(model)}, choice, tell, table)
 
 
 def evaluated(
-    setting: Setting, args: EvaluateArgs, encoder: Encoder, generation: Generation, retain: Path | None
+    setting: Setting,
+    args: EvaluateArgs,
+    encoder: Encoder,
+    generation: Generation,
+    retain: Path | Mapping[str, Result] | None,
 ) -> Panel:
-    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows."""
-    sets = setting.benchmark.sets
-    metrics = panel_metrics(setting.benchmark.panel, args)
+    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
+    results on all rows."""
+    watched = setting.watched or setting.benchmark
+    sets = watched.sets
+    metrics = watched_metrics(watched, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
     panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
-    if retain is None:
-        return panel
+    if not isinstance(retain, Path):
+        return dataclasses.replace(panel, retain=retain)
     read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
     tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
     texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
     return dataclasses.replace(panel, retain=panel.results(tokens, texts))
 
 
+def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.args.evaluate") -> tuple[str, ...]:
+    """The sets whose mean token loss is read during training. Raises ConfigError for a name that is none."""
+    named = benchmark.loss_sets if args.losses is None else args.losses
+    for i, name in enumerate(named):
+        if name not in benchmark.sets:
+            raise ConfigError(f"{where}.losses[{i}]: no set named {name!r}{nearest(name, benchmark.sets)}")
+    if args.prompts and not named:
+        raise ConfigError(f"{where}.prompts: prompts of which sets? name them at {where}.losses")
+    return named
+
+
+Seen = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
+
+
+def seen_sets(setting: Setting, args: EvaluateArgs, encoder: Encoder) -> Seen:
+    """The rows whose losses are read during training, and those whose prompts are continued, by set.
+
+    Raises ConfigError for a set that has no prompt.
+    """
+    rows: dict[str, Sequence[Encoded]] = {}
+    prompts: dict[str, Sequence[Encoded]] = {}
+    for name in loss_sets(setting.benchmark, args) if args.on else ():
+        one = setting.benchmark.sets[name]
+        encoded = encode_sets([one], encoder)
+        rows[name] = encoded[: args.n_rows or len(encoded)]
+        if not args.prompts:
+            continue
+        whole = one.prompts(args.prompts) if isinstance(one, TokenShards) else encoded[: args.prompts]
+        prompts[name] = [row for row in whole if row.n_prompt]
+        if not prompts[name]:
+            width = f" within {one.max_length} tokens" if isinstance(one, TokenShards) else ""
+            raise ConfigError(f"trainer.args.evaluate.prompts: no row of {name} has a prompt{width} to go on from")
+    return rows, prompts
+
+
+def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
+    """The metrics that are evaluated during training: none where a benchmark has losses alone. Raises ConfigError."""
+    if not benchmark.panel and loss_sets(benchmark, args) and args.panel == "fast" and not args.chooses:
+        return []
+    return panel_metrics(benchmark.panel, args)
+
+
 def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None, device: str | None = None) -> Any:
     """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    return load_model(source, held, device=pick_device(device or setting.model.device), quantize=quantize)
+    # a model that is to be cut in shards need not fit on one device
+    where = device or ("cpu" if ranks.sharded() and quantize is None else setting.model.device)
+    return load_model(source, held, device=pick_device(where), quantize=quantize)
 
 
 def apply_edit(
@@ -157,8 +277,18 @@ def apply_edit(
     return {"models": len(others) + 1}
 
 
-def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> list[Encoded]:
-    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces."""
+def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> Sequence[Encoded]:
+    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces.
+
+    Sets of tokens stay on disk, and are read row by row. Raises ConfigError if they are not the model's tokens.
+    """
+    shards = [s for s in sets if isinstance(s, TokenShards)]
+    if shards:
+        if len(shards) < len(sets):
+            raise ConfigError("benchmark: sets of tokens and sets of texts cannot be trained on as one side")
+        for each in shards:
+            each.check_tokenizer(encoder.tokenizer)
+        return joined(shards)
     out: list[Encoded] = []
     for rows in sets:
         out += encoder.pieces(rows) if rows.long == "pieces" else [encoder.row(rows, r, "answer") for r in rows]

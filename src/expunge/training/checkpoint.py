@@ -23,9 +23,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from expunge.core import ranks
 from expunge.core.errors import JobError
 from expunge.core.files import whole_folder, write_json
 from expunge.core.identity import file_sha256
@@ -34,7 +36,7 @@ from expunge.training.config import CheckpointArgs
 log = logging.getLogger(__name__)
 TENSORS, REST, SUMS = "state.safetensors", "state.json", "checksums.json"
 KEPT = 2
-FORM = 1  # raised when what a checkpoint holds changes
+FORM = 2  # raised when what a checkpoint holds changes
 State = dict[str, Any]
 
 
@@ -76,14 +78,31 @@ def unpack(made: Any, tensors: Mapping[str, Tensor], device: torch.device) -> An
     return {unpack(k, tensors, device): unpack(v, tensors, device) for k, v in made["items"]}
 
 
+def of_each(state: State, device: torch.device) -> list[State]:
+    """What each process keeps for itself, by rank."""
+    tensors: dict[str, Tensor] = {}
+    rest = pack(state, tensors)
+    if ranks.here().alone:
+        return [state]
+    said = ranks.gather(json.dumps(rest).encode())
+    held = ranks.gather(save(tensors))
+    return [unpack(json.loads(r), load(t), device) for r, t in zip(said, held, strict=True)]
+
+
 def trained_weights(model: Any) -> dict[str, Tensor]:
     """A copy on the CPU of every parameter that is trained; the others are those of the model the run starts from."""
-    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: _own(p).detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _own(p: Any) -> Tensor:
+    """A parameter, or this process's shard of it."""
+    own: Tensor = p.to_local() if isinstance(p, DTensor) else p
+    return own
 
 
 def put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Write such a copy back. Raises JobError if it is of other parameters."""
-    held = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    held = {name: _own(p) for name, p in model.named_parameters() if p.requires_grad}
     if {n: p.shape for n, p in held.items()} != {n: w.shape for n, w in weights.items()}:
         raise JobError("a checkpoint holds other parameters than this run trains; remove its folder and run again")
     with torch.no_grad():
@@ -134,8 +153,20 @@ class Checkpoints:
     def load(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
         """The newest state that is whole and fits this run (`state["fits"]`); None if there is none.
 
-        One that is not is warned of and removed, so that it cannot be taken for one.
+        One that is not is warned of and removed, so that it cannot be taken for one. Of several processes the first
+        chooses. Raises JobError where another cannot read what it chose.
         """
+        state = self._newest(fits, device) if ranks.here().first else None
+        step = ranks.told(None if state is None else self._step)
+        if step is not None and state is None:
+            place = self._folder / f"step-{step:08d}"
+            try:
+                state = _read(place, device)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                raise JobError(f"{place} can be read by one process of this run, and not by another: {error}") from None
+        return state
+
+    def _newest(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
         for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         for place in self._found():
@@ -157,7 +188,8 @@ class Checkpoints:
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Within the block the first SIGINT or SIGTERM asks for an end after the present step; a second acts at once.
+        """Within the block the first SIGINT or SIGTERM asks for an end after the present step; a second acts at once,
+        unless there are several processes, which end together.
 
         Only the main thread can listen to signals; elsewhere nothing changes.
         """
@@ -168,7 +200,8 @@ class Checkpoints:
 
         def hear(_number: int, _frame: FrameType | None) -> None:
             self.stopping = True
-            give_back()
+            if ranks.here().alone:  # a launcher passes on what its processes were sent already
+                give_back()
 
         def give_back() -> None:
             for number, handler in before.items():

@@ -45,6 +45,9 @@ class EvaluateArgs:
     `full` (the benchmark's panel, on all rows) or a list of its metrics. rows: at most so many rows of each set, the
     first ones; it does not count for the full panel. keep: which model is saved, the last or the best by `rule`.
     patience: stop after so many evaluations in a row without a new best.
+
+    losses: sets of rows whose mean token loss is read as well, of at most `rows` rows each (None: those that the
+    benchmark names). prompts: continue the prompts of so many of their rows, at every `generate_every`-th evaluation.
     """
 
     every: float | None = None
@@ -55,17 +58,25 @@ class EvaluateArgs:
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
     rule: Rule = field(default_factory=Rule)
+    losses: tuple[str, ...] | None = None
+    prompts: int = 0
+    generate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.every is not None and not 0 < self.every < math.inf:
             raise ValueError("every must be a number of epochs > 0")
-        for key in ("steps", "rows", "patience"):
+        for key in ("steps", "rows", "patience", "generate_every"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
         if self.every is not None and self.steps is not None:
             raise ValueError("every (epochs) is set, and steps as well; give one of them")
         if not self.panel:
             raise ValueError("panel must be fast, full or a list of metrics")
+        if self.prompts < 0:
+            raise ValueError("prompts must be at least 0")
+        for key in ("losses", "prompts"):
+            if getattr(self, key) and not self.on:
+                raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
         for key, idle in (("keep", "last"), ("patience", None)):
             if getattr(self, key) != idle and not self.on:
                 raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
@@ -86,6 +97,16 @@ class EvaluateArgs:
     def n_rows(self) -> int | None:
         """At most so many rows of each set; None: all."""
         return None if self.panel == "full" else self.rows
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a fingerprint covers: losses and prompts leave no trace where they are not asked for."""
+        values = dataclasses.asdict(self)
+        if self.losses is None:
+            del values["losses"]
+        if not self.prompts:
+            del values["prompts"], values["generate_every"]
+        return values
 
     @property
     def reads_retain(self) -> bool:
@@ -130,6 +151,11 @@ class TrainArgs:
     distillation in the logits of a token by at most 2 r (sum of absolute values).
     head_chunk: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
     it, so that a large vocabulary does not fill the memory (0: all at once, faster by the second time).
+
+    finegrained_log_iters: the first so many steps are all logged, and evaluations come ten times as often
+    (`evaluate.steps`), each with its generations. compile: the layers are compiled by torch.compile. report_to:
+    tensorboard, wandb (offline, unless WANDB_MODE says otherwise), beside the log, in `report_dir`. peak_tflops: of the
+    device, in the type that is computed in, for the MFU (None: that of a known GPU).
     """
 
     learning_rate: float = 1e-5
@@ -151,6 +177,11 @@ class TrainArgs:
     activation_checkpointing: bool = False
     head_chunk: int = 256
     logging_steps: int = 5
+    finegrained_log_iters: int = 0
+    compile: bool = False
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    report_dir: str = "saves/runs"
+    peak_tflops: float | None = None
     seed: int = 0
     anchor: Literal["forget", "retain"] = "forget"
     group_by_length: bool = True
@@ -179,6 +210,10 @@ class TrainArgs:
         for key in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
+        if self.finegrained_log_iters < 0:
+            raise ValueError("finegrained_log_iters must be at least 0")
+        if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
+            raise ValueError("peak_tflops must be a number > 0")
         if self.head_chunk < 0:
             raise ValueError("head_chunk must be at least 0 (0: all at once)")
         if self.max_steps != -1 and self.max_steps < 1:
@@ -247,10 +282,14 @@ class TrainArgs:
         values = dataclasses.asdict(self)
         if self.topk is None:
             del values["reference"], values["reference_topk"]
-        del values["logging_steps"], values["step_args"], values["checkpoint"]
+        for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "step_args", "checkpoint"):
+            del values[key]
+        values["evaluate"] = self.evaluate.identity
         if not self.evaluate.on:
             del values["evaluate"]
-        for key in ("step", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
+        if self.evaluate.steps is None or not self.finegrained_log_iters:  # it decides what is logged, and no more
+            del values["finegrained_log_iters"]
+        for key in ("step", "compile", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
             if not values[key]:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:

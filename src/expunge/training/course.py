@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from expunge.training.checkpoint import Checkpoints, State, put_weights, trained_weights
+from expunge.core import ranks
+from expunge.core.errors import JobError
+from expunge.training.checkpoint import Checkpoints, State, of_each, put_weights, trained_weights
 from expunge.training.evaluate import Point, Watch
+from expunge.training.meter import Meter
 from expunge.training.phases import Phase
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # step, steps
+Logged = Callable[[Mapping[str, float | None]], None]  # a line of the log, with its speed
+AfterStep = Callable[[], bool]  # called between two steps; whether the run should end here
+
+
+class Diverged(JobError):
+    """The loss is no longer finite, or passed its limit."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,8 @@ class Trained:
     """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
 
     selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
-    this run begin after.
+    this run begin after. speed, speed_lines: tokens per second and MFU (`training.meter`), of this attempt and of its
+    lines of the log.
     """
 
     n_steps: int
@@ -32,6 +42,8 @@ class Trained:
     trajectory: list[Point] = field(default_factory=list)
     selected: Mapping[str, Any] = field(default_factory=dict)
     resumed_at: int | None = None
+    speed: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    speed_lines: list[dict[str, float | None]] = field(default_factory=list, compare=False)
 
 
 @dataclass
@@ -42,10 +54,13 @@ class Run:
     n_phases: int
     watch: Watch | None
     progress: Progress | None
+    meter: Meter
+    logged: Logged | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     checkpoints: Checkpoints | None = None
     found: State | None = None
-    stopped: bool = False  # by patience
+    after_step: AfterStep | None = None
+    stopped: bool = False  # by patience, or by after_step
     resumed_at: int | None = None
 
     @property
@@ -57,8 +72,7 @@ class Run:
     @property
     def fits(self) -> dict[str, Any]:
         """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
-        n = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return {"device": self.device.type, "processes": n}
+        return {"device": self.device.type, "processes": ranks.here().world}
 
     def begin(self) -> Place:
         """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
@@ -74,19 +88,32 @@ class Run:
         log.info("going on after step %d", self.resumed_at)
         return Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
 
-    def save(self, place: Place, *, step: int = 0, **of_phase: Any) -> None:
-        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin)."""
-        if self.checkpoints is None or (torch.distributed.is_initialized() and torch.distributed.get_rank() > 0):
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether a checkpoint is to be written: as the first process's clock says, or since any is to stop."""
+        kept = self.checkpoints
+        if kept is None:
+            return False
+        said = ranks.values(2.0 * kept.stopping + kept.due(step))
+        kept.stopping = max(said) >= 2
+        return kept.stopping or said[0] == 1
+
+    def save(self, place: Place, *, step: int = 0, own: State | None = None, **of_phase: Any) -> None:
+        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin). own: of this process."""
+        if self.checkpoints is None:
+            return
+        each = of_each(own or {}, self.device)
+        if not ranks.here().first:
             return
         state = {
             "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
             "model": trained_weights(self.model), "history": self.history,
-            "watch": self.watch.state() if self.watch else {}, **of_phase,
+            "watch": self.watch.state() if self.watch else {}, "each": each, **of_phase,
         }  # fmt: skip
         self.checkpoints.save(place.steps_before + step, state)
 
     def leave(self, place: Place) -> None:
         """At the end of a phase: stop here if a signal came in its last step."""
+        self.checkpoint_due(place.steps_before)  # all stop where one does
         if self.checkpoints is not None and self.checkpoints.stopping:
             number = self.n_phases if self.stopped else place.number
             self.save(dataclasses.replace(place, number=number + 1))

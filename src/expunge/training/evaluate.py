@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.core import ranks
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.records import Text, TokenRecords, token_records
 from expunge.data.rows import RowSet
@@ -21,11 +22,11 @@ from expunge.data.template import Encoder
 from expunge.metrics.api import Metric, Result
 from expunge.metrics.compute import Extra, Texts, compute, in_order, requests, with_parents
 from expunge.scoring.config import Generation
-from expunge.scoring.texts import generate_texts
-from expunge.scoring.tokens import score_tokens
+from expunge.scoring.shards import Shard, generate_texts_sharded, score_tokens_sharded, this_shard
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import EvaluateArgs, Rule
 from expunge.training.randomness import kept_random
+from expunge.training.sets import Table
 
 FAST = ("probability", "truth_ratio", "extraction_strength")  # families of the fast panel
 SIDES = ("forget", "retain")  # how the names of its rows begin
@@ -109,16 +110,21 @@ class Panel:
     retain: Mapping[str, Result] | None = None
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were."""
+        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were.
+
+        Several processes share the rows, and all get the same values. A model in shards reads every row in each
+        process, for all must take part in each of its forwards.
+        """
+        shard = Shard() if ranks.sharded() else this_shard()
         wanted = requests(self.metrics)
         was_training = model.training
         with kept_random():
             tokens = {
-                rows: token_records(score_tokens(model, self._cut(rows), names, self.encoder))
+                rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
                 for rows, names in wanted.tokens.items()
             }
             made = {
-                rows: generate_texts(model, self._cut(rows), "answer", self.encoder, self.generation)
+                rows: generate_texts_sharded(model, self._cut(rows), "answer", self.encoder, self.generation, shard)
                 for rows in wanted.texts
             }
         model.train(was_training)
@@ -199,10 +205,13 @@ class Selection:
         least = self.floor * self.start.values[self.utility] if self.start else math.nan
         return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
 
-    def _rank(self, point: Point) -> tuple[float, float, int]:
+    def away(self, point: Point) -> float:
+        """How far an evaluation is from the goal; less is better."""
         value = point.values[self.forget]
-        away = math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
-        return away, -point.values[self.utility], point.step
+        return math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
+
+    def _rank(self, point: Point) -> tuple[float, float, int]:
+        return self.away(point), -point.values[self.utility], point.step
 
     def facts(self) -> dict[str, Any]:
         """What the job's record says of the choice."""
@@ -230,13 +239,17 @@ def selection(args: EvaluateArgs, retain: Mapping[str, Result] | None) -> Select
     return Selection(utility_of(args), forget, rule.floor, goal)
 
 
-def is_due(args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int) -> bool:
+def is_due(
+    args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int, finegrained: int = 0
+) -> bool:
     """Whether an evaluation follows this step of a phase (from 1): one does after each whole multiple of the period.
 
-    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase.
+    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase. finegrained: up to this
+    step of the run a period of steps is a tenth as long.
     """
     if args.steps is not None:
-        return (before + step) % args.steps == 0
+        closely = before + step <= finegrained
+        return (before + step) % (max(1, args.steps // 10) if closely else args.steps) == 0
     if args.every is None:
         return False
     period = args.every * n_epoch
@@ -244,11 +257,17 @@ def is_due(args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: in
     return math.floor(done / period + 1e-9) > math.floor(done_before / period + 1e-9)
 
 
+def _agreed(values: Mapping[str, float]) -> dict[str, float]:
+    """The first process's values, so that all choose and stop alike."""
+    told = ranks.told({name: repr(value) for name, value in values.items()})
+    return {name: float(value) for name, value in told.items()}
+
+
 class Watch:
     """Evaluates a run as it goes on: keeps the trajectory, the weights of the best model, and says when to stop.
 
     panel: a model's values by metric. choice: the rule, where a best model is asked for. tell: is given the trajectory
-    after each evaluation.
+    after each evaluation. table: continues prompts then.
     """
 
     def __init__(
@@ -257,8 +276,9 @@ class Watch:
         panel: Callable[[Any], Mapping[str, float]],
         choice: Selection | None = None,
         tell: Callable[[Sequence[Point]], None] | None = None,
+        table: Table | None = None,
     ) -> None:
-        self.args, self._panel, self._choice, self._tell = args, panel, choice, tell
+        self.args, self._panel, self._choice, self._tell, self._table = args, panel, choice, tell, table
         self.points: list[Point] = []
         self._weights: dict[str, Tensor] = {}
 
@@ -269,14 +289,23 @@ class Watch:
 
     def evaluate(self, model: Any, *, step: int, epoch: float, phase: int) -> bool:
         """Evaluate the model as it is now; whether the run should stop, since it has not got better for long enough."""
-        values = dict(self._panel(model))
+        values = _agreed(self._panel(model))
         self.points.append(Point(step, epoch, phase, values))
         if self._choice is not None and self._choice.add(self.points[-1]) and self.args.keep == "best":
             self._weights = trained_weights(model)
         if self._tell is not None:
             self._tell(self.points)
+        if self._table is not None:
+            self._table(model, step, len(self.points) - 1)
         patience = self.args.patience
         return patience is not None and self._choice is not None and self._choice.since >= patience
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose model would be kept now, where the best one is; None before there is one."""
+        if self.args.keep != "best" or self._choice is None or self._choice.best is None:
+            return None
+        return self._choice.best.step
 
     def end(self, model: Any) -> dict[str, Any]:
         """Put the best weights into the model where they are to be kept; what was chosen, for the record."""
@@ -291,12 +320,15 @@ class Watch:
         """What a checkpoint must hold of it."""
         best = self._choice.best.step if self._choice and self._choice.best else None
         since = self._choice.since if self._choice else 0
-        return {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
+        state = {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
+        return state if self._table is None else {**state, "table": self._table.lines}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from such a state."""
         self.points = [Point(**p) for p in state["points"]]
         self._weights = dict(state["weights"])
+        if self._table is not None:
+            self._table.lines = [dict(line) for line in state["table"]]
         if self._choice is not None and self.points:
             self._choice.start, self._choice.since = self.points[0], state["since"]
             self._choice.best = next((p for p in self.points[1:] if p.step == state["best"]), None)

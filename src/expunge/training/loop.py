@@ -1,26 +1,30 @@
 """The one training loop: fine-tuning and every unlearning method, over transformers.Trainer.
 
 The order of samples is planned before the first step (`training.phases`), so the Trainer reads them in sequence; the
-loss is the method's own, served by `training.serve`. The loss of a step is the mean over its micro-batches.
+loss is the method's own, served by `training.serve`. The loss of a step is the mean over its micro-batches, which
+several processes share (`training.shares`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 
+from expunge.core import ranks
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
 from expunge.methods.api import Needs, Terms
@@ -28,13 +32,16 @@ from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
 from expunge.training.ask import asked
 from expunge.training.checkpoint import Checkpoints, State
+from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
-from expunge.training.course import Place, Progress, Run, Trained
+from expunge.training.course import AfterStep, Diverged, Logged, Place, Progress, Run, Trained
 from expunge.training.evaluate import Watch, is_due
+from expunge.training.meter import Meter, work_of
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.reference import Reference, reference
 from expunge.training.serve import SIDES, Sample, Server
+from expunge.training.shares import Micro, Share, check_several, gather_whole, in_one_forward, per_process, share_of
 from expunge.training.step import Stepper
 from expunge.training.trainable import set_trainable
 
@@ -52,6 +59,8 @@ def train(
     progress: Progress | None = None,
     watch: Watch | None = None,
     checkpoints: Path | None = None,
+    logged: Logged | None = None,
+    after_step: AfterStep | None = None,
 ) -> Trained:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -63,25 +72,36 @@ def train(
 
     watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
-    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt.
+    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each
+    line of the log as it is made, and its speed. after_step: is called after each step and its evaluation, and may end
+    the run.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
-    samples = [s for p in phases for s in p.samples]
-    asked_of = _references(model, objective, rows, samples, args, pad_id, references or {})
-    run = Run(model, len(phases), watch, progress)
-    if checkpoints is not None and args.checkpoint is not None:
+    asked_of = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
+    meter = Meter(work_of(model, args.peak_tflops, half=args.bf16 or args.fp16))
+    run = Run(model, len(phases), watch, progress, meter, logged, after_step=after_step)
+    if checkpoints is not None and args.checkpoint is not None and ranks.sharded():
+        log.warning("no checkpoints are written of a model in shards: a run that is broken off begins anew")
+    elif checkpoints is not None and args.checkpoint is not None:
         run.checkpoints = Checkpoints(checkpoints, args.checkpoint)
         run.found = run.checkpoints.load(run.fits, run.device)
     place = Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
-    def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=args.head_chunk)
+    head_chunk = 0 if ranks.sharded() else args.head_chunk  # outside of a forward the head's weights are in shards
 
-    with tempfile.TemporaryDirectory() as scratch, run.checkpoints.stoppable() if run.checkpoints else nullcontext():
+    def serve(needs: Needs) -> Server:
+        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=head_chunk, reading=meter.read)
+
+    compiled = compiled_layers(model) if args.compile else nullcontext()
+    with (
+        compiled,
+        tempfile.TemporaryDirectory() as scratch,
+        run.checkpoints.stoppable() if run.checkpoints else nullcontext(),
+    ):
         for phase in phases:
             place = place.enter(phase)
             if place.number < done_before.number:
@@ -91,7 +111,7 @@ def train(
             trainer = _Loop(
                 model=model,
                 args=_training_arguments(phase, place.seed(args.seed), scratch, model),
-                train_dataset=_Samples(phase.samples[found["n_read"] if found else 0 :]),
+                train_dataset=share_of(phase.samples[found["n_read"] if found else 0 :], phase.args, ranks.here()),
                 data_collator=_as_batch,
             )
             trainer.prepare(phase, serve(phase.objective.needs), place, run)
@@ -110,8 +130,11 @@ def train(
                 trainer.let_go()
     model.eval()
     selected = watch.end(model) if watch else {}
+    if ranks.sharded():
+        gather_whole(trainer.accelerator, trainer.model_wrapped, model)
     n_steps = max(place.steps_before, done_before.steps_before)
-    return Trained(n_steps, run.history, watch.points if watch else [], selected, run.resumed_at)
+    points = watch.points if watch else []
+    return Trained(n_steps, run.history, points, selected, run.resumed_at, meter.facts(), meter.lines)
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
@@ -129,7 +152,7 @@ def _references(
     model: Any,
     objective: Objective,
     rows: Mapping[str, Sequence[Encoded]],
-    samples: Sequence[Sample],
+    samples: Sequence[Sequence[Sample]],
     args: TrainArgs,
     pad_id: int,
     given: Mapping[str, Reference],
@@ -139,7 +162,7 @@ def _references(
     for side in SIDES:
         what = asked(objective.needs, side, ref=True)
         if what is not None and side not in out:
-            wanted = [i for s in samples for i in s.numbers(side)]
+            wanted = [i for of in samples for s in of for i in s.numbers(side)]
             out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
         if asked(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
             raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
@@ -157,8 +180,8 @@ def _training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tr
         output_dir=scratch,
         num_train_epochs=1,  # the phase's samples hold every epoch
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        per_device_train_batch_size=1,  # of micro-batches
+        gradient_accumulation_steps=per_process(args, ranks.here()),
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         warmup_steps=args.warmup(phase.n_epoch),
@@ -185,19 +208,8 @@ def _training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tr
     )
 
 
-class _Samples(Dataset[Sample]):
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._samples[index]
-
-
-def _as_batch(samples: list[Sample]) -> dict[str, Any]:
-    return {"samples": samples}
+def _as_batch(micros: Sequence[Micro]) -> dict[str, Any]:
+    return {"samples": micros[0].samples, "weight": micros[0].weight}
 
 
 class _Loop(transformers.Trainer):
@@ -210,6 +222,10 @@ class _Loop(transformers.Trainer):
     def prepare(self, phase: Phase, server: Server, place: Place, run: Run) -> None:
         """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
+        sharded = not str(self.accelerator.distributed_type.value).startswith(("NO", "MULTI_"))
+        if self.accelerator.num_processes != ranks.here().world:
+            raise JobError("several processes train together only where accelerate launch or torchrun has started them")
+        check_several(phase.objective, phase.step is not None, ranks.here(), sharded=sharded)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
         self.phase, self.run = phase, run
@@ -219,12 +235,18 @@ class _Loop(transformers.Trainer):
         self._parts: dict[str, list[Tensor]] = {}
         self._stepper: Stepper | None = None
 
+    def get_train_dataloader(self) -> Any:
+        """This process's micro-batches as they are: accelerate would share them out once more."""
+        return DataLoader(cast(Share, self.train_dataset), collate_fn=self.data_collator)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Under DDP the whole loss becomes the forward that it follows."""
+        if not (training and str(self.accelerator.distributed_type.value).startswith("MULTI_")):
+            return super()._wrap_model(model, training, dataloader)
+        return in_one_forward(self.accelerator.prepare_model(model, evaluation_mode=True))
+
     def wrap(self, step: Step, serve: Callable[[Needs], Server]) -> None:
         """Let a step make the gradients."""
-        if self.accelerator.num_processes > 1:
-            raise JobError(
-                "a step runs in one process: its gradients are not exchanged; start the run without launcher"
-            )
         self._stepper = Stepper(step, self.objective, self.server, serve)
 
     def go_on_from(self, found: State | None) -> None:
@@ -247,8 +269,9 @@ class _Loop(transformers.Trainer):
         self.server.memory.update(found["memory"])
         if self._stepper is not None:
             self._stepper.memory.update(found["step_memory"])
-        self.history, self._parts = list(found["phase_history"]), dict(found["parts"])
-        set_random_state(found["random"])
+        own = found["each"][ranks.here().number]
+        self.history, self._parts = list(found["phase_history"]), dict(own["parts"])
+        set_random_state(own["random"])
 
     @property
     def _course(self) -> tuple[Any, Any, Any]:
@@ -262,15 +285,14 @@ class _Loop(transformers.Trainer):
         self.run.save(
             self.place,
             step=step,
-            n_read=step * self.epoch_share * self.accelerator.num_processes,
+            n_read=step * self.epoch_share,
             optimizer=optimizer.state_dict(),
             scheduler=scheduler.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             memory=self.server.memory,
             step_memory={} if self._stepper is None else self._stepper.memory,
             phase_history=self.history,
-            parts=self._parts,
-            random=random_state(),
+            own={"parts": self._parts, "random": random_state()},
         )
 
     def evaluate_if_due(self) -> bool:
@@ -278,11 +300,14 @@ class _Loop(transformers.Trainer):
         watch, step = self.run.watch, int(self.state.global_step)
         if watch is None:
             return False
-        rows = self.epoch_share * self.accelerator.num_processes
+        rows = self.epoch_share
         n_samples, n_epoch = len(self.phase.samples), self.epoch_rows
         before = self.place.steps_before
         last = self.place.number == self.place.n_phases and step >= self.state.max_steps
-        due = is_due(watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples)
+        due = is_due(
+            watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples,
+            finegrained=self.phase.args.finegrained_log_iters,
+        )  # fmt: skip
         if not (due or last):
             return False
         epoch = min(step * rows, n_samples) / n_epoch
@@ -312,34 +337,44 @@ class _Loop(transformers.Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The objective of one micro-batch."""
-        terms = self._terms(model, self.objective, self.server, inputs["samples"])
-        self._note(terms)
-        return (terms.total, None) if return_outputs else terms.total
+        noted: list[Terms] = []
+
+        def loss(inner: Any) -> Tensor:
+            noted.append(self._terms(inner, self.objective, self.server, inputs["samples"]))
+            return noted[0].total
+
+        total = model(loss) if isinstance(model, DistributedDataParallel) else loss(model)
+        weight = inputs["weight"]
+        self._note(noted[0], counts=bool(weight))
+        total = total if weight == 1 else total * weight
+        return (total, None) if return_outputs else total
 
     def _terms(self, model: Any, objective: Objective, server: Server, samples: Sequence[Sample]) -> Terms:
-        """The terms of one micro-batch. Raises JobError unless the total is finite and within the limit."""
+        """The terms of one micro-batch. Raises JobError, in every process, unless each has a total that is finite and
+        within the limit."""
         self.server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
         terms = objective(server.view(model, samples, device=self.args.device))
-        value = float(terms.total.detach())
+        found = ranks.values(float(terms.total.detach()))
+        value = next((v for v in found if not abs(v) <= self.limit), found[0])
         if not math.isfinite(value) or abs(value) > self.limit:
             said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
             done, total = self.place.steps(self.state)
             phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
-            raise JobError(
+            raise Diverged(
                 f"{objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
                 "learning rate, or stop earlier"
             )
         return terms
 
-    def _note(self, terms: Terms) -> None:
-        """Keep a micro-batch's loss and its terms for the log."""
+    def _note(self, terms: Terms, *, counts: bool = True) -> None:
+        """Keep a micro-batch's loss and its terms for the log; of one that does not count, that there was a step."""
         for name, part in {**terms.parts, "loss": terms.total}.items():
-            self._parts.setdefault(name, []).append(part.detach())
+            self._parts.setdefault(name, []).extend([part.detach()] if counts else [])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Keep the means of the loss and its terms since the last log."""
         if self._parts:
-            means = {k: float(torch.stack(v).double().mean()) for k, v in self._parts.items()}
+            means = _means(self._parts)
             done, _ = self.place.steps(self.state)
             step: dict[str, float] = {"step": float(done), "phase": float(self.place.number), **means}
             for key in ("learning_rate", "grad_norm"):
@@ -347,11 +382,23 @@ class _Loop(transformers.Trainer):
                     step[key] = float(logs[key])
             self.history.append(step)
             self._parts.clear()
+            speed = self.run.meter.line(int(done))
+            if self.run.logged is not None:
+                self.run.logged({**step, **speed})
 
     def let_go(self) -> None:
         """Give back the optimiser's memory before another phase begins: a Trainer is part of a cycle, and lingers."""
         if self.optimizer is not None:
             self.optimizer.state.clear()
+
+
+def _means(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """The mean of each term over the micro-batches of all processes."""
+    if ranks.here().alone:
+        return {k: float(torch.stack(list(v)).double().mean()) for k, v in parts.items()}
+    sums = {k: [float(torch.stack(list(v)).double().sum()) if v else 0.0, len(v)] for k, v in parts.items()}
+    each = [json.loads(said) for said in ranks.gather(json.dumps(sums).encode())]
+    return {k: sum(of[k][0] for of in each) / sum(of[k][1] for of in each) for k in each[0]}
 
 
 class _Course(TrainerCallback):
@@ -364,23 +411,36 @@ class _Course(TrainerCallback):
         """Count the steps that an earlier attempt has done."""
         state.global_step += self._trainer.begun
         state.max_steps += self._trainer.begun
+        self._run.meter.go()
         if self._trainer.begun:
             self._tell(state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Here a step is done, logged and evaluated, and nothing of the next has begun."""
         self._trainer.restore()
-        kept = self._run.checkpoints
-        if kept is not None and kept.due(self._trainer.place.steps_before + state.global_step):
+        if self._run.checkpoint_due(self._trainer.place.steps_before + state.global_step):
+            self._run.meter.rest()
             self._trainer.save()
-            if kept.stopping:
+            if self._run.checkpoints is not None and self._run.checkpoints.stopping:
                 raise KeyboardInterrupt
+            self._run.meter.go()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the caller how far the run is, and evaluate."""
         self._tell(state)
-        if self._trainer.evaluate_if_due():
+        if self._trainer.place.steps(state)[0] <= self._trainer.phase.args.finegrained_log_iters:
+            control.should_log = True
+        self._run.meter.rest()
+        stop = self._trainer.evaluate_if_due()
+        if self._run.after_step is not None:
+            stop = self._run.after_step() or stop
+        if stop:
             self._run.stopped = control.should_training_stop = True
+        self._run.meter.go()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last line of the log has been written."""
+        self._run.meter.rest()
 
     def _tell(self, state: Any) -> None:
         if self._run.progress is not None:

@@ -104,8 +104,11 @@ def saved_form(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
     Adapters of a quantised run are moved onto the full-precision weights that `reload` gives, and merged there: merged
     into the quantised weights the sum would be rounded to their grid, and most of the update be lost.
     """
-    if args.quantize is None:
-        return merged(model)
+    return merged(model) if args.quantize is None else merged_copy(model, args, reload)
+
+
+def merged_copy(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
+    """The plain model with the adapters as they are now, on the weights that `reload` gives; training can go on."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     trained = {name: p.detach().cpu() for name, p in get_peft_model_state_dict(model).items()}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair
-from expunge.data.template import Encoded
+from expunge.data.template import Encoded, row_lengths
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step, make_step, spec_of
 from expunge.training.config import TrainArgs
@@ -174,20 +175,38 @@ def _phase(
 
 def _samples(
     objective: Objective, rows: Mapping[str, Sequence[Encoded]], made: Pairing, args: TrainArgs, span: int
-) -> list[Sample]:
+) -> Samples:
     """A phase's samples, grouped by length (where asked) within each `span` of them."""
     sides = _sides(objective)
     n_rows = {side: len(of) for side, of in rows.items()}
     numbers = {s: found for s in sides if (found := _numbers(made, s, n_rows, args.seed)) is not None}
     order = np.arange(len(made))
     if args.group_by_length:
-        lengths = {s: np.array([len(r.ids) for r in rows[s]]) for s in sides}
+        lengths = {s: row_lengths(rows[s]) for s in sides}
         widths = [lengths[s][numbers[s]].reshape(len(made), -1).max(axis=1) for s in sides]
         parts = [order[i : i + span] for i in range(0, len(order), span)]
         keys = {"batch": args.per_device_train_batch_size, "seed": args.seed}
         order = np.concatenate([group_by_length(p, np.max(widths, axis=0), **keys) for p in parts])
-    several = {side: [_one(n) for n in numbers[side][order]] for side in sides}
-    return [Sample(**dict(zip(several, row, strict=True))) for row in zip(*several.values(), strict=True)]
+    return Samples({side: found[order] for side, found in numbers.items()})
+
+
+class Samples(Sequence[Sample]):
+    """A phase's samples as row numbers, by side of shape (S,) or (S, several); each is made when it is asked for."""
+
+    def __init__(self, numbers: Mapping[str, Rows]) -> None:
+        self._numbers = dict(numbers)
+
+    def __len__(self) -> int:
+        return min(len(n) for n in self._numbers.values())
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+    def __getitem__(self, index: int | slice) -> Sample | Samples:
+        if isinstance(index, slice):
+            return Samples({side: n[index] for side, n in self._numbers.items()})
+        return Sample(**{side: _one(n[index]) for side, n in self._numbers.items()})  # type: ignore[arg-type]
 
 
 def _one(rows: Rows) -> int | tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from expunge.data.batch import Batch, collate
-from expunge.data.template import Encoded
+from expunge.data.template import Encoded, row_lengths
 from expunge.methods.api import Needs, Positions, Serve, Side, View
 from expunge.models.packed import Head, UnknownHead, plain_head
 from expunge.training.ask import Ask, Said, ask, asked
+from expunge.training.meter import Reading
 from expunge.training.reference import Reference
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Server:
 
     references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
     head_chunk: logits are computed for so many positions at a time where a loss and the model's head allow it (0: all
-    at once).
+    at once). reading: where what is read is counted.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Server:
         *,
         pad_id: int,
         head_chunk: int = 0,
+        reading: Reading | None = None,
     ) -> None:
+        self._reading = Reading() if reading is None else reading
         self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, head_chunk
         self._known = False
         self._asks = {s: a for s in SIDES if (a := asked(needs, s)) is not None}
@@ -86,11 +90,13 @@ class Server:
     ) -> None:
         """One padded batch of all these sides' rows, one forward, split again by side."""
         what = self._asks[sides[0]]
+        began = time.perf_counter()
         encoded = [self._rows[s][i] for s in sides for i in numbers[s]]
         whole = collate(encoded, pad_id=self._pad, positions=what.positions.value)
         n_rows = [len(numbers[s]) for s in sides]
         parts = _split(whole, n_rows)
         whole, sizes = whole.to(device), [len(p.token_N) for p in parts]
+        self._reading.add(row_lengths(encoded), time.perf_counter() - began)
         said = self._ask(model, whole, what)
         logps: Sequence[Tensor | None] = [None] * len(sides)
         if all(self._asks[s].serve is Serve.LOGPS for s in sides):  # then the head's gradient is made once, not by side

@@ -6,6 +6,7 @@ from expunge.data.stories.generate import StoriesConfig, generate, generated
 from expunge.data.stories.pretokenize import Dataset, check_name, pretokenize
 from expunge.data.stories.protocol import protocol
 from expunge.data.stories.records import FEATURES, Story, load_records, open_stories, split_numbers
+from expunge.data.stories.shards import TokenShards, dataset_folder, joined, tokenizer_folder
 from expunge.data.stories.text import LINES, Variant, parse_subset, prompt, render, transform
 from expunge.data.transforms.draws import Draws
 
@@ -17,11 +18,14 @@ __all__ = [
     "StoriesConfig",
     "Story",
     "TokenDocuments",
+    "TokenShards",
     "Variant",
     "check_name",
+    "dataset_folder",
     "gather",
     "generate",
     "generated",
+    "joined",
     "load_records",
     "open_stories",
     "parse_subset",
@@ -31,5 +35,6 @@ __all__ = [
     "render",
     "source_of",
     "split_numbers",
+    "tokenizer_folder",
     "transform",
 ]

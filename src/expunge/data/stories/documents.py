@@ -62,6 +62,7 @@ class TokenDocuments(Sequence[Encoded]):
             np.concatenate([f[k] for f in found]).astype(np.int64) for k in range(3)
         )
         self.lengths: NDArray[np.int64] = np.minimum(self._full, max_seq_len)
+        self.n_truncated = int((self._full > max_seq_len).sum())
         # of a document: the shard of the source and the number of the story in it
         self.records = (
             np.stack([np.array(filled)[self._shard], np.concatenate([i[2, :-1] for i in indices])], axis=1)

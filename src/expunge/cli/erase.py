@@ -1,0 +1,179 @@
+"""`expunge erase`: rows and a model in, a model without them and a report out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expunge.core.errors import ConfigError
+
+TEXT = "make a model forget rows of yours: search, save, audit and report in one go"
+EPILOG = """\
+examples:
+  expunge erase --model SmolLM2-135M-Instruct --forget rows.csv --budget 30m --out erased
+  expunge erase --model saves/train/full --forget rows.jsonl --keep keep.jsonl --unseen holdout.jsonl --out erased
+exit codes: 0 done and all that was stated is achieved, 3 a model is written and something is not achieved,
+  1 a job failed, 2 wrong input, 130 interrupted (the same command goes on)
+"""
+ROWS = "csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line, is a text"
+UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def add_erase(commands: Any) -> None:
+    """The command's arguments."""
+    sub = commands.add_parser(
+        "erase",
+        help=TEXT,
+        description=f"{TEXT[0].upper()}{TEXT[1:]}.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sub.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a folder, a hub id or a shipped name")
+    sub.add_argument("--forget", required=True, metavar="FILE", help=f"the rows to forget: {ROWS}")
+    sub.add_argument("--keep", metavar="FILE", help="rows the model must go on knowing (default: plain facts)")
+    sub.add_argument("--unseen", metavar="FILE", help="rows like those to forget that the model has surely not seen")
+    sub.add_argument("--method", default="auto", metavar="auto|NPO|...", help="auto tries several (default)")
+    sub.add_argument(
+        "--method-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of --method, such as beta=0.5"
+    )
+    sub.add_argument("--learning-rate", type=float, metavar="RATE", help="take this one, and search for none")
+    sub.add_argument("--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 30m, 1h30m")
+    sub.add_argument("--floor", type=float, default=0.9, help="share of utility that must stay (default: 0.9)")
+    sub.add_argument("--target", type=float, default=0.2, help="share of the knowledge that may be left (default: 0.2)")
+    sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
+    sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --full-data")
+    sub.add_argument("--full-data", metavar="FILE", help="all rows it was trained on; makes a control from --base")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--show-text", action="store_true", help="put the rows to forget into the report")
+    sub.add_argument("--dry-run", action="store_true", help="check the input, show the plan, and do nothing")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="more settings, as of study=custom")
+    sub.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help=argparse.SUPPRESS)
+    sub.set_defaults(command=erase)
+
+
+def budget_seconds(text: str) -> float:
+    """Seconds of a time such as 90s, 30m, 1h30m, or a plain number of seconds. Raises ConfigError."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not parts or "".join(n + unit for n, unit in parts) != text:
+        raise ConfigError(f"--budget: {text!r} is no time (allowed: such as 90s, 30m, 1h30m)")
+    return sum(float(n) * UNITS[unit] for n, unit in parts)
+
+
+def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    """Check, do, and say in the last lines what was achieved. Returns the exit code."""
+    from rich.console import Console
+
+    from expunge.study.erase import prepare_erase
+    from expunge.study.erase_run import carry_out_erase, dry_run
+    from expunge.study.worker import quiet
+
+    quiet()
+    erasing = prepare_erase(request_of(parsed))
+    for note in erasing.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if erasing.control is None:
+        print(f"note: {NO_CONTROL}", file=sys.stderr)
+    if parsed.dry_run:
+        dry_run(erasing, print)
+        return 0
+    console = Console()
+    done = carry_out_erase(erasing, _stages(console), command=shlex.join(["expunge", *words]))
+    say(done, console)
+    return done.code
+
+
+NO_CONTROL = (
+    "without a model that never saw the rows there is no forget quality, no privacy leakage, no reference attack and "
+    "no verdict on relearning; --retain-model gives one, --base with --full-data makes one, and --unseen gives rows to "
+    "compare with"
+)
+
+
+def say(done: Any, console: Any) -> None:
+    """The trials, where things are, and the last lines: what was achieved and what was not."""
+    from rich.table import Table
+
+    from expunge.study.erase_search import KNOWN, UTILITY
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "steps kept", "forget", "keep", ""):
+        table.add_column(name)
+    for t in done.trials:
+        numbers = [f"{t[k]:.3f}" if isinstance(t.get(k), float) else "-" for k in (KNOWN, UTILITY)]
+        word = "chosen" if t["chosen"] else t["reason"]
+        table.add_row(f"{t['method']} lr={t['learning_rate']:.3g}", str(t["kept_step"] or "-"), *numbers, word)
+    console.print(table)
+    for name in ("model", "erasure_report.html"):
+        console.print(f"written: {done.folder / name}", highlight=False, soft_wrap=True, markup=False)
+    colours = {"achieved": "green", "not achieved": "red", "not known": "yellow"}
+    for state in ("achieved", "not known", "not achieved"):
+        for line in (x for x in done.lines if x.state == state):
+            console.print(
+                f"{line.state}: {line.text}", style=colours[state], highlight=False, soft_wrap=True, markup=False
+            )
+
+
+def request_of(parsed: argparse.Namespace) -> Any:
+    """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
+    from expunge.cli.compose import options, study_tree
+    from expunge.study.config import decode_study
+    from expunge.study.erase import Request
+
+    named = [f"model={parsed.model}"] if parsed.model in options("model") else []
+    tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
+    if not named:
+        tree["model"]["model_args"]["pretrained_model_name_or_path"] = parsed.model
+        if not any(word.startswith("model.template_args.") for word in parsed.overrides):
+            tree["model"]["template_args"]["apply_chat_template"] = _has_chat_template(parsed.model)
+    tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
+    if parsed.unseen:
+        tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}
+    given = {}
+    for word in parsed.method_arg:
+        key, is_pair, value = word.partition("=")
+        if not is_pair or not key:
+            raise ConfigError(f"--method-arg: {word!r} is not of the form key=value")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--method-arg: {word!r} holds no value") from None
+    return Request(
+        study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=given,
+        learning_rate=parsed.learning_rate, budget_s=budget_seconds(parsed.budget), floor=parsed.floor,
+        target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
+        full_data=parsed.full_data, show_text=parsed.show_text,
+    )  # fmt: skip
+
+
+def _has_chat_template(source: str) -> bool:
+    """Whether the model's tokenizer brings a chat template, which is then how it is asked. Raises ConfigError."""
+    from expunge.models.config import TokenizerArgs, check_source
+    from expunge.models.load import load_tokenizer
+
+    check_source(source, "--model")
+    return bool(load_tokenizer(source, TokenizerArgs()).chat_template)
+
+
+def _stages(console: Any) -> Any:
+    """Shows each stage of an erasure as a run of its own."""
+    from expunge.cli.display import Display
+
+    @contextlib.contextmanager
+    def show(title: str, planned: Sequence[Any]) -> Iterator[Any]:
+        console.print(title, style="bold", highlight=False)
+        with Display(planned, console) as display:
+            yield display.tell
+
+    return show

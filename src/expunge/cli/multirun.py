@@ -1,0 +1,93 @@
+"""`expunge train|unlearn|eval --multirun key=a,b ...`: a job for each combination that Hydra makes of the values.
+
+All are checked before the first is done; they run one after the other in this process, and one that fails stops no
+other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own multirun; it has no public name
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from rich.console import Console
+from rich.table import Table
+
+from expunge.cli.api import JobHandle, load_job
+from expunge.core.errors import ConfigError, ExpungeError
+
+PLACES = ("task_name", "paths.output_dir")
+N_SHOWN = 6
+
+
+def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each combination of the values that are listed: its name, and the words of its own command. Raises ConfigError.
+
+    The name, `learning_rate=1e-5,beta=0.1`, becomes the last folder of task_name (and of paths.output_dir).
+    """
+    parser = OverridesParser.create()
+    try:
+        parsed = [(word, parser.parse_override(word)) for word in words]
+        swept = [override for _, override in parsed if override.is_sweep_override()]
+        (batch,) = BasicSweeper.split_arguments(swept, None)
+    except HydraException as error:
+        raise ConfigError(f"--multirun: {' '.join(str(error).split())}") from None
+    if not swept:
+        raise ConfigError("--multirun: no value is a list, such as trainer.args.learning_rate=1e-5,1e-4")
+    if any(override.key_or_group in PLACES for override in swept):
+        raise ConfigError("--multirun: task_name and paths.output_dir are one; each job takes a folder below")
+    plain = [word for word, override in parsed if not override.is_sweep_override()]
+    out = []
+    for chosen in batch:
+        name = ",".join(_short(word) for word in chosen)
+        out.append((name, [*(_below(word, name) for word in plain), *chosen]))
+    if len({name for name, _ in out}) < len(out):
+        raise ConfigError("--multirun: two combinations have the same name; list values that differ")
+    return out
+
+
+def _below(word: str, name: str) -> str:
+    """The word, with a folder of this name below where it says where things go."""
+    key, _, value = word.partition("=")
+    return f"{key}='{value}/{name}'" if key.lstrip("+") in PLACES else word
+
+
+def _short(word: str) -> str:
+    """`trainer.args.learning_rate=1e-5` as `learning_rate=1e-5`, fit for a folder's name."""
+    key, _, value = word.lstrip("+").partition("=")
+    return f"{key.rpartition('.')[2]}={re.sub(r'[^A-Za-z0-9._+-]+', '-', value)}"
+
+
+def run_all(mode: str, words: Sequence[str], console: Console) -> int:
+    """Do every combination and show their numbers side by side; 1 if one of them failed."""
+    jobs: list[tuple[str, JobHandle]] = []
+    for name, own in combinations(words):
+        try:
+            jobs.append((name, load_job(mode, own)))
+        except ExpungeError as error:
+            raise type(error)(f"{name}: {error}") from None
+    for note in dict.fromkeys(note for _, job in jobs for note in job.notes):
+        console.print(f"note: {note}", markup=False)
+    rows: dict[str, Any] = {}
+    failed = 0
+    for number, (name, job) in enumerate(jobs):
+        console.print(f"{number + 1}/{len(jobs)} {name}", markup=False, highlight=False)
+        try:
+            rows[name] = job.run(console=console)
+        except ExpungeError as error:
+            failed += 1
+            console.print(f"failed: {name}: {error}", markup=False, style="red", soft_wrap=True)
+    table = Table("run", box=None, pad_edge=False)
+    shown = list(dict.fromkeys(metric for done in rows.values() for metric in done.summary))[:N_SHOWN]
+    for metric in shown:
+        table.add_column(metric, justify="right")
+    for name, done in rows.items():
+        values = [done.summary.get(metric) for metric in shown]
+        table.add_row(name, *("-" if v is None else f"{v:.4g}" for v in values))
+    console.print(table)
+    for done in rows.values():
+        console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0

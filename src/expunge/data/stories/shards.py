@@ -1,0 +1,141 @@
+"""A split of a data set of tokens as a set of rows: named and fingerprinted like any other, read only where asked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.core.identity import fingerprint
+from expunge.data.rows import RowSet
+from expunge.data.stories.documents import Rows, TokenDocuments
+from expunge.data.stories.pretokenize import DATASET, read_dataset
+from expunge.data.stories.records import Split
+from expunge.data.stories.tokens import load_tokenizer
+from expunge.data.template import Encoded
+
+
+@dataclass(frozen=True)
+class TokenShards(RowSet):
+    """Rows that are tokens already. It has no texts: `rows` is empty, and what reads texts finds none.
+
+    folder: the data set. split, cut, scored: as `TokenDocuments` has them; max_length is the width of its rows.
+    tokenizer: the folder of the tokenizer that made it.
+    """
+
+    folder: Path = Path()
+    split: Split = "train"
+    cut: Rows = "documents"
+    scored: Literal["all", "story"] = "all"
+    tokenizer: Path = Path()
+
+    @functools.cached_property
+    def documents(self) -> TokenDocuments:
+        """The rows, mapped from disk."""
+        return self._read(self.cut, self.scored)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what the data set was made of, and how it is read."""
+        return fingerprint(
+            {
+                "tokens": read_dataset(self.folder)["fingerprint"],
+                "read": [self.split, self.cut, self.scored, self.max_length],
+            }
+        )
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        return int(self.documents.lengths.sum())
+
+    def prompts(self, n: int) -> list[Encoded]:
+        """The first n documents whose story begins within the width: `n_prompt` ids of instructions, then the story."""
+        whole = self._read("documents", "story")
+        found = (row for row in whole if 0 < row.n_prompt < len(row.ids) - 1)
+        return [row for row, _ in zip(found, range(n), strict=False)]
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise ConfigError unless a model's tokenizer gives these ids the same meaning."""
+        if tokenizer.get_vocab() != load_tokenizer(self.tokenizer).core.get_vocab(with_added_tokens=True):
+            raise ConfigError(
+                f"model.model_args.pretrained_model_name_or_path: the model's tokenizer is not that of {self.folder} "
+                f"({self.tokenizer}); make the data set with the model's tokenizer, by --vocab_size 0 --tokenizer"
+            )
+
+    def _read(self, cut: Rows, scored: Literal["all", "story"]) -> TokenDocuments:
+        return TokenDocuments(self.folder, self.split, max_seq_len=self.max_length or 512, rows=cut, scored=scored)
+
+
+class JoinedRows(Sequence[Encoded]):
+    """Several sequences of rows, one after the other, none of them copied."""
+
+    def __init__(self, parts: Sequence[TokenDocuments]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(p) for p in parts])
+        self.lengths = np.concatenate([p.lengths for p in parts])
+        self.n_truncated = sum(p.n_truncated for p in parts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        k = int(np.searchsorted(self._ends, index, side="right"))
+        return self._parts[k][index - int(self._ends[k - 1] if k else 0)]
+
+
+def joined(sets: Sequence[TokenShards]) -> TokenDocuments | JoinedRows:
+    """The rows of some sets, in order."""
+    return sets[0].documents if len(sets) == 1 else JoinedRows([s.documents for s in sets])
+
+
+def dataset_folder(root: Path, name: str | None, key: str) -> Path:
+    """The data set `name` under a folder of data sets, or `root` itself where it is one. Raises DataError, ConfigError.
+
+    key: where the name stands, for an error.
+    """
+    if (root / DATASET).is_file():
+        if name in (None, root.name):
+            return root
+        root = root.parent
+    if name is None:
+        there = sorted(p.parent.name for p in root.glob(f"*/{DATASET}") if not p.parent.name.startswith("."))
+        listed = f" (there are: {', '.join(there[:24])})" if there else f"; {root} holds no data set"
+        raise ConfigError(f"{key}: which data set? give its name{listed}")
+    read_dataset(root / name)
+    return root / name
+
+
+def tokenizer_folder(dataset: Path, given: str | None) -> Path:
+    """The tokenizer that made a data set: the given one, or that one of the stories' `tokenizers` which fits.
+
+    Raises ConfigError if it is another, or none is found.
+    """
+    wanted = read_dataset(dataset).get("tokenizer")
+    if given is not None:
+        folder = Path(given).expanduser()
+        if load_tokenizer(folder).identity != wanted:
+            raise ConfigError(f"data.args.tokenizer={given}: {dataset} was made with another tokenizer")
+        return folder
+    for place in dataset.resolve().parents[:3]:
+        for folder in sorted(place.glob("tokenizers/*/tokenizer.json")):
+            try:
+                if load_tokenizer(folder.parent).identity == wanted:
+                    return folder.parent
+            except DataError:
+                continue  # another, broken one says nothing about this data set
+    raise ConfigError(f"data.args.tokenizer: name the folder of the tokenizer that {dataset} was made with")

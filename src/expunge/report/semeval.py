@@ -1,0 +1,111 @@
+"""The score table of SemEval-2025 Task 4: the parts, their terms, and the MMLU floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from expunge.metrics.api import Result
+from expunge.metrics.semeval import MMLU_FLOOR, TERMS
+from expunge.report.model import ReportModel, Run, run_names
+
+AGGREGATE = "semeval_aggregate"
+ABSENT = "\u2013"
+SHARE = 0.75  # of the MMLU before unlearning; the task's floor is that share of its 7B model's
+ABOUT = (
+    "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side), "
+    "the membership part 1 - 2 |AUC - 0.5|, and MMLU. Entries are in its order; a ruined model can stand high in it, "
+    f"so read the floor beside it: the task asked for MMLU above {MMLU_FLOOR} of its 7B model, which is "
+    f"{SHARE:.0%} of that model's before unlearning. `full` is the model before, `retain` never saw the forget rows."
+)
+
+
+def parts_of(results: Mapping[str, Result]) -> list[tuple[str, str]]:
+    """The official numbers of one model, by name, as text; what is missing says why."""
+    names = {
+        AGGREGATE: "aggregate",
+        "task_aggregate": "task aggregate",
+        "mia_auc": "attack AUC",
+        "mia_score": "MIA score",
+    }
+    out = [(head, _text(results, name)) for name, head in names.items()]
+    out.append(("MMLU", _number(_mmlu(results))))
+    out.append((f"MMLU > {MMLU_FLOOR}", _flag(_mmlu(results), MMLU_FLOOR)))
+    terms = results.get("task_aggregate", Result(math.nan)).extra
+    return out + [(name, _number(terms.get(name, math.nan))) for name in TERMS]
+
+
+def score_lines(model: ReportModel) -> list[str]:
+    """The score table as markdown, the best aggregate first; nothing where no run has such a score."""
+    if not any(AGGREGATE in run.results for run in model.runs):
+        return []
+    named = [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
+    entries = sorted((p for p in named if p[0].role == "unlearn"), key=_order)
+    before = model.mean_of("full", "mmlu")
+    lines = ["## Official score of SemEval-2025 Task 4", "", ABOUT, ""]
+    heads = ["rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU > {MMLU_FLOOR}"]
+    lines += _table(
+        [*heads, f"> {SHARE:.0%} of before"],
+        [
+            [rank, name, *(_number(_value(run, n)) for n in (AGGREGATE, "task_aggregate", "mia_score", "mia_auc")),
+             _number(_mmlu(run.results)), _flag(_mmlu(run.results), MMLU_FLOOR),
+             _flag(_mmlu(run.results), SHARE * before)]
+            for rank, (run, name) in _ranked(entries, named)
+        ],
+    )  # fmt: skip
+    lines += ["", "The twelve terms, as they enter the harmonic mean (R: regurgitation, K: knowledge):", ""]
+    short = [f"{t.split('_')[0]} {t.split('_')[1].removeprefix('Task')}{t.split('_')[2][0].upper()}" for t in TERMS]
+    lines += _table(
+        ["entry", *short],
+        [[name, *(_number(_term(run, term)) for term in TERMS)] for _, (run, name) in _ranked(entries, named)],
+    )
+    return [*lines, ""]
+
+
+def _ranked(entries: list[tuple[Run, str]], named: list[tuple[Run, str]]) -> list[tuple[str, tuple[Run, str]]]:
+    """The entries with their ranks, then the models they are held against, without."""
+    ranked = [(str(i), entry) for i, entry in enumerate(entries, 1)]
+    return ranked + [("", pair) for pair in named if pair[0].role != "unlearn"]
+
+
+def _order(pair: tuple[Run, str]) -> tuple[bool, float, str]:
+    value = _value(pair[0], AGGREGATE)
+    return math.isnan(value), -value if math.isfinite(value) else 0.0, pair[1]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    shown = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    aligned = ["--:" if h not in ("entry",) else ":--" for h in heads]
+    return ["| " + " | ".join(row) + " |" for row in (heads, aligned, *shown)]
+
+
+def _value(run: Run, name: str) -> float:
+    return run.results[name].value if name in run.results else math.nan
+
+
+def _term(run: Run, term: str) -> float:
+    tasks = run.results.get("task_aggregate")
+    return math.nan if tasks is None else tasks.extra.get(term, math.nan)
+
+
+def _mmlu(results: Mapping[str, Result]) -> float:
+    """MMLU as it entered the aggregate, measured or given."""
+    return results[AGGREGATE].extra.get("mmlu_part", math.nan) if AGGREGATE in results else math.nan
+
+
+def _text(results: Mapping[str, Result], name: str) -> str:
+    found = results.get(name)
+    if found is None:
+        return f"{ABSENT} (not measured)"
+    return _number(found.value) if math.isfinite(found.value) else f"{ABSENT} ({found.reason})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else ABSENT
+
+
+def _flag(value: float, floor: float) -> str:
+    """Whether a value reaches a floor."""
+    if not (math.isfinite(value) and math.isfinite(floor)):
+        return ABSENT
+    return "yes" if value > floor else "no"

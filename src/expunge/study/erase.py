@@ -1,0 +1,299 @@
+"""`expunge erase`: what was asked, checked before any weight is read, and the rows of the search and of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from expunge.audits.api import some
+from expunge.benchmarks.custom import CustomArgs
+from expunge.benchmarks.panel import HOLDOUT
+from expunge.benchmarks.rows_panel import rows_panel
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, DataError
+from expunge.core.files import link, write_json
+from expunge.core.identity import canonical, fingerprint
+from expunge.data.custom import Columns, continuations, load_rows
+from expunge.data.rows import RowSet
+from expunge.methods.objective import Objective, objective
+from expunge.metrics.api import Metric
+from expunge.models.config import TokenizerArgs, check_source, looks_local, source_identity
+from expunge.models.load import load_tokenizer, pick_device
+from expunge.study.config import Study
+from expunge.study.job import Job, Progress
+from expunge.study.maker import Maker
+from expunge.study.measuring import tokenizer_mark
+from expunge.study.setting import Setting, check_model
+from expunge.study.settle import setting_of
+
+AUTO = "auto"
+KNOWN, LEFT, UNSEEN = "forget_Q_A_Prob", "extraction_strength", "unseen_Q_A_Prob"
+UTILITY = "retain_Q_A_Prob"
+LEAST_KEPT = 6  # rows to keep: fewer leave no rows to choose and to report by
+MOST_MEASURED = 64  # rows to keep that choose, and as many that report
+WORK = ".expunge"
+MARK, RESULT = "request.json", "result.json"
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `expunge erase` was asked to do.
+
+    study: the model, the template and the rows (`benchmark=custom`). method: a name, or auto. budget_s: seconds for the
+    search and the audits. floor: the share of utility at the start that must stay. target: the share of what was known
+    of the forget rows that may be left. retain_model: a model that never saw the rows; base, full_data: what one can be
+    made of. show_text: put the rows' texts into the report.
+    """
+
+    study: Study
+    out: Path
+    method: str = AUTO
+    method_args: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    budget_s: float = 1800.0
+    floor: float = 0.9
+    target: float = 0.2
+    seed: int = 0
+    retain_model: str | None = None
+    base: str | None = None
+    full_data: str | None = None
+    show_text: bool = False
+
+
+@dataclass(frozen=True)
+class Erasing:
+    """A checked request. search: makes the trials, choosing by some of the rows to keep. final: measures by others.
+
+    control: the job of a model that never saw the rows, where one is given or can be made. mark: what tells this
+    request from another.
+    """
+
+    request: Request
+    search: Maker
+    final: Maker
+    control: Job | None
+    mark: str
+    notes: tuple[str, ...]
+
+    @property
+    def work(self) -> Path:
+        """Where the jobs are kept."""
+        return self.request.out / WORK
+
+    @property
+    def sets(self) -> Mapping[str, RowSet]:
+        """The rows by role; `retain_eval` holds those that report."""
+        return self.final.setting.benchmark.sets
+
+
+def prepare_erase(request: Request) -> Erasing:
+    """Check everything and read the rows. Raises ConfigError or DataError before any weight is read."""
+    _check_numbers(request)
+    check_method(request.method, request.method_args)
+    study = request.study
+    check_model(study.model)
+    for key in ("retain_model", "base"):
+        if getattr(request, key) is not None:
+            check_source(getattr(request, key), f"--{key.replace('_', '-')}")
+    if request.retain_model and not looks_local(request.retain_model):
+        raise ConfigError(f"--retain-model: no folder {request.retain_model}")
+    if request.retain_model and (request.base or request.full_data):
+        raise ConfigError("--retain-model: is the control already; leave --base and --full-data out")
+    if (request.base is None) != (request.full_data is None):
+        lacks = "--base" if request.base is None else "--full-data"
+        raise ConfigError(
+            f"{lacks}: missing; a control is made by training --base, the model as it was before, on --full-data, all "
+            "rows it was trained on, without those to forget"
+        )
+    pick_device(study.model.device)
+    setting = setting_of(study)
+    search, final = _makers(study, setting)
+    _check_tokenizers(request, setting)
+    mark = _mark(request, setting)
+    _check_out(request.out, mark)
+    return Erasing(request, search, final, _control(request, search), mark, setting.benchmark.notes)
+
+
+def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
+    """A method's name and settings; None for auto. Raises ConfigError."""
+    if name == AUTO:
+        if args:
+            raise ConfigError("--method-arg: settings are a method's own; name one by --method")
+        return None
+    chosen = objective(name, args, where="--method")
+    if not chosen.forgets:
+        raise ConfigError(f"--method: {name} does not unlearn; see `expunge methods` (allowed: auto, or one of these)")
+    if chosen.spec.teacher == "start":
+        raise ConfigError(f"--method: {name} goes on from another method's model, which a study gives it")
+    return chosen
+
+
+def _check_numbers(request: Request) -> None:
+    if not (request.budget_s > 0 and math.isfinite(request.budget_s)):
+        raise ConfigError("--budget: must be a time above 0, such as 30m")
+    for key in ("floor", "target"):
+        if not 0 <= getattr(request, key) <= 1:
+            raise ConfigError(f"--{key}: must be a share from 0 to 1, got {getattr(request, key):g}")
+    rate = request.learning_rate
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise ConfigError(f"--learning-rate: must be a number above 0, got {rate:g}")
+
+
+def _check_tokenizers(request: Request, setting: Setting) -> None:
+    """The template must fit the tokenizer, and a control must read as the model does. Raises ConfigError."""
+    own = tokenizer_mark(setting.encoder(str(setting.model.source)).tokenizer)
+    for key in ("retain_model", "base"):
+        named = getattr(request, key)
+        if named is not None and tokenizer_mark(load_tokenizer(named, TokenizerArgs())) != own:
+            raise ConfigError(
+                f"--{key.replace('_', '-')}: {named} reads with another tokenizer than the model; their losses per "
+                "token do not compare"
+            )
+
+
+def _makers(study: Study, setting: Setting) -> tuple[Maker, Maker]:
+    """The makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
+    whole = setting.benchmark.sets["retain"]
+    where = study.retain or "the rows to keep"
+    if len(whole) < LEAST_KEPT:
+        raise DataError(
+            f"{where}: {len(whole)} rows to keep; at least {LEAST_KEPT} are needed, for some are trained on, some "
+            "choose the model and some report"
+        )
+    drawn = np.random.default_rng(SPLIT_SEED).permutation(len(whole)).tolist()
+    n = min(len(whole) // 4, MOST_MEASURED)
+    n = max(n, 1)
+    choose, report, kept = (sorted(ids) for ids in (drawn[:n], drawn[n : 2 * n], drawn[2 * n :]))
+    made = []
+    for ids in (choose, report):
+        sets = dict(setting.benchmark.sets) | {"retain": some(whole, kept, "retain")}
+        sets["retain_eval"] = continuations(some(whole, ids, "retain_eval"), "retain_eval", where)
+        panel = rows_panel(sets, truth_ratio=study.eval.truth_ratio)
+        if HOLDOUT in sets:
+            panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, tokens=("answer",)))
+        benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=panel)
+        made.append(Maker(dataclasses.replace(setting, benchmark=benchmark), study.eval))
+    return made[0], made[1]
+
+
+def _control(request: Request, maker: Maker) -> Job | None:
+    """The job of a model that never saw the rows: the given one, or --base trained on --full-data without them."""
+    if request.retain_model is not None:
+        return given_model(request.retain_model)
+    if request.base is None or request.full_data is None:
+        return None
+    columns = _columns(request.study)
+    rows = load_rows(request.full_data, "full", columns)
+    asked = {(r.question, r.answer) for r in maker.setting.benchmark.sets["forget"]}
+    left = [r.row_id for r in rows if (r.question, r.answer) not in asked]
+    gone = len(rows) - len(left)
+    if gone == 0:
+        raise DataError(f"{request.full_data}: holds none of the rows to forget, so it is not what taught them")
+    if not left:
+        raise DataError(f"{request.full_data}: holds rows to forget alone; a control needs the others as well")
+    setting = maker.setting
+    args = dataclasses.replace(setting.model.model_args, pretrained_model_name_or_path=request.base)
+    sets = {**setting.benchmark.sets, "rest": some(rows, left, "rest")}
+    own = dataclasses.replace(
+        setting,
+        model=dataclasses.replace(setting.model, model_args=args),
+        benchmark=dataclasses.replace(setting.benchmark, sets=sets),
+    )
+    made = Maker(own, request.study.eval)
+    return made.fit("control", None, objective("finetune"), {"retain": ("rest",)}, request.study.train)
+
+
+def _columns(study: Study) -> Columns:
+    return decode(CustomArgs, dict(study.data.args), where="data.args").columns
+
+
+def given_model(source: str) -> Job:
+    """A model of the user's as a job, so that it stands beside those that jobs make."""
+
+    def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+        for file in sorted(Path(source).expanduser().iterdir()):
+            if file.is_file() and file.name != "job.json":
+                link(file, folder / file.name)
+        progress(1, 1)
+        return {"given": Path(source).name}
+
+    return Job(kind="given", label="control", identity=source_identity(source, None), do=do)
+
+
+def _mark(request: Request, setting: Setting) -> str:
+    """What tells this request from another: settings and contents, no paths."""
+    study, sets = request.study, setting.benchmark.sets
+    control: dict[str, Any] = {}
+    for key in ("retain_model", "base"):
+        named = getattr(request, key)
+        if named is not None:
+            control[key] = source_identity(named, None)
+    if request.full_data is not None:
+        control["full_data"] = load_rows(request.full_data, "full", _columns(study)).fingerprint()
+        control["train"] = study.train.identity
+    asked = {
+        f.name: getattr(request, f.name)
+        for f in dataclasses.fields(request)
+        if f.name not in ("study", "out", "retain_model", "base", "full_data")
+    }
+    return fingerprint(
+        {
+            "rows": {name: rows.fingerprint() for name, rows in sets.items()},
+            "model": source_identity(str(study.model.source), study.model.model_args.revision),
+            "dtype": study.model.model_args.dtype,
+            "template": study.template_args,
+            "eval": study.eval,
+            "asked": asked,
+            **control,
+        }
+    )
+
+
+def _check_out(out: Path, mark: str) -> None:
+    """A new or empty folder, or one in which this very request was begun. Raises ConfigError."""
+    if not out.exists():
+        above = next(p for p in out.absolute().parents if p.exists())
+        if not above.is_dir():
+            raise ConfigError(f"--out: {out} cannot be made: {above.name} is a file, not a folder")
+        return
+    if not out.is_dir():
+        raise ConfigError(f"--out: {out} is a file, not a folder")
+    if not any(out.iterdir()):
+        return
+    try:
+        held = json.loads((out / WORK / MARK).read_text(encoding="utf-8"))["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--out: {out} already holds something; name a new or empty folder") from None
+    if held != mark:
+        raise ConfigError(
+            f"--out: {out} holds another erasure (other rows, model or settings); name a new folder, or give the same "
+            "settings to go on with it"
+        )
+
+
+def begin(erasing: Erasing) -> None:
+    """Mark the folder as this request's."""
+    place = erasing.work / MARK
+    if not place.exists():
+        write_json(place, {"request": erasing.mark, "settings": canonical(_shown(erasing.request))})
+
+
+def _shown(request: Request) -> dict[str, Any]:
+    """The settings as the folder and the reports say them; no rows."""
+    return {
+        "method": request.method,
+        "method_args": dict(request.method_args),
+        "learning_rate": request.learning_rate,
+        "budget_s": request.budget_s,
+        "floor": request.floor,
+        "target": request.target,
+        "seed": request.seed,
+    }

@@ -1,0 +1,294 @@
+"""What an erasure comes to: what was achieved and what was not, in lines, in the report and on the model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from expunge.audits.api import rows_of
+from expunge.audits.verdict import FORGOTTEN, KNOWN, OPEN, TRACES
+from expunge.benchmarks.panel import HOLDOUT
+from expunge.metrics.aggregate import bootstrap_interval
+from expunge.metrics.api import Metric, Result
+from expunge.models.config import looks_local, source_identity
+from expunge.report.erasure import NO_RETAIN, Asked, Erasure, Finding
+from expunge.study import erase
+from expunge.study.erase import LEFT, UNSEEN, UTILITY, Erasing
+from expunge.study.erase_audits import Held
+from expunge.study.erase_search import Tried
+
+State = Literal["achieved", "not achieved", "not known"]
+LITTLE = 0.05  # a gap in probability below which there is nothing to erase, or none to tell
+ALIKE = 0.1  # a control whose probability of the rows to keep is further from the model's is another kind of model
+FORGET_WORDS = {
+    erase.KNOWN: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
+    LEFT: ("Extraction strength", "the share of each answer that it goes on with, once begun"),
+    "forget_Q_A_ROUGE": ("Overlap of what it says", "how much of the right answers it says when asked"),
+    "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
+    "mia_loss": ("Membership", "how well rows to forget can be told from rows never seen; 0.5 is not at all"),
+}
+KEPT_WORDS = {
+    UTILITY: ("Rows to keep: probability", "how likely the right answers are"),
+    "retain_Q_A_ROUGE": ("Rows to keep: overlap", "how much of the right answers it says when asked"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One of the last lines: whether something was achieved."""
+
+    state: State
+    text: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of the model before, of the one after, and of a model that never saw the rows, where there is one."""
+
+    before: Mapping[str, Result]
+    after: Mapping[str, Result]
+    control: Mapping[str, Result] | None
+
+    @property
+    def reference(self) -> float | None:
+        """What the probability of the forget rows is where they were never seen: the control's; else that of rows
+        surely unseen, in the model before; None where neither is known."""
+        if self.control is not None:
+            return self.control[erase.KNOWN].value
+        return self.before[UNSEEN].value if UNSEEN in self.before else None
+
+
+def judge(erasing: Erasing, measured: Measured, chosen: Tried, held: Sequence[Held]) -> list[Line]:
+    """What was achieved: the floor, the target, and what the audits say of it."""
+    lines = [_utility(erasing, measured), _target(erasing, measured)]
+    if not chosen.passes:
+        lines.append(Line("not achieved", "search: no checkpoint kept the floor; the one that keeps most is written"))
+    for one in held:
+        lines += [Line("not known", f"{one.name}: {one.reason}")] if one.reason else _audit(erasing, measured, one)
+    if erasing.control is None:
+        lines.append(Line("not known", "how a model that never saw the rows would answer: there is no such model"))
+    return lines
+
+
+def _utility(erasing: Erasing, measured: Measured) -> Line:
+    before, after = measured.before[UTILITY].value, measured.after[UTILITY].value
+    n, floor = len(erasing.sets["retain_eval"]), erasing.request.floor
+    if not before > 0 or not math.isfinite(after):
+        return Line("not known", f"utility: no probability of the {n} rows to keep that report")
+    said = f"utility: {after / before:.0%} of the start on {n} rows to keep that nothing was trained on or chosen by"
+    return Line("achieved" if after >= floor * before else "not achieved", f"{said} (floor {floor:.0%})")
+
+
+def _target(erasing: Erasing, measured: Measured) -> Line:
+    before, after = measured.before[erase.KNOWN].value, measured.after[erase.KNOWN].value
+    said = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
+    left = left_over(before, after, measured.reference)
+    if left is None:
+        return Line("not known", f"{said}; the model hardly knew them, so there is nothing to tell")
+    against = "" if measured.reference is None else f", {measured.reference:.3f} where they were never seen"
+    target = erasing.request.target
+    done: State = "achieved" if left <= target else "not achieved"
+    return Line(done, f"{said}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
+
+
+def left_over(before: float, after: float, reference: float | None) -> float | None:
+    """The share of what was known that is left: 1 the model before, 0 the reference (none: a probability of 0).
+
+    None where the model before was no more than LITTLE above the reference, or a number is missing.
+    """
+    gap = before - (reference or 0.0)
+    if not gap >= LITTLE or not math.isfinite(after):
+        return None
+    return (after - (reference or 0.0)) / gap
+
+
+def _audit(erasing: Erasing, measured: Measured, held: Held) -> list[Line]:
+    """An audit against its controls by its verdicts; without them by the target, where that makes sense."""
+    if erasing.control is not None:
+        out = []
+        for reading in held.readings:
+            states: dict[str, State] = {FORGOTTEN: "achieved", TRACES: "not achieved", KNOWN: "not achieved"}
+            why = f" ({reading.note})" if reading.note else ""
+            word = "cannot be told" if reading.verdict == OPEN else reading.verdict
+            out.append(Line(states.get(reading.verdict, "not known"), f"{held.name}, {reading.name}: {word}{why}"))
+        return out
+    if held.name == "exposure":
+        return [Line("not known", "exposure: a list of rows is written; a verdict needs a control")]
+    if held.name == "relearn":
+        curves = ", ".join(f"{way.partition(', ')[0]} to {after:.3f}" for way, (after, _) in held.found.items())
+        return [Line("not known", f"relearn: a few steps bring it {curves}; how fast is too fast needs a control")]
+    return [_attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items()]
+
+
+def _attack(erasing: Erasing, measured: Measured, name: str, way: str, pair: tuple[float, float]) -> Line:
+    after, before = pair
+    left, target = left_over(before, after, measured.reference), erasing.request.target
+    said = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
+    if left is None:
+        return Line("not known", f"{said}; the model before hardly knew them so")
+    return Line("achieved" if left <= target else "not achieved", f"{said}; {max(left, 0):.0%} is left")
+
+
+def exit_code(lines: Sequence[Line]) -> int:
+    """0 if nothing stated was missed, 3 if a model was written and something was."""
+    return 3 if any(line.state == "not achieved" for line in lines) else 0
+
+
+def erasure(
+    erasing: Erasing,
+    measured: Measured,
+    chosen: Tried,
+    held: Sequence[Held],
+    lines: Sequence[Line],
+    *,
+    weights: str,
+    seconds: float,
+    steps: int | None,
+    command: str,
+) -> Erasure:
+    """What the erasure report says. weights: SHA-256 of the new weights."""
+    request, sets = erasing.request, erasing.sets
+    forget = sets["forget"]
+    texts = (
+        tuple(f"{r.question} -> {r.answer}" if r.question else r.answer for r in forget) if request.show_text else ()
+    )
+    lost = {n: r.reason or "" for n, r in measured.after.items() if not math.isfinite(r.value) and r.reason}
+    return Erasure(
+        title=f"Erasure report: {model_name(request)}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        asked=(Asked("rows to forget", len(forget), forget.fingerprint(), texts),),
+        method=chosen.trial.method,
+        settings=settings(erasing, chosen),
+        steps=steps,
+        seconds=seconds,
+        models=(("the model before", before_hash(request)), ("the weights after", weights)),
+        findings=(*_findings(measured), *_of_audits(held)),
+        kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
+        missing=(*lost.items(), *((f"audit {h.name}", h.reason) for h in held if h.reason)),
+        has_retain=erasing.control is not None,
+        achieved=tuple((line.state, line.text) for line in lines),
+        notes=notes(erasing, measured),
+        command=command,
+    )
+
+
+def settings(erasing: Erasing, chosen: Tried) -> tuple[tuple[str, str], ...]:
+    """What was chosen and by what rule, as name and value."""
+    request, sets = erasing.request, erasing.search.setting.benchmark.sets
+    parts = (
+        f"{len(sets['retain'])} trained on, {len(sets['retain_eval'])} chose, {len(erasing.sets['retain_eval'])} report"
+    )
+    return (
+        ("learning rate", f"{chosen.trial.learning_rate:.4g}"),
+        *((f"method {k}", str(v)) for k, v in chosen.trial.method_args.items()),
+        ("kept checkpoint", f"step {chosen.step} of at most {chosen.trial.steps}"),
+        ("utility floor", f"{request.floor:.0%} of the start"),
+        ("target", f"at most {request.target:.0%} of what was known"),
+        ("rows to keep", parts),
+        ("seed", str(request.seed)),
+        ("budget", f"{request.budget_s:.0f} s"),
+    )
+
+
+def notes(erasing: Erasing, measured: Measured) -> tuple[str, ...]:
+    """What a reader must know to take the numbers for what they are."""
+    out = [
+        "The checkpoint and the trial were chosen on the rows to forget themselves and on a part of the rows to keep; "
+        "utility is reported on another part. Numbers of the rows to forget are therefore the best of several.",
+        *erasing.notes,
+    ]
+    control = measured.control
+    if UNSEEN in measured.after:
+        now, then = measured.after[UNSEEN].value, measured.before[UNSEEN].value
+        out.append(f"The answers of {len(erasing.sets[HOLDOUT])} rows never seen: {then:.3f} before, {now:.3f} after.")
+    if control is None and HOLDOUT in erasing.sets:
+        out.append(
+            f"{len(erasing.sets[HOLDOUT])} rows that the model has surely not seen stand in for a model that never saw "
+            "the rows to forget, as far as they are alike: the target is measured from their probability before."
+        )
+    elif control is None:
+        out.append("No rows surely unseen were given either: the target is measured from a probability of 0.")
+    elif abs(control[UTILITY].value - measured.before[UTILITY].value) > ALIKE:
+        out.append(
+            f"The control knows the rows to keep otherwise than the model ({control[UTILITY].value:.3f} against "
+            f"{measured.before[UTILITY].value:.3f}): it was not made in the same way, and stands in with reservations."
+        )
+    return tuple(out)
+
+
+def _findings(measured: Measured) -> list[Finding]:
+    return [_finding(measured, name, *words) for name, words in FORGET_WORDS.items() if name in measured.after]
+
+
+def _finding(measured: Measured, name: str, title: str, words: str) -> Finding:
+    result = measured.after[name]
+    family = "probability" if name.endswith("Prob") else "rouge" if name.endswith("ROUGE") else name
+    column = rows_of(result, Metric(name, family), sorted(result.per_row))
+    column = column[~(column != column)]
+    low, high = bootstrap_interval(column) if len(column) > 1 else (math.nan, math.nan)
+    control = math.nan if measured.control is None else measured.control[name].value
+    return Finding(
+        title, words, result.value, low, high, measured.before[name].value, control, reason=result.reason or ""
+    )  # fmt: skip
+
+
+def _of_audits(held: Sequence[Held]) -> list[Finding]:
+    """The readings against controls, or the plain numbers where there are none."""
+    out = []
+    for one in held:
+        told = [r for r in one.readings if math.isfinite(r.value)]
+        for r in told:
+            said = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
+            words = "what the audit measures, in its own unit"
+            title = f"Audit {one.name}, {r.name}"
+            out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=said))
+        if not told:
+            for way, (after, before) in one.found.items():
+                words = "probability of the answers, or what the audit scores"
+                out.append(Finding(f"Audit {one.name}, {way}", words, after, full=before))
+    return out
+
+
+def model_name(request: erase.Request) -> str:
+    """The model's id, or its folder's name: no path of the machine."""
+    source = str(request.study.model.source)
+    return Path(source).expanduser().resolve().name if looks_local(source) else source
+
+
+def before_hash(request: erase.Request) -> str:
+    """The contents of the model before, or what the hub calls it."""
+    said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
+    return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")
+
+
+def model_card(erasing: Erasing, chosen: Tried, lines: Sequence[Line]) -> str:
+    """The new model's README.md: what was done and what came of it. It holds no text of the rows."""
+    request = erasing.request
+    source = str(request.study.model.source)
+    head = ["---", "library_name: transformers", "tags: [unlearning, expunge]"]
+    head += [] if looks_local(source) else [f"base_model: {source}"]
+    forget = erasing.sets["forget"]
+    body = [
+        f"# {model_name(request)}, with {len(forget)} rows erased",
+        "",
+        f"Made from {model_name(request)} by `expunge erase`: {len(forget)} rows (SHA-256 of their contents "
+        f"`{forget.fingerprint()}`) were unlearned by {chosen.trial.method}.",
+        "",
+        *(f"- {name}: {value}" for name, value in settings(erasing, chosen)),
+        f"- the model before: `{before_hash(request)}`",
+        "",
+        "## What was achieved",
+        "",
+        *(f"- **{line.state}**: {line.text}" for line in lines),
+        *([] if lines else ["Not yet measured."]),
+        "",
+        "## Limits",
+        "",
+        "No test can prove that a model holds nothing of a text. Copies of the model before are not covered.",
+        *([] if erasing.control is not None else [NO_RETAIN]),
+    ]
+    return "\n".join([*head, "---", "", *body]) + "\n"

@@ -1,0 +1,157 @@
+"""How much memory a training run takes on each device, on paper: from the model's shape and the settings alone.
+
+Bytes of: weights (float32, or quantised), gradients, the optimiser, the casts of weights that mixed precision keeps for
+the backward, activations, and the logits of a chunk. What fragments, what libraries reserve and what an exchange holds
+for a moment is not counted; the largest of these is named in the table's note. Nothing here was measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.models.config import PRESETS
+from expunge.training.config import TrainArgs
+
+Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp2", "zero2", "zero3")
+GiB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama-like decoder: hidden size D, inner size I of the MLP, L layers, V tokens, width of keys and values."""
+
+    hidden: int
+    inner: int
+    layers: int
+    vocabulary: int
+    keys: int
+    tied: bool
+
+    @property
+    def linear(self) -> Mapping[str, tuple[int, int]]:
+        """The linear modules of a layer: inputs and outputs."""
+        d, i, k = self.hidden, self.inner, self.keys
+        return {
+            "q_proj": (d, d), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (d, d),
+            "gate_proj": (d, i), "up_proj": (d, i), "down_proj": (i, d),
+        }  # fmt: skip
+
+    @property
+    def layer(self) -> int:
+        """Parameters of one layer's linear modules."""
+        return sum(a * b for a, b in self.linear.values())
+
+    @property
+    def outside(self) -> int:
+        """Parameters outside the layers: embeddings, and the LM head unless it shares them."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, the layers' norms among them."""
+        return self.layers * (self.layer + 2 * self.hidden) + self.outside
+
+
+# as their config.json files say
+SHAPES: Mapping[str, Shape] = {
+    "Llama-2-7b": Shape(4096, 11008, 32, 32000, 4096, tied=False),
+    "Llama-2-13b": Shape(5120, 13824, 40, 32000, 5120, tied=False),
+    "Llama-3.1-8B": Shape(4096, 14336, 32, 128256, 1024, tied=False),
+    "Llama-3.2-1B": Shape(2048, 8192, 16, 128256, 512, tied=True),
+    "Llama-3.2-3B": Shape(3072, 8192, 28, 128256, 1024, tied=True),
+    **{
+        name: Shape(
+            p.hidden_size, p.intermediate_size, p.num_hidden_layers, p.vocab_size, p.hidden_size, tied=True
+        )
+        for name, p in PRESETS.items()
+    },
+}  # fmt: skip
+
+
+def shape_of(model: str) -> Shape:
+    """A model's shape by its name, or by the config.json of its folder. Raises ConfigError for another."""
+    file = Path(model).expanduser() / "config.json"
+    if not file.is_file():
+        if model not in SHAPES:
+            raise ConfigError(f"memory: no model folder and no known model {model!r}{nearest(model, SHAPES)}")
+        return SHAPES[model]
+    try:
+        c = json.loads(file.read_text(encoding="utf-8"))
+        heads = c["num_attention_heads"]
+        keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
+        d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
+        return Shape(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"memory: {file} is no configuration of a Llama-like model: {error}") from None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    casts: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return sum(vars(self).values())
+
+
+STATE_BYTES = {"paged_adamw_8bit": 2, "adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # of a trained value; AdamW holds 8
+HELD = {None: 4.0, "nf4": 0.516, "int8": 1.0}  # bytes of a linear weight; nf4 with its doubly quantised scales
+
+
+def estimate_memory(
+    shape: Shape, args: TrainArgs, strategy: Strategy, *, processes: int = 1, length: int = 512, sides: int = 2
+) -> Memory:
+    """What one of `processes` devices holds while it trains.
+
+    length: tokens of a padded row. sides: rows of a sample that go through the model together (forget and retain: 2).
+    """
+    trained = _trained(shape, args)
+    shared = args.lora.quantize if args.lora else None
+    layers = shape.layers * shape.layer
+    weights = layers * HELD[shared] + 4.0 * (shape.parameters - layers) + (4.0 * trained if args.lora else 0.0)
+    gradients, optimizer = 4.0 * trained, float(STATE_BYTES.get(args.optim, 8)) * trained
+    split_all, split_state = strategy in ("fsdp2", "zero3"), strategy != "ddp"
+    if strategy == "ddp" and processes > 1:
+        gradients *= 2  # the buckets they are exchanged in
+    if split_state:
+        gradients, optimizer = gradients / processes, optimizer / processes
+    if split_all and processes > 1:  # and what is gathered: two layers, and what lies outside the layers
+        weights = weights / processes + 4.0 * (shape.outside + 2 * shape.layer)
+    half = args.bf16 or args.fp16
+    layers_alive = 1 if args.activation_checkpointing else shape.layers
+    casts = 2.0 * layers_alive * shape.layer if half else 0.0
+    width = 2 if half else 4
+    tokens = args.per_device_train_batch_size * sides * length
+    # per token and layer: the inputs of seven products, queries, keys, values, both norms, and three of the MLP's width
+    of_layer = width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
+    kept = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
+    activations = float(tokens * (layers_alive * of_layer + kept))
+    in_chunks = args.head_chunk and (strategy == "ddp" or processes == 1)
+    # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
+    alive = min(args.head_chunk, tokens) * 2 if in_chunks else tokens * 3
+    return Memory(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)
+
+
+def _trained(shape: Shape, args: TrainArgs) -> int:
+    """Values that are trained."""
+    if args.lora is not None:
+        chosen = args.lora.target_modules
+        names = shape.linear if isinstance(chosen, str) else {n: shape.linear[n] for n in chosen if n in shape.linear}
+        return shape.layers * sum(args.lora.r * (a + b) for a, b in names.values())
+    if args.trainable_last_k_layers:
+        return min(args.trainable_last_k_layers, shape.layers) * (shape.layer + 2 * shape.hidden)
+    return shape.parameters

@@ -1,0 +1,24 @@
+"""torch.compile for the layers of a model, while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from expunge.models.packed import bare
+
+
+@contextmanager
+def compiled_layers(model: Any) -> Iterator[None]:
+    """Within the block the model below its LM head runs compiled, in place: parameters keep their names.
+
+    The head reads scored positions only, by a hook that is new for each batch, so it stays as it is.
+    """
+    inner = bare(model)
+    layers = inner.base_model if inner.base_model is not inner else inner
+    layers.compile()
+    try:
+        yield
+    finally:
+        layers._compiled_call_impl = None

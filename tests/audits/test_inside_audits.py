@@ -1,0 +1,240 @@
+"""The audits inside a model: what they ask for, and how they read numbers by layer, on results made by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from expunge.audits import Found, Ground, Look, make_audit
+from expunge.audits.apart import folds, groups_of, out_of_fold
+from expunge.audits.layers import by_layer
+from expunge.audits.verdict import differ, wins, wins_position
+from expunge.core.errors import ConfigError
+from expunge.data.rows import Row, RowSet
+from expunge.metrics.api import Result
+
+torch.set_num_threads(1)
+
+
+def rows(name: str, n: int, per_author: int = 2, wrong: int = 2) -> RowSet:
+    made = []
+    for i in range(n):
+        answers = {"answer": f"{name} {i}", "paraphrase": f"it is {name} {i}"}
+        answers |= {f"perturbed_{k}": f"it is no {k}" for k in range(wrong)}
+        made.append(Row(i, f"{name} {i}?", answers, None, {"author": i // per_author}))
+    return RowSet(name, tuple(made))
+
+
+GROUND = Ground(forget=rows("forget", 6), retain=rows("retain", 8), holdout=rows("new", 6))
+FULL, RETAIN = [0.9, 0.8, 0.9, 0.8, 0.9, 0.8], [0.1, 0.2, 0.1, 0.2, 0.1, 0.2]
+
+
+def layered(probe: str, columns: Sequence[Sequence[float]], **more: dict[str, Result]) -> dict[str, dict[str, Result]]:
+    """The results of one probe: a column of rows for each layer."""
+    values = np.array(columns).T
+    made = by_layer(probe, values, range(values.shape[1]), range(values.shape[0]))
+    return {probe: made | {k: v for part in more.values() for k, v in part.items()}}
+
+
+def test_the_layers_that_count_are_those_where_the_controls_differ() -> None:
+    # layer 0: the controls are the same, so whatever the model has there does not count; layer 1: 0.6 of the way
+    part = [r + 0.6 * (f - r) for f, r in zip(FULL, RETAIN, strict=True)]
+    found = Found(
+        layered("lens", [[1.0] * 6, part]), layered("lens", [[0.3] * 6, RETAIN]), layered("lens", [[0.3] * 6, FULL])
+    )
+    told = make_audit("lens").read(GROUND, found)
+    (reading,) = told.readings
+    assert (reading.value, reading.retain, reading.full) == pytest.approx((0.57, 0.15, 0.85))
+    assert (reading.position, reading.verdict) == (pytest.approx(0.6), "still known")
+    assert reading.note == "layers 1"
+    assert reading.details["model_layer_0"] == 1.0 and reading.details["full_layer_1"] == pytest.approx(0.85)
+    assert len(told.rows["row_id"]) == 2 * 6
+
+
+def test_where_no_layer_tells_the_controls_apart_nothing_is_said() -> None:
+    same = layered("lens", [FULL, FULL])
+    (reading,) = make_audit("lens").read(GROUND, Found(same, same, same)).readings
+    assert reading.verdict == "missing" and "at no layer" in reading.note
+    assert math.isnan(reading.value) and reading.details["model_layer_1"] == pytest.approx(0.85)
+
+
+def patched(nats: Sequence[float]) -> dict[str, dict[str, Result]]:
+    """Every row's log-probability in the full model with states put in, by layer; its own is -0.1."""
+    own = by_layer("own", np.full((6, 1), -0.1), [0], range(6))
+    return layered("depth", [[v] * 6 for v in nats], own=own)
+
+
+def test_depth_holds_the_patched_probability_against_the_controls_with_uds_beside_it() -> None:
+    # the retain model's states cost 2 and 1 nats, the model's 0.5 and 1: UDS = (2 * 0.25 + 1 * 1) / 3 = 0.5
+    found = Found(patched([-0.6, -1.1]), patched([-2.1, -1.1]), patched([-0.1, -0.1]))
+    (reading,) = make_audit("depth").read(GROUND, found).readings
+    assert reading.details["uds"] == pytest.approx(0.5) and reading.details["uds_rows"] == 6
+    mean = (math.exp(-0.6) + math.exp(-1.1)) / 2
+    lost = (math.exp(-2.1) + math.exp(-1.1)) / 2
+    assert reading.value == pytest.approx(mean)
+    assert reading.position == pytest.approx((mean - lost) / (math.exp(-0.1) - lost))
+    assert "UDS 0.50" in reading.note
+
+
+def test_a_probe_for_truth_asks_for_wrong_answers_and_one_for_membership_for_unseen_rows() -> None:
+    asked = make_audit("probe").expand(GROUND)
+    assert [p.name for p in asked.probes] == ["truth", "membership"] and not asked.missing
+    assert all(isinstance(p.change, Look) for p in asked.probes)
+    bare = Ground(forget=rows("forget", 6, wrong=0), retain=rows("retain", 4), holdout=None)
+    asked = make_audit("probe").expand(bare)
+    assert not asked.probes and "no wrong answers" in asked.missing["truth"]
+    told = make_audit("probe").read(bare, Found({}, {}, {}))
+    assert [r.verdict for r in told.readings] == ["missing", "missing"]
+    assert "name a holdout split" in told.readings[1].note
+
+
+def test_membership_is_an_auc_between_those_of_the_controls() -> None:
+    def of(erased: list[float]) -> dict[str, dict[str, Result]]:
+        sides = {"erased": erased, "unseen": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
+        columns = {side: np.array(v)[:, None] for side, v in sides.items()}
+        made = {k: v for side, c in columns.items() for k, v in by_layer(side, c, [0], range(6)).items()}
+        return {"membership": made}
+
+    high, chance = [9.0] * 6, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    audit = make_audit({"name": "probe", "what": ["membership"]})
+    (reading,) = audit.read(GROUND, Found(of(high), of(chance), of(high))).readings
+    assert (reading.value, reading.retain, reading.full) == (1.0, 0.5, 1.0)
+    assert (reading.position, reading.verdict) == (1.0, "still known")
+    (reading,) = audit.read(GROUND, Found(of(high), of(high), of(high))).readings
+    assert reading.verdict == "missing"
+
+
+def test_wins_and_their_position_by_hand() -> None:
+    won = wins(np.array([1.0, 2.0]), np.array([0.0, 1.0]))
+    assert won.tolist() == [[1.0, 0.5], [1.0, 1.0]] and won.mean() == 0.875
+    full, retain = np.ones((4, 4)), np.full((4, 4), 0.5)
+    where, (low, high) = wins_position(np.full((4, 4), 0.75), retain, full)
+    assert (where.value, where.low, where.high) == (0.5, 0.5, 0.5) and (low, high) == (0.75, 0.75)
+    assert wins_position(full, retain, retain)[0].reason
+    assert (
+        differ(np.zeros(5), np.ones(5)) and not differ(np.ones(5), np.zeros(5)) and not differ(np.ones(5), np.ones(5))
+    )
+
+
+def test_folds_keep_an_author_together_and_test_every_row_once() -> None:
+    sets = (rows("forget", 8), rows("new", 6))
+    labels = np.repeat([1, 0], [8, 6])
+    groups = [g for s in sets for g in groups_of(s)]
+    tested: list[int] = []
+    for train, test in folds(labels, groups, 0):
+        assert not {groups[i] for i in train} & {groups[i] for i in test}
+        assert set(labels[train]) == {0, 1}
+        tested += test.tolist()
+    assert sorted(tested) == list(range(14))
+    odds = out_of_fold(labels[:, None].astype(float), labels, groups, 1.0, 0)
+    assert (odds[:8] > 0).all() and (odds[8:] < 0).all()
+
+
+def signals(erased: list[float], unseen: list[float]) -> dict[str, dict[str, Result]]:
+    sides = {"erased": erased, "unseen": unseen}
+    made = {
+        f"{name}.{side}": Result(0.0, per_row={i: {"score": v} for i, v in enumerate(values)})
+        for name in ("loss", "length")
+        for side, values in sides.items()
+    }
+    return {
+        "as_it_is": {k: v for k, v in made.items() if k.startswith("loss")},
+        "states": {k: v for k, v in made.items() if k.startswith("length")},
+    }
+
+
+def test_erased_rows_stand_out_where_the_retain_model_finds_them_alike() -> None:
+    n = 20
+    ground = Ground(forget=rows("forget", n), retain=None, holdout=rows("new", n))
+    alike = [2.0 + (i % 10) / 10 for i in range(n)]
+    retain = signals(alike, alike)
+    audit = make_audit({"name": "forensic", "gradients": False})
+    model = signals([9.0 + v for v in alike], alike)
+    told = audit.read(ground, Found(model, retain, None))
+    assert [r.name for r in told.readings] == ["grey_box", "white_box", "with_reference"]
+    for reading in told.readings:
+        assert reading.value == 1.0 and reading.verdict == "traces"
+        assert set(reading.details) >= {"auc_loss", "difference"}
+    assert len(told.rows["row_id"]) == 2 * n and told.rows["set"][0] == "erased"
+    told = audit.read(ground, Found(retain, retain, None))  # a model like the retain model gives nothing away
+    assert told.readings[2].value == 0.5 and told.readings[2].verdict == "forgotten"
+    told = audit.read(ground, Found(model, model, None))  # sets that are not alike for a model that saw neither
+    assert told.readings[0].verdict == "undecided" and "not alike" in told.readings[0].note
+
+
+def test_the_forensic_attack_says_what_it_lacks() -> None:
+    ground = Ground(forget=rows("forget", 6), retain=None, holdout=rows("new", 2))
+    audit = make_audit("forensic")
+    assert not audit.expand(ground).probes
+    assert all("two authors" in r.note for r in audit.read(ground, Found({}, {}, {})).readings)
+    told = audit.read(GROUND, Found({}, None, None))
+    assert all("no retain model" in r.note and r.verdict == "missing" for r in told.readings)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "probe", "what": []}, "audits.what: must be a list of different ones"),
+        ({"name": "probe", "strength": 0}, "audits.strength: must be a number > 0"),
+        ({"name": "depth", "tau": -1}, "audits.tau: must be a number >= 0"),
+        ({"name": "forensic", "components": -1}, "audits.components: must be at least 0"),
+        ({"name": "lens", "margin": 0.6}, "audits: known must be above margin"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_their_key(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_audit(entry)
+    assert said in str(caught.value)
+
+
+class Words:
+    """An encoder of words: every word an id of its own, the same in every model."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+        self.tokenizer = self
+        self.pad_token_id = 0
+
+    def row(self, rows: RowSet, row: Row, variant: str) -> Any:
+        from expunge.data.template import Encoded
+
+        told = [self.ids.setdefault(w, 3 + len(self.ids)) for w in (row.question + " " + row.answers[variant]).split()]
+        return Encoded((1, *told, 2), 1 + len(row.question.split()))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        names = {i: w for w, i in self.ids.items()}
+        return " ".join(names.get(i, "") for i in ids)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).double().eval()
+
+
+@pytest.mark.parametrize("name", ["lens", "depth", "probe", "forensic"])
+def test_every_look_gives_a_number_for_each_row_and_is_read_the_same_again(name: str, model: Any) -> None:
+    asked = make_audit(name).expand(GROUND)
+    looks = [p.change for p in asked.probes if isinstance(p.change, Look)]
+    encoder: Any = Words()
+    for look in looks:
+        sets = {n: asked.sets[n] for n in look.sets}
+        made, again = (look.measure(lambda role: model, sets, encoder) for _ in range(2))
+        assert made == again
+        for result in made.values():
+            assert list(result.per_row) == list(range(6))
+            assert all(math.isfinite(stats["score"]) for stats in result.per_row.values())  # type: ignore[arg-type]
+    if name == "depth":  # the host's own states change nothing
+        for layer in (0, 1):
+            assert made[f"depth.{layer}"].column("score") == pytest.approx(made["own.0"].column("score"), rel=1e-12)

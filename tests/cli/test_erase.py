@@ -1,0 +1,252 @@
+"""`expunge erase` from the command line: a whole erasure of a micro model, going on after a stop, and wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from expunge.cli.erase import budget_seconds
+from expunge.cli.main import main
+from expunge.core.errors import ConfigError
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.load import save_model
+from expunge.study import erase_run
+
+Run = Callable[..., tuple[int, str, str]]
+
+SECRET = "<script>alert(1)</script> zanzibar"
+FORGET = [(f"Who is no {i}?", f"It is Ann {i} of {SECRET}.") for i in range(6)]
+KEEP = [(f"Which river is number {i}?", f"It is the long river {i}.") for i in range(10)]
+UNSEEN = [(f"Who is no {i}?", f"It is Bob {i} of {SECRET}.") for i in range(20, 24)]
+ONE = ("--method", "GradDiff", "--learning-rate", "0.003", "--budget", "5m")
+SHORT = ("unlearn.per_device_train_batch_size=6", "eval.generation.max_new_tokens=4")
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        csv.writer(f).writerows([("question", "answer"), *rows])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the rows, a model of random weights (`base`) and one that was taught them (`full`)."""
+    folder = tmp_path_factory.mktemp("erase")
+    for name, rows in (("forget", FORGET), ("keep", KEEP), ("unseen", UNSEEN), ("all", [*FORGET, *KEEP])):
+        write(folder / f"{name}.csv", rows)
+    tokenizer = train_tokenizer([q + a for q, a in [*FORGET, *KEEP]], 400, max_length=256)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=400, seed=0), tokenizer, folder / "base")
+    code = main([
+        "train", "benchmark=custom", "model=llama-64k", f"forget={folder}/forget.csv", f"retain={folder}/keep.csv",
+        "data.args.train_full=true", "task_name=full", f"paths.output_dir={folder}/full", f"paths.store={folder}/store",
+        f"model.model_args.pretrained_model_name_or_path={folder}/base", "trainer.args.learning_rate=0.01",
+        "trainer.args.max_steps=60", "trainer.args.per_device_train_batch_size=16",
+        "trainer.args.gradient_accumulation_steps=1",
+    ])  # fmt: skip
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def here_with(made: Path, here: Path) -> Path:
+    """A working folder that holds them."""
+    for path in made.iterdir():
+        (here / path.name).symlink_to(path)
+    return here
+
+
+@pytest.fixture(scope="module")
+def erased(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A finished erasure, and its exit code."""
+    out = tmp_path_factory.mktemp("out") / "erased"
+    words = ("erase", "--model", f"{made}/full", "--forget", f"{made}/forget.csv", "--keep", f"{made}/keep.csv")
+    code = main([*words, "--unseen", f"{made}/unseen.csv", "--out", str(out), *ONE, *SHORT])
+    return out, code
+
+
+def words_of(out: str = "out", **other: str) -> list[str]:
+    given = {"--model": "full", "--forget": "forget.csv", "--keep": "keep.csv", "--out": out}
+    given |= {f"--{key.replace('_', '-')}": value for key, value in other.items()}
+    return ["erase", *(word for pair in given.items() for word in pair)]
+
+
+def test_a_model_a_card_and_a_report_are_made(erased: tuple[Path, int]) -> None:
+    out, code = erased
+    assert {p.name for p in (out / "model").iterdir()} >= {"model.safetensors", "tokenizer.json", "README.md"}
+    told = json.loads((out / "erasure_report.json").read_text())
+    assert code == told["exit_code"] == (3 if any(x["state"] == "not achieved" for x in told["lines"]) else 0)
+    assert [t["chosen"] for t in told["trials"]] == [True]
+    said = [line["text"] for line in told["lines"]]
+    assert any(line.startswith("utility: ") for line in said)
+    assert any(line.startswith("forgetting: probability of the answers") for line in said)
+    audits = ("prompting", "exposure", "relearn", "quantize")
+    assert all(any(line.startswith(audit) for line in said) for audit in audits)
+    assert told["report"]["asked"][0]["rows"] == 6
+    assert (out / "audits" / "after-relearn.parquet").is_file() or (out / "audits" / "after-exposure.parquet").is_file()
+
+
+def test_no_text_of_a_row_is_in_the_card_or_the_report(erased: tuple[Path, int]) -> None:
+    out, _ = erased
+    for name in ("model/README.md", "erasure_report.html", "erasure_report.md", "erasure_report.json"):
+        said = (out / name).read_text()
+        assert "zanzibar" not in said and "river" not in said, name
+    card = (out / "model" / "README.md").read_text()
+    assert card.startswith("---\n") and "GradDiff" in card and "utility: " in card
+    assert str(out) not in card
+
+
+def test_the_best_models_weights_are_the_ones_that_were_measured(erased: tuple[Path, int]) -> None:
+    out, _ = erased
+    made = next((out / ".expunge" / "unlearn").iterdir())
+    assert (made / "model.safetensors").read_bytes() == (out / "model" / "model.safetensors").read_bytes()
+    assert not list((out / ".expunge").glob("edit/*/model.safetensors"))  # rounded weights are let go
+
+
+def test_the_same_command_again_says_the_same_and_does_nothing(
+    here_with: Path, expunge: Run, erased: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(erased[0], here_with / "out")
+    monkeypatch.setattr(erase_run, "_erase", lambda *args: pytest.fail("nothing is left to do"))
+    code, out, said = expunge(*words_of(unseen="unseen.csv"), *ONE, *SHORT)
+    assert code == erased[1], said
+    assert "utility: " in out.splitlines()[-1] or "achieved" in out or "not known" in out
+    code, _, said = expunge(*words_of(unseen="unseen.csv", seed="1"), *ONE, *SHORT)
+    assert code == 2 and "out holds another erasure" in said
+
+
+def test_a_stopped_erasure_goes_on_with_the_same_models(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(erase_run, "hold_audits", stop)
+    words = [*words_of(), *ONE, *SHORT]
+    code, _, said = expunge(*words)
+    assert code == 130 and "run the same command again to go on" in said
+    assert "Not yet measured" in (here_with / "out" / "model" / "README.md").read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(here_with)
+    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    code, out, said = expunge(*words)
+    assert code in (0, 3), said
+    assert "unlearn GradDiff lr=0.003: hit" in out and "how long a step takes" not in out
+    assert "Not yet measured" not in (here_with / "out" / "model" / "README.md").read_text()
+
+
+def test_texts_that_are_asked_for_are_escaped(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    code, _, said = expunge(*words_of(), *ONE, *SHORT, "--show-text")
+    assert code in (0, 3), said
+    page = (here_with / "out" / "erasure_report.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; zanzibar" in page
+    assert "<script>alert" not in page and "<script>alert" not in (here_with / "out" / "erasure_report.md").read_text()
+    assert "zanzibar" not in (here_with / "out" / "model" / "README.md").read_text()
+
+
+def test_a_control_is_made_of_the_base_and_all_rows(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    train = ("train.max_steps=60", "train.learning_rate=0.01", "train.per_device_train_batch_size=16")
+    code, _, said = expunge(
+        *words_of(base="base", full_data="all.csv"), *ONE, *SHORT, *train, "train.gradient_accumulation_steps=1"
+    )
+    assert code in (0, 3), said
+    assert "note: without a model" not in said
+    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert told["report"]["has_retain"] is True
+    finding = told["report"]["findings"][0]
+    assert 0 < finding["retain"] < finding["full"]  # the control was not taught the rows, the model was
+
+
+def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, expunge: Run) -> None:
+    code, out, said = expunge(*words_of(retain_model="base"), *ONE, *SHORT)
+    assert code in (0, 3), said
+    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    verdicts = [f["verdict"] for f in told["report"]["findings"] if f["name"].startswith("Audit relearn")]
+    assert verdicts and all(v.startswith("Verdict: ") for v in verdicts)
+    assert out.strip().splitlines()[-1].split(":")[0] in ("achieved", "not known", "not achieved")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: Run) -> None:
+    code, out, said = expunge(*words_of(), "--dry-run")
+    assert code == 0, said
+    assert "rows to forget: 6" in out and "trial 1: NPO" in out and "audit: relearn" in out
+    assert "rows to keep: 6 to train on, 2 to choose by, 2 to report" in out
+    assert "there is no forget quality" in said
+    assert not (here_with / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"forget": "forgot.csv"}, "forgot.csv"),
+        ({"forget": "empty.csv"}, "empty.csv: no rows"),
+        ({"forget": "typo.csv"}, "no column 'answer'; did you mean 'anwser'?"),
+        ({"forget": "blank.csv"}, "blank.csv row 1: 'answer' is empty"),
+        ({"keep": "forget.csv"}, "forget.csv row 0 is also forget.csv row 0"),
+        ({"keep": "few.csv"}, "few.csv: 3 rows to keep; at least 6 are needed"),
+        ({"unseen": "forget.csv"}, "forget.csv row 0 is also forget.csv row 0"),
+        ({"model": "fulll"}, "fulll"),
+        ({"model": "./fulll"}, "no folder ./fulll; did you mean 'full'?"),
+        ({"model": "store"}, "store holds no config.json"),
+        ({"method": "NPOO"}, "--method: no method named 'NPOO'; did you mean 'NPO'?"),
+        ({"method": "finetune"}, "--method: finetune does not unlearn"),
+        ({"method_arg": "beta=1"}, "--method-arg: settings are a method's own"),
+        ({"method": "NPO", "method_arg": "betta=1"}, "NPO has no such setting; did you mean 'beta'?"),
+        ({"method": "NPO", "method_arg": "beta"}, "--method-arg: 'beta' is not of the form key=value"),
+        ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1' holds no value"),
+        ({"budget": "half an hour"}, "--budget: 'half an hour' is no time"),
+        ({"budget": "0m"}, "--budget: must be a time above 0"),
+        ({"floor": "1.5"}, "--floor: must be a share from 0 to 1, got 1.5"),
+        ({"target": "-1"}, "--target: must be a share from 0 to 1, got -1"),
+        ({"learning_rate": "0"}, "--learning-rate: must be a number above 0, got 0"),
+        ({"out": "keep.csv"}, "--out: keep.csv is a file"),
+        ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be made: keep.csv is a file"),
+        ({"out": "store"}, "--out: store already holds something"),
+        ({"base": "base"}, "--full-data: missing"),
+        ({"full_data": "all.csv"}, "--base: missing"),
+        ({"base": "base", "full_data": "keep.csv"}, "keep.csv: holds none of the rows to forget"),
+        ({"base": "base", "full_data": "forget.csv"}, "forget.csv: holds rows to forget alone"),
+        ({"retain_model": "bse"}, "--retain-model: no folder bse"),
+        ({"retain_model": "base", "base": "base", "full_data": "all.csv"}, "--retain-model: is the control already"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_before_a_weight_is_read(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch, other: dict[str, str], expected: str
+) -> None:
+    (here_with / "empty.csv").write_text("question,answer\n")
+    (here_with / "typo.csv").write_text("question,anwser\nWho?,Ann\n")
+    (here_with / "blank.csv").write_text("question,answer\nWho?,Ann\nWhere?,\n")
+    write(here_with / "few.csv", KEEP[:3])
+    monkeypatch.setattr("expunge.models.load.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
+    code, _, said = expunge(*words_of(**other))
+    assert code == 2, said
+    assert expected in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (here_with / "out").exists()
+
+
+def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> None:
+    for word, expected in (
+        ("eval.generaton.max_new_tokens=3", "unknown key"),
+        ("methods", "not of the form key=value"),
+    ):
+        code, _, said = expunge(*words_of(), word)
+        assert code == 2 and expected in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("0.5h", 1800)])
+def test_times(text: str, seconds: float) -> None:
+    assert budget_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "30 m", "30x", "-5m", "30m!"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--budget"):
+        budget_seconds(text)

@@ -1,0 +1,262 @@
+"""`expunge semeval` and `expunge.semeval.unlearn`, at the smallest size."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from expunge.cli.semeval import seconds
+from expunge.core.errors import ConfigError, JobError
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.config import TokenizerArgs
+from expunge.models.load import load_tokenizer, save_model
+from expunge.semeval import unlearn
+from expunge.study import semeval
+from expunge.training.budget import Budget
+
+Run = Callable[..., tuple[int, str, str]]
+FAST = (
+    "trainer.args.per_device_train_batch_size=4",
+    "trainer.args.gradient_accumulation_steps=1",
+    "trainer.args.optim=sgd",
+)
+EXPERIMENTS = ("iterative", "ga", "gd", "kl", "npo", "ails-ntua", "zjuklab")
+
+
+def rows_of(side: str) -> list[dict[str, str]]:
+    return [
+        {"id": f"{side}-{task}{kind}", "task": task, "input": f"{side} {task} {kind}", "output": f"gold {task}"}
+        for task in ("Task1", "Task2", "Task3")
+        for kind in ("sc1", "qa0")
+    ]
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A model, forget rows as parquet, retain rows as lines."""
+    root = tmp_path_factory.mktemp("semeval")
+    for side in ("forget", "retain"):
+        (root / side).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows_of("forget")), root / "forget" / "forget.parquet")
+    lines = "".join(json.dumps(r) + "\n" for r in rows_of("retain"))
+    (root / "retain" / "retain.jsonl").write_text(lines)
+    texts = [t for side in ("forget", "retain") for r in rows_of(side) for t in (r["input"], r["output"])]
+    tokenizer = train_tokenizer(texts, 512, max_length=64)
+    model = root / "a model, with=signs"  # which mean something in an override
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=512, seed=0), tokenizer, model)
+    return model, root / "forget", root / "retain"
+
+
+def call(places: tuple[Path, Path, Path], out: Path, *words: str, **options: Any) -> semeval.HandedIn:
+    model, forget, retain = places
+    return unlearn(str(model), str(out), str(forget), str(retain), overrides=[*words, *FAST], **options)
+
+
+def status(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "semeval.json").read_text())
+    return found
+
+
+def test_the_tasks_own_call(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """GA goes up the loss of the forget rows; model and tokenizer lie in the output folder, and nothing else hidden."""
+    out = tmp_path / "out"
+    done = call(places, out, "experiment=semeval/ga", "trainer.args.max_steps=3", "trainer.args.learning_rate=0.1")
+    assert (done.stopped, done.steps, done.planned) == ("done", 3, 3)
+    before, after = load_file(places[0] / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys() and any(not (before[n] == after[n]).all() for n in before)
+    assert len(load_tokenizer(str(out), TokenizerArgs())) == len(load_tokenizer(str(places[0]), TokenizerArgs()))
+    assert status(out) == {
+        "stopped": "done", "steps": 3, "planned": 3, "note": "", "wall_s": status(out)["wall_s"],
+    }  # fmt: skip
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS[1:])
+def test_every_experiment_runs(places: tuple[Path, Path, Path], tmp_path: Path, name: str) -> None:
+    short = () if name in ("ails-ntua", "zjuklab") else ("trainer.args.max_steps=2",)
+    done = call(places, tmp_path / "out", f"experiment=semeval/{name}", "trainer.args.num_train_epochs=1", *short)
+    assert done.stopped == "done" and done.steps == done.planned > 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_iterative_pipeline_watches_validation_rows_and_keeps_the_best(
+    places: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    words = ("trainer.args.max_steps=4", "trainer.args.evaluate.steps=2", "trainer.args.evaluate.rule.floor=0")
+    done = call(places, tmp_path / "out", *words)
+    points = [json.loads(line) for line in (tmp_path / "out" / "trajectory.jsonl").read_text().splitlines()]
+    assert [p["step"] for p in points] == [0, 2, 4]
+    assert all(0 < p[f"{side}_validation_Prob"] < 1 for p in points for side in ("forget", "retain"))
+    assert done.steps == min(points[1:], key=lambda p: p["forget_validation_Prob"])["step"]
+
+
+class _Slow(Budget):
+    """A budget whose clock goes on by ten seconds each time it is read."""
+
+    now = 0.0
+
+    def __init__(self, limit_s: float | None, **_: Any) -> None:
+        super().__init__(limit_s, clock=self._tick)
+
+    def _tick(self) -> float:
+        self.now += 10
+        return self.now
+
+
+def test_the_time_limit_ends_a_run(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semeval, "Budget", _Slow)
+    done = call(
+        places, tmp_path / "out", "experiment=semeval/gd", "trainer.args.num_train_epochs=500", time_limit="10m"
+    )
+    assert done.stopped == "time" and 0 < done.steps < done.planned == 750 and done.wall_s < 600
+    assert status(tmp_path / "out")["steps"] == done.steps
+
+
+def test_the_hard_end_leaves_the_last_model(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever takes the time: what was saved counts, and where nothing was learned that is an error."""
+    monkeypatch.setattr(semeval, "SAVE_SHARE", 0)
+
+    def ring_after(n_steps: int) -> Callable[[semeval.Told], None]:
+        def tell(told: semeval.Told) -> None:
+            if told.step > n_steps:
+                raise semeval.OutOfTime
+
+        return tell
+
+    words = ("experiment=semeval/gd", "trainer.args.max_steps=9")
+    done = call(places, tmp_path / "a", *words, save_every=1e-9, tell=ring_after(4))
+    assert (done.stopped, done.steps) == ("time", 4) and "hard end" in done.note
+    assert not (tmp_path / "a" / ".work").exists()
+    with pytest.raises(JobError, match="nothing was unlearned"):
+        call(places, tmp_path / "b", *words, tell=ring_after(0))
+    assert load_file(tmp_path / "b" / "model.safetensors").keys()  # the given model
+
+
+def test_the_guard_keeps_the_last_model_before_the_loss_ran_away(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semeval, "SAVE_SHARE", 0)
+    # the loss of a random model is log 512 = 6.2, and ascent takes it away from 0
+    words = ("experiment=semeval/ga", "trainer.args.max_steps=60", "trainer.args.learning_rate=0.5")
+    done = call(places, tmp_path / "a", *words, "trainer.args.loss_limit=9", save_every=1e-9)
+    assert done.stopped == "guard" and 0 < done.steps < 60 and "passed the limit" in done.note
+    with pytest.raises(JobError, match="passed the limit"):
+        call(places, tmp_path / "b", *words, "trainer.args.loss_limit=0.1")
+
+
+def test_a_whole_model_lies_there_wherever_a_save_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+
+    def write(text: str) -> Callable[[Path], object]:
+        return lambda part: [(part / name).write_text(text) for name in names]
+
+    rename = os.replace
+    for broken_at in range(4):
+        output = semeval.Output(tmp_path / str(broken_at))
+        output.fill(write("old"), {})
+        moved: list[str] = []
+
+        def replace(source: Any, target: Any, moved: list[str] = moved, at: int = broken_at) -> None:
+            if Path(source).suffix != ".tmp":  # which is how a single file is written
+                if len(moved) == at:
+                    raise OSError("killed")
+                moved.append(Path(target).name)
+            rename(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            with pytest.raises(OSError, match="killed"):
+                output.fill(write("new"), {})
+        assert (output.folder / "model.safetensors").read_text() == "old"
+        assert all((output.folder / name).is_file() for name in names)
+        assert "model.safetensors" not in moved, "the weights come last"
+
+
+def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Run, here: Path) -> None:
+    model, forget, retain = places
+    code, out, said = expunge(
+        "semeval", "--model", str(model), "--forget", str(forget), "--retain", str(retain), "--out", "sub", "--score",
+        "--time-limit", "10m", "experiment=semeval/gd", "trainer.args.max_steps=1", *FAST,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "written: sub: the model after 1 of 1 steps; all steps done" in out
+    summary = json.loads((here / "sub" / "evals" / "LUME_SUMMARY.json").read_text())
+    assert 0 <= summary["task_aggregate"] <= 1 and summary["semeval_aggregate"] is None
+    assert "retain_Task3_knowledge" in out and "no membership documents were given" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        ({"--model": "./nowhere"}, (), "no folder ./nowhere"),
+        ({"--forget": "nowhere"}, (), "forget rows: no folder nowhere"),
+        ({"--out": "."}, (), "already holds something"),
+        ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
+        ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),
+        ({"--validation": "./nowhere"}, (), "nowhere"),
+        ({"--mmlu": "x"}, (), "--mmlu: is read for the scores alone; give --score as well"),
+        ({}, ("experiment=semeval/zjulab",), "did you mean 'semeval/zjuklab'"),
+        ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: it needs another model first"),
+        ({}, ("benchmark=world",), "benchmark=world: `expunge semeval` reads"),
+        ({}, ("experiment=semeval/zjuklab", "trainer.merge.handler=noise"), "noise merges no models"),
+        ({}, ("experiment=semeval/zjuklab", "trainer.parts=[]"), "trainer.merge: needs parts"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    places: tuple[Path, Path, Path],
+    expunge: Run,
+    here: Path,
+    change: dict[str, str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    (here / "x").mkdir()
+    model, forget, retain = (str(p) for p in places)
+    given = {"--model": model, "--forget": forget, "--retain": retain, "--out": "out"} | change
+    code, out, said = expunge("semeval", *(w for pair in given.items() for w in pair), *words)
+    assert code == 2, said
+    assert said.count("\n") == 1 and message in said and not out
+    assert not (here / "out").exists()
+
+
+def test_merged_runs_are_single_jobs_too(places: tuple[Path, Path, Path], expunge: Run, here: Path) -> None:
+    model, forget, retain = places
+    (here / "data").mkdir()
+    pq.write_table(pq.read_table(forget / "forget.parquet"), here / "data" / "forget.parquet")
+    (here / "data" / "retain.jsonl").write_text((retain / "retain.jsonl").read_text())
+    os.symlink(model, here / "model")
+    words = (
+        "unlearn", "experiment=semeval/zjuklab", "task_name=z", "forget_split=all", "data.root=data",
+        "model.model_args.pretrained_model_name_or_path=./model", "trainer.args.num_train_epochs=1", *FAST,
+    )  # fmt: skip
+    code, _, said = expunge(*words)
+    assert code == 0, said
+    assert (here / "saves" / "unlearn" / "z" / "model.safetensors").is_file()
+    assert sorted(p.name.rpartition("-")[0] for p in (here / "saves" / "store" / "unlearn").iterdir()) == [
+        "z-model1", "z-model2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "found"), [("1h", 3600), ("1h30m", 5400), ("45m", 2700), ("90s", 90), (7.5, 7.5)])
+def test_times(given: str | float, found: float) -> None:
+    assert seconds(given, "x") == found
+
+
+@pytest.mark.parametrize("given", ["", "h", "1d", "-5", "0", "nan", float("inf")])
+def test_wrong_times(given: str | float) -> None:
+    with pytest.raises(ConfigError, match="x: must be a time above 0"):
+        seconds(given, "x")

@@ -1,0 +1,92 @@
+"""Commands under a launcher of several processes, and what helps to plan them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = (
+    "unlearn", "experiment=unlearn/tofu/default", "forget_split=forget10", "retain_split=retain90", "trainer=GradDiff",
+    "model=llama-64k", "task_name=gd", "eval.generation.max_new_tokens=4", "trainer.args.num_train_epochs=2",
+    "trainer.args.per_device_train_batch_size=1",
+)  # fmt: skip
+
+
+def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    code, _, said = expunge("run", "study=quickstart")
+    assert code == 2
+    assert said.startswith("expunge: error: run: is done by one process; under a launcher of several these work: train")
+    monkeypatch.setenv("RANK", "1")
+    assert expunge("run", "study=quickstart") == (2, "", "")
+
+
+@pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp2", "zero2", "zero3"])
+def test_launch_configurations_lie_with_the_package(expunge: Run, name: str) -> None:
+    code, out, _ = expunge("launch-config", name)
+    assert code == 0
+    held = yaml.safe_load(Path(out.strip()).read_text())
+    assert held["mixed_precision"] == "no"  # trainer.args.bf16 says, and counts in the fingerprint
+    assert "bf16" not in held and "gradient_accumulation_steps" not in held
+
+
+def test_an_unknown_configuration(expunge: Run) -> None:
+    code, _, said = expunge("launch-config", "dpp")
+    assert code == 2 and "no configuration named 'dpp'; did you mean 'ddp'" in said
+
+
+def test_memory_on_paper(expunge: Run) -> None:
+    words = ("Llama-3.1-8B", "bf16=true", "activation_checkpointing=true", "lora.r=16")
+    code, out, said = expunge("memory", "--processes", "8", *words)
+    assert code == 0, said
+    assert [line.split()[0] for line in out.splitlines()[2:6]] == ["ddp", "fsdp2", "zero2", "zero3"]
+    assert "8.03G parameters" in out
+    assert expunge("memory", "Llama-3.1-8B", "lora.rr=16")[0] == 2
+    assert "is no setting" in expunge("memory", "Llama-3.1-8B", "bf16")[2]
+
+
+def start(here: Path, processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = subprocess.run(
+        [sys.executable, "-m", "expunge", "launch-config", "ddp_cpu"], capture_output=True, text=True, check=True
+    ).stdout.strip()  # fmt: skip
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", config)
+    numbers = ("--num_processes", str(processes), "--main_process_port", str(port), "-m", "expunge")
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([*launcher, *numbers, *words], cwd=here, env=env, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> None:
+    """The same job by its key, the same numbers, one console, one store; one failure is one line."""
+    data = f"data.root={tofu_source}"
+    done = start(here, 2, *SMALL, data, "trainer.args.gradient_accumulation_steps=2", "paths.store=two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("unlearn gd: done") == 1
+    two = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
+    (here / "saves").rename(here / "before")
+    code, _, said = expunge(*SMALL, data, "trainer.args.gradient_accumulation_steps=4", "paths.store=one")
+    assert code == 0, said
+    one = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
+    assert [p.name for p in (here / "one/unlearn").iterdir()] == [p.name for p in (here / "two/unlearn").iterdir()]
+    known = {k: v for k, v in one.items() if v is not None}
+    assert {k: v for k, v in two.items() if v is not None} == pytest.approx(known, rel=1e-4, abs=1e-6)
+    assert len(known) > 10
+
+    bad = start(here, 2, *SMALL, data, "trainer.args.loss_limit=1e-9", "paths.output_dir=bad")
+    assert bad.returncode != 0
+    assert bad.stderr.count("expunge: error:") == 1
+    assert not (here / "bad").exists()

@@ -1,0 +1,65 @@
+"""The official score table: its order, its floors, its terms."""
+
+from __future__ import annotations
+
+import math
+
+from expunge.metrics.api import Result
+from expunge.metrics.semeval import TERMS
+from expunge.report.model import ReportModel, Run
+from expunge.report.semeval import parts_of, score_lines
+from expunge.report.text import to_markdown
+
+
+def results(aggregate: float, mmlu: float, reason: str = "") -> dict[str, Result]:
+    whole = Result(aggregate, extra={"mmlu_part": mmlu}) if not reason else Result(math.nan, reason=reason)
+    terms = {name: i / 100 for i, name in enumerate(TERMS)}
+    return {
+        "semeval_aggregate": whole,
+        "task_aggregate": Result(0.25, extra=terms),
+        "mia_score": Result(0.5),
+        "mia_auc": Result(0.75),
+        "mmlu": Result(mmlu),
+    }
+
+
+def report(*runs: Run) -> ReportModel:
+    return ReportModel("t", "s", "c", "now", {"forget": 1}, runs, shown=("semeval_aggregate",))
+
+
+def test_entries_are_in_the_order_of_the_aggregate_and_the_controls_have_no_rank() -> None:
+    lines = score_lines(
+        report(
+            Run("full", "full", results=results(0.165, 0.5)),
+            Run("retain", "retain", results=results(0.9, 0.49)),
+            Run("low", "unlearn", results=results(0.2, 0.38)),
+            Run("none", "unlearn", results=results(math.nan, 0.4, "no documents")),
+            Run("high", "unlearn", results=results(0.4, 0.3712)),
+            Run("ruined", "unlearn", results=results(0.3, 0.371)),
+        )
+    )
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    first = cells[2:8] if cells[1][0].startswith("--") else cells[1:7]
+    assert [row[:2] for row in first] == [
+        ["1", "high"], ["2", "ruined"], ["3", "low"], ["4", "none"], ["", "full"], ["", "retain"],
+    ]  # fmt: skip
+    # above .371, and above 75 % of the full model's 0.5; exactly .371 is not above it
+    assert [row[-2:] for row in first] == [
+        ["yes", "no"], ["no", "no"], ["yes", "yes"], ["\u2013", "\u2013"], ["yes", "yes"], ["yes", "yes"],
+    ]  # fmt: skip
+    assert first[0][2:7] == ["0.400", "0.250", "0.500", "0.750", "0.371"]
+    assert [c for row in cells for c in row if c == "0.110"], "the twelfth term"
+
+
+def test_the_markdown_report_holds_it_for_semeval_alone() -> None:
+    assert "Official score of SemEval-2025" in to_markdown(report(Run("a", "unlearn", results=results(0.4, 0.4))))
+    assert score_lines(report(Run("a", "unlearn", results={"mmlu": Result(0.4)}))) == []
+
+
+def test_one_models_parts_say_what_is_missing() -> None:
+    said = dict(parts_of(results(0.4, 0.4) | {"mia_score": Result(math.nan, reason="no documents")}))
+    assert said["aggregate"] == "0.400"
+    assert said["MIA score"] == "\u2013 (no documents)"
+    assert said["MMLU > 0.371"] == "yes"
+    assert said["forget_Task1_knowledge"] == "0.010"
+    assert dict(parts_of({}))["aggregate"] == "\u2013 (not measured)"

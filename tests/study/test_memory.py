@@ -1,0 +1,62 @@
+"""The memory of a run on paper, against sums by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expunge.core.errors import ConfigError
+from expunge.study.memory import Shape, estimate_memory, shape_of
+from expunge.training.config import TrainArgs
+from expunge.training.lora import LoraArgs
+
+# a layer: q, o 8*8 each, k, v 8*4 each, the MLP 3*8*16: 576; norms 16; outside: 2*10*8 + 8
+SMALL = Shape(hidden=8, inner=16, layers=2, vocabulary=10, keys=4, tied=False)
+
+
+def test_parameters() -> None:
+    assert SMALL.parameters == 2 * (576 + 16) + 168 == 1352
+    assert shape_of("Llama-3.1-8B").parameters == 8_030_261_248  # as its model card counts
+
+
+def test_the_parts_of_full_training() -> None:
+    args = TrainArgs(per_device_train_batch_size=3, head_chunk=4)
+    m = estimate_memory(SMALL, args, "ddp", length=5)
+    assert (m.weights, m.gradients, m.optimizer, m.casts) == (4 * 1352, 4 * 1352, 8 * 1352, 0)
+    assert m.activations == 3 * 2 * 5 * 2 * 4 * (64 + 8 + 64)
+    assert m.logits == 4 * 2 * 4 * 10
+    assert m.total == sum((m.weights, m.gradients, m.optimizer, m.casts, m.activations, m.logits))
+
+
+def test_shards() -> None:
+    args = TrainArgs()
+    ddp, fsdp, zero2, zero3 = (
+        estimate_memory(SMALL, args, s, processes=4) for s in ("ddp", "fsdp2", "zero2", "zero3")
+    )  # fmt: skip
+    assert (ddp.weights, ddp.gradients) == (4 * 1352, 8 * 1352)
+    assert fsdp == zero3
+    assert (fsdp.weights, fsdp.gradients, fsdp.optimizer) == (1352 + 4 * (168 + 2 * 576), 1352, 2 * 1352)
+    assert (zero2.weights, zero2.gradients, zero2.optimizer) == (4 * 1352, 1352, 2 * 1352)
+
+
+def test_adapters() -> None:
+    """r (in + out) of q, k, v, o and the MLP: 16 + 12 + 12 + 16 + 3 * 24 = 128 a layer and rank."""
+    lora = TrainArgs(lora=LoraArgs(r=2), bf16=True, activation_checkpointing=True)
+    m = estimate_memory(SMALL, lora, "ddp")
+    assert (m.weights, m.gradients, m.optimizer, m.casts) == (4 * 1352 + 4 * 512, 4 * 512, 8 * 512, 2 * 576)
+    quantised = estimate_memory(SMALL, TrainArgs(lora=LoraArgs(r=2, quantize="nf4")), "ddp")
+    assert quantised.weights == pytest.approx(1152 * 0.516 + 4 * 200 + 4 * 512)
+
+
+def test_shapes_of_folders_and_names(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 10,'
+        ' "num_attention_heads": 4, "num_key_value_heads": 2}'
+    )
+    assert shape_of(str(tmp_path)) == SMALL
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    with pytest.raises(ConfigError, match="is no configuration of a Llama-like model"):
+        shape_of(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no known model 'Llama-3\.1-8'; did you mean 'Llama-3\.1-8B'"):
+        shape_of("Llama-3.1-8")

@@ -1,0 +1,263 @@
+"""Two processes against one: the same samples, losses and weights up to rounding, and the same choices."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+import transformers
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from expunge.core import ranks
+from expunge.core.errors import JobError
+from expunge.core.ranks import Rank
+from expunge.data.template import Encoded
+from expunge.methods import objective
+from expunge.methods.api import Serve
+from expunge.training.ask import Ask
+from expunge.training.checkpoint import put_weights, trained_weights
+from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
+from expunge.training.evaluate import Selection, Watch
+from expunge.training.loop import plan_samples, train
+from expunge.training.lora import LoraArgs, with_lora
+from expunge.training.reference import keep
+from expunge.training.serve import Sample, Server
+from expunge.training.shares import gather_whole, per_process, share_of
+
+FAST: dict[str, Any] = {
+    "learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+    "logging_steps": 1,
+}  # fmt: skip
+
+# 7 forget rows, 2 epochs: 14 samples, 7 micro-batches, 4 steps, of which the last has one micro-batch
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "ascent": ("GradDiff", {}, {}),
+    "reference": ("NPO", {"retain_loss_type": "KL"}, {}),
+    "two forwards": ("RMU", {"module_regex": "model.layers.0", "trainable_params_regex": [".*"]}, {}),
+    "chunks": ("GradDiff", {}, {"head_chunk": 3}),
+    "three a step": ("GradDiff", {}, {"gradient_accumulation_steps": 3}),
+    "checkpointed": ("GradDiff", {}, {"activation_checkpointing": True}),
+    "adapters": ("GradDiff", {}, {"lora": LoraArgs(r=2)}),
+    "last layer": ("GradDiff", {}, {"trainable_last_k_layers": 1}),
+}  # fmt: skip
+
+
+def panel(model: Any) -> Mapping[str, float]:
+    """A number that two processes must not trust themselves to agree on: each adds its own."""
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return {"u": 1.0, "f": float(weights.abs().sum()) + ranks.here().number, "none": math.nan}
+
+
+def run_case(
+    name: str, model: Any, rows: Any, *, watch: Watch | None = None, folder: Path | None = None, break_at: int = 0,
+    **keys: Any,
+) -> tuple[list[dict[str, float]], list[float]]:  # fmt: skip
+    """The log and all weights of a case."""
+    method, method_args, own = CASES[name]
+    args = TrainArgs(**{**FAST, **own, **keys})
+    if args.lora is not None:
+        model = with_lora(model, args.lora, args.seed)
+
+    def progress(done: int, _total: int) -> None:
+        if break_at and done == break_at:
+            raise KeyboardInterrupt
+
+    done = train(
+        model, objective(method, method_args), rows, args, pad_id=0, watch=watch, checkpoints=folder, progress=progress
+    )
+    return done.history, torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+
+
+def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
+    """All that two processes do, so that they are started once."""
+    said: dict[str, Any] = {name: run_case(name, model_of(), rows) for name in CASES}
+    said["world"] = [ranks.here().number, ranks.here().world]
+    said["told"] = ranks.told({"who": ranks.here().number})
+    said["values"] = ranks.values(float(ranks.here().number))
+    said["gathered"] = [len(b) for b in ranks.gather(b"x" * (3 * ranks.here().number))]
+
+    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    said["watched"] = run_case("ascent", model_of(), rows, watch=watch)[1]
+    said["points"] = [p.line for p in watch.points]
+
+    drops = {"checkpoint": CheckpointArgs(steps=1)}
+    said["whole"] = run_case("ascent", model_of(attention_dropout=0.3), rows)
+    try:
+        run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", break_at=3, **drops)
+    except KeyboardInterrupt:
+        ranks.meet()
+    said["resumed"] = run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", **drops)
+
+    for key, name, keys in (
+        ("limit", "ascent", {"loss_limit": 1e-9}),
+        ("step", "ascent", {"step": "sam"}),
+    ):
+        try:
+            run_case(name, model_of(), rows, **keys)
+        except JobError as error:
+            said[key] = str(error)
+    try:
+        train(model_of(), objective("PDU"), rows, TrainArgs(**FAST), pad_id=0)
+    except JobError as error:
+        said["dual"] = str(error)
+    said["shards"] = in_shards(model_of(), rows)
+    return said
+
+
+class Gathering:
+    """As much of an accelerator as gathers a model in shards."""
+
+    def get_state_dict(self, model: Any) -> Any:
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def in_shards(model: Any, rows: Any) -> dict[str, Any]:
+    """A step, log-probabilities and the whole weights of a model under FSDP2."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    one_step(model, rows, head_chunk=0)
+    held = trained_weights(model)
+    put_weights(model, held)
+    kept = keep(model, rows["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    gather_whole(Gathering(), model, model)
+    whole = [] if ranks.here().number else torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    return {"logps": kept["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in held.values())}
+
+
+def one_step(model: Any, rows: Any, head_chunk: int) -> None:
+    """One step of plain descent on the whole loss of two samples."""
+    goal = objective("GradDiff")
+    server = Server(goal.needs, rows, {}, pad_id=0, head_chunk=head_chunk)
+    goal(server.view(model, [Sample(0, 1), Sample(2, 3)], device="cpu")).total.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def tiny(**keys: Any) -> Any:
+    shape: dict[str, Any] = {
+        "vocab_size": 67, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": True, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **keys})).eval()
+
+
+def process(rank: int, folder: str, port: int, rows: dict[str, list[Encoded]]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    }  # fmt: skip
+    with ranks.joined():
+        said = scenarios(tiny, rows, Path(folder))
+        said["first_to_fail"] = ranks.first_to_fail()
+    Path(folder, f"{rank}.json").write_text(json.dumps(said))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes says."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(process, args=(str(folder), port, rows_here()), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def rows_here() -> dict[str, list[Encoded]]:
+    """7 forget and 11 retain rows of mixed lengths."""
+    made = torch.Generator().manual_seed(1)
+
+    def row(n: int, prompt: int) -> Encoded:
+        return Encoded((1, *torch.randint(3, 67, (n - 2,), generator=made).tolist(), 2), prompt)
+
+    forget = [(6, 2), (9, 4), (13, 4), (7, 6), (8, 3), (11, 5), (6, 3)]
+    retain = [(8, 3), (5, 2), (12, 6), (9, 3), (7, 4), (15, 8), (6, 2), (10, 5), (8, 4), (9, 2), (14, 7)]
+    return {"forget": [row(*x) for x in forget], "retain": [row(*x) for x in retain]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> None:
+    history, weights = run_case(name, tiny(), rows_here())
+    for said in two:
+        found, theirs = said[name]
+        assert len(found) == len(history) >= 3
+        for mine, line in zip(history, found, strict=True):
+            assert line == pytest.approx(mine, rel=1e-4, abs=1e-6)
+        np.testing.assert_allclose(theirs, weights, rtol=1e-4, atol=2e-5)
+    assert two[0][name] == two[1][name]
+
+
+def test_what_they_say_to_one_another(two: list[dict[str, Any]]) -> None:
+    for rank, said in enumerate(two):
+        assert said["world"] == [rank, 2]
+        assert said["told"] == {"who": 0}
+        assert said["values"] == [0.0, 1.0]
+        assert said["gathered"] == [0, 3]
+    assert sorted(said["first_to_fail"] for said in two) == [False, True]
+
+
+def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
+    """The second process computes other values, and goes by the first's all the same."""
+    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    weights = run_case("ascent", tiny(), rows_here(), watch=watch)[1]
+    for said in two:
+        np.testing.assert_allclose([p["f"] for p in said["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
+        np.testing.assert_allclose(said["watched"], weights, rtol=1e-4, atol=2e-5)
+
+
+def test_a_broken_run_of_two_goes_on_to_the_same_bits(two: list[dict[str, Any]]) -> None:
+    """With dropout: each process goes on with its own random numbers."""
+    assert two[0]["whole"] == two[0]["resumed"] == two[1]["resumed"]
+    assert two[0]["whole"] != two[0]["ascent"]
+
+
+def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> None:
+    for said in two:
+        assert said["limit"].startswith("GradDiff: the loss passed the limit of 1e-09")
+        assert said["step"].startswith("a step runs in one process")
+        assert said["dual"].startswith("PDU learns its weights from one micro-batch after another")
+    assert two[0]["limit"] == two[1]["limit"]
+
+
+def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dict[str, Any]]) -> None:
+    model = tiny()
+    n = sum(p.numel() for p in model.parameters())
+    one_step(model, rows_here(), head_chunk=256)
+    kept = keep(model, rows_here()["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    for said in two:
+        np.testing.assert_allclose(said["shards"]["logps"], kept["logps"].tolist(), rtol=1e-4, atol=2e-5)
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    np.testing.assert_allclose(two[0]["shards"]["whole"], weights, rtol=1e-4, atol=2e-6)
+    assert sum(said["shards"]["shard"] for said in two) == n
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("of_step", [1, 2, 3, 4])
+def test_shares_are_the_plan(world: int, of_step: int) -> None:
+    """Whatever the number of processes: each sample of each step once, and weights that make the step's mean."""
+    args = TrainArgs(**{**FAST, "gradient_accumulation_steps": of_step})
+    samples = plan_samples(objective("GradDiff"), rows_here(), args)
+    shares = [[*share_of(samples, args, Rank(k, world))] for k in range(world)]
+    each = per_process(args, Rank(0, world))
+    assert len({len(s) for s in shares}) == 1
+    micros = [samples[i : i + 2] for i in range(0, len(samples), 2)]
+    for k in range(0, -(-len(micros) // of_step)):
+        step = [m for s in shares for m in s[k * each : (k + 1) * each]]
+        expected = micros[k * of_step : (k + 1) * of_step]
+        real = [m for m in step if m.weight]
+        assert sorted((list(m.samples) for m in real), key=repr) == sorted(expected, key=repr)
+        assert all(m.weight / len(step) == pytest.approx(1 / len(expected)) for m in real)
