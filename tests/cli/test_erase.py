@@ -15,7 +15,7 @@ from expunge.cli.main import main
 from expunge.core.errors import ConfigError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study import erase_run
+from expunge.study.erase import run as erase_run
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -36,14 +36,14 @@ from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.keep import after_run
 from expunge.study.launch import Recipe
-from expunge.study.meta_jobs import show_meta
+from expunge.study.meta.jobs import show_meta
 from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.run import Event, Outcome, Planned, plan, run
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
-from expunge.study.sweep import Stage, next_stage
+from expunge.study.sweep.stages import Stage, next_stage
 from expunge.study.worker import quiet
 
 SWEEP = "sweep.json"

@@ -75,8 +75,8 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Check, do, and say in the last lines what was achieved. Returns the exit code."""
     from rich.console import Console
 
-    from expunge.study.erase import prepare_erase
-    from expunge.study.erase_run import carry_out_erase, dry_run
+    from expunge.study.erase.request import prepare_erase
+    from expunge.study.erase.run import carry_out_erase, dry_run
     from expunge.study.worker import quiet
 
     quiet()
@@ -105,7 +105,7 @@ def say(done: Any, console: Any) -> None:
     """The trials, where things are, and the last lines: what was achieved and what was not."""
     from rich.table import Table
 
-    from expunge.study.erase_search import KNOWN, UTILITY
+    from expunge.study.erase.search import KNOWN, UTILITY
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "steps kept", "forget", "keep", ""):
@@ -129,7 +129,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
     """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
     from expunge.cli.compose import options, study_tree
     from expunge.study.config import decode_study
-    from expunge.study.erase import Request
+    from expunge.study.erase.request import Request
 
     named = [f"model={parsed.model}"] if parsed.model in options("model") else []
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])

@@ -17,8 +17,8 @@ from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
 from expunge.study.launch import Launch
-from expunge.study.meta import Meta
-from expunge.study.stories_config import StoriesStudy
+from expunge.study.meta.config import Meta
+from expunge.study.stories.config import StoriesStudy
 from expunge.training.config import Rule, TrainArgs
 
 

@@ -16,11 +16,11 @@ from expunge.study.auditing import Audited, Subject, audit_jobs, audited, check_
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker
-from expunge.study.meta_jobs import check_meta, meta_job
+from expunge.study.meta.jobs import check_meta, meta_job
 from expunge.study.requests import with_requests
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
-from expunge.study.stories import StoryJobs, story_jobs
+from expunge.study.stories.jobs import StoryJobs, story_jobs
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 

@@ -24,7 +24,7 @@ from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
 from expunge.study.run import Outcome
 from expunge.study.store import Store
-from expunge.study.stories_results import stories_model
+from expunge.study.stories.results import stories_model
 from expunge.study.work import TRAJECTORY
 
 N_SAMPLES = 6

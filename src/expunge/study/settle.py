@@ -13,8 +13,8 @@ from expunge.scoring.config import check_backend
 from expunge.study import harness
 from expunge.study.config import Task
 from expunge.study.requests import narrowed
-from expunge.study.selection import with_part
 from expunge.study.setting import Setting
+from expunge.study.sweep.selection import with_part
 
 
 def benchmark_of(task: Task) -> Benchmark:

@@ -16,7 +16,7 @@ from expunge.core.decode import decode
 from expunge.core.errors import JobError
 from expunge.core.files import write_json
 from expunge.methods.objective import objective
-from expunge.study.erase import AUTO, KNOWN, LEFT, UTILITY, Erasing
+from expunge.study.erase.request import AUTO, KNOWN, LEFT, UTILITY, Erasing
 from expunge.study.estimate import parameters
 from expunge.study.job import Job
 from expunge.study.run import Event, Outcome, Planned, plan, run

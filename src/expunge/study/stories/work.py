@@ -47,7 +47,7 @@ from expunge.models.load import load_model, load_tokenizer, pick_device, save_mo
 from expunge.scoring.config import Generation
 from expunge.scoring.texts import generate_texts
 from expunge.study.job import Progress
-from expunge.study.stories_config import StoriesStudy
+from expunge.study.stories.config import StoriesStudy
 from expunge.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Watch

@@ -15,12 +15,12 @@ import pytest
 from expunge.cli.api import StudyHandle, StudyResult
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import TokenDocuments, load_records
-from expunge.study import stories_work as work
 from expunge.study.config import decode_study
 from expunge.study.grid import study_graph
 from expunge.study.launch import Recipe
-from expunge.study.stories import NEVER, PRESENT, story_jobs
-from expunge.study.stories_results import read_points, steps_back
+from expunge.study.stories import work
+from expunge.study.stories.jobs import NEVER, PRESENT, story_jobs
+from expunge.study.stories.results import read_points, steps_back
 from expunge.training.config import CheckpointArgs
 
 STEPS = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}

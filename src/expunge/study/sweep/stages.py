@@ -20,8 +20,8 @@ from expunge.metrics.api import Result
 from expunge.study.config import MethodEntry, Study, decode_study, entry_label, unlearn_args, with_value
 from expunge.study.graph import Graph, Leaf
 from expunge.study.grid import study_graph
-from expunge.study.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.study.store import Store
+from expunge.study.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Point, Selection, forget_of, selection, utility_of
 

@@ -14,9 +14,9 @@ from expunge.core.errors import ConfigError
 from expunge.study.config import Sweep, decode_study
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.space import Range, propose
 from expunge.study.store import Store
-from expunge.study.sweep import check_sweep, next_stage
+from expunge.study.sweep.space import Range, propose
+from expunge.study.sweep.stages import check_sweep, next_stage
 
 WORLD = {"authors": 6, "questions_per_author": 4, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 RULE = {"floor": 0.0, "utility": "retain_Q_A_Prob", "forget": "forget_Q_A_Prob", "target": "low"}

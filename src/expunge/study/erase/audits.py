@@ -15,8 +15,8 @@ from expunge.metrics.api import Result
 from expunge.report.model import AuditLine
 from expunge.study.auditing import Audited, Subject, audit_jobs, audit_lines, ground_of, probe_results
 from expunge.study.config import MethodEntry
-from expunge.study.erase import Erasing
-from expunge.study.erase_search import Clock, Show, Tried, carry_on
+from expunge.study.erase.request import Erasing
+from expunge.study.erase.search import Clock, Show, Tried, carry_on
 from expunge.study.job import Job
 from expunge.study.run import plan
 from expunge.study.store import Store

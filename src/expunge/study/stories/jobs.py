@@ -20,11 +20,11 @@ from expunge.core.identity import canonical
 from expunge.data.stories import source_of
 from expunge.data.stories.records import Split
 from expunge.models.config import PRESETS
-from expunge.study import stories_work as work
 from expunge.study.config import Study
 from expunge.study.estimate import parameters
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
-from expunge.study.stories_config import ALL, StoriesStudy
+from expunge.study.stories import work
+from expunge.study.stories.config import ALL, StoriesStudy
 from expunge.training.config import TrainArgs
 
 REVISION = 1

@@ -17,11 +17,10 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
-from expunge.study import erase
 from expunge.study.auditing import show_audit_rows
-from expunge.study.erase import RESULT, UNSEEN, Erasing, begin
-from expunge.study.erase_audits import Held, entries, hold_audits, seconds_of
-from expunge.study.erase_search import (
+from expunge.study.erase.audits import Held, entries, hold_audits, seconds_of
+from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, Erasing, begin
+from expunge.study.erase.search import (
     Clock,
     Show,
     Tried,
@@ -33,7 +32,7 @@ from expunge.study.erase_search import (
     trial_job,
     wanted_steps,
 )
-from expunge.study.erase_told import Line, Measured, erasure, exit_code, judge, model_card
+from expunge.study.erase.told import Line, Measured, erasure, exit_code, judge, model_card
 from expunge.study.job import Job, in_order
 from expunge.study.keep import Removal, remove
 from expunge.study.store import Store
@@ -117,7 +116,7 @@ def _results(erasing: Erasing, job: Job, store: Store) -> Mapping[str, Any]:
 def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
     """The probability that the search goes for: that of a model which never saw the rows, if anything says it."""
     if "control" in results:
-        value = results["control"][erase.KNOWN].value
+        value = results["control"][KNOWN].value
     elif UNSEEN in results["before"]:
         value = results["before"][UNSEEN].value
     else:

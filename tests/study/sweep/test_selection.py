@@ -15,8 +15,8 @@ from expunge.models.config import ModelConfig
 from expunge.study.config import EvalRows, decode_study
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.selection import with_part
 from expunge.study.setting import Setting
+from expunge.study.sweep.selection import with_part
 
 
 def rows(name: str, *questions: str) -> RowSet:

@@ -16,16 +16,16 @@ from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import Metric, Result
 from expunge.models.config import looks_local, source_identity
 from expunge.report.erasure import NO_RETAIN, Asked, Erasure, Finding
-from expunge.study import erase
-from expunge.study.erase import LEFT, UNSEEN, UTILITY, Erasing
-from expunge.study.erase_audits import Held
-from expunge.study.erase_search import Tried
+from expunge.study.erase.audits import Held
+from expunge.study.erase.request import KNOWN as ANSWERED
+from expunge.study.erase.request import LEFT, UNSEEN, UTILITY, Erasing, Request
+from expunge.study.erase.search import Tried
 
 State = Literal["achieved", "not achieved", "not known"]
 LITTLE = 0.05  # a gap in probability below which there is nothing to erase, or none to tell
 ALIKE = 0.1  # a control whose probability of the rows to keep is further from the model's is another kind of model
 FORGET_WORDS = {
-    erase.KNOWN: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
+    ANSWERED: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
     LEFT: ("Extraction strength", "the share of each answer that it goes on with, once begun"),
     "forget_Q_A_ROUGE": ("Overlap of what it says", "how much of the right answers it says when asked"),
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
@@ -58,7 +58,7 @@ class Measured:
         """What the probability of the forget rows is where they were never seen: the control's; else that of rows
         surely unseen, in the model before; None where neither is known."""
         if self.control is not None:
-            return self.control[erase.KNOWN].value
+            return self.control[ANSWERED].value
         return self.before[UNSEEN].value if UNSEEN in self.before else None
 
 
@@ -84,7 +84,7 @@ def _utility(erasing: Erasing, measured: Measured) -> Line:
 
 
 def _target(erasing: Erasing, measured: Measured) -> Line:
-    before, after = measured.before[erase.KNOWN].value, measured.after[erase.KNOWN].value
+    before, after = measured.before[ANSWERED].value, measured.after[ANSWERED].value
     said = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
     left = left_over(before, after, measured.reference)
     if left is None:
@@ -253,13 +253,13 @@ def _of_audits(held: Sequence[Held]) -> list[Finding]:
     return out
 
 
-def model_name(request: erase.Request) -> str:
+def model_name(request: Request) -> str:
     """The model's id, or its folder's name: no path of the machine."""
     source = str(request.study.model.source)
     return Path(source).expanduser().resolve().name if looks_local(source) else source
 
 
-def before_hash(request: erase.Request) -> str:
+def before_hash(request: Request) -> str:
     """The contents of the model before, or what the hub calls it."""
     said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
     return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")

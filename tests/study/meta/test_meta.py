@@ -15,7 +15,7 @@ from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.meta import Changed, harmonic, meta_line, quantize_score, relearn_score, to_csv, to_markdown
+from expunge.study.meta.formulas import Changed, harmonic, meta_line, quantize_score, relearn_score, to_csv, to_markdown
 
 NAN = math.nan
 

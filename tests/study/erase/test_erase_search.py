@@ -11,8 +11,8 @@ import pytest
 
 from expunge.core.errors import JobError
 from expunge.metrics.api import Result
-from expunge.study.erase_search import KNOWN, LOOKS, UTILITY, Clock, Show, Trial, Tried, best, carry_on, sized
-from expunge.study.erase_told import Line, Measured, exit_code, left_over
+from expunge.study.erase.search import KNOWN, LOOKS, UTILITY, Clock, Show, Trial, Tried, best, carry_on, sized
+from expunge.study.erase.told import Line, Measured, exit_code, left_over
 from expunge.study.job import Job
 from expunge.study.store import Store
 

@@ -22,8 +22,8 @@ from expunge.report.protocol import SCORE, Course, ProbeCurve, Protocol
 from expunge.study.job import Job
 from expunge.study.run import Outcome
 from expunge.study.store import Store
-from expunge.study.stories import NEVER, PRESENT, StoryJobs, Subject
-from expunge.study.stories_work import GENERATIONS
+from expunge.study.stories.jobs import NEVER, PRESENT, StoryJobs, Subject
+from expunge.study.stories.work import GENERATIONS
 from expunge.study.work import TRAJECTORY
 
 Points = tuple[Mapping[str, float], ...]

@@ -1,0 +1,1 @@
+"""Meta-evaluation of metrics: its settings, its formulas, and its jobs."""
