@@ -28,10 +28,10 @@ MODELS = [
 DRIVER = """
 import json, os, sys
 import expunge.cli.api, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
-from expunge.training.loop import _Loop
+from expunge.training.trainer import PhaseTrainer
 from expunge.cli.main import main
 
-step = _Loop.training_step
+step = PhaseTrainer.training_step
 codes = []
 for words, at, number, said in json.loads(sys.argv[1]):
     def counted(self, *args, **keys):
@@ -44,7 +44,7 @@ for words, at, number, said in json.loads(sys.argv[1]):
         to = os.open(said, os.O_WRONLY | os.O_CREAT)
         os.dup2(to, 1)
         os.dup2(to, 2)
-        _Loop.training_step = counted
+        PhaseTrainer.training_step = counted
         os._exit(main(["run", *words]))
     codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     store = next(w for w in words if w.startswith("paths.store=")).partition("=")[2]

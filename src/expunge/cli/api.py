@@ -28,7 +28,7 @@ from expunge.core.files import write_json
 from expunge.core.identity import canonical
 from expunge.report.model import ReportModel
 from expunge.report.table import table
-from expunge.study.auditing import show_audit_rows
+from expunge.study.auditing.results import show_audit_rows
 from expunge.study.config import Study, decode_study, decode_task
 from expunge.study.graph import Graph
 from expunge.study.grid import study_graph

@@ -67,6 +67,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"expunge {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_studies(commands)
+    _add_clusters(commands)
+    _add_report(commands)
+    _add_import(commands)
+    _add_upkeep(commands)
+    _add_results(commands)
+    add_data(commands)
+    add_judge(commands)
+    add_inside(commands)
+    add_erase(commands)
+    add_semeval(commands)
+    add_memory(commands)
+    _add_lists(commands)
+    return parser
+
+
+def _add_studies(commands: Any) -> None:
+    """`run` and `plan`, and the single jobs: `train`, `unlearn`, `eval`."""
     for name, does, text in (
         ("run", _run, "run a study: full -> retain -> unlearn -> score -> metrics -> report"),
         ("plan", _plan, "show a study's jobs (hit, missing, blocked) and the estimated work, without running"),
@@ -93,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
                 help="compute the metrics of written folders again from their records, without a model; "
                 "retain_logs_path=FILE gives another retain log",
             )
+
+
+def _add_clusters(commands: Any) -> None:
+    """`export`, and `job`, which the scripts of an exported study call."""
     text = "write a study as scripts for a cluster"
     sub = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("target", choices=("slurm",), help="sbatch scripts, and queue.sh that submits them")
@@ -106,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
     sub.add_argument("--index", required=True, type=int, help="which of them")
     sub.set_defaults(command=_job, plugin=[])
+
+
+def _add_report(commands: Any) -> None:
     text = "write the report of a study as far as it has run, and serve it while it runs"
     sub = commands.add_parser("report", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="+", metavar="key=value", help="a study, such as study=quickstart")
@@ -115,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         "--figures", metavar="svg,pdf,png", help="write the figures as files, too (needs expunge[figures])"
     )
     sub.set_defaults(command=_report)
+
+
+def _add_import(commands: Any) -> None:
     text = "write another project's experiment as a study file"
     sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("source", choices=("arcsf",), help="whose files")
@@ -122,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
     sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
     sub.set_defaults(command=_import, plugin=[])
+
+
+def _add_upkeep(commands: Any) -> None:
     text = "check the stored files against their checksums"
     sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study")
@@ -142,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
+
+
+def _add_results(commands: Any) -> None:
     text = "query the results of a study, or of all studies that have run"
     sub = commands.add_parser("results", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="a study; without one, all under saves/study")
@@ -151,12 +185,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
     sub.set_defaults(command=_results)
-    add_data(commands)
-    add_judge(commands)
-    add_inside(commands)
-    add_erase(commands)
-    add_semeval(commands)
-    add_memory(commands)
+
+
+def _add_lists(commands: Any) -> None:
+    """What there is: methods, metrics, benchmarks, audits."""
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
@@ -168,7 +200,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("name", nargs="?", help="show this one's page")
         sub.add_argument("--json", action="store_true", help="print as JSON")
         sub.set_defaults(command=_list, what=name)
-    return parser
 
 
 def _add_plugin(sub: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
-from expunge.study.auditing import Audited, Subject, audit_jobs, audited, check_audits
+from expunge.study.auditing.jobs import audit_jobs, audited, check_audits
+from expunge.study.auditing.results import Audited, Subject
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
 from expunge.study.job import Job
 from expunge.study.maker import Maker

@@ -17,7 +17,7 @@ from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
 from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
-from expunge.study.auditing import Subject, audit_lines
+from expunge.study.auditing.results import Subject, audit_lines
 from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE

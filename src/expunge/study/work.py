@@ -36,6 +36,7 @@ from expunge.study.measuring import parts, rows_where
 from expunge.study.setting import Setting
 from expunge.training.ask import Ask
 from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.course import Trained
 from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
 from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
@@ -124,11 +125,19 @@ def fit(
     write_text(folder / "log.jsonl", as_lines(done.history))
     write_text(folder / "speed.jsonl", as_lines(done.speed_lines))  # apart, for no two runs have the same
     cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
+    return _facts(done, cut, panel, setting, args.evaluate)
+
+
+def _facts(
+    done: Trained, cut: Mapping[str, int], panel: Panel | None, setting: Setting, args: EvaluateArgs
+) -> dict[str, Any]:
+    """What the record of a run says of it. cut: how many rows of each side were; panel: what was evaluated, if at
+    all."""
     facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut, "speed": done.speed}
     if done.resumed_at is not None:
         facts["resumed_at"] = done.resumed_at
     if panel is not None:
-        losses = dict.fromkeys(loss_sets(setting.benchmark, args.evaluate), args.evaluate.n_rows)
+        losses = dict.fromkeys(loss_sets(setting.benchmark, args), args.n_rows)
         facts["evaluation"] = {**done.selected, "rows": panel.read, **({"losses": losses} if losses else {})}
     return facts
 

@@ -13,7 +13,8 @@ from expunge.audits.api import AS_IT_IS
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Result
 from expunge.report.model import AuditLine
-from expunge.study.auditing import Audited, Subject, audit_jobs, audit_lines, ground_of, probe_results
+from expunge.study.auditing.jobs import audit_jobs, ground_of
+from expunge.study.auditing.results import Audited, Subject, audit_lines, probe_results
 from expunge.study.config import MethodEntry
 from expunge.study.erase.request import Erasing
 from expunge.study.erase.search import Clock, Show, Tried, carry_on

@@ -17,7 +17,7 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
-from expunge.study.auditing import show_audit_rows
+from expunge.study.auditing.results import show_audit_rows
 from expunge.study.erase.audits import Held, entries, hold_audits, seconds_of
 from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, Erasing, begin
 from expunge.study.erase.search import (

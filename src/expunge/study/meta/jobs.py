@@ -20,9 +20,10 @@ from expunge.metrics.compute import in_order
 from expunge.metrics.results import read_results
 from expunge.study.config import Study
 from expunge.study.job import Job, Progress
-from expunge.study.maker import REVISION, Maker
+from expunge.study.maker import Maker
 from expunge.study.meta.config import Meta
 from expunge.study.meta.formulas import Changed, MetaLine, meta_line, to_csv, to_markdown
+from expunge.study.scorer import REVISION
 from expunge.study.store import Store
 from expunge.training.config import TrainArgs
 

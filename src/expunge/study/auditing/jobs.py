@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from expunge.audits import (
     Audit,
@@ -24,58 +18,26 @@ from expunge.audits import (
     Nf4,
     Probe,
     Relearn,
-    Told,
     audit_identity,
     make_audit,
 )
 from expunge.audits.api import audit_name
 from expunge.benchmarks.panel import FORGET, HOLDOUT
-from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.files import link, write_json
-from expunge.core.records import token_records
 from expunge.data.rows import RowSet
-from expunge.methods.objective import objective
-from expunge.metrics.api import Metric, Result
-from expunge.metrics.compute import compute
+from expunge.metrics.api import Metric
 from expunge.metrics.compute import identity as panel_identity
-from expunge.metrics.results import read_results, write_results
-from expunge.models.load import load_model, pick_device, save_model
-from expunge.report.model import AuditLine
-from expunge.scoring.tokens import score_tokens
+from expunge.metrics.results import write_results
 from expunge.study import measuring, work
+from expunge.study.auditing.results import EVAL_NAME, Audited, Subject, probe_results, write_told
+from expunge.study.auditing.work import in_nf4, relearn, relearn_args
 from expunge.study.config import Study
 from expunge.study.job import Job, Progress
-from expunge.study.maker import REVISION, Maker
+from expunge.study.maker import Maker
+from expunge.study.scorer import REVISION
 from expunge.study.setting import Setting
-from expunge.study.store import Store
-from expunge.training.config import TrainArgs
-from expunge.training.loop import train
 
-TOLD, ROWS = "audit.json", "rows.parquet"
-EVAL_NAME = "AUDIT"
 CONTROLS = ("retain", "full")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model of a study: what it is called, the job that makes it (None: the given model), and its training seed."""
-
-    name: str
-    label: str
-    role: str
-    train_seed: int
-    seed: int | None
-    model: Job | None
-
-
-@dataclass(frozen=True)
-class Audited:
-    """One audit of one unlearned model."""
-
-    name: str
-    subject: Subject
-    job: Job
 
 
 def check_audits(study: Study) -> list[Audit]:
@@ -192,7 +154,7 @@ class _AuditMaker(Maker):
                 label=label,
                 identity={"revision": REVISION, "edit": {"name": "nf4"}, **self._source_identity(model)},
                 parents={} if model is None else {"model": model},
-                do=lambda folder, parents, progress: _in_nf4(folder, self._source(parents), self.setting, progress),
+                do=lambda folder, parents, progress: in_nf4(folder, self._source(parents), self.setting, progress),
             )
         else:
             job = self.edited(label, change, model, ())
@@ -281,131 +243,6 @@ class _AuditMaker(Maker):
         return Job(kind="audit", label=label, identity=identity, parents=parents, do=do)
 
 
-def probe_results(asked: Expansion, folders: Mapping[str, Path]) -> dict[str, dict[str, Result]]:
-    """The results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
-    out: dict[str, dict[str, Result]] = {}
-    for probe in asked.probes:
-        folder = folders[probe.name]
-        if not isinstance(probe.change, Relearn):
-            out[probe.name] = read_results(folder / f"{EVAL_NAME}_EVAL.json")[0]
-            continue
-        rows = {m.rows for m in probe.panel if m.rows}
-        for step in probe.change.steps:
-            tokens = {name: token_records(pq.read_table(folder / _file(name, step))) for name in rows}
-            out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
-    return out
-
-
 def _with_panel(maker: _AuditMaker, panel: Sequence[Metric]) -> Maker:
     benchmark = dataclasses.replace(maker.setting.benchmark, panel=tuple(panel))
     return Maker(dataclasses.replace(maker.setting, benchmark=benchmark), maker.evaluation)
-
-
-def relearn_args(change: Relearn, study: Study) -> TrainArgs:
-    """A plain fine-tuning at a constant rate; the study's `unlearn` gives the rate where the audit does not.
-
-    Samples are not grouped by length: the first steps of a longer run are then those of a shorter one.
-    """
-    own = decode(TrainArgs, dict(study.unlearn), where="unlearn")
-    return TrainArgs(
-        learning_rate=own.learning_rate if change.learning_rate is None else change.learning_rate,
-        max_steps=max(change.steps),
-        per_device_train_batch_size=change.batch_size,
-        gradient_accumulation_steps=1,
-        weight_decay=0.0,
-        lr_scheduler_type="constant",
-        group_by_length=False,
-        optim=own.optim,
-        activation_checkpointing=own.activation_checkpointing,
-        seed=change.seed,
-    )
-
-
-def relearn(
-    folder: Path,
-    source: str,
-    setting: Setting,
-    change: Relearn,
-    scored: Mapping[str, Sequence[str]],
-    args: TrainArgs,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Train a model on a few rows, and write the token records of the scored rows as they are after each of the steps.
-
-    The weights are not kept. One run serves all steps: its first steps are those of a shorter run.
-    """
-    encoder = setting.encoder(source)
-    model = work.load_trained(source, setting)
-    sets: Mapping[str, RowSet] = setting.benchmark.sets
-
-    def measure(step: int) -> None:
-        for name, tokens in scored.items():
-            pq.write_table(score_tokens(model, sets[name], tokens, encoder), folder / _file(name, step))
-
-    def after(done: int, total: int) -> None:
-        if done in change.steps:
-            measure(done)
-        progress(done, total)
-
-    measure(0)
-    rows = {"retain": work.encode_sets([sets[change.rows]], encoder)}
-    train(model, objective("finetune"), rows, args, pad_id=encoder.tokenizer.pad_token_id, progress=after)
-    return {"steps": args.max_steps, "rows": len(sets[change.rows])}
-
-
-def _file(rows: str, step: int) -> str:
-    return f"{rows}.{step}.tokens.parquet"
-
-
-def _in_nf4(folder: Path, source: str, setting: Setting, progress: Progress) -> dict[str, Any]:
-    """The weights as 4-bit NormalFloat holds them, written back as plain ones: every scorer reads them alike."""
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    model = load_model(source, held, device=pick_device(setting.model.device), quantize="nf4")
-    save_model(model.dequantize(), setting.encoder(source).tokenizer, folder)
-    progress(1, 1)
-    return {"models": 1}
-
-
-def write_told(folder: Path, told: Told) -> None:
-    """The readings as JSON, and the table of rows, if there is one, as parquet."""
-    write_json(folder / TOLD, [_plain(dataclasses.asdict(reading)) for reading in told.readings])
-    if told.rows:
-        pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
-
-
-def audit_lines(audited: Sequence[Audited], store: Store, seed_of: Callable[[Subject], Any]) -> tuple[AuditLine, ...]:
-    """The readings of finished audits, in the order of the study."""
-    out = []
-    for one in audited:
-        for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
-            numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
-            details = {k: math.nan if v is None else float(v) for k, v in reading["details"].items()}
-            line = AuditLine(
-                audit=one.name, label=one.subject.label, seed=seed_of(one.subject), details=details, **numbers
-            )
-            out.append(line)
-    return tuple(out)
-
-
-def show_audit_rows(audited: Sequence[Audited], store: Store, folder: Path) -> list[Path]:
-    """The tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
-    made = []
-    for one in audited:
-        source = store.path(one.job) / ROWS
-        if not source.is_file():
-            continue
-        target = folder / f"{one.job.folder_name.rpartition('-')[0]}.parquet"
-        folder.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        link(source, target)
-        made.append(target)
-    return made
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON takes them: null for NaN, text for infinity."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

@@ -21,7 +21,7 @@ from expunge.report.curves import audit_figures
 from expunge.report.text import to_markdown
 from expunge.scoring.tokens import score_tokens
 from expunge.study import work
-from expunge.study.auditing import relearn, relearn_args
+from expunge.study.auditing.work import relearn, relearn_args
 from expunge.study.config import decode_study
 from expunge.study.graph import Graph, build_graph
 from expunge.study.job import in_order

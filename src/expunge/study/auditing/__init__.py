@@ -1,0 +1,1 @@
+"""Audits in a study: their jobs, what these do, and what they leave."""
