@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.erase import budget_seconds
 from expunge.cli.main import main
-from expunge.core.errors import ConfigError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.study.erase import run as erase_run
@@ -201,7 +199,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"method": "NPO", "method_arg": "betta=1"}, "NPO has no such setting; did you mean 'beta'?"),
         ({"method": "NPO", "method_arg": "beta"}, "--method-arg: 'beta' is not of the form key=value"),
         ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1' holds no value"),
-        ({"budget": "half an hour"}, "--budget: 'half an hour' is no time"),
+        ({"budget": "half an hour"}, "--budget: must be a time above 0, such as 1h, 1h30m"),
         ({"budget": "0m"}, "--budget: must be a time above 0"),
         ({"floor": "1.5"}, "--floor: must be a share from 0 to 1, got 1.5"),
         ({"target": "-1"}, "--target: must be a share from 0 to 1, got -1"),
@@ -239,14 +237,3 @@ def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> 
     ):
         code, _, said = expunge(*words_of(), word)
         assert code == 2 and expected in said and len(said.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400), ("0.5h", 1800)])
-def test_times(text: str, seconds: float) -> None:
-    assert budget_seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "m", "30 m", "30x", "-5m", "30m!"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="--budget"):
-        budget_seconds(text)

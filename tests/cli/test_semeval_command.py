@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from expunge.cli.semeval import seconds
-from expunge.core.errors import ConfigError, JobError
+from expunge.core.errors import JobError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer, save_model
@@ -249,14 +248,3 @@ def test_merged_runs_are_single_jobs_too(places: tuple[Path, Path, Path], expung
     assert sorted(p.name.rpartition("-")[0] for p in (here / "saves" / "store" / "unlearn").iterdir()) == [
         "z-model1", "z-model2",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("given", "found"), [("1h", 3600), ("1h30m", 5400), ("45m", 2700), ("90s", 90), (7.5, 7.5)])
-def test_times(given: str | float, found: float) -> None:
-    assert seconds(given, "x") == found
-
-
-@pytest.mark.parametrize("given", ["", "h", "1d", "-5", "0", "nan", float("inf")])
-def test_wrong_times(given: str | float) -> None:
-    with pytest.raises(ConfigError, match="x: must be a time above 0"):
-        seconds(given, "x")

@@ -103,6 +103,8 @@ def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
     mine, plain = record(broken), record(whole)
     assert mine["key"] == plain["key"]
     assert mine["facts"].pop("resumed_at") == 8
+    for facts in (mine["facts"], plain["facts"]):
+        assert facts.pop("speed")["train_s"] > 0  # of this attempt alone
     assert mine["facts"] == plain["facts"]
     lines = [json.loads(line) for line in (unlearned(whole) / "trajectory.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 4, 8, 12]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 
 TEXT = "make a model forget rows of yours: search, save, audit and report in one go"
@@ -24,7 +24,6 @@ exit codes: 0 done and all that was stated is achieved, 3 a model is written and
   1 a job failed, 2 wrong input, 130 interrupted (the same command goes on)
 """
 ROWS = "csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line, is a text"
-UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 def add_erase(commands: Any) -> None:
@@ -59,16 +58,6 @@ def add_erase(commands: Any) -> None:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="more settings, as of study=custom")
     sub.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help=argparse.SUPPRESS)
     sub.set_defaults(command=erase)
-
-
-def budget_seconds(text: str) -> float:
-    """Seconds of a time such as 90s, 30m, 1h30m, or a plain number of seconds. Raises ConfigError."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
-    if not parts or "".join(n + unit for n, unit in parts) != text:
-        raise ConfigError(f"--budget: {text!r} is no time (allowed: such as 90s, 30m, 1h30m)")
-    return sum(float(n) * UNITS[unit] for n, unit in parts)
 
 
 def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -151,7 +140,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
             raise ConfigError(f"--method-arg: {word!r} holds no value") from None
     return Request(
         study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=given,
-        learning_rate=parsed.learning_rate, budget_s=budget_seconds(parsed.budget), floor=parsed.floor,
+        learning_rate=parsed.learning_rate, budget_s=seconds(parsed.budget, "--budget"), floor=parsed.floor,
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
         full_data=parsed.full_data, show_text=parsed.show_text,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 from expunge.cli.compose import single_tree
 from expunge.cli.display import duration
 from expunge.cli.semeval_arguments import DEFAULT
+from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_task
 from expunge.study.semeval import Entry, HandedIn, Tell, Told, check_entry, check_folder, hand_in
@@ -24,7 +24,6 @@ from expunge.study.single import Single, prepare
 from expunge.study.worker import quiet
 
 EVALS = "evals"  # the scores, within the output folder
-_TIME = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
 
 def unlearn(
@@ -59,17 +58,6 @@ def unlearn(
     every = seconds(save_every, "save_every")
     quiet()
     return hand_in(entry, Path(output_dir).expanduser(), limit_s=limit, save_every_s=every, tell=tell)
-
-
-def seconds(given: str | float, key: str) -> float:
-    """A time as seconds: a number of them, or text such as 1h, 1h30m, 45m or 90s. Raises ConfigError."""
-    total = 0.0 if isinstance(given, str) else float(given)
-    found = _TIME.fullmatch(given.strip().lower()) if isinstance(given, str) else None
-    if found:
-        total = sum(float(found[unit] or 0) * size for unit, size in (("h", 3600), ("m", 60), ("s", 1)))
-    if not (total > 0 and math.isfinite(total)):
-        raise ConfigError(f"{key}: must be a time above 0, such as 1h, 1h30m, 45m or 90s, got {given!r}")
-    return total
 
 
 def _tree(

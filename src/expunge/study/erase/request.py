@@ -17,6 +17,7 @@ from expunge.benchmarks.custom import CustomArgs
 from expunge.benchmarks.panel import HOLDOUT
 from expunge.benchmarks.rows_panel import rows_panel
 from expunge.core.decode import decode
+from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import link, write_json
 from expunge.core.identity import canonical, fingerprint
@@ -137,8 +138,7 @@ def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
 
 
 def _check_numbers(request: Request) -> None:
-    if not (request.budget_s > 0 and math.isfinite(request.budget_s)):
-        raise ConfigError("--budget: must be a time above 0, such as 30m")
+    seconds(request.budget_s, "--budget")  # of a request made in Python, too
     for key in ("floor", "target"):
         if not 0 <= getattr(request, key) <= 1:
             raise ConfigError(f"--{key}: must be a share from 0 to 1, got {getattr(request, key):g}")
