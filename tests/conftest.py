@@ -8,6 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+MICRO = (
+    "study=quickstart",
+    "model=llama-64k",
+    "data.world.authors=6",
+    "data.world.questions_per_author=4",
+    "data.world.forget_fraction=0.34",
+    "data.world.facts=6",
+    "data.world.holdout_authors=2",
+    "train.num_train_epochs=4",
+    "unlearn.num_train_epochs=2",
+    "eval.generation.max_new_tokens=6",
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +29,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared (real data and golden numbers) is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def micro() -> list[str]:
+    """The words of `expunge run` for a study small enough to run many times: a 64k-parameter model on six invented
+    authors. Add `paths.store=` and `paths.output_dir=`."""
+    return list(MICRO)
 
 
 def _lines(path: Path, records: list[dict[str, object]]) -> None:

@@ -6,34 +6,29 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import expunge as package
 
-WORDS = [
-    "study=quickstart",
-    "model=llama-64k",
-    "data.world.authors=6",
-    "data.world.questions_per_author=4",
-    "data.world.forget_fraction=0.34",
-    "data.world.facts=6",
-    "data.world.holdout_authors=2",
-    "train.num_train_epochs=2",
-    "unlearn.num_train_epochs=1",
-    "eval.generation.max_new_tokens=4",
-]
+
+@pytest.fixture
+def words(micro: list[str]) -> list[str]:
+    """The micro study, shorter still."""
+    return [*micro, "train.num_train_epochs=2", "unlearn.num_train_epochs=1", "eval.generation.max_new_tokens=4"]
 
 
 def test_a_study_from_python_and_again_from_the_command_line(
-    here: Path, expunge: Callable[..., tuple[int, str, str]]
+    here: Path, words: list[str], expunge: Callable[..., tuple[int, str, str]]
 ) -> None:
-    result = package.load_study(WORDS).run()
+    result = package.load_study(words).run()
     table = result.table()
     assert [row["run"] for row in table] == ["full", "retain", "GradAscent", "GradDiff", "GradDiff-KL", "NPO"]
     assert all(0 < row["forget_Q_A_Prob"] < 1 for row in table)
     assert not result.failures
-    assert all(p.state == "hit" for p in package.load_study(WORDS).plan())
+    assert all(p.state == "hit" for p in package.load_study(words).plan())
 
     weights = {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")}
-    code, out, said = expunge("run", *WORDS)
+    code, out, said = expunge("run", *words)
     assert code == 0, said
     assert out.count(": hit") == 21
     assert "report: saves/study/quickstart/report.html" in out
@@ -42,24 +37,25 @@ def test_a_study_from_python_and_again_from_the_command_line(
         assert len(list(csv.DictReader(f))) == 6
     code, out, said = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
     assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), said
-    code, out, said = expunge("results", *WORDS, "--format=markdown")
+    code, out, said = expunge("results", *words, "--format=markdown")
     assert code == 0, said
     assert "| quickstart | unlearn | NPO | model_utility | 1 |" in out
     assert "<html" in (here / "saves" / "study" / "quickstart" / "report.html").read_text()
 
 
-def test_a_method_that_explodes_leaves_the_others(here: Path, expunge: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_method_that_explodes_leaves_the_others(
+    here: Path, words: list[str], expunge: Callable[..., tuple[int, str, str]]
+) -> None:
     bad = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}]"
-    code, out, _ = expunge("run", *WORDS, bad)
+    code, out, _ = expunge("run", *words, bad)
     assert code == 1
     assert "GradAscent: the loss passed the limit" in " ".join(out.split())
     assert "NPO" in (here / "saves" / "study" / "quickstart" / "results.csv").read_text()
 
 
-def test_what_is_cut_is_said(here: Path) -> None:
+def test_what_is_cut_is_said(here: Path, words: list[str]) -> None:
     short = ["model.template_args.max_length=40", "data.world.holdout_authors=0"]  # 40 is a holdout prompt's length
-    words = [*WORDS, *short, "methods=[]", "train.max_steps=1"]
-    report = package.load_study(words).run().report
+    report = package.load_study([*words, *short, "methods=[]", "train.max_steps=1"]).run().report
     said = [note for note in report.notes if "were cut at 40 tokens" in note]
     assert any("train full" in note for note in said)
     assert any("score retain" in note and "forget_eval" in note for note in said)

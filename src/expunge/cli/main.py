@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -35,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     parsed = _parser().parse_args(words)
-    # where it is installed, other libraries import it, and it tells what it would rather have
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
