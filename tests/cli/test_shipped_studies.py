@@ -14,7 +14,11 @@ from expunge.study.graph import build_graph
 from expunge.study.job import in_order
 
 STUDIES = sorted(p.stem for p in (Path(expunge.__file__).parent / "conf" / "study").glob("*.yaml"))
-GIVEN = {"custom": ["forget=rows.csv", "model=gpt2"]}  # what a study cannot know
+GIVEN = {  # what a study cannot know
+    "custom": ["forget=rows.csv", "model=gpt2"],
+    "semeval_tiny": ["data.args.mmlu=mmlu"],
+    "stories_real": ["stories.source=stories"],
+}
 
 
 @pytest.mark.parametrize("name", STUDIES)
