@@ -23,7 +23,8 @@ TOKENIZER = "tokenizer"  # in the metadata of records: which tokenizer the model
 class Setting:
     """What the jobs of a study share: the benchmark, the model's settings and the template.
 
-    watched: the benchmark as evaluations during training read it, where these read other rows (`study.sweep.selection`).
+    watched: the benchmark as evaluations during training read it, where these read other rows
+    (`study.sweep.selection`).
     """
 
     benchmark: Benchmark
