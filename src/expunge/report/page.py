@@ -95,13 +95,10 @@ def _figure_json(about: Figure) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-_PIECES = re.compile(r"[^=,]*[=,]?\s*")
-
-
-def _breakable(text: str) -> Markup:
-    """Text whose lines end after = and , alone: a number is never broken, unless it is wider than its place."""
+def _breakable(text: str, after: str = "=,") -> Markup:
+    """Text whose lines end after these characters alone: a number is whole unless it is wider than its place."""
     out = Markup("")
-    for piece in _PIECES.findall(text):
+    for piece in re.findall(f"[^{after}]+[{after}]*\\s*|[{after}]+\\s*", text):
         out += Markup('<span class="piece">{}</span>{}').format(piece.rstrip(), " " if piece[-1:].isspace() else "")
     return out
 

@@ -243,7 +243,7 @@ def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
     ]
     for block in _fitting([need + _GAP for need in needs], names + _GAP, width):
         made = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
-        made.add_column("model", overflow="fold", vertical="bottom", max_width=names)
+        made.add_column("\nmodel", overflow="fold", max_width=names)
         for i in block:
             made.add_column(Text(":\n".join(shown[i][0])), overflow="fold", min_width=min(needs[i], width - names - 4))
         for k, (label, _) in enumerate(seen.rows):
