@@ -16,6 +16,7 @@ from expunge.report.overview import by_audit
 
 JSON, TABLE = "audits.json", "audits.parquet"
 HEADS = ("model", "what was tried", "value", "retain", "full", "position", "verdict", "note")
+NUMBERS = HEADS[2:6]
 AUDITS = pa.schema(
     [
         *((name, pa.string()) for name in ("study", "audit", "name", "label", "seed")),

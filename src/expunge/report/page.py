@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from expunge.report import rows
-from expunge.report.audits import ABOUT, HEADS, audit_rows
+from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.drawing import Figure, named_runs
 from expunge.report.figures import figures
 from expunge.report.model import ReportModel, Sample
@@ -65,6 +65,7 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
         plotly=packed_plotly() if any(d.figure is not None for d in drawn) else None,
         audits=audit_rows(model),
         audit_heads=HEADS,
+        audit_numbers=NUMBERS,
         audit_about=ABOUT,
         audit_legend=LEGEND,
         overview=overview(model),

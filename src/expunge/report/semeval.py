@@ -17,7 +17,8 @@ ABOUT = (
     "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side), "
     "the membership part 1 - 2 |AUC - 0.5|, and MMLU. Entries are in its order; a ruined model can stand high in it, "
     f"so read the floor beside it: the task asked for MMLU above {MMLU_FLOOR} of its 7B model, which is "
-    f"{SHARE:.0%} of that model's before unlearning. `full` is the model before, `retain` never saw the forget rows."
+    f"{SHARE:.0%} of that model's before unlearning. The full model is the one before; the retain model never saw the "
+    "forget rows."
 )
 
 

@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from expunge.report.audits import ABOUT, HEADS, audit_rows
+from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.model import ReportModel
 from expunge.report.overview import LEGEND, Met, overview
 from expunge.report.protocol import Protocol
@@ -97,8 +97,9 @@ def _audits(model: ReportModel) -> list[str]:
         lines.append("| " + " | ".join([_md(label), *(_md(_said(c)) + _notes(c) for c in cells)]) + " |")
     lines += ["", *(f"[^audit-{k}]: {_md(reason)}" for k, reason in enumerate(seen.footnotes, 1)), ""]
     lines += ["<details>", "<summary>Every finding with its interval</summary>", "", ABOUT, ""]
+    aligned = ["--:" if head in NUMBERS else ":--" for head in HEADS]
     for audit, rows in audit_rows(model).items():
-        lines += [f"### {_md(audit)}", "", "| " + " | ".join(HEADS) + " |", "|:--|:--|--:|--:|--:|--:|:--|:--|"]
+        lines += [f"### {_md(audit)}", "", *("| " + " | ".join(row) + " |" for row in (HEADS, aligned))]
         lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows] + [""]
     return [*lines, "</details>", ""]
 
