@@ -50,7 +50,7 @@ def _run(source: random.Random, label: str, role: str, seed: int | None, rows: i
         "model_utility": Result(utility),
     }
     points = tuple({"step": 10.0 * k, "forget_Q_A_Prob": 0.9 - 0.2 * k * ks} for k in range(4))
-    return Run(label, role, label, "lr 1e-5", seed, results, 60 + 60 * ks, 40, 1.5, points)  # type: ignore[arg-type]
+    return Run(label, role, label, "lr 1e-5", seed, results, 60 + 60 * ks, 40, trajectory=points)  # type: ignore[arg-type]
 
 
 def _audit(source: random.Random, label: str) -> AuditLine:

@@ -14,9 +14,11 @@ import pytest
 
 from expunge.metrics.api import Result
 from expunge.report import page as page_module
+from expunge.report.curves import audit_figures
 from expunge.report.model import AuditLine, Entry, Explorer, Making, ReportModel, RowScore, Run
 from expunge.report.page import packed_plotly, to_html
-from expunge.report.text import to_csv
+from expunge.report.section import Grid, Section
+from expunge.report.text import to_csv, to_markdown
 
 
 class Seen(HTMLParser):
@@ -196,6 +198,46 @@ def test_audits_in_a_table_and_as_curves(model: ReportModel) -> None:
     text = "".join(Seen(page).text)
     assert "comes <b>back" in text and "0.5 [0.4, 0.6]" in text and "audit-relearn-same-rows" in figures_of(page)
     assert "0, 0.1; 50, 0.5" in text  # the curve in numbers, for those who do not see it
+
+
+def layered(label: str, seed: str, height: float) -> AuditLine:
+    details = {f"{side}_layer_{k}": height + k for side in ("model", "retain", "full") for k in range(40)}
+    return AuditLine("probe", "truth", label, seed, 0.5, 0.4, 0.6, 0.0, 1.0, 0.5, 0.4, 0.6, "traces", "", details)
+
+
+def test_figures_by_layer_have_whole_ticks_and_one_legend_entry_for_all_seeds(model: ReportModel) -> None:
+    lines = (layered("npo", "0/0", 0.0), layered("npo", "1/0", 0.5), layered("ga", "0/0", 0.0))
+    about = audit_figures(dataclasses.replace(model, audits=lines))[0]
+    assert about.figure is not None
+    assert about.figure.layout.xaxis.dtick == 4  # 40 layers, 12 ticks at most
+    assert [trace.name for trace in about.figure.data if trace.showlegend] == ["npo", "ga", "retain", "full"]
+    names = [name for name, _ in about.numbers]
+    assert names == [
+        "npo, seed 0/0", "npo, seed 1/0", "ga", "retain, seed 0", "retain, seed 1", "full, seed 0", "full, seed 1",
+    ]  # fmt: skip
+    few = dataclasses.replace(lines[0], details={"model_layer_0": 0.5, "model_layer_3": 0.25})
+    assert audit_figures(dataclasses.replace(model, audits=(few,)))[0].figure.layout.xaxis.dtick == 1  # type: ignore[union-attr]
+
+
+def test_settings_break_after_signs_and_never_within_numbers(model: ReportModel) -> None:
+    run = dataclasses.replace(model.runs[2], settings="learning_rate=3e-4, x=<b>")
+    page = to_html(dataclasses.replace(model, runs=(run,)))
+    pieces = re.findall(r'<span class="piece">(.*?)</span>', page)
+    assert pieces == ["learning_rate=", "3e-4,", "x=", "&lt;b&gt;"]
+
+
+def test_every_link_within_the_page_leads_somewhere(model: ReportModel) -> None:
+    grid = Grid("All <i>.", ("metric", "value"), (("<b>m", "1"),), "metric")
+    sections = (Section("meta", "Meta-evaluation", "Meta", "About <it>.", (grid,)),)
+    audits = (layered("npo", "0", 0.0),)
+    page = to_html(dataclasses.replace(model, sections=sections, audits=audits))
+    seen = Seen(page)
+    ids = {a["id"] for _, a in seen.tags if "id" in a}
+    links = [a["href"] for tag, a in seen.tags if tag == "a" and (a.get("href") or "").startswith("#")]
+    assert {f"#h-{name}" for name in ("results", "meta", "reading", "audits", "figures", "notes")} <= set(links)
+    assert {str(link)[1:] for link in links} <= ids
+    assert "<b>m" not in page and "<i>." not in page and "&lt;b&gt;m" in page
+    assert "| &lt;b&gt;m | 1 |" in to_markdown(dataclasses.replace(model, sections=sections))
 
 
 def test_trajectories_and_memory(model: ReportModel) -> None:

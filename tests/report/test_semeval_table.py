@@ -7,7 +7,8 @@ import math
 from expunge.metrics.api import Result
 from expunge.metrics.semeval import TERMS
 from expunge.report.model import ReportModel, Run
-from expunge.report.semeval import parts_of, score_lines
+from expunge.report.page import to_html
+from expunge.report.semeval import parts_of, score_section
 from expunge.report.text import to_markdown
 
 
@@ -28,7 +29,7 @@ def report(*runs: Run) -> ReportModel:
 
 
 def test_entries_are_in_the_order_of_the_aggregate_and_the_controls_have_no_rank() -> None:
-    lines = score_lines(
+    section = score_section(
         report(
             Run("full", "full", results=results(0.165, 0.5)),
             Run("retain", "retain", results=results(0.9, 0.49)),
@@ -38,8 +39,8 @@ def test_entries_are_in_the_order_of_the_aggregate_and_the_controls_have_no_rank
             Run("ruined", "unlearn", results=results(0.3, 0.371)),
         )
     )
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    first = cells[2:8] if cells[1][0].startswith("--") else cells[1:7]
+    assert section is not None
+    first, terms = ([list(row) for row in grid.rows] for grid in section.grids)
     assert [row[:2] for row in first] == [
         ["1", "high"], ["2", "ruined"], ["3", "low"], ["4", "none"], ["", "full"], ["", "retain"],
     ]  # fmt: skip
@@ -48,12 +49,21 @@ def test_entries_are_in_the_order_of_the_aggregate_and_the_controls_have_no_rank
         ["yes", "no"], ["no", "no"], ["yes", "yes"], ["\u2013", "\u2013"], ["yes", "yes"], ["yes", "yes"],
     ]  # fmt: skip
     assert first[0][2:7] == ["0.400", "0.250", "0.500", "0.750", "0.371"]
-    assert [c for row in cells for c in row if c == "0.110"], "the twelfth term"
+    assert [row[0] for row in terms][:2] == ["high", "ruined"] and terms[0][-1] == "0.110", "the twelfth term"
 
 
 def test_the_markdown_report_holds_it_for_semeval_alone() -> None:
     assert "Official score of SemEval-2025" in to_markdown(report(Run("a", "unlearn", results=results(0.4, 0.4))))
-    assert score_lines(report(Run("a", "unlearn", results={"mmlu": Result(0.4)}))) == []
+    assert score_section(report(Run("a", "unlearn", results={"mmlu": Result(0.4)}))) is None
+
+
+def test_the_page_has_the_table_and_a_way_to_it() -> None:
+    page = to_html(report(Run("<b>a</b>", "unlearn", results=results(0.4, 0.4))))
+    assert '<a href="#h-semeval">Official score</a>' in page and '<h2 id="h-semeval">' in page
+    assert (
+        '<td>1</td><th scope="row" class="text"><span class="piece">&lt;b&gt;a&lt;/b&gt;</span></th><td>0.400</td>'
+        in page
+    )
 
 
 def test_one_models_parts_say_what_is_missing() -> None:

@@ -9,7 +9,19 @@ import pytest
 
 from expunge.metrics.api import Result
 from expunge.report.model import ReportModel, Run
-from expunge.report.table import ABSENT, BELOW_FLOOR, Cell, Row, Table, format_p, format_value, table
+from expunge.report.table import (
+    ABSENT,
+    BELOW_FLOOR,
+    ITSELF,
+    NO_RETAIN,
+    Cell,
+    Row,
+    Table,
+    format_p,
+    format_setting,
+    format_value,
+    table,
+)
 
 
 def row_of(made: Table, name: str) -> Row:
@@ -137,3 +149,43 @@ def test_the_columns_follow_what_is_shown(model: ReportModel) -> None:
     assert cell_of(made, "rmu", "utility_drop_percent").value == pytest.approx(25.0)
     assert [row.name for row in made.rows if row.flag == BELOW_FLOOR] == ["broken"]
     assert "absent was not measured" in made.footnotes
+
+
+def test_a_distance_to_the_retain_model_is_not_measured_on_it(model: ReportModel) -> None:
+    bare = {"mia_min_k": Result(0.5), "forget_quality": Result(math.nan, "needs a retain model's truth ratios")}
+    runs = (
+        Run("retain", "retain", seed=0, results=bare),
+        Run("retain", "retain", seed=1, results=bare),
+        Run("npo", "unlearn", results=bare),
+    )
+    made = table(dataclasses.replace(model, runs=runs, missing=()))
+    why = [
+        {c.key: made.footnotes[x.note - 1] for c, x in zip(made.columns, r.cells, strict=True) if x.note}
+        for r in made.rows
+    ]
+    for row in why[:3]:  # two seeds and their mean
+        assert row["forget_quality"] == row["ks_distance"] == row["mia_distance"] == ITSELF
+    assert (why[3]["mia_distance"], why[3]["ks_distance"]) == (NO_RETAIN, "needs a retain model's truth ratios")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0003, "3e-4"),
+        (1e-5, "1e-5"),
+        (-0.00015, "-1.5e-4"),
+        (0.1, "0.1"),
+        (0.05, "0.05"),
+        (10.0, "10"),
+        (2.5, "2.5"),
+        (0.0, "0.0"),
+        (1 / 3, "0.3333333333333333"),
+        (5, "5"),
+        ("NPO", "NPO"),
+        (True, "True"),
+        (math.inf, "inf"),
+    ],
+)
+def test_settings_are_written_short_and_exact(value: object, text: str) -> None:
+    assert format_setting(value) == text
+    assert not isinstance(value, float) or float(text) == value

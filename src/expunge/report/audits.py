@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.report.model import AuditLine, ReportModel
+from expunge.report.overview import by_audit
 
 JSON, TABLE = "audits.json", "audits.parquet"
-HEADS = ("model", "audit", "value", "retain", "full", "position", "verdict", "note")
+HEADS = ("model", "what was tried", "value", "retain", "full", "position", "verdict", "note")
+NUMBERS = HEADS[2:6]
 AUDITS = pa.schema(
     [
         *((name, pa.string()) for name in ("study", "audit", "name", "label", "seed")),
@@ -33,21 +35,22 @@ ABOUT = (
 )
 
 
-def audit_rows(model: ReportModel) -> list[tuple[str, ...]]:
-    """The cells of the table of audits, in the order of HEADS."""
-    return [
-        (
-            line.label if line.seed is None else f"{line.label} (seed {line.seed})",
-            f"{line.audit}: {line.name}",
-            _number(line.value, line.low, line.high),
-            _number(line.retain),
-            _number(line.full),
-            _number(line.position, line.position_low, line.position_high),
-            line.verdict,
-            line.note,
-        )
-        for line in model.audits
-    ]
+def audit_rows(model: ReportModel) -> dict[str, list[tuple[str, ...]]]:
+    """The cells of the findings of each audit, in the order of HEADS."""
+    return {audit: [_cells(line) for line in lines] for audit, lines in by_audit(model).items()}
+
+
+def _cells(line: AuditLine) -> tuple[str, ...]:
+    return (
+        line.label if line.seed is None else f"{line.label} (seed {line.seed})",
+        line.name,
+        _number(line.value, line.low, line.high),
+        _number(line.retain),
+        _number(line.full),
+        _number(line.position, line.position_low, line.position_high),
+        line.verdict,
+        line.note,
+    )
 
 
 def audits_json(model: ReportModel) -> str:

@@ -62,24 +62,38 @@ def _curves(model: ReportModel, audit: str, name: str) -> Figure:
     figure = go.Figure()
     looks = {label: look for (_, label), look in looks_of(model).items()}
     lines = [line for line in model.audits if (line.audit, line.name) == (audit, name) and (line.curves or line.layers)]
-    across, up, caption = STEPS if any(line.curves for line in lines) else LAYERS
+    by_steps = any(line.curves for line in lines)
+    across, up, caption = STEPS if by_steps else LAYERS
     points = {id(line): line.curves or line.layers for line in lines}
-    drawn = {side: found for line in lines for side, found in points[id(line)].items() if side != "model"}
     for line in lines:
-        seed = (
-            "" if line.seed is None or len([x for x in lines if x.label == line.label]) == 1 else f", seed {line.seed}"
-        )
-        _audit_line(figure, line.label + seed, points[id(line)].get("model", ()), looks.get(line.label))
+        several = line.seed is not None and len([x for x in lines if x.label == line.label]) > 1
+        told = f"{line.label}, seed {line.seed}" if several else line.label
+        _audit_line(figure, line.label, told, points[id(line)].get("model", ()), looks.get(line.label))
     for side in ("retain", "full"):
-        _audit_line(figure, side, drawn.get(side, ()), looks.get(side))
+        # A run is held against the controls of its own training seed, the part before the stroke of "0/1".
+        drawn = {points[id(line)].get(side, ()): str(line.seed).partition("/")[0] for line in lines}
+        for found, seed in drawn.items():
+            _audit_line(figure, side, f"{side}, seed {seed}" if len(drawn) > 1 else side, found, looks.get(side))
     figure.update_xaxes(title=across)
+    if not by_steps:
+        figure.update_xaxes(tickmode="linear", tick0=0, dtick=_whole_ticks(figure))
     figure.update_yaxes(title=up)
     return Figure(f"audit-{_slug(f'{audit}-{name}')}", f"Audit: {audit}, {name}", caption, styled(figure, 400))
 
 
-def _audit_line(figure: go.Figure, name: str, points: Sequence[tuple[float, float]], look: Any) -> None:
+N_TICKS = 12  # of an axis of layers, at most
+
+
+def _whole_ticks(figure: go.Figure) -> int:
+    """The distance between ticks of an axis that counts."""
+    places = [x for trace in figure.data for x in trace.x]
+    return max(1, math.ceil((max(places) - min(places)) / N_TICKS)) if places else 1
+
+
+def _audit_line(figure: go.Figure, label: str, name: str, points: Sequence[tuple[float, float]], look: Any) -> None:
     line = {"color": look.colour if look else GREY, "dash": look.dash if look else "dot", "width": 2}
-    _line(figure, name, name, points, line, look.symbol if look else "circle")
+    if points:
+        _line(figure, label, name, points, line, look.symbol if look else "circle")
 
 
 def cost(model: ReportModel) -> list[Figure]:

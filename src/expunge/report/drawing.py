@@ -37,7 +37,9 @@ class Figure:
         """The figure for those who do not see it: each curve or point by name, and where it lies."""
         if self.figure is None:
             return []
-        return [(html.unescape(trace.name or ""), _where(trace)) for trace in self.figure.data if trace.name]
+        # A curve that shares its place in the legend with other seeds has its full name as its text.
+        named = [(t.text if isinstance(t.text, str) else t.name, t) for t in self.figure.data if t.name]
+        return [(html.unescape(name), _where(trace)) for name, trace in named]
 
 
 @dataclass(frozen=True)

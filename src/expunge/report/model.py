@@ -10,6 +10,7 @@ from typing import Literal
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Result
 from expunge.report.protocol import Protocol
+from expunge.report.section import Section
 
 Role = Literal["full", "retain", "unlearn"]
 TOFU_SHOWN = (
@@ -170,6 +171,7 @@ class ReportModel:
     share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
     "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models. audits: what audits found.
     directions: metric -> what a larger value of it says. protocol: of a study of stories, its courses and probes.
+    sections: tables of their own that this study has.
 
     Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
     """
@@ -192,6 +194,7 @@ class ReportModel:
     making: Making = Making()
     directions: Mapping[str, str] = field(default_factory=dict)
     protocol: Protocol | None = None
+    sections: tuple[Section, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

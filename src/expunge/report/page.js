@@ -25,7 +25,7 @@ const steps = (div) => {
     const subplot = (xaxis || "x") + (yaxis || "y");
     Plotly.Fx.hover(div, [{ curveNumber, pointNumber }], subplot);
     const { x, y } = div.calcdata[curveNumber][pointNumber];
-    const said = Array.isArray(text) ? text[pointNumber] : `${name}: ${x}, ${y}`;
+    const said = Array.isArray(text) ? text[pointNumber] : `${text || name}: ${x}, ${y}`;
     const plain = new DOMParser().parseFromString(String(said).replaceAll("<br>", ", "), "text/html").body.textContent;
     document.getElementById("spoken").textContent = plain;
   };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -13,15 +14,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from expunge.report import rows
-from expunge.report.audits import ABOUT, HEADS, audit_rows
+from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.drawing import Figure, named_runs
 from expunge.report.figures import figures
 from expunge.report.model import ReportModel, Sample
+from expunge.report.overview import LEGEND, overview
 from expunge.report.reading import cautions, reading
 from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads, recovery_rows
 from expunge.report.table import ABSENT, table
-from expunge.report.text import to_csv, to_latex, to_markdown
+from expunge.report.text import sections, to_csv, to_latex, to_markdown
 
 LIMIT = 5_000_000  # bytes of a page; the rows have what the rest leaves
 MIN_ROWS = 200_000  # bytes the rows may have however much the rest takes
@@ -48,6 +50,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["figure_json"] = _figure_json
+    made.filters["breakable"] = _breakable
     return made
 
 
@@ -62,7 +65,11 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
         plotly=packed_plotly() if any(d.figure is not None for d in drawn) else None,
         audits=audit_rows(model),
         audit_heads=HEADS,
+        audit_numbers=NUMBERS,
         audit_about=ABOUT,
+        audit_legend=LEGEND,
+        overview=overview(model),
+        sections=sections(model),
         recovery_about=RECOVERY_ABOUT,
         recovery_heads=heads(model.protocol) if model.protocol else (),
         recovery_rows=recovery_rows(model.protocol) if model.protocol else (),
@@ -87,6 +94,14 @@ def _figure_json(about: Figure) -> Markup:
     """The figure as JSON. What could end a script or begin a tag is written as an escape."""
     text = plotly.io.to_json(about.figure, validate=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _breakable(text: str, after: str = "=,") -> Markup:
+    """Text whose lines end after these characters alone: a number is whole unless it is wider than its place."""
+    out = Markup("")
+    for piece in re.findall(f"[^{after}]+[{after}]*\\s*|[{after}]+\\s*", text):
+        out += Markup('<span class="piece">{}</span>{}').format(piece.rstrip(), " " if piece[-1:].isspace() else "")
+    return out
 
 
 @dataclass(frozen=True)

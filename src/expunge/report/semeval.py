@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from expunge.metrics.api import Result
 from expunge.metrics.semeval import MMLU_FLOOR, TERMS
 from expunge.report.model import ReportModel, Run, run_names
+from expunge.report.section import Grid, Section
 
 AGGREGATE = "semeval_aggregate"
 ABSENT = "\u2013"
@@ -16,7 +17,8 @@ ABOUT = (
     "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side), "
     "the membership part 1 - 2 |AUC - 0.5|, and MMLU. Entries are in its order; a ruined model can stand high in it, "
     f"so read the floor beside it: the task asked for MMLU above {MMLU_FLOOR} of its 7B model, which is "
-    f"{SHARE:.0%} of that model's before unlearning. `full` is the model before, `retain` never saw the forget rows."
+    f"{SHARE:.0%} of that model's before unlearning. The full model is the one before; the retain model never saw the "
+    "forget rows."
 )
 
 
@@ -35,31 +37,34 @@ def parts_of(results: Mapping[str, Result]) -> list[tuple[str, str]]:
     return out + [(name, _number(terms.get(name, math.nan))) for name in TERMS]
 
 
-def score_lines(model: ReportModel) -> list[str]:
-    """The score table as markdown, the best aggregate first; nothing where no run has such a score."""
+def score_section(model: ReportModel) -> Section | None:
+    """The score table, the best aggregate first; None where no run has such a score."""
     if not any(AGGREGATE in run.results for run in model.runs):
-        return []
+        return None
     named = [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
     entries = sorted((p for p in named if p[0].role == "unlearn"), key=_order)
+    ranked = _ranked(entries, named)
     before = model.mean_of("full", "mmlu")
-    lines = ["## Official score of SemEval-2025 Task 4", "", ABOUT, ""]
-    heads = ["rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU > {MMLU_FLOOR}"]
-    lines += _table(
-        [*heads, f"> {SHARE:.0%} of before"],
-        [
-            [rank, name, *(_number(_value(run, n)) for n in (AGGREGATE, "task_aggregate", "mia_score", "mia_auc")),
+    heads = ("rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU > {MMLU_FLOOR}")
+    score = Grid(
+        "The official score of each entry, the best first.",
+        (*heads, f"> {SHARE:.0%} of before"),
+        tuple(
+            (rank, name, *(_number(_value(run, n)) for n in (AGGREGATE, "task_aggregate", "mia_score", "mia_auc")),
              _number(_mmlu(run.results)), _flag(_mmlu(run.results), MMLU_FLOOR),
-             _flag(_mmlu(run.results), SHARE * before)]
-            for rank, (run, name) in _ranked(entries, named)
-        ],
+             _flag(_mmlu(run.results), SHARE * before))
+            for rank, (run, name) in ranked
+        ),
+        "entry",
     )  # fmt: skip
-    lines += ["", "The twelve terms, as they enter the harmonic mean (R: regurgitation, K: knowledge):", ""]
-    short = [f"{t.split('_')[0]} {t.split('_')[1].removeprefix('Task')}{t.split('_')[2][0].upper()}" for t in TERMS]
-    lines += _table(
-        ["entry", *short],
-        [[name, *(_number(_term(run, term)) for term in TERMS)] for _, (run, name) in _ranked(entries, named)],
+    short = (f"{t.split('_')[0]} {t.split('_')[1].removeprefix('Task')}{t.split('_')[2][0].upper()}" for t in TERMS)
+    terms = Grid(
+        "The twelve terms, as they enter the harmonic mean (R: regurgitation, K: knowledge).",
+        ("entry", *short),
+        tuple((name, *(_number(_term(run, term)) for term in TERMS)) for _, (run, name) in ranked),
+        "entry",
     )
-    return [*lines, ""]
+    return Section("semeval", "Official score of SemEval-2025 Task 4", "Official score", ABOUT, (score, terms))
 
 
 def _ranked(entries: list[tuple[Run, str]], named: list[tuple[Run, str]]) -> list[tuple[str, tuple[Run, str]]]:
@@ -71,12 +76,6 @@ def _ranked(entries: list[tuple[Run, str]], named: list[tuple[Run, str]]) -> lis
 def _order(pair: tuple[Run, str]) -> tuple[bool, float, str]:
     value = _value(pair[0], AGGREGATE)
     return math.isnan(value), -value if math.isfinite(value) else 0.0, pair[1]
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    shown = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
-    aligned = ["--:" if h not in ("entry",) else ":--" for h in heads]
-    return ["| " + " | ".join(row) + " |" for row in (heads, aligned, *shown)]
 
 
 def _value(run: Run, name: str) -> float:

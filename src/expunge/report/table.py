@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Literal
 
 from expunge.metrics.api import Result
@@ -14,11 +15,14 @@ from expunge.report.model import ReportModel, Run, run_names
 Kind = Literal["p", "number", "percent", "count", "time"]
 ABSENT = "\u2013"  # an en dash
 BELOW_FLOOR = "below the utility floor"
+ITSELF = "this number is a distance to the retain model, and this is the retain model itself"
+NO_RETAIN = "this number is a distance to the retain model, and there was none to compare with"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column. key: its name in the CSV; metric and extra: where its value is read; title: how to read it."""
+    """A column. key: its name in the CSV; metric and extra: where its value is read; title: how to read it.
+    to_retain: it is a distance to the retain model, which the retain model itself does not have."""
 
     key: str
     head: str
@@ -26,18 +30,19 @@ class Column:
     title: str
     metric: str | None = None
     extra: str | None = None
+    to_retain: bool = False
 
 
 _KNOWN = (
     Column(
         "forget_quality", "forget quality p", "p",
         "p-value of the KS test between the truth ratios of this model and of the retain model; larger is nearer",
-        "forget_quality",
+        "forget_quality", to_retain=True,
     ),
     Column(
         "ks_distance", "KS distance", "number",
         "largest gap between the two curves of truth ratios, 0 to 1; smaller is nearer the retain model",
-        "forget_quality", "ks_distance",
+        "forget_quality", "ks_distance", to_retain=True,
     ),
     Column(
         "forget_truth_ratio", "forget truth ratio", "number",
@@ -92,6 +97,7 @@ _KNOWN = (
     Column(
         "privleak", "privacy leakage", "number",
         "how far an attack's AUC is from the retain model's, in percent; 0 is best, either side is worse", "privleak",
+        to_retain=True,
     ),
     Column(
         "mia_min_k", "attack AUC", "number",
@@ -109,7 +115,7 @@ _ATTACKS = (  # shown where some run has them
     Column(
         "mia_distance", "MIA distance", "number",
         "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
-        "mia_min_k", "auc_distance",
+        "mia_min_k", "auc_distance", to_retain=True,
     ),
     next(column for column in _KNOWN if column.key == "privleak"),
 )  # fmt: skip
@@ -267,7 +273,9 @@ def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
     reason = result.reason or f"{metric} is not a finite number, and no reason was stored"
     if column.extra is not None:
         value, low, high = result.extra.get(column.extra, math.nan), math.nan, math.nan
-        reason = result.reason or f"{metric} holds no {column.extra}"
+        reason = result.reason or (NO_RETAIN if column.to_retain else f"no {column.extra} was measured with {metric}")
+    if run.role == "retain" and column.to_retain:
+        reason = ITSELF
     if column.key == "utility_drop_percent":
         if not scale.full > 0:
             return notes.absent("there is no full model with a positive utility to compare with")
@@ -286,7 +294,9 @@ def _mean_row(rows: list[Row], columns: tuple[Column, ...], scale: _Scale, notes
         there = [row.cells[i] for row in rows if math.isfinite(row.cells[i].value)]
         values = [cell.log10 if column.kind == "p" else cell.value for cell in there]
         if not values:
-            cells.append(notes.absent("no seed has a value"))
+            why = {row.cells[i].note for row in rows}
+            same = why.pop() if len(why) == 1 else None
+            cells.append(Cell(math.nan, ABSENT, note=same) if same else notes.absent("no seed has a value"))
             continue
         cell = _mean_cell(values, column.kind)
         # A cell whose count is not the row's says so: a mean over fewer seeds is another mean.
@@ -346,6 +356,18 @@ def format_value(value: float, kind: Kind) -> str:
         return _format_time(value)
     text = f"{value:.3f}"
     return "0.000" if text == "-0.000" else text
+
+
+def format_setting(value: object) -> str:
+    """A setting as text: a number in the shorter of its two exact forms, such as 3e-4 for 0.0003 and 10 for 10.0."""
+    if not isinstance(value, float) or not math.isfinite(value) or value == 0:
+        return str(value)
+    plain = repr(value).removesuffix(".0")
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    mantissa = "".join(map(str, digits))
+    point = f".{mantissa[1:]}" if len(digits) > 1 else ""
+    short = f"{'-' if sign else ''}{mantissa[0]}{point}e{int(exponent) + len(digits) - 1}"
+    return min(plain, short, key=len)
 
 
 def _format_time(seconds: float) -> str:

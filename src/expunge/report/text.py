@@ -7,17 +7,20 @@ import html
 import io
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from expunge.report.audits import ABOUT, HEADS, audit_rows
+from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.model import ReportModel
+from expunge.report.overview import LEGEND, Met, overview
 from expunge.report.protocol import Protocol
 from expunge.report.reading import cautions, floor_line, reading
-from expunge.report.semeval import score_lines
+from expunge.report.section import Grid, Section
+from expunge.report.semeval import score_section
 from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
@@ -43,7 +46,8 @@ def to_markdown(model: ReportModel) -> str:
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
     lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
     lines += _recovery(model)
-    lines += score_lines(model)
+    for part in sections(model):
+        lines += _tables(part)
     lines += _section("How to read this", reading(model))
     lines += _section("Be careful", cautions(model))
     lines += _audits(model)
@@ -63,13 +67,49 @@ def _recovery(model: ReportModel) -> list[str]:
     return [*lines, "", *(f"- {_md(line)}" for line in told.findings), ""]
 
 
+def sections(model: ReportModel) -> tuple[Section, ...]:
+    """The sections of tables that this report has."""
+    score = score_section(model)
+    return (*((score,) if score else ()), *model.sections)
+
+
+def _tables(part: Section) -> list[str]:
+    lines = [f"## {_md(part.title)}", "", _md(part.about), ""]
+    for grid in part.grids:
+        lines += [_md(grid.caption), "", *_grid(grid), ""]
+    return lines
+
+
+def _grid(grid: Grid) -> list[str]:
+    aligned = [":--" if grid.leftward(head) else "--:" for head in grid.heads]
+    texts = [[_md(cell) for cell in row] for row in (grid.heads, *grid.rows)]
+    return ["| " + " | ".join(row) + " |" for row in (texts[0], aligned, *texts[1:])]
+
+
 def _audits(model: ReportModel) -> list[str]:
     if not model.audits:
         return []
-    lines = ["## Audits: has it really forgotten?", "", ABOUT, "", "| " + " | ".join(HEADS) + " |"]
-    lines.append("|:--|:--|--:|--:|--:|--:|:--|:--|")
-    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in audit_rows(model)]
-    return [*lines, ""]
+    seen = overview(model)
+    lines = ["## Audits: has it really forgotten?", "", LEGEND, ""]
+    lines.append("| model | " + " | ".join(_md(": ".join(column)) for column in seen.columns) + " |")
+    lines.append("|:--" * (1 + len(seen.columns)) + "|")
+    for label, cells in seen.rows:
+        lines.append("| " + " | ".join([_md(label), *(_md(_said(c)) + _notes(c) for c in cells)]) + " |")
+    lines += ["", *(f"[^audit-{k}]: {_md(reason)}" for k, reason in enumerate(seen.footnotes, 1)), ""]
+    lines += ["<details>", "<summary>Every finding with its interval</summary>", "", ABOUT, ""]
+    aligned = ["--:" if head in NUMBERS else ":--" for head in HEADS]
+    for audit, rows in audit_rows(model).items():
+        lines += [f"### {_md(audit)}", "", *("| " + " | ".join(row) + " |" for row in (HEADS, aligned))]
+        lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows] + [""]
+    return [*lines, "</details>", ""]
+
+
+def _said(cell: Met) -> str:
+    return " / ".join(str(verdict) for verdict in cell.verdicts)
+
+
+def _notes(cell: Met) -> str:
+    return "".join(f"[^audit-{k}]" for k in cell.notes)
 
 
 def _section(title: str, items: tuple[str, ...]) -> list[str]:
@@ -186,6 +226,46 @@ class TerminalTable:
             yield Text(f"! {BELOW_FLOOR}. {floor_line(self.model)}", style="yellow")
         for line in cautions(self.model):
             yield Text(line)
+        if self.model.audits:
+            yield from _audit_tables(self.model, options.max_width)
+
+
+FEW = 8  # findings that a terminal shows one by one
+
+
+def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
+    """The verdicts, in blocks that fit the width; the findings too where they are few."""
+    seen = overview(model)
+    yield Text("\nAudits: has it really forgotten?", style="bold")
+    names = min(max([len(label) for label, _ in seen.rows] + [5]), width // 3)
+    shown = [(head, [_narrow(cells[i]) for _, cells in seen.rows]) for i, head in enumerate(seen.columns)]
+    needs = [
+        max(len(line) for text in (":\n".join(head), *cells) for line in text.split("\n")) for head, cells in shown
+    ]
+    for block in _fitting([need + _GAP for need in needs], names + _GAP, width):
+        made = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
+        made.add_column("\nmodel", overflow="fold", max_width=names)
+        for i in block:
+            made.add_column(Text(":\n".join(shown[i][0])), overflow="fold", min_width=min(needs[i], width - names - 4))
+        for k, (label, _) in enumerate(seen.rows):
+            made.add_row(Text(label), *(Text(shown[i][1][k]) for i in block))
+        yield made
+        yield Text()
+    yield Text(LEGEND, style="dim")
+    for k, reason in enumerate(seen.footnotes, 1):
+        yield Text(f"({k}) {reason}", style="dim")
+    if len(model.audits) <= FEW:
+        for audit, rows in audit_rows(model).items():
+            for who, tried, *_, position, verdict, note in rows:
+                yield Text(f"- {who}, {audit}: {tried}: {verdict}, position {position}{f'; {note}' if note else ''}")
+    else:
+        yield Text("Every finding with its interval is in report.html and results.md; audits.json has all numbers.")
+
+
+def _narrow(cell: Met) -> str:
+    """A cell for a terminal, a line per verdict."""
+    notes = "".join(f" ({k})" for k in cell.notes)
+    return "\n".join(str(verdict) for verdict in cell.verdicts) + notes
 
 
 def _recovery_table(told: Protocol) -> RichTable:
@@ -211,14 +291,21 @@ def _blocks(made: Table, width: int) -> list[list[int]]:
     """The columns in runs that fit the width, at least one each."""
     names = max([len(_marked(row)) for row in made.rows] + [3])
     left_for_names = min(names, width // 3) + _GAP
-    blocks: list[list[int]] = []
-    used = width + 1
+    needs = []
     for i, column in enumerate(made.columns):
         words = max(len(word) for word in column.head.split())
-        need = max([words] + [len(_shown(row, i)) for row in made.rows]) + _GAP
+        needs.append(max([words] + [len(_shown(row, i)) for row in made.rows]) + _GAP)
+    return _fitting(needs, left_for_names, width)
+
+
+def _fitting(needs: list[int], names: int, width: int) -> list[list[int]]:
+    """Columns, by what each needs, in runs that fit beside the names of the rows."""
+    blocks: list[list[int]] = []
+    used = width + 1
+    for i, need in enumerate(needs):
         if used + need > width:
             blocks.append([])
-            used = left_for_names
+            used = names
         blocks[-1].append(i)
         used += need
     return blocks

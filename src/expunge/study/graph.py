@@ -12,6 +12,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
 from expunge.methods.objective import objective
+from expunge.report.table import format_setting
 from expunge.study.auditing.jobs import audit_jobs, audited, check_audits
 from expunge.study.auditing.results import Audited, Subject
 from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
@@ -218,7 +219,7 @@ def _forget(
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
-        shown = ", ".join(f"{k}={v}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
+        shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
         model = made[entry.of[0]] if entry.of and entry.trainer not in edit_registry() else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label

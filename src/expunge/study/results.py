@@ -22,6 +22,7 @@ from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import in_order
+from expunge.study.meta.jobs import meta_section
 from expunge.study.run import Outcome
 from expunge.study.store import Store
 from expunge.study.stories.results import stories_model
@@ -54,6 +55,8 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
             texts.setdefault(leaf.label, _generations(leaf, store, benchmark.shown_set))
     told = [audited for audited in graph.audits if audited.job.key in outcome.records]
     lost += [Missing(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures]
+    meta, asked = graph.meta, graph.study.meta
+    done = [] if meta is None or asked is None or meta.key not in outcome.records else [(meta, asked)]
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -71,6 +74,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         explorer=explorer(benchmark, [(run, _texts(leaf, store)) for run, leaf in zip(runs, measured, strict=True)]),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
+        sections=tuple(meta_section(job, outcome.records[job.key], store, of) for job, of in done),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.meta.formulas import Changed, harmonic, meta_line, quantize_score, relearn_score, to_csv, to_markdown
+from expunge.study.meta.formulas import (
+    Changed,
+    MetaLine,
+    from_csv,
+    harmonic,
+    meta_line,
+    quantize_score,
+    relearn_score,
+    to_csv,
+    to_markdown,
+)
 
 NAN = math.nan
 
@@ -126,4 +137,13 @@ def test_a_study_writes_the_table(micro: list[str], tmp_path: Path) -> None:
     assert not [name for name in lines if name.startswith(("retain_", "ra_", "wf_"))]
     prob = lines["forget_Q_A_Prob"]
     assert 0.5 <= float(prob["faithfulness"]) <= 1 and (prob["n_p"], prob["n_n"]) == ("3", "2")
-    assert "| forget_Q_A_Prob |" in (result.folder / "meta.md").read_text()
+    said = (result.folder / "meta.md").read_text()
+    assert "| forget_Q_A_Prob |" in said
+    page, about = (result.folder / "report.html").read_text(), said.splitlines()[2]
+    assert '<a href="#h-meta">' in page and f"<p>{about}</p>" in html.unescape(page) and "telling 3 models" in about
+    assert '<span class="piece">forget_</span><span class="piece">Q_</span>' in page
+
+
+def test_the_table_reads_back() -> None:
+    lines = [MetaLine("a", 1.0, 0.75, 1.0, "high", 0.1, NAN, NAN, NAN, 3, 2, 1, 0, 'why, "so"\n'), MetaLine("b")]
+    assert repr(from_csv(to_csv(lines))) == repr(lines)

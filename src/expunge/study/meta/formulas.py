@@ -121,17 +121,33 @@ def to_csv(lines: Sequence[MetaLine]) -> str:
     return out.getvalue()
 
 
-def to_markdown(lines: Sequence[MetaLine], about: str) -> str:
-    """The table, the best metric first; those without a number last, with the reason."""
-    heads = ("metric", "faithfulness", "relearn R", "quantize Q", "robustness", "overall", "known is")
-    text = [f"| {' | '.join(heads)} |", "|:--|" + "--:|" * (len(heads) - 2) + ":--|"]
+def from_csv(text: str) -> list[MetaLine]:
+    """What `to_csv` wrote."""
+    read: dict[str, Any] = {"float": lambda cell: float(cell or "nan"), "int": int, "str": str}
+    rows = csv.DictReader(io.StringIO(text))
+    return [MetaLine(**{f.name: read[str(f.type)](row[f.name]) for f in fields(MetaLine)}) for row in rows]
+
+
+TITLE = "Meta-evaluation of the metrics"
+HEADS = ("metric", "faithfulness", "relearn R", "quantize Q", "robustness", "overall", "known is")
+
+
+def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
+    """The table as texts, below HEADS: the best metric first; those without a number last, with the reason."""
+    out = []
     rank = sorted(lines, key=lambda line: (math.isnan(line.overall), -line.overall if line.overall > 0 else 0.0))
     for line in rank:
         ends = f" [{line.low:.2f}, {line.high:.2f}]" if math.isfinite(line.low + line.high) else ""
-        cells = [line.metric, f"{_number(line.faithfulness)}{ends}"]
-        cells += [_number(v) for v in (line.relearn, line.quantize, line.robustness, line.overall)]
-        text.append(f"| {' | '.join([*cells, line.known or line.note])} |")
-    return "\n".join(["# Meta-evaluation of the metrics", "", about, "", *text, ""])
+        numbers = (_number(v) for v in (line.relearn, line.quantize, line.robustness, line.overall))
+        out.append((line.metric, f"{_number(line.faithfulness)}{ends}", *numbers, line.known or line.note))
+    return out
+
+
+def to_markdown(lines: Sequence[MetaLine], about: str) -> str:
+    """The table as markdown."""
+    text = [f"| {' | '.join(HEADS)} |", "|:--|" + "--:|" * (len(HEADS) - 2) + ":--|"]
+    text += [f"| {' | '.join(row)} |" for row in cells(lines)]
+    return "\n".join([f"# {TITLE}", "", about, "", *text, ""])
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,22 @@ from expunge.methods.edits import make_edit
 from expunge.methods.objective import objective
 from expunge.metrics.compute import in_order
 from expunge.metrics.results import read_results
+from expunge.report.section import Grid, Section
 from expunge.study.config import Study
 from expunge.study.job import Job, Progress
 from expunge.study.maker import Maker
 from expunge.study.meta.config import Meta
-from expunge.study.meta.formulas import Changed, MetaLine, meta_line, to_csv, to_markdown
+from expunge.study.meta.formulas import (
+    HEADS,
+    TITLE,
+    Changed,
+    MetaLine,
+    cells,
+    from_csv,
+    meta_line,
+    to_csv,
+    to_markdown,
+)
 from expunge.study.scorer import REVISION
 from expunge.study.store import Store
 from expunge.training.config import TrainArgs
@@ -192,8 +203,9 @@ def _line(metric: str, values: Values, kept: Sequence[int]) -> MetaLine:
     return meta_line(metric, with_P, without_N, [changed(f"unlearned {i}") for i in kept], changed("control"))
 
 
-def _about(values: Values, n: int, kept: int, meta: Meta) -> str:
-    p, without = (sum(who.startswith(f"{role} ") for who in values) for role in ("full", "retain"))
+def _about(models: Iterable[str], n: int, kept: int, meta: Meta) -> str:
+    """models: what the compared ones are called, such as `full 0`."""
+    p, without = (sum(who.startswith(f"{role} ") for who in models) for role in ("full", "retain"))
     return (
         f"Faithfulness: the AUC of telling {p} models trained with the forget rows from {without} trained without "
         "them, with its 95 % interval over models. R, Q: how little of what the metric says is undone by relearning "
@@ -201,6 +213,15 @@ def _about(values: Values, n: int, kept: int, meta: Meta) -> str:
         f"{meta.utility_floor:g} of the full model's utility). Robustness is the harmonic mean of R and Q, overall "
         "that of faithfulness and robustness."
     )
+
+
+def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: Meta) -> Section:
+    """The table of a finished meta-evaluation, for the report."""
+    facts = record["facts"]
+    about = _about(job.parents, facts["unlearned"] + facts["left_out"], facts["unlearned"], meta)
+    lines = from_csv((store.path(job) / TABLES[0]).read_text(encoding="utf-8"))
+    grid = Grid("The metrics, the best first.", HEADS, tuple(cells(lines)), HEADS[0], HEADS[-1:])
+    return Section("meta", TITLE, "Meta-evaluation", about, (grid,))
 
 
 def show_meta(job: Job, store: Store, folder: Path) -> list[Path]:

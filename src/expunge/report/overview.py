@@ -1,0 +1,98 @@
+"""What audits found at a glance: a row per model, a column per thing tried, and in each cell the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+
+from expunge.report.model import AuditLine, ReportModel
+
+# By what is left, the least first. The marks fill up, so that they differ in shape and not only in colour.
+MARKS = {"forgotten": "\u25cb", "traces": "\u25d0", "still known": "\u25cf", "undecided": "?"}
+MISSING = "missing"
+ABSENT = "\u2013"
+NOT_TRIED = "not tried on this model"
+LEGEND = (
+    "\u25cb forgotten: not told from the retain model; \u25d0 traces: more is left than in the retain model; "
+    "\u25cf still known: a large part of what the full model knows is left; ? undecided: the rows are too few or the "
+    f"controls do not allow a verdict; {ABSENT} no number, the reason is below. Where the seeds of a model disagree, "
+    "each verdict is said."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict as it is shown. kind: of the style sheet. text: the word, and of how many seeds where that is open."""
+
+    kind: str
+    mark: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.text}".strip()
+
+
+@dataclass(frozen=True)
+class Met:
+    """A cell: what the seeds of a model found, the least first. notes: footnotes that say why something is missing."""
+
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Overview:
+    """columns: (audit, what was tried) of each; rows: the label of a model and its cells. Footnote k is
+    `footnotes[k - 1]`."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, tuple[Met, ...]], ...]
+    footnotes: tuple[str, ...]
+
+    @property
+    def spans(self) -> list[tuple[str, int]]:
+        """Each audit and how many columns it has."""
+        return [(audit, len(list(group))) for audit, group in groupby(self.columns, key=lambda column: column[0])]
+
+
+def by_audit(model: ReportModel) -> dict[str, list[AuditLine]]:
+    """The findings of each audit: by what was tried, then by model, so that seeds stand together."""
+    found: dict[str, list[AuditLine]] = {}
+    for line in model.audits:
+        found.setdefault(line.audit, []).append(line)
+    labels = list(dict.fromkeys(line.label for line in model.audits))
+    for lines in found.values():
+        names = list(dict.fromkeys(line.name for line in lines))
+        lines.sort(key=lambda line: (names.index(line.name), labels.index(line.label)))
+    return found
+
+
+def overview(model: ReportModel) -> Overview:
+    """The verdicts of all audits on all models."""
+    columns = tuple(dict.fromkeys((line.audit, line.name) for lines in by_audit(model).values() for line in lines))
+    cells: dict[tuple[str, str, str], list[AuditLine]] = {}
+    for line in model.audits:
+        cells.setdefault((line.label, line.audit, line.name), []).append(line)
+    notes: dict[str, int] = {}
+    rows = [
+        (label, tuple(_met(cells.get((label, *column), []), notes) for column in columns))
+        for label in dict.fromkeys(line.label for line in model.audits)
+    ]
+    return Overview(columns, tuple(rows), tuple(notes))
+
+
+def _met(lines: list[AuditLine], notes: dict[str, int]) -> Met:
+    found = Counter(line.verdict for line in lines) or Counter([MISSING])
+    order = [*MARKS, *(word for word in found if word not in (*MARKS, MISSING)), MISSING]
+    uneven = len(found) > 1 and len(lines) > len(found)
+    verdicts = [_verdict(word, found[word] if uneven else None) for word in order if word in found]
+    reasons = dict.fromkeys(line.note or "no reason was stored" for line in lines if line.verdict == MISSING)
+    asked = list(reasons) if lines else [NOT_TRIED]
+    return Met(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in asked))
+
+
+def _verdict(word: str, n: int | None) -> Verdict:
+    mark, text = (ABSENT, "") if word == MISSING else (MARKS.get(word, ""), word)
+    kind = word.replace(" ", "-") if word in (*MARKS, MISSING) else "other"
+    return Verdict(kind, mark, text if n is None else f"{text} (n={n})".strip())

@@ -1,0 +1,109 @@
+"""The matrix of verdicts: seeds together, nothing said by colour alone, reasons for what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from expunge.report.model import AuditLine, ReportModel
+from expunge.report.overview import by_audit, overview
+from expunge.report.page import to_html
+from expunge.report.text import to_markdown, to_rich
+
+NAN = math.nan
+
+
+def line(audit: str, name: str, label: str, seed: int, verdict: str, note: str = "") -> AuditLine:
+    numbers = (NAN,) * 8 if verdict == "missing" else (0.5, 0.4, 0.6, 0.0, 1.0, 0.5, 0.4, 0.6)
+    return AuditLine(audit, name, label, seed, *numbers, verdict, note)
+
+
+LINES = (
+    line("relearn", "same_rows", "npo", 0, "still known"),
+    line("relearn", "same_rows", "<b>ga</b>", 0, "forgotten"),
+    line("probe", "truth", "npo", 0, "missing", "no layer <i>differs</i>"),
+    line("relearn", "same_rows", "npo", 1, "traces"),
+    line("relearn", "same_rows", "<b>ga</b>", 1, "forgotten"),
+    line("probe", "truth", "npo", 1, "traces"),
+    line("relearn", "other_rows", "npo", 0, "traces"),
+    line("relearn", "other_rows", "npo", 1, "undecided"),
+    line("relearn", "other_rows", "npo", 2, "traces"),
+)
+
+
+@pytest.fixture
+def audited(model: ReportModel) -> ReportModel:
+    return dataclasses.replace(model, audits=LINES)
+
+
+def test_seeds_are_one_cell_and_say_where_they_disagree(audited: ReportModel) -> None:
+    seen = overview(audited)
+    assert seen.columns == (("relearn", "same_rows"), ("relearn", "other_rows"), ("probe", "truth"))
+    assert seen.spans == [("relearn", 2), ("probe", 1)]
+    said = {label: [[str(v) for v in cell.verdicts] for cell in cells] for label, cells in seen.rows}
+    assert said == {
+        "npo": [
+            ["\u25d0 traces", "\u25cf still known"],
+            ["\u25d0 traces (n=2)", "? undecided (n=1)"],
+            ["\u25d0 traces", "\u2013"],
+        ],
+        "<b>ga</b>": [["\u25cb forgotten"], ["\u2013"], ["\u2013"]],
+    }
+    assert seen.footnotes == ("no layer <i>differs</i>", "not tried on this model")
+    assert [cell.notes for cell in seen.rows[0][1]] == [(), (), (1,)]
+    assert [cell.notes for cell in seen.rows[1][1]] == [(), (2,), (2,)]
+
+
+def test_the_findings_of_an_audit_stand_together_and_so_do_seeds(audited: ReportModel) -> None:
+    found = by_audit(audited)
+    assert list(found) == ["relearn", "probe"]
+    assert [(x.name, x.label, x.seed) for x in found["relearn"]][:4] == [
+        ("same_rows", "npo", 0), ("same_rows", "npo", 1), ("same_rows", "<b>ga</b>", 0), ("same_rows", "<b>ga</b>", 1),
+    ]  # fmt: skip
+
+
+def test_the_page_shows_the_matrix_first_and_folds_the_findings(audited: ReportModel) -> None:
+    page = to_html(audited)
+    part = page[page.index('<h2 id="h-audits">') :]
+    part = part[: part.index("</section>")]
+    matrix, folded = part.split("<details", 1)
+    assert "<details" in page and matrix.count("<table") == 1 and folded.count("<table") == 2
+    assert '<th scope="colgroup" colspan="2">relearn</th>' in matrix
+    assert all("scope=" in head for head in re.findall(r"<th[^>e][^>]*>", part))
+    plain = " ".join(re.sub(r"<[^>]+>", "", matrix).split())
+    assert "\u25d0 traces and \u25cf still known" in plain and "\u2013 missing 1" in plain
+    assert "<b>ga" not in part and "<i>differs" not in part and "&lt;i&gt;differs" in matrix
+    assert 'href="#audit-note-1"' in matrix and 'id="audit-note-1"' in matrix
+    assert folded.count("<tr>") == len(LINES) + 2
+
+
+def test_markdown_has_the_matrix_its_footnotes_and_all_findings(audited: ReportModel) -> None:
+    text = to_markdown(audited)
+    assert "| model | relearn: same_rows | relearn: other_rows | probe: truth |" in text
+    assert "| npo | \u25d0 traces / \u25cf still known | " in text and "\u2013[^audit-1] |" in text
+    assert "[^audit-1]: no layer &lt;i&gt;differs" in text
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert folded.count("(seed ") == len(LINES) and "### relearn" in folded
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_terminal_prints_the_matrix_and_says_where_the_rest_is(audited: ReportModel, width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(to_rich(audited))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\u25cf still known" in shown and "(1) no layer <i>differs" in shown and "audits.json" in shown
+    assert max(len(text) for text in shown.splitlines()) <= width
+    assert "position" not in shown
+
+
+def test_the_terminal_prints_few_findings_whole(audited: ReportModel) -> None:
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(to_rich(dataclasses.replace(audited, audits=LINES[:3])))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "- npo (seed 0), relearn: same_rows: still known, position 0.5 [0.4, 0.6]" in shown
+    assert "- npo (seed 0), probe: truth: missing, position \u2013; no layer" in shown
