@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test asks a hub, nor waits for one
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = (
     "study=quickstart",

@@ -216,10 +216,14 @@ def test_a_signal_ends_the_run_after_the_step(make_model, rows, tmp_path: Path, 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, CheckpointArgs())
-    with pytest.raises(KeyboardInterrupt), kept.stoppable():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert kept.stopping
-        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), kept.stoppable():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert kept.stopping
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_evaluations_and_the_best_model_are_taken_along(make_model, rows, tmp_path: Path) -> None:
