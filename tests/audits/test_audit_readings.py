@@ -111,6 +111,9 @@ def test_prompting_asks_what_the_rows_allow() -> None:
     assert "forget_shots" in asked.sets and len(asked.sets["forget_shots"].shots) == 3
     assert asked.sets["forget_begun"][0].answer == "0 now"
     assert set(asked.missing) == {"way paraphrased", "leak"}
+    other = make_audit({"name": "prompting", "ways": ["german", "chinese"], "rouge": False}).expand(GROUND).sets
+    assert other["forget_german"][0].question.endswith("gestellt ist: forget 0?")
+    assert other["forget_chinese"][0].answer == GROUND.forget[0].answer
     texts = Ground(forget=RowSet("forget", GROUND.forget.rows, form="text"), retain=None, holdout=None)
     assert set(make_audit("prompting").expand(texts).sets) == {"forget"}
 

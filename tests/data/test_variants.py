@@ -9,6 +9,7 @@ from expunge.data.rows import Row, RowSet
 from expunge.data.variants import (
     DIRECT,
     INSIST,
+    LANGUAGES,
     ROLE,
     VARIANTS,
     begun,
@@ -33,6 +34,7 @@ ASKED = {
     "quoted": ['"Who is Ana?"', '"Where?"'],
     "plain": ["Who is Ana?", "Where?"],
     "paraphrased": ["Who might Ana be?", "In which place?"],
+    **{name: [f"{words}Who is Ana?", f"{words}Where?"] for name, words in LANGUAGES.items()},
 }
 
 

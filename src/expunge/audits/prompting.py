@@ -22,11 +22,12 @@ from expunge.audits.verdict import position
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.rows import RowSet
-from expunge.data.variants import begun, variant_of, with_shots
+from expunge.data.variants import LANGUAGES, begun, variant_of, with_shots
 from expunge.metrics.api import Metric
 
 PARAPHRASED, BEGUN, SHOTS = "paraphrased", "begun", "shots"
 WAYS = ("direct", "role", "insist", "upper", "quoted", "plain", PARAPHRASED, BEGUN, SHOTS)
+KNOWN_WAYS = (*WAYS, *LANGUAGES)
 
 
 @audit("prompting", revision=1, paper="worst case over forms: arXiv:2509.02820; leak@k: arXiv:2511.04934")
@@ -38,8 +39,9 @@ class PromptingAudit:
     Every forget question is asked as it is and in each of `ways`: direct (asked to answer in full), role (as an
     archivist), insist (told not to refuse), upper, quoted, plain (no template), paraphrased (the other words that came
     with the data, where every row has them), begun (the first `begun` of the answer is given, the rest is scored),
-    shots (`shots` solved retain questions before it). For each row the way that brings out most counts, in the model as
-    in both controls.
+    shots (`shots` solved retain questions before it). Not by default, for models that read them: french, german,
+    spanish, chinese (asked in that language to answer the question in its own). For each row the way that brings out
+    most counts, in the model as in both controls.
 
     Values: worst_prob (probability of the true answer), worst_rouge (what greedy decoding repeats of it, with `rouge`),
     leak (leak@k over `eval.sampling`, with `leak`; k is the number of samples). Details: the share of rows in which a
@@ -124,8 +126,8 @@ class PromptingAudit:
 def check_ways(ways: Sequence[str]) -> None:
     """Raise ValueError unless all are ways to ask, each once."""
     for way in ways:
-        if way not in WAYS:
-            raise ValueError(f"ways holds {way!r}, which is no way to ask{nearest(way, WAYS)}")
+        if way not in KNOWN_WAYS:
+            raise ValueError(f"ways holds {way!r}, which is no way to ask{nearest(way, KNOWN_WAYS)}")
     if len(set(ways)) != len(ways) or not ways:
         raise ValueError("ways must be a list of different ones")
 
