@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.main import main
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -65,3 +67,19 @@ def test_plan_shows_the_graph_and_writes_nothing(here: Path, expunge: Run) -> No
     code, out, _ = expunge("plan", "study=quickstart")
     assert code == 0
     assert "21 jobs: 0 hit, 1 missing, 20 blocked" in out
+
+
+def test_settings_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    ways = (
+        ("memory", "llama-8m", "bf16=true", "--processes", "4", "lora.r=4"),
+        ("memory", "--processes", "4", "llama-8m", "lora.r=4", "bf16=true"),
+    )
+    told = []
+    for words in ways:
+        assert main(words) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    with pytest.raises(SystemExit) as wrong:
+        main(("memory", "llama-8m", "--processes", "4", "bf16=true", "more"))
+    assert wrong.value.code == 2
+    assert "unrecognized arguments: more" in capsys.readouterr().err

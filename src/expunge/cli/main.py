@@ -33,7 +33,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parsed = _parser().parse_args(words)
+    parsed = _parsed(words)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
@@ -50,6 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("expunge: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The words of a command. Settings may stand anywhere: argparse alone takes only those that stand together."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(words)
+    taken = next(
+        (taken for name in ("overrides", "settings") if (taken := getattr(parsed, name, None)) is not None), None
+    )
+    wrong = [word for word in rest if taken is None or word.startswith("-") or "=" not in word]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if taken is not None:
+        taken += rest
+    return parsed
 
 
 def _installed_plugins() -> bool:
