@@ -28,8 +28,8 @@ def log_probs(of: Side | Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """The tensor in float32 if it is of half precision: sums over a vocabulary lose digits there."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    """A floating-point tensor in float32 at least: long sums lose digits in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def tokens(side: Side) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 
 from expunge.core.errors import DataError
 from expunge.core.files import write_json
+from expunge.core.numbers import plain
 from expunge.metrics.api import Result, Score
 
 META = "_expunge"
@@ -27,7 +28,7 @@ def write_results(folder: Path, results: Mapping[str, Result], meta: Mapping[str
     """Write `<prefix>EVAL.json` and `<prefix>SUMMARY.json` (such as prefix "TOFU_") into a folder."""
     entries = {META: dict(meta)} | {name: _entry(result) for name, result in results.items()}
     write_json(folder / f"{prefix}EVAL.json", entries)
-    write_json(folder / f"{prefix}SUMMARY.json", {name: _plain(result.value) for name, result in results.items()})
+    write_json(folder / f"{prefix}SUMMARY.json", {name: plain(result.value) for name, result in results.items()})
 
 
 def read_results(path: Path) -> tuple[dict[str, Result], dict[str, Any]]:
@@ -65,22 +66,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _entry(result: Result) -> dict[str, Any]:
     return {
-        "agg_value": _plain(result.value),
+        "agg_value": plain(result.value),
         "reason": result.reason,
-        "extra": {name: _plain(value) for name, value in result.extra.items()},
-        "value_by_index": {
-            str(row): {name: _plain(value) for name, value in stats.items()} for row, stats in result.per_row.items()
-        },
+        "extra": plain(dict(result.extra)),
+        "value_by_index": {str(row): plain(dict(stats)) for row, stats in result.per_row.items()},
     }
-
-
-def _plain(value: Score) -> Any:
-    """A score as JSON: null for NaN, text for infinity."""
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else str(float(value))
 
 
 def _result(path: Path, name: str, entry: Any) -> Result:

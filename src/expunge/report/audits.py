@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expunge.core.numbers import plain
 from expunge.report.model import AuditLine, ReportModel
 from expunge.report.overview import by_audit
 
@@ -55,7 +56,7 @@ def _cells(line: AuditLine) -> tuple[str, ...]:
 
 def audits_json(model: ReportModel) -> str:
     """Every finding with all its numbers; null for NaN, text for infinity."""
-    lines = [{k: _plain(v) for k, v in asdict(line).items()} for line in model.audits]
+    lines = [plain(asdict(line)) for line in model.audits]
     return json.dumps(lines, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -78,11 +79,3 @@ def _number(value: float, low: float = math.nan, high: float = math.nan) -> str:
         return "\u2013"
     ends = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) and math.isfinite(high) else ""
     return f"{value:.3g}{ends}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

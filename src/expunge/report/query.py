@@ -14,6 +14,7 @@ from scipy.stats import t as student_t
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
+from expunge.core.numbers import finite
 from expunge.report.model import ReportModel, Run
 
 if TYPE_CHECKING:
@@ -70,18 +71,14 @@ def _lines(study: str, run: Run) -> list[dict[str, Any]]:
     }
     out = []
     for name, result in run.results.items():
-        ends = {key: _number(result.extra.get(key, math.nan)) for key in ("ci_low", "ci_high")}
-        out.append(about | {"metric": name, "value": _number(result.value), "reason": result.reason} | ends)
+        ends = {key: finite(result.extra.get(key, math.nan)) for key in ("ci_low", "ci_high")}
+        out.append(about | {"metric": name, "value": finite(result.value), "reason": result.reason} | ends)
         out += [
-            about | {"metric": f"{name}.{key}", "value": _number(value)}
+            about | {"metric": f"{name}.{key}", "value": finite(value)}
             for key, value in result.extra.items()
             if key not in ends
         ]
     return out
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def write_results(model: ReportModel, folder: Path) -> Path:

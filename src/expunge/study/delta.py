@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from expunge.core.errors import JobError
+from expunge.core.files import write_parts
 from expunge.core.identity import file_sha256
 
 SUFFIX = ".delta"
@@ -61,7 +60,7 @@ def pack(weights: Path, parent: Path, out: Path) -> None:
         "header": head.decode(),
         "planes": planes,
     }
-    _write(out, [_framed(json.dumps(header).encode()), *blocks])
+    write_parts(out, [_framed(json.dumps(header).encode()), *blocks])
 
 
 def unpack(delta: Path, parent: Path, out: Path) -> None:
@@ -75,10 +74,9 @@ def unpack(delta: Path, parent: Path, out: Path) -> None:
     head = header["header"].encode()
     tensors = _tensors(head)
     codec = pa.Codec("zstd")
-    at = begin
 
     def parts() -> Iterator[bytes]:
-        nonlocal at
+        at = begin
         yield _framed(head)
         for plane in header["planes"]:
             _, _, first, end = tensors[plane["name"]]
@@ -94,13 +92,18 @@ def unpack(delta: Path, parent: Path, out: Path) -> None:
                 numbers = _unfold(numbers) + theirs[parent_begin + low : parent_begin + high].view(_UNSIGNED[width])
             yield numbers.tobytes()
 
+    def checked() -> Iterator[bytes]:
+        sha = hashlib.sha256()
+        for part in parts():
+            sha.update(part)
+            yield part
+        if sha.hexdigest() != header["sha256"]:  # before the file appears
+            raise JobError(f"{delta} is damaged: what it holds has not the checksum of the weights")
+
     try:
-        sha = _write(out, parts())
+        write_parts(out, checked())
     except (KeyError, ValueError) as error:
         raise JobError(f"{delta} is damaged: {' '.join(str(error).split())}") from None
-    if sha != header["sha256"]:
-        out.unlink(missing_ok=True)
-        raise JobError(f"{delta} is damaged: what it holds has not the checksum of the weights")
 
 
 def _plane(codec: pa.Codec, data: bytes, n: int) -> Numbers:
@@ -165,20 +168,3 @@ def _header(delta: Path) -> tuple[dict[str, Any], int]:
         return header, 8 + n
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise JobError(f"{delta}: not a delta: {' '.join(str(error).split())}") from None
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> str:
-    """The parts as a file that appears whole; its SHA-256."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    sha = hashlib.sha256()
-    try:
-        with open(beside, "wb") as f:
-            for part in parts:
-                sha.update(part)
-                f.write(part)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return sha.hexdigest()

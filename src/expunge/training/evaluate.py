@@ -16,6 +16,7 @@ from torch import Tensor
 
 from expunge.core import ranks
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.numbers import finite
 from expunge.core.records import Text, TokenRecords, token_records
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
@@ -173,7 +174,7 @@ class Point:
     @property
     def line(self) -> dict[str, Any]:
         """As a line of trajectory.jsonl: a missing number is null."""
-        values = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
+        values = {name: finite(value) for name, value in self.values.items()}
         return {"step": self.step, "epoch": round(self.epoch, 6), "phase": self.phase, **values}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.registry import Registry
+from expunge.methods.terms import wide
 
 State = Mapping[str, Tensor]
 
@@ -100,11 +101,6 @@ def check_same(base: State, others: Sequence[State], *, what: str) -> None:
                 raise ConfigError(
                     f"{label}: {name!r} has shape {tuple(tensor.shape)}, in the base it has {tuple(base[name].shape)}"
                 )
-
-
-def wide(x: Tensor) -> Tensor:
-    """A floating-point tensor in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def each(base: State, rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import ConfigError
-from expunge.methods.edits.api import State, check_same, each, wide
+from expunge.methods.edits.api import State, check_same, each
+from expunge.methods.terms import wide
 
 
 def check_weights(weights: tuple[float, ...] | None) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.methods.edits.api import State, check_same, each, edit, wide
+from expunge.methods.edits.api import State, check_same, each, edit
+from expunge.methods.terms import wide
 
 
 @edit("task_vector", revision=1, others="reinforced", paper="arXiv:2212.04089")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from expunge.audits import Expansion, Relearn, Told
 from expunge.core.files import link, write_json
+from expunge.core.numbers import plain
 from expunge.core.records import token_records
 from expunge.metrics.api import Result
 from expunge.metrics.compute import compute
@@ -66,7 +67,7 @@ def probe_results(asked: Expansion, folders: Mapping[str, Path]) -> dict[str, di
 
 def write_told(folder: Path, told: Told) -> None:
     """The readings as JSON, and the table of rows, if there is one, as parquet."""
-    write_json(folder / TOLD, [_plain(dataclasses.asdict(reading)) for reading in told.readings])
+    write_json(folder / TOLD, [plain(dataclasses.asdict(reading)) for reading in told.readings])
     if told.rows:
         pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
 
@@ -98,12 +99,3 @@ def show_audit_rows(audited: Sequence[Audited], store: Store, folder: Path) -> l
         link(source, target)
         made.append(target)
     return made
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON takes them: null for NaN, text for infinity."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.files import link, write_json, write_text
+from expunge.core.numbers import finite
 from expunge.data.rows import Row, RowSet
 from expunge.data.stories import (
     Draws,
@@ -171,7 +172,7 @@ class Check:
         found = judge_texts(self.judge, texts)
         score = {line.row_id: line.score for line in found.lines}
         self.said += [
-            {"row_id": t.row_id, "prompt": t.prompt, "generation": t.generation, "score": _number(score[t.row_id])}
+            {"row_id": t.row_id, "prompt": t.prompt, "generation": t.generation, "score": finite(score[t.row_id])}
             for t in texts
         ]
         return {**values, **score_values(found)}
@@ -319,7 +320,3 @@ def probe_layers(
     progress(1, 1)
     mine = [line.auc for line in found.lines if line.attribute == settings.delete and not math.isnan(line.auc)]
     return {"rows": len(rows), "best_auc": max(mine) if mine else None}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
