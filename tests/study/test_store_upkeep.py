@@ -131,6 +131,21 @@ def test_a_vanished_parent(store: Store) -> None:
         store.make(second, ignore)
 
 
+def test_a_damaged_parent_ends_those_that_read_it_alone(store: Store) -> None:
+    """One byte of a stored model has changed; the metrics of others do not read it."""
+    bad, good = job("bad"), job("good")
+    run([bad, good], store, ignore)
+    weights = store.path(bad) / "model.safetensors"
+    weights.write_bytes(b"X" + weights.read_bytes()[1:])
+    child, other = job("child", {"model": bad}), job("other", {"model": good})
+    done = run([child, other, job("grandchild", {"model": child})], Store(store.root), ignore)
+    assert done.failures[child.key].startswith(f"test child: its model (test bad): {weights} is damaged")
+    assert "move the folder away and run again" in done.failures[child.key]
+    assert set(done.records) == {bad.key, good.key, other.key}
+    os.rename(weights.parent, store.root / "away")
+    assert run([child], Store(store.root), ignore).failures == {}
+
+
 def test_a_job_is_found_under_any_label(store: Store) -> None:
     run([job("one")], store, ignore)
     other = Job(kind="test", label="another name", identity={"name": "one"}, do=job("one").do)

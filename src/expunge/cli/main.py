@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shlex
 import sys
@@ -30,6 +31,10 @@ examples:
 """
 
 
+# The system does not let a file be written: told in one line, whatever the command. (Jobs say it themselves.)
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -47,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        print(f"expunge: error: cannot write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("expunge: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -41,18 +41,27 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
     runs: list[Run] = []
     lost: list[Missing] = []
     texts: dict[str, Mapping[int, str]] = {}
-    measured: list[Leaf] = []
+    spoken: list[Mapping[str, dict[int, str]]] = []
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
             failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
             lost.append(Missing(failed.name, outcome.failures[failed.key]))
             continue
-        runs.append(_run(graph, leaf, outcome, store))
-        measured.append(leaf)
+        # measured already, though what it was measured of cannot be read now
+        damaged = [j for j in (leaf.model, leaf.records) if j is not None and j.key in outcome.failures]
+        lost += [Missing(j.name, outcome.failures[j.key]) for j in damaged]
+        try:
+            said = {} if leaf.records in damaged else _texts(leaf, store)
+            runs.append(_run(graph, leaf, outcome, store))
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split())
+            lost.append(Missing(leaf.records.name, f"cannot be read: {why}; `expunge verify` names what is damaged"))
+            continue
+        spoken.append(said)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
             lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
-            texts.setdefault(leaf.label, _generations(leaf, store, benchmark.shown_set))
+            texts.setdefault(leaf.label, said.get(benchmark.shown_set, {}))
     told = [audited for audited in graph.audits if audited.job.key in outcome.records]
     lost += [Missing(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures]
     meta, asked = graph.meta, graph.study.meta
@@ -71,7 +80,7 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         utility=benchmark.utility,
         null_band=null_band(runs),
         audits=audit_lines(told, store, lambda subject: _seed(graph, subject)),
-        explorer=explorer(benchmark, [(run, _texts(leaf, store)) for run, leaf in zip(runs, measured, strict=True)]),
+        explorer=explorer(benchmark, list(zip(runs, spoken, strict=True))),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
         sections=tuple(meta_section(job, outcome.records[job.key], store, of) for job, of in done),
@@ -108,7 +117,7 @@ def null_band(runs: Sequence[Run]) -> dict[str, Band]:
 
 def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
     name = f"{graph.setting.benchmark.eval_name}_EVAL.json"
-    record = {} if leaf.model is None else outcome.records[leaf.model.key]
+    record = {} if leaf.model is None else outcome.records.get(leaf.model.key, {})
     results = read_results(store.path(leaf.metrics) / name)[0]
     if leaf.harness is not None and leaf.harness.key in outcome.records:
         results |= read_results(store.path(leaf.harness) / EVAL_FILE)[0]
@@ -158,10 +167,6 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
                 limit = (name in sets and sets[name].max_length) or template.max_length
                 notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
     return tuple(notes)
-
-
-def _generations(leaf: Leaf, store: Store, rows: str) -> dict[int, str]:
-    return _read(store.path(leaf.records) / f"{rows}{_TEXTS}")
 
 
 def _texts(leaf: Leaf, store: Store) -> dict[str, dict[int, str]]:

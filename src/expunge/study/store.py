@@ -38,6 +38,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: dict[str, tuple[int, dict[str, str]]] = {}
+        self._sums: dict[tuple[int, ...], str] = {}  # what files hold, by their place on the disk, size and time
         if root.exists() and not root.is_dir():
             raise ConfigError(f"paths.store: {root} is a file, not a folder")
 
@@ -87,7 +88,7 @@ class Store:
         """Do the job and store its artifact whole. Waits for another process that is doing the same job.
 
         Weights of a parent that `expunge gc` has removed are made again first. Raises JobError if the job cannot be
-        done, the disk is full or the store is read-only.
+        done, a parent has vanished or is damaged, the disk is full or the store is read-only.
         """
         with self._lock(job):
             self._listed.pop(job.kind, None)
@@ -98,6 +99,7 @@ class Store:
                 if not self.done(parent):
                     raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
                 self.restore(parent)
+                self._check(job, role, parent)
             with self._writing(job):
                 sweep_parts(self.path(job))
                 with whole_folder(self.path(job)) as folder:
@@ -133,6 +135,18 @@ class Store:
                     record["files"].pop(name + DELTA, None)
                     (place / (name + DELTA)).unlink(missing_ok=True)
                 write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
+
+    def _check(self, job: Job, role: str, parent: Job) -> None:
+        """A parent's files are what was stored; each is read once in a process. Raises JobError naming the first that
+        is not."""
+        place, record = self.path(parent), self.record(parent) or {}
+        for name, (sha, n_bytes) in record.get("files", {}).items():  # none in records of earlier versions
+            reason = None if name in record.get("removed", ()) else wrong_file(place / name, sha, n_bytes, self._sums)
+            if reason is not None:
+                raise JobError(
+                    f"{job.name}: its {role} ({parent.name}): {place / name} {reason}; move the folder away and run "
+                    "again"
+                )
 
     def _unpacked(self, job: Job) -> bool:
         """Whether the packed weights of a job could be unpacked."""
@@ -170,7 +184,11 @@ class Store:
             parents[CHECKPOINTS] = self._unfinished(job)
         record = provenance(job, lambda: do_together(job, folder, parents, progress))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
-        record["files"] = {f.relative_to(folder).as_posix(): [file_sha256(f), f.stat().st_size] for f in files}
+        record["files"] = {}
+        for f in files:
+            found = f.stat()
+            self._sums[_place(found)] = sha = file_sha256(f)
+            record["files"][f.relative_to(folder).as_posix()] = [sha, found.st_size]
         write_json(folder / RECORD, record)
         return record
 
@@ -232,6 +250,25 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise JobError(f"{path} cannot be read: {error.strerror or error}") from None
     raise JobError(f"{path} is damaged; move its folder away and run again")
+
+
+def _place(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def wrong_file(file: Path, sha: str, n_bytes: int, sums: dict[tuple[int, ...], str]) -> str | None:
+    """What is wrong with a stored file, if anything. sums: those known so far; hard links are read once."""
+    try:
+        found = os.stat(file)
+        if found.st_size != n_bytes:
+            return f"has {found.st_size} bytes, {n_bytes} were stored"
+        if _place(found) not in sums:
+            sums[_place(found)] = file_sha256(file)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None if sums[_place(found)] == sha else "is damaged: its checksum is not the stored one"
 
 
 def sweep(folder: Path) -> None:

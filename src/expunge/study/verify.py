@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.core.identity import file_sha256
 from expunge.study.job import Job, in_order
-from expunge.study.store import RECORD, Store, read_record
+from expunge.study.store import RECORD, Store, read_record, wrong_file
 
 Tell = Callable[[int, int], None]
 
@@ -72,7 +69,7 @@ def _others(store: Store, job: Job) -> bool:
 
 def _verify(folders: Iterable[Path], tell: Tell) -> Verified:
     listed = list(folders)
-    sums: dict[tuple[int, int], str] = {}  # by file on the disk: hard links are read once
+    sums: dict[tuple[int, ...], str] = {}
     faults: list[Fault] = []
     files = size = unknown = 0
     for number, folder in enumerate(listed):
@@ -90,23 +87,7 @@ def _verify(folders: Iterable[Path], tell: Tell) -> Verified:
             for name, (sha, n_bytes) in record["files"].items():
                 if name not in record.get("removed", ()):
                     files, size = files + 1, size + n_bytes
-                    reason = _wrong(folder / name, sha, n_bytes, sums)
+                    reason = wrong_file(folder / name, sha, n_bytes, sums)
                     faults += [Fault(folder / name, reason)] if reason else []
     tell(len(listed), len(listed))
     return Verified(len(listed), files, size, tuple(faults), unknown)
-
-
-def _wrong(file: Path, sha: str, n_bytes: int, sums: dict[tuple[int, int], Any]) -> str | None:
-    """What is wrong with a file, if anything."""
-    try:
-        found = os.stat(file)
-        if found.st_size != n_bytes:
-            return f"has {found.st_size} bytes, {n_bytes} were stored"
-        where = (found.st_dev, found.st_ino)
-        if where not in sums:
-            sums[where] = file_sha256(file)
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return None if sums[where] == sha else "is damaged: its checksum is not the stored one"

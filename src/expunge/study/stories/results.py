@@ -122,7 +122,7 @@ class _Read:
         if self.settings.probe is not None:
             results |= self._probe_results(subject.label)
         results |= self._recovery_results(subject)
-        record = self.outcome.records[subject.model.key]
+        record = self.outcome.records.get(subject.model.key, {})
         rate = "" if subject.learning_rate is None else f"data set {subject.dataset}, lr {subject.learning_rate:g}"
         return Run(
             label=subject.label,
