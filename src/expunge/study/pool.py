@@ -5,12 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from expunge.core.errors import JobError
@@ -21,6 +26,7 @@ from expunge.study.store import Store
 from expunge.study.worker import do_job, forget_failure, jobs_of, quiet
 
 TICK_S = 0.2  # how often progress is passed on
+TRIES = 2  # of a job that was running when a worker died
 Prepare = Callable[[], None]
 
 
@@ -49,33 +55,32 @@ def run_pool(
     """Do every job that is not done, as many at once as there are workers; parents first.
 
     `prepare` runs once in each worker (it loads plugins). An error ends that job and what waits for it, and no others;
-    a worker that dies takes the jobs that were running with it.
+    when a worker dies, those that were running are tried once more, from their checkpoints. Ctrl-C lets the workers
+    write theirs; workers whose study is gone do so too and end.
     """
     n = n_workers(launch)
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        slots, said = manager.Queue(), manager.Queue()
+    state = _State(store, tell, in_order(wanted, store.there))
+    while not state.finished:
+        slots, said = context.SimpleQueue(), context.Queue()  # a pool that broke is started anew
         for slot in range(n):
             slots.put(slot)
-        state = _State(store, tell, in_order(wanted, store.there))
-        while not state.finished:
-            with ProcessPoolExecutor(
-                n,
-                mp_context=context,
-                initializer=_begin,
-                initargs=(recipe, launch, n, str(store.root), slots, said, prepare),
-            ) as pool:
-                _until_done(pool, state, said, n)
-            for slot in range(n):  # a pool that broke is started anew
-                slots.put(slot)
+        with ProcessPoolExecutor(
+            n,
+            mp_context=context,
+            initializer=_begin,
+            initargs=(recipe, launch, n, str(store.root), slots, said, prepare),
+        ) as pool:
+            _until_done(pool, state, said, n)
     return Outcome(state.records, state.failures, state.first)
 
 
 def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> None:
     running: dict[Future[str | None], Job] = {}
     while True:
-        for job in state.ready(n - len(running)):
-            running[pool.submit(_work, job.key)] = job
+        with _held_back():  # workers begin here
+            for job in state.ready(n - len(running)):
+                running[pool.submit(_work, job.key)] = job
         if not running:
             return
         done, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
@@ -85,9 +90,7 @@ def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> 
             try:
                 state.end(job, future.result())
             except BrokenProcessPool:
-                reason = "its process died; the system may have run out of memory"
-                for lost in (job, *running.values()):
-                    state.end(lost, reason)
+                state.lose((job, *running.values()))
                 return
 
 
@@ -102,6 +105,7 @@ class _State:
     failures: dict[str, str] = field(default_factory=dict)
     first: JobError | None = None
     started: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for job in self.jobs:
@@ -150,6 +154,17 @@ class _State:
                 wall = time.monotonic() - self.started.get(job.key, time.monotonic())
                 self.tell(Event(job, "progress", *latest[job.key], wall))
 
+    def lose(self, jobs: Sequence[Job]) -> None:
+        """A worker died while these ran; which of them was its own cannot be told."""
+        for job in jobs:
+            self.lost[job.key] = self.lost.get(job.key, 0) + 1
+            if self.store.there(job):
+                self.end(job, None)
+            elif self.lost[job.key] < TRIES:
+                del self.started[job.key]
+            else:
+                self.end(job, f"its process died {TRIES} times; the system may have run out of memory")
+
     def end(self, job: Job, reason: str | None) -> None:
         wall = time.monotonic() - self.started.get(job.key, time.monotonic())
         if reason is None:
@@ -167,12 +182,48 @@ class _Worker:
     jobs: dict[str, Job]
     store: Store
     said: Any
+    busy = False
+    ends = False  # it has been told to end
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Ctrl-C waits until the block is over. Processes started meanwhile hold it back too, until they can take it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """SIGINT in a worker: a job is broken off, which writes its checkpoint; a worker without one waits for its end."""
+    _Worker.ends = True
+    if _Worker.busy:
+        raise KeyboardInterrupt
+    _end_alone()
+
+
+def _end_alone() -> None:
+    """End the process at once if nothing waits for it any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+def _follow_parent() -> None:
+    """End the worker when its study is gone (a killed one cannot tell): nobody would ever stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _begin(recipe: Recipe, launch: Launch, n: int, root: str, slots: Any, said: Any, prepare: Prepare | None) -> None:
     import torch
 
     slot = slots.get()
+    said.cancel_join_thread()  # no end waits for progress to be read
     n_devices = torch.cuda.device_count()
     if n_devices:
         torch.cuda.set_device(device_of(slot, launch.per_device, n_devices))
@@ -182,6 +233,9 @@ def _begin(recipe: Recipe, launch: Launch, n: int, root: str, slots: Any, said: 
         prepare()
     _Worker.jobs, _Worker.said = jobs_of(recipe), said
     _Worker.store = Store(Path(root))
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _work(key: str) -> str | None:
@@ -192,4 +246,14 @@ def _work(key: str) -> str | None:
             last[0] = time.monotonic()
             _Worker.said.put((key, done, total))
 
-    return do_job(_Worker.jobs, key, _Worker.store, progress)
+    try:
+        _Worker.busy = True
+        if _Worker.ends:
+            raise KeyboardInterrupt
+        return do_job(_Worker.jobs, key, _Worker.store, progress)
+    except KeyboardInterrupt:  # training listens to the signal itself
+        _Worker.ends = True  # the next job may be waiting already
+        raise
+    finally:
+        _Worker.busy = False
+        _end_alone()
