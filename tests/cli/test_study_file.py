@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.compose import study_tree
+from expunge.core.errors import ConfigError
+
 Run = Callable[..., tuple[int, str, str]]
 
 MINE = """
@@ -65,3 +68,10 @@ def test_a_wrong_file_is_told_in_one_line(
     assert len(said.splitlines()) == 1, said
     for part in parts:
         assert part in said
+
+
+def test_a_group_where_a_list_belongs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("methods: {trainer: NPO}\n")
+    with pytest.raises(ConfigError, match=r"methods: expected a list, got \{'trainer': 'NPO'\}"):
+        study_tree([f"study={path}"])

@@ -146,6 +146,15 @@ def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
     assert "early stopping" in said and "Weights & Biases" in said
 
 
+def test_the_type_that_transformers_would_choose_is_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path, lists(["tofu_20_20"], ["shorter"], FOUR[2:3], range(1)))
+    path = folder / "model/gpt2/gpt2.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "model_kwargs": {"torch_dtype": "auto"}}))
+    made = import_arcsf(folder)
+    assert decode_study(dict(made.tree)).model.model_args.dtype == "float32"
+    assert any("torch_dtype auto" in note for note in made.notes)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "parts"),
     [

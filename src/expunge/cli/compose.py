@@ -7,7 +7,7 @@ wrong one is refused with the nearest right name, and no YAML repeats them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
@@ -123,10 +123,25 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
     try:
         merged = OmegaConf.merge(known, loaded)
     except OmegaConfBaseException as error:
-        key = re.sub(r".*full_key: (\S+).*", r"\1", " ".join(str(error).split()))
-        raise ConfigError(f"study: {path}: {_unknown_key(key, base)}") from None
+        key = re.search(r"full_key: (\S+)", str(error))
+        if not isinstance(error, ConfigKeyError) or key is None:
+            raise ConfigError(f"study: {path}: {_misfit(loaded, base) or _first(error)}") from None
+        raise ConfigError(f"study: {path}: {_unknown_key(key.group(1), base)}") from None
     tree: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
     return _with_models(_override(tree, words))
+
+
+def _misfit(given: Mapping[Any, Any], base: dict[str, Any], prefix: str = "") -> str | None:
+    """The first key whose value is a list where the defaults have a group of keys, or the other way round."""
+    for key, value in given.items():
+        known = base.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            if found := _misfit(value, known, f"{prefix}{key}."):
+                return found
+        elif isinstance(value, dict | list) and isinstance(known, dict | list) and type(value) is not type(known):
+            wanted = "a list" if isinstance(known, list) else "a group of keys"
+            return f"{prefix}{key}: expected {wanted}, got {value!r}"
+    return None
 
 
 def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:

@@ -183,6 +183,8 @@ class _Import:
             if key == "trust_remote_code":
                 if value:
                     self.note(f"{path.name}: trust_remote_code is left off; transformers has these models built in.")
+            elif key in ("torch_dtype", "dtype") and value == "auto":
+                self.note(f"{path.name}: {key} auto has no counterpart: float32, unless model.model_args.dtype says.")
             elif key in ("torch_dtype", "dtype"):
                 args["dtype"] = str(value).removeprefix("torch.")
             elif key in ("device_map", "attn_implementation", "revision"):
@@ -303,7 +305,10 @@ class _Import:
     def launch(self, path: Path, top: Mapping[str, Any]) -> dict[str, Any]:
         """The cluster's settings, and notes on Weights & Biases."""
         if (top.get("wandb_kwargs") or {}).get("use_wandb"):
-            self.note("wandb_kwargs: nothing is sent to Weights & Biases; results.parquet has the numbers.")
+            self.note(
+                "wandb_kwargs: nothing is sent to Weights & Biases, unless train.report_to=[wandb] and "
+                "unlearn.report_to=[wandb] are given; results.parquet has the numbers."
+            )
         if not top.get("use_bask"):
             return {}
         bask = _need(path, top, "bask", dict)

@@ -16,10 +16,10 @@ from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
-from expunge.study.launch import Launch
+from expunge.study.launch import Launch, resources
 from expunge.study.meta.config import Meta
 from expunge.study.stories.config import StoriesStudy
-from expunge.training.config import Rule, TrainArgs
+from expunge.training.config import MOST_SEED, Rule, TrainArgs
 
 
 @strict
@@ -202,6 +202,8 @@ class Seeds:
             values = getattr(self, key)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{key} must be a list of different seeds")
+            if not all(0 <= seed < MOST_SEED for seed in values):
+                raise ValueError(f"{key} must be whole numbers from 0 to 2**32 - 1")
 
 
 @strict
@@ -270,6 +272,7 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 def decode_study(tree: Mapping[str, Any]) -> Study:
     """A plain mapping as a Study. Raises ConfigError."""
     study = decode_task(Study, tree)
+    _check_study(study)
     spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
     labels = [entry_label(m) for m in study.methods]
@@ -277,6 +280,17 @@ def decode_study(tree: Mapping[str, Any]) -> Study:
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
     return study
+
+
+def _check_study(study: Study) -> None:
+    """What one key alone cannot tell. Raises ConfigError."""
+    if not study.name.strip() or study.name in (".", "..") or "/" in study.name:
+        raise ConfigError(f"name: must be the name of a folder under saves/study, without a slash, got {study.name!r}")
+    for key, seed in (("train", study.train.seed), ("unlearn", study.unlearn.get("seed", 0))):
+        if seed:
+            raise ConfigError(f"{key}.seed: seeds are an axis of the study; list them in seeds.{key}")
+    for kind in study.launch.slurm.by_kind:
+        resources(study.launch.slurm, kind)
 
 
 def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.core.decode import strict
+from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_json
 
@@ -46,6 +46,13 @@ class SlurmArgs:
                 raise ValueError(f"{key} must be at least 1")
         if self.gpus < 0 or (self.mem_gb is not None and self.mem_gb <= 0):
             raise ValueError("gpus must be at least 0" if self.gpus < 0 else "mem_gb must be a number > 0")
+
+
+def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
+    """The resources of one kind of job. Raises ConfigError at the key."""
+    own = asdict(args) | {"by_kind": {}}
+    changed = dict(args.by_kind.get(kind, {}))
+    return decode(SlurmArgs, own | changed, where=f"launch.slurm.by_kind.{kind}" if changed else "launch.slurm")
 
 
 @strict

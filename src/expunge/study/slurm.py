@@ -11,15 +11,14 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json, write_text
 from expunge.study.job import Job, in_order
-from expunge.study.launch import Launch, Recipe, SlurmArgs
+from expunge.study.launch import Launch, Recipe, SlurmArgs, resources
 from expunge.study.run import Event, Outcome
 from expunge.study.store import Store
 from expunge.study.worker import do_job, failure, forget_failure, jobs_of, quiet
@@ -109,13 +108,6 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
         out.setdefault(name, []).extend(of)
         levels[name] = depth[task]
     return out, levels
-
-
-def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
-    """The resources of one kind of job. Raises ConfigError at the key."""
-    own = asdict(args) | {"by_kind": {}}
-    changed = dict(args.by_kind.get(kind, {}))
-    return decode(SlurmArgs, own | changed, where=f"launch.slurm.by_kind.{kind}" if changed else "launch.slurm")
 
 
 def run_slurm(

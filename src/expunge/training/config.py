@@ -13,6 +13,8 @@ from expunge.core.decode import strict
 from expunge.training.lora import LoraArgs
 from expunge.training.schedule import Schedule
 
+MOST_SEED = 2**32  # what numpy takes
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +212,8 @@ class TrainArgs:
         for key in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
+        if not 0 <= self.seed < MOST_SEED:
+            raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
         if self.finegrained_log_iters < 0:
             raise ValueError("finegrained_log_iters must be at least 0")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
