@@ -200,6 +200,17 @@ def test_graph_files_and_their_rows(tmp_path: Path) -> None:
     assert (same[0].question, same[0].perturbed) == ("Q0?", ["x", "y", "z"])
 
 
+def test_graph_files_are_read_once_until_they_change(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path, [question("a1"), question("b1", "a1", n=1)])
+    graph = load_graph(folder)
+    first, _ = load_graph_rows(folder, graph, training_words=False)
+    again, _ = load_graph_rows(folder, load_graph(folder), training_words=False)
+    assert load_graph(folder) is graph
+    assert again is not first and again[0] is first[0]  # a list of its own, of the same rows
+    graph_folder(folder, [question("a1")])
+    assert len(load_graph_rows(folder, load_graph(folder), training_words=False)[0]) == 1
+
+
 def test_graph_files_that_are_wrong(tmp_path: Path) -> None:
     folder = graph_folder(tmp_path, None)
     with pytest.raises(DataError, match="no question rows"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from expunge.data.rows import Row, qa_rows
 from expunge.data.source import read_file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart as objects: one is kept for each state of its files
 class GraphFiles:
     """arcsf's gen_tofu: entities by key (`type`, `data`), and links."""
 
@@ -29,7 +31,21 @@ class GraphFiles:
 
 def load_graph(folder: Path) -> GraphFiles:
     """`all_items.json` and `all_connections.csv` (two keys a line, no header). Raises DataError."""
-    items_file, links_file = folder / "all_items.json", folder / "all_connections.csv"
+    items, links = folder / "all_items.json", folder / "all_connections.csv"
+    return _graph(folder, items, links, (_written(items), _written(links)))
+
+
+def _written(file: Path) -> tuple[int, int] | None:
+    """When and how long a file was written: a grid asks for the same files once for each cell."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@functools.lru_cache(maxsize=2)
+def _graph(folder: Path, items_file: Path, links_file: Path, written: object) -> GraphFiles:
     try:
         text, lines = items_file.read_text(encoding="utf-8"), links_file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -61,6 +77,14 @@ def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) ->
             f"{folder}: no question rows (questions.json, jsonl or parquet); the entity graph has none of its own. "
             "benchmark=world data.world.granularity=... needs no files"
         )
+    plain, other = _rows(file, _written(file), graph, training_words)
+    return list(plain), list(other)
+
+
+@functools.lru_cache(maxsize=2)
+def _rows(
+    file: Path, written: object, graph: GraphFiles, training_words: bool
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     raw = read_file(file)
     for i, record in enumerate(raw):
         keys = record.get("keys")
@@ -71,8 +95,8 @@ def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) ->
     other = plain if training_words else qa_rows([_as_asked(r, "paraphrased_") for r in raw], name="e", where=str(file))
     metas = [{"keys": list(record["keys"])} for record in raw]
     return (
-        [replace(r, answers={"answer": r.answer}, meta=m) for r, m in zip(plain, metas, strict=True)],
-        [replace(r, meta=m) for r, m in zip(other, metas, strict=True)],
+        tuple(replace(r, answers={"answer": r.answer}, meta=m) for r, m in zip(plain, metas, strict=True)),
+        tuple(replace(r, meta=m) for r, m in zip(other, metas, strict=True)),
     )
 
 
