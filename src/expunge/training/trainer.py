@@ -26,6 +26,7 @@ from expunge.training.evaluate import is_due
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.serve import Sample, Server
+from expunge.training.sharded import shard_anywhere, trained_on
 from expunge.training.shares import Micro, Share, check_several, in_one_forward, per_process
 from expunge.training.step import Stepper
 
@@ -35,9 +36,9 @@ log = logging.getLogger(__name__)
 def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
     """A phase's settings as the Trainer takes them; what does not concern it is off."""
     args = phase.args
-    device = next(model.parameters()).device
+    device = trained_on(model)
     optim = args.optim
-    if device.type == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
+    if device == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)
         optim = "adamw_torch"
     return TrainingArguments(
@@ -59,7 +60,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         fp16=args.fp16,
         activation_checkpointing=args.activation_checkpointing,
         seed=seed,
-        use_cpu=device.type == "cpu",
+        use_cpu=device == "cpu",
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -67,7 +68,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
+        dataloader_pin_memory=device == "cuda",
         label_names=[],
     )
 
@@ -99,6 +100,12 @@ class PhaseTrainer(transformers.Trainer):
         self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._stepper: Stepper | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Models in shards on CPUs as well."""
+        super().create_accelerator_and_postprocess()
+        if ranks.sharded() == "fsdp":
+            self.is_fsdp_enabled = shard_anywhere(self.accelerator)
 
     def get_train_dataloader(self) -> Any:
         """This process's micro-batches as they are: accelerate would share them out once more."""
