@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from expunge.cli.several import NO_DEEPSPEED
 from expunge.core.errors import ConfigError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "accelerate"
@@ -23,7 +26,7 @@ def add_memory(commands: Any) -> None:
     sub.set_defaults(command=_memory, plugin=[])
     text = "print the path of an accelerate configuration that comes with expunge"
     sub = commands.add_parser("launch-config", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("name", help="ddp, ddp_cpu, fsdp2, zero2 or zero3")
+    sub.add_argument("name", help="ddp, ddp_cpu, fsdp2, fsdp2_cpu, zero2 or zero3")
     sub.set_defaults(command=_config, plugin=[])
 
 
@@ -32,6 +35,8 @@ def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     if parsed.name not in names:
         raise ConfigError(f"launch-config: no configuration named {parsed.name!r}{nearest(parsed.name, names)}")
+    if parsed.name.startswith("zero") and find_spec("deepspeed") is None:
+        print(f"expunge: note: {parsed.name} needs DeepSpeed, {NO_DEEPSPEED}", file=sys.stderr)
     print(file)
     return 0
 

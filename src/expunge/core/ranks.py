@@ -55,9 +55,13 @@ def launched() -> Rank:
 
 
 def sharded() -> str:
-    """Whose shards the launcher has asked for, of a model over the processes: `fsdp`, `deepspeed`, or none ("")."""
-    asked = [by for by in ("fsdp", "deepspeed") if _said(f"ACCELERATE_USE_{by.upper()}")]
-    return asked[0] if asked and not here().alone else ""
+    """Who cuts a model in shards over these processes: `fsdp`, `deepspeed`, or nobody ("")."""
+    return "" if here().alone else sharding()
+
+
+def sharding() -> str:
+    """The same, as the launcher asks for it before they have met."""
+    return next((by for by in ("fsdp", "deepspeed") if _said(f"ACCELERATE_USE_{by.upper()}")), "")
 
 
 def on_gpus() -> bool:

@@ -96,7 +96,7 @@ def trained_weights(model: Any) -> dict[str, Tensor]:
 
 def _own(p: Any) -> Tensor:
     """A parameter, or this process's shard of it."""
-    own: Tensor = p.to_local() if isinstance(p, DTensor) else p
+    own: Tensor = p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p)  # FSDP's, ZeRO-3's
     return own
 
 
