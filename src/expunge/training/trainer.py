@@ -20,13 +20,13 @@ from expunge.core.errors import JobError
 from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
-from expunge.training.checkpoint import State
+from expunge.training.checkpoint import State, put_weights
 from expunge.training.course import Diverged, Place, Run
 from expunge.training.evaluate import is_due
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.serve import Sample, Server
-from expunge.training.sharded import shard_anywhere, trained_on
+from expunge.training.sharded import in_shards, own_shards, shard_anywhere, trained_on
 from expunge.training.shares import Micro, Share, check_several, in_one_forward, per_process
 from expunge.training.step import Stepper
 
@@ -133,11 +133,17 @@ class PhaseTrainer(transformers.Trainer):
     def restore(self) -> None:
         """Once everything has been made, and before the first step: what a checkpoint knows of this phase, if any."""
         found, self._found = self._found, None
-        if found is None or self.begun == 0:
+        if found is None:
             return
-        for part, key in zip(self._course, ("optimizer", "scheduler", "scaler"), strict=True):
-            if part is not None:
-                part.load_state_dict(found[key])
+        if ranks.sharded():
+            put_weights(self.model, found["model"])
+        if self.begun == 0:
+            return
+        optimizer, scheduler, scaler = self._course
+        optimizer.load_state_dict(in_shards(found["optimizer"], optimizer))
+        scheduler.load_state_dict(found["scheduler"])
+        if scaler is not None:
+            scaler.load_state_dict(found["scaler"])
         self.server.memory.update(found["memory"])
         if self._stepper is not None:
             self._stepper.memory.update(found["step_memory"])
@@ -158,7 +164,7 @@ class PhaseTrainer(transformers.Trainer):
             self.place,
             step=step,
             n_read=step * self.epoch_share,
-            optimizer=optimizer.state_dict(),
+            optimizer=own_shards(optimizer.state_dict()),
             scheduler=scheduler.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             memory=self.server.memory,
