@@ -105,9 +105,8 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     assert code == 0, said
     one = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
     assert [p.name for p in (here / "one/unlearn").iterdir()] == [p.name for p in (here / "two/unlearn").iterdir()]
-    known = {k: v for k, v in one.items() if v is not None}
-    assert {k: v for k, v in two.items() if v is not None} == pytest.approx(known, rel=1e-4, abs=1e-6)
-    assert len(known) > 10
+    assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
+    assert len(known(one)) > 10
 
     bad = start(here, 2, *SMALL, data, "trainer.args.loss_limit=1e-9", "paths.output_dir=bad")
     assert bad.returncode != 0
@@ -116,6 +115,10 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     refused = start(here, 2, *SMALL, data, "model.model_args.device_map=auto", "paths.output_dir=bad")
     assert refused.returncode != 0
     assert refused.stderr.count("expunge: error: model.model_args.device_map: spreads a model over") == 1
+
+
+def known(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 no_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -144,7 +147,7 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
         one, two = ([json.loads(line) for line in (here / d / name).read_text().splitlines()] for d in ("one", "two"))
         assert len(one) == len(two) >= 3
         for mine, theirs in zip(one, two, strict=True):
-            assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-6, nan_ok=True)
+            assert known(theirs) == pytest.approx(known(mine), rel=1e-4, abs=1e-6)
     assert (here / "one/.expunge-key").read_text() == (here / "two/.expunge-key").read_text()
     models = [transformers.AutoModelForCausalLM.from_pretrained(here / d) for d in ("one", "two")]
     start_of = load_file(next((here / "store_one/base").glob("*/model.safetensors")))
@@ -154,4 +157,5 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
         moved = max(moved, float((mine - start_of[name]).abs().max()))
     assert moved > 1e-3
     one, two = (json.loads((here / d / "evals/TOFU_SUMMARY.json").read_text()) for d in ("one", "two"))
-    assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+    assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
+    assert len(known(one)) > 10
