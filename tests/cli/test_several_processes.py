@@ -17,6 +17,8 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from expunge.core.ranks import Rank
+
 Run = Callable[..., tuple[int, str, str]]
 SMALL = (
     "unlearn", "experiment=unlearn/tofu/default", "forget_split=forget10", "retain_split=retain90", "trainer=GradDiff",
@@ -75,6 +77,26 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
     assert said.startswith("expunge: error: unlearn: the launcher asks for DeepSpeed, which is not installed: pip")
     monkeypatch.setenv("RANK", "1")
     assert expunge(*SMALL) == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
+        ("trainer=RMU", "RMU reads a layer and leaves the rest of the model out, which a model in shards cannot do"),
+        ("trainer.args.step=sam", "a step runs in one process"),
+        ("model.model_args.device_map=auto", "model.model_args.device_map: spreads a model over the devices of one"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
+    expunge: Run, tofu_source: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
+) -> None:
+    monkeypatch.setattr("expunge.core.ranks.here", lambda: Rank(0, 2))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    code, _, err = expunge(*SMALL, f"data.root={tofu_source}", word)
+    assert code != 0
+    assert err.startswith(f"expunge: error: {said}")
+    assert not Path("saves").exists()
 
 
 def start(here: Path, processes: int, *words: str, config: str = "ddp_cpu") -> subprocess.CompletedProcess[str]:
@@ -154,7 +176,7 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
     moved = 0.0
     for (name, mine), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-6)
-        moved = max(moved, float((mine - start_of[name]).abs().max()))
+        moved = max(moved, float((mine.detach() - start_of[name]).abs().max()))
     assert moved > 1e-3
     one, two = (json.loads((here / d / "evals/TOFU_SUMMARY.json").read_text()) for d in ("one", "two"))
     assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
