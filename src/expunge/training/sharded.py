@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from expunge.core import ranks
@@ -31,6 +32,14 @@ def shard_anywhere(accelerator: Any) -> bool:
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
     state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     return True
+
+
+def cut_before(accelerator: Any, model: Any) -> None:
+    """Let accelerate take a model as it is that an earlier phase has cut: its layers' classes have other names now."""
+    cut = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    if cut:
+        names = {type(m).__name__ for m in cut if m is not model}
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names)
 
 
 def own_shards(state: Any) -> Any:

@@ -26,7 +26,7 @@ from expunge.training.evaluate import is_due
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.serve import Sample, Server
-from expunge.training.sharded import in_shards, own_shards, shard_anywhere, trained_on
+from expunge.training.sharded import cut_before, in_shards, own_shards, shard_anywhere, trained_on
 from expunge.training.shares import Micro, Share, check_several, in_one_forward, per_process
 from expunge.training.step import Stepper
 
@@ -92,6 +92,7 @@ class PhaseTrainer(transformers.Trainer):
         if self.accelerator.num_processes != ranks.here().world:
             raise JobError("several processes train together only where accelerate launch or torchrun has started them")
         check_several(phase.objective, phase.step is not None, ranks.here(), sharded=sharded)
+        cut_before(self.accelerator, run.model)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
         self.phase, self.run = phase, run
