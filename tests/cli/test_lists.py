@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,3 +84,11 @@ def test_settings_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None
         main(("memory", "llama-8m", "--processes", "4", "bf16=true", "more"))
     assert wrong.value.code == 2
     assert "unrecognized arguments: more" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "expunge", "metrics", "--json"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
 from expunge.core.identity import canonical
+from expunge.metrics.results import left_out, read_results
 from expunge.report.model import ReportModel
 from expunge.report.table import table
 from expunge.study.auditing.results import show_audit_rows
@@ -215,10 +216,14 @@ def sweep_of(tree: Mapping[str, Any], study: Study, plugins: tuple[str, ...]) ->
 
 @dataclass(frozen=True)
 class JobResult:
-    """A finished single job: its folder, and its metrics (name -> number, or None where there is none)."""
+    """A finished single job: its folder, and its metrics (name -> number, or None where there is none).
+
+    reasons: why a metric has no number, or that its number leaves rows out.
+    """
 
     folder: Path
     summary: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,7 @@ class JobHandle:
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
         summary: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
         evals = folder / "evals" if self.prepared.model else folder
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
@@ -243,7 +249,9 @@ class JobHandle:
         for job, name in files:
             if job is not None:
                 summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
-        return JobResult(folder, summary)
+                found = read_results(evals / name)[0]
+                reasons |= {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
+        return JobResult(folder, summary, reasons)
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:

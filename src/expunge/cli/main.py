@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -43,10 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             from expunge.cli.several import in_several
 
             return in_several(parsed, words)
-        return int(parsed.command(parsed, words))
+        code = int(parsed.command(parsed, words))
+        sys.stdout.flush()  # a reader that is gone is found out here, and not at the end of the program
+        return code
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # who reads has seen enough (| head); what is left unsaid must not fail at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("expunge: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -295,8 +301,12 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     console = Console(quiet=not here().first)
     done = job.run(console=console)
+    notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
     for name, value in done.summary.items():
-        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
+        said = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
+        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
+    for why, k in notes.items():
+        console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
 
