@@ -218,12 +218,13 @@ def sweep_of(tree: Mapping[str, Any], study: Study, plugins: tuple[str, ...]) ->
 class JobResult:
     """A finished single job: its folder, and its metrics (name -> number, or None where there is none).
 
-    reasons: why a metric has no number, or that its number leaves rows out.
+    reasons: why a metric has no number, or that its number leaves rows out. notes: what was cut.
     """
 
     folder: Path
     summary: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,20 @@ class JobHandle:
                 summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
                 found = read_results(evals / name)[0]
                 reasons |= {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
-        return JobResult(folder, summary, reasons)
+        return JobResult(folder, summary, reasons, self._cut())
+
+    def _cut(self) -> list[str]:
+        """Which rows were longer than the template allows: in training, and of what was scored."""
+        store = Store(Path(self.prepared.single.paths.store))
+        parts = self.prepared.records.parents.items() if self.prepared.records else ()
+        jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
+        found = []
+        for name, job in jobs:
+            facts = (store.record(job) or {}).get("facts", {}) if job else {}
+            for own, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
+                if n:
+                    found.append(f"{n} answers of {name or own} were cut at the longest row the model is given")
+        return found
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:

@@ -307,6 +307,8 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
     for why, k in notes.items():
         console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
+    for note in done.notes if here().first else ():
+        print(f"note: {note}", file=sys.stderr)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
 

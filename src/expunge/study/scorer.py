@@ -20,6 +20,7 @@ from expunge.study.job import Job, Progress
 from expunge.study.setting import Setting, check_retain_file
 
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
+RECORDS_REVISION = 2  # of the gathering alone; 1 gave the files the names of the sets that were scored first
 
 
 class Scorer:
@@ -56,7 +57,7 @@ class Scorer:
             self._held.drop()  # this model's last part is done
             return measuring.gather(folder, parents)
 
-        return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
+        return Job(kind="records", label=label, identity={"revision": RECORDS_REVISION}, parents=made, do=do)
 
     def _how(self, part: measuring.Part) -> Generation:
         """How texts of a part are generated."""
