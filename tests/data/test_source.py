@@ -87,6 +87,7 @@ def test_names_in_a_folder(tmp_path: Path) -> None:
     [
         ("a.json", '{"a": 1}\n{"a": \n', "a.json line 2: not JSON: Expecting value"),
         ("a.json", "plain text\n", "a.json line 1: not JSON"),
+        ("a.tsv", "question\tanswer\n", "a.tsv line 1: no JSON; a table of fields with commas between them"),
         ("a.json", '[{"a": 1},\n{"b" 2}]', "a.json line 2: not JSON"),
         ("a.json", '{"a": 1}\n[1]\n', "a.json line 2: expected an object of columns, got a list"),
         ("a.json", '[{"a": 1}, 5]', "a.json item 1: expected an object of columns, got a int"),

@@ -188,6 +188,9 @@ def test_a_retain_log_of_another_tokenizer_is_refused(models: Path, tmp_path: Pa
     said = read_results(Path(log))[1]
     with pytest.raises(ConfigError, match=r"was measured on other forget_eval rows"):
         check_retain_file(Path(log), {**said, "rows": {"forget_eval": "x"}}, 3, lambda: None)
+    for key, named in (("template", "model.template_args"), ("truth_ratio", "eval.truth_ratio")):
+        with pytest.raises(ConfigError, match=f"was measured with another {named}"):
+            check_retain_file(Path(log), {**said, key: "other"}, 3, lambda: None)
 
 
 def benchmark(holdout: str) -> Benchmark:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.core.identity import file_sha256
+from expunge.core.identity import file_sha256, fingerprint
 from expunge.metrics.api import Result
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
@@ -201,6 +202,8 @@ class Scorer:
         return {
             "benchmark": benchmark.name,
             "forget_split": benchmark.split,
+            "truth_ratio": self.evaluation.truth_ratio,
+            "template": fingerprint(dataclasses.replace(self.setting.template, max_length=2)),
             "rows": {n: self._rows[n] for n in sorted({m.rows for m in benchmark.panel if m.rows})},
         }
 
