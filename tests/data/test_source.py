@@ -184,3 +184,8 @@ def test_offline_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     text = said("nobody-here/set", subset="x")
     assert "nobody-here/set:x[train]: the Hugging Face hub is out of reach" in text
+
+
+def test_a_place_that_is_not_there_is_news_before_its_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none does not exist"):
+        load_raw(str(tmp_path / "none"), subset="copyright", split="unlearn")

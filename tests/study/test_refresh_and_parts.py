@@ -207,6 +207,17 @@ def test_a_holdout_row_that_is_to_be_forgotten() -> None:
         check_holdout(benchmark("Paris."))
 
 
+def test_rows_that_an_attack_tells_apart_must_differ() -> None:
+    sides = [Metric(f"loss_{r}", "loss_score", rows=r, tokens=("answer",)) for r in ("forget", "unseen")]
+    auc = Metric("auc", "attack_auc", parents={"members": "loss_forget", "others": "loss_unseen"})
+    made = benchmark("Rome.")
+    made = dataclasses.replace(
+        made, sets={"forget": made.sets["forget"], "unseen": made.sets["forget"]}, panel=(auc, *sides)
+    )
+    with pytest.raises(DataError, match=r"^unseen row 0 is forget row 0 as well: 'Who\?'"):
+        check_holdout(made)
+
+
 def test_rows_by_what_their_meta_says() -> None:
     metas = [{"kind": "book", "keys": ["p1", "a1"]}, {"kind": "date", "keys": ["a2"]}, {"kind": "book", "keys": []}]
     rows = RowSet("r", tuple(Row(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))

@@ -33,9 +33,9 @@ def load_raw(
     place, name = (source, subset) if root is None else (root, subset or source)
     if is_hub_id(place):
         return _from_hub(place, name, split)
+    path = _find(Path(place).expanduser(), name)
     if split != "train":
         raise ConfigError(f"split={split}: {place} is local, and a local file has no splits; name the file itself")
-    path = _find(Path(place).expanduser(), name)
     return read_file(path), str(path)
 
 
