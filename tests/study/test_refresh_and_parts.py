@@ -159,6 +159,12 @@ def test_refresh_reads_records_and_no_model(models: Path, tmp_path: Path) -> Non
     assert after["forget_Q_A_Prob"] == before["forget_Q_A_Prob"]
     assert {p.name: p.read_bytes() for p in (tmp_path / "store").rglob("TOFU_EVAL.json")} == stored
     assert refresh(tmp_path / "a" / made.eval_file) == summary  # by its file, and with the log it now names
+    added = refresh(tmp_path / "a", extras=("arcsf", "leak"))  # groups that nobody asked for when the model was there
+    assert (added["arcsf_forget_mean_tr"] or 0) > 0
+    assert added["forget_quality"] == summary["forget_quality"]
+    assert added["forget_leak_at_1"] is None  # its samples were never made
+    with pytest.raises(ConfigError, match=r"eval\.extras: no group of metrics named 'arsf'; did you mean 'arcsf'"):
+        refresh(tmp_path / "a", extras=("arsf",))
     with pytest.raises(ConfigError, match="already holds something else"):
         (tmp_path / "models").mkdir()
         shutil.copytree(models, mine, dirs_exist_ok=True)

@@ -317,15 +317,20 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
     from expunge.study.refresh import refresh
 
-    key = "retain_logs_path="
     settings = [w for w in named if "=" in w and not Path(w).exists()]
-    words = [*settings, *overrides]
-    for word in words:
-        if not word.startswith(key):
-            raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
-    retain = words[-1].removeprefix(key) if words else None
+    given = {"retain_logs_path": "", "eval.extras": ""}
+    for word in (*settings, *overrides):
+        key, _, value = word.partition("=")
+        if key not in given:
+            raise ConfigError(
+                f"--refresh: {word}: a folder keeps the settings it was made with (allowed: retain_logs_path=FILE, "
+                "eval.extras=[GROUP,...])"
+            )
+        given[key] = value
+    named_extras = [w.strip() for w in given["eval.extras"].strip("[]").split(",") if w.strip()]
+    extras = named_extras if given["eval.extras"] else None
     for place in (w for w in named if w not in settings):
-        summary = refresh(Path(place), retain)
+        summary = refresh(Path(place), given["retain_logs_path"] or None, extras)
         print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 
