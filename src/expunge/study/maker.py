@@ -124,7 +124,7 @@ class Maker(Scorer):
             parents=parents,
             do=do,
             estimate=self._sizes.fit(
-                used, args, self.setting.template.max_length, evaluation=self._one_evaluation(args)
+                used, args, evaluation=self._one_evaluation(args), alternates=chosen.needs.alternate is not None
             ),
             implied=IMPLIED,
             resumes=True,
