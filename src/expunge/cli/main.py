@@ -195,7 +195,11 @@ def _add_results(commands: Any) -> None:
     sub.add_argument(
         "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
     )
-    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.add_argument(
+        "--format",
+        choices=("csv", "latex", "markdown", "json"),
+        help="default: a table for the terminal; LaTeX needs its package booktabs",
+    )
     sub.set_defaults(command=_results)
 
 
