@@ -102,7 +102,9 @@ def plan_memory(planned: Sequence[Planned]) -> str:
         most = max(of, key=lambda job: job.estimate.memory, default=None)
         why = {job.estimate.shapeless: job for job in of if job.estimate.shapeless}
         if most is not None and most.estimate.memory:
-            said.append(f"{what} up to {most.estimate.memory / 2**30:.3g} GiB ({most.name})")
+            size = most.estimate.memory / 2**30
+            shown = f"{size:.3g} GiB" if size >= 0.1 else f"{1024 * size:.3g} MiB"
+            said.append(f"{what} up to {shown} ({most.name})")
         if why:
             said.append(f"{what} unknown ({next(iter(why)).removeprefix('memory: ')})")
     if not said:
