@@ -29,7 +29,7 @@ from expunge.scoring.vllm_texts import continue_prompts
 
 BUDGET = 16384  # tokens a batch may come to hold,
 CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
-PARTS, FEW = 4, 32  # batches of a small model, for as many threads, but not for fewer prompts
+PARTS, FEW = 4, 100  # batches of a small model, for as many threads, but not for fewer prompts
 
 
 def generate_texts(
