@@ -14,11 +14,12 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Template
+from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study import measuring
+from expunge.study import measuring, scorer
 from expunge.study.config import EvalConfig, decode_task
 from expunge.study.maker import Maker
 from expunge.study.refresh import refresh
@@ -27,6 +28,7 @@ from expunge.study.setting import check_retain_file
 from expunge.study.settle import check_holdout, setting_of
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.store import Store
+from expunge.training.config import EvaluateArgs, TrainArgs
 
 SAMPLING = {"temperature": 1.0, "samples": 2, "max_new_tokens": 3}
 WORLD = {"authors": 4, "questions_per_author": 3, "forget_fraction": 0.25, "facts": 3, "holdout_authors": 1}
@@ -259,3 +261,25 @@ def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path
     assert "at least 2 retain models" in (found[1]["mia_lira_forget"].reason or "")
     assert found[2]["mia_lira"].extra["ci_low"] <= found[2]["mia_lira"].value
     assert found[2]["mia_lira_forget"].extra["n_shadows"] == 2
+
+
+def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every fitting that is evaluated on the way, and by the metrics at the end."""
+    retain = single(models, tmp_path, "b", "retain")
+    done(retain)
+    log, read = tmp_path / "retain" / retain.eval_file, []
+
+    def reading(*args: Any) -> Any:
+        read.append(args[0])
+        return check_retain_file(*args)
+
+    monkeypatch.setattr(scorer, "check_retain_file", reading)
+    made = single(models, tmp_path, "a")
+    maker = Maker(setting_of(made.single), made.single.eval)
+    assert made.records is not None
+    args = TrainArgs(evaluate=EvaluateArgs(every=1, keep="best"))
+    sides = {"forget": ("forget",), "retain": ("retain",)}
+    for name in ("one", "two"):
+        maker.fit(name, None, objective("GradDiff"), sides, args, retain_file=log)
+    maker.metrics("one", made.records, None, retain_file=log)
+    assert read == [log]

@@ -181,8 +181,8 @@ class StudyHandle:
         """A report for each cell; of a study without a grid, one without a name."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
-        notes = self.swept.stage.notes if self.swept else ()
-        return {name: dataclasses.replace(r, notes=(*r.notes, *notes)) for name, r in reports.items()}
+        said = self.swept.stage.said if self.swept else {}
+        return {name: dataclasses.replace(r, notes=(*r.notes, *said.get(name, ()))) for name, r in reports.items()}
 
     def stored(self, command: str = "") -> ReportModel:
         """The results as far as they are in the store, of all cells; nothing is run."""

@@ -201,7 +201,11 @@ def _add_results(commands: Any) -> None:
     sub.add_argument(
         "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
     )
-    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.add_argument(
+        "--format",
+        choices=("csv", "latex", "markdown", "json"),
+        help="default: a table for the terminal; LaTeX needs its package booktabs",
+    )
     sub.set_defaults(command=_results)
 
 
@@ -248,7 +252,7 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
-    from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
+    from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
     study = load_study(parsed.overrides, parsed.plugin)
     planned = study.plan()
@@ -260,6 +264,8 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(plan_table(planned))
     console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
+    if memory := plan_memory(planned):
+        console.print(memory, highlight=False, markup=False)
     if study.swept is not None:
         waits = "the trials of the sweep; the study with what they choose follows when they are done"
         for line in study.swept.stage.notes or (waits,):
@@ -278,6 +284,7 @@ def _planned(p: Any) -> dict[str, Any]:
         "tokens": p.job.estimate.tokens,
         "seconds": p.seconds,
         "bytes": p.job.estimate.bytes,
+        "memory": p.job.estimate.memory or None,
     }
 
 

@@ -35,6 +35,7 @@ class Scorer:
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
         self._held = measuring.Held()
+        self._logs: dict[Path, tuple[Mapping[str, Result], str]] = {}
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
         """All records of a model, gathered from a job for each set of rows and kind.
@@ -142,7 +143,7 @@ class Scorer:
             if metric.where and metric.rows:
                 measuring.rows_where(sets[metric.rows], metric)
         meta = self.meta()
-        given = self._read_retain(retain_file) if retain_file else None
+        given, mark = self._retain_log(retain_file) if retain_file else (None, None)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
@@ -154,8 +155,8 @@ class Scorer:
             return facts
 
         identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
-        if retain_file is not None:
-            identity["retain_logs"] = file_sha256(retain_file)
+        if mark is not None:
+            identity["retain_logs"] = mark
         parents = {"records": records} | ({"retain": retain} if retain else {})
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
@@ -179,10 +180,13 @@ class Scorer:
             do=do,
         )
 
-    def _read_retain(self, retain_file: Path) -> Mapping[str, Result]:
-        """The results of a retain log that fits this setting. Raises ConfigError."""
-        n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
-        return check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+    def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, Result], str]:
+        """The results of a retain log that fits this setting, and its SHA-256; read once. Raises ConfigError."""
+        if retain_file not in self._logs:
+            n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
+            results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+            self._logs[retain_file] = results, file_sha256(retain_file)
+        return self._logs[retain_file]
 
     def _tokenizer_mark(self) -> str | None:
         """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
