@@ -46,7 +46,7 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.table import Table
 
     from expunge.core.decode import decode
-    from expunge.study.memory import STRATEGIES, GiB, estimate_memory, shape_of
+    from expunge.study.memory import SCORED, STRATEGIES, GiB, estimate_memory, estimate_scoring, shape_of
     from expunge.training.config import TrainArgs
 
     for key in ("processes", "length"):
@@ -60,8 +60,12 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     for strategy in STRATEGIES if parsed.processes > 1 else STRATEGIES[:1]:
         m = estimate_memory(shape, args, strategy, processes=parsed.processes, length=parsed.length)
         table.add_row(strategy, *(f"{v / GiB:.2f}" for v in (*vars(m).values(), m.total)))
+    for kind in SCORED:
+        m = estimate_scoring(shape, kind, length=parsed.length)
+        table.add_row(kind, *(f"{v / GiB:.2f}" for v in (*vars(m).values(), m.total)))
     console = Console()
     console.print(table)
+    console.print(f"{SCORED[0]} to {SCORED[-1]}: evaluation by kind of records, all weights on each device, in float32")
     console.print(f"{shape.parameters / 1e9:.2f}G parameters; an estimate, not measured: leave a fifth free")
     return 0
 
