@@ -37,6 +37,7 @@ def test_a_study_from_python_and_again_from_the_command_line(
         assert len(list(csv.DictReader(f))) == 6
     code, out, said = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
     assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), said
+    assert "extraction_strength" in expunge("results", *words)[1]  # no name is cut, however narrow the terminal
     code, out, said = expunge("results", *words, "--format=markdown")
     assert code == 0, said
     assert "| quickstart | unlearn | NPO | model_utility | 1 |" in out

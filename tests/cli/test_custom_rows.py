@@ -74,3 +74,52 @@ def test_the_study_needs_a_file_and_takes_any_model(rows: Path, expunge: Run) ->
     assert code == 2 and "forget: missing" in said
     study = decode_study(study_tree(["study=custom", "forget=forget.csv", "model=Qwen2.5-0.5B-Instruct"]))
     assert (study.benchmark, study.forget, study.model.source) == ("custom", "forget.csv", "Qwen/Qwen2.5-0.5B-Instruct")
+
+
+def test_equal_rows_under_other_names_keep_their_sides(rows: Path, expunge: Run) -> None:
+    (rows / "keep.csv").write_text(
+        "question,answer\n" + "".join(f"Where is no {i}?,By the river {i}.\n" for i in range(6))
+    )
+    code, _, said = expunge(
+        "train", "benchmark=custom", "forget=forget.csv", "retain=keep.csv", "data.args.train_full=true",
+        "task_name=full", "model=llama-64k", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    found = []
+    for i, (forget, retain) in enumerate((("forget.csv", "keep.csv"), ("keep.csv", "forget.csv"))):
+        code, _, said = expunge(
+            "eval", "benchmark=custom", f"forget={forget}", f"retain={retain}", f"task_name=e{i}", "model=llama-64k",
+            LOADED, "eval.generation.max_new_tokens=4",
+        )  # fmt: skip
+        assert code == 0, said
+        found.append(json.loads((rows / "saves" / "eval" / f"e{i}" / "CUSTOM_SUMMARY.json").read_text()))
+    one, other = found
+    assert one["forget_Q_A_Prob"] == other["retain_Q_A_Prob"] != other["forget_Q_A_Prob"]
+    assert one["retain_Q_A_Prob"] == other["forget_Q_A_Prob"]
+    # a question without letters is the same in capitals: two sets, scored once, and both are there
+    (rows / "digits.csv").write_text("question,answer\n1 + 1 = ?,It is two.\n2 + 1 = ?,It is three.\n")
+    code, _, said = expunge(
+        "eval", "benchmark=custom", "forget=digits.csv", "retain=keep.csv", "task_name=digits", "model=llama-64k",
+        LOADED, "eval.generation.max_new_tokens=4", "eval.extras=[worst_case]",
+    )  # fmt: skip
+    assert code == 0, said
+    summary = json.loads((rows / "saves" / "eval" / "digits" / "CUSTOM_SUMMARY.json").read_text())
+    assert summary["forget_Q_A_Prob_upper"] == summary["forget_Q_A_Prob"]
+
+
+def test_answers_that_were_cut_are_told(rows: Path, expunge: Run) -> None:
+    (rows / "long.csv").write_text("question,answer\nWho?,Ann.\nWho else?," + "Ann and " * 600 + "Bob.\n")
+    code, _, said = expunge(
+        "train", "benchmark=custom", "forget=long.csv", "retain=forget.csv", "data.args.train_full=true",
+        "task_name=full", "model=llama-64k", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "note: 1 answers of retain were cut" in said
+    code, _, said = expunge(
+        "unlearn", "benchmark=custom", "forget=long.csv", "trainer=GradAscent", "task_name=ga", "model=llama-64k",
+        LOADED,
+        "eval.generation.max_new_tokens=4", *SMALL,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "note: 1 answers of forget were cut" in said
+    assert "note: 1 answers of forget_eval were cut" in said

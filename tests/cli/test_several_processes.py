@@ -8,10 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 import yaml
+from safetensors.torch import load_file
+
+from expunge.core.ranks import Rank
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = (
@@ -32,7 +38,7 @@ def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPat
     assert expunge("run", "study=quickstart") == (2, "", "")
 
 
-@pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp2", "zero2", "zero3"])
+@pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp2", "fsdp2_cpu", "zero2", "zero3"])
 def test_launch_configurations_lie_with_the_package(expunge: Run, name: str) -> None:
     code, out, _ = expunge("launch-config", name)
     assert code == 0
@@ -56,14 +62,53 @@ def test_memory_on_paper(expunge: Run) -> None:
     assert "is no setting" in expunge("memory", "Llama-3.1-8B", "bf16")[2]
 
 
-def start(here: Path, processes: int, *words: str) -> subprocess.CompletedProcess[str]:
+def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expunge.cli.several.find_spec", lambda name: None)
+    monkeypatch.setattr("expunge.cli.memory.find_spec", lambda name: None)
+    code, out, said = expunge("launch-config", "zero3")
+    assert code == 0 and Path(out.strip()).is_file()
+    assert said == "expunge: note: zero3 needs DeepSpeed, which is not installed: pip install 'expunge[deepspeed]'\n"
+    assert expunge("launch-config", "fsdp2")[2] == ""
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_DEEPSPEED": "true"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    code, _, said = expunge(*SMALL)
+    assert code == 2
+    assert said.startswith("expunge: error: unlearn: the launcher asks for DeepSpeed, which is not installed: pip")
+    monkeypatch.setenv("RANK", "1")
+    assert expunge(*SMALL) == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
+        ("trainer=RMU", "RMU reads a layer and leaves the rest of the model out, which a model in shards cannot do"),
+        ("trainer.args.step=sam", "a step runs in one process"),
+        ("model.model_args.device_map=auto", "model.model_args.device_map: spreads a model over the devices of one"),
+    ],
+)
+def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
+    expunge: Run, tofu_source: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
+) -> None:
+    monkeypatch.setattr("expunge.core.ranks.here", lambda: Rank(0, 2))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    code, _, err = expunge(*SMALL, f"data.root={tofu_source}", word)
+    assert code != 0
+    assert err.startswith(f"expunge: error: {said}")
+    assert not Path("saves").exists()
+
+
+def start(here: Path, processes: int, *words: str, config: str = "ddp_cpu") -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = subprocess.run(
-        [sys.executable, "-m", "expunge", "launch-config", "ddp_cpu"], capture_output=True, text=True, check=True
+    file = subprocess.run(
+        [sys.executable, "-m", "expunge", "launch-config", config], capture_output=True, text=True, check=True
     ).stdout.strip()  # fmt: skip
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", config)
+    held = here / "launch.yaml"
+    held.write_text(yaml.safe_dump({**yaml.safe_load(Path(file).read_text()), "use_cpu": True}))
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(held))
     numbers = ("--num_processes", str(processes), "--main_process_port", str(port), "-m", "expunge")
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*launcher, *numbers, *words], cwd=here, env=env, capture_output=True, text=True, timeout=280)
@@ -82,11 +127,57 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     assert code == 0, said
     one = json.loads((here / "saves/unlearn/gd/evals/TOFU_SUMMARY.json").read_text())
     assert [p.name for p in (here / "one/unlearn").iterdir()] == [p.name for p in (here / "two/unlearn").iterdir()]
-    known = {k: v for k, v in one.items() if v is not None}
-    assert {k: v for k, v in two.items() if v is not None} == pytest.approx(known, rel=1e-4, abs=1e-6)
-    assert len(known) > 10
+    assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
+    assert len(known(one)) > 10
 
     bad = start(here, 2, *SMALL, data, "trainer.args.loss_limit=1e-9", "paths.output_dir=bad")
     assert bad.returncode != 0
     assert bad.stderr.count("expunge: error:") == 1
     assert not (here / "bad").exists()
+    refused = start(here, 2, *SMALL, data, "model.model_args.device_map=auto", "paths.output_dir=bad")
+    assert refused.returncode != 0
+    assert refused.stderr.count("expunge: error: model.model_args.device_map: spreads a model over") == 1
+
+
+def known(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+no_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config", ["fsdp2_cpu", pytest.param("zero2", marks=no_deepspeed), pytest.param("zero3", marks=no_deepspeed)]
+)
+def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expunge: Run, config: str) -> None:
+    """Losses, evaluations on the way, the best weights and the numbers after them, to 1e-4; saved as a plain model.
+
+    16 samples in steps of 6: the last step is an uneven one.
+    """
+    words = (
+        *SMALL, f"data.root={tofu_source}", "trainer.args.num_train_epochs=4", "trainer.args.learning_rate=3e-3",
+        "trainer.args.logging_steps=1", "trainer.args.evaluate.steps=1", "trainer.args.evaluate.keep=best",
+        "trainer.args.evaluate.rule.floor=0",
+    )  # fmt: skip
+    steps = "trainer.args.gradient_accumulation_steps"
+    done = start(here, 2, *words, f"{steps}=3", "paths.output_dir=two", "paths.store=store_two", config=config)
+    assert done.returncode == 0, done.stderr
+    code, _, said = expunge(*words, f"{steps}=6", "paths.output_dir=one", "paths.store=store_one")
+    assert code == 0, said
+    for name in ("log.jsonl", "trajectory.jsonl"):
+        one, two = ([json.loads(line) for line in (here / d / name).read_text().splitlines()] for d in ("one", "two"))
+        assert len(one) == len(two) >= 3
+        for mine, theirs in zip(one, two, strict=True):
+            assert known(theirs) == pytest.approx(known(mine), rel=1e-4, abs=1e-6)
+    assert (here / "one/.expunge-key").read_text() == (here / "two/.expunge-key").read_text()
+    models = [transformers.AutoModelForCausalLM.from_pretrained(here / d) for d in ("one", "two")]
+    start_of = load_file(next((here / "store_one/base").glob("*/model.safetensors")))
+    moved = 0.0
+    for (name, mine), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-6)
+        moved = max(moved, float((mine.detach() - start_of[name]).abs().max()))
+    assert moved > 1e-3
+    one, two = (json.loads((here / d / "evals/TOFU_SUMMARY.json").read_text()) for d in ("one", "two"))
+    assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
+    assert len(known(one)) > 10

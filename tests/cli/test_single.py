@@ -31,6 +31,17 @@ def trained(here: Path, tofu_source: Path, expunge: Run) -> Path:
     return here
 
 
+def test_a_number_that_is_missing_says_why(trained: Path, tofu_source: Path, expunge: Run) -> None:
+    code, out, said = expunge(
+        "eval", "experiment=eval/tofu/default", "task_name=retain", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=saves/train/retain90",
+        f"data.root={tofu_source}", SMALL[2],
+    )  # fmt: skip
+    assert code == 0, said
+    assert "forget_quality               - (1)" in out
+    assert "(1) needs a retain model's truth ratios (forget_truth_ratio); none was given" in out
+
+
 def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) -> None:
     words = (
         "unlearn", "--config-name=unlearn.yaml", "experiment=unlearn/tofu/default.yaml", "trainer=NPO",

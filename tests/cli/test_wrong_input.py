@@ -47,6 +47,8 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a method that does not unlearn": ((*UNLEARN, "trainer=finetune"), ("trainer=finetune", "expunge train")),
     "results of nothing": (("results",), ("study: missing", "no study has run here")),
+    "results of a study that has not run": (("results", "study=quickstart"), ("quickstart has no results in",)),
+    "an empty query": (("results", "--query", " "), ("--query: is empty",)),
     "unknown split": ((*UNLEARN, "forget_split=forgte10"), ("forget_split=forgte10", "did you mean 'forget10'")),
     "splits that do not fit": (
         (*UNLEARN, "forget_split=forget05", "retain_split=retain90"),

@@ -34,9 +34,23 @@ class Outer:
     many: dict[str, Inner] = field(default_factory=dict)
 
 
-def complaint(data: Any, where: str = "") -> str:
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    low: int = 0
+    high: int = 1
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.names:
+            raise ValueError("names: none is named x")
+        if self.low > self.high:
+            raise ValueError(f"{self.low} is above {self.high}")
+
+
+def complaint(data: Any, where: str = "", cls: type[Any] = Outer) -> str:
     with pytest.raises(ConfigError) as caught:
-        decode(Outer, data, where=where)
+        decode(cls, data, where=where)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -117,6 +131,11 @@ def test_a_missing_key() -> None:
 
 def test_where_stands_before_each_key() -> None:
     assert complaint({"train": {"steps": "x"}}, "study").startswith("study.train.steps: ")
+
+
+def test_a_group_that_is_wrong_as_a_whole_is_not_written_out() -> None:
+    assert complaint({"low": 2, "high": 1, "names": []}, cls=Range) == "Range: 2 is above 1"
+    assert complaint({"names": ["x"]}, "eval", cls=Range) == "eval.names: none is named x, got ['x']"
 
 
 def test_not_a_mapping_and_keys_that_are_not_text() -> None:

@@ -56,6 +56,7 @@ def test_the_right_option_by_position_or_letter(answer: object) -> None:
         ({"question": "q", "choices": ["x", "y"], "answer": "AB"}, "f row 0: 'answer' must be 0 to 1 or A to B: 'AB'"),
         ({"question": "q", "choices": ["x", "y"], "answer": ""}, "f row 0: 'answer' must be 0 to 1 or A to B: ''"),
         ({"question": " ", "choices": ["x", "y"], "answer": 0}, "f row 0: 'question' is empty"),
+        ({"question": "Q", "choices": ["x", " "], "answer": 0}, "f row 0: option 1 is empty"),
     ],
 )
 def test_what_is_refused(record: dict[str, object], said: str) -> None:

@@ -56,6 +56,8 @@ def test_other_columns() -> None:
         ({**PLAIN, "paraphrased_answer": " "}, ["'paraphrased_answer' is empty"]),
         ({**PLAIN, "paraphrased_question": 1}, ["'paraphrased_question' must be text"]),
         ({**PLAIN, "perturbed_answer": []}, ["'perturbed_answer' must be a text or a list of texts, got []"]),
+        ({**PLAIN, "perturbed_answer": "['Bob.', 'Cy.']"}, ["is a list written out as text", "perturbed_answer_1"]),
+        ({**PLAIN, "perturbed_answer": '[ "Bob." ]\n'}, ["is a list written out as text"]),
         ({**PLAIN, "perturbed_answer": {"a": 1}}, ["'perturbed_answer' must be a text or a list"]),
         ({**PLAIN, "perturbed_answer": ["B", 7]}, ["'perturbed_answer'[1] must be text, got 7"]),
         ({**PLAIN, "perturbed_answer": ["B", ""]}, ["'perturbed_answer'[1] is empty"]),

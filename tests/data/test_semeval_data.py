@@ -77,6 +77,7 @@ def test_parquet_and_csv_of_the_same_rows_are_the_same(tmp_path: Path) -> None:
         ({"id": "a-1"}, "row 0: id 'a-1': expected"),
         ({"task": "task1"}, "row 0: task 'task1'; did you mean 'Task1'?"),
         ({"task": None}, "row 0: 'task' must be text, got None"),
+        ({"id": 5}, "row 0: 'id' must be text, got 5"),
         ({"id": '"a-1"qa0'}, "row 1: the id '\"a-1\"qa0' is also that of row 0"),
         ({"id": "k-2sc1"}, "row 0: its document k-2 is also that of"),
         ({"output": " "}, "row 0: 'output' is empty"),
@@ -86,6 +87,7 @@ def test_a_wrong_row_is_one_line(tmp_path: Path, change: dict, said: str) -> Non
     with pytest.raises(DataError) as error:
         load_semeval(str(write(tmp_path, [{**FORGET[0], **change}, *FORGET[1:]])), "train")
     assert said in str(error.value)
+    assert "did you mean 'id'" not in str(error.value)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_names_in_a_folder(tmp_path: Path) -> None:
     [
         ("a.json", '{"a": 1}\n{"a": \n', "a.json line 2: not JSON: Expecting value"),
         ("a.json", "plain text\n", "a.json line 1: not JSON"),
+        ("a.tsv", "question\tanswer\n", "a.tsv line 1: no JSON; a table of fields with commas between them"),
         ("a.json", '[{"a": 1},\n{"b" 2}]', "a.json line 2: not JSON"),
         ("a.json", '{"a": 1}\n[1]\n', "a.json line 2: expected an object of columns, got a list"),
         ("a.json", '[{"a": 1}, 5]', "a.json item 1: expected an object of columns, got a int"),
@@ -183,3 +184,8 @@ def test_offline_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     text = said("nobody-here/set", subset="x")
     assert "nobody-here/set:x[train]: the Hugging Face hub is out of reach" in text
+
+
+def test_a_place_that_is_not_there_is_news_before_its_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none does not exist"):
+        load_raw(str(tmp_path / "none"), subset="copyright", split="unlearn")

@@ -94,3 +94,26 @@ def test_needs_two_kinds_of_answers(records) -> None:
     metric = Metric("m", "truth_ratio", rows="r", tokens=("answer",), args=FORGET)
     with pytest.raises(ConfigError, match=r"reads tokens \(correct, wrong\), got \['answer'\]"):
         compute([metric], {"r": records({"answer": {0: [-1.0]}})}, {})
+
+
+@pytest.mark.parametrize("family, tokens", [("probability", ("perturbed",)), ("answer_loss", ("perturbed",))])
+def test_a_row_with_an_answer_that_is_no_number_has_no_mean_over_the_others(records, family, tokens) -> None:
+    made = records({"perturbed_0": {0: [-1.0], 1: [-1.0]}, "perturbed_1": {0: [-2.0], 1: [math.nan]}})
+    found = compute([Metric("m", family, rows="r", tokens=tokens)], {"r": made}, {})["m"]
+    assert found.extra["n_missing"] == 1
+    assert found.value == pytest.approx(1.5 if family == "answer_loss" else (math.exp(-1) + math.exp(-2)) / 2)
+
+
+def test_a_wrong_answer_that_is_no_number_neither_raises_nor_lowers_the_row(records) -> None:
+    made = records(
+        {
+            "answer": {0: [-1.0], 1: [-1.0]},
+            "perturbed_0": {0: [-1.0], 1: [-1.0]},
+            "perturbed_1": {0: [-1.0], 1: [math.nan]},
+        }
+    )
+    for family, args in (("truth_ratio", {"aggregate": "raw"}), ("probability_w_options", {})):
+        metric = Metric("m", family, rows="r", tokens=("answer", "perturbed"), args=args)
+        found = compute([metric], {"r": made}, {})["m"]
+        assert found.extra["n_missing"] == 1
+        assert found.value == pytest.approx(1.0 if family == "truth_ratio" else 1 / 3)

@@ -6,8 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from expunge.cli.cells import in_one
 from expunge.core.errors import ConfigError, DataError
 from expunge.report.model import ReportModel
 from expunge.report.query import query, read_results, results_table, to_text, write_results
@@ -45,6 +48,22 @@ def test_the_file_and_back(model: ReportModel, tmp_path: Path) -> None:
     bad.write_text("no parquet")
     with pytest.raises(DataError, match=r"bad\.parquet: not a table of results"):
         read_results([bad])
+    pq.write_table(pa.table({"study": ["x"]}), bad)
+    with pytest.raises(DataError, match=r"bad\.parquet: not a table of results"):
+        read_results([bad])
+    pq.write_table(results_table(model).drop_columns("cell"), path)  # as files were before there was such a column
+    assert read_results([path]).equals(results_table(model))
+
+
+def test_cells_of_a_grid_can_be_asked_for(model: ReportModel) -> None:
+    both = in_one({"forget01": model, "forget05": model})
+    asked = (
+        "SELECT cell, label, n FROM means WHERE metric = 'model_utility' AND cell = 'forget05' AND label LIKE '%npo'"
+    )
+    assert query(results_table(both), asked).to_dict("records") == [
+        {"cell": "forget05", "label": "forget05/npo", "n": 2}
+    ]
+    assert results_table(model)["cell"].null_count == results_table(model).num_rows
 
 
 @pytest.mark.parametrize(
@@ -70,3 +89,14 @@ def test_text_forms_keep_markup_harmless_and_gaps_empty(model: ReportModel) -> N
     assert "<script" not in to_text(frame, "markdown")
     assert "npo & 0.5 \\\\" in to_text(frame, "latex")
     assert json.loads(to_text(frame, "json"))[0] == {"label": "npo", "value": 0.5}
+
+
+def test_no_form_for_programs_loses_digits(model: ReportModel) -> None:
+    frame = query(results_table(model), "SELECT 0.001879101503938e0::DOUBLE AS x")
+    assert json.loads(to_text(frame, "json")) == [{"x": 0.001879101503938}]
+    assert to_text(frame, "csv").splitlines()[1] == "0.001879101503938"
+
+
+def test_an_unknown_table_is_told_those_there_are(model: ReportModel) -> None:
+    with pytest.raises(ConfigError, match=r"nothing does not exist! \(the tables are results and means\)$"):
+        query(results_table(model), "SELECT * FROM nothing")

@@ -109,6 +109,16 @@ def test_missing_values_have_a_reason(model: ReportModel) -> None:
     assert len(set(made.footnotes)) == len(made.footnotes)
 
 
+def test_a_value_that_leaves_rows_out_says_so(model: ReportModel) -> None:
+    run = model.runs[0]
+    partial = {**run.results, "forget_Q_A_ROUGE": Result(0.5, extra={"n_missing": 2.0})}
+    made = table(dataclasses.replace(model, runs=(dataclasses.replace(run, results=partial), *model.runs[1:])))
+    cell = cell_of(made, next(r.name for r in made.rows if r.label == run.label), "forget_Q_A_ROUGE")
+    assert cell.value == 0.5
+    assert cell.note is not None
+    assert made.footnotes[cell.note - 1] == "forget_Q_A_ROUGE: 2 rows have no value and are left out"
+
+
 def test_an_underflowed_p_value_uses_the_stored_log(model: ReportModel) -> None:
     quality = {"forget_quality": Result(0.0, extra={"ks_distance": 1.0, "log10_p": -400.0})}
     made = table(dataclasses.replace(model, runs=(Run("a", "unlearn", results=quality),)))

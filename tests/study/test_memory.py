@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.study.memory import Shape, estimate_memory, shape_of
+from expunge.models.config import ModelArgs, ModelConfig
+from expunge.study.memory import Shape, estimate_memory, estimate_scoring, shape_in, shape_of
 from expunge.training.config import TrainArgs
 from expunge.training.lora import LoraArgs
 
@@ -60,3 +61,45 @@ def test_shapes_of_folders_and_names(tmp_path: Path) -> None:
         shape_of(str(tmp_path))
     with pytest.raises(ConfigError, match=r"no known model 'Llama-3\.1-8'; did you mean 'Llama-3\.1-8B'"):
         shape_of("Llama-3.1-8")
+
+
+def test_names_in_hub_ids_and_what_is_no_such_model(tmp_path: Path) -> None:
+    assert shape_of("meta-llama/Llama-3.2-1B-Instruct") == shape_of("Llama-3.2-1B")
+    for name in ("Llama-3.2-1Bx", "Llama-3.2-11B", "someone/else"):
+        with pytest.raises(ConfigError, match="no known model"):
+            shape_of(name)
+    (tmp_path / "config.json").write_text('{"hidden_size": 8, "num_local_experts": 4}')
+    with pytest.raises(ConfigError, match="a mixture of experts"):
+        shape_of(str(tmp_path))
+
+
+def test_the_shape_of_a_configured_model() -> None:
+    assert shape_in(ModelConfig(preset="llama-64k", vocab_size=300)).vocabulary == 300
+    assert shape_in(ModelConfig(preset="llama-64k")) == shape_of("llama-64k")
+    source = ModelConfig(preset="llama-64k", model_args=ModelArgs(pretrained_model_name_or_path="x/Llama-2-7b-hf"))
+    assert shape_in(source) == shape_of("Llama-2-7b")
+
+
+def test_what_scoring_holds() -> None:
+    """A token in a layer: 8*8 + 2*4 + 4*16 = 136 numbers; in the cache 2 layers of a key and a value: 2*2*4 = 16."""
+    small = {"length": 10, "n_rows": 3}  # 30 tokens, fewer than a batch takes
+    m = estimate_scoring(SMALL, "tokens", **small)
+    assert (m.weights, m.gradients) == (4 * 1352, 0)
+    assert m.activations == 4 * (30 * 136 + 2 * 30 * 16)
+    assert m.logits == 4 * 30 * 10 + 3 * 4 * 30 * 10
+    m = estimate_scoring(SMALL, "texts", **small, width=2)
+    assert (m.weights, m.activations, m.logits) == (2 * 1352, 2 * 30 * (136 + 16), 2 * 3 * 10)
+    m = estimate_scoring(SMALL, "grads", **small)
+    assert (m.gradients, m.activations) == (3 * 4 * 1352, 4 * 30 * 2 * 136)
+    m = estimate_scoring(SMALL, "agreement", **small)
+    assert (m.weights, m.logits) == (2 * 4 * 1352, 2 * 4 * 30 * 10 + 3 * 4 * 30 * 10)
+
+
+def test_scoring_is_flat_in_the_number_of_rows() -> None:
+    """Batches bound it: 8192 tokens read, or 2^28 logits, whichever is less."""
+    shape = shape_of("Llama-3.1-8B")
+    for kind in ("tokens", "texts", "samples", "grads", "agreement"):
+        most = estimate_scoring(shape, kind)
+        assert estimate_scoring(shape, kind, n_rows=10**6) == most
+        assert estimate_scoring(shape, kind, n_rows=1).total <= most.total
+    assert estimate_scoring(shape, "tokens").logits == 4 * 2**28 + 3 * 4 * 2**24

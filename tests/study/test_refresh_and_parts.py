@@ -14,11 +14,12 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Template
+from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study import measuring
+from expunge.study import measuring, scorer
 from expunge.study.config import EvalConfig, decode_task
 from expunge.study.maker import Maker
 from expunge.study.refresh import refresh
@@ -27,6 +28,7 @@ from expunge.study.setting import check_retain_file
 from expunge.study.settle import check_holdout, setting_of
 from expunge.study.single import Prepared, Single, carry_out, prepare
 from expunge.study.store import Store
+from expunge.training.config import EvaluateArgs, TrainArgs
 
 SAMPLING = {"temperature": 1.0, "samples": 2, "max_new_tokens": 3}
 WORLD = {"authors": 4, "questions_per_author": 3, "forget_fraction": 0.25, "facts": 3, "holdout_authors": 1}
@@ -159,6 +161,12 @@ def test_refresh_reads_records_and_no_model(models: Path, tmp_path: Path) -> Non
     assert after["forget_Q_A_Prob"] == before["forget_Q_A_Prob"]
     assert {p.name: p.read_bytes() for p in (tmp_path / "store").rglob("TOFU_EVAL.json")} == stored
     assert refresh(tmp_path / "a" / made.eval_file) == summary  # by its file, and with the log it now names
+    added = refresh(tmp_path / "a", extras=("arcsf", "leak"))  # groups that nobody asked for when the model was there
+    assert (added["arcsf_forget_mean_tr"] or 0) > 0
+    assert added["forget_quality"] == summary["forget_quality"]
+    assert added["forget_leak_at_1"] is None  # its samples were never made
+    with pytest.raises(ConfigError, match=r"eval\.extras: no group of metrics named 'arsf'; did you mean 'arcsf'"):
+        refresh(tmp_path / "a", extras=("arsf",))
     with pytest.raises(ConfigError, match="already holds something else"):
         (tmp_path / "models").mkdir()
         shutil.copytree(models, mine, dirs_exist_ok=True)
@@ -188,6 +196,9 @@ def test_a_retain_log_of_another_tokenizer_is_refused(models: Path, tmp_path: Pa
     said = read_results(Path(log))[1]
     with pytest.raises(ConfigError, match=r"was measured on other forget_eval rows"):
         check_retain_file(Path(log), {**said, "rows": {"forget_eval": "x"}}, 3, lambda: None)
+    for key, named in (("template", "model.template_args"), ("truth_ratio", "eval.truth_ratio")):
+        with pytest.raises(ConfigError, match=f"was measured with another {named}"):
+            check_retain_file(Path(log), {**said, key: "other"}, 3, lambda: None)
 
 
 def benchmark(holdout: str) -> Benchmark:
@@ -202,6 +213,17 @@ def test_a_holdout_row_that_is_to_be_forgotten() -> None:
     check_holdout(benchmark("Rome."))
     with pytest.raises(DataError, match=r"^holdout row 1 is forget row 1 as well: 'Where\?'"):
         check_holdout(benchmark("Paris."))
+
+
+def test_rows_that_an_attack_tells_apart_must_differ() -> None:
+    sides = [Metric(f"loss_{r}", "loss_score", rows=r, tokens=("answer",)) for r in ("forget", "unseen")]
+    auc = Metric("auc", "attack_auc", parents={"members": "loss_forget", "others": "loss_unseen"})
+    made = benchmark("Rome.")
+    made = dataclasses.replace(
+        made, sets={"forget": made.sets["forget"], "unseen": made.sets["forget"]}, panel=(auc, *sides)
+    )
+    with pytest.raises(DataError, match=r"^unseen row 0 is forget row 0 as well: 'Who\?'"):
+        check_holdout(made)
 
 
 def test_rows_by_what_their_meta_says() -> None:
@@ -239,3 +261,25 @@ def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path
     assert "at least 2 retain models" in (found[1]["mia_lira_forget"].reason or "")
     assert found[2]["mia_lira"].extra["ci_low"] <= found[2]["mia_lira"].value
     assert found[2]["mia_lira_forget"].extra["n_shadows"] == 2
+
+
+def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every fitting that is evaluated on the way, and by the metrics at the end."""
+    retain = single(models, tmp_path, "b", "retain")
+    done(retain)
+    log, read = tmp_path / "retain" / retain.eval_file, []
+
+    def reading(*args: Any) -> Any:
+        read.append(args[0])
+        return check_retain_file(*args)
+
+    monkeypatch.setattr(scorer, "check_retain_file", reading)
+    made = single(models, tmp_path, "a")
+    maker = Maker(setting_of(made.single), made.single.eval)
+    assert made.records is not None
+    args = TrainArgs(evaluate=EvaluateArgs(every=1, keep="best"))
+    sides = {"forget": ("forget",), "retain": ("retain",)}
+    for name in ("one", "two"):
+        maker.fit(name, None, objective("GradDiff"), sides, args, retain_file=log)
+    maker.metrics("one", made.records, None, retain_file=log)
+    assert read == [log]

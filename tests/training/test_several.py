@@ -19,16 +19,20 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from expunge.benchmarks.panel import tofu_panel
 from expunge.core import ranks
 from expunge.core.errors import JobError
 from expunge.core.ranks import Rank
-from expunge.data.template import Encoded
+from expunge.data.rows import Row, RowSet
+from expunge.data.template import Encoded, Encoder, Template
 from expunge.methods import objective
 from expunge.methods.api import Serve
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.scoring.config import Generation
 from expunge.training.ask import Ask
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Selection, Watch
+from expunge.training.evaluate import Panel, Selection, Watch, panel_metrics
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.reference import keep
@@ -112,7 +116,35 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     except JobError as error:
         said["dual"] = str(error)
     said["shards"] = in_shards(model_of(), rows)
+    said["panel"] = whole_panel()
     return said
+
+
+def whole_panel() -> dict[str, float]:
+    """TOFU's metrics over tokens and texts, as an evaluation during training asks for them: 9 of up to 11 rows."""
+    places = ("Paris", "a town by the sea", "Lagos", "an island whose name nobody ever wrote down")
+    sets = {}
+    for k, name in enumerate(("forget_eval", "retain_eval", "real_authors", "world_facts")):
+        made = []
+        for i in range(11 - k):
+            said = [f"{places[(i + j) % 4]} {i * j}." for j in range(5)]
+            wrong = {f"perturbed_{j}": f"Not there, but in {said[j + 1]}" for j in range(1 + i % 3)}
+            answers = {"answer": f"In {said[0]}", "paraphrase": f"It is {said[0]}", **wrong}
+            made.append(Row(i, f"Where does author {i} of {name} live?" + " Say so." * (i % 4), answers))
+        sets[name] = RowSet(name, tuple(made))
+    texts = [text for rows in sets.values() for row in rows for text in (row.question, *row.answers.values())]
+    tokenizer = train_tokenizer(texts, 400, max_length=256)
+    encoder = Encoder(Template(), tokenizer)
+    model = build_llama("llama-64k", tokenizer, vocab_size=400, seed=0)
+    ids = [torch.tensor(encoder.row(rows, row, "answer").ids) for rows in sets.values() for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    steps = torch.optim.Adam(model.parameters(), lr=2e-2)
+    for _ in range(30):  # each by itself, so that what it says has right words in it
+        steps.zero_grad()
+        model(input_ids=padded, labels=padded.masked_fill(padded == 0, -100)).loss.backward()
+        steps.step()
+    metrics = panel_metrics(tofu_panel(), EvaluateArgs(steps=1, panel="full"))
+    return Panel(metrics, sets, encoder, Generation(max_new_tokens=12), rows=9)(model)
 
 
 class Gathering:
@@ -217,6 +249,17 @@ def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
     for said in two:
         np.testing.assert_allclose([p["f"] for p in said["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
         np.testing.assert_allclose(said["watched"], weights, rtol=1e-4, atol=2e-5)
+
+
+def test_the_whole_panel_says_the_same(two: list[dict[str, Any]]) -> None:
+    """Numbers of tokens and of texts; what lacks a retain model is missing for all alike."""
+    alone = whole_panel()
+    assert [name for name, value in alone.items() if math.isnan(value)] == ["forget_quality"]
+    assert len({round(value, 9) for value in alone.values()}) > 15
+    assert 0 < alone["forget_Q_A_ROUGE"] < 1 and 0 < alone["model_utility"] < 1
+    for said in two:
+        assert list(said["panel"]) == list(alone)
+        assert said["panel"] == pytest.approx(alone, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 def test_a_broken_run_of_two_goes_on_to_the_same_bits(two: list[dict[str, Any]]) -> None:

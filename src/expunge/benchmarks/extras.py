@@ -37,7 +37,7 @@ def with_extras(benchmark: Benchmark, names: Sequence[str], *, samples: int, ref
     for name in names:
         for needed in EXTRAS[name].rows:
             if needed not in benchmark.sets:
-                hint = "; name a holdout_split" if needed == HOLDOUT else ""
+                hint = "; name a holdout_split (benchmark=custom: data.args.holdout)" if needed == HOLDOUT else ""
                 raise ConfigError(f"eval.extras: {name} reads the rows {needed!r}, which {benchmark.name} lacks{hint}")
         metrics, more = EXTRAS[name].make(wanted)
         known = {m.name: m for m in panel}

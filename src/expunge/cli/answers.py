@@ -15,12 +15,15 @@ from rich.text import Text
 from expunge.core.errors import ConfigError
 from expunge.report.query import FILE, Format, query, read_results, results_table, to_text
 
+WIDE = 10_000  # characters
 STUDIES = Path("saves/study")
 MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
 
 
 def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
     """Print the answer to a query; without one, the means over seeds of every metric."""
+    if sql is not None and not sql.strip():
+        raise ConfigError("--query: is empty; give SQL over results and means, or leave it out")
     frame = query(_results(overrides), sql or MEANS)
     if style is not None:
         sys.stdout.write(to_text(frame, style))
@@ -33,7 +36,7 @@ def show_results(overrides: Sequence[str], sql: str | None, style: Format | None
         shown.add_row(
             *(Text("" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row)
         )
-    Console().print(shown)
+    Console(width=WIDE).print(shown)  # a line is as long as it is: of a name that is cut nobody can tell which it was
     return 0
 
 
@@ -41,7 +44,15 @@ def _results(overrides: Sequence[str]) -> pa.Table:
     if overrides:
         from expunge.cli.api import load_study
 
-        return results_table(load_study(overrides).stored())
+        study = load_study(overrides)
+        stored = study.stored()
+        if not stored.runs:
+            raise ConfigError(
+                f"study: {stored.study} has no results in {study.store.root} yet; `expunge run` makes them"
+            )
+        if stored.missing:
+            print(f"note: {len(stored.missing)} models have no results yet, or failed", file=sys.stderr)
+        return results_table(stored)
     files = sorted(STUDIES.glob(f"*/{FILE}"))
     if not files:
         raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")

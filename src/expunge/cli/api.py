@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
 from expunge.core.identity import canonical
+from expunge.metrics.results import left_out, read_results
 from expunge.report.model import ReportModel
 from expunge.report.table import table
 from expunge.study.auditing.results import show_audit_rows
@@ -180,8 +181,8 @@ class StudyHandle:
         """A report for each cell; of a study without a grid, one without a name."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
-        notes = self.swept.stage.notes if self.swept else ()
-        return {name: dataclasses.replace(r, notes=(*r.notes, *notes)) for name, r in reports.items()}
+        said = self.swept.stage.said if self.swept else {}
+        return {name: dataclasses.replace(r, notes=(*r.notes, *said.get(name, ()))) for name, r in reports.items()}
 
     def stored(self, command: str = "") -> ReportModel:
         """The results as far as they are in the store, of all cells; nothing is run."""
@@ -215,10 +216,15 @@ def sweep_of(tree: Mapping[str, Any], study: Study, plugins: tuple[str, ...]) ->
 
 @dataclass(frozen=True)
 class JobResult:
-    """A finished single job: its folder, and its metrics (name -> number, or None where there is none)."""
+    """A finished single job: its folder, and its metrics (name -> number, or None where there is none).
+
+    reasons: why a metric has no number, or that its number leaves rows out. notes: what was cut.
+    """
 
     folder: Path
     summary: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,7 @@ class JobHandle:
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
         summary: dict[str, float | None] = {}
+        reasons: dict[str, str] = {}
         evals = folder / "evals" if self.prepared.model else folder
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
@@ -243,7 +250,22 @@ class JobHandle:
         for job, name in files:
             if job is not None:
                 summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
-        return JobResult(folder, summary)
+                found = read_results(evals / name)[0]
+                reasons |= {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
+        return JobResult(folder, summary, reasons, self._cut())
+
+    def _cut(self) -> list[str]:
+        """Which rows were longer than the template allows: in training, and of what was scored."""
+        store = Store(Path(self.prepared.single.paths.store))
+        parts = self.prepared.records.parents.items() if self.prepared.records else ()
+        jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
+        found = []
+        for name, job in jobs:
+            facts = (store.record(job) or {}).get("facts", {}) if job else {}
+            for own, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
+                if n:
+                    found.append(f"{n} answers of {name or own} were cut at the longest row the model is given")
+        return found
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:

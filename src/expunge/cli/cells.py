@@ -23,7 +23,7 @@ def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
     if list(reports) == [""]:
         return reports[""]
     first = next(iter(reports.values()))
-    runs = tuple(dataclasses.replace(r, label=f"{c}/{r.label}") for c, m in reports.items() for r in m.runs)
+    runs = tuple(dataclasses.replace(r, label=f"{c}/{r.label}", cell=c) for c, m in reports.items() for r in m.runs)
     lost = tuple(Missing(f"{cell}/{m.label}", m.reason) for cell, model in reports.items() for m in model.missing)
     return dataclasses.replace(first, runs=runs, missing=lost, samples=(), null_band={}, notes=(), audits=())
 

@@ -88,6 +88,30 @@ def plan_summary(planned: Sequence[Planned]) -> str:
     return text
 
 
+TRAINED = ("train", "unlearn", "relearn", "pretrain", "delete", "recover")
+MEASURED = ("score", "measure")
+
+
+def plan_memory(planned: Sequence[Planned]) -> str:
+    """One line: what the largest of the jobs that are left to do hold, in training and in evaluation; nothing where no
+    job says."""
+    left = [p.job for p in planned if p.state != "hit"]
+    said = []
+    for what, kinds in (("training", TRAINED), ("evaluation", MEASURED)):
+        of = [job for job in left if job.kind in kinds]
+        most = max(of, key=lambda job: job.estimate.memory, default=None)
+        why = {job.estimate.shapeless: job for job in of if job.estimate.shapeless}
+        if most is not None and most.estimate.memory:
+            size = most.estimate.memory / 2**30
+            shown = f"{size:.3g} GiB" if size >= 0.1 else f"{1024 * size:.3g} MiB"
+            said.append(f"{what} up to {shown} ({most.name})")
+        if why:
+            said.append(f"{what} unknown ({next(iter(why)).removeprefix('memory: ')})")
+    if not said:
+        return ""
+    return f"memory on one GPU, on paper (leave a fifth free; a CPU takes less): {', '.join(said)}"
+
+
 def count(n: int) -> str:
     """1234567 -> 1.2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

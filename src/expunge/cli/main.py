@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -48,10 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             from expunge.cli.several import in_several
 
             return in_several(parsed, words)
-        return int(parsed.command(parsed, words))
+        code = int(parsed.command(parsed, words))
+        sys.stdout.flush()  # a reader that is gone is found out here, and not at the end of the program
+        return code
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # who reads has seen enough (| head); what is left unsaid must not fail at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in REFUSED:
             raise
@@ -205,7 +211,11 @@ def _add_results(commands: Any) -> None:
     sub.add_argument(
         "--query", metavar="SQL", help="SQL over the tables `results` (a line per run and number) and `means`"
     )
-    sub.add_argument("--format", choices=("csv", "latex", "markdown", "json"), help="default: a table for the terminal")
+    sub.add_argument(
+        "--format",
+        choices=("csv", "latex", "markdown", "json"),
+        help="default: a table for the terminal; LaTeX needs its package booktabs",
+    )
     sub.set_defaults(command=_results)
 
 
@@ -252,7 +262,7 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
     from expunge.cli.api import load_study
-    from expunge.cli.display import LISTED, plan_kinds, plan_summary, plan_table
+    from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
     study = load_study(parsed.overrides, parsed.plugin)
     planned = study.plan()
@@ -264,6 +274,8 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(plan_table(planned))
     console.print(plan_kinds(planned))
     console.print(plan_summary(planned), highlight=False)
+    if memory := plan_memory(planned):
+        console.print(memory, highlight=False, markup=False)
     if study.swept is not None:
         waits = "the trials of the sweep; the study with what they choose follows when they are done"
         for line in study.swept.stage.notes or (waits,):
@@ -282,6 +294,7 @@ def _planned(p: Any) -> dict[str, Any]:
         "tokens": p.job.estimate.tokens,
         "seconds": p.seconds,
         "bytes": p.job.estimate.bytes,
+        "memory": p.job.estimate.memory or None,
     }
 
 
@@ -305,8 +318,14 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     console = Console(quiet=not here().first)
     done = job.run(console=console)
+    notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
     for name, value in done.summary.items():
-        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}", highlight=False)
+        said = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
+        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
+    for why, k in notes.items():
+        console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
+    for note in done.notes if here().first else ():
+        print(f"note: {note}", file=sys.stderr)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
 
@@ -315,15 +334,20 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
     from expunge.study.refresh import refresh
 
-    key = "retain_logs_path="
     settings = [w for w in named if "=" in w and not Path(w).exists()]
-    words = [*settings, *overrides]
-    for word in words:
-        if not word.startswith(key):
-            raise ConfigError(f"--refresh: {word}: a folder keeps the settings it was made with (allowed: {key}FILE)")
-    retain = words[-1].removeprefix(key) if words else None
+    given = {"retain_logs_path": "", "eval.extras": ""}
+    for word in (*settings, *overrides):
+        key, _, value = word.partition("=")
+        if key not in given:
+            raise ConfigError(
+                f"--refresh: {word}: a folder keeps the settings it was made with (allowed: retain_logs_path=FILE, "
+                "eval.extras=[GROUP,...])"
+            )
+        given[key] = value
+    named_extras = [w.strip() for w in given["eval.extras"].strip("[]").split(",") if w.strip()]
+    extras = named_extras if given["eval.extras"] else None
     for place in (w for w in named if w not in settings):
-        summary = refresh(Path(place), retain)
+        summary = refresh(Path(place), given["retain_logs_path"] or None, extras)
         print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 

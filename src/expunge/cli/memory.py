@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from expunge.cli.several import NO_DEEPSPEED
 from expunge.core.errors import ConfigError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "accelerate"
@@ -23,7 +26,7 @@ def add_memory(commands: Any) -> None:
     sub.set_defaults(command=_memory, plugin=[])
     text = "print the path of an accelerate configuration that comes with expunge"
     sub = commands.add_parser("launch-config", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("name", help="ddp, ddp_cpu, fsdp2, zero2 or zero3")
+    sub.add_argument("name", help="ddp, ddp_cpu, fsdp2, fsdp2_cpu, zero2 or zero3")
     sub.set_defaults(command=_config, plugin=[])
 
 
@@ -32,6 +35,8 @@ def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     if parsed.name not in names:
         raise ConfigError(f"launch-config: no configuration named {parsed.name!r}{nearest(parsed.name, names)}")
+    if parsed.name.startswith("zero") and find_spec("deepspeed") is None:
+        print(f"expunge: note: {parsed.name} needs DeepSpeed, {NO_DEEPSPEED}", file=sys.stderr)
     print(file)
     return 0
 
@@ -41,7 +46,7 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.table import Table
 
     from expunge.core.decode import decode
-    from expunge.study.memory import STRATEGIES, GiB, estimate_memory, shape_of
+    from expunge.study.memory import SCORED, STRATEGIES, GiB, estimate_memory, estimate_scoring, shape_of
     from expunge.training.config import TrainArgs
 
     for key in ("processes", "length"):
@@ -55,8 +60,12 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     for strategy in STRATEGIES if parsed.processes > 1 else STRATEGIES[:1]:
         m = estimate_memory(shape, args, strategy, processes=parsed.processes, length=parsed.length)
         table.add_row(strategy, *(f"{v / GiB:.2f}" for v in (*vars(m).values(), m.total)))
+    for kind in SCORED:
+        m = estimate_scoring(shape, kind, length=parsed.length)
+        table.add_row(kind, *(f"{v / GiB:.2f}" for v in (*vars(m).values(), m.total)))
     console = Console()
     console.print(table)
+    console.print(f"{SCORED[0]} to {SCORED[-1]}: evaluation by kind of records, all weights on each device, in float32")
     console.print(f"{shape.parameters / 1e9:.2f}G parameters; an estimate, not measured: leave a fifth free")
     return 0
 

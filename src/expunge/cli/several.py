@@ -8,10 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from expunge.core.errors import ConfigError, ExpungeError
-from expunge.core.ranks import first_to_fail, joined, launched
+from expunge.core.ranks import first_to_fail, joined, launched, sharding
 
+NO_DEEPSPEED = "which is not installed: pip install 'expunge[deepspeed]'"
 COMMANDS = ("train", "unlearn", "eval")
 
 
@@ -24,6 +26,10 @@ def in_several(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             raise ConfigError(
                 f"{words[0]}: is done by one process; under a launcher of several these work: {', '.join(COMMANDS)}"
             )
+        return 2
+    if sharding() == "deepspeed" and find_spec("deepspeed") is None:
+        if launched().first:
+            raise ConfigError(f"{words[0]}: the launcher asks for DeepSpeed, {NO_DEEPSPEED}; or use fsdp2")
         return 2
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what wraps the model tells of each run what it could save
     try:

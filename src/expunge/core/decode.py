@@ -108,8 +108,11 @@ def _explain(cls: type[Any], error: ValidationError, data: Any, where: str) -> s
     if problem["type"] == "dataclass_type":
         said = "should be a group of keys"
     named, _, rest = said.partition(" ")
-    if problem["type"] == "value_error" and isinstance(shown, Mapping) and named in shown:
+    named = named.removesuffix(":")
+    if problem["type"] == "value_error" and isinstance(shown, Mapping):
         # raised by __post_init__, which sees the whole group and names the field first: "beta must be ..."
+        if named not in shown:
+            return f"{key or cls.__name__}: {said}{more}"  # the whole group would bury what is said
         key, said, shown = _join(key, named), rest, shown[named]
     return f"{key or cls.__name__}: {said}, got {shown!r}{more}"
 

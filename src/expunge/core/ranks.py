@@ -54,10 +54,25 @@ def launched() -> Rank:
         return Rank()
 
 
-def sharded() -> bool:
-    """Whether the launcher has asked for models in shards over the processes (FSDP, DeepSpeed)."""
-    asked = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
-    return "true" in asked and not here().alone
+def sharded() -> str:
+    """Who cuts a model in shards over these processes: `fsdp`, `deepspeed`, or nobody ("")."""
+    return "" if here().alone else sharding()
+
+
+def sharding() -> str:
+    """The same, as the launcher asks for it before they have met."""
+    return next((by for by in ("fsdp", "deepspeed") if _said(f"ACCELERATE_USE_{by.upper()}")), "")
+
+
+def on_gpus() -> bool:
+    """Whether the processes of a launch compute on GPUs: where there are some, unless the launcher says otherwise."""
+    import torch
+
+    return torch.cuda.is_available() and not _said("ACCELERATE_USE_CPU")
+
+
+def _said(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"
 
 
 _store: list[Any] = []  # what this launch's processes write their failures to, outside of all that may hang
@@ -74,7 +89,7 @@ def joined() -> Iterator[Rank]:
 
     asked = launched()
     store, number, world = next(distributed.rendezvous("env://", asked.number, asked.world, timeout=PATIENCE))
-    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true"
+    cuda = on_gpus()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)) % torch.cuda.device_count())
     distributed.init_process_group(

@@ -40,8 +40,9 @@ def _question(record: Mapping[str, Any], place: str) -> Question:
     texts = [record["question"], *options] if isinstance(options, list | tuple) else []
     if len(texts) < 3 or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{place}: needs a question and at least two options (choices, or choice0, choice1, ...)")
-    if not record["question"].strip():
-        raise DataError(f"{place}: 'question' is empty")
+    for name, text in zip(("'question'", *(f"option {i}" for i in range(len(options)))), texts, strict=True):
+        if not text.strip():
+            raise DataError(f"{place}: {name} is empty")
     right = str(record["answer"]).strip()
     letters = string.ascii_uppercase[: len(options)]
     at = int(right) if right.isascii() and right.isdigit() else letters.find(right) if len(right) == 1 else -1

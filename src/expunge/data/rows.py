@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from expunge.core.identity import fingerprint
 ANSWER = "answer"
 PARAPHRASE = "paraphrase"
 PERTURBED = "perturbed"
+WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
 
 
 def perturbed_name(i: int) -> str:
@@ -157,6 +159,11 @@ def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:
     value = record.get("perturbed_answer")
     if value is None:
         return {}
+    if isinstance(value, str) and WRITTEN_LIST.match(value):
+        raise DataError(
+            f"{place}: 'perturbed_answer' is a list written out as text, {_shown(value)}; give a csv the columns "
+            "perturbed_answer_1, perturbed_answer_2, ..., or write JSON lines or parquet"
+        )
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not texts:
         raise DataError(f"{place}: 'perturbed_answer' must be a text or a list of texts, got {_shown(value)}")

@@ -149,7 +149,8 @@ def _rows(raw: Records, side: str, where: str) -> RowSet:
         place = f"{where} row {row.row_id}"
         for key in ("id", "task"):
             if not isinstance(record.get(key), str):
-                raise DataError(f"{place}: '{key}' must be text, got {record.get(key)!r}{nearest(key, record)}")
+                near = "" if key in record else nearest(key, record)
+                raise DataError(f"{place}: '{key}' must be text, got {record.get(key)!r}{near}")
         if record["task"] not in TASKS:
             raise DataError(f"{place}: task {record['task']!r}{nearest(record['task'], TASKS)}")
         try:

@@ -33,9 +33,9 @@ def load_raw(
     place, name = (source, subset) if root is None else (root, subset or source)
     if is_hub_id(place):
         return _from_hub(place, name, split)
+    path = _find(Path(place).expanduser(), name)
     if split != "train":
         raise ConfigError(f"split={split}: {place} is local, and a local file has no splits; name the file itself")
-    path = _find(Path(place).expanduser(), name)
     return read_file(path), str(path)
 
 
@@ -162,7 +162,10 @@ def _lines(text: str, path: Path) -> Records:
     out = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            out.append(_object(_json(line, f"{path} line {number}"), f"{path} line {number}"))
+            place = f"{path} line {number}"
+            if number == 1 and path.suffix.lower() not in EXTENSIONS and line.lstrip()[0] != "{":
+                raise DataError(f"{place}: no JSON; a table of fields with commas between them is read as NAME.csv")
+            out.append(_object(_json(line, place), place))
     return out
 
 

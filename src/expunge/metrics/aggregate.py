@@ -98,7 +98,9 @@ def answer_losses(inputs: Inputs) -> tuple[Ids, list[Floats]]:
     """Mean loss in nats per token of every answer the metric reads, aligned by row.
 
     Returns the R row ids that any of the answers has, ascending, and for each name in `metric.tokens` an array of
-    shape (R, K), K the number of answers under that name; NaN where a row has no such answer or no scored token.
+    shape (R, K), K the number of answers under that name; NaN where a row has no such answer or no scored token. Where
+    the model gave one of these answers no number, all under that name are NaN: the others alone would be another
+    quantity.
     """
     if inputs.tokens is None:
         raise ConfigError(
@@ -110,8 +112,12 @@ def answer_losses(inputs: Inputs) -> tuple[Ids, list[Floats]]:
     losses = []
     for group in groups:
         loss_RK = np.full((len(row_ids), len(group)), np.nan)
+        broken_R = np.zeros(len(row_ids), dtype=bool)
         for k, answers in enumerate(group):
-            loss_RK[np.searchsorted(row_ids, answers.row_ids), k] = answers.avg_loss()
+            at = np.searchsorted(row_ids, answers.row_ids)
+            loss_RK[at, k] = answers.avg_loss()
+            broken_R[at] |= np.isnan(loss_RK[at, k]) & (answers.n_tokens > 0)
+        loss_RK[broken_R] = np.nan
         losses.append(loss_RK)
     return row_ids, losses
 

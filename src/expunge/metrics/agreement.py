@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import Inputs, Result, family
@@ -14,7 +16,7 @@ COLUMNS = {"kl": "kl", "top1": "same_argmax"}
 
 @family(
     "agreement",
-    revision=1,
+    revision=2,
     higher_is="kl: further from the original model; top1: nearer to it",
     range="[0, inf) nats for kl, [0, 1] for top1",
     paper="none: the divergence that KL-regularised methods hold down, measured",
@@ -27,7 +29,7 @@ def agreement(inputs: Inputs, *, statistic: Statistic = "kl") -> Result:
 
     Reads: agreement records (`agreement="answer"`), for which both models read each answer once. A study takes the full
     model as the original, `expunge unlearn` the model it started from, `expunge eval` the one named in `eval.original`.
-    Per row: `kl`, `top1`.
+    Per row: `kl`, `top1`; both missing where one of the models' logits were not numbers.
     Arguments: `statistic`.
     Good direction: on retain rows kl near 0 and top1 near 1. On forget rows compare with the retain model's value.
     Pitfalls: on forget rows a large kl is not forgetting: anything that breaks the model raises it. Sampling and greedy
@@ -38,6 +40,8 @@ def agreement(inputs: Inputs, *, statistic: Statistic = "kl") -> Result:
             f"metric {inputs.metric.name}: family agreement reads agreement records; set `agreement` to an answer's "
             "name"
         )
-    columns = {name: inputs.agreement.columns[COLUMNS[name]] for name in COLUMNS}
+    found = {name: inputs.agreement.columns[COLUMNS[name]] for name in COLUMNS}
+    # Where the divergence is not a number neither were the logits, and their first choice is no choice.
+    columns = {name: np.where(np.isnan(found["kl"]), np.nan, column) for name, column in found.items()}
     rows = {name: column.tolist() for name, column in columns.items()}
     return mean_over_rows(inputs.agreement.row_ids, columns[statistic], rows)

@@ -18,7 +18,7 @@ SHAPES: tuple[str, ...] = get_args(Shape)
 
 @family(
     "fluency",
-    revision=1,
+    revision=2,
     higher_is="distinct: more varied; repetition: more repeated; ended: more texts that end by themselves",
     range="[0, 1]; [0, inf) for n_tokens",
     paper="distinct-n: Li et al. 2016 (arXiv:1510.03055); repetition: Welleck et al. 2019 (arXiv:1908.04319)",
@@ -32,7 +32,8 @@ def fluency(inputs: Inputs, *, statistic: Shape = "repetition_4") -> Result:
         ended         1 if the model ended by itself, 0 at the length limit
         n_tokens      tokens it generated, the end included
         empty         1 if it has no word
-    A text too short to have an n-gram has no distinct_n; its repetition_4 is 0. The value is the mean over rows (and
+    A text too short to have an n-gram has no distinct_n; its repetition_4 is 0. A text that broke off at once because
+    the model's logits were not numbers has none of them. The value is the mean over rows (and
     over a row's samples first).
 
     Reads: generations. Per row: all six. Extra: the mean of each over rows.
@@ -57,6 +58,8 @@ def fluency(inputs: Inputs, *, statistic: Shape = "repetition_4") -> Result:
 
 def shape(text: Text) -> list[float]:
     """The six statistics of one generation, in the order of SHAPES."""
+    if not text.n_new_tokens:  # nothing was said, which is neither fluent nor repetitive
+        return [math.nan] * len(SHAPES)
     words = text.generation.split()
     return [
         _distinct(words, 1),

@@ -24,7 +24,7 @@ Over = Literal["mean", "max"]
 
 @family(
     "probability",
-    revision=2,
+    revision=3,
     higher_is="more knowledge of the answer",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
@@ -53,7 +53,7 @@ def probability(inputs: Inputs, *, over: Over = "mean") -> Result:
 
 @family(
     "answer_loss",
-    revision=1,
+    revision=2,
     higher_is="less knowledge of the answer",
     range="[0, inf) nats per token",
     paper="none: the training loss, read on any answers",
@@ -82,7 +82,7 @@ def _largest(values_RK: Floats) -> Floats:
 
 @family(
     "probability_w_options",
-    revision=1,
+    revision=2,
     higher_is="more knowledge of the answer",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",

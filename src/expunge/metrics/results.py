@@ -48,6 +48,12 @@ def read_results(path: Path) -> tuple[dict[str, Result], dict[str, Any]]:
     return {name: _result(path, name, entry) for name, entry in data.items()}, meta
 
 
+def left_out(result: Result) -> str | None:
+    """A sentence on the rows that are not in a result's value, for they had none; None where all are."""
+    n = int(result.extra.get("n_missing", 0.0))
+    return f"{n} row{'s have' if n > 1 else ' has'} no value and {'are' if n > 1 else 'is'} left out" if n else None
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ class Run:
     line. results: metric name -> result; that of `forget_truth_ratio` holds the raw ratio of each row as
     `score`. wall_s: seconds of training; steps: optimiser steps; tokens_per_s: while it trained; memory_gb: the most
     memory it took. trajectory: what was measured during training, {"step": 10, metric: value, ...} for each point, in
-    order.
+    order. cell: of a grid, where the runs of all cells stand together.
     """
 
     label: str
@@ -47,6 +47,7 @@ class Run:
     tokens_per_s: float | None = None
     memory_gb: float | None = None
     trajectory: tuple[Mapping[str, float], ...] = ()
+    cell: str | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ FILE = "results.parquet"
 RESULTS = pa.schema(
     [
         ("study", pa.string()),
+        ("cell", pa.string()),  # of a grid; the label begins with it
         ("label", pa.string()),
         ("role", pa.string()),  # full, retain or unlearn
         ("method", pa.string()),
@@ -45,8 +46,8 @@ RESULTS = pa.schema(
 MEANS = """
 CREATE VIEW means AS
 SELECT m.*, mean - t * sd / sqrt(m.n) AS ci_low, mean + t * sd / sqrt(m.n) AS ci_high
-FROM (SELECT study, label, role, any_value(method) AS method, metric, count(value) AS n, avg(value) AS mean,
-             stddev_samp(value) AS sd
+FROM (SELECT study, any_value(cell) AS cell, label, role, any_value(method) AS method, metric,
+             count(value) AS n, avg(value) AS mean, stddev_samp(value) AS sd
       FROM results GROUP BY study, label, role, metric) m
 LEFT JOIN student ON student.n = m.n
 ORDER BY study, role, label, metric
@@ -61,6 +62,7 @@ def results_table(model: ReportModel) -> pa.Table:
 def _lines(study: str, run: Run) -> list[dict[str, Any]]:
     about: dict[str, Any] = {
         "study": study,
+        "cell": run.cell,
         "label": run.label,
         "role": run.role,
         "method": run.method,
@@ -94,8 +96,11 @@ def read_results(files: Sequence[Path]) -> pa.Table:
     found = []
     for file in files:
         try:
-            found.append(pq.read_table(file).cast(RESULTS))
-        except (pa.ArrowException, OSError, ValueError) as error:
+            table = pq.read_table(file)
+            if "cell" not in table.column_names:  # written before there was such a column
+                table = table.append_column("cell", pa.nulls(len(table), pa.string()))
+            found.append(table.select(RESULTS.names).cast(RESULTS))
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise DataError(f"{file}: not a table of results: {' '.join(str(error).split())}") from None
     return pa.concat_tables(found) if found else RESULTS.empty_table()
 
@@ -112,8 +117,15 @@ def query(results: pa.Table, sql: str) -> pandas.DataFrame:
         database.execute("SET enable_external_access = false")
         try:
             return database.execute(sql).df()
+        except duckdb.CatalogException as error:
+            raise ConfigError(f"--query: {_problem(error)} (the tables are results and means)") from None
         except duckdb.Error as error:
-            raise ConfigError(f"--query: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"--query: {_problem(error)}") from None
+
+
+def _problem(error: Exception) -> str:
+    """What DuckDB says, on one line, without its guesses at tables of its own."""
+    return " ".join(str(error).partition("\nDid you mean")[0].split())
 
 
 def _student(largest: int) -> pa.Table:
@@ -123,13 +135,16 @@ def _student(largest: int) -> pa.Table:
 
 
 def to_text(frame: pandas.DataFrame, style: Format) -> str:
-    """A table as text. Missing values are empty (null in JSON); markup in names is escaped."""
+    """A table as text. Missing values are empty (null in JSON); markup in names is escaped. LaTeX needs booktabs."""
     if style == "csv":
         return str(frame.to_csv(index=False, lineterminator="\n"))
     if style == "latex":
         return str(frame.to_latex(index=False, escape=True, na_rep="", float_format=_short))
     if style == "json":
-        return json.dumps(json.loads(frame.to_json(orient="records")), indent=1, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)), indent=1, ensure_ascii=False)
+            + "\n"
+        )
     rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     lines = ["| " + " | ".join(_cell(c) for c in frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Literal
 
 from expunge.metrics.api import Result
+from expunge.metrics.results import left_out
 from expunge.report.model import ReportModel, Run, run_names
 
 Kind = Literal["p", "number", "percent", "count", "time"]
@@ -128,7 +129,7 @@ _LAST = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One value. value is NaN where missing, and then `note` is the footnote that says why.
+    """One value. value is NaN where missing. `note` is the footnote that says why, or which rows a value leaves out.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
     log10: of a p-value, finite where the p-value itself underflows to 0. spread: lowest and highest, of a null band.
@@ -178,8 +179,11 @@ class Table:
 class _Footnotes:
     numbers: dict[str, int] = field(default_factory=dict)
 
+    def number(self, said: str) -> int:
+        return self.numbers.setdefault(said, len(self.numbers) + 1)
+
     def absent(self, reason: str) -> Cell:
-        return Cell(math.nan, ABSENT, note=self.numbers.setdefault(reason, len(self.numbers) + 1))
+        return Cell(math.nan, ABSENT, note=self.number(reason))
 
 
 def head_of(metric: str) -> str:
@@ -282,10 +286,12 @@ def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
         value, low, high = 100 * (1 - value / scale.full), math.nan, math.nan
     if not math.isfinite(value):
         return notes.absent(reason)
+    left = left_out(result)
+    note = notes.number(f"{metric}: {left}") if left else None
     if column.kind == "p":
         log10 = log10_p(result)
-        return Cell(value, format_p(log10), low=low, high=high, log10=log10)
-    return Cell(value, format_value(value, column.kind), low=low, high=high)
+        return Cell(value, format_p(log10), low=low, high=high, log10=log10, note=note)
+    return Cell(value, format_value(value, column.kind), low=low, high=high, note=note)
 
 
 def _mean_row(rows: list[Row], columns: tuple[Column, ...], scale: _Scale, notes: _Footnotes) -> Row:

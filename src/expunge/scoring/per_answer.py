@@ -55,11 +55,14 @@ class PerAnswer:
     def of_weights(self) -> dict[int, Tensor]:
         """Once the backward has run: id of a weight -> its gradients, (B, *shape)."""
         out: dict[int, Tensor] = {}
-        while self._heard:
-            module, given, slope = self._heard.pop()
+        heard, self._heard = self._heard, []
+        for module, given, slope in heard:
+            if type(module) is nn.Embedding:  # after the head, which may have the same weight
+                _add_embedding(out, module, given, slope)
+                continue
             for name, by_row in self._of_module(module, given, slope).items():
                 key = id(getattr(module, name))
-                out[key] = out[key] + by_row if key in out else by_row
+                out[key] = out[key].add_(by_row) if key in out else by_row
         return out
 
     def _of_module(self, module: Any, given: Tensor, slope: Tensor) -> dict[str, Tensor]:
@@ -67,8 +70,6 @@ class PerAnswer:
             return _of_head(module, given[0].split(self._counts), slope[0].split(self._counts))
         if type(module) is nn.Linear:
             return _of_linear(module, given.flatten(1, -2), slope.flatten(1, -2))
-        if type(module) is nn.Embedding:
-            return _of_embedding(module, given, slope)
         return _of_any(module, given, slope)
 
 
@@ -81,19 +82,26 @@ def _of_head(module: Any, given: Sequence[Tensor], slope: Sequence[Tensor]) -> d
     """Of a linear head, which reads the scored positions of all rows one after another."""
     if not isinstance(module, nn.Linear):
         raise NotByAnswer(type(module).__name__)
-    found = {"weight": torch.stack([s.T @ g for g, s in zip(given, slope, strict=True)])}
+    by_row = slope[0].new_empty(len(slope), *module.weight.shape)
+    for out, g, s in zip(by_row, given, slope, strict=True):
+        torch.mm(s.T, g, out=out)
+    found = {"weight": by_row}
     return found if module.bias is None else found | {"bias": torch.stack([s.sum(0) for s in slope])}
 
 
-def _of_embedding(module: nn.Embedding, ids_BT: Tensor, slope_BTD: Tensor) -> dict[str, Tensor]:
+def _add_embedding(out: dict[int, Tensor], module: nn.Embedding, ids_BT: Tensor, slope_BTD: Tensor) -> None:
+    """Add to what is there of its weight, where the weight is large and few of its rows are read."""
     b, d = len(ids_BT), slope_BTD.shape[-1]
     rows = module.num_embeddings
-    by_row = slope_BTD.new_zeros(b * rows, d)
-    place_BT = ids_BT + rows * torch.arange(b, device=ids_BT.device)[:, None]
-    by_row.index_add_(0, place_BT.flatten(), slope_BTD.flatten(0, -2))
-    if module.padding_idx is not None:
-        by_row[module.padding_idx :: rows] = 0  # as autograd has it
-    return {"weight": by_row.view(b, rows, d)}
+    key = id(module.weight)
+    if key not in out:
+        out[key] = slope_BTD.new_zeros(b, rows, d)
+    place_N = (ids_BT + rows * torch.arange(b, device=ids_BT.device)[:, None]).flatten()
+    slope_ND = slope_BTD.flatten(0, -2)
+    if module.padding_idx is not None:  # which has no gradient, as autograd has it
+        kept_N = ids_BT.flatten() != module.padding_idx
+        place_N, slope_ND = place_N[kept_N], slope_ND[kept_N]
+    out[key].view(b * rows, d).index_add_(0, place_N, slope_ND)
 
 
 def _of_any(module: nn.Module, given: Tensor, slope: Tensor) -> dict[str, Tensor]:

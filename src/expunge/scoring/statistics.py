@@ -57,16 +57,17 @@ def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Te
     Where a logit is not a number, so are the first three, and no token is the greedy choice.
     """
     wide = logits_UV if logits_UV.dtype == torch.float64 else logits_UV.float()
-    below_UV = wide - wide.amax(-1, keepdim=True)  # log p up to a number of each row
+    best_U = greedy(wide)
+    below_UV = wide - wide.gather(1, best_U[:, None])  # log p up to a number of each row
     times_UV = torch.softmax(wide, dim=-1)
-    log_z_U = -times_UV.amax(-1).log()  # that number: the largest p is 1 / sum_v exp(below_v)
+    log_z_U = -times_UV.gather(1, best_U[:, None])[:, 0].log()  # that number: the largest p is 1 / sum_v exp(below_v)
     times_UV *= below_UV  # p times x, whose sum is the mean, and in the same place p times x^2
     mean_U = times_UV.sum(-1)
     times_UV *= below_UV
     var_U = (times_UV.sum(-1) - mean_U.square()).clamp(min=0)
     mean_U -= log_z_U
     logp_N = below_UV[which_N, token_N] - log_z_U[which_N]
-    is_argmax_N = (greedy(wide)[which_N] == token_N) & ~mean_U[which_N].isnan()
+    is_argmax_N = (best_U[which_N] == token_N) & ~mean_U[which_N].isnan()
     return logp_N, mean_U[which_N], var_U[which_N], is_argmax_N
 
 

@@ -158,7 +158,8 @@ class MethodEntry:
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """A search for each method's settings, off unless `trials` says how many each method has: as many for all, of as
-    many steps. The rule reads the selection part of the evaluation rows alone (`eval.rows`), the report the other part.
+    many steps, in each cell of a grid. The rule reads the selection part of the evaluation rows alone (`eval.rows`),
+    the report the other part. Where there are `requests`, a trial is the whole chain, and its last model is judged.
 
     space: keys of method_args or args, each with a list of values or a range {low, high, log, whole}; a method's own
     `search` is laid over it. sampler: grid (all values, so trials must be as many), random, or tpe (Optuna's; needs
@@ -228,7 +229,8 @@ class Study(Task):
     knowledge (`study.meta`).
 
     grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
-    models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0).
+    models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0). grid_cells: settings of
+    some cells alone, by their names, laid over those of their axes: `{forget05: {unlearn.num_train_epochs: 3}}`.
 
     stories: the study is the stories protocol (`study.stories`), which has neither benchmark nor methods.
     """
@@ -244,6 +246,7 @@ class Study(Task):
     meta: Meta | None = None
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
+    grid_cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stories: StoriesStudy | None = None
     sweep: Sweep = field(default_factory=Sweep)
     keep: KeepArgs = field(default_factory=KeepArgs)

@@ -1,4 +1,5 @@
-"""How much work a job is, before it is done: tokens from the length of the texts, operations from the parameters."""
+"""How much work a job is, before it is done: tokens from the length of the texts, operations from the parameters, and
+memory from the model's shape."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.core.errors import ConfigError
 from expunge.data.rows import RowSet
 from expunge.data.stories import TokenShards
-from expunge.models.config import PRESETS, ModelConfig, looks_local
+from expunge.models.config import ModelConfig, looks_local
 from expunge.scoring.config import Generation
 from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
 from expunge.study.measuring import Part
+from expunge.study.memory import Shape, estimate_memory, estimate_scoring, shape_in
 from expunge.study.setting import Setting
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.phases import draws
@@ -27,23 +30,28 @@ FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tokens of each set of rows (question and own answer), and the model's parameters (0: unknown)."""
+    """Tokens of each set of rows (question and own answer) and of its longest row, and the model's parameters (0:
+    unknown), its shape or why that is not known, and the bytes of a weight when it is scored."""
 
     tokens: Mapping[str, float]
+    longest: Mapping[str, float]
     rows: Mapping[str, RowSet]
     n_parameters: int
+    shape: Shape | str
+    scored_bytes: int
+    max_length: int
 
     def fit(
         self,
         sides: Mapping[str, Sequence[str]],
         args: TrainArgs,
-        max_length: int = 512,
         *,
         evaluation: Estimate | None = None,
+        alternates: bool = False,
     ) -> Estimate:
         """Forward and backward over every sample of the run, about 6 operations per parameter and token; and what one
-        evaluation on the way takes, as often as there is one."""
-        counts = {s: sum(self._count(n, max_length) for n in names) for s, names in sides.items()}
+        evaluation on the way takes, as often as there is one. alternates: other answers are a side of their own."""
+        counts = {s: sum(self._count(n) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
         tokens, epochs, n_steps = 0.0, [], 0
         for made, own in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain")):
@@ -57,19 +65,30 @@ class Sizes:
         if evaluation is not None:
             times = _times(args.evaluate, epochs, n_steps)
             tokens, flops = tokens + times * evaluation.tokens, flops + times * evaluation.flops
-        return Estimate(int(tokens), flops, self.model.bytes)
+        work = Estimate(int(tokens), flops, self.model.bytes)
+        if isinstance(self.shape, str):
+            return dataclasses.replace(work, shapeless=self.shape)
+        length = max(self._length(n, self.longest[n]) for names in sides.values() for n in names)
+        held = estimate_memory(self.shape, args, "ddp", length=length, sides=len(sides) + alternates)
+        return dataclasses.replace(work, memory=held.total)
 
     @property
     def model(self) -> Estimate:
         """A model that is written without training: float32 weights."""
         return Estimate(bytes=4 * self.n_parameters)
 
-    def _count(self, name: str, max_length: int) -> int:
+    def _count(self, name: str) -> int:
         """Samples of a set: its rows, or the pieces that its texts are cut into."""
         rows = self.rows[name]
         if rows.long != "pieces":
             return len(rows)
-        return max(1, math.ceil(self.tokens[name] / (rows.max_length or max_length)))
+        return max(1, math.ceil(self.tokens[name] / (rows.max_length or self.max_length)))
+
+    def _length(self, name: str, longest: float) -> int:
+        """Tokens of a set's longest row, as it is cut: the whole of a piece."""
+        rows = self.rows[name]
+        most = rows.max_length or self.max_length
+        return most if rows.long == "pieces" else max(1, min(most, math.ceil(longest)))
 
     def score(self, part: Part, generation: Generation, n_rows: int | None = None) -> Estimate:
         """Two operations per parameter and token, four times that for generated tokens, six with a gradient; of the
@@ -77,12 +96,22 @@ class Sizes:
         rows = self.rows[part.rows]
         if n_rows is not None:
             rows = dataclasses.replace(rows, rows=rows.rows[:n_rows])
-        if part.kind in ("texts", "samples"):
+        writes = part.kind in ("texts", "samples")
+        lengths = _characters(rows, ("answer",) if writes else part.names)
+        length = self._length(part.rows, max(lengths, default=0) / CHARACTERS_PER_TOKEN)
+        if writes:
             made = len(rows.rows) * generation.samples * min(generation.max_new_tokens, 60)
-            return Estimate(made, 8.0 * self.n_parameters * made)
-        scored = _characters(rows, part.names) / CHARACTERS_PER_TOKEN
-        times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
-        return Estimate(int(scored), times * self.n_parameters * scored)
+            work = Estimate(made, 8.0 * self.n_parameters * made)
+            length += generation.max_new_tokens
+            n_rows = len(rows.rows) * generation.samples
+        else:
+            scored, n_rows = sum(lengths) / CHARACTERS_PER_TOKEN, len(lengths)
+            times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
+            work = Estimate(int(scored), times * self.n_parameters * scored)
+        if isinstance(self.shape, str):
+            return dataclasses.replace(work, shapeless=self.shape)
+        held = estimate_scoring(self.shape, part.kind, length=length, width=self.scored_bytes, n_rows=n_rows)
+        return dataclasses.replace(work, memory=held.total)
 
     def read(self, names: Sequence[str], n_rows: int) -> Estimate:
         """One forward over so many rows of some sets: two operations per parameter and token."""
@@ -101,20 +130,27 @@ def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
 def sizes(setting: Setting) -> Sizes:
     """The sizes of a study's rows and model."""
     sets = setting.benchmark.sets
+    tokens = {n: _tokens(s) for n, s in sets.items()}
+    shape: Shape | str
+    try:
+        shape = shape_in(setting.model)
+    except ConfigError as error:
+        shape = str(error)
     return Sizes(
-        tokens={n: _tokens(s) for n, s in sets.items()},
+        tokens={n: sum(of) for n, of in tokens.items()},
+        longest={n: max(of, default=0.0) for n, of in tokens.items()},
         rows=sets,
         n_parameters=parameters(setting.model),
+        shape=shape,
+        scored_bytes=4 if setting.model.model_args.dtype == "float32" else 2,
+        max_length=setting.template.max_length,
     )
 
 
 def parameters(model: ModelConfig) -> int:
     """Parameters of a preset or of a local folder's safetensors; 0 for a hub id."""
     if model.scratch:
-        p = PRESETS[model.scratch]
-        layer = 4 * p.hidden_size**2 + 3 * p.hidden_size * p.intermediate_size + 2 * p.hidden_size
-        vocabulary = model.vocab_size or p.vocab_size
-        return vocabulary * p.hidden_size + p.num_hidden_layers * layer + p.hidden_size
+        return shape_in(model).parameters
     if model.source and looks_local(model.source):
         return sum(_elements(f) for f in Path(model.source).expanduser().glob("*.safetensors"))
     return 0
@@ -134,18 +170,16 @@ def _elements(file: Path) -> int:
     return total
 
 
-def _tokens(rows: RowSet) -> float:
+def _tokens(rows: RowSet) -> list[float]:
+    """Tokens of each row with its own answer; those of shards together."""
     if isinstance(rows, TokenShards):
-        return float(rows.n_tokens)
-    return _characters(rows, ("answer",)) / CHARACTERS_PER_TOKEN
+        return [float(rows.n_tokens)]
+    return [n / CHARACTERS_PER_TOKEN for n in _characters(rows, ("answer",))]
 
 
-def _characters(rows: RowSet, variants: Sequence[str]) -> float:
+def _characters(rows: RowSet, variants: Sequence[str]) -> list[int]:
+    """Characters of each wanted answer with its question."""
     shots = sum(len(q) + len(a) for q, a in rows.shots)
-    return float(
-        sum(
-            shots + len(row.question) + len(row.answers[name])
-            for row in rows
-            for name in wanted_variants(row, variants)
-        )
-    )
+    return [
+        shots + len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants)
+    ]

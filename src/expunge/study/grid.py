@@ -6,7 +6,8 @@
         short: {train.num_train_epochs: 5}
         long: {train.num_train_epochs: 25}
 
-The cells are the product of the axes, the last changing fastest. Jobs are shared because equal jobs have equal keys.
+The cells are the product of the axes, the last changing fastest. What a cell has of its own (`grid_cells`) is laid over
+them. Jobs are shared because equal jobs have equal keys.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.core.errors import ConfigError, UserError
+from expunge.core.errors import ConfigError, UserError, nearest
 from expunge.study.config import Study, decode_study, with_value
 from expunge.study.graph import Graph, Leaf, Rooms, build_graph
 from expunge.study.job import Job, in_order
 
-FIXED = ("grid", "grid_names", "keep", "launch", "name", "paths")  # one for the whole grid
+FIXED = ("grid", "grid_cells", "grid_names", "keep", "launch", "name", "paths", "sweep")  # one for the whole grid
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def study_graph(tree: Mapping[str, Any]) -> Graph:
 def cells(tree: Mapping[str, Any], study: Study) -> list[Cell]:
     """The cells of a study's grid, in order. Raises ConfigError."""
     axes = {axis: _values(axis, given) for axis, given in study.grid.items()}
-    plain = {k: v for k, v in tree.items() if k not in ("grid", "grid_names")}
+    plain = {k: v for k, v in tree.items() if k not in ("grid", "grid_cells", "grid_names")}
+    for name, changes in study.grid_cells.items():
+        _check_keys(f"grid_cells.{name}", changes)
     out = []
     for number, chosen in enumerate(itertools.product(*(values.items() for values in axes.values()))):
         labels = {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)}
@@ -65,7 +68,13 @@ def cells(tree: Mapping[str, Any], study: Study) -> list[Cell]:
             for key, value in changes.items():
                 own = with_value(own, key, value)
         name = ",".join(labels.values()) if study.grid_names == "settings" else f"experiment_{number}"
+        for key, value in study.grid_cells.get(name, {}).items():
+            own = with_value(own, key, value)
         out.append(Cell(name, labels, own))
+    names = [cell.name for cell in out]
+    for name in study.grid_cells:
+        if name not in names:
+            raise ConfigError(f"grid_cells.{name}: the grid has no such cell{nearest(name, names)}")
     return out
 
 
@@ -86,10 +95,14 @@ def _values(axis: str, given: Any) -> dict[str, Mapping[str, Any]]:
     else:
         raise ConfigError(f"grid.{axis}: expected a list of values, or settings by names, got {given!r}")
     for name, changes in made.items():
-        for key in changes:
-            if str(key).partition(".")[0] in FIXED:
-                raise ConfigError(f"grid.{axis}: {name!r} sets {key}, which is one for the whole grid")
+        _check_keys(f"grid.{axis}: {name!r}", changes)
     return made
+
+
+def _check_keys(where: str, changes: Mapping[str, Any]) -> None:
+    for key in changes:
+        if str(key).partition(".")[0] in FIXED:
+            raise ConfigError(f"{where} sets {key}, which is one for the whole grid")
 
 
 def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Graph:

@@ -19,11 +19,16 @@ Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Estimate:
     """The work of a job: tokens that go through the model, floating-point operations, and bytes of the model that it
-    writes (0 where unknown)."""
+    writes (0 where unknown).
+
+    memory: bytes on a GPU at the most (`study.memory`). shapeless: why they are not known of a job that reads a model.
+    """
 
     tokens: int = 0
     flops: float = 0.0
     bytes: int = 0
+    memory: float = 0.0
+    shapeless: str = ""
 
 
 @dataclass(frozen=True, eq=False)

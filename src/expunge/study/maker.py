@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
-from expunge.core.identity import file_sha256
 from expunge.methods.edits import Edit, edit_identity
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.api import Result
@@ -124,7 +123,7 @@ class Maker(Scorer):
             parents=parents,
             do=do,
             estimate=self._sizes.fit(
-                used, args, self.setting.template.max_length, evaluation=self._one_evaluation(args)
+                used, args, evaluation=self._one_evaluation(args), alternates=chosen.needs.alternate is not None
             ),
             implied=IMPLIED,
             resumes=True,
@@ -163,7 +162,7 @@ class Maker(Scorer):
         wanted = requests(panel)
         return {
             "panel": panel_identity(panel),
-            **({"retain_logs": file_sha256(retain_file)} if retain_file else {}),
+            **({"retain_logs": self._retain_log(retain_file)[1]} if retain_file else {}),
             "evaluated": {n: watched.sets[n].fingerprint() for n in sorted({*wanted.tokens, *wanted.texts})},
             **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
             **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
@@ -195,7 +194,7 @@ class Maker(Scorer):
                 f"trainer.args.evaluate.rows: {n_rows} of up to {longest} rows are evaluated, and retain_logs_path has "
                 f"the retain model's numbers on all of them; set rows to {longest}, or rule.target to low or high"
             )
-        return self._read_retain(retain_file)
+        return self._retain_log(retain_file)[0]
 
     def _one_evaluation(self, args: TrainArgs) -> Estimate:
         """The work of one evaluation during training."""

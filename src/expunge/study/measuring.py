@@ -166,7 +166,7 @@ def compare_texts(
     folder: Path, texts: Path, setting: Setting, part: Part, embedder: str, progress: Progress
 ) -> dict[str, Any]:
     """The similarity of stored generations to the named answers. The model itself is not read."""
-    made = text_records(pq.read_table(texts / f"{part.rows}.{part.of}.parquet"))
+    made = text_records(pq.read_table(_made(texts)))
     table = score_similarity(
         Embedder(embedder, pick_device(setting.model.device)), made, setting.benchmark.sets[part.rows], part.names
     )
@@ -176,11 +176,20 @@ def compare_texts(
 
 
 def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
-    """All records of one model in one folder, as links to those of its parts."""
-    for parent in parents.values():
-        for file in sorted(parent.glob("*.parquet")):
-            link(file, folder / file.name)
+    """All records of one model in one folder, as links to those of its parts.
+
+    parents: name of a part's file -> the folder of the job that made it. Equal rows are scored once whatever their sets
+    are called, so what lies there may bear the name of another set.
+    """
+    for name, parent in parents.items():
+        link(_made(parent), folder / name)
     return {"parts": sorted(parents)}
+
+
+def _made(folder: Path) -> Path:
+    """The one file of records in a part's folder."""
+    (file,) = folder.glob("*.parquet")
+    return file
 
 
 def tokenizer_mark(tokenizer: Any) -> str:

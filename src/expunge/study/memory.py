@@ -1,20 +1,26 @@
-"""How much memory a training run takes on each device, on paper: from the model's shape and the settings alone.
+"""How much memory a training run, or the scoring of a model, takes on each GPU, on paper: from the model's shape and
+the settings alone.
 
 Bytes of: weights (float32, or quantised), gradients, the optimiser, the casts of weights that mixed precision keeps for
-the backward, activations, and the logits of a chunk. What fragments, what libraries reserve and what an exchange holds
-for a moment is not counted; the largest of these is named in the table's note. Nothing here was measured on a GPU.
+the backward, activations (of scoring, with the cache), and the logits of a chunk. What fragments, what libraries
+reserve and what an exchange holds for a moment is not counted; the largest of these is named in the table's note.
+Nothing here was measured on a GPU. On a CPU batches are smaller.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.models.config import PRESETS
+from expunge.models.config import PRESETS, ModelConfig
+from expunge.scoring import grads, texts, tokens
+from expunge.scoring.statistics import WIDE_CHUNK
 from expunge.training.config import TrainArgs
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
@@ -74,21 +80,35 @@ SHAPES: Mapping[str, Shape] = {
 }  # fmt: skip
 
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # what names them in a configuration
+
+
 def shape_of(model: str) -> Shape:
-    """A model's shape by its name, or by the config.json of its folder. Raises ConfigError for another."""
+    """A model's shape: by its name, by the config.json of its folder, or by the name in a hub id such as
+    `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for another."""
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
-        if model not in SHAPES:
+        last = model.rpartition("/")[2]
+        known = next((name for name in SHAPES if re.match(rf"{re.escape(name)}(-|$)", last)), None)
+        if known is None:
             raise ConfigError(f"memory: no model folder and no known model {model!r}{nearest(model, SHAPES)}")
-        return SHAPES[model]
+        return SHAPES[known]
     try:
         c = json.loads(file.read_text(encoding="utf-8"))
+        if any(c.get(key) for key in EXPERTS):
+            raise ConfigError(f"memory: {file}: a mixture of experts, and this knows one MLP a layer")
         heads = c["num_attention_heads"]
         keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
         d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
         return Shape(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"memory: {file} is no configuration of a Llama-like model: {error}") from None
+
+
+def shape_in(model: ModelConfig) -> Shape:
+    """The shape of a configured model. Raises ConfigError where its configuration does not say it."""
+    shape = shape_of(str(model.scratch or model.source))
+    return dataclasses.replace(shape, vocabulary=model.vocab_size) if model.scratch and model.vocab_size else shape
 
 
 @dataclass(frozen=True)
@@ -135,15 +155,55 @@ def estimate_memory(
     layers_alive = 1 if args.activation_checkpointing else shape.layers
     casts = 2.0 * layers_alive * shape.layer if half else 0.0
     width = 2 if half else 4
-    tokens = args.per_device_train_batch_size * sides * length
-    # per token and layer: the inputs of seven products, queries, keys, values, both norms, and three of the MLP's width
-    of_layer = width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
+    read = args.per_device_train_batch_size * sides * length
     kept = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
-    activations = float(tokens * (layers_alive * of_layer + kept))
+    activations = float(read * (layers_alive * _of_layer(shape, width) + kept))
     in_chunks = args.head_chunk and (strategy == "ddp" or processes == 1)
     # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
-    alive = min(args.head_chunk, tokens) * 2 if in_chunks else tokens * 3
+    alive = min(args.head_chunk, read) * 2 if in_chunks else read * 3
     return Memory(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)
+
+
+SCORED = ("tokens", "texts", "samples", "grads", "agreement")  # kinds of records that a model is read for
+
+
+def estimate_scoring(
+    shape: Shape, kind: str, *, length: int = 512, width: int = 4, n_rows: int | None = None
+) -> Memory:
+    """What a GPU holds at most while one kind of records is made.
+
+    length: tokens of the longest row, what is generated included. width: bytes of a weight. n_rows: how many rows there
+    are; None: more than a batch takes.
+    """
+    there = n_rows * length if n_rows else 2**62
+    weights, of_cache = float(width * shape.parameters), 2 * width * shape.layers * shape.keys
+    if kind == "grads":
+        rows = min(grads.AT_ONCE, max(1, int(grads.WIDE_ROOM // weights)), there // length)
+        held = rows * (weights + (4.0 * shape.parameters if width < 4 else 0.0))  # and as float32
+        read = rows * length
+        activations = float(read * shape.layers * _of_layer(shape, width))
+        return Memory(weights, held, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
+    if kind in ("texts", "samples"):
+        budget = max(texts.BUDGET, texts.CACHE // (2 * shape.layers * shape.hidden * width), length)
+        budget = min(budget, there)
+        of_logit = width + (24.0 if kind == "samples" else 0.0)  # drawn by sums of probabilities in float64
+        activations = float(budget * (of_cache + _of_layer(shape, width)))
+        return Memory(weights, 0.0, 0.0, 0.0, activations, budget // length * of_logit * shape.vocabulary)
+    budget = min(max(tokens.WIDE_BUDGET, length), there)
+    strips = 3 * 4.0 * min(WIDE_CHUNK, budget * shape.vocabulary)
+    if kind == "agreement":
+        logits = 2.0 * width * budget * shape.vocabulary
+        return Memory(2 * weights, 0.0, 0.0, 0.0, float(budget * _of_layer(shape, width)), logits + strips)
+    # questions that are read once, and answers after them: a read token costs as much as so many cached ones
+    cached = min((1 + tokens.CACHED) * budget, 2 * there)
+    activations = float(budget * _of_layer(shape, width) + cached * of_cache)
+    return Memory(weights, 0.0, 0.0, 0.0, activations, width * min(tokens.LOGITS, budget * shape.vocabulary) + strips)
+
+
+def _of_layer(shape: Shape, width: int) -> int:
+    """Bytes of a token in a layer: the inputs of seven products, queries, keys, values, both norms, and three of the
+    MLP's width."""
+    return width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
 
 
 def _trained(shape: Shape, args: TrainArgs) -> int:

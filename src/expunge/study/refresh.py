@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ CONFIG = "config.yaml"
 MARK = ".expunge-key"
 
 
-def refresh(place: Path, retain_logs_path: str | None = None) -> dict[str, float | None]:
+def refresh(
+    place: Path, retain_logs_path: str | None = None, extras: Sequence[str] | None = None
+) -> dict[str, float | None]:
     """Compute the panel again for a folder that `expunge eval` or `expunge unlearn` has written.
 
-    place: the folder, or its EVAL.json. retain_logs_path: in place of the retain log the folder was made with. The
-    results files and the stored settings are replaced; records and weights stay. A metric whose records were never made
-    is missing and says so. Returns the summary. Raises ConfigError or DataError where the folder is not such a one, or
-    the rows are not those that were scored.
+    place: the folder, or its EVAL.json. retain_logs_path, extras: in place of the retain log and the groups of metrics
+    (`eval.extras`) the folder was made with. The results files and the stored settings are replaced; records and
+    weights stay. A metric whose records were never made is missing and says so. Returns the summary. Raises ConfigError
+    or DataError where the folder is not such a one, or the rows are not those that were scored.
     """
     folder, evals = _folders(place)
-    single = _settings(folder)
+    single = _settings(folder, extras)
     if retain_logs_path is not None:
         single = dataclasses.replace(single, retain_logs_path=retain_logs_path)
     setting = setting_of(single)
@@ -71,8 +73,8 @@ def _folders(place: Path) -> tuple[Path, Path]:
     )
 
 
-def _settings(folder: Path) -> Single:
-    """The settings stored with a folder."""
+def _settings(folder: Path, extras: Sequence[str] | None) -> Single:
+    """The settings stored with a folder; with other groups of metrics, where these are named."""
     try:
         tree = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -83,6 +85,8 @@ def _settings(folder: Path) -> Single:
     model = tree.get("model")
     if template is not None and isinstance(model, dict):
         tree["model"] = {**model, "template_args": template}
+    if extras is not None:
+        tree["eval"] = {**(tree.get("eval") or {}), "extras": list(extras)}
     return decode_task(Single, tree)
 
 

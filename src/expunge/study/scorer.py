@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.core.identity import file_sha256
+from expunge.core.identity import file_sha256, fingerprint
 from expunge.metrics.api import Result
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
@@ -20,6 +21,7 @@ from expunge.study.job import Job, Progress
 from expunge.study.setting import Setting, check_retain_file
 
 REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
+RECORDS_REVISION = 2  # of the gathering alone; 1 gave the files the names of the sets that were scored first
 
 
 class Scorer:
@@ -33,6 +35,7 @@ class Scorer:
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
         self._held = measuring.Held()
+        self._logs: dict[Path, tuple[Mapping[str, Result], str]] = {}
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
         """All records of a model, gathered from a job for each set of rows and kind.
@@ -56,7 +59,7 @@ class Scorer:
             self._held.drop()  # this model's last part is done
             return measuring.gather(folder, parents)
 
-        return Job(kind="records", label=label, identity={"revision": REVISION}, parents=made, do=do)
+        return Job(kind="records", label=label, identity={"revision": RECORDS_REVISION}, parents=made, do=do)
 
     def _how(self, part: measuring.Part) -> Generation:
         """How texts of a part are generated."""
@@ -140,7 +143,7 @@ class Scorer:
             if metric.where and metric.rows:
                 measuring.rows_where(sets[metric.rows], metric)
         meta = self.meta()
-        given = self._read_retain(retain_file) if retain_file else None
+        given, mark = self._retain_log(retain_file) if retain_file else (None, None)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
             against = given
@@ -152,8 +155,8 @@ class Scorer:
             return facts
 
         identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
-        if retain_file is not None:
-            identity["retain_logs"] = file_sha256(retain_file)
+        if mark is not None:
+            identity["retain_logs"] = mark
         parents = {"records": records} | ({"retain": retain} if retain else {})
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
@@ -177,10 +180,13 @@ class Scorer:
             do=do,
         )
 
-    def _read_retain(self, retain_file: Path) -> Mapping[str, Result]:
-        """The results of a retain log that fits this setting. Raises ConfigError."""
-        n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
-        return check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+    def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, Result], str]:
+        """The results of a retain log that fits this setting, and its SHA-256; read once. Raises ConfigError."""
+        if retain_file not in self._logs:
+            n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
+            results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+            self._logs[retain_file] = results, file_sha256(retain_file)
+        return self._logs[retain_file]
 
     def _tokenizer_mark(self) -> str | None:
         """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
@@ -200,6 +206,8 @@ class Scorer:
         return {
             "benchmark": benchmark.name,
             "forget_split": benchmark.split,
+            "truth_ratio": self.evaluation.truth_ratio,
+            "template": fingerprint(dataclasses.replace(self.setting.template, max_length=2)),
             "rows": {n: self._rows[n] for n in sorted({m.rows for m in benchmark.panel if m.rows})},
         }
 

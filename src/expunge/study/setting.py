@@ -68,13 +68,20 @@ def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen
 def check_retain_file(
     path: Path, meta: Mapping[str, Any], n_forget: int, tokenizer_mark: Callable[[], str | None]
 ) -> Mapping[str, Any]:
-    """The results in a retain log. Raises ConfigError if it was made of another benchmark, split, rows or tokenizer."""
+    """The results in a retain log.
+
+    Raises ConfigError if it was made of another benchmark, split, rows or tokenizer, or with another template (its
+    max_length aside) or another truth ratio.
+    """
     if not path.is_file():
         raise ConfigError(f"retain_logs_path: no file {path}")
     results, said = read_results(path)
     for key in ("benchmark", "forget_split"):
         if said.get(key, meta[key]) != meta[key]:
             raise ConfigError(f"retain_logs_path: {path} is of {key} {said[key]}, this job of {meta[key]}")
+    for key, of in (("truth_ratio", "eval.truth_ratio"), ("template", "model.template_args")):
+        if said.get(key, meta.get(key)) != meta.get(key):
+            raise ConfigError(f"retain_logs_path: {path} was measured with another {of} than this job's")
     for name, fingerprint in (said.get("rows") or {}).items():
         if meta["rows"].get(name, fingerprint) != fingerprint:
             raise ConfigError(f"retain_logs_path: {path} was measured on other {name} rows than this job's")

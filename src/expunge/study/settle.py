@@ -55,11 +55,19 @@ def setting_of(task: Task) -> Setting:
 
 
 def check_holdout(benchmark: Benchmark) -> None:
-    """Rows that no model has seen must not be among those to be forgotten. Raises DataError with the first that is."""
-    forget = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(benchmark.forget_set, ())}
-    for row in benchmark.sets.get("holdout", ()):
-        if (row.question, row.answer) in forget:
-            raise DataError(
-                f"holdout row {row.row_id} is forget row {forget[row.question, row.answer]} as well: "
-                f"{row.question[:60]!r}; no model may have seen a holdout row"
-            )
+    """Rows that no model has seen must not be among those to be forgotten, nor among those an attack tells them from.
+
+    Raises DataError with the first that is.
+    """
+    rows = {m.name: m.rows or "" for m in benchmark.panel}
+    attacks = [m.parents for m in benchmark.panel if m.family == "attack_auc"]
+    pairs = [(benchmark.forget_set, "holdout")]
+    pairs += [(rows.get(p.get("members", ""), ""), rows.get(p.get("others", ""), "")) for p in attacks]
+    for seen, unseen in dict.fromkeys(pairs):
+        known = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(seen, ())}
+        for row in benchmark.sets.get(unseen, ()):
+            if (row.question, row.answer) in known:
+                raise DataError(
+                    f"{unseen} row {row.row_id} is {seen} row {known[row.question, row.answer]} as well: "
+                    f"{(row.question or row.answer)[:60]!r}; no model may have seen a {unseen} row"
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +27,7 @@ from expunge.study.settle import setting_of
 from expunge.study.store import Store
 from expunge.study.together import all_done, help_with
 from expunge.training.config import TrainArgs
+from expunge.training.shares import check_several
 
 Mode = Literal["train", "unlearn", "eval"]
 
@@ -123,15 +124,12 @@ class Prepared:
 def prepare(single: Single) -> Prepared:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
-    if single.model.model_args.device_map and not ranks.here().alone:
-        raise ConfigError(
-            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
-            "launcher starts several"
-        )
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fittings = () if single.mode == "eval" else fittings_of(single)
     merge = merge_of(single)
+    if not ranks.here().alone:
+        _check_several(single, fittings)
     setting = setting_of(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
     maker = Maker(setting, single.eval)
@@ -152,12 +150,27 @@ def prepare(single: Single) -> Prepared:
             records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
     bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
-    notes = ("trainer.args.bf16 counts on a GPU; float32 is used on this CPU",) if bf16 else ()
+    notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
+    if ranks.sharded() and any(fitting.args.head_chunk for fitting in fittings):
+        notes.append("trainer.args.head_chunk counts for whole models; one in shards makes all its logits at once")
     prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
     return prepared
+
+
+def _check_several(single: Single, fittings: Sequence[Fitting]) -> None:
+    """Raise an error for what several processes cannot do together."""
+    if single.model.model_args.device_map:
+        raise ConfigError(
+            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "launcher starts several"
+        )
+    for fitting in fittings:
+        check_several(fitting.objective, fitting.args.step is not None, ranks.here(), sharded=bool(ranks.sharded()))
+        if ranks.sharded() == "fsdp" and fitting.args.optim == "adafactor":
+            raise ConfigError("trainer.args.optim: adafactor cannot train a model in FSDP's shards; use adamw_torch")
 
 
 class Fitting(NamedTuple):

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-<n>` that appears whole: `state.safetensors` holds every tensor, `state.json` all else
 and where the tensors belong, `checksums.json` the SHA-256 of both. The two newest are kept; a damaged one is passed
-over for the one before.
+over for the one before. Of a model in shards each process keeps its own beside it, in the same form.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def trained_weights(model: Any) -> dict[str, Tensor]:
 
 def _own(p: Any) -> Tensor:
     """A parameter, or this process's shard of it."""
-    own: Tensor = p.to_local() if isinstance(p, DTensor) else p
+    own: Tensor = p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p)  # FSDP's, ZeRO-3's
     return own
 
 
@@ -113,8 +113,10 @@ def put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
 class Checkpoints:
     """The checkpoints of one run under a folder of its own."""
 
-    def __init__(self, folder: Path, args: CheckpointArgs) -> None:
+    def __init__(self, folder: Path, args: CheckpointArgs, *, shards: bool = False) -> None:
+        """shards: each process has a part of its own, which only counts together with all the others'."""
         self._folder, self._args = folder, args
+        self._own = Checkpoints(folder / f"shard-{ranks.here().number}", args) if shards else None
         self._written, self._step = time.monotonic(), 0
         self.stopping = False  # set by a signal: write one more, and stop
 
@@ -134,7 +136,7 @@ class Checkpoints:
         Where it cannot be written (a full disk) a warning says so, and the run goes on.
         """
         self._written, self._step = time.monotonic(), step
-        place = self._folder / f"step-{step:08d}"
+        place = self._place(step)
         if place in self._found():
             return
         tensors: dict[str, Tensor] = {}
@@ -150,6 +152,19 @@ class Checkpoints:
         for old in self._found()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
+    def save_shards(self, step: int, state: State, shard: State) -> None:
+        """Write a checkpoint of which each process keeps its `shard`, and the first all else; all call it together.
+
+        It is there once the first has written its part, after all others.
+        """
+        if self._own is None:
+            raise ValueError("these checkpoints are not kept in shards")
+        self._written, self._step = time.monotonic(), step
+        self._own.save(step, shard)
+        if min(ranks.values(float(self._own._place(step).is_dir()))) and ranks.here().first:
+            self.save(step, state)
+        ranks.meet()
+
     def load(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
         """The newest state that is whole and fits this run (`state["fits"]`); None if there is none.
 
@@ -159,20 +174,37 @@ class Checkpoints:
         state = self._newest(fits, device) if ranks.here().first else None
         step = ranks.told(None if state is None else self._step)
         if step is not None and state is None:
-            place = self._folder / f"step-{step:08d}"
+            place = self._place(step)
             try:
                 state = _read(place, device)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 raise JobError(f"{place} can be read by one process of this run, and not by another: {error}") from None
-        return state
+        if self._own is None:
+            return state
+        shard = self._own._newest(None, device, upto=-1 if step is None else step)
+        if state is None:
+            return None
+        if min(ranks.values(float(shard is not None and self._own._step == step))) and shard is not None:
+            return {**state, **shard}
+        if ranks.here().first:
+            log.warning("%s is refused, a process lacks its shard of it; the run goes on from an earlier one, or anew",
+                        self._place(self._step))  # fmt: skip
+            shutil.rmtree(self._place(self._step), ignore_errors=True)
+        return self.load(fits, device)
 
-    def _newest(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
+    def _newest(self, fits: Mapping[str, Any] | None, device: torch.device, upto: int | None = None) -> State | None:
+        """The newest whole state that fits (None: all do); later ones than step `upto`, of an attempt that did not
+        write all of them, are removed."""
+        if upto is not None:
+            for late in self._found():
+                if int(late.name.removeprefix("step-")) > upto:
+                    shutil.rmtree(late, ignore_errors=True)
         for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         for place in self._found():
             try:
                 state = _read(place, device)
-                if state["fits"] != dict(fits):
+                if fits is not None and state["fits"] != dict(fits):
                     raise ValueError("it was made on another kind of device, or by another number of processes")
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 log.warning("%s is refused, %s; the run goes on from an earlier one, or anew", place, error)
@@ -181,6 +213,9 @@ class Checkpoints:
             self._written, self._step = time.monotonic(), int(place.name.removeprefix("step-"))
             return state
         return None
+
+    def _place(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
 
     def _found(self) -> list[Path]:
         """Their folders, the newest first."""

@@ -17,6 +17,7 @@ from expunge.training.checkpoint import Checkpoints, State, of_each, put_weights
 from expunge.training.evaluate import Point, Watch
 from expunge.training.meter import Meter
 from expunge.training.phases import Phase
+from expunge.training.sharded import trained_on
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # step, steps
@@ -65,14 +66,17 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Where the model is trained."""
+        if ranks.sharded():
+            return torch.device(trained_on(self.model))
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def fits(self) -> dict[str, Any]:
         """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
-        return {"device": self.device.type, "processes": ranks.here().world}
+        cut = {"shards": ranks.sharded()} if ranks.sharded() else {}
+        return {"device": self.device.type, "processes": ranks.here().world, **cut}
 
     def begin(self) -> Place:
         """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
@@ -80,10 +84,12 @@ class Run:
             if self.watch:
                 self.watch.begin(self.model)
             return Place(self.n_phases)
-        put_weights(self.model, self.found["model"])
+        if not ranks.sharded():  # the shards are put in place once the model is cut
+            put_weights(self.model, self.found["model"])
         self.history = list(self.found["history"])
         if self.watch:
-            self.watch.restore(self.found["watch"])
+            best = {"weights": self.found["best"]} if ranks.sharded() else {}
+            self.watch.restore({**self.found["watch"], **best})
         self.resumed_at = self.found["steps_before"] + self.found["step"]
         log.info("going on after step %d", self.resumed_at)
         return Place(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
@@ -102,20 +108,26 @@ class Run:
         if self.checkpoints is None:
             return
         each = of_each(own or {}, self.device)
-        if not ranks.here().first:
-            return
+        watched = self.watch.state() if self.watch else {}
         state = {
             "fits": self.fits, "phase": place.number, "steps_before": place.steps_before, "step": step, "n_read": 0,
-            "model": trained_weights(self.model), "history": self.history,
-            "watch": self.watch.state() if self.watch else {}, "each": each, **of_phase,
+            "history": self.history, "watch": watched, "each": each, **of_phase,
         }  # fmt: skip
-        self.checkpoints.save(place.steps_before + step, state)
+        done = place.steps_before + step
+        if ranks.sharded():
+            shard = {"model": trained_weights(self.model), "best": watched.pop("weights", {})}
+            optimizer = {"optimizer": state.pop("optimizer")} if "optimizer" in state else {}
+            self.checkpoints.save_shards(done, state, {**shard, **optimizer})
+        elif ranks.here().first:
+            self.checkpoints.save(done, {**state, "model": trained_weights(self.model)})
 
     def leave(self, place: Place) -> None:
         """At the end of a phase: stop here if a signal came in its last step."""
         self.checkpoint_due(place.steps_before)  # all stop where one does
         if self.checkpoints is not None and self.checkpoints.stopping:
             number = self.n_phases if self.stopped else place.number
+            if ranks.sharded() and number == self.n_phases:
+                raise KeyboardInterrupt  # nothing is left to be trained, and so to be cut in shards: go on from before
             self.save(dataclasses.replace(place, number=number + 1))
             raise KeyboardInterrupt
 

@@ -117,10 +117,10 @@ def _find(run: Run, folder: Path | None, args: TrainArgs) -> None:
     """Where a run keeps its checkpoints, and the one that an earlier attempt has left there."""
     if folder is None or args.checkpoint is None:
         return
-    if ranks.sharded():
-        log.warning("no checkpoints are written of a model in shards: a run that is broken off begins anew")
+    if ranks.sharded() == "deepspeed":
+        log.warning("no checkpoints are written under DeepSpeed: a run that is broken off begins anew")
         return
-    run.checkpoints = Checkpoints(folder, args.checkpoint)
+    run.checkpoints = Checkpoints(folder, args.checkpoint, shards=bool(ranks.sharded()))
     run.found = run.checkpoints.load(run.fits, run.device)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from expunge.core.errors import JobError
 from expunge.core.ranks import Rank, here
@@ -89,6 +90,7 @@ def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:
     wrapped: what the accelerator has made of the model.
     """
     state = accelerator.get_state_dict(wrapped)
+    unset_hf_deepspeed_config()  # else transformers cuts what is loaded from here on as well
     if not here().first:
         return
     made: dict[int, nn.Parameter] = {}  # tied weights stay one

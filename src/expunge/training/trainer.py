@@ -20,12 +20,13 @@ from expunge.core.errors import JobError
 from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
-from expunge.training.checkpoint import State
+from expunge.training.checkpoint import State, put_weights
 from expunge.training.course import Diverged, Place, Run
 from expunge.training.evaluate import is_due
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.serve import Sample, Server
+from expunge.training.sharded import cut_before, in_shards, own_shards, shard_anywhere, trained_on
 from expunge.training.shares import Micro, Share, check_several, in_one_forward, per_process
 from expunge.training.step import Stepper
 
@@ -35,9 +36,9 @@ log = logging.getLogger(__name__)
 def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
     """A phase's settings as the Trainer takes them; what does not concern it is off."""
     args = phase.args
-    device = next(model.parameters()).device
+    device = trained_on(model)
     optim = args.optim
-    if device.type == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
+    if device == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)
         optim = "adamw_torch"
     return TrainingArguments(
@@ -59,7 +60,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         fp16=args.fp16,
         activation_checkpointing=args.activation_checkpointing,
         seed=seed,
-        use_cpu=device.type == "cpu",
+        use_cpu=device == "cpu",
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -67,7 +68,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
+        dataloader_pin_memory=device == "cuda",
         label_names=[],
     )
 
@@ -91,6 +92,7 @@ class PhaseTrainer(transformers.Trainer):
         if self.accelerator.num_processes != ranks.here().world:
             raise JobError("several processes train together only where accelerate launch or torchrun has started them")
         check_several(phase.objective, phase.step is not None, ranks.here(), sharded=sharded)
+        cut_before(self.accelerator, run.model)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
         self.phase, self.run = phase, run
@@ -99,6 +101,12 @@ class PhaseTrainer(transformers.Trainer):
         self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._stepper: Stepper | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Models in shards on CPUs as well."""
+        super().create_accelerator_and_postprocess()
+        if ranks.sharded() == "fsdp":
+            self.is_fsdp_enabled = shard_anywhere(self.accelerator)
 
     def get_train_dataloader(self) -> Any:
         """This process's micro-batches as they are: accelerate would share them out once more."""
@@ -126,11 +134,17 @@ class PhaseTrainer(transformers.Trainer):
     def restore(self) -> None:
         """Once everything has been made, and before the first step: what a checkpoint knows of this phase, if any."""
         found, self._found = self._found, None
-        if found is None or self.begun == 0:
+        if found is None:
             return
-        for part, key in zip(self._course, ("optimizer", "scheduler", "scaler"), strict=True):
-            if part is not None:
-                part.load_state_dict(found[key])
+        if ranks.sharded():
+            put_weights(self.model, found["model"])
+        if self.begun == 0:
+            return
+        optimizer, scheduler, scaler = self._course
+        optimizer.load_state_dict(in_shards(found["optimizer"], optimizer))
+        scheduler.load_state_dict(found["scheduler"])
+        if scaler is not None:
+            scaler.load_state_dict(found["scaler"])
         self.server.memory.update(found["memory"])
         if self._stepper is not None:
             self._stepper.memory.update(found["step_memory"])
@@ -151,7 +165,7 @@ class PhaseTrainer(transformers.Trainer):
             self.place,
             step=step,
             n_read=step * self.epoch_share,
-            optimizer=optimizer.state_dict(),
+            optimizer=own_shards(optimizer.state_dict()),
             scheduler=scheduler.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             memory=self.server.memory,

@@ -88,10 +88,7 @@ def measured(stage: Any, store: Store, numbers: dict[str, tuple[float, float]]) 
     """Metrics in the store as if they had been measured: label -> utility and forget metric."""
     for leaf in stage.graph.leaves:
         if leaf.label in numbers:
-            facts = dict(zip(("retain_Q_A_Prob", "forget_Q_A_Prob"), numbers[leaf.label], strict=True))
-            place = store.path(leaf.metrics)
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "job.json").write_text(json.dumps({"key": leaf.metrics.key, "wall_s": 1.0, "facts": facts}))
+            measured_one(leaf, store, numbers[leaf.label])
 
 
 def test_a_failed_trial_counts_as_tried_and_too_little_utility_loses(tmp_path: Path) -> None:
@@ -123,6 +120,88 @@ def test_tpe_goes_on_from_what_was_measured(tmp_path: Path) -> None:
         measured(stage, store, {label: (0.8, 0.9 / (i + 1)) for i, label in enumerate(["full", "retain", *trials])})
     assert rounds == [2, 3, 4]
     assert [t.number for t in stage.trials if t.chosen] == [3]
+
+
+SPLITS = {"split": {"third": {}, "sixth": {"data.world.forget_fraction": 0.17}}}
+
+
+def numbers_of(stage: Any, best: str) -> dict[str, tuple[float, float]]:
+    """Numbers for all leaves of a plain study or a cell, of which those of one label are the best."""
+    return {leaf.label: (0.8, 0.1 if leaf.label == best else 0.5) for leaf in stage.leaves}
+
+
+def test_each_cell_of_a_grid_is_searched_by_itself_under_one_budget(tmp_path: Path) -> None:
+    made = tree(grid=SPLITS, grid_cells={"sixth": {"unlearn.weight_decay": 0.5}})
+    store = Store(tmp_path)
+    stage = next_stage(made, store)
+    assert list(stage.graph.cells) == ["third", "sixth"]
+    trials = {}
+    for cell, part in stage.graph.cells.items():
+        runs = [leaf for leaf in part.leaves if leaf.role == "unlearn"]
+        assert Counter(leaf.method for leaf in runs) == {"GradAscent": 2, "NPO": 2}
+        assert {leaf.model.identity["args"]["weight_decay"] for leaf in runs} == {0.5 if cell == "sixth" else 0.01}  # type: ignore[union-attr]
+        trials[cell] = {leaf.label: leaf.model.identity["args"]["learning_rate"] for leaf in runs}  # type: ignore[union-attr]
+    assert trials["third"] == trials["sixth"]  # the points that are tried are those of a method, wherever it is
+    for part, best in zip(stage.graph.cells.values(), ("NPO-t0", "NPO-t1"), strict=True):
+        for leaf in part.leaves:
+            measured_one(leaf, store, numbers_of(part, best)[leaf.label])
+    last = next_stage(made, store)
+    assert last.last
+    chosen = {(t.cell, t.method): t.number for t in last.trials if t.chosen}
+    assert chosen == {("third", "GradAscent"): 0, ("third", "NPO"): 0, ("sixth", "GradAscent"): 0, ("sixth", "NPO"): 1}
+    for cell, number in (("third", 0), ("sixth", 1)):
+        runs = [leaf for leaf in last.graph.cells[cell].leaves if leaf.label == "NPO"]
+        assert [leaf.seed for leaf in runs] == [0, 1]
+        assert runs[0].model.identity["args"]["learning_rate"] == trials[cell][f"NPO-t{number}"]  # type: ignore[union-attr]
+        assert all(note.startswith(f"sweep, {cell}, ") for note in last.said[cell])
+        # what its choice was made by is nothing that its report reads
+        before, after = (questions(g.cells[cell].setting.benchmark) for g in (stage.graph, last.graph))
+        assert before and after and not before & after
+    # another process makes the same jobs from the plain tree; and the winners' first seeds are trials
+    again = study_graph(json.loads(json.dumps(last.tree)))
+    assert {j.key for j in in_order(again.jobs)} == {j.key for j in in_order(last.graph.jobs)}
+    kinds = Counter(j.kind for j in in_order([*stage.graph.jobs, *last.graph.jobs]))
+    assert kinds["unlearn"] == 2 * (4 + 2) and kinds["train"] == 1 + 2  # one full model, a retain model for each split
+
+
+def test_a_trial_of_a_chain_is_the_whole_chain(tmp_path: Path) -> None:
+    """Three requests: all links have a trial's settings, and its last model alone is measured."""
+    made = tree(requests=3, methods=[{"trainer": "GradAscent"}], seeds={"unlearn": [0]})
+    store = Store(tmp_path)
+    stage = next_stage(made, store)
+    runs = [leaf for leaf in stage.graph.leaves if leaf.role == "unlearn"]
+    assert [leaf.label for leaf in runs] == ["GradAscent-t0@3/3", "GradAscent-t1@3/3"]
+    kinds = Counter(j.kind for j in in_order(stage.graph.jobs))
+    assert kinds["unlearn"] == 2 * 3 and kinds["metrics"] == 2 + 2
+    measured(stage, store, numbers_of(stage.graph, "GradAscent-t1@3/3"))
+    last = next_stage(made, store)
+    assert last.last and [t.number for t in last.trials if t.chosen] == [1]
+    links = [leaf for leaf in last.graph.leaves if leaf.role == "unlearn"]
+    assert [leaf.label for leaf in links] == ["GradAscent@1/3", "GradAscent@2/3", "GradAscent@3/3"]
+    trial = {j.key for j in in_order(stage.graph.jobs) if j.kind == "unlearn"}
+    assert {leaf.model.key for leaf in links} < trial  # type: ignore[union-attr]
+
+
+def test_a_sweep_over_a_grid_of_requests_runs(tmp_path: Path) -> None:
+    """From nothing to a report for each cell, which says that cell's choices."""
+    changes = {"grid": {"requests": [1, 2]}, "methods": [{"trainer": "GradAscent"}], "seeds": {"unlearn": [0]}}
+    result = sweep(tmp_path, **changes).run()
+    assert not result.failures
+    assert list(result.reports) == ["requests=1", "requests=2"]
+    for cell, report in result.reports.items():
+        (note,) = [note for note in report.notes if note.startswith("sweep")]
+        assert note.startswith(f"sweep, {cell}, GradAscent: trial ")
+    said = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert Counter(t["cell"] for t in said["trials"]) == {"requests=1": 2, "requests=2": 2}
+    assert all(t["forget"] is not None for t in said["trials"])
+
+
+def measured_one(leaf: Any, store: Store, numbers: tuple[float, float]) -> None:
+    """A leaf's metrics in the store as if they had been measured: the utility and the forget metric."""
+    facts = dict(zip(("retain_Q_A_Prob", "forget_Q_A_Prob"), numbers, strict=True))
+    place = store.path(leaf.metrics)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "job.json").write_text(json.dumps({"key": leaf.metrics.key, "wall_s": 1.0, "facts": facts}))
 
 
 def sweep(folder: Path, **changes: Any) -> package.StudyHandle:
@@ -181,13 +260,27 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
         ({"sweep": {"trials": 9}}, "has 2 points to try, got 9"),
         ({"sweep": {"trials": -1}}, "sweep.trials: must be at least 0"),
         ({"methods": [{"trainer": "NPO", "args": {"max_steps": 3}}]}, r"methods\[0\].args.max_steps: in a sweep all"),
-        ({"grid": {"forget_split": ["a"]}}, "sweep: a study with grid has no sweep"),
         ({"eval": {"rows": {"part": "report"}}}, "eval.rows.part: a sweep reads"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_sweep(decode_study(tree(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"grid": {"sweep.trials": [1, 2]}}, "sets sweep.trials, which is one for the whole grid"),
+        ({"grid": {"eval.rows.part": ["all", "report"]}}, "grid, report: eval.rows.part: a sweep reads"),
+        ({"grid": SPLITS, "grid_cells": {"thrid": {}}}, "grid_cells.thrid: the grid has no such cell; did you mean"),
+        ({"grid": SPLITS, "grid_cells": {"third": {"paths.store": "x"}}}, "grid_cells.third sets paths.store, which"),
+        ({"meta": {}}, "sweep: a study with meta has no sweep"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_over_a_grid(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        next_stage(tree(**changes), Store(tmp_path))
 
 
 def test_a_rule_that_names_no_metric_is_told_before_any_job(tmp_path: Path) -> None:

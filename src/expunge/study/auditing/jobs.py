@@ -216,7 +216,7 @@ class _AuditMaker(Maker):
             identity=identity,
             parents={} if model is None else {"model": model},
             do=do,
-            estimate=self._sizes.fit({"retain": (change.rows,)}, args, self.setting.template.max_length),
+            estimate=self._sizes.fit({"retain": (change.rows,)}, args),
         )
 
     def told(self, label: str, audit: Audit, ground: Ground, sides: Mapping[str, Mapping[str, Job]]) -> Job:

@@ -23,6 +23,7 @@ from expunge.models.config import PRESETS
 from expunge.study.config import Study
 from expunge.study.estimate import parameters
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
+from expunge.study.memory import estimate_memory, estimate_scoring, shape_in
 from expunge.study.stories import work
 from expunge.study.stories.config import ALL, StoriesStudy
 from expunge.training.config import TrainArgs
@@ -244,14 +245,17 @@ class _Maker:
         n_rows = max(1, int(s.generate.n * share * TOKENS_PER_STORY / s.max_seq_len))
         tokens = args.n_samples(n_rows) * s.max_seq_len
         more = self._measuring(n_checks)
-        return Estimate(tokens + more.tokens, 6.0 * self.n_parameters * tokens + more.flops, 4 * self.n_parameters)
+        held = estimate_memory(shape_in(self.model), args, "ddp", length=s.max_seq_len, sides=1)
+        flops = 6.0 * self.n_parameters * tokens + more.flops
+        return Estimate(tokens + more.tokens, flops, 4 * self.n_parameters, held.total)
 
     def _measuring(self, times: int) -> Estimate:
         """Two operations per parameter and token that is scored, eight for a generated one."""
         s = self.settings
         scored = times * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
         made = times * s.judge.prompts * s.judge.max_new_tokens
-        return Estimate(scored + made, self.n_parameters * (2.0 * scored + 8.0 * made))
+        held = estimate_scoring(shape_in(self.model), "tokens", length=s.max_seq_len, n_rows=s.eval_rows)
+        return Estimate(scored + made, self.n_parameters * (2.0 * scored + 8.0 * made), memory=held.total)
 
     def _probe(self, label: str, model: Job) -> Job | None:
         s, config = self.settings, self.model

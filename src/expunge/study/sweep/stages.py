@@ -4,6 +4,9 @@ Trials and winners are two plain studies, one after the other: first every trial
 selection part of the evaluation rows; then each method with what was chosen, with all seeds, measured on the report
 part. What the first has made (full and retain models, the winners' first seed) the second finds done. The choice is
 computed from stored numbers alone, so the same command comes to the same studies wherever it was interrupted.
+
+Each cell of a grid is searched by itself, with as many trials, and each in its own rows. With `requests` a trial is a
+chain of models with the same settings, and its last model is what is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.core.decode import decode
@@ -19,7 +22,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.metrics.api import Result
 from expunge.study.config import MethodEntry, Study, decode_study, entry_label, unlearn_args, with_value
 from expunge.study.graph import Graph, Leaf
-from expunge.study.grid import study_graph
+from expunge.study.grid import cells, study_graph
 from expunge.study.store import Store
 from expunge.study.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -28,8 +31,10 @@ from expunge.training.evaluate import Point, Selection, forget_of, selection, ut
 
 @dataclass(frozen=True)
 class Trial:
-    """A method with the values that were tried, and what the selection rows said: None where the trial failed."""
+    """A method (of a grid, in a cell) with the values that were tried, and what the selection rows said: None where the
+    trial failed."""
 
+    cell: str
     method: str
     number: int
     values: Values
@@ -41,14 +46,34 @@ class Trial:
 @dataclass(frozen=True)
 class Stage:
     """How far a sweep is: the study to run now, as a plain tree and as a graph, whether it is the last, all graphs so
-    far, and every trial that is decided. notes: what was chosen and why, a line for each method."""
+    far, and every trial that is decided. said: what was chosen and why, by cell, a line for each method."""
 
     tree: Mapping[str, Any]
     graph: Graph
     last: bool
     graphs: tuple[Graph, ...]
     trials: tuple[Trial, ...] = ()
-    notes: tuple[str, ...] = ()
+    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen in all cells."""
+        return tuple(note for notes in self.said.values() for note in notes)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search in one cell (of a study without a grid: the whole, without a name): points, and their scores."""
+
+    cell: str
+    study: Study
+    spaces: Mapping[str, Space]
+    points: dict[str, list[Values]]
+    told: dict[str, list[float]]
+
+    def of(self, graph: Graph) -> Graph:
+        """Its part of a graph."""
+        return graph.cells[self.cell] if graph.cells else graph
 
 
 def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()) -> Stage:
@@ -56,34 +81,71 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
 
     Raises ConfigError or DataError.
     """
-    study = decode_study(tree)
-    spaces = check_sweep(study)
-    points: dict[str, list[Values]] = {label: [] for label in spaces}
-    told: dict[str, list[float]] = {label: [] for label in spaces}
+    whole = decode_study(tree)
+    searches = _searches(tree, whole)
+    n_trials = whole.sweep.trials
     while True:
-        for label, space in spaces.items():
-            points[label] += propose(study.sweep, label, space, told[label])
-        trial_tree = _trial_tree(tree, study, points)
-        graph = study_graph(trial_tree)
-        _rule_args(study, graph)
+        for s in searches:
+            for label, space in s.spaces.items():
+                s.points[label] += propose(s.study.sweep, label, space, s.told[label])
+        trial_tree = _stage_tree(tree, whole, {s.cell: _trial_changes(s) for s in searches})
+        graph = _ends(study_graph(trial_tree))
+        for s in searches:
+            _rule_args(s.study, s.of(graph))
         wanted = [leaf.metrics for leaf in graph.leaves]
         if any(job.key not in lost and not store.there(job) for job in wanted):
             return Stage(trial_tree, graph, False, (graph,))
-        trials = _read(study, graph, store, points)
-        if all(len(tried) == study.sweep.trials for tried in points.values()):
+        trials = {s.cell: _read(s, graph, store) for s in searches}
+        if all(len(tried) == n_trials for s in searches for tried in s.points.values()):
             break
-        told = {label: [_score(study, graph, store, t) for t in trials if t.method == label] for label in spaces}
-    decided, notes = _decide(study, graph, store, trials)
-    last_tree = _last_tree(tree, study, {t.method: t.values for t in decided if t.chosen})
+        for s in searches:
+            for label in s.spaces:
+                s.told[label] = [_score(s, graph, store, t) for t in trials[s.cell] if t.method == label]
+    decided: list[Trial] = []
+    said: dict[str, tuple[str, ...]] = {}
+    changes = {}
+    for s in searches:
+        tried, notes = _decide(s, graph, store, trials[s.cell])
+        decided += tried
+        said[s.cell] = tuple(notes)
+        changes[s.cell] = _last_changes(s, {t.method: t.values for t in tried if t.chosen})
+    last_tree = _stage_tree(tree, whole, changes)
     last = study_graph(last_tree)
-    return Stage(last_tree, last, True, (graph, last), tuple(decided), tuple(notes))
+    return Stage(last_tree, last, True, (graph, last), tuple(decided), said)
+
+
+def _searches(tree: Mapping[str, Any], whole: Study) -> list[_Search]:
+    """A search for each cell. Raises ConfigError."""
+    if whole.stories is not None or whole.meta is not None:
+        what = "stories" if whole.stories is not None else "meta"
+        raise ConfigError(f"sweep: a study with {what} has no sweep; leave `sweep` out")
+    out = []
+    for name, own in [(c.name, c.tree) for c in cells(tree, whole)] if whole.grid else [("", tree)]:
+        try:
+            study = decode_study(own)
+            spaces = check_sweep(study)
+        except ConfigError as error:
+            raise ConfigError(f"grid, {name}: {error}" if name else str(error)) from None
+        out.append(_Search(name, study, spaces, {label: [] for label in spaces}, {label: [] for label in spaces}))
+    return out
+
+
+def _ends(graph: Graph) -> Graph:
+    """The graph without the measurements of a chain's models before its last, by which no trial is judged."""
+    parts = {name: _ends(part) for name, part in graph.cells.items()}
+    leaves = [leaf for part in parts.values() for leaf in part.leaves]
+    if not parts:
+        leaves = list({_chain(graph.study, leaf): leaf for leaf in graph.leaves}.values())
+    return dataclasses.replace(graph, leaves=tuple(leaves), cells=parts)
+
+
+def _chain(study: Study, leaf: Leaf) -> str:
+    """The label of a model, or of the chain that it is a link of."""
+    return leaf.label if study.requests == 1 else leaf.label.partition("@")[0]
 
 
 def check_sweep(study: Study) -> dict[str, Space]:
-    """The space of each method that is tuned, by its label. Raises ConfigError."""
-    if study.grid or study.requests != 1:
-        what = "grid" if study.grid else "requests"
-        raise ConfigError(f"sweep: a study with {what} has no sweep; choose the settings in a study without")
+    """The space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
     if study.eval.rows.part != "all":
         raise ConfigError("eval.rows.part: a sweep reads the selection part, and its report the other; leave it out")
     base = decode(TrainArgs, dict(study.unlearn), where="unlearn")
@@ -111,26 +173,38 @@ def check_sweep(study: Study) -> dict[str, Space]:
     return out
 
 
-def _trial_tree(tree: Mapping[str, Any], study: Study, points: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
-    """The study of all trials: one seed, the selection rows, the panel alone."""
+def _trial_changes(search: _Search) -> dict[str, Any]:
+    """What makes a study that of all its trials: one seed, the selection rows, the panel alone."""
+    study = search.study
     entries = [
         _entry(entry, values, _trial_label(entry_label(entry), number))
         for entry in study.methods
-        for number, values in enumerate(points.get(entry_label(entry), ()))
+        for number, values in enumerate(search.points.get(entry_label(entry), ()))
     ]
     seeds = {"train": list(study.seeds.train[:1]), "unlearn": list(study.seeds.unlearn[:1])}
-    own = with_value(_plain(tree, "selection"), "eval.lm_eval.tasks", [])
-    return {**own, "methods": entries, "seeds": seeds, "audits": []}
+    return {
+        "methods": entries,
+        "seeds": seeds,
+        "audits": [],
+        "eval.lm_eval.tasks": [],
+        "eval.rows.part": "selection",
+    }
 
 
-def _last_tree(tree: Mapping[str, Any], study: Study, chosen: Mapping[str, Values]) -> dict[str, Any]:
-    """The study itself, each method with what was chosen for it, on the report rows."""
-    entries = [_entry(entry, chosen.get(entry_label(entry), {}), entry_label(entry)) for entry in study.methods]
-    return {**_plain(tree, "report"), "methods": entries}
+def _last_changes(search: _Search, chosen: Mapping[str, Values]) -> dict[str, Any]:
+    """What makes it the study itself: each method with what was chosen for it, on the report rows."""
+    entries = [_entry(e, chosen.get(entry_label(e), {}), entry_label(e)) for e in search.study.methods]
+    return {"methods": entries, "eval.rows.part": "report"}
 
 
-def _plain(tree: Mapping[str, Any], part: str) -> dict[str, Any]:
-    return with_value({k: v for k, v in tree.items() if k != "sweep"}, "eval.rows.part", part)
+def _stage_tree(tree: Mapping[str, Any], study: Study, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The plain study of a stage, from what changes in each cell; in all of a study without a grid."""
+    made = {k: v for k, v in tree.items() if k != "sweep"}
+    if study.grid:
+        return made | {"grid_cells": {c: {**study.grid_cells.get(c, {}), **own} for c, own in changes.items()}}
+    for key, value in changes[""].items():
+        made = with_value(made, key, value)
+    return made
 
 
 def _entry(entry: MethodEntry, values: Values, label: str) -> dict[str, Any]:
@@ -144,15 +218,15 @@ def _trial_label(label: str, number: int) -> str:
     return f"{label}-t{number}"
 
 
-def _read(study: Study, graph: Graph, store: Store, points: Mapping[str, Sequence[Values]]) -> list[Trial]:
-    """What was tried, with the numbers of the rule where there are any."""
-    rule = _rule(study, graph, store)
-    by_label = {leaf.label: leaf for leaf in graph.leaves if leaf.role == "unlearn"}
+def _read(search: _Search, graph: Graph, store: Store) -> list[Trial]:
+    """What was tried in a cell, with the numbers of the rule where there are any."""
+    rule = _rule(search, graph, store)
+    by_label = {_chain(search.study, leaf): leaf for leaf in search.of(graph).leaves if leaf.role == "unlearn"}
     out = []
-    for label, tried in points.items():
+    for label, tried in search.points.items():
         for number, values in enumerate(tried):
             facts = _facts(by_label[_trial_label(label, number)], store)
-            out.append(Trial(label, number, values, facts.get(rule.utility), facts.get(rule.forget)))
+            out.append(Trial(search.cell, label, number, values, facts.get(rule.utility), facts.get(rule.forget)))
     return out
 
 
@@ -169,12 +243,13 @@ def _rule_args(study: Study, graph: Graph) -> EvaluateArgs:
     return args
 
 
-def _rule(study: Study, graph: Graph, store: Store) -> Selection:
-    """The rule with the numbers of the start and of the retain model in it."""
-    start = next(leaf for leaf in graph.leaves if leaf.role == "full")
-    retain = next((leaf for leaf in graph.leaves if leaf.role == "retain"), None)
+def _rule(search: _Search, graph: Graph, store: Store) -> Selection:
+    """The rule with the numbers of the cell's start and of its retain model in it."""
+    mine = search.of(graph)
+    start = next(leaf for leaf in mine.leaves if leaf.role == "full")
+    retain = next((leaf for leaf in mine.leaves if leaf.role == "retain"), None)
     known = {} if retain is None else _facts(retain, store)
-    rule = selection(_rule_args(study, graph), {k: Result(v) for k, v in known.items() if v is not None})
+    rule = selection(_rule_args(search.study, mine), {k: Result(v) for k, v in known.items() if v is not None})
     rule.add(_point(rule, 0, _facts(start, store)))
     return rule
 
@@ -190,20 +265,20 @@ def _point(rule: Selection, number: int, facts: Mapping[str, float | None]) -> P
     return Point(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
-def _score(study: Study, graph: Graph, store: Store, trial: Trial) -> float:
+def _score(search: _Search, graph: Graph, store: Store, trial: Trial) -> float:
     """A trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
-    rule = _rule(study, graph, store)
+    rule = _rule(search, graph, store)
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
     if rule.passes(point):
         return rule.away(point)
     return 1e6 if trial.utility is None else 1e3 - trial.utility
 
 
-def _decide(study: Study, graph: Graph, store: Store, trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
-    """Which trial of each method is chosen; a line on each."""
+def _decide(search: _Search, graph: Graph, store: Store, trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
+    """Which trial of each method of a cell is chosen; a line on each."""
     out, notes = [], []
     for label in dict.fromkeys(t.method for t in trials):
-        rule = _rule(study, graph, store)
+        rule = _rule(search, graph, store)
         mine = [t for t in trials if t.method == label]
         for t in mine:
             rule.add(_point(rule, t.number + 1, {rule.utility: t.utility, rule.forget: t.forget}))
@@ -218,6 +293,7 @@ def _decide(study: Study, graph: Graph, store: Store, trials: Sequence[Trial]) -
         shown = "every trial failed; it runs with the settings that it was given"
         if best is not None:
             shown = f"trial {best.number}: {', '.join(f'{k}={v}' for k, v in best.values.items())} ({why})"
-        notes.append(f"sweep, {label}: {shown}, {len(mine)} trials, selection rows only")
+        whose = f"{search.cell}, {label}" if search.cell else label
+        notes.append(f"sweep, {whose}: {shown}, {len(mine)} trials, selection rows only")
         out += [dataclasses.replace(t, chosen=t is best) for t in mine]
     return out, notes
