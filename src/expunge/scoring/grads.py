@@ -18,7 +18,6 @@ from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.models.packed import Positions, packed_forward, token_logps
 from expunge.scoring.per_answer import NotByAnswer, PerAnswer
-from expunge.scoring.threads import in_threads
 from expunge.scoring.tokens import encode_items
 
 ROOM = {"cpu": 2**24}  # bytes of gradients held at a time: what a processor's cache holds,
@@ -43,7 +42,7 @@ def score_grads(
     by itself is read one answer at a time. Frozen weights are measured too; a tied tensor counts once. Raises JobError
     where no weight has a type that a gradient can be taken of (a quantised model).
     """
-    weights = _weights(model)
+    weights = [p for p in model.parameters() if p.is_floating_point()]
     if not weights:
         raise JobError("gradient norms need weights in floating point; this model is quantised")
     device, pad_id = weights[0].device, encoder.tokenizer.pad_token_id
@@ -57,13 +56,9 @@ def score_grads(
     size = min(size, len(whole)) or 1
     if size > 1 and not _agree(model, collate([i.encoded for i in whole[:2]], pad_id=pad_id).to(device), weights):
         size = 1
-    batches = [whole[k : k + size] for k in range(0, len(whole), size)]
-
-    def norms_of(model: Any, some: Sequence[Any]) -> list[dict[str, float]]:
-        batch = collate([i.encoded for i in some], pad_id=pad_id).to(device)
-        return _norms(model, batch, _weights(model))
-
-    for some, norms in zip(batches, in_threads(model, batches, norms_of), strict=True):
+    for k in range(0, len(whole), size):
+        some = whole[k : k + size]
+        norms = _norms(model, collate([i.encoded for i in some], pad_id=pad_id).to(device), weights)
         found.update({(i.variant, i.row_id): n for i, n in zip(some, norms, strict=True)})
         if progress:
             progress(len(some))
@@ -71,10 +66,6 @@ def score_grads(
         progress(len(items) - len(whole))
     lines = [{"variant": variant, "row_id": row} | norms for (variant, row), norms in sorted(found.items())]
     return pa.Table.from_pylist(lines, schema=GRADS)
-
-
-def _weights(model: Any) -> list[Tensor]:
-    return [p for p in model.parameters() if p.is_floating_point()]
 
 
 def _agree(model: Any, batch: Batch, weights: Sequence[Tensor]) -> bool:

@@ -6,8 +6,7 @@ row, the sample and the place alone. What all prompts begin with (solved example
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,11 @@ from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, sh
 from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
 from expunge.scoring.statistics import greedy
 from expunge.scoring.stops import Stops
-from expunge.scoring.threads import in_threads, small
 from expunge.scoring.tokens import CACHED, SHOTS, context_length
 from expunge.scoring.vllm_texts import continue_prompts
 
 BUDGET = 16384  # tokens a batch may come to hold,
 CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
-PARTS, FEW = 4, 100  # batches of a small model, for as many threads, but not for fewer prompts
 
 
 def generate_texts(
@@ -56,23 +53,20 @@ def generate_texts(
     ends = _ends(model, encoder)
     if generation.backend == "vllm":
         batches = [list(prompts)]
-        made: Iterator[list[Made]] = map(continue_prompts(model, generation, ends), batches)
+        decode = continue_prompts(model, generation, ends)
     else:
         model.eval()
         start = _read_start(model, prompts, encoder.tokenizer.pad_token_id)
         n_all = 0 if start is None else start.mask_BT.shape[1]
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED) for n in lengths]
-        budget = max(BUDGET, CACHE // _cache_bytes(model))
-        if small(model):  # a batch for each thread, but the same ones on every machine
-            budget = min(budget, max(costs, default=1) * max(FEW, math.ceil(len(prompts) / PARTS)))
-        batches = budget_batches(prompts, costs, token_budget or budget)
-        made = in_threads(model, batches, _Decoder(model, encoder, generation, ends, start))
+        batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
+        decode = _Decoder(model, encoder, generation, ends, start)
     out: list[Text] = []
-    for batch, of_batch in zip(batches, made, strict=True):
-        for prompt, one in zip(batch, of_batch, strict=True):
-            text, n = _text(one, encoder, generation), len(one.ids or [])
-            out.append(Text(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, one.stopped))
+    for batch in batches:
+        for prompt, made in zip(batch, decode(batch), strict=True):
+            text, n = _text(made, encoder, generation), len(made.ids or [])
+            out.append(Text(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, made.stopped))
         if progress:
             progress(len(batch))
     return sorted(out, key=lambda t: (t.row_id, t.sample))
@@ -106,7 +100,7 @@ def continued(
     decode = _Decoder(model, encoder, generation, _ends(model, encoder), None)
     out = [""] * len(prompts)
     for batch in budget_batches(asked, [len(p.ids) + p.limit for p in asked], token_budget):
-        for prompt, made in zip(batch, decode(model, batch), strict=True):
+        for prompt, made in zip(batch, decode(batch), strict=True):
             out[prompt.row_id] = _text(made, encoder, generation)
     return out
 
@@ -141,26 +135,26 @@ def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> Prefix | 
 
 
 class _Decoder:
-    """Continues batches of prompts with a model or copies of it."""
+    """Continues batches of prompts with one model."""
 
     def __init__(
         self, model: Any, encoder: Encoder, generation: Generation, ends: frozenset[int], start: Prefix | None
     ) -> None:
-        self.ends, self.start, self.generation = ends, start, generation
+        self.model, self.ends, self.start, self.generation = model, ends, start, generation
         self.pad_id = encoder.tokenizer.pad_token_id
         self.stops = Stops(generation.stop, encoder.tokenizer)
         self.device = next(model.parameters()).device
 
     @torch.inference_mode()
-    def __call__(self, model: Any, prompts: Sequence[Prompt]) -> list[Made]:
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Made]:
         """The new tokens of each prompt. Rows that have ended leave the batch."""
-        cache, step_ids, mask, position = self._begin(model, prompts)
+        cache, step_ids, mask, position = self._begin(prompts)
         uniform = self._draws(prompts)
         rows = list(range(len(prompts)))
         new: list[list[int]] = [[] for _ in prompts]
         made: list[Made | None] = [None] * len(prompts)
         for step in range(max(p.limit for p in prompts)):
-            out = model(
+            out = self.model(
                 input_ids=step_ids,
                 attention_mask=mask,
                 position_ids=position,
@@ -194,14 +188,14 @@ class _Decoder:
         stopped = token in self.ends or self.stops.ended(ids)
         return Made(ids, stopped) if stopped or last else None
 
-    def _begin(self, model: Any, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
+    def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
         """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
         n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
         padded, there = pad([p.ids[n_all:] for p in prompts], pad_id=self.pad_id, side="left")
         ids, mask = padded.to(self.device), there.long().to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
         if self.start is None:
-            return new_cache(model), ids, mask, position
+            return new_cache(self.model), ids, mask, position
         before = self.start.rows(torch.zeros(len(prompts), dtype=torch.long, device=self.device))
         return before.cache, ids, torch.cat([before.mask_BT, mask], dim=1), position
 

@@ -24,7 +24,6 @@ from expunge.data.template import Encoded, Encoder
 from expunge.models.packed import Positions, packed_forward
 from expunge.scoring.prefix import Prefix, common_length, read_on, shareable, slides
 from expunge.scoring.statistics import empty_columns, fill
-from expunge.scoring.threads import in_threads
 
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
@@ -34,7 +33,6 @@ WIDE_BUDGET = 8192  # or what keeps an accelerator busy
 LOGITS = 2**28  # of one batch: a GiB in float32
 WORTH = 0.15  # share of a row's tokens that reading its question once must save
 SHOTS = 32  # tokens that a whole set must begin with to be read once
-TAILS = 16  # tokens of answers that wait for a token of a question to be read
 CACHED = 4  # read tokens that cost as much memory as one that is being read
 
 
@@ -157,25 +155,16 @@ def _passes(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int, b
         groups, n_all, alone = [], 0, list(items)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     scale = vocabulary * budget / LOGITS
-    batches = budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget)
-
-    @torch.inference_mode()
-    def read_alone(model: Any, some: Sequence[_Item]) -> int:
-        _score_alone(model, some, columns, pad_id)
-        return len(some)
-
-    yield from in_threads(model, batches, read_alone)
+    for batch in budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget):
+        _score_alone(model, batch, columns, pad_id)
+        yield len(batch)
     if not groups:
         return
     start = _read_start(model, groups[0].items[0].read[:n_all], pad_id)
-
-    @torch.inference_mode()
-    def read_groups(model: Any, some: Sequence[_Group]) -> int:
+    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED, 1) for g in groups]
+    for some in budget_batches(groups, lengths, budget):
         _score_groups(model, some, start, columns, pad_id, budget, scale)
-        return sum(len(g.items) for g in some)
-
-    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED, _size(g) // TAILS, 1) for g in groups]
-    yield from in_threads(model, budget_batches(groups, lengths, budget), read_groups)
+        yield sum(len(g.items) for g in some)
 
 
 def _plan(model: Any, items: Sequence[_Item]) -> tuple[list[_Group], int, list[_Item]]:
