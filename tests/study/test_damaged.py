@@ -14,7 +14,13 @@ from expunge.study.store import Store
 
 def words(micro: list[str], folder: Path) -> list[str]:
     methods = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
-    return [*micro, methods, f"paths.store={folder}/store", f"paths.output_dir={folder}/out"]
+    return [
+        *micro,
+        methods,
+        "audits=[{name: exposure, ways: [direct]}]",
+        f"paths.store={folder}/store",
+        f"paths.output_dir={folder}/out",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,17 @@ def test_damaged_texts_leave_out_one_model(micro: list[str], once: Path, tmp_pat
     assert [r.label for r in report.runs] == ["full", "retain", "GradAscent"]
     (lost,) = report.missing
     assert lost.label == "records NPO" and "expunge verify" in lost.reason
+
+
+@pytest.mark.parametrize("written", ["{", "[]]", '[{"no": "reading"}]', "[3]"])
+def test_a_damaged_audit_leaves_out_one_model(micro: list[str], once: Path, tmp_path: Path, written: str) -> None:
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    study = package.load_study(words(micro, tmp_path))
+    (folder_of(study, "audit", "NPO exposure") / "audit.json").write_text(written)
+    report = study.run().report
+    assert {a.label for a in report.audits} == {"GradAscent"}
+    (lost,) = report.missing
+    assert lost.label == "audit NPO exposure" and "expunge verify" in lost.reason
 
 
 def test_a_report_that_cannot_be_written_is_one_line(

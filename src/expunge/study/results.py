@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
+from expunge.core.errors import JobError
 from expunge.core.records import text_records
 from expunge.metrics.aggregate import band
 from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import TOFU_SHOWN, Band, Missing, ReportModel, Run, Sample
+from expunge.report.model import TOFU_SHOWN, AuditLine, Band, Missing, ReportModel, Run, Sample
 from expunge.study.auditing.results import Subject, audit_lines
 from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
@@ -30,13 +31,17 @@ from expunge.study.work import TRAJECTORY
 
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file ends in
 
 
 def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
     """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
     if graph.stories is not None:
         made = making(graph, outcome, command)
-        return stories_model(graph.study.name, graph.stories, outcome, store, command, made)
+        try:
+            return stories_model(graph.study.name, graph.stories, outcome, store, command, made)
+        except (OSError, ValueError) as error:
+            raise JobError(f"{graph.study.name}: what was measured {_unread(error)}") from None
     benchmark = graph.setting.benchmark
     runs: list[Run] = []
     lost: list[Missing] = []
@@ -54,15 +59,20 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
             said = {} if leaf.records in damaged else _texts(leaf, store)
             runs.append(_run(graph, leaf, outcome, store))
         except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())
-            lost.append(Missing(leaf.records.name, f"cannot be read: {why}; `expunge verify` names what is damaged"))
+            lost.append(Missing(leaf.records.name, _unread(error)))
             continue
         spoken.append(said)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
             lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
             texts.setdefault(leaf.label, said.get(benchmark.shown_set, {}))
-    told = [audited for audited in graph.audits if audited.job.key in outcome.records]
+    told: list[AuditLine] = []
+    for audited in graph.audits:
+        try:
+            if audited.job.key in outcome.records:
+                told += audit_lines(audited, store, _seed(graph, audited.subject))
+        except BROKEN as error:
+            lost.append(Missing(audited.job.name, _unread(error)))
     lost += [Missing(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures]
     meta, asked = graph.meta, graph.study.meta
     done = [] if meta is None or asked is None or meta.key not in outcome.records else [(meta, asked)]
@@ -79,12 +89,16 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
         null_band=null_band(runs),
-        audits=audit_lines(told, store, lambda subject: _seed(graph, subject)),
+        audits=tuple(told),
         explorer=explorer(benchmark, list(zip(runs, spoken, strict=True))),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
         sections=tuple(meta_section(job, outcome.records[job.key], store, of) for job, of in done),
     )
+
+
+def _unread(error: Exception) -> str:
+    return f"cannot be read: {' '.join(str(error).split())}; `expunge verify` names what is damaged"
 
 
 N_SHOWN = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,14 @@ def write_told(folder: Path, told: Told) -> None:
         pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
 
 
-def audit_lines(audited: Sequence[Audited], store: Store, seed_of: Callable[[Subject], Any]) -> tuple[AuditLine, ...]:
-    """The readings of finished audits, in the order of the study."""
+def audit_lines(one: Audited, store: Store, seed: Any) -> list[AuditLine]:
+    """The readings of a finished audit."""
     out = []
-    for one in audited:
-        for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
-            numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
-            details = {k: math.nan if v is None else float(v) for k, v in reading["details"].items()}
-            line = AuditLine(
-                audit=one.name, label=one.subject.label, seed=seed_of(one.subject), details=details, **numbers
-            )
-            out.append(line)
-    return tuple(out)
+    for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
+        numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
+        details = {k: math.nan if v is None else float(v) for k, v in reading["details"].items()}
+        out.append(AuditLine(audit=one.name, label=one.subject.label, seed=seed, details=details, **numbers))
+    return out
 
 
 def show_audit_rows(audited: Sequence[Audited], store: Store, folder: Path) -> list[Path]:

@@ -102,7 +102,7 @@ def _hold(
         return Held(name, reason=first)
     return Held(
         name,
-        audit_lines([audited], store, lambda subject: subject.seed),
+        tuple(audit_lines(audited, store, audited.subject.seed)),
         _found(erasing, audit, audited, store),
         audited=audited,
     )
