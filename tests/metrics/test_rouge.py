@@ -98,4 +98,7 @@ def test_a_generation_that_is_none_is_missing_not_zero() -> None:
     assert (result.value, result.extra["n_missing"]) == (run(TEXTS).value, 1)
     alone = run(broken[-1:])
     assert math.isnan(alone.value)
-    assert alone.reason == "none of the 1 rows could be scored"
+    assert (
+        alone.reason
+        == "none of the 1 rows could be scored: what it reads is missing there, or the model's logits were not numbers"
+    )

@@ -50,7 +50,10 @@ def test_floor_of_a_collapsed_model(records) -> None:
 def test_impossible_answers_have_no_ratio(records) -> None:
     result = run(records, -math.inf, [-math.inf], **FORGET)
     assert math.isnan(result.value)
-    assert result.reason == "none of the 1 rows could be scored"
+    assert (
+        result.reason
+        == "none of the 1 rows could be scored: what it reads is missing there, or the model's logits were not numbers"
+    )
     assert run(records, -math.inf, [-1.0], **FORGET).value == 0.0
 
 

@@ -23,6 +23,7 @@ Ids = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 SEED = 0
+UNSCORED = "what it reads is missing there, or the model's logits were not numbers"
 CELLS = 4_000_000  # numbers drawn at once: bounds the memory of one step of a bootstrap to about 100 MB
 
 
@@ -41,7 +42,8 @@ def mean_over_rows(
     kept = values_R[order][~np.isnan(values_R[order])]
     counted = dict(extra or {}) | {"n_missing": float(len(values_R) - len(kept))}
     if not len(kept):
-        return Result(math.nan, reason=f"none of the {len(values_R)} rows could be scored", per_row=rows, extra=counted)
+        said = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
+        return Result(math.nan, reason=said, per_row=rows, extra=counted)
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are infinite, or whose sum is
         value = float(kept.mean())
         low, high = bootstrap_interval(kept) if len(kept) > 1 else (math.nan, math.nan)
