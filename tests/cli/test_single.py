@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.api import load_study
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.load import save_model
+
 Run = Callable[..., tuple[int, str, str]]
 
 SMALL = ("trainer.args.max_steps=3", "trainer.args.per_device_train_batch_size=4", "eval.generation.max_new_tokens=4")
@@ -40,6 +44,31 @@ def test_a_number_that_is_missing_says_why(trained: Path, tofu_source: Path, exp
     assert code == 0, said
     assert "forget_quality               - (1)" in out
     assert "(1) needs a retain model's truth ratios (forget_truth_ratio); none was given" in out
+
+
+def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
+    here: Path, tofu_source: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load_study(["study=quickstart", f"paths.store={here}/store"]).graph.setting.benchmark.sets
+    texts = [t for rows in made.values() for r in rows for t in (r.question, *r.answers.values())]
+    tokenizer = train_tokenizer(texts, 300, max_length=256)
+    model = build_llama("llama-64k", tokenizer, vocab_size=300, seed=0)
+    model.config.max_position_embeddings = 24
+    save_model(model, tokenizer, here / "short")
+    words = (
+        "eval", "experiment=eval/tofu/default", "task_name=short", "model=llama-64k",
+        "model.model_args.pretrained_model_name_or_path=short", f"data.root={tofu_source}", SMALL[2],
+        "model.template_args.max_length=512",
+    )  # fmt: skip
+    monkeypatch.setattr("expunge.study.measuring.load_model", None)
+    code, _, said = expunge(*words)
+    assert code == 2
+    assert "forget_eval row 0: 'answer' with its question has 84 tokens, the model's context is 24" in said
+    assert len(said.strip().splitlines()) == 1
+
+    (here / "short" / "model.safetensors").write_bytes(b"no tensors, and a length beyond all memory")
+    code, _, said = expunge(*words)
+    assert code == 2 and "short/model.safetensors is no whole safetensors file" in said
 
 
 def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from expunge.core.errors import ConfigError
 from expunge.models.config import ModelArgs, TokenizerArgs, check_source, looks_local
@@ -139,6 +139,18 @@ def check_tokenizer(source: str) -> None:
         raise ConfigError(f"{key}: no folder {source}")
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ConfigError(f"{key}: {source} holds no tokenizer (tokenizer.json or tokenizer.model)")
+
+
+def context_of(source: str) -> int | None:
+    """How many tokens the model of a folder has positions for, by its configuration; None where that is not at hand."""
+    if not looks_local(source):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None  # loading the model says what is wrong with it
+    n = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return n if isinstance(n, int) and n > 0 else None
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:

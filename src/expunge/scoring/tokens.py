@@ -118,7 +118,7 @@ def score_tokens(
     Raises DataError for an empty answer, and for one that is longer than the model's context.
     """
     items = encode_items(rows, wanted, encoder, only)
-    _check_context(model, rows.name, items)
+    check_context(context_length(model), rows.name, items)
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
@@ -131,8 +131,8 @@ def score_tokens(
     return _table(items, columns, encoder).replace_schema_metadata({TRUNCATED: str(cut)})
 
 
-def _check_context(model: Any, name: str, items: Sequence[_Item]) -> None:
-    context = context_length(model)
+def check_context(context: int | None, name: str, items: Sequence[_Item]) -> None:
+    """Raise DataError for an answer that is longer than a model's context."""
     for item in items:
         if context is not None and len(item.encoded.ids) > context:
             raise DataError(

@@ -4,12 +4,12 @@ memory from the model's shape."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from expunge.core.errors import ConfigError
 from expunge.data.rows import RowSet
@@ -157,17 +157,14 @@ def parameters(model: ModelConfig) -> int:
 
 
 def _elements(file: Path) -> int:
-    """Numbers in a safetensors file, read from its header alone."""
-    with open(file, "rb") as f:
-        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            count = 1
-            for n in tensor["shape"]:
-                count *= n
-            total += count
-    return total
+    """Numbers in a safetensors file, read from its header alone. Raises ConfigError for a file that is none."""
+    try:
+        with safe_open(file, framework="np") as f:
+            return sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.model_args.pretrained_model_name_or_path: {file} is no whole safetensors file: {error}"
+        ) from None
 
 
 def _tokens(rows: RowSet) -> list[float]:

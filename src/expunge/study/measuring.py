@@ -29,6 +29,7 @@ from expunge.core.records import (
     token_records,
 )
 from expunge.data.rows import RowSet
+from expunge.data.template import Encoder
 from expunge.metrics.api import Metric, Result
 from expunge.metrics.compute import Extra, Texts, compute, requests, with_parents
 from expunge.metrics.results import write_results
@@ -36,9 +37,10 @@ from expunge.models.load import load_model, pick_device
 from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
 from expunge.scoring.grads import score_grads
+from expunge.scoring.prompts import make_prompts
 from expunge.scoring.shards import generate_texts_sharded, score_tokens_sharded, this_shard
 from expunge.scoring.similarity import Embedder, score_similarity
-from expunge.scoring.tokens import TRUNCATED, wanted_variants
+from expunge.scoring.tokens import TRUNCATED, check_context, encode_items, wanted_variants
 from expunge.study.job import Progress
 from expunge.study.setting import TOKENIZER, Setting
 
@@ -152,6 +154,17 @@ def score(
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
     return facts
+
+
+def check_lengths(context: int, setting: Setting, encoder: Encoder, part: Part, generation: Generation) -> None:
+    """Raise DataError for a row of a part that is longer than a model's context; rows that the template cuts fit."""
+    rows = setting.benchmark.sets[part.rows]
+    if part.of is not None or (rows.max_length or setting.template.max_length) <= context:
+        return
+    if part.kind in ("texts", "samples"):
+        make_prompts(rows, encoder, generation, context, None)
+    else:
+        check_context(context, rows.name, encode_items(rows, part.names, encoder))
 
 
 def limited(generation: Generation, limits: Limits | None) -> Generation:

@@ -12,7 +12,7 @@ from expunge.metrics.api import Result
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.results import read_results
 from expunge.models.config import source_identity, tokenizer_identity
-from expunge.models.load import load_tokenizer
+from expunge.models.load import context_of, load_tokenizer
 from expunge.scoring.config import Generation
 from expunge.study import harness, measuring
 from expunge.study.config import EvalConfig
@@ -60,6 +60,14 @@ class Scorer:
             return measuring.gather(folder, parents)
 
         return Job(kind="records", label=label, identity={"revision": RECORDS_REVISION}, parents=made, do=do)
+
+    def check_lengths(self, source: str) -> None:
+        """Raise DataError for a row that the context of a model in a folder cannot hold; no weight is read."""
+        context = context_of(source)
+        if context is not None and any(p.of is None for p in self._parts):
+            encoder = self.setting.encoder(source)
+            for part in self._parts:
+                measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
 
     def _how(self, part: measuring.Part) -> Generation:
         """How texts of a part are generated."""

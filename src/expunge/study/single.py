@@ -149,6 +149,8 @@ def prepare(single: Single) -> Prepared:
             original = (start or single.model.source) if single.mode == "unlearn" else None
             records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
+            if single.model.source:
+                maker.check_lengths(str(single.model.source))
     bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
     notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
     if ranks.sharded() and any(fitting.args.head_chunk for fitting in fittings):
