@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,44 @@ MICRO = (
     "unlearn.num_train_epochs=2",
     "eval.generation.max_new_tokens=6",
 )
+
+
+METHOD = '''
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from torch import Tensor
+from expunge.core.decode import strict
+from expunge.methods.api import Needs, Serve, View, method
+from expunge.methods.terms import served
+
+
+@method("{name}", revision=1, needs=Needs(forget=Serve.LOGPS), paper="none", retain_loss_type=None)
+@strict
+@dataclass(frozen=True, kw_only=True)
+class {name}:
+    """A method of a user's own."""
+
+{body}
+'''
+
+
+@pytest.fixture
+def method_file() -> Iterator[Callable[..., Path]]:
+    """Writes a plugin file with a method of this name and body; what it registers is taken away again."""
+    written = []
+
+    def write(folder: Path, name: str, body: str) -> Path:
+        written.append(name)
+        file = folder / "mine.py"
+        file.write_text(METHOD.format(name=name, body=textwrap.indent(textwrap.dedent(body).strip(), "    ")))
+        return file
+
+    yield write
+    from expunge.methods import api
+
+    for name in written:
+        api._REGISTRY.remove(name)
 
 
 @pytest.fixture(scope="session")

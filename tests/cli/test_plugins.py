@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from expunge.methods import api
-
 Run = Callable[..., tuple[int, str, str]]
 
-MINE = '''
-from dataclasses import dataclass
-from torch import Tensor
-from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+MINE = """
+share: float = 0.5
 
-
-@method("HalfAscent", revision=1, needs=Needs(forget=Serve.LOGPS), paper="none", retain_loss_type=None)
-@strict
-@dataclass(frozen=True, kw_only=True)
-class HalfAscent:
-    """Gradient ascent, scaled."""
-
-    share: float = 0.5
-
-    def forget_loss(self, view: View) -> Tensor:
-        return -self.share * served(view.forget, "forget").nll
-'''
+def forget_loss(self, view: View) -> Tensor:
+    return -self.share * served(view.forget, "forget").nll
+"""
 
 
 @pytest.fixture
-def mine(here: Path) -> Iterator[Path]:
-    """A plugin file; what it registers is taken away again."""
-    (here / "mine.py").write_text(MINE)
-    yield here / "mine.py"
-    api._REGISTRY.remove("HalfAscent")
+def mine(here: Path, method_file: Callable[..., Path]) -> Path:
+    """A plugin file."""
+    return method_file(here, "HalfAscent", MINE)
 
 
 def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,36 +12,20 @@ import expunge as package
 from expunge.cli.plugins import load_plugins
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.methods import api
 from expunge.study.launch import Launch, Recipe
 from expunge.study.pool import device_of, n_workers
 
-MORTAL = '''
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from torch import Tensor
-from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+MORTAL = """
+times: int = 1  # its process is killed
 
-
-@method("Mortal", revision=1, needs=Needs(forget=Serve.LOGPS), paper="none", retain_loss_type=None)
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Mortal:
-    """Its process is killed so many times."""
-
-    times: int = 1
-
-    def forget_loss(self, view: View) -> Tensor:
-        left = Path(__file__).with_name(f"deaths-of-{self.times}")
-        n = len(left.read_text()) if left.exists() else 0
-        if n < self.times:
-            left.write_text("x" * (n + 1))
-            os._exit(9)
-        return served(view.forget, "forget").nll
-'''
+def forget_loss(self, view: View) -> Tensor:
+    left = Path(__file__).with_name(f"deaths-of-{self.times}")
+    n = len(left.read_text()) if left.exists() else 0
+    if n < self.times:
+        left.write_text("x" * (n + 1))
+        os._exit(9)
+    return served(view.forget, "forget").nll
+"""
 BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
 
 
@@ -73,20 +58,15 @@ def test_two_workers_give_the_bytes_of_one_and_a_failure_stops_its_children_only
 
 @pytest.mark.slow
 def test_what_ran_when_a_worker_died_is_tried_once_more(
-    micro: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    micro: list[str], tmp_path: Path, method_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "mortal.py").write_text(MORTAL)
-    plugins = [str(tmp_path / "mortal.py")]
+    plugins = [str(method_file(tmp_path, "Mortal", MORTAL))]
     words = [*micro, f"paths.store={tmp_path}/store", f"paths.output_dir={tmp_path}/out"]
     words += ["launch.workers=2", "launch.threads=1"]
     load_plugins(plugins)
-    try:
-        once = package.load_study([*words, "methods=[{trainer: Mortal}, {trainer: NPO}]"], plugins).run()
-        again = "methods=[{trainer: Mortal, method_args: {times: 9}}]"
-        often = package.load_study([*words, again], plugins).run()
-    finally:
-        api._REGISTRY.remove("Mortal")
+    once = package.load_study([*words, "methods=[{trainer: Mortal}, {trainer: NPO}]"], plugins).run()
+    often = package.load_study([*words, "methods=[{trainer: Mortal, method_args: {times: 9}}]"], plugins).run()
     assert not once.failures
     assert (tmp_path / "deaths-of-1").read_text() == "x"
     assert (tmp_path / "deaths-of-9").read_text() == "xx"

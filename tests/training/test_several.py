@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-import transformers
+from processes import FAST, Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -24,7 +21,7 @@ from expunge.core import ranks
 from expunge.core.errors import JobError
 from expunge.core.ranks import Rank
 from expunge.data.rows import Row, RowSet
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Encoder, Template
 from expunge.methods import objective
 from expunge.methods.api import Serve
 from expunge.models.build import build_llama, train_tokenizer
@@ -34,18 +31,13 @@ from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
 from expunge.training.evaluate import Panel, Selection, Watch, panel_metrics
 from expunge.training.loop import plan_samples, train
-from expunge.training.lora import LoraArgs, with_lora
+from expunge.training.lora import LoraArgs
 from expunge.training.reference import keep
 from expunge.training.serve import Sample, Server
 from expunge.training.shares import gather_whole, per_process, share_of
 
-FAST: dict[str, Any] = {
-    "learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-    "logging_steps": 1,
-}  # fmt: skip
-
 # 7 forget rows, 2 epochs: 14 samples, 7 micro-batches, 4 steps, of which the last has one micro-batch
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, Case] = {
     "ascent": ("GradDiff", {}, {}),
     "reference": ("NPO", {"retain_loss_type": "KL"}, {}),
     "two forwards": ("RMU", {"module_regex": "model.layers.0", "trainable_params_regex": [".*"]}, {}),
@@ -68,19 +60,8 @@ def run_case(
     **keys: Any,
 ) -> tuple[list[dict[str, float]], list[float]]:  # fmt: skip
     """The log and all weights of a case."""
-    method, method_args, own = CASES[name]
-    args = TrainArgs(**{**FAST, **own, **keys})
-    if args.lora is not None:
-        model = with_lora(model, args.lora, args.seed)
-
-    def progress(done: int, _total: int) -> None:
-        if break_at and done == break_at:
-            raise KeyboardInterrupt
-
-    done = train(
-        model, objective(method, method_args), rows, args, pad_id=0, watch=watch, checkpoints=folder, progress=progress
-    )
-    return done.history, torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    done, fit = fitted(CASES[name], model, rows, watch=watch, folder=folder, break_at=break_at, **keys)
+    return done.history, weights_of(fit)
 
 
 def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
@@ -177,23 +158,9 @@ def one_step(model: Any, rows: Any, head_chunk: int) -> None:
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
-def tiny(**keys: Any) -> Any:
-    shape: dict[str, Any] = {
-        "vocab_size": 67, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": True, "pad_token_id": 0,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **keys})).eval()
-
-
-def process(rank: int, folder: str, port: int, rows: dict[str, list[Encoded]]) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    with ranks.joined():
-        said = scenarios(tiny, rows, Path(folder))
+def process(rank: int, folder: str, port: int) -> None:
+    with joined(rank, port):
+        said = scenarios(tiny, rows_here(), Path(folder))
         said["first_to_fail"] = ranks.first_to_fail()
     Path(folder, f"{rank}.json").write_text(json.dumps(said))
 
@@ -201,24 +168,7 @@ def process(rank: int, folder: str, port: int, rows: dict[str, list[Encoded]]) -
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes says."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, args=(str(folder), port, rows_here()), nprocs=2)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
-
-
-def rows_here() -> dict[str, list[Encoded]]:
-    """7 forget and 11 retain rows of mixed lengths."""
-    made = torch.Generator().manual_seed(1)
-
-    def row(n: int, prompt: int) -> Encoded:
-        return Encoded((1, *torch.randint(3, 67, (n - 2,), generator=made).tolist(), 2), prompt)
-
-    forget = [(6, 2), (9, 4), (13, 4), (7, 6), (8, 3), (11, 5), (6, 3)]
-    retain = [(8, 3), (5, 2), (12, 6), (9, 3), (7, 4), (15, 8), (6, 2), (10, 5), (8, 4), (9, 2), (14, 7)]
-    return {"forget": [row(*x) for x in forget], "retain": [row(*x) for x in retain]}
+    return said_by_two(process, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("name", CASES)

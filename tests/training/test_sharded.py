@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torch.multiprocessing as mp
-import transformers
+from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
 
 from expunge.core import ranks
-from expunge.data.template import Encoded
-from expunge.methods import objective
-from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
+from expunge.training.config import CheckpointArgs, EvaluateArgs
 from expunge.training.evaluate import Selection, Watch
-from expunge.training.loop import train
-from expunge.training.lora import LoraArgs, with_lora
+from expunge.training.lora import LoraArgs
 from expunge.training.schedule import Schedule
 
 pytestmark = pytest.mark.slow
-FAST: dict[str, Any] = {
-    "learning_rate": 1e-2, "num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
-    "logging_steps": 1,
-}  # fmt: skip
-CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, Case] = {
     "ascent": ("GradDiff", {}, {}),
     "reference": ("NPO", {"retain_loss_type": "KL"}, {}),
     "checkpointed": ("GradDiff", {}, {"activation_checkpointing": True}),
@@ -39,28 +28,6 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 BEST = {"evaluate": EvaluateArgs(steps=1, keep="best"), "checkpoint": CheckpointArgs(steps=1)}
 
 
-def tiny(**keys: Any) -> Any:
-    shape: dict[str, Any] = {
-        "vocab_size": 67, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "max_position_embeddings": 64, "initializer_range": 0.3, "tie_word_embeddings": True, "pad_token_id": 0,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **keys})).eval()
-
-
-def rows_here() -> dict[str, list[Encoded]]:
-    """7 forget and 11 retain rows of mixed lengths: 4 steps of 4 samples, the last of 2."""
-    made = torch.Generator().manual_seed(1)
-
-    def row(n: int) -> Encoded:
-        return Encoded((1, *torch.randint(3, 67, (n - 2,), generator=made).tolist(), 2), 3)
-
-    return {
-        "forget": [row(n) for n in (6, 9, 13, 7, 8, 11, 6)],
-        "retain": [row(n) for n in (8, 5, 12, 9, 7, 15, 6, 10, 8, 9, 14)],
-    }
-
-
 def rising() -> Watch:
     """A watch of which the second evaluation is the best, without a look at the model."""
     values = iter([9.0, 1.0, 5.0, 6.0, 7.0, 8.0])
@@ -68,25 +35,10 @@ def rising() -> Watch:
     return Watch(EvaluateArgs(steps=1, keep="best"), lambda _: {"u": 1.0, "f": next(values)}, choice)
 
 
-def run(name: str, *, model: Any = None, break_at: int = 0, **keys: Any) -> tuple[list[Any], list[float], int | None]:
+def run(name: str, *, model: Any = None, **keys: Any) -> tuple[list[Any], list[float], int | None]:
     """The log, all weights (of the first process) and the step that the run went on from."""
-    method, method_args, own = CASES[name]
-    folder, watch = keys.pop("folder", None), keys.pop("watch", None)
-    args = TrainArgs(**{**FAST, **own, **keys})
-    model = tiny() if model is None else model
-    if args.lora is not None:
-        model = with_lora(model, args.lora, args.seed)
-
-    def progress(done: int, _total: int) -> None:
-        if break_at and done == break_at:
-            raise KeyboardInterrupt
-
-    done = train(
-        model, objective(method, method_args), rows_here(), args, pad_id=0, watch=watch, checkpoints=folder,
-        progress=progress,
-    )  # fmt: skip
-    weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist() if ranks.here().first else []
-    return done.history, weights, done.resumed_at
+    done, fit = fitted(CASES[name], tiny() if model is None else model, rows_here(), **keys)
+    return done.history, weights_of(fit) if ranks.here().first else [], done.resumed_at
 
 
 def scenarios(folder: Path) -> dict[str, Any]:
@@ -111,26 +63,18 @@ def scenarios(folder: Path) -> dict[str, Any]:
 
 
 def process(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+    shards = {
         "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     }  # fmt: skip
-    with ranks.joined():
+    with joined(rank, port, **shards):
         Path(folder, f"{rank}.json").write_text(json.dumps(scenarios(Path(folder))))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes says."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, args=(str(folder), port), nprocs=2)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return said_by_two(process, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("name", CASES)

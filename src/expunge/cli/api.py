@@ -26,6 +26,8 @@ from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
 from expunge.core.identity import canonical
+from expunge.core.numbers import plain
+from expunge.metrics.api import Result
 from expunge.metrics.results import left_out, read_results
 from expunge.report.model import ReportModel
 from expunge.report.table import table
@@ -34,7 +36,7 @@ from expunge.study.config import Study, decode_study, decode_task
 from expunge.study.graph import Graph
 from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
-from expunge.study.job import in_order
+from expunge.study.job import cut_answers, in_order
 from expunge.study.keep import after_run
 from expunge.study.launch import Recipe
 from expunge.study.meta.jobs import show_meta
@@ -240,8 +242,7 @@ class JobHandle:
         planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
-        summary: dict[str, float | None] = {}
-        reasons: dict[str, str] = {}
+        found: dict[str, Result] = {}
         evals = folder / "evals" if self.prepared.model else folder
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
@@ -249,9 +250,9 @@ class JobHandle:
         )
         for job, name in files:
             if job is not None:
-                summary |= json.loads((evals / name.replace("_EVAL.", "_SUMMARY.")).read_text())
-                found = read_results(evals / name)[0]
-                reasons |= {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
+                found |= read_results(evals / name)[0]
+        summary = {n: plain(r.value) for n, r in found.items()}
+        reasons = {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
         return JobResult(folder, summary, reasons, self._cut())
 
     def _cut(self) -> list[str]:
@@ -259,13 +260,12 @@ class JobHandle:
         store = Store(Path(self.prepared.single.paths.store))
         parts = self.prepared.records.parents.items() if self.prepared.records else ()
         jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
-        found = []
-        for name, job in jobs:
-            facts = (store.record(job) or {}).get("facts", {}) if job else {}
-            for own, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
-                if n:
-                    found.append(f"{n} answers of {name or own} were cut at the longest row the model is given")
-        return found
+        return [
+            f"{n} answers of {name or own} were cut at the longest row the model is given"
+            for name, job in jobs
+            if job is not None
+            for own, n in cut_answers(store.record(job)).items()
+        ]
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:

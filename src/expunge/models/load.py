@@ -149,6 +149,11 @@ def context_of(source: str) -> int | None:
         config = AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError):
         return None  # loading the model says what is wrong with it
+    return context_in(config)
+
+
+def context_in(config: Any) -> int | None:
+    """How many tokens a model of this configuration has positions for; None where it sets no limit."""
     n = getattr(config.get_text_config(), "max_position_embeddings", None)
     return n if isinstance(n, int) and n > 0 else None
 

@@ -21,6 +21,7 @@ from expunge.core.records import TOKENS, Ints
 from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.rows import Row, RowSet
 from expunge.data.template import Encoded, Encoder
+from expunge.models.load import context_in
 from expunge.models.packed import Positions, packed_forward
 from expunge.scoring.prefix import Prefix, common_length, read_on, shareable, slides
 from expunge.scoring.statistics import empty_columns, fill
@@ -144,8 +145,7 @@ def check_context(context: int | None, name: str, items: Sequence[_Item]) -> Non
 def context_length(model: Any) -> int | None:
     """How many tokens the model has positions for; None where its configuration sets no limit."""
     config = getattr(model, "config", None)
-    n = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
-    return n if isinstance(n, int) and n > 0 else None
+    return None if config is None else context_in(config)
 
 
 def _passes(model: Any, items: Sequence[_Item], columns: Columns, pad_id: int, budget: int, shared_prefix: bool) -> Any:

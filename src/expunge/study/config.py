@@ -16,7 +16,7 @@ from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.models.config import ModelConfig
 from expunge.scoring.config import Generation
-from expunge.study.launch import Launch, resources
+from expunge.study.launch import Launch
 from expunge.study.meta.config import Meta
 from expunge.study.stories.config import StoriesStudy
 from expunge.training.config import MOST_SEED, Rule, TrainArgs
@@ -292,8 +292,6 @@ def _check_study(study: Study) -> None:
     for key, seed in (("train", study.train.seed), ("unlearn", study.unlearn.get("seed", 0))):
         if seed:
             raise ConfigError(f"{key}.seed: seeds are an axis of the study; list them in seeds.{key}")
-    for kind in study.launch.slurm.by_kind:
-        resources(study.launch.slurm, kind)
 
 
 def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:

@@ -31,6 +31,13 @@ class Estimate:
     shapeless: str = ""
 
 
+def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:
+    """Of a finished job: how many answers of each set were cut, where any were."""
+    facts = (record or {}).get("facts", {})
+    cut = {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}
+    return {name: n for name, n in cut.items() if n}
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One node of a study's graph.

@@ -46,6 +46,8 @@ class SlurmArgs:
                 raise ValueError(f"{key} must be at least 1")
         if self.gpus < 0 or (self.mem_gb is not None and self.mem_gb <= 0):
             raise ValueError("gpus must be at least 0" if self.gpus < 0 else "mem_gb must be a number > 0")
+        for kind in self.by_kind:
+            resources(self, kind)
 
 
 def resources(args: SlurmArgs, kind: str) -> SlurmArgs:

@@ -157,10 +157,8 @@ def score(
 
 
 def check_lengths(context: int, setting: Setting, encoder: Encoder, part: Part, generation: Generation) -> None:
-    """Raise DataError for a row of a part that is longer than a model's context; rows that the template cuts fit."""
+    """Raise DataError for a row of a part that is longer than a model's context."""
     rows = setting.benchmark.sets[part.rows]
-    if part.of is not None or (rows.max_length or setting.template.max_length) <= context:
-        return
     if part.kind in ("texts", "samples"):
         make_prompts(rows, encoder, generation, context, None)
     else:

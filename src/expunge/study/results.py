@@ -22,7 +22,7 @@ from expunge.study.auditing.results import Subject, audit_lines
 from expunge.study.explore import explorer, making
 from expunge.study.graph import Graph, Leaf
 from expunge.study.harness import EVAL_FILE
-from expunge.study.job import in_order
+from expunge.study.job import cut_answers, in_order
 from expunge.study.meta.jobs import meta_section
 from expunge.study.run import Outcome
 from expunge.study.store import Store
@@ -175,11 +175,9 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
         notes.append(f"Tokenised as {template.compat} does: the first answer token may go unscored.")
     sets = graph.setting.benchmark.sets
     for job in in_order(graph.jobs):
-        facts = outcome.records.get(job.key, {}).get("facts", {})
-        for name, n in {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}.items():
-            if n:
-                limit = (name in sets and sets[name].max_length) or template.max_length
-                notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
+        for name, n in cut_answers(outcome.records.get(job.key)).items():
+            limit = (name in sets and sets[name].max_length) or template.max_length
+            notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
     return tuple(notes)
 
 

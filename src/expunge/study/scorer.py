@@ -64,10 +64,15 @@ class Scorer:
     def check_lengths(self, source: str) -> None:
         """Raise DataError for a row that the context of a model in a folder cannot hold; no weight is read."""
         context = context_of(source)
-        if context is not None and any(p.of is None for p in self._parts):
-            encoder = self.setting.encoder(source)
-            for part in self._parts:
-                measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
+        if context is None:
+            return
+        longest = {n: s.max_length or self.setting.template.max_length for n, s in self.setting.benchmark.sets.items()}
+        parts = [p for p in self._parts if p.of is None and longest[p.rows] > context]  # the template cuts the others
+        if not parts:
+            return
+        encoder = self.setting.encoder(source)
+        for part in parts:
+            measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
 
     def _how(self, part: measuring.Part) -> Generation:
         """How texts of a part are generated."""

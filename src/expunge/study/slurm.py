@@ -46,8 +46,6 @@ def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
     Jobs of seconds share a task, for a task takes seconds to begin: all records of a model, and metrics of one depth.
     """
     missing = _missing(wanted, store)
-    for kind in args.by_kind:
-        resources(args, kind)
     tasks, depth = _tasks(missing)
     groups: dict[tuple[int, str], list[list[Job]]] = {}
     for name, jobs in tasks.items():

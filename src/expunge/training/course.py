@@ -67,10 +67,7 @@ class Run:
     @property
     def device(self) -> torch.device:
         """Where the model is trained."""
-        if ranks.sharded():
-            return torch.device(trained_on(self.model))
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return trained_on(self.model)
 
     @property
     def fits(self) -> dict[str, Any]:

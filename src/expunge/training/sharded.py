@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from expunge.core import ranks
 
 
-def trained_on(model: Any) -> str:
-    """The kind of device that a model is trained on: where it lies, but for one that is yet to be cut in shards."""
+def trained_on(model: Any) -> torch.device:
+    """The device that a model is trained on: where it lies, but for one that is yet to be cut in shards."""
     if ranks.sharded():
-        return "cuda" if ranks.on_gpus() else "cpu"
-    kind: str = next(model.parameters()).device.type
-    return kind
+        return torch.device("cuda" if ranks.on_gpus() else "cpu")
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def shard_anywhere(accelerator: Any) -> bool:

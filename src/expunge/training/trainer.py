@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
     """A phase's settings as the Trainer takes them; what does not concern it is off."""
     args = phase.args
-    device = trained_on(model)
+    device = trained_on(model).type
     optim = args.optim
     if device == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)

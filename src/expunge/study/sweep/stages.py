@@ -99,8 +99,9 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
         if all(len(tried) == n_trials for s in searches for tried in s.points.values()):
             break
         for s in searches:
+            rule = _rule(s, graph, store)
             for label in s.spaces:
-                s.told[label] = [_score(s, graph, store, t) for t in trials[s.cell] if t.method == label]
+                s.told[label] = [_score(rule, t) for t in trials[s.cell] if t.method == label]
     decided: list[Trial] = []
     said: dict[str, tuple[str, ...]] = {}
     changes = {}
@@ -265,9 +266,8 @@ def _point(rule: Selection, number: int, facts: Mapping[str, float | None]) -> P
     return Point(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
-def _score(search: _Search, graph: Graph, store: Store, trial: Trial) -> float:
+def _score(rule: Selection, trial: Trial) -> float:
     """A trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
-    rule = _rule(search, graph, store)
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
     if rule.passes(point):
         return rule.away(point)
