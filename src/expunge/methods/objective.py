@@ -60,9 +60,10 @@ class Objective:
 
     @property
     def needs(self) -> Needs:
-        """The method's own needs, and those of the retain loss if its weight is not zero."""
+        """The method's own needs, and those of the retain loss if its weight is not zero, or moves."""
         own: Needs = getattr(self.method, "needs", self.spec.needs)
-        if self.weights.retain_loss_type is None or self.weights.alpha == 0:
+        idle = self.weights.alpha == 0 and not hasattr(self.method, "total")
+        if self.weights.retain_loss_type is None or idle:
             return own
         if self.weights.retain_loss_type == "NLL":
             return dataclasses.replace(own, retain=own.retain or Serve.LOGPS)
