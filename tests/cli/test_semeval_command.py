@@ -212,6 +212,11 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
         ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: it needs another model first"),
         ({}, ("benchmark=world",), "benchmark=world: `expunge semeval` reads"),
         ({}, ("experiment=semeval/zjuklab", "trainer.merge.handler=noise"), "noise merges no models"),
+        (
+            {},
+            ("experiment=semeval/zjuklab", "trainer.merge.method_args.weights=[1]"),
+            "trainer.merge.method_args.weights: 1 given for 2 models",
+        ),
         ({}, ("experiment=semeval/zjuklab", "trainer.parts=[]"), "trainer.merge: needs parts"),
     ],
 )

@@ -38,6 +38,16 @@ def test_two_methods_of_one_name_are_refused() -> None:
     assert find("NPO").cls.__name__ == "NPO"
 
 
+def test_a_class_that_is_no_dataclass_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^method Plain: Plain is no dataclass"):
+
+        @method("Plain", revision=1, needs=Needs(), paper="none")
+        class Plain:
+            pass
+
+    assert "Plain" not in registry()
+
+
 def test_sums_and_means_of_rows_by_hand() -> None:
     # tokens of the rows lie mixed: row 1 has 1 and 3, row 0 has 2, row 2 has 5, 6 and 10
     row_N = torch.tensor([1, 0, 1, 2, 2, 2])

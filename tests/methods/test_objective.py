@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,14 @@ def test_the_golden_cases_cover_the_methods_that_are_there() -> None:
         ("NPO", None),
         ("finetune", None),
     }
+
+
+@pytest.mark.parametrize(("loss", "said"), [(torch.zeros(2), r"a tensor of shape \(2,\)"), (1.5, "float")])
+def test_a_loss_that_is_not_one_number_is_told(loss: object, said: str, side) -> None:
+    class Wrong:
+        def forget_loss(self, view: View) -> object:
+            return loss
+
+    goal = dataclasses.replace(objective("GradAscent"), method=Wrong())
+    with pytest.raises(ConfigError, match=rf"^method GradAscent: forget_loss gave {said}, and a loss is one number"):
+        goal(View(forget=side([[-1.0, -2.0]])))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import Positions, View, objective
+from expunge.methods import Positions, Serve, View, objective
 from expunge.methods.pdu import PDU
 
 
@@ -106,10 +106,18 @@ def test_an_epoch_that_was_not_kept_is_an_error_of_the_caller(side, logit_side) 
         objective("PDU")(View(forget=forget, retain=side([[-1.0]])))
 
 
+def test_a_dual_variable_that_starts_at_0_still_finds_its_bound(side, logit_side) -> None:
+    # lambda 0 + 1 * (1 - 0.3) = 0.7 after the first step
+    goal = objective("PDU", {"alpha": 0, "dual_warmup_epochs": 0})
+    assert goal.needs.retain is Serve.LOGPS
+    forget, memory = forget_side(logit_side, torch.zeros(1, 2, dtype=torch.float64)), {"epoch": 0}
+    totals = [goal(View(forget=forget, retain=side([[-1.0]]), memory=memory)).total.item() for _ in range(2)]
+    assert totals == pytest.approx([0.0, 0.7 * 0.7], rel=1e-14)
+
+
 def test_needs_and_ranges() -> None:
     assert objective("PDU").needs.forget_positions is Positions.ANSWER
     assert objective("PDU", {"compat": "openunlearning"}).needs.forget_positions is Positions.OWN
-    assert objective("PDU", {"alpha": 0}).needs.retain is None
     for args in ({"retain_loss_eps": -1}, {"dual_step_size": 0}, {"dual_warmup_epochs": -1}):
         with pytest.raises(ConfigError, match="must be a number >"):
             objective("PDU", args)

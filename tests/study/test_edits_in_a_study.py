@@ -68,6 +68,10 @@ def test_a_step_counts_in_the_fingerprint() -> None:
         (({"trainer": "NPO"}, {"trainer": "ties", "of": ["NOP"]}), ("methods[1].of", "did you mean 'NPO'")),
         (({"trainer": "NPO"}, {"trainer": "GradDiff", "of": ["NPO"]}), ("methods[1].of", "only an edit")),
         (({"trainer": "NPO"}, {"trainer": "task_vector", "of": ["NPO"]}), ("methods[1].of", "leave it out")),
+        (
+            ({"trainer": "NPO"}, {"trainer": "ties", "of": ["NPO"], "method_args": {"weights": [1, 2]}}),
+            ("methods[1].method_args.weights: 2 given for 1 models",),
+        ),
         (({"trainer": "task_vector", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),
         (({"trainer": "NPO", "args": {"step": "gruu"}},), ("step", "did you mean 'gru'")),
         (({"trainer": "GradAscent", "args": {"step": "gru"}},), ("gru", "retain")),

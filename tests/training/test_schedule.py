@@ -295,6 +295,7 @@ def test_wrong_schedules_end_in_one_line(keys: dict[str, Any], words: str) -> No
         ("finetune", {}, {"schedule": CHUNKS}, r"schedule\.kind: chunks cuts the forget rows, and finetune reads none"),
         ("NPO", {}, {"schedule": AGAD, "step": "gru"}, r"step: gru weighs the forget against the retain term"),
         ("GradAscent", {}, {"step": "gru"}, r"step: gru needs a retain term"),
+        ("RMU", {"trainable_params_regex": [".*down_proj.*"]}, {"lora": {"r": 2}}, r"lora: trains adapters alone, and"),
     ],
 )
 def test_what_does_not_fit_the_method_is_told(

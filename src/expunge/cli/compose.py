@@ -28,6 +28,7 @@ from expunge.study.single import Single
 from expunge.training.config import TrainArgs
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+STEPS = ("trainer.args", "unlearn", "train")  # where training settings stand, whose `step_args` are the step's own
 
 
 def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -69,9 +70,9 @@ def _words(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
-    # The axes of a grid, what a benchmark takes and stories are checked there, not by the tree of known keys.
-    own = ("grid.", "data.args.", "sweep.space.", "stories.")
-    return [f"++{word}" if word.startswith(own) else word for word in overrides]
+    # The axes of a grid, what a benchmark or a step takes and stories are checked there, not by the tree of known keys.
+    own = ("grid.", "data.args.", "sweep.space.", "stories.", *(f"{at}.step_args{end}" for at in STEPS for end in ".="))
+    return [f"++{bare}" if (bare := word.lstrip("+")).startswith(own) else word for word in overrides]
 
 
 def _with_models(tree: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +116,8 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
         known.grid,
         known.sweep.space,
         known.data.args,
+        known.unlearn.step_args,
+        known.train.step_args,
         slurm.env,
         slurm.extra,
         slurm.by_kind,

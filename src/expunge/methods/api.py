@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -255,6 +255,11 @@ def method(
     def register(cls: C) -> C:
         if (needs.forget_teacher or needs.retain_teacher) and not teacher:
             raise ConfigError(f"method {name}: reads a teacher and does not say which (teacher=reinforced or start)")
+        if not is_dataclass(cls):
+            raise ConfigError(
+                f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
+                "under @method"
+            )
         made = Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
         _REGISTRY.add(made, aliases)
         return cls

@@ -60,9 +60,10 @@ class Objective:
 
     @property
     def needs(self) -> Needs:
-        """The method's own needs, and those of the retain loss if its weight is not zero."""
+        """The method's own needs, and those of the retain loss if its weight is not zero, or moves."""
         own: Needs = getattr(self.method, "needs", self.spec.needs)
-        if self.weights.retain_loss_type is None or self.weights.alpha == 0:
+        idle = self.weights.alpha == 0 and not hasattr(self.method, "total")
+        if self.weights.retain_loss_type is None or idle:
             return own
         if self.weights.retain_loss_type == "NLL":
             return dataclasses.replace(own, retain=own.retain or Serve.LOGPS)
@@ -100,7 +101,7 @@ class Objective:
         parts: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         if self.forgets:
-            parts["forget"] = self.method.forget_loss(view)
+            parts["forget"] = self._one_number(self.method.forget_loss(view))
             weighted.append(self.weights.gamma * parts["forget"])
         if self.needs.retain is not None:
             parts["retain"] = retain_loss(self.weights, view)
@@ -111,6 +112,13 @@ class Objective:
             parts["retain_nll"] = served(view.retain, "retain").nll
             weighted.append(self.weights.nll_weight * parts["retain_nll"])
         return Terms(total=torch.stack(weighted).sum(), parts=parts)
+
+    def _one_number(self, loss: Any) -> Tensor:
+        """What a method's `forget_loss` gave. Raises ConfigError unless it is a scalar: methods come from users too."""
+        if isinstance(loss, Tensor) and loss.dim() == 0:
+            return loss
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+        raise ConfigError(f"method {self.spec.name}: forget_loss gave {given}, and a loss is one number: a 0-d tensor")
 
 
 def retain_loss(weights: Weights, view: View) -> Tensor:

@@ -12,7 +12,7 @@ from expunge.methods.objective import Weights
 from expunge.methods.terms import served, wide
 
 
-@method("PDU", revision=1, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2506.05314")
+@method("PDU", revision=2, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2506.05314")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PDU:
@@ -33,7 +33,8 @@ class PDU:
     mode reads the whole retain set anew; here the steps' own retain losses are averaged.
 
     Pitfalls: F is of the size of squared logits (hundreds), so alpha = 1 hardly holds the model before lambda grows.
-    With several processes, each has its own lambda. Accumulated micro-batches each count as a step.
+    Accumulated micro-batches each count as a step, so one process trains. With alpha = 0 the bound begins to
+    count after the warm-up.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU trainer.method_args.alpha=50
     """

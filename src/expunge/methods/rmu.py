@@ -32,9 +32,9 @@ class RMU:
     c = `steering_coeff`; with `adaptive=true` (arXiv:2408.06223) c = steering_coeff times the mean length of the
     reference's h over the row, so one coefficient fits every layer. `module_regex` names the layer, plainly as
     `model.layers.7` or in OpenUnlearning's form `model\\.layers\\.7`; layers above it are not run. Only parameters
-    whose names match one of `trainable_params_regex` are trained. Defaults (2, layer 7, all parameters, gamma = alpha =
-    1) are OpenUnlearning's; the paper trains the MLP down projections of three layers, and tunes c and alpha to the
-    model.
+    whose names match one of `trainable_params_regex` are trained (with adapters, `lora.target_modules` says which).
+    Defaults (2, layer 7, all parameters, gamma = alpha = 1) are OpenUnlearning's; the paper trains the MLP down
+    projections of three layers, and tunes c and alpha to the model.
 
     `compat=openunlearning`: rows' sums and rows' 1/n are averaged apart and multiplied, in both terms.
 

@@ -115,7 +115,7 @@ def find_module(model: Any, name: str, *, key: str) -> Any:
     if len(found) > 1:
         raise ConfigError(f"{key}: {name!r} is the end of {len(found)} modules' names: {', '.join(found[:3])}")
     if not found:
-        raise ConfigError(f"{key}: the model has no module {name!r}{nearest(name, modules)}")
+        raise ConfigError(f"{key}: the model has no module {name!r}{nearest(name, filter(None, modules))}")
     return modules[found[0]]
 
 

@@ -11,6 +11,7 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.identity import fingerprint
 from expunge.methods.edits import edit_registry, make_edit
+from expunge.methods.edits.merge import check_count
 from expunge.methods.objective import objective
 from expunge.report.table import format_setting
 from expunge.study.auditing.jobs import audit_jobs, audited, check_audits
@@ -188,10 +189,12 @@ def check_methods(study: Study) -> None:
                 )
             check_run(chosen, args, f"{where}.args")
             continue
-        make_edit(entry.trainer, entry.method_args, f"{where}.method")
+        edit = make_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = edit_registry()[entry.trainer].others
         if others == "model" and not entry.of:
             raise ConfigError(f"{where}.of: missing; {entry.trainer} merges earlier methods, name their labels")
+        if others == "model":
+            check_count(getattr(edit, "weights", None), len(entry.of), f"{where}.method_args.")
         if others == "" and len(entry.of) > 1:
             raise ConfigError(f"{where}.of: {entry.trainer} edits one model, {len(entry.of)} were named")
         if others == "reinforced" and entry.of:

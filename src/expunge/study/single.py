@@ -16,6 +16,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.identity import canonical
 from expunge.methods.edits import Edit, edit_registry, make_edit
+from expunge.methods.edits.merge import check_count
 from expunge.methods.objective import Objective, objective
 from expunge.models.load import pick_device
 from expunge.study.config import Task
@@ -206,7 +207,9 @@ def merge_of(single: Single) -> Edit | None:
     merging = [name for name, spec in edit_registry().items() if spec.others == "model"]
     if merge.handler not in merging:
         raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
-    return make_edit(merge.handler, merge.method_args, "trainer.merge.method")
+    edit = make_edit(merge.handler, merge.method_args, "trainer.merge.method")
+    check_count(getattr(edit, "weights", None), len(single.trainer.parts), "trainer.merge.method_args.")
+    return edit
 
 
 def _objective(single: Single) -> Objective:

@@ -72,7 +72,14 @@ def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> lis
 
 
 def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args") -> None:
-    """Raise ConfigError unless the objective has the terms that the step and the schedule take apart."""
+    """Raise ConfigError unless the objective has the terms that the step and the schedule take apart, and adapters
+    leave nothing of the method's own choice of parameters out."""
+    own: tuple[str, ...] = getattr(objective.method, "trainable_params_regex", (".*",))
+    if args.lora is not None and own != (".*",):
+        raise ConfigError(
+            f"{where}.lora: trains adapters alone, and {objective.spec.name}'s trainable_params_regex would have no "
+            "effect: leave it out and use lora.target_modules"
+        )
     step = make_step(args.step, args.step_args, where) if args.step is not None else None
     if step is not None:
         check_step(step, objective, f"{where}.step")

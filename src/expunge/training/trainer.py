@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 
 from expunge.core import ranks
-from expunge.core.errors import JobError
+from expunge.core.errors import ConfigError, JobError
 from expunge.methods.api import Needs, Terms
 from expunge.methods.objective import Objective
 from expunge.methods.steps import Step
@@ -230,9 +230,14 @@ class PhaseTrainer(transformers.Trainer):
 
     def _terms(self, model: Any, objective: Objective, server: Server, samples: Sequence[Sample]) -> Terms:
         """The terms of one micro-batch. Raises JobError, in every process, unless each has a total that is finite and
-        within the limit."""
+        within the limit; ConfigError where nothing that is trained has a part in it."""
         self.server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
         terms = objective(server.view(model, samples, device=self.args.device))
+        if not terms.total.requires_grad:
+            raise ConfigError(
+                f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
+                "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules"
+            )
         found = ranks.values(float(terms.total.detach()))
         value = next((v for v in found if not abs(v) <= self.limit), found[0])
         if not math.isfinite(value) or abs(value) > self.limit:

@@ -18,6 +18,12 @@ def check_weights(weights: tuple[float, ...] | None) -> None:
         raise ValueError("weights must be a list of finite numbers, one for each model, or null")
 
 
+def check_count(weights: tuple[float, ...] | None, n_models: int, where: str = "") -> None:
+    """As many weights as models are merged; raises ConfigError at the key `where`."""
+    if weights is not None and len(weights) != n_models:
+        raise ConfigError(f"{where}weights: {len(weights)} given for {n_models} models")
+
+
 def check_density(density: float) -> None:
     """The share of entries that is kept; raises ValueError for a settings dataclass."""
     if not 0 < density <= 1:
@@ -36,8 +42,7 @@ def merge(
     """
     if not others:
         raise ConfigError("merge: no models to merge into the base")
-    if weights is not None and len(weights) != len(others):
-        raise ConfigError(f"weights: {len(weights)} given for {len(others)} models")
+    check_count(weights, len(others))
     check_same(base, others, what="model")
     factors = list(weights) if weights is not None else [1.0] * len(others)
 

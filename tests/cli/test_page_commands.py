@@ -1,0 +1,57 @@
+"""The command on each page of a method or step is taken as it stands, up to the data and weights it needs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from expunge.cli.compose import single_tree, study_tree
+from expunge.methods import registry
+from expunge.methods.steps import make_step, step_registry
+from expunge.study.config import decode_task
+from expunge.study.single import Single, fittings_of
+from expunge.training.step import check_step
+
+PAGES = {spec.name: spec.page for spec in (*registry().values(), *step_registry().values())}
+MINE = """
+benchmark: world
+model: llama-64k
+data: {world: {authors: 8, questions_per_author: 3, facts: 4}}
+unlearn: {step: latent, step_args: {layer: model.layers.0}}
+methods: [{trainer: NPO}]
+"""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_command_of_a_page(name: str) -> None:
+    _, mode, *words = shlex.split(PAGES[name].partition("Try: ")[2].replace("\\\n", " "))
+    if mode == "run":
+        assert study_tree(words)["name"] == words[0].removeprefix("study=")
+        return
+    words += [] if any(word.startswith("task_name=") for word in words) else ["task_name=x"]
+    tree, _ = single_tree(mode, words)
+    for run in fittings_of(decode_task(Single, tree)):
+        if name in step_registry():
+            assert run.args.step == name
+        if run.args.step is not None:
+            check_step(make_step(run.args.step, run.args.step_args, "trainer.args"), run.objective)
+
+
+@pytest.mark.parametrize(("plus", "said"), [("", "step_args.rho=0.5"), ("+", "step_args={rho: 0.5}")])
+def test_a_steps_own_settings(plus: str, said: str) -> None:
+    tree, _ = single_tree(
+        "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.step=sam", f"{plus}trainer.args.{said}"]
+    )
+    assert tree["trainer"]["args"]["step_args"] == {"rho": 0.5}
+    tree = study_tree(["study=quickstart", "unlearn.step=sam", f"{plus}unlearn.{said}"])
+    assert tree["unlearn"]["step_args"] == {"rho": 0.5}
+
+
+def test_a_steps_own_settings_in_a_file(here: Path, expunge: Callable[..., tuple[int, str, str]]) -> None:
+    (here / "mine.yaml").write_text(MINE)
+    assert expunge("plan", "study=mine.yaml", "unlearn.step_args.eps=2")[0] == 0
+    code, _, said = expunge("plan", "study=mine.yaml", "unlearn.step_args.epss=2")
+    assert code == 2 and "step_args.epss: unknown key; did you mean 'eps'?" in said
