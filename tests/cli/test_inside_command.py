@@ -37,6 +37,10 @@ def controls(models: dict[str, str]) -> tuple[str, ...]:
         ("depth", ("depth",), ("erased", "unlearning depth")),
         ("drift", ("drift",), ("relative drift", "others")),
         ("cka", ("cka",), ("CKA with full",)),
+        ("attribution", ("attribution_model", "attribution_retain"), ("sum |w g|, model", "others")),
+        ("attention", ("attention",), ("JSD from full, bits",)),
+        ("path", ("path",), ("loss, forget", "loss, retain", "barrier (0: one basin")),
+        ("prune", ("prune_model", "prune_retain"), ("moved", "back to the full model's")),
     ],
 )
 def test_a_look(
@@ -56,6 +60,30 @@ def test_a_model_against_itself_has_not_moved(models: dict[str, str], here: Path
     assert code == 0, said
     assert json.loads((here / "looked" / "drift.json").read_text())["relative"] == 0
     assert "0.0000" in out
+
+
+def test_two_equal_models_are_alike_in_every_look(models: dict[str, str], here: Path, expunge: Run) -> None:
+    same = ("--model", models["full"], "--full", models["full"], "--n", "6")
+    found = {}
+    for what in ("cka", "attention", "path", "prune"):
+        code, _, said = expunge("inside", what, *WORLD, *same, "--out", what)
+        assert code == 0, said
+        name = "prune_model" if what == "prune" else what
+        found[what] = pq.read_table(here / what / f"{name}.parquet").to_pylist()
+    assert [line["cka"] for line in found["cka"]] == pytest.approx([1, 1], abs=1e-12)
+    assert {line["divergence"] for line in found["attention"]} == {0.0}
+    assert [line["above"] for line in found["path"]] == pytest.approx([0] * len(found["path"]), abs=1e-6)
+    assert {line["moved"] for line in found["prune"]} == {0}
+
+
+def test_pruned_to_zero_where_no_full_model_is_given(models: dict[str, str], here: Path, expunge: Run) -> None:
+    code, out, said = expunge("inside", "prune", *WORLD, "--model", models["model"], "--n", "4", "--out", "looked")
+    assert code == 0 and "weights moved to zero" in out, said
+    assert json.loads((here / "looked" / "prune_model.json").read_text())["target"] == "zero"
+    losses = [ln for ln in pq.read_table(here / "looked" / "prune_model.parquet").to_pylist() if ln["rows"] == "forget"]
+    assert [ln["moved"] for ln in losses][:3] == [0, 1, 10]
+    code, _, said = expunge("inside", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
+    assert code == 2 and "--n: prune needs two rows at least" in said
 
 
 @pytest.mark.parametrize(

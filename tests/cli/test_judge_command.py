@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,45 @@ def test_a_file_that_is_not_there(here: Path, expunge: Run) -> None:
     assert code == 2 and "sad.jsonl: no such file" in said
     code, _, said = expunge("judge", "rules.yaml", "--classifier", "none")
     assert code == 2 and "none: not a saved classifier" in said
+
+
+def test_an_out_that_is_a_folder_is_refused_before_anything_is_judged(here: Path, expunge: Run) -> None:
+    (here / "rules.yaml").write_text(RULES)
+    lines(here / "said.jsonl", [{"text": "x"}])
+    (here / "kept").mkdir()
+    code, out, said = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", "kept")
+    assert (code, out) == (2, "") and said.endswith("--out: kept is a folder; name a file\n")
+
+
+def test_a_chat_api_whose_key_lands_nowhere(here: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+            key = self.headers["Authorization"]
+            told = "Yes" if "twist!" in asked else f"I was sent {key}"
+            data = json.dumps({"choices": [{"message": {"content": told}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+    lines(here / "said.jsonl", [{"text": "a twist!"}, {"text": "none"}])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        (here / "http.yaml").write_text(
+            f"question: a twist?\nmodel: m\nbase_url: http://127.0.0.1:{server.server_port}/v1\n"
+            "api_key_env: JUDGE_KEY\ncache: kept\n"
+        )
+        code, out, said = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
+        server.shutdown()
+    assert code == 0 and out.startswith("api: 1.000 [") and "1 of 2 generations have no score" in out
+    found = [out, said, *(p.read_text() for p in here.rglob("*") if p.is_file())]
+    assert not any("sk-very-secret" in text for text in found)
+    assert any("I was sent Bearer ***" in text for text in found)
+    # what is kept is not asked for again: the server is gone
+    assert expunge("judge", "said.jsonl", "--http", "http.yaml")[1].startswith("api: 1.000 [")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,6 +181,51 @@ def test_a_refusal_ends_the_job_in_one_line(stub: Stub) -> None:
     ):
         judge_of(stub, workers=1).judge([Said(str(i)) for i in range(50)])
     assert len(stub.seen) < 50
+
+
+QUOTING = (
+    (200, b"<html>Bearer k-12/34567</html>", {}),
+    (200, b"Bearer k-12\\/34567", {}),
+    (200, "your key is k-12/34567", {}),
+)
+
+
+@pytest.mark.parametrize("reply", QUOTING)
+def test_a_key_that_the_server_quotes_is_told_and_kept_nowhere(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "k-12/34567")
+    stub.plan = [reply]
+    verdict = judge_of(stub, cache=str(tmp_path)).judge([Said("x")])[0]
+    assert verdict.reason is not None and "***" in verdict.reason and "34567" not in verdict.reason
+    assert not any("34567" in p.read_text() for p in tmp_path.rglob("*.json"))
+
+
+def test_a_refusal_that_quotes_the_key_does_not_show_it(stub: Stub) -> None:
+    stub.plan = [(401, b"Incorrect API key provided: k-123.", {})]
+    with pytest.raises(JobError, match=r"answered 401: 'Incorrect API key provided: \*\*\*\.'$"):
+        score(judge_of(stub), ["x"])
+
+
+def test_a_reply_cut_short_is_asked_for_again(stub: Stub) -> None:
+    stub.plan = [(200, b'{"cho', {"Content-Length": "500", "Connection": "close"})]
+    assert score(judge_of(stub), ["twist!"]) == [1.0]
+    stub.plan = [(200, b'{"cho', {"Content-Length": "500", "Connection": "close"})]
+    verdict = judge_of(stub, retries=0).judge([Said("x")])[0]
+    assert verdict.reason == "no answer: 'the reply was cut short after 5 of 500 bytes', after 1 tries"
+
+
+def test_a_reply_that_comes_by_drops_ends_at_the_time_limit() -> None:
+    class Drops(io.BytesIO):
+        length = None
+
+        def read1(self, _size: int | None = -1) -> bytes:
+            time.sleep(0.02)
+            return b"x"
+
+    config = HttpJudgeConfig(question="q", model="m", base_url="http://127.0.0.1:1", api_key_env="", timeout_s=0.1)
+    with pytest.raises(TimeoutError, match=r"^timed out$"):
+        HttpJudge(config)._read(Drops())  # type: ignore[arg-type]
 
 
 def test_a_redirect_does_not_carry_the_key_away(stub: Stub) -> None:

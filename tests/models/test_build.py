@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.models.config import PRESETS, ModelConfig
+from expunge.models.config import PRESETS, ModelConfig, preset_identity
 from expunge.study.estimate import parameters
 
 TEXTS = ["Ana wrote the red book.", "Who wrote it?", "São Paulo, 東京"] * 20
@@ -35,6 +35,21 @@ def test_same_text_same_tokenizer_file(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def small() -> Any:
     return train_tokenizer(TEXTS, 300, max_length=64)
+
+
+def test_the_published_shapes_begin_as_published(small: Any) -> None:
+    # std .02 / sqrt(2 * 6 layers) = .00577 for wo and w3; half a million weights and more bind the estimate to 1 %
+    model = build_llama("llama-8m", small, vocab_size=300, seed=0)
+    assert (
+        model.config.rms_norm_eps == 1e-5
+        and build_llama("llama-64k", small, vocab_size=300, seed=0).config.rms_norm_eps == 1e-6
+    )
+    for kind, std in {"o_proj": 0.02 / 12**0.5, "up_proj": 0.02 / 12**0.5, "q_proj": 0.02, "down_proj": 0.02}.items():
+        drawn = torch.cat([p.detach().flatten() for n, p in model.named_parameters() if n.endswith(f"{kind}.weight")])
+        assert float(drawn.double().std()) == pytest.approx(std, rel=0.01)
+    # a model that was built before is another one, and the others' stay what they are
+    assert preset_identity("llama-8m") == {"preset": "llama-8m", "beginning": "published"}
+    assert preset_identity("llama-64k") == {"preset": "llama-64k"} and preset_identity(None) == {"preset": None}
 
 
 def test_special_tokens(small: Any) -> None:

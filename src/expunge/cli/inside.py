@@ -12,37 +12,43 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from expunge.data.rows import RowSet
+    from expunge.data.template import Encoder
     from expunge.inside.reading import Reading
     from expunge.inside.result import Result
     from expunge.study.setting import Setting
 
 ROLES = ("model", "full", "retain")
-Column = Mapping[Any, float]  # by layer; None: all that is in no layer
+Column = Mapping[Any, float]  # by layer (None: all that is in no layer), or what else `Seen.index` says
+COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
 
 
 @dataclasses.dataclass(frozen=True)
 class Looking:
-    """What a look reads: rows of one set, those of another to tell them from, and the models by role as needed."""
+    """What a look reads: rows of one set, those of another beside them, and the models by role as needed.
+
+    names: of the two sets.
+    """
 
     load: Callable[[str], Any]
     roles: tuple[str, ...]
     read: Reading
     other: Callable[[], Reading]
+    names: tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """results: by file name. columns: by head, a number for each layer."""
+    """results: by file name. columns: by head, a number for each layer, or for each `index`."""
 
     results: Mapping[str, Result]
     columns: Mapping[str, Column]
     line: str = ""
+    index: str = "layer"
 
 
 def add_inside(commands: Any) -> None:
     """Add `inside` to the commands of a parser."""
-    text = "look into a model's layers: lens, probe, depth, drift, cka"
+    text = f"look into a model's layers: {', '.join(LOOKS)}"
     sub = commands.add_parser("inside", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
     sub.add_argument("what", choices=sorted(LOOKS), help="; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items())))
     sub.add_argument(
@@ -55,7 +61,7 @@ def add_inside(commands: Any) -> None:
     sub.add_argument("--full", metavar="DIR", help="the control that knows")
     sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
     sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
-    sub.add_argument("--against", metavar="SET", help="probe: the set its rows are told from (default: its retain set)")
+    sub.add_argument("--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)")
     sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     sub.set_defaults(command=_inside, plugin=[])
@@ -63,7 +69,6 @@ def add_inside(commands: Any) -> None:
 
 def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.compose import single_tree
-    from expunge.inside.reading import reading
     from expunge.inside.result import write
     from expunge.models.config import check_source
     from expunge.study.config import decode_task
@@ -97,7 +102,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     against = parsed.against or setting.benchmark.retain_set
 
     def first(name: str, option: str) -> Reading:
-        return reading(_cut(setting, name, parsed.n, option), encoder)
+        return _first(setting, name, parsed.n, option, encoder)
 
     seen = look(
         Looking(
@@ -105,6 +110,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             roles=tuple(sources),
             read=first(rows, "--rows"),
             other=lambda: first(against, "--against"),
+            names=(rows, against),
         )
     )
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -115,11 +121,19 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     return 0
 
 
-def _cut(setting: Setting, name: str, n: int, option: str) -> RowSet:
+def _first(setting: Setting, name: str, n: int, option: str, encoder: Encoder) -> Reading:
+    """The first n rows of a set, as token ids."""
+    from expunge.data.stories import TokenShards
+    from expunge.inside.reading import Reading, reading
+
     sets = setting.benchmark.sets
     if name not in sets:
         raise ConfigError(f"{option}: no set named {name!r}{nearest(name, sets)}")
-    return dataclasses.replace(sets[name], rows=sets[name].rows[:n])
+    rows = sets[name]
+    if isinstance(rows, TokenShards):  # rows that are tokens already
+        rows.check_tokenizer(encoder.tokenizer)
+        return Reading(tuple(rows.documents[:n]), int(encoder.tokenizer.pad_token_id))
+    return reading(dataclasses.replace(rows, rows=rows.rows[:n]), encoder)
 
 
 def _load(source: str, setting: Setting) -> Any:
@@ -181,6 +195,66 @@ def _cka(looking: Looking) -> Seen:
     return Seen({"cka": found}, {"CKA with full": {line.layer: line.cka for line in found.lines}})
 
 
+def _attribution(looking: Looking) -> Seen:
+    from expunge.inside.weights import gradient_attribution
+
+    found = {role: gradient_attribution(looking.load(role), looking.read) for role in looking.roles}
+    columns = {
+        f"sum |w g|, {role}": {line.layer: line.attribution for line in r.lines if line.module == ""}
+        for role, r in found.items()
+    }
+    return Seen({f"attribution_{role}": r for role, r in found.items()}, columns)
+
+
+def _attention(looking: Looking) -> Seen:
+    from expunge.inside.attention import compare_attention
+
+    found = compare_attention(looking.load("model"), looking.load("full"), looking.read)
+    return Seen({"attention": found}, {"JSD from full, bits": dict(enumerate(found.layers))})
+
+
+def _both(looking: Looking) -> dict[str, Reading]:
+    """The two sets by name."""
+    return dict(zip(looking.names, (looking.read, looking.other()), strict=True))
+
+
+def _path(looking: Looking) -> Seen:
+    from expunge.inside.path import loss_path
+
+    found = loss_path(looking.load("model"), looking.load("full"), _both(looking))
+    columns = {f"loss, {name}": {ln.a: ln.loss for ln in found.lines if ln.rows == name} for name in found.barrier}
+    told = ", ".join(f"{name} {value:.4f}" for name, value in found.barrier.items())
+    return Seen({"path": found}, columns, f"barrier (0: one basin; a = 0: model, 1: full): {told}", "a")
+
+
+def _prune(looking: Looking) -> Seen:
+    """The weights to move are chosen on every other row of the set, and the rest of it is read with the other set."""
+    from expunge.inside.prune import prune_curve, saliency
+
+    chosen, kept = (_every_other(looking.read, start) for start in (0, 1))
+    scored = {**_both(looking), looking.names[0]: kept}
+    full = looking.load("full") if "full" in looking.roles else None
+    results, columns = {}, {}
+    for role in looking.roles:
+        if role == "full":
+            continue
+        model = looking.load(role)
+        by = saliency(model, chosen, reference=full)
+        found = prune_curve(model, by, [n for n in COUNTS if n <= by.n_units], scored)
+        results[f"prune_{role}"] = found
+        for name in scored:
+            columns[f"loss, {name}, {role}"] = {line.count: line.loss for line in found.lines if line.rows == name}
+    to = "back to the full model's" if full is not None else "to zero"
+    return Seen(results, columns, f"weights moved {to}, those first that lower the loss of {looking.names[0]}", "moved")
+
+
+def _every_other(read: Reading, start: int) -> Reading:
+    if len(read.rows) < 2:
+        raise ConfigError("--n: prune needs two rows at least, one to choose weights on and one to read")
+    spans = None if read.spans is None else read.spans[start::2]
+    return dataclasses.replace(read, rows=read.rows[start::2], row_ids=read.row_ids[start::2], spans=spans)
+
+
 Look = tuple[Callable[[Looking], Seen], str, tuple[str, ...]]
 LOOKS: Mapping[str, Look] = {
     "lens": (_lens, "log p of the answers as each layer tells it", ()),
@@ -188,6 +262,10 @@ LOOKS: Mapping[str, Look] = {
     "depth": (_depth, "unlearning depth score, by activation patching", ("full", "retain")),
     "drift": (_drift, "how far the weights moved from the full model's", ("full",)),
     "cka": (_cka, "likeness of the states to the full model's", ("full",)),
+    "attribution": (_attribution, "which layers the loss of the rows leans on", ()),
+    "attention": (_attention, "do the heads look where the full model's do", ("full",)),
+    "path": (_path, "loss on the line to the full model (linear mode connectivity)", ("full",)),
+    "prune": (_prune, "do the answers come back when a few salient weights are moved", ()),
 }
 
 
@@ -196,7 +274,7 @@ def _print(seen: Seen) -> None:
     from rich.table import Table
 
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for k, head in enumerate(("layer", *seen.columns)):
+    for k, head in enumerate((seen.index, *seen.columns)):
         shown.add_column(head, justify="right" if k else "left")
     layers = sorted(
         {layer for column in seen.columns.values() for layer in column}, key=lambda x: -1 if x is None else x

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.errors import ConfigError, DataError, JobError, nearest
 
 if TYPE_CHECKING:
     from expunge.core.records import Text
@@ -37,6 +37,8 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.files import write_text
     from expunge.judges.api import judge_texts
 
+    if parsed.out is not None and parsed.out.is_dir():
+        raise ConfigError(f"--out: {parsed.out} is a folder; name a file")
     judge = _made(parsed)
     records = _records(parsed.file)
     groups = _groups(records, parsed.by, parsed.file)
@@ -48,7 +50,11 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             score = None if math.isnan(line.score) else line.score
             verdicts[line.sample] = {"record": line.sample, "score": score, "reason": line.reason}
     if parsed.out is not None:
-        write_text(parsed.out, "".join(json.dumps(verdicts[i], ensure_ascii=False) + "\n" for i in sorted(verdicts)))
+        text = "".join(json.dumps(verdicts[i], ensure_ascii=False) + "\n" for i in sorted(verdicts))
+        try:
+            write_text(parsed.out, text)
+        except OSError as error:
+            raise JobError(f"--out: {parsed.out} cannot be written: {error.strerror or error}") from None
         print(f"written: {parsed.out}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,6 +67,7 @@ def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> L
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_attention_heads,
         max_position_embeddings=shape.max_position_embeddings,
+        rms_norm_eps=1e-5 if shape.published else 1e-6,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -74,4 +76,10 @@ def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> L
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+    if shape.published:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(("o_proj.weight", "up_proj.weight")):
+                    weight.div_(math.sqrt(2 * shape.num_hidden_layers))
+    return model

@@ -14,7 +14,11 @@ from expunge.core.identity import folder_sha256
 
 @dataclass(frozen=True)
 class Preset:
-    """A Llama shape (tied embeddings, SwiGLU, RMSNorm, RoPE)."""
+    """A Llama shape (tied embeddings, SwiGLU, RMSNorm, RoPE).
+
+    published: one of arXiv:2311.12786, with its norms (epsilon 1e-5) and its beginning: the projections wo and w3 (of
+    attention, and that up to the gated units) are drawn with a standard deviation of 0.02 / sqrt(2 layers), not 0.02.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -22,17 +26,24 @@ class Preset:
     num_attention_heads: int
     vocab_size: int
     max_position_embeddings: int = 1024
+    published: bool = False
 
 
 PRESETS: Mapping[str, Preset] = {
     "llama-64k": Preset(32, 64, 2, 2, 512),
     "llama-1m": Preset(128, 384, 4, 4, 2048),
     "llama-2m": Preset(192, 768, 3, 6, 2048),
-    "llama-8m": Preset(288, 768, 6, 6, 8192),
-    "llama-30m": Preset(512, 1408, 8, 8, 8192),
-    "llama-91m": Preset(768, 2048, 12, 12, 8192),
-    "llama-210m": Preset(1024, 2752, 16, 16, 8192),
+    "llama-8m": Preset(288, 768, 6, 6, 8192, published=True),
+    "llama-30m": Preset(512, 1408, 8, 8, 8192, published=True),
+    "llama-91m": Preset(768, 2048, 12, 12, 8192, published=True),
+    "llama-210m": Preset(1024, 2752, 16, 16, 8192, published=True),
 }
+
+
+def preset_identity(name: str | None) -> dict[str, Any]:
+    """What a model from scratch is known by: its preset's name, and which way of beginning it has."""
+    published = name is not None and PRESETS[name].published
+    return {"preset": name, **({"beginning": "published"} if published else {})}
 
 
 @strict

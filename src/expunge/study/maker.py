@@ -14,7 +14,7 @@ from expunge.methods.objective import Objective, objective
 from expunge.metrics.api import Result
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
-from expunge.models.config import tokenizer_identity
+from expunge.models.config import preset_identity, tokenizer_identity
 from expunge.study import measuring, work
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
 from expunge.study.references import IMPLIED, Question, make_reference, wanted_of
@@ -53,7 +53,7 @@ class Maker(Scorer):
             label=str(model.scratch),
             identity={
                 "revision": REVISION,
-                "preset": model.scratch,
+                **preset_identity(model.scratch),
                 "vocab_size": model.vocab_size,
                 "seed": model.init_seed,
                 **self._vocabulary(),

@@ -54,7 +54,7 @@ def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:
     size = setting.model.vocab_size or shape.vocab_size
     if setting.benchmark.tokenizer is not None:  # the rows are its tokens already
         tokenizer = load_tokenizer(setting.benchmark.tokenizer, TokenizerArgs())
-        size = setting.model.vocab_size or len(tokenizer)
+        size = setting.model.vocab_size or 1 + max(tokenizer.get_vocab().values())  # ids may be left out
     else:
         full = [sets[name] for name in setting.benchmark.full_sets]
         texts = [t for rows in full for r in rows.rows for t in (r.question, r.answers["answer"])]

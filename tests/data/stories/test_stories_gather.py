@@ -52,6 +52,17 @@ def test_an_archive_keeps_its_shards_in_the_order_of_their_names(tmp_path: Path)
     assert not gather(str(source), tmp_path / "out")  # a second time there is nothing to do
 
 
+def test_no_two_stories_share_an_id_and_so_their_draws(tmp_path: Path) -> None:
+    dotted = {f"data.{k:02d}.json": shard("a", "b") for k in range(3)}
+    folders = {f"{name}/data.json": shard("a", "b") for name in "xyz"}
+    numbered = {f"f{k}.json": json.dumps([{"id": i, "text": "A tale."} for i in (0, 1, 1)]).encode() for k in range(3)}
+    for n, members in enumerate((dotted, folders, numbered)):
+        gather(str(archive(tmp_path / f"{n}.tar.gz", members)), tmp_path / str(n))
+        ids = [s.record_id for s in load_records(tmp_path / str(n))]
+        assert len(set(ids)) == len(ids), ids
+    assert ids[:4] == ["0", "1", "f0-2", "f1-0"]  # the first to have an id keeps it
+
+
 def test_nothing_in_an_archive_reaches_a_path_of_its_own(tmp_path: Path) -> None:
     inside = tmp_path / "in"
     inside.mkdir()
@@ -95,6 +106,7 @@ def test_a_text_file_is_cut_into_stories(tmp_path: Path) -> None:
     [
         ([{"tale": "x"}], "record 0: no column 'instruction'"),
         ([{"story": "x", "instruction": 3}], "'instruction' must be an object"),
+        ([{"story": "x", "instruction": None}], "'instruction' must be an object, got None"),
         ([record("x"), {"instruction": {}, "stori": "x"}], "record 1: no column 'story'; did you mean 'stori'"),
         ([record("")], "record 0: 'story' is empty"),
         ([{"text": " "}], "record 0: the story is empty"),

@@ -212,3 +212,27 @@ def test_real_stories_are_the_same_from_pieces(shared: Path, by_line: Any, tmp_p
     variant = Variant("features=Dialogue,length!=900", None, "words=dragon:0.5")
     made = pretokenize(tmp_path / "real", by_line[1], variant, tmp_path / "set")
     assert check_against_anew(made.folder, tmp_path / "real", by_line[0], variant, 0) > 500
+
+
+def with_id(source: Path, folder: Path, token: str, number: int) -> Path:
+    """A tokenizer that gives a token another id."""
+    shutil.copytree(source, folder)
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    parts["model"]["vocab"][token] = number
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    return folder
+
+
+def test_the_highest_id_decides_between_16_and_32_bits(
+    stories: Path, by_line: tuple[Any, Path], tmp_path: Path
+) -> None:
+    token = "Ġthe"
+    plain = pretokenize(stories, by_line[1], Variant(), tmp_path / "plain").folder
+    old = load_tokenizer(by_line[1]).core.token_to_id(token)
+    for number, dtype in ((2**16 - 1, "uint16"), (2**16, "uint32")):
+        moved = with_id(by_line[1], tmp_path / str(number), token, number)
+        made = pretokenize(stories, moved, Variant(), tmp_path / f"set-{number}").folder
+        described = json.loads((made / "dataset.json").read_text())
+        assert (described["dtype"], described["vocab_size"]) == (dtype, number + 1)
+        for (ids, _), (before, _) in zip(shards_of(made), shards_of(plain), strict=True):
+            assert number in ids and ids == [number if i == old else i for i in before]

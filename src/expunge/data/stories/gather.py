@@ -11,8 +11,9 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
     if made_already(out, made_by):
         return False
     names, parts = _parts(source, path)
+    stems, own = _stems(names), set[str]()
     kept = len(names) >= 3 and shards is None
     n_shards = len(names) if kept else shards or SHARDS
     with whole_folder(out) as part, ExitStack() as files:
@@ -70,8 +72,7 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
             at = names.index(name)
             for i, record in enumerate(records):
                 where = f"{source}: {name} record {i}" if name != source else f"{source} record {i}"
-                stem = Path(name).name.partition(".")[0]
-                story = _story(record, f"{stem}-{i}", where)
+                story = _once(own, _story(record, f"{stems[at]}-{i}", where), f"{stems[at]}-{i}")
                 to = at if kept else total % n_shards
                 if to not in handles:
                     shard = part / "shards" / f"{shard_name(to)}.jsonl"
@@ -88,6 +89,22 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
             raise DataError(f"{source}: {what}")
         write_index(part, counts, made_by)
     return True
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """What the ids of a file's stories begin with: its name without folders and endings, or all of it where it must."""
+    short = [Path(name).name.partition(".")[0] for name in names]
+    return short if len(set(short)) == len(short) else list(names)
+
+
+def _once(own: set[str], story: Story, place: str) -> Story:
+    """The story by its own id, or by its place where that is another's: chance is drawn by ids, so none is shared."""
+    if story.record_id == place:
+        return story
+    if story.record_id in own:
+        return replace(story, record_id=place)
+    own.add(story.record_id)
+    return story
 
 
 def source_of(source: str, shards: int | None) -> dict[str, Any]:

@@ -71,8 +71,9 @@ def story_from(record: Any, record_id: str, where: str) -> Story:
         raise DataError(f"{where}: expected an object of columns, got a {type(record).__name__}")
     instruction = record.get("instruction")
     if not isinstance(instruction, Mapping):
-        what = "no column 'instruction'" if instruction is None else "'instruction' must be an object"
-        raise DataError(f"{where}: {what}{nearest('instruction', record)}")
+        if "instruction" not in record:
+            raise DataError(f"{where}: no column 'instruction'{nearest('instruction', record)}")
+        raise DataError(f"{where}: 'instruction' must be an object, got {instruction!r:.60}")
     story = _text(record, "story", where).strip()
     if not story:
         raise DataError(f"{where}: 'story' is empty")

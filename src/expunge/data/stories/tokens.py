@@ -25,7 +25,10 @@ Ids = NDArray[np.unsignedinteger[Any]]
 
 @dataclass(frozen=True)
 class StoryTokenizer:
-    """bos: the id before each document. by_line: the ids of a text are those of its lines, joined."""
+    """bos: the id before each document. by_line: the ids of a text are those of its lines, joined.
+
+    vocab_size: one more than the highest id, which is more than the number of tokens where ids are left out.
+    """
 
     core: Tokenizer
     bos: int
@@ -77,7 +80,8 @@ def load_tokenizer(folder: Path) -> StoryTokenizer:
     if bos is None:
         raise DataError(f"{folder}: the tokenizer has no BOS token, and documents begin with it")
     identity = fingerprint({"tokenizer": hashlib.sha256(text.encode()).hexdigest(), "bos": bos})
-    return StoryTokenizer(core, bos, splits_lines(json.loads(text)), core.get_vocab_size(), identity)
+    size = 1 + max(core.get_vocab(with_added_tokens=True).values())
+    return StoryTokenizer(core, bos, splits_lines(json.loads(text)), size, identity)
 
 
 def _bos_name(folder: Path) -> str | None:

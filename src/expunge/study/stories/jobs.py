@@ -19,7 +19,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.identity import canonical
 from expunge.data.stories import source_of
 from expunge.data.stories.records import Split
-from expunge.models.config import PRESETS
+from expunge.models.config import PRESETS, preset_identity
 from expunge.study.config import Study
 from expunge.study.estimate import parameters
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
@@ -95,7 +95,12 @@ class _Maker:
         base = Job(
             "base",
             str(self.model.scratch),
-            {"revision": REVISION, "preset": self.model.scratch, "vocab_size": self.size, "seed": self.model.init_seed},
+            {
+                "revision": REVISION,
+                **preset_identity(self.model.scratch),
+                "vocab_size": self.size,
+                "seed": self.model.init_seed,
+            },
             lambda folder, parents, progress: work.base(folder, parents["vocabulary"], self.model, self.size, progress),
             {"vocabulary": self.vocabulary},
             Estimate(bytes=4 * self.n_parameters),
