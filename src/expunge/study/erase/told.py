@@ -12,6 +12,7 @@ from typing import Literal
 from expunge.audits.api import rows_of
 from expunge.audits.verdict import FORGOTTEN, KNOWN, OPEN, TRACES
 from expunge.benchmarks.panel import HOLDOUT
+from expunge.core.identity import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import Metric, Result
 from expunge.models.config import looks_local, source_identity
@@ -30,6 +31,10 @@ FORGET_WORDS = {
     "forget_Q_A_ROUGE": ("Overlap of what it says", "how much of the right answers it says when asked"),
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
     "mia_loss": ("Membership", "how well rows to forget can be told from rows never seen; 0.5 is not at all"),
+}
+RELEARNED = {
+    "same_rows": "on some of the rows to forget, asked for the others",
+    "unrelated": "on rows to keep",
 }
 KEPT_WORDS = {
     UTILITY: ("Rows to keep: probability", "how likely the right answers are"),
@@ -65,6 +70,10 @@ class Measured:
 def judge(erasing: Erasing, measured: Measured, chosen: Tried, held: Sequence[Held]) -> list[Line]:
     """What was achieved: the floor, the target, and what the audits say of it."""
     lines = [_utility(erasing, measured), _target(erasing, measured)]
+    if erasing.cut:
+        n, most = len(erasing.sets["forget"]), erasing.final.setting.template.max_length
+        said = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
+        lines.append(Line("not achieved", f"whole rows: {said}; what lies beyond was not unlearned"))
     if not chosen.passes:
         lines.append(Line("not achieved", "search: no checkpoint kept the floor; the one that keeps most is written"))
     for one in held:
@@ -119,9 +128,16 @@ def _audit(erasing: Erasing, measured: Measured, held: Held) -> list[Line]:
     if held.name == "exposure":
         return [Line("not known", "exposure: a list of rows is written; a verdict needs a control")]
     if held.name == "relearn":
-        curves = ", ".join(f"{way.partition(', ')[0]} to {after:.3f}" for way, (after, _) in held.found.items())
-        return [Line("not known", f"relearn: a few steps bring it {curves}; how fast is too fast needs a control")]
+        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in held.found.items())
+        said = f"relearn: probability of the answers after more training, {curves}"
+        return [Line("not known", f"{said}; how fast is too fast needs a control")]
     return [_attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items()]
+
+
+def _way_words(way: str) -> str:
+    """A way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
+    name, _, step = way.partition(", step ")
+    return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
 
 
 def _attack(erasing: Erasing, measured: Measured, name: str, way: str, pair: tuple[float, float]) -> Line:
@@ -160,12 +176,12 @@ def erasure(
     return Erasure(
         title=f"Erasure report: {model_name(request)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        asked=(Asked("rows to forget", len(forget), forget.fingerprint(), texts),),
+        asked=(Asked("rows to forget", len(forget), forget.fingerprint(), texts, erasing.file_sha256),),
         method=chosen.trial.method,
         settings=settings(erasing, chosen),
         steps=steps,
         seconds=seconds,
-        models=(("the model before", before_hash(request)), ("the weights after", weights)),
+        models=(*_before(request), ("the weights after", weights)),
         findings=(*_findings(measured), *_of_audits(held)),
         kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
         missing=(*lost.items(), *((f"audit {h.name}", h.reason) for h in held if h.reason)),
@@ -263,6 +279,16 @@ def before_hash(request: Request) -> str:
     """The contents of the model before, or what the hub calls it."""
     said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
     return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")
+
+
+def _before(request: Request) -> tuple[tuple[str, str], ...]:
+    """The model before by its hashes: of the weights as `sha256sum` gives it, and of all that decides what it says."""
+    source = str(request.study.model.source)
+    if not looks_local(source):
+        return (("the model before", before_hash(request)),)
+    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    whole = "the model before (names and hashes of its weights, configuration and tokenizer)"
+    return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
 
 
 def model_card(erasing: Erasing, chosen: Tried, lines: Sequence[Line]) -> str:
