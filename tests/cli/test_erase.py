@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -88,6 +89,7 @@ def test_a_model_a_card_and_a_report_are_made(erased: tuple[Path, int]) -> None:
     assert all(any(line.startswith(audit) for line in said) for audit in audits)
     assert told["report"]["asked"][0]["rows"] == 6
     assert (out / "audits" / "after-relearn.parquet").is_file() or (out / "audits" / "after-exposure.parquet").is_file()
+    assert all(pq.read_table(file).num_rows for file in (out / "audits").iterdir())  # no table without a row
 
 
 def test_no_text_of_a_row_is_in_the_card_or_the_report(erased: tuple[Path, int]) -> None:
