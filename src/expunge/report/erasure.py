@@ -26,6 +26,7 @@ NO_RETAIN = (
 
 
 HASH = re.compile("[0-9a-f]{64}")
+LEAST_GAP = 0.05  # between the models before and without the data: all findings are shares or probabilities
 HASHES = (
     "The hashes name the contents without showing them; who can guess all of the rows can check the guess by them. "
     "That of the file is what sha256sum gives; that of the rows stays the same when they come in another kind of file."
@@ -134,9 +135,9 @@ _PLACES = {
 def _place(finding: Finding) -> Literal["retain", "full", "past", "unsure"] | None:
     """Where a value lies on the way from the retain model (0) to the full one (1): from -1/2 to 1/2 near the retain
     model, above near the full one, below past the retain one; unsure where the interval holds such a border. None
-    where a number is missing, or both models have the same."""
+    where a number is missing, or the models differ by so little that the way is noise."""
     gap = finding.full - finding.retain
-    if not math.isfinite(finding.value + gap) or gap == 0:
+    if not math.isfinite(finding.value + gap) or abs(gap) < LEAST_GAP:
         return None
     at, low, high = ((v - finding.retain) / gap for v in (finding.value, finding.low, finding.high))
     if any(min(low, high) <= border <= max(low, high) for border in (-0.5, 0.5)):
@@ -163,6 +164,8 @@ def _words(finding: Finding) -> str:
         said += " The interval is too wide to say which of the two it is nearer to."
     elif place is not None:
         said += f" {_PLACES[place][0].upper()}{_PLACES[place][1:]}."
+    elif math.isfinite(finding.value + finding.full + finding.retain):
+        said += " The two models that it is held against hardly differ in this, so it says nothing of what is left."
     elif math.isfinite(finding.value) and not math.isfinite(finding.retain):
         end = "high" if finding.high_is_known else "low"
         said += f" Without a retain model it cannot be said what value is right; a {end} one says more is still known."

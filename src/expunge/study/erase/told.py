@@ -32,6 +32,20 @@ FORGET_WORDS = {
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
     "mia_loss": ("Membership", "how well rows to forget can be told from rows never seen; 0.5 is not at all"),
 }
+# What audits find, in words: held against a model that never saw the rows (by audit, or by its finding), and alone.
+READ = {
+    "prompting": "probability of the answers, for each row in the way to ask that brings out most",
+    "exposure, known_rows": "share of the rows to forget that are still known",
+    "exposure, erased_rows": "how well the rows to forget can be told from rows never seen; 0.5 is not at all",
+    "relearn": "how much likelier the answers are while it is taught some of the rows again than they are in a model "
+    "that never saw them and is taught the same; below 0 is less likely",
+    "quantize": "probability of the answers once the weights are rounded to few bits",
+}
+FOUND = {
+    "prompting": READ["prompting"],
+    "relearn": "probability of the answers after so many steps of more training",
+    "quantize": READ["quantize"],
+}
 RELEARNED = {
     "same_rows": "on some of the rows to forget, asked for the others",
     "unrelated": "on rows to keep",
@@ -259,12 +273,12 @@ def _of_audits(held: Sequence[Held]) -> list[Finding]:
         told = [r for r in one.readings if math.isfinite(r.value)]
         for r in told:
             said = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
-            words = "what the audit measures, in its own unit"
+            words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "what the audit measures, in its own unit")
             title = f"Audit {one.name}, {r.name}"
             out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=said))
         if not told:
             for way, (after, before) in one.found.items():
-                words = "probability of the answers, or what the audit scores"
+                words = FOUND.get(one.name, "probability of the answers, or what the audit scores")
                 out.append(Finding(f"Audit {one.name}, {way}", words, after, full=before))
     return out
 
