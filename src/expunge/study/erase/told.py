@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from expunge.audits.api import rows_of
 from expunge.audits.verdict import FORGOTTEN, KNOWN, OPEN, TRACES
 from expunge.benchmarks.panel import HOLDOUT
@@ -24,6 +26,8 @@ from expunge.study.erase.search import Tried
 
 State = Literal["achieved", "not achieved", "not known"]
 LITTLE = 0.05  # a gap in probability below which there is nothing to erase, or none to tell
+HALF = 0.5  # of what was known of a row: where more is left, the row is still known
+MOST_NAMED = 10  # rows that are still known, by number
 ALIKE = 0.1  # a control whose probability of the rows to keep is further from the model's is another kind of model
 FORGET_WORDS = {
     ANSWERED: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
@@ -84,6 +88,8 @@ class Measured:
 def judge(erasing: Erasing, measured: Measured, chosen: Tried, held: Sequence[Held]) -> list[Line]:
     """What was achieved: the floor, the target, and what the audits say of it."""
     lines = [_utility(erasing, measured), _target(erasing, measured)]
+    if (rows := single_rows(measured)) is not None:
+        lines.append(rows)
     if erasing.cut:
         n, most = len(erasing.sets["forget"]), erasing.final.setting.template.max_length
         said = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
@@ -116,6 +122,28 @@ def _target(erasing: Erasing, measured: Measured) -> Line:
     target = erasing.request.target
     done: State = "achieved" if left <= target else "not achieved"
     return Line(done, f"{said}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
+
+
+def single_rows(measured: Measured) -> Line | None:
+    """Whether a row by itself is still known: a mean over many hides it. A row counts where more than HALF of what the
+    model knew of it, above the reference, is left. None where no row was known."""
+    metric = Metric(ANSWERED, "probability")
+    ids = sorted(measured.before[ANSWERED].per_row)
+    before, after = (rows_of(side[ANSWERED], metric, ids) for side in (measured.before, measured.after))
+    if measured.control is not None:
+        reference = rows_of(measured.control[ANSWERED], metric, ids)
+    else:
+        reference = np.full(len(ids), measured.reference or 0.0)
+    known = before - reference >= LITTLE
+    if not known.any():
+        return None
+    is_left = known & (after - reference > HALF * (before - reference))
+    left = [i for i, left_there in zip(ids, is_left, strict=True) if left_there]
+    said = f"of the {int(known.sum())} rows that the model knew"
+    if not left:
+        return Line("achieved", f"single rows: none {said} keeps more than half of that")
+    named = ", ".join(str(i) for i in left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
+    return Line("not achieved", f"single rows: {len(left)} {said} keep more than half of that (row {named}, from 0)")
 
 
 def left_over(before: float, after: float, reference: float | None) -> float | None:
