@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,12 @@ def test_ten_thousand_rows_fit_and_answer_at_once(opened: Browser) -> None:
     found(tab, "1 found of 10000")
     tab.select_option("#x-order", "asc")
     assert time.monotonic() - started < 3
+
+
+def test_a_long_name_does_not_widen_the_page(opened: Browser) -> None:
+    model = many(3, 10)
+    name = "x" * 300
+    runs = (*model.runs[:2], dataclasses.replace(model.runs[2], label=name))
+    explorer = dataclasses.replace(model.explorer, models=(*model.explorer.models[:2], name))
+    tab = opened(to_html(dataclasses.replace(model, runs=runs, explorer=explorer)), width=390)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from expunge.cli.main import main
+from expunge.core.identity import file_sha256
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.study.erase import run as erase_run
@@ -85,10 +89,12 @@ def test_a_model_a_card_and_a_report_are_made(erased: tuple[Path, int]) -> None:
     assert all(any(line.startswith(audit) for line in said) for audit in audits)
     assert told["report"]["asked"][0]["rows"] == 6
     assert (out / "audits" / "after-relearn.parquet").is_file() or (out / "audits" / "after-exposure.parquet").is_file()
+    assert all(pq.read_table(file).num_rows for file in (out / "audits").iterdir())  # no table without a row
 
 
 def test_no_text_of_a_row_is_in_the_card_or_the_report(erased: tuple[Path, int]) -> None:
     out, _ = erased
+    assert not {p.name for p in (out / "model").iterdir()} & {"speed.jsonl", "log.jsonl", "job.json"}
     for name in ("model/README.md", "erasure_report.html", "erasure_report.md", "erasure_report.json"):
         said = (out / name).read_text()
         assert "zanzibar" not in said and "river" not in said, name
@@ -203,6 +209,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"budget": "0m"}, "--budget: must be a time above 0"),
         ({"floor": "1.5"}, "--floor: must be a share from 0 to 1, got 1.5"),
         ({"target": "-1"}, "--target: must be a share from 0 to 1, got -1"),
+        ({"seed": "-1"}, "--seed: must be a whole number from 0 to 2**32 - 1, got -1"),
+        ({"retain_model": "broken"}, "--retain-model: broken/model.safetensors is no whole safetensors file"),
         ({"learning_rate": "0"}, "--learning-rate: must be a number above 0, got 0"),
         ({"out": "keep.csv"}, "--out: keep.csv is a file"),
         ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be made: keep.csv is a file"),
@@ -222,6 +230,8 @@ def test_wrong_input_is_one_line_before_a_weight_is_read(
     (here_with / "typo.csv").write_text("question,anwser\nWho?,Ann\n")
     (here_with / "blank.csv").write_text("question,answer\nWho?,Ann\nWhere?,\n")
     write(here_with / "few.csv", KEEP[:3])
+    shutil.copytree(here_with / "base", here_with / "broken")
+    (here_with / "broken" / "model.safetensors").write_bytes((here_with / "base/model.safetensors").read_bytes()[:900])
     monkeypatch.setattr("expunge.models.load.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
     code, _, said = expunge(*words_of(**other))
     assert code == 2, said
@@ -234,6 +244,47 @@ def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> 
     for word, expected in (
         ("eval.generaton.max_new_tokens=3", "unknown key"),
         ("methods", "not of the form key=value"),
+        ("methods=[NPO]", "methods: `expunge erase` does not read it; name a method by --method"),
+        ("unlearn.learning_rate=0.1", "unlearn.learning_rate: `expunge erase` does not read it; give --learning-rate"),
+        ("unlearn.evaluate.every=1", "unlearn.evaluate.every: `expunge erase` does not read it"),
     ):
         code, _, said = expunge(*words_of(), word)
         assert code == 2 and expected in said and len(said.strip().splitlines()) == 1
+
+
+def test_settings_of_the_training_are_checked_before_anything_is_measured(here_with: Path, expunge: Run) -> None:
+    for word in ("unlearn.weight_decay=abc", "unlearn.trainable_last_k_layers=-1"):
+        code, out, said = expunge(*words_of(), *SHORT, word)
+        assert code == 2 and word.partition("=")[0] in said, said
+        assert len(said.strip().splitlines()) == 2 and out == ""  # the note about controls, and the error
+        assert not (here_with / "out").exists()
+
+
+def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    write(here_with / "long.csv", [*FORGET[:5], ("Who is no 5?", "It is Ann. " * 40)])
+    words = [*words_of(forget="long.csv"), *ONE, *SHORT, "model.template_args.max_length=48"]
+    code, _, said = expunge(*words)
+    assert code == 3, said
+    assert "note: 1 of the 6 rows to forget are longer than 48 tokens: what lies beyond is not unlearned" in said
+    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert next(x for x in told["lines"] if x["text"].startswith("whole rows: 1 of the 6"))["state"] == "not achieved"
+    assert any("longer than 48 tokens" in note for note in told["report"]["notes"])
+
+
+def test_the_hashes_of_the_report_are_those_of_the_files(made: Path, erased: tuple[Path, int]) -> None:
+    out, _ = erased
+    told = json.loads((out / "erasure_report.json").read_text())["report"]
+    assert told["asked"][0]["file_sha256"] == file_sha256(made / "forget.csv")
+    hashes = dict(told["models"])
+    assert hashes["the weights before"] == file_sha256(made / "full" / "model.safetensors")
+    assert hashes["the weights after"] == file_sha256(out / "model" / "model.safetensors")
+
+
+def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, expunge: Run) -> None:
+    shutil.copytree(here_with / "full", here_with / "nan")
+    weights = load_file(here_with / "nan" / "model.safetensors")
+    save_file({n: w * math.nan for n, w in weights.items()}, here_with / "nan" / "model.safetensors", {"format": "pt"})
+    code, _, said = expunge(*words_of(model="nan"), *ONE, *SHORT)
+    assert code == 1 and "do its weights hold NaN" in said.splitlines()[-1], said
+    assert not (here_with / "out" / "model").exists()

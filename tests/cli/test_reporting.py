@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,8 @@ def test_gives_nothing_else(server: ThreadingHTTPServer, path: str) -> None:
 def test_refuses_other_names_and_other_methods(server: ThreadingHTTPServer) -> None:
     assert ask(server, "/", Host=f"evil.example:{server.server_port}")[0] == 403
     assert ask(server, "/", Host=f"localhost:{server.server_port}")[0] == 200
+    assert ask(server, "/", Host="127.0.0.1")[0] == 200  # what a browser says where the port is 80
+    assert ask(server, "/", Host="127.0.0.1.evil.example")[0] == 403
     assert ask(server, "/", "POST")[0] == 501
 
 
@@ -117,4 +120,14 @@ def test_figures_need_kaleido(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(static.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"expunge\[figures\]"):
+        static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]
+
+
+def test_a_figure_that_was_not_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.report import static
+
+    monkeypatch.setattr(static.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(static, "figures", lambda model: [SimpleNamespace(name="plane", figure={})])
+    monkeypatch.setattr("plotly.io.write_images", lambda **given: None)  # as kaleido does of some labels
+    with pytest.raises(ConfigError, match=r"plane.svg could not be drawn"):
         static.write_figures(None, tmp_path, ["svg"])  # type: ignore[arg-type]

@@ -141,6 +141,15 @@ def test_the_hard_end_leaves_the_last_model(
     with pytest.raises(JobError, match="nothing was unlearned"):
         call(places, tmp_path / "b", *words, tell=ring_after(0))
     assert load_file(tmp_path / "b" / "model.safetensors").keys()  # the given model
+    assert (status(tmp_path / "b")["stopped"], status(tmp_path / "b")["steps"]) == ("time", 0)
+
+
+def test_a_loss_that_runs_away_at_once_is_written_down(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    words = ("experiment=semeval/ga", "trainer.args.max_steps=9", "trainer.args.loss_limit=0.1")
+    with pytest.raises(JobError, match=r"passed the limit of 0.1"):
+        call(places, tmp_path / "out", *words)
+    said = status(tmp_path / "out")
+    assert (said["stopped"], said["steps"]) == ("guard", 0) and "passed the limit" in said["note"]
 
 
 def test_the_guard_keeps_the_last_model_before_the_loss_ran_away(

@@ -78,6 +78,7 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
     assert [(r.question, r.answer) for r in rows] == [("", "One two\nthree four five."), ("", "Six seven.")]
     assert rows.form == "text"
     assert [r.answer for r in read(tmp_path, "lines.txt", "One two\nthree four\n")] == ["One two", "three four"]
+    assert [r.answer for r in read(tmp_path, "mac.txt", "One two\rthree four\r")] == ["One two", "three four"]
     assert read(tmp_path, "t.jsonl", '{"text": "One two"}').form == "text"
     asked = continuations(rows, "forget_eval", "book.txt")
     assert [(r.question, r.answer) for r in asked] == [("One two\n", "three four five."), ("Six ", "seven.")]

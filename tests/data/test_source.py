@@ -189,3 +189,14 @@ def test_offline_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_a_place_that_is_not_there_is_news_before_its_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none does not exist"):
         load_raw(str(tmp_path / "none"), subset="copyright", split="unlearn")
+
+
+def test_a_field_may_be_longer_than_the_csv_module_takes_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text("question,answer\nWho?," + "word " * 40_000 + "\n")
+    assert len(read_file(tmp_path / "long.csv")[0]["answer"]) == 200_000
+
+
+def test_a_table_that_is_called_parquet_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_text("question,answer\nWho?,Ann\n")
+    with pytest.raises(DataError, match=r"rows.parquet: not parquet, nor JSON, by its content"):
+        read_file(tmp_path / "rows.parquet")

@@ -93,3 +93,18 @@ def test_texts_only_if_given_and_escaped(erasure: Erasure) -> None:
 def test_loads_nothing(erasure: Erasure) -> None:
     page = erasure_report(erasure).html
     assert "default-src 'none'" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_models_that_hardly_differ_place_nothing(erasure: Erasure) -> None:
+    # an attack that knows both models' rows alike (a gap of 0.008) does not say that 0.5 is far past anything
+    page, text = both(dataclasses.replace(erasure, findings=(Finding("m", "w", 0.496, full=1.0, retain=0.992),)))
+    for said in (page, text):
+        assert "Well past" not in said and "hardly differ in this" in said
+
+
+def test_hashes_are_called_so_and_names_are_not(erasure: Erasure) -> None:
+    asked = (Asked("rows", 2, "ab" * 32, (), "12" * 32),)
+    models = (("the model before", "org/name revision main"), ("the weights after", f"{'ef' * 32} {'01' * 32}"))
+    for said in both(dataclasses.replace(erasure, asked=asked, models=models)):
+        assert "12" * 32 in said and "SHA-256 of the model before" not in said and "The model before" in said
+        assert "SHA-256 of the weights after" in said

@@ -107,3 +107,16 @@ def test_the_terminal_prints_few_findings_whole(audited: ReportModel) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "- npo (seed 0), relearn: same_rows: still known, position 0.5 [0.4, 0.6]" in shown
     assert "- npo (seed 0), probe: truth: missing, position \u2013; no layer" in shown
+
+
+def test_a_collapsed_model_is_said_to_be_one_beside_its_verdicts(model: ReportModel) -> None:
+    lines = tuple(line("relearn", "same_rows", label, 0, "forgotten") for label in ("npo", "ga"))
+    model = dataclasses.replace(model, audits=lines, utility_floor=0.64)
+    # npo has utilities of 0.5 and 0.375, ga one of 0.125; the full model's is 0.625 and the floor 0.64 of it, 0.4
+    assert overview(model).flags == {"npo": "below the utility floor (n=1 of 2)", "ga": "below the utility floor"}
+    assert "| ga (below the utility floor) | \u25cb forgotten |" in to_markdown(model)
+    page = to_html(model)
+    assert re.search(r'ga</span> <span class="flag">below the utility floor</span></th><td>', page)
+    out = io.StringIO()
+    Console(file=out, width=200).print(to_rich(model))
+    assert re.search(r"^ga ! +\u25cb forgotten", out.getvalue(), re.MULTILINE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 
 import pytest
 from rich.console import Console
 
-from expunge.report.model import ReportModel
+from expunge.metrics.api import Result
+from expunge.report.model import ReportModel, Run
 from expunge.report.table import ABSENT
 from expunge.report.text import to_csv, to_latex, to_markdown, to_rich
 
@@ -78,3 +80,18 @@ def test_latex_shows_means_and_escapes(model: ReportModel) -> None:
     assert r"10\textasciicircum{}(-5.0 $\pm$ 1.4)" in text and r"80.0 \%" in text
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len({line.count(" & ") for line in lines}) == 1  # every line has as many cells
+
+
+def test_no_cell_of_the_csv_is_a_formula_to_a_spreadsheet(model: ReportModel) -> None:
+    labels = ("=cmd|' /C calc'!A0", "+1", "-2", "@SUM(A1)", "\t=1", "lr=1")
+    runs = tuple(Run(label, "unlearn", "=1", "-x", 0, {"model_utility": Result(-0.5)}) for label in labels)
+    lines = parsed(dataclasses.replace(model, runs=runs, missing=()))
+    assert [line["label"] for line in lines] == [*(f"'{label}" for label in labels[:5]), "lr=1"]
+    assert {(line["method"], line["settings"], line["model_utility"]) for line in lines} == {("'=1", "'-x", "-0.5")}
+
+
+def test_a_label_that_latex_would_take_for_more_stays_a_label(model: ReportModel) -> None:
+    runs = tuple(Run(label, "unlearn", results={}) for label in ("[a]", "*b", "<c>|d", "e\x00\x01f"))
+    lines = to_latex(dataclasses.replace(model, runs=runs, missing=())).splitlines()
+    names = [line.split(" & ")[0] for line in lines if line.endswith(r"\\")][1:]
+    assert names == ["{[}a]", "{*}b", r"\textless{}c\textgreater{}\textbar{}d", "ef"]

@@ -90,6 +90,29 @@ NO_CONTROL = (
 )
 
 
+CHAT = "model.template_args.apply_chat_template"
+# Settings of a study that an erasure decides itself: to take them and go on without them would deceive.
+DECIDED = {
+    "methods": "name a method by --method",
+    "audits": "the audits are those that fit into --budget",
+    "seeds": "give --seed",
+    "requests": "erase them one after the other, each from the model of the one before",
+    "grid": "it makes one model",
+    "grid_cells": "it makes one model",
+    "meta": "that is for a study, of many models",
+    "sweep": "the search is its own, within --budget",
+    "forget": "give --forget",
+    "retain": "give --keep",
+    "unlearn.learning_rate": "give --learning-rate",
+    "unlearn.seed": "give --seed",
+    "unlearn.max_steps": "the steps follow from the rows and --budget",
+    "unlearn.num_train_epochs": "the steps follow from the rows and --budget",
+    "unlearn.evaluate": "a trial is evaluated ten times, by --floor",
+    "data.args.train_full": "--model knows the rows already",
+    "data.args.holdout": "give --unseen",
+}
+
+
 def say(done: Any, console: Any) -> None:
     """The trials, where things are, and the last lines: what was achieved and what was not."""
     from rich.table import Table
@@ -120,11 +143,16 @@ def request_of(parsed: argparse.Namespace) -> Any:
     from expunge.study.config import decode_study
     from expunge.study.erase.request import Request
 
+    for word in parsed.overrides:
+        key, is_pair, _ = word.lstrip("+~").partition("=")
+        own = next((k for k in DECIDED if key == k or key.startswith(f"{k}.")), None) if is_pair else None
+        if own is not None:
+            raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
     named = [f"model={parsed.model}"] if parsed.model in options("model") else []
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
     if not named:
         tree["model"]["model_args"]["pretrained_model_name_or_path"] = parsed.model
-        if not any(word.startswith("model.template_args.") for word in parsed.overrides):
+        if not any(word.lstrip("+~").startswith(CHAT) for word in parsed.overrides):
             tree["model"]["template_args"]["apply_chat_template"] = _has_chat_template(parsed.model)
     tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
     if parsed.unseen:

@@ -121,7 +121,7 @@ def handler(pages: Pages) -> Callable[..., BaseHTTPRequestHandler]:
 
         def _answer(self, *, with_body: bool) -> None:
             # A name that another site made to point here is not ours: its pages must not read the report.
-            if (self.headers.get("Host") or "").rpartition(":")[0] not in (HOST, "localhost"):
+            if (self.headers.get("Host") or "").partition(":")[0] not in (HOST, "localhost"):
                 self.send_error(HTTPStatus.FORBIDDEN)
                 return
             found = pages.find(self.path)

@@ -204,7 +204,7 @@ def _paragraphs(file: Path) -> Sequence[str]:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-    text = text.replace("\r\n", "\n").strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     parts = re.split(r"\n[ \t]*\n\s*", text) if re.search(r"\n[ \t]*\n", text) else text.split("\n")
     if not text:
         raise DataError(f"{file}: no rows")

@@ -77,6 +77,8 @@ def read_file(path: Path) -> Records:
     else:
         text = _decoded(data, path)
         start = text.lstrip()[:1]
+        if path.suffix.lower() == ".parquet" and start not in ("[", "{"):
+            raise DataError(f"{path}: not parquet, nor JSON, by its content; a table of fields is read as NAME.csv")
         if start == "[":
             records = _array(text, path)
         elif start == "{" or path.suffix.lower() != ".csv":
@@ -176,6 +178,7 @@ def _object(value: Any, place: str) -> dict[str, Any]:
 
 
 def _csv(text: str, path: Path) -> Records:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a field may be a whole book
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     out: Records = []
     try:

@@ -25,14 +25,24 @@ NO_RETAIN = (
 )
 
 
+HASH = re.compile("[0-9a-f]{64}")
+LEAST_GAP = 0.05  # between the models before and without the data: all findings are shares or probabilities
+HASHES = (
+    "The hashes name the contents without showing them; who can guess all of the rows can check the guess by them. "
+    "That of the file is what sha256sum gives; that of the rows stays the same when they come in another kind of file."
+)
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What was to be forgotten. rows: how many; sha256: fingerprint of their contents; texts: only if asked for."""
+    """What was to be forgotten. rows: how many; sha256: fingerprint of their contents; texts: only if asked for;
+    file_sha256: of the file they came in, as `sha256sum` gives it (empty: not known)."""
 
     name: str
     rows: int
     sha256: str
     texts: tuple[str, ...] = ()
+    file_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ def erasure_report(erasure: Erasure) -> ErasureReport:
         "findings": [(finding, _words(finding)) for finding in erasure.findings],
         "kept": [(finding, _number(finding)) for finding in erasure.kept],
         "limits": limits,
+        "hashes": HASHES,
         "summary": summary(erasure),
     }
     page = environment().get_template("erasure.html").render(erasure=erasure, **said)
@@ -124,9 +135,9 @@ _PLACES = {
 def _place(finding: Finding) -> Literal["retain", "full", "past", "unsure"] | None:
     """Where a value lies on the way from the retain model (0) to the full one (1): from -1/2 to 1/2 near the retain
     model, above near the full one, below past the retain one; unsure where the interval holds such a border. None
-    where a number is missing, or both models have the same."""
+    where a number is missing, or the models differ by so little that the way is noise."""
     gap = finding.full - finding.retain
-    if not math.isfinite(finding.value + gap) or gap == 0:
+    if not math.isfinite(finding.value + gap) or abs(gap) < LEAST_GAP:
         return None
     at, low, high = ((v - finding.retain) / gap for v in (finding.value, finding.low, finding.high))
     if any(min(low, high) <= border <= max(low, high) for border in (-0.5, 0.5)):
@@ -153,6 +164,8 @@ def _words(finding: Finding) -> str:
         said += " The interval is too wide to say which of the two it is nearer to."
     elif place is not None:
         said += f" {_PLACES[place][0].upper()}{_PLACES[place][1:]}."
+    elif math.isfinite(finding.value + finding.full + finding.retain):
+        said += " The two models that it is held against hardly differ in this, so it says nothing of what is left."
     elif math.isfinite(finding.value) and not math.isfinite(finding.retain):
         end = "high" if finding.high_is_known else "low"
         said += f" Without a retain model it cannot be said what value is right; a {end} one says more is still known."
@@ -167,15 +180,22 @@ def _done(erasure: Erasure) -> list[tuple[str, str]]:
     if erasure.seconds is not None:
         lines.append(("Time", f"{erasure.seconds:.1f} s"))
     lines += [(f"Setting {name}", value) for name, value in erasure.settings]
-    return [*lines, *((f"SHA-256 of {name}", value) for name, value in erasure.models)]
+    return [*lines, *((_hashed(name, value), value) for name, value in erasure.models)]
+
+
+def _hashed(name: str, value: str) -> str:
+    """What a line about a model file says it is: a hash, or, of a model that only the hub names, that name."""
+    words = value.split()
+    return f"SHA-256 of {name}" if words and all(HASH.fullmatch(w) for w in words) else name[0].upper() + name[1:]
 
 
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines = [f"# {_md(erasure.title)}", "", f"Made {_md(erasure.created)}.", "", summary(erasure), ""]
     if erasure.achieved:
         lines += ["## What was achieved", "", *(f"- **{_md(a)}**: {_md(text)}" for a, text in erasure.achieved), ""]
-    lines += ["## What was asked to be forgotten", "", "| set | rows | SHA-256 of the rows |", "| --- | --: | --- |"]
-    lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.sha256)} |" for a in erasure.asked] + [""]
+    lines += ["## What was asked to be forgotten", "", HASHES, ""]
+    lines += ["| set | rows | SHA-256 of the rows | SHA-256 of the file |", "| --- | --: | --- | --- |"]
+    lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.sha256)} | {_md(a.file_sha256)} |" for a in erasure.asked] + [""]
     texts = [text for asked in erasure.asked for text in asked.texts]
     lines += [*(f"- {_md(text)}" for text in texts), ""] if texts else []
     lines += ["## What was done", "", *(f"- {_md(name)}: {_md(value)}" for name, value in _done(erasure)), ""]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from expunge.report.model import AuditLine, ReportModel
+from expunge.report.table import BELOW_FLOOR, table
 
 # By what is left, the least first. The marks fill up, so that they differ in shape and not only in colour.
 MARKS = {"forgotten": "\u25cb", "traces": "\u25d0", "still known": "\u25cf", "undecided": "?"}
@@ -44,11 +46,12 @@ class Met:
 @dataclass(frozen=True)
 class Overview:
     """columns: (audit, what was tried) of each; rows: the label of a model and its cells. Footnote k is
-    `footnotes[k - 1]`."""
+    `footnotes[k - 1]`. flags: of models that have collapsed, by label: what seems forgotten there is broken."""
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, tuple[Met, ...]], ...]
     footnotes: tuple[str, ...]
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def spans(self) -> list[tuple[str, int]]:
@@ -79,7 +82,17 @@ def overview(model: ReportModel) -> Overview:
         (label, tuple(_met(cells.get((label, *column), []), notes) for column in columns))
         for label in dict.fromkeys(line.label for line in model.audits)
     ]
-    return Overview(columns, tuple(rows), tuple(notes))
+    return Overview(columns, tuple(rows), tuple(notes), _flags(model))
+
+
+def _flags(model: ReportModel) -> dict[str, str]:
+    """The mark of each model below the utility floor, and of how many of its seeds that holds where they disagree."""
+    runs = [row for row in table(model).rows if row.kind == "run" and row.role == "unlearn"]
+    all_of, below = Counter(row.label for row in runs), Counter(row.label for row in runs if row.flag)
+    return {
+        label: BELOW_FLOOR if n == all_of[label] else f"{BELOW_FLOOR} (n={n} of {all_of[label]})"
+        for label, n in below.items()
+    }
 
 
 def _met(lines: list[AuditLine], notes: dict[str, int]) -> Met:

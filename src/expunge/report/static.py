@@ -36,6 +36,9 @@ def write_figures(model: ReportModel, folder: Path, formats: Sequence[str]) -> t
         except (RuntimeError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"--figures: the figures could not be drawn, is a Chromium installed? {reason}") from None
+        lost = next((path.name for _, path in files if not path.is_file()), None)  # kaleido says nothing of some
+        if lost is not None:
+            raise ConfigError(f"--figures: {lost} could not be drawn; does the label of a run hold control characters?")
         for _, path in files:
             write_bytes(folder / path.name, path.read_bytes())
     return tuple(folder / path.name for _, path in files)

@@ -26,6 +26,7 @@ from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, Row, Table, table
 
+FORMULA = ("=", "+", "-", "@")
 _GAP = 2  # spaces that rich puts around a column of this style
 
 
@@ -94,7 +95,8 @@ def _audits(model: ReportModel) -> list[str]:
     lines.append("| model | " + " | ".join(_md(": ".join(column)) for column in seen.columns) + " |")
     lines.append("|:--" * (1 + len(seen.columns)) + "|")
     for label, cells in seen.rows:
-        lines.append("| " + " | ".join([_md(label), *(_md(_said(c)) + _notes(c) for c in cells)]) + " |")
+        name = f"{label} ({seen.flags[label]})" if label in seen.flags else label
+        lines.append("| " + " | ".join([_md(name), *(_md(_said(c)) + _notes(c) for c in cells)]) + " |")
     lines += ["", *(f"[^audit-{k}]: {_md(reason)}" for k, reason in enumerate(seen.footnotes, 1)), ""]
     lines += ["<details>", "<summary>Every finding with its interval</summary>", "", ABOUT, ""]
     aligned = ["--:" if head in NUMBERS else ":--" for head in HEADS]
@@ -156,12 +158,12 @@ def _csv_line(made: Table, row: Row, kind: str) -> list[str]:
     seed = "" if run is None or run.seed is None else str(run.seed)
     about = [
         kind,
-        row.name,
-        row.label,
+        _cell_text(row.name),
+        _cell_text(row.label),
         row.role,
-        (run and run.method) or "",
-        run.settings if run else "",
-        seed,
+        _cell_text((run and run.method) or ""),
+        _cell_text(run.settings if run else ""),
+        _cell_text(seed),
         str(row.n),
     ]
     line = [*about, row.flag or ""]
@@ -175,7 +177,12 @@ def _csv_line(made: Table, row: Row, kind: str) -> list[str]:
         else:
             line.append(_raw(value))
     reasons = dict.fromkeys(made.footnotes[cell.note - 1] for cell in row.cells if cell.note)
-    return [*line, "; ".join(reasons)]
+    return [*line, _cell_text("; ".join(reasons))]
+
+
+def _cell_text(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: what begins like one has an apostrophe before it."""
+    return f"'{text}" if text.lstrip()[:1] in FORMULA or text[:1] in ("\t", "\r") else text
 
 
 def _raw(value: float) -> str:
@@ -184,13 +191,16 @@ def _raw(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00b1": r"$\pm$"} | {
-    c: f"\\{c}" for c in "&%$#_{}"
-}
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00b1": r"$\pm$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\u2013": "--",
+    "[": "{[}", "*": "{*}",  # bare, the first of a line would belong to the \\ before it
+} | {c: f"\\{c}" for c in "&%$#_{}"}  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in " ".join(text.split())).replace("\u2013", "--")
+    kept = (c for c in " ".join(text.split()) if c.isprintable())  # control characters end a run of LaTeX
+    return "".join(_LATEX.get(c, c) for c in kept)
 
 
 def to_latex(model: ReportModel) -> str:
@@ -237,7 +247,7 @@ def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
     """The verdicts, in blocks that fit the width; the findings too where they are few."""
     seen = overview(model)
     yield Text("\nAudits: has it really forgotten?", style="bold")
-    names = min(max([len(label) for label, _ in seen.rows] + [5]), width // 3)
+    names = min(max([len(label) + 2 * (label in seen.flags) for label, _ in seen.rows] + [5]), width // 3)
     shown = [(head, [_narrow(cells[i]) for _, cells in seen.rows]) for i, head in enumerate(seen.columns)]
     needs = [
         max(len(line) for text in (":\n".join(head), *cells) for line in text.split("\n")) for head, cells in shown
@@ -248,7 +258,8 @@ def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
         for i in block:
             made.add_column(Text(":\n".join(shown[i][0])), overflow="fold", min_width=min(needs[i], width - names - 4))
         for k, (label, _) in enumerate(seen.rows):
-            made.add_row(Text(label), *(Text(shown[i][1][k]) for i in block))
+            name = f"{label} !" if label in seen.flags else label  # the line below the table of results explains
+            made.add_row(Text(name), *(Text(shown[i][1][k]) for i in block))
         yield made
         yield Text()
     yield Text(LEGEND, style="dim")

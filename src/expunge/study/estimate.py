@@ -152,19 +152,22 @@ def parameters(model: ModelConfig) -> int:
     if model.scratch:
         return shape_in(model).parameters
     if model.source and looks_local(model.source):
-        return sum(_elements(f) for f in Path(model.source).expanduser().glob("*.safetensors"))
+        return weights_in(model.source, "model.model_args.pretrained_model_name_or_path")
     return 0
 
 
-def _elements(file: Path) -> int:
+def weights_in(folder: str, key: str) -> int:
+    """Numbers in a local folder's safetensors, by their headers. Raises ConfigError at the key for a broken file."""
+    return sum(_elements(f, key) for f in sorted(Path(folder).expanduser().glob("*.safetensors")))
+
+
+def _elements(file: Path, key: str) -> int:
     """Numbers in a safetensors file, read from its header alone. Raises ConfigError for a file that is none."""
     try:
         with safe_open(file, framework="np") as f:
             return sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.model_args.pretrained_model_name_or_path: {file} is no whole safetensors file: {error}"
-        ) from None
+        raise ConfigError(f"{key}: {file} is no whole safetensors file: {error}") from None
 
 
 def _tokens(rows: RowSet) -> list[float]:

@@ -115,10 +115,15 @@ def hand_in(
     except OutOfTime:
         run.stopped = "time"
         run.note = "the hard end of the time limit came first; the last model that was saved is the result"
+    except Diverged as error:
+        run.stopped, run.note = "guard", str(error)
+        run.ended()
+        raise
     finally:
         shutil.rmtree(run.output.aside, ignore_errors=True)
     if run.saved_steps == 0:
-        limit = "" if limit_s is None else f" within {limit_s:g} s"
+        run.ended()
+        limit = "" if limit_s is None else " within the time limit"
         raise JobError(f"nothing was unlearned{limit}: {out} holds the given model, or none. {run.note}".rstrip())
     return run.result()
 
@@ -238,6 +243,11 @@ class _Run:
             "stopped": self.stopped, "steps": steps, "planned": self.planned, "note": self.note,
             "wall_s": round(self.budget.used_s, 3),
         }  # fmt: skip
+
+    def ended(self) -> None:
+        """Say beside the model, if there is one, that the run has ended, and why."""
+        if (self.output.folder / STATUS).is_file():
+            write_json(self.output.folder / STATUS, self.status(self.saved_steps))
 
     def result(self) -> HandedIn:
         """What lies there at the end; it is written down beside the model, too."""

@@ -68,7 +68,7 @@ def probe_results(asked: Expansion, folders: Mapping[str, Path]) -> dict[str, di
 def write_told(folder: Path, told: Told) -> None:
     """The readings as JSON, and the table of rows, if there is one, as parquet."""
     write_json(folder / TOLD, [plain(dataclasses.asdict(reading)) for reading in told.readings])
-    if told.rows:
+    if any(len(column) for column in told.rows.values()):
         pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
 
 

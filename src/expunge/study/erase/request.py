@@ -20,19 +20,22 @@ from expunge.core.decode import decode
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import link, write_json
-from expunge.core.identity import canonical, fingerprint
+from expunge.core.identity import canonical, file_sha256, fingerprint
 from expunge.data.custom import Columns, continuations, load_rows
-from expunge.data.rows import RowSet
+from expunge.data.rows import ANSWER, RowSet
+from expunge.data.template import n_truncated
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.api import Metric
 from expunge.models.config import TokenizerArgs, check_source, looks_local, source_identity
 from expunge.models.load import load_tokenizer, pick_device
 from expunge.study.config import Study
+from expunge.study.estimate import weights_in
 from expunge.study.job import Job, Progress
 from expunge.study.maker import Maker
 from expunge.study.measuring import tokenizer_mark
 from expunge.study.setting import Setting, check_model
 from expunge.study.settle import setting_of
+from expunge.training.config import MOST_SEED
 
 AUTO = "auto"
 KNOWN, LEFT, UNSEEN = "forget_Q_A_Prob", "extraction_strength", "unseen_Q_A_Prob"
@@ -74,7 +77,8 @@ class Erasing:
     """A checked request. search: makes the trials, choosing by some of the rows to keep. final: measures by others.
 
     control: the job of a model that never saw the rows, where one is given or can be made. mark: what tells this
-    request from another.
+    request from another. cut: how many of the rows to forget are too long to be unlearned whole.
+    file_sha256: of the file of the rows to forget.
     """
 
     request: Request
@@ -83,6 +87,8 @@ class Erasing:
     control: Job | None
     mark: str
     notes: tuple[str, ...]
+    cut: int = 0
+    file_sha256: str = ""
 
     @property
     def work(self) -> Path:
@@ -106,6 +112,8 @@ def prepare_erase(request: Request) -> Erasing:
             check_source(getattr(request, key), f"--{key.replace('_', '-')}")
     if request.retain_model and not looks_local(request.retain_model):
         raise ConfigError(f"--retain-model: no folder {request.retain_model}")
+    if request.retain_model:
+        weights_in(request.retain_model, "--retain-model")
     if request.retain_model and (request.base or request.full_data):
         raise ConfigError("--retain-model: is the control already; leave --base and --full-data out")
     if (request.base is None) != (request.full_data is None):
@@ -120,7 +128,26 @@ def prepare_erase(request: Request) -> Erasing:
     _check_tokenizers(request, setting)
     mark = _mark(request, setting)
     _check_out(request.out, mark)
-    return Erasing(request, search, final, _control(request, search), mark, setting.benchmark.notes)
+    cut = cut_rows(setting)
+    notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
+    file = file_sha256(Path(str(study.forget)).expanduser())
+    return Erasing(request, search, final, _control(request, search), mark, notes, cut, file)
+
+
+def cut_rows(setting: Setting) -> int:
+    """How many of the rows to forget are longer than what is trained on; texts are trained on in pieces, whole."""
+    rows, encoder = setting.benchmark.sets["forget"], setting.encoder(str(setting.model.source))
+    if rows.long == "pieces":
+        return 0
+    return n_truncated(encoder.rows(rows, [(row, ANSWER) for row in rows]))
+
+
+def _cut_note(cut: int, setting: Setting) -> str:
+    n, most = len(setting.benchmark.sets["forget"]), setting.template.max_length
+    return (
+        f"{cut} of the {n} rows to forget are longer than {most} tokens: what lies beyond is not unlearned, nor "
+        "measured; raise model.template_args.max_length, or cut the rows into shorter ones"
+    )
 
 
 def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
@@ -143,6 +170,8 @@ def _check_numbers(request: Request) -> None:
         if not 0 <= getattr(request, key) <= 1:
             raise ConfigError(f"--{key}: must be a share from 0 to 1, got {getattr(request, key):g}")
     rate = request.learning_rate
+    if not 0 <= request.seed < MOST_SEED:
+        raise ConfigError(f"--seed: must be a whole number from 0 to 2**32 - 1, got {request.seed}")
     if rate is not None and not (rate > 0 and math.isfinite(rate)):
         raise ConfigError(f"--learning-rate: must be a number above 0, got {rate:g}")
 

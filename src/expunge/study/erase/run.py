@@ -19,7 +19,7 @@ from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
 from expunge.study.auditing.results import show_audit_rows
 from expunge.study.erase.audits import Held, entries, hold_audits, seconds_of
-from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, Erasing, begin
+from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, UTILITY, Erasing, begin
 from expunge.study.erase.search import (
     Clock,
     Show,
@@ -27,6 +27,7 @@ from expunge.study.erase.search import (
     best,
     candidates,
     carry_on,
+    check_trials,
     plan_search,
     search,
     trial_job,
@@ -38,7 +39,7 @@ from expunge.study.keep import Removal, remove
 from expunge.study.store import Store
 
 MODEL, REPORT = "model", "erasure_report"
-OWN = ("job.json", "log.jsonl", "trajectory.jsonl", "expunge.json")  # of the store, no part of a model
+OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # of the store, no part of a model
 NO_CONTROL = "no_control.txt"
 CONTROL_SHARE = 0.4  # of the budget, at most, to train a control
 
@@ -57,6 +58,7 @@ class Erased:
 def carry_out_erase(erasing: Erasing, show: Show, command: str = "") -> Erased:
     """Do what is not done yet. Raises the error of a job without which there is no model."""
     out = erasing.request.out
+    check_trials(erasing)
     try:
         erasing.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,6 +83,7 @@ def _erase(erasing: Erasing, show: Show, command: str) -> Erased:
     clock = Clock(erasing.request.budget_s, store.root)
     before = _measure_job(erasing, "before", None)
     _do("the model before", before, store, show)
+    _check_alive(_results(erasing, before, store))
     erasing, control = _control(erasing, store, show, clock)
     results = {who: _results(erasing, job, store) for who, job in (("before", before), ("control", control)) if job}
     goal = _goal(results)
@@ -111,6 +114,14 @@ def _measure_job(erasing: Erasing, name: str, model: Job | None) -> Job:
 
 def _results(erasing: Erasing, job: Job, store: Store) -> Mapping[str, Any]:
     return read_results(store.path(job) / erasing.final.eval_file)[0]
+
+
+def _check_alive(before: Mapping[str, Any]) -> None:
+    """Raise JobError where the model gives no numbers: nothing could be chosen by them, or said of them."""
+    for name in (KNOWN, UTILITY):
+        if not math.isfinite(before[name].value):
+            why = before[name].reason or "its answers have no finite probability"
+            raise JobError(f"the model before: {name} has no number ({why}); do its weights hold NaN or infinities?")
 
 
 def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -228,6 +239,7 @@ def _plain(value: Any) -> Any:
 def dry_run(erasing: Erasing, tell: Callable[[str], None]) -> None:
     """Say what would be done; nothing is written and no weight is read."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
+    check_trials(erasing)
     tell(f"rows to forget: {len(sets['forget'])}")
     tell(
         f"rows to keep: {len(sets['retain'])} to train on, {len(sets['retain_eval'])} to choose by, "

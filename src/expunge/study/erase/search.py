@@ -153,6 +153,12 @@ def trial_job(erasing: Erasing, trial: Trial, goal: float | None) -> Job:
     return erasing.search.fit(trial.label, None, chosen, sides, trial_args(erasing, trial, goal))
 
 
+def check_trials(erasing: Erasing) -> None:
+    """Raise ConfigError where a setting of the training or of the method cannot be: before anything is measured."""
+    for option in candidates(erasing):
+        trial_job(erasing, dataclasses.replace(option, steps=FEWEST), None)
+
+
 def wanted_steps(erasing: Erasing) -> int:
     """The steps of a trial when time is no matter."""
     own = decode(TrainArgs, dict(erasing.request.study.unlearn), where="unlearn")

@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from expunge.audits.api import rows_of
 from expunge.audits.verdict import FORGOTTEN, KNOWN, OPEN, TRACES
 from expunge.benchmarks.panel import HOLDOUT
+from expunge.core.identity import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import Metric, Result
 from expunge.models.config import looks_local, source_identity
@@ -23,6 +26,8 @@ from expunge.study.erase.search import Tried
 
 State = Literal["achieved", "not achieved", "not known"]
 LITTLE = 0.05  # a gap in probability below which there is nothing to erase, or none to tell
+HALF = 0.5  # of what was known of a row: where more is left, the row is still known
+MOST_NAMED = 10  # rows that are still known, by number
 ALIKE = 0.1  # a control whose probability of the rows to keep is further from the model's is another kind of model
 FORGET_WORDS = {
     ANSWERED: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
@@ -30,6 +35,24 @@ FORGET_WORDS = {
     "forget_Q_A_ROUGE": ("Overlap of what it says", "how much of the right answers it says when asked"),
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
     "mia_loss": ("Membership", "how well rows to forget can be told from rows never seen; 0.5 is not at all"),
+}
+# What audits find, in words: held against a model that never saw the rows (by audit, or by its finding), and alone.
+READ = {
+    "prompting": "probability of the answers, for each row in the way to ask that brings out most",
+    "exposure, known_rows": "share of the rows to forget that are still known",
+    "exposure, erased_rows": "how well the rows to forget can be told from rows never seen; 0.5 is not at all",
+    "relearn": "how much likelier the answers are while it is taught some of the rows again than they are in a model "
+    "that never saw them and is taught the same; below 0 is less likely",
+    "quantize": "probability of the answers once the weights are rounded to few bits",
+}
+FOUND = {
+    "prompting": READ["prompting"],
+    "relearn": "probability of the answers after so many steps of more training",
+    "quantize": READ["quantize"],
+}
+RELEARNED = {
+    "same_rows": "on some of the rows to forget, asked for the others",
+    "unrelated": "on rows to keep",
 }
 KEPT_WORDS = {
     UTILITY: ("Rows to keep: probability", "how likely the right answers are"),
@@ -65,6 +88,12 @@ class Measured:
 def judge(erasing: Erasing, measured: Measured, chosen: Tried, held: Sequence[Held]) -> list[Line]:
     """What was achieved: the floor, the target, and what the audits say of it."""
     lines = [_utility(erasing, measured), _target(erasing, measured)]
+    if (rows := single_rows(measured)) is not None:
+        lines.append(rows)
+    if erasing.cut:
+        n, most = len(erasing.sets["forget"]), erasing.final.setting.template.max_length
+        said = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
+        lines.append(Line("not achieved", f"whole rows: {said}; what lies beyond was not unlearned"))
     if not chosen.passes:
         lines.append(Line("not achieved", "search: no checkpoint kept the floor; the one that keeps most is written"))
     for one in held:
@@ -95,6 +124,28 @@ def _target(erasing: Erasing, measured: Measured) -> Line:
     return Line(done, f"{said}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
 
 
+def single_rows(measured: Measured) -> Line | None:
+    """Whether a row by itself is still known: a mean over many hides it. A row counts where more than HALF of what the
+    model knew of it, above the reference, is left. None where no row was known."""
+    metric = Metric(ANSWERED, "probability")
+    ids = sorted(measured.before[ANSWERED].per_row)
+    before, after = (rows_of(side[ANSWERED], metric, ids) for side in (measured.before, measured.after))
+    if measured.control is not None:
+        reference = rows_of(measured.control[ANSWERED], metric, ids)
+    else:
+        reference = np.full(len(ids), measured.reference or 0.0)
+    known = before - reference >= LITTLE
+    if not known.any():
+        return None
+    is_left = known & (after - reference > HALF * (before - reference))
+    left = [i for i, left_there in zip(ids, is_left, strict=True) if left_there]
+    said = f"of the {int(known.sum())} rows that the model knew"
+    if not left:
+        return Line("achieved", f"single rows: none {said} keeps more than half of that")
+    named = ", ".join(str(i) for i in left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
+    return Line("not achieved", f"single rows: {len(left)} {said} keep more than half of that (row {named}, from 0)")
+
+
 def left_over(before: float, after: float, reference: float | None) -> float | None:
     """The share of what was known that is left: 1 the model before, 0 the reference (none: a probability of 0).
 
@@ -119,9 +170,16 @@ def _audit(erasing: Erasing, measured: Measured, held: Held) -> list[Line]:
     if held.name == "exposure":
         return [Line("not known", "exposure: a list of rows is written; a verdict needs a control")]
     if held.name == "relearn":
-        curves = ", ".join(f"{way.partition(', ')[0]} to {after:.3f}" for way, (after, _) in held.found.items())
-        return [Line("not known", f"relearn: a few steps bring it {curves}; how fast is too fast needs a control")]
+        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in held.found.items())
+        said = f"relearn: probability of the answers after more training, {curves}"
+        return [Line("not known", f"{said}; how fast is too fast needs a control")]
     return [_attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items()]
+
+
+def _way_words(way: str) -> str:
+    """A way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
+    name, _, step = way.partition(", step ")
+    return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
 
 
 def _attack(erasing: Erasing, measured: Measured, name: str, way: str, pair: tuple[float, float]) -> Line:
@@ -160,12 +218,12 @@ def erasure(
     return Erasure(
         title=f"Erasure report: {model_name(request)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        asked=(Asked("rows to forget", len(forget), forget.fingerprint(), texts),),
+        asked=(Asked("rows to forget", len(forget), forget.fingerprint(), texts, erasing.file_sha256),),
         method=chosen.trial.method,
         settings=settings(erasing, chosen),
         steps=steps,
         seconds=seconds,
-        models=(("the model before", before_hash(request)), ("the weights after", weights)),
+        models=(*_before(request), ("the weights after", weights)),
         findings=(*_findings(measured), *_of_audits(held)),
         kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
         missing=(*lost.items(), *((f"audit {h.name}", h.reason) for h in held if h.reason)),
@@ -243,12 +301,12 @@ def _of_audits(held: Sequence[Held]) -> list[Finding]:
         told = [r for r in one.readings if math.isfinite(r.value)]
         for r in told:
             said = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
-            words = "what the audit measures, in its own unit"
+            words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "what the audit measures, in its own unit")
             title = f"Audit {one.name}, {r.name}"
             out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=said))
         if not told:
             for way, (after, before) in one.found.items():
-                words = "probability of the answers, or what the audit scores"
+                words = FOUND.get(one.name, "probability of the answers, or what the audit scores")
                 out.append(Finding(f"Audit {one.name}, {way}", words, after, full=before))
     return out
 
@@ -263,6 +321,16 @@ def before_hash(request: Request) -> str:
     """The contents of the model before, or what the hub calls it."""
     said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
     return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")
+
+
+def _before(request: Request) -> tuple[tuple[str, str], ...]:
+    """The model before by its hashes: of the weights as `sha256sum` gives it, and of all that decides what it says."""
+    source = str(request.study.model.source)
+    if not looks_local(source):
+        return (("the model before", before_hash(request)),)
+    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    whole = "the model before (names and hashes of its weights, configuration and tokenizer)"
+    return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
 
 
 def model_card(erasing: Erasing, chosen: Tried, lines: Sequence[Line]) -> str:
