@@ -35,6 +35,7 @@ from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
 from expunge.scoring.config import Generation
+from expunge.scoring.drafts import drafts_of
 from expunge.scoring.grads import score_grads
 from expunge.scoring.texts import generate_texts
 from expunge.scoring.tokens import encode_items, score_tokens, wanted_variants
@@ -174,7 +175,8 @@ def ours(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Val
     texts = {}
     for name in wanted.texts:
         how = Generation(max_new_tokens=work.limits[name])
-        texts[name, "answer"] = generate_texts(model, work.sets[name], "answer", encoder, how)
+        drafts = drafts_of(tokens[name], "answer") if name in tokens else None
+        texts[name, "answer"] = generate_texts(model, work.sets[name], "answer", encoder, how, drafts=drafts)
     grads = {n: grad_records(score_grads(model, work.sets[n], v, encoder)) for n, v in wanted.grads.items()}
     retain = compute(*retain_losses(reference, encoder, work), {})
     found = compute(work.panel, tokens, texts, retain, Extra(grads=grads))

@@ -96,6 +96,22 @@ def test_a_metric_added_later_scores_only_what_is_missing(models: Path, tmp_path
     assert again == ["metrics a3"]
 
 
+def test_texts_begin_with_what_the_scores_of_the_same_model_have_shown(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[tuple[str, list[int]]] = []
+    plain = measuring.generate_texts_sharded
+
+    def spy(model: Any, rows: RowSet, *args: Any, **options: Any) -> Any:
+        known.append((rows.name, sorted(options["drafts"] or ())))
+        return plain(model, rows, *args, **options)
+
+    monkeypatch.setattr(measuring, "generate_texts_sharded", spy)
+    done(single(models, tmp_path, "a"))
+    assert len(known) == 4
+    assert all(ids for _, ids in known)
+
+
 def test_two_models_never_share_a_number(models: Path, tmp_path: Path) -> None:
     one = single(models, tmp_path, "a")
     done(one)

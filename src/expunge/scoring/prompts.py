@@ -17,13 +17,14 @@ from expunge.scoring.config import Generation
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text to make: where it starts, and how many tokens it may have."""
+    """One text to make: where it starts, how many tokens it may have, and the first of them that are known."""
 
     row_id: int
     sample: int
     text: str
     ids: tuple[int, ...]
     limit: int
+    draft: tuple[int, ...] = ()
 
     def key(self, seed: int) -> bytes:
         """32 bytes that no other text of any row, sample or seed has."""

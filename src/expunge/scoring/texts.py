@@ -1,7 +1,8 @@
 """The generation pass: prompts continued, greedily or sampled, in length-sorted batches that finished rows leave.
 
 A text does not depend on the others of its batch: a sampled token is drawn with a number that comes from the seed, the
-row, the sample and the place alone. What all prompts begin with (solved examples) is read once for the whole set.
+row, the sample and the place alone. What all prompts begin with (solved examples) is read once for the whole set. What
+scoring has shown of a greedy text is read, not made again (`drafts`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from expunge.data.batch import budget_batches, pad
 from expunge.data.rows import RowSet
 from expunge.data.template import Encoder
 from expunge.scoring.config import Generation, check_backend
+from expunge.scoring.drafts import Drafts, with_drafts
 from expunge.scoring.prefix import Prefix, common_length, new_cache, read_on, shareable, slides
 from expunge.scoring.prompts import Made, Prompt, draws, make_prompts
 from expunge.scoring.statistics import greedy
@@ -39,12 +41,14 @@ def generate_texts(
     token_budget: int | None = None,
     progress: Callable[[int], None] | None = None,
     only: Collection[int] | None = None,
+    drafts: Drafts | None = None,
 ) -> list[Text]:
     """Generations for every row's question; `reference` names the variant kept beside them as the truth.
 
     A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or where the model's context
     does. A model whose logits are not numbers gives an empty text of 0 tokens. token_budget: the tokens that a batch
     may come to hold; None: BUDGET, or more where a small model's cache has room. only: the ids of the rows to take.
+    drafts: what this model is known to say first, by row, from its scores of `reference`; the texts are the same.
     Raises DataError for a prompt that fills the model's context, ConfigError for a backend that is not installed.
     """
     check_backend(generation)
@@ -58,6 +62,8 @@ def generate_texts(
         model.eval()
         start = _read_start(model, prompts, encoder.tokenizer.pad_token_id)
         n_all = 0 if start is None else start.mask_BT.shape[1]
+        if drafts and generation.temperature == 0:
+            prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED) for n in lengths]
         batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
@@ -148,12 +154,14 @@ class _Decoder:
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Prompt]) -> list[Made]:
         """The new tokens of each prompt. Rows that have ended leave the batch."""
-        cache, step_ids, mask, position = self._begin(prompts)
-        uniform = self._draws(prompts)
-        rows = list(range(len(prompts)))
         new: list[list[int]] = [[] for _ in prompts]
-        made: list[Made | None] = [None] * len(prompts)
-        for step in range(max(p.limit for p in prompts)):
+        made = [self._known(ids, p) for ids, p in zip(new, prompts, strict=True)]
+        rows = [row for row, done in enumerate(made) if done is None]
+        if not rows:
+            return [done for done in made if done is not None]
+        cache, step_ids, mask, position = self._begin([prompts[row] for row in rows])
+        uniform = self._draws(prompts)
+        for step in range(max(prompts[row].limit - len(new[row]) for row in rows)):
             out = self.model(
                 input_ids=step_ids,
                 attention_mask=mask,
@@ -167,7 +175,7 @@ class _Decoder:
             broken = logits.amax(-1).isnan().tolist()
             for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
                 if made[row] is None:
-                    made[row] = self._ended(new[row], token, bad, last=step + 1 == prompts[row].limit)
+                    made[row] = self._ended(new[row], token, bad, limit=prompts[row].limit)
             going = [k for k, row in enumerate(rows) if made[row] is None]
             if not going:
                 break
@@ -180,18 +188,25 @@ class _Decoder:
                 rows = [rows[k] for k in going]
         return [done for done in made if done is not None]
 
-    def _ended(self, ids: list[int], token: int, bad: bool, *, last: bool) -> Made | None:
+    def _known(self, ids: list[int], prompt: Prompt) -> Made | None:
+        """Add a prompt's draft to its text; the text if it has ended."""
+        for token in prompt.draft:
+            if (made := self._ended(ids, token, False, limit=prompt.limit)) is not None:
+                return made
+        return None
+
+    def _ended(self, ids: list[int], token: int, bad: bool, *, limit: int) -> Made | None:
         """Add a token to a text; the text if it has ended."""
         if bad:
             return Made(None, False)
         ids.append(token)
         stopped = token in self.ends or self.stops.ended(ids)
-        return Made(ids, stopped) if stopped or last else None
+        return Made(ids, stopped) if stopped or len(ids) == limit else None
 
     def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
         """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
         n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
-        padded, there = pad([p.ids[n_all:] for p in prompts], pad_id=self.pad_id, side="left")
+        padded, there = pad([(*p.ids[n_all:], *p.draft) for p in prompts], pad_id=self.pad_id, side="left")
         ids, mask = padded.to(self.device), there.long().to(self.device)
         position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
         if self.start is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Limits
@@ -36,6 +37,7 @@ from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
 from expunge.scoring.agreement import score_agreement
 from expunge.scoring.config import Generation
+from expunge.scoring.drafts import Drafts, drafts_of
 from expunge.scoring.grads import score_grads
 from expunge.scoring.prompts import make_prompts
 from expunge.scoring.shards import generate_texts_sharded, score_tokens_sharded, this_shard
@@ -92,11 +94,15 @@ def parts(panel: Sequence[Metric]) -> list[Part]:
 
 
 class Held:
-    """The model that was read last for scoring: the parts of one model follow one another, and so read it once."""
+    """The model that was read last for scoring: the parts of one model follow one another, and so read it once.
+
+    drafts: what its scores have shown of its texts, by the fingerprint of the rows.
+    """
 
     def __init__(self) -> None:
         self._source: str | None = None
         self._model: Any = None
+        self.drafts: dict[str, Drafts] = {}
 
     def model(self, source: str, setting: Setting) -> Any:
         """The model of a source."""
@@ -109,6 +115,7 @@ class Held:
     def drop(self) -> None:
         """Let go of it."""
         self._source = self._model = None
+        self.drafts.clear()
 
 
 def score(
@@ -140,6 +147,8 @@ def score(
     facts: dict[str, Any] = {"units": total}
     if part.kind == "tokens":
         table = score_tokens_sharded(model, rows, part.names, encoder, this_shard(), progress=step)
+        scored = token_records(table.filter(pc.equal(table["variant"], "answer")))
+        held.drafts[rows.fingerprint()] = drafts_of(scored, "answer")
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
     elif part.kind == "grads":
         table = score_grads(model, rows, part.names, encoder, progress=step)
@@ -149,7 +158,8 @@ def score(
     else:
         limits = setting.benchmark.generation.get(part.rows)
         how = limited(generation, limits)
-        made = generate_texts_sharded(model, rows, "answer", encoder, how, this_shard(), progress=step)
+        known = held.drafts.get(rows.fingerprint())
+        made = generate_texts_sharded(model, rows, "answer", encoder, how, this_shard(), progress=step, drafts=known)
         table = texts_table(made)
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)

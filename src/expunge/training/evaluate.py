@@ -23,6 +23,7 @@ from expunge.data.template import Encoder
 from expunge.metrics.api import Metric, Result
 from expunge.metrics.compute import Extra, Texts, compute, in_order, requests, with_parents
 from expunge.scoring.config import Generation
+from expunge.scoring.drafts import drafts_of
 from expunge.scoring.shards import Shard, generate_texts_sharded, score_tokens_sharded, this_shard
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import EvaluateArgs, Rule
@@ -124,8 +125,11 @@ class Panel:
                 rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
                 for rows, names in wanted.tokens.items()
             }
+            known = {rows: drafts_of(scored, "answer") for rows, scored in tokens.items()}
             made = {
-                rows: generate_texts_sharded(model, self._cut(rows), "answer", self.encoder, self.generation, shard)
+                rows: generate_texts_sharded(
+                    model, self._cut(rows), "answer", self.encoder, self.generation, shard, drafts=known.get(rows)
+                )
                 for rows in wanted.texts
             }
         model.train(was_training)
