@@ -8,6 +8,9 @@ generations run to their limit, which is the least that leaving rows can win. Th
 the same shape and other weights; both ways run it on the rows that the attack reads. Both ways run in turns; the table
 holds the seconds of the clock and, because a shared machine makes those noisy, of the processors. The numbers of both
 ways are compared metric by metric.
+
+Beside them stands the model's own arithmetic (`bare_work`): its forward of every distinct answer and of each question
+once, without padding or anything around it.
 """
 
 from __future__ import annotations
@@ -222,15 +225,51 @@ def bare(model: Any, batches: Sequence[torch.Tensor]) -> None:
 
 
 def unpadded(model: Any, lengths: Sequence[int], budget: int) -> list[torch.Tensor]:
-    """Batches without padding, of as many tokens: rows of one length stand for all of a batch."""
+    """Batches without padding, of as many tokens: the rows of a batch all have their mean length."""
     batches, left = [], list(lengths)
     while left:
         n = max(1, budget // left[0])
         some, left = left[:n], left[n:]
-        full, rest = divmod(sum(some), some[0])
-        batches += [torch.full((full, some[0]), 7, device=model.device)] * bool(full)
-        batches += [torch.full((1, rest), 7, device=model.device)] * bool(rest)
+        batches.append(torch.full((len(some), round(sum(some) / len(some))), 7, device=model.device))
     return batches
+
+
+def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Values:
+    """The model's own arithmetic for an evaluation, and next to nothing else.
+
+    A forward of every distinct answer and of each question once, of what the second model reads, and of each prompt
+    with its answer in place of generating token by token; a forward and a backward for the rows of the gradient attack.
+    Logits are computed at the answers only.
+    """
+    wanted = requests(work.panel)
+    rows: dict[str, list[tuple[int, int]]] = {"mine": [], "theirs": [], "slopes": []}  # tokens read, and logits wanted
+    for name, variants in wanted.tokens.items():
+        by_row: dict[int, list[Any]] = {}
+        for item in encode_items(work.sets[name], variants, encoder):
+            by_row.setdefault(item.row_id, []).append(item)
+        for some in by_row.values():
+            scored = sum(i.n_scored for i in some)
+            rows["mine"].append((some[0].first - 1 + scored, scored))
+    of_answers = [("mine", wanted.texts), ("theirs", retain_losses_of(work)), ("slopes", wanted.grads)]
+    for which, names in of_answers:
+        for name in names:
+            rows[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]
+    for which, some_model in (("mine", model), ("theirs", reference), ("slopes", model)):
+        sizes = sorted(rows[which], reverse=True)
+        for ids in unpadded(model, [n for n, _ in sizes], 2048):
+            some, sizes = sizes[: len(ids)], sizes[len(ids) :]
+            keep = round(sum(k for _, k in some) / len(some))
+            with torch.set_grad_enabled(which == "slopes"):
+                logits = some_model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+                if which == "slopes":
+                    logits.backward(torch.ones_like(logits))
+    model.zero_grad(set_to_none=True)
+    return {}
+
+
+def retain_losses_of(work: Work) -> set[str]:
+    """The sets that a second model reads."""
+    return {m.rows or "" for m in work.panel if m.family == "reference_score"}
 
 
 def throughput(model: Any, encoder: Encoder, rows: RowSet, rounds: int, *, shared_prefix: bool) -> str:
@@ -267,11 +306,15 @@ def clock(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return got, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(name: str, goal: float, plain: Callable[[], Values], mine: Callable[[], Values], rounds: int) -> str:
-    best = {"plain": [math.inf] * 2, "ours": [math.inf] * 2}
+Way = Callable[[], Values]
+
+
+def compare(name: str, goal: float, plain: Way, mine: Way, least: Way | None, rounds: int) -> str:
+    ways = {"plain": plain, "ours": mine, **({} if least is None else {"bare": least})}
+    best = {way: [math.inf] * 2 for way in ways}
     found: dict[str, Values] = {}
     for _ in range(rounds):
-        for way, call in (("plain", plain), ("ours", mine)):
+        for way, call in ways.items():
             found[way], *seconds = clock(call)
             best[way] = [min(a, b) for a, b in zip(best[way], seconds, strict=True)]
     off = {
@@ -282,7 +325,8 @@ def compare(name: str, goal: float, plain: Callable[[], Values], mine: Callable[
     assert set(found["ours"]) == set(found["plain"])
     worst = max(off, key=lambda k: off[k] if off[k] == off[k] else math.inf)
     (pw, pc), (ow, oc) = best["plain"], best["ours"]
-    times = f"{pw:.1f} | {ow:.1f} | {pw / ow:.1f}x | {pc / oc:.1f}x"
+    (bw, bc) = best.get("bare", (math.nan, math.nan))
+    times = f"{pw:.1f} | {ow:.1f} | {bw:.1f} | {pw / ow:.1f}x | {pc / oc:.1f}x | {pw / bw:.1f}x, {pc / bc:.1f}x"
     return f"| {name} | {times} | {goal:g}x | {len(off)} | {off[worst]:.0e} ({worst}) |"
 
 
@@ -331,17 +375,20 @@ def main() -> None:
         "tofu_default": (3.0, lambda: tofu_work(tofu, everything=False)),
         "muse": (5.0, lambda: muse_work(muse)),
     }
-    print("| evaluation | plain s | ours s | clock | processors | target | numbers | largest difference |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| evaluation | plain s | ours s | bare s | clock | processors | bare | target | numbers | largest difference |"
+    )
+    print(f"|{' --- |' * 10}", flush=True)
     for name, (goal, make) in works.items():
         if name in only:
             work = make()
             run = lambda w=work: Plain(model, encoder, w, reference).run()  # noqa: E731
             mine = lambda w=work: ours(model, encoder, w, reference)  # noqa: E731
-            print(compare(name, goal, run, mine, given.rounds), flush=True)
+            least = lambda w=work: bare_work(model, encoder, w, reference)  # noqa: E731
+            print(compare(name, goal, run, mine, least, given.rounds), flush=True)
     if "choice" in only:
         plain = lambda: choice_plain(model, encoder, choice)  # noqa: E731
-        print(compare("choice", 3, plain, lambda: choice_ours(model, encoder, choice), given.rounds), flush=True)
+        print(compare("choice", 3, plain, lambda: choice_ours(model, encoder, choice), None, given.rounds), flush=True)
     if "throughput" in only:
         for shared in (False, True):
             print(

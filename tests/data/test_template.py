@@ -11,7 +11,7 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.rows import Form, Row, RowSet
-from expunge.data.template import Encoder, Template
+from expunge.data.template import Encoded, Encoder, Template
 from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs
@@ -288,3 +288,36 @@ def test_shots_stand_before_each_question(tokenizer: Any, form: Form) -> None:
     }
     assert decoded(tokenizer, encoder.row_prompt(rows, rows[0])) == shown[form]
     assert rows.fingerprint() != one_row(form, "When?", "1991").fingerprint()
+
+
+def test_many_rows_have_the_ids_of_each_row(tokenizer: Any) -> None:
+    """Also where the tokenizer says other than its library, or its library is left set to cut or to pad."""
+    rows = RowSet("r", tuple(Row(i, f"Who wrote book {i}?", {"answer": "Ana did. " * (i + 1)}) for i in range(5)))
+    wanted = [(row, "answer") for row in rows]
+
+    def check(of: Any) -> list[Encoded]:
+        encoder = Encoder(Template(), of)
+        found = encoder.rows(rows, wanted)
+        assert found == [encoder.row(rows, row, "answer") for row in rows]
+        return found
+
+    plain = check(tokenizer)
+
+    class Louder:
+        """Says other than its library."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, texts: Any, **kwargs: Any) -> Any:
+            return tokenizer(texts.upper() if isinstance(texts, str) else [t.upper() for t in texts], **kwargs)
+
+    assert check(Louder()) != plain
+    encoder = Encoder(Template(), tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    try:
+        assert encoder.rows(rows, wanted) == plain
+    finally:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
