@@ -45,7 +45,9 @@ def add_erase(commands: Any) -> None:
         "--method-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of --method, such as beta=0.5"
     )
     sub.add_argument("--learning-rate", type=float, metavar="RATE", help="take this one, and search for none")
-    sub.add_argument("--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 30m, 1h30m")
+    sub.add_argument(
+        "--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 1h30m (default: 30m)"
+    )
     sub.add_argument("--floor", type=float, default=0.9, help="share of utility that must stay (default: 0.9)")
     sub.add_argument("--target", type=float, default=0.2, help="share of the knowledge that may be left (default: 0.2)")
     sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
@@ -158,7 +160,9 @@ def request_of(parsed: argparse.Namespace) -> Any:
         if own is not None:
             raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
         if key.startswith("train.") and parsed.base is None:
-            raise ConfigError(f"{key}: is for a control, which --base and --full-data make; `unlearn.*` is the search's")
+            raise ConfigError(
+                f"{key}: is for a control, which --base and --full-data make; `unlearn.*` is the search's"
+            )
     named = [f"model={parsed.model}"] if parsed.model in options("model") else []
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
     if not named:
