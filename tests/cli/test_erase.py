@@ -247,6 +247,10 @@ def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> 
         ("methods=[NPO]", "methods: `expunge erase` does not read it; name a method by --method"),
         ("unlearn.learning_rate=0.1", "unlearn.learning_rate: `expunge erase` does not read it; give --learning-rate"),
         ("unlearn.evaluate.every=1", "unlearn.evaluate.every: `expunge erase` does not read it"),
+        ("data.request=1/2", "data.request: `expunge erase` does not read it; give a file of these rows alone"),
+        ("eval.extras=[fluency]", "eval.extras: `expunge erase` does not read it"),
+        ("launch.workers=2", "launch.workers: `expunge erase` does not read it"),
+        ("train.learning_rate=0.1", "train.learning_rate: is for a control, which --base and --full-data make"),
     ):
         code, _, said = expunge(*words_of(), word)
         assert code == 2 and expected in said and len(said.strip().splitlines()) == 1

@@ -54,6 +54,12 @@ PLAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*UNLEARN, "forget_split=forget05", "retain_split=retain90"),
         ("forget_split=forget05", "retain95"),
     ),
+    "a study in a single job": (("eval", "study=quickstart", "task_name=x"), ("study: is for `expunge run`",)),
+    "a trainer in a study": (("run", "study=quickstart", "trainer=NPO"), ("trainer: is for", "`methods`")),
+    "an experiment in a study": (
+        ("plan", "study=quickstart", "+experiment=unlearn/tofu/default"),
+        ("experiment: is for", "`methods`"),
+    ),
     "no task name": (("unlearn", "experiment=unlearn/tofu/default"), ("task_name: missing",)),
     "unknown experiment": (("eval", "experiment=eval/tofu/defalt"), ("experiment", "'eval/tofu/default'")),
     "no model folder": (

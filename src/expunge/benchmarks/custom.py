@@ -46,8 +46,9 @@ def custom(wanted: Wanted) -> Benchmark:
     Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
     text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
     perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions take the model's template; prompts and inputs
-    stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole; to be measured it is
-    cut in two, its first half the prompt. Of a .txt file each paragraph, or else each line, is a text.
+    stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole, up to
+    model.template_args.max_length tokens; to be measured it is cut in two, its first half the prompt. Of a .txt file
+    each paragraph, or else each line, is a text.
 
     Rows to keep that are not given come from data.args.retain_source: world (plain facts that come with the package,
     the default), or a folder or hub id with TOFU's retain90. A note says which were taken.

@@ -164,7 +164,18 @@ def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
 _ABSENT = object()
 
 
+def _check_groups(config_name: str, words: Sequence[str]) -> None:
+    """A study has no experiment and no trainer, a single job no study. Raises ConfigError."""
+    study = config_name == "run"
+    for key in {word.lstrip("+~").partition("=")[0] for word in words} & {"study", "experiment", "trainer"}:
+        if study and key != "study":
+            raise ConfigError(f"{key}: is for `expunge train`, `unlearn` and `eval`; a study names its `methods`")
+        if key == "study" and not study:
+            raise ConfigError(f"study: is for `expunge run` and `plan`; `expunge {config_name}` takes experiment=NAME")
+
+
 def _compose(config_name: str, words: Sequence[str]) -> dict[str, Any]:
+    _check_groups(config_name, words)
     _register()
     GlobalHydra.instance().clear()
     try:

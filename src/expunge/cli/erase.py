@@ -45,7 +45,9 @@ def add_erase(commands: Any) -> None:
         "--method-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of --method, such as beta=0.5"
     )
     sub.add_argument("--learning-rate", type=float, metavar="RATE", help="take this one, and search for none")
-    sub.add_argument("--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 30m, 1h30m")
+    sub.add_argument(
+        "--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 1h30m (default: 30m)"
+    )
     sub.add_argument("--floor", type=float, default=0.9, help="share of utility that must stay (default: 0.9)")
     sub.add_argument("--target", type=float, default=0.2, help="share of the knowledge that may be left (default: 0.2)")
     sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
@@ -97,10 +99,15 @@ DECIDED = {
     "audits": "the audits are those that fit into --budget",
     "seeds": "give --seed",
     "requests": "erase them one after the other, each from the model of the one before",
+    "keep_later_requests": "erase them one after the other, each from the model of the one before",
     "grid": "it makes one model",
     "grid_cells": "it makes one model",
     "meta": "that is for a study, of many models",
     "sweep": "the search is its own, within --budget",
+    "keep": "it keeps what it needs to go on",
+    "launch": "its jobs are done one after the other",
+    "paths": "give --out",
+    "benchmark": "the rows are those of --forget and --keep",
     "forget": "give --forget",
     "retain": "give --keep",
     "unlearn.learning_rate": "give --learning-rate",
@@ -110,6 +117,10 @@ DECIDED = {
     "unlearn.evaluate": "a trial is evaluated ten times, by --floor",
     "data.args.train_full": "--model knows the rows already",
     "data.args.holdout": "give --unseen",
+    "data.request": "give a file of these rows alone by --forget",
+    "eval.extras": "what it measures is its own; see `expunge eval`",
+    "eval.lm_eval": "what it measures is its own; see `expunge eval`",
+    "eval.rows": "a part of the rows to keep chooses, and another reports",
 }
 
 
@@ -148,6 +159,10 @@ def request_of(parsed: argparse.Namespace) -> Any:
         own = next((k for k in DECIDED if key == k or key.startswith(f"{k}.")), None) if is_pair else None
         if own is not None:
             raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
+        if key.startswith("train.") and parsed.base is None:
+            raise ConfigError(
+                f"{key}: is for a control, which --base and --full-data make; `unlearn.*` is the search's"
+            )
     named = [f"model={parsed.model}"] if parsed.model in options("model") else []
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
     if not named:

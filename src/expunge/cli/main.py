@@ -32,6 +32,12 @@ examples:
 """
 
 
+EXAMPLES = {
+    "train": "experiment=finetune/tofu/default",
+    "unlearn": "experiment=unlearn/tofu/default",
+    "eval": "experiment=eval/tofu/default",
+}
+
 # The system does not let a file be written: told in one line, whatever the command. (Jobs say it themselves.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -121,7 +127,8 @@ def _add_studies(commands: Any) -> None:
         ("eval", _single, "measure one model"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as study=quickstart")
+        such = EXAMPLES.get(name, "study=quickstart")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings, such as {such}")
         _add_plugin(sub)
         sub.add_argument("--config-name", help=argparse.SUPPRESS)  # pasted from other projects' commands
         sub.set_defaults(command=does, mode=name)
@@ -137,7 +144,7 @@ def _add_studies(commands: Any) -> None:
                 nargs="+",
                 metavar="FOLDER",
                 help="compute the metrics of written folders again from their records, without a model; "
-                "retain_logs_path=FILE gives another retain log",
+                "retain_logs_path=FILE gives another retain log, eval.extras=[GROUP] further metrics",
             )
 
 
