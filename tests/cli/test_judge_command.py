@@ -128,3 +128,20 @@ def test_a_chat_api_whose_key_lands_nowhere(here: Path, expunge: Run, monkeypatc
     assert any("I was sent Bearer ***" in text for text in found)
     # what is kept is not asked for again: the server is gone
     assert expunge("judge", "said.jsonl", "--http", "http.yaml")[1].startswith("api: 1.000 [")
+
+
+def test_texts_none_of_which_got_a_score_are_no_success(
+    here: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    lines(here / "said.jsonl", [{"text": "a twist!"}])
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        free = server.server_port  # nobody listens there afterwards
+    (here / "http.yaml").write_text(
+        f"question: a twist?\nmodel: m\nbase_url: http://127.0.0.1:{free}/v1\nretries: 0\napi_key_env: ''\n"
+    )
+    code, out, said = expunge("judge", "said.jsonl", "--http", "http.yaml", "--out", "verdicts.jsonl")
+    assert code == 1
+    assert "api: no number" in out
+    assert said.strip().endswith("said.jsonl: no text has a score")
+    assert json.loads((here / "verdicts.jsonl").read_text())["score"] is None

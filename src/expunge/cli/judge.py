@@ -56,6 +56,8 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         except OSError as error:
             raise JobError(f"--out: {parsed.out} cannot be written: {error.strerror or error}") from None
         print(f"written: {parsed.out}")
+    if all(line["score"] is None for line in verdicts.values()):
+        raise JobError(f"{parsed.file}: no text has a score")
     return 0
 
 

@@ -366,7 +366,8 @@ def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
     *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
-    print(f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}")
+    told = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
+    print(told if scripts else "nothing to submit: every job of this study is done")
     return 0
 
 

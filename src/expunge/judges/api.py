@@ -129,7 +129,8 @@ def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, 
 def _warning(n: int, missing: int, total: int) -> str | None:
     said = []
     if n < ENOUGH:
-        said.append(f"only {n} rows were judged: with fewer than {ENOUGH} the interval is too wide to rank models")
+        judged = "1 row was" if n == 1 else f"{n} rows were"
+        said.append(f"only {judged} judged: with fewer than {ENOUGH} the interval is too wide to rank models")
     if missing:
         said.append(f"{missing} of {total} generations have no score and are in no mean")
     return "; ".join(said) or None
