@@ -186,10 +186,15 @@ def ours(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Val
     return {name: r.value for name, r in found.items()}
 
 
+def second_panel(work: Work) -> list[Metric]:
+    """What the reference attack asks of the second model."""
+    asked = [m for m in work.panel if m.family == "reference_score"]
+    return [Metric(m.retain or "", "loss_score", rows=m.rows, tokens=m.tokens) for m in asked]
+
+
 def retain_losses(reference: Any, encoder: Encoder, work: Work) -> tuple[list[Metric], dict[str, TokenRecords]]:
     """What the reference attack reads of the second model."""
-    asked = [m for m in work.panel if m.family == "reference_score"]
-    panel = [Metric(m.retain or "", "loss_score", rows=m.rows, tokens=m.tokens) for m in asked]
+    panel = second_panel(work)
     return panel, {
         name: token_records(score_tokens(reference, work.sets[name], wanted, encoder))
         for name, wanted in requests(panel).tokens.items()
@@ -250,7 +255,7 @@ def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -
         for some in by_row.values():
             scored = sum(i.n_scored for i in some)
             rows["mine"].append((some[0].first - 1 + scored, scored))
-    of_answers = [("mine", wanted.texts), ("theirs", retain_losses_of(work)), ("slopes", wanted.grads)]
+    of_answers = [("mine", wanted.texts), ("theirs", requests(second_panel(work)).tokens), ("slopes", wanted.grads)]
     for which, names in of_answers:
         for name in names:
             rows[which] += [(len(i.read), i.n_scored) for i in encode_items(work.sets[name], ("answer",), encoder)]
@@ -265,11 +270,6 @@ def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -
                     logits.backward(torch.ones_like(logits))
     model.zero_grad(set_to_none=True)
     return {}
-
-
-def retain_losses_of(work: Work) -> set[str]:
-    """The sets that a second model reads."""
-    return {m.rows or "" for m in work.panel if m.family == "reference_score"}
 
 
 def throughput(model: Any, encoder: Encoder, rows: RowSet, rounds: int, *, shared_prefix: bool) -> str:
@@ -325,8 +325,11 @@ def compare(name: str, goal: float, plain: Way, mine: Way, least: Way | None, ro
     assert set(found["ours"]) == set(found["plain"])
     worst = max(off, key=lambda k: off[k] if off[k] == off[k] else math.inf)
     (pw, pc), (ow, oc) = best["plain"], best["ours"]
-    (bw, bc) = best.get("bare", (math.nan, math.nan))
-    times = f"{pw:.1f} | {ow:.1f} | {bw:.1f} | {pw / ow:.1f}x | {pc / oc:.1f}x | {pw / bw:.1f}x, {pc / bc:.1f}x"
+    bare_s = bare_x = "none"
+    if least is not None:
+        bw, bc = best["bare"]
+        bare_s, bare_x = f"{bw:.1f}", f"{pw / bw:.1f}x, {pc / bc:.1f}x"
+    times = f"{pw:.1f} | {ow:.1f} | {bare_s} | {pw / ow:.1f}x | {pc / oc:.1f}x | {bare_x}"
     return f"| {name} | {times} | {goal:g}x | {len(off)} | {off[worst]:.0e} ({worst}) |"
 
 

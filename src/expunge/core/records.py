@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,7 @@ SIMILARITY = pa.schema(
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Answers:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(n > 0, -sums / n, np.nan)
 
-    def by_row(self, values_N: Floats) -> list[Floats]:
+    def by_row(self, values_N: npt.NDArray[Number]) -> list[npt.NDArray[Number]]:
         """One value per token, cut into R arrays, one per row."""
         return [values_N[start:end] for start, end in itertools.pairwise(self.offsets)]
 

@@ -155,7 +155,7 @@ class Encoder:
         """
         texts = [row.answer for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
-        ids = np.concatenate(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        ids = np.concatenate(_many(self.tokenizer, texts))
         size = self._for(rows).template.max_length - len(self._bos)
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]

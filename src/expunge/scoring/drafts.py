@@ -26,8 +26,7 @@ def drafts_of(records: TokenRecords, variant: str) -> Drafts:
     answers = records.by_variant.get(variant)
     if answers is None:
         return {}
-    ends = answers.offsets[1:-1]
-    rows = zip(answers.row_ids, np.split(answers.token_id, ends), np.split(answers.logp, ends), strict=True)
+    rows = zip(answers.row_ids, answers.by_row(answers.token_id), answers.by_row(answers.logp), strict=True)
     return {int(row): tuple(ids[: _n_first(logp > math.log(SURE))].tolist()) for row, ids, logp in rows}
 
 
@@ -47,7 +46,7 @@ def with_drafts(
     for p in prompts:
         draft = drafts.get(p.row_id, ())[: p.limit]
         scored = whole.get(p.row_id)
-        n = 0 if scored is None or scored.n_prompt != len(p.ids) else scored.n_prompt
-        fits = scored is not None and n > 0 and scored.ids[: n + len(draft)] == p.ids + draft
+        begins = p.ids + draft
+        fits = scored is not None and scored.n_prompt == len(p.ids) > 0 and scored.ids[: len(begins)] == begins
         out.append(dataclasses.replace(p, draft=draft) if fits else p)
     return out

@@ -20,7 +20,7 @@ from expunge.models.packed import Positions, packed_forward, wide
 from expunge.scoring.per_answer import NotByAnswer, PerAnswer
 from expunge.scoring.tokens import encode_items
 
-ROOM = {"cpu": 2**26}  # bytes of gradients held at a time: with more a processor's cache holds none,
+ROOM = {"cpu": 2**26}  # bytes of gradients held at a time: with more, a processor's cache holds too few,
 WIDE_ROOM = 2**30  # or what an accelerator has to spare
 AT_ONCE = 32  # answers of one backward at most
 NAMES = ("l1", "l2", "linf", "tensor_mean")

@@ -125,7 +125,7 @@ class Panel:
                 rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
                 for rows, names in wanted.tokens.items()
             }
-            known = {rows: drafts_of(scored, "answer") for rows, scored in tokens.items()}
+            known = {rows: drafts_of(tokens[rows], "answer") for rows in wanted.texts if rows in tokens}
             made = {
                 rows: generate_texts_sharded(
                     model, self._cut(rows), "answer", self.encoder, self.generation, shard, drafts=known.get(rows)
