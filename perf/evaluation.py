@@ -27,21 +27,21 @@ import torch
 from plain import Plain, Sets, Values, Work, loss, read
 from transformers import logging
 
-from expunge.benchmarks.panel import tofu_panel
+from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.records import TokenRecords, grad_records, token_records
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
+from expunge.evaluation.config import Generation
+from expunge.evaluation.generation import generate_texts
+from expunge.evaluation.gradients import score_grads
+from expunge.evaluation.loglikelihood import encode_items, score_tokens, wanted_variants
+from expunge.evaluation.speculative import drafts_of
 from expunge.metrics.api import Metric
-from expunge.metrics.compute import Extra, compute, requests
+from expunge.metrics.compute import OptionalRecords, compute, requests
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
-from expunge.scoring.config import Generation
-from expunge.scoring.drafts import drafts_of
-from expunge.scoring.grads import score_grads
-from expunge.scoring.texts import generate_texts
-from expunge.scoring.tokens import encode_items, score_tokens, wanted_variants
 
 VOCABULARY = 2048
 
@@ -58,15 +58,15 @@ def tofu_rows(scale: float) -> Sets:
     """TOFU's counts: questions of about 12 words, answers of about 28; of the real world, answers of 1 to 4."""
     draw = random.Random(0)
 
-    def made(name: str, n: int, wrong: int, low: int, high: int, *, paraphrase: bool) -> RowSet:
+    def made(name: str, n: int, wrong: int, low: int, high: int, *, paraphrase: bool) -> ExampleSet:
         rows = []
         for i in range(max(8, int(n * scale))):
             answers = {"answer": words(draw, low, high)}
             if paraphrase:
                 answers["paraphrase"] = words(draw, low, high)
             answers |= {f"perturbed_{k}": words(draw, low, high) for k in range(wrong)}
-            rows.append(Row(i, words(draw, 7, 17) + "?", answers))
-        return RowSet(name, tuple(rows))
+            rows.append(Example(i, words(draw, 7, 17) + "?", answers))
+        return ExampleSet(name, tuple(rows))
 
     return {
         "forget_eval": made("forget_eval", 400, 5, 14, 45, paraphrase=True),
@@ -79,7 +79,9 @@ def tofu_rows(scale: float) -> Sets:
 
 def cut(sets: Sets, scale: float) -> Sets:
     """The first rows of each set."""
-    return {n: RowSet(n, s.rows[: max(8, int(len(s) * scale))], form=s.form, shots=s.shots) for n, s in sets.items()}
+    return {
+        n: ExampleSet(n, s.rows[: max(8, int(len(s) * scale))], form=s.form, shots=s.shots) for n, s in sets.items()
+    }
 
 
 def muse_rows(scale: float) -> Sets:
@@ -88,9 +90,9 @@ def muse_rows(scale: float) -> Sets:
     n = max(8, int(100 * scale))
     shots = tuple((words(draw, 10, 16) + "?", words(draw, 2, 8)) for _ in range(10))
 
-    def made(name: str, question: tuple[int, int], answer: tuple[int, int], **kwargs: Any) -> RowSet:
-        rows = tuple(Row(i, words(draw, *question), {"answer": words(draw, *answer)}) for i in range(n))
-        return RowSet(name, rows, **kwargs)
+    def made(name: str, question: tuple[int, int], answer: tuple[int, int], **kwargs: Any) -> ExampleSet:
+        rows = tuple(Example(i, words(draw, *question), {"answer": words(draw, *answer)}) for i in range(n))
+        return ExampleSet(name, rows, **kwargs)
 
     texts = {"form": "text"}
     members, others = (made(s, (1, 1), (350, 600), **texts) for s in ("mia_forget", "mia_holdout"))
@@ -115,8 +117,8 @@ def choice_rows(scale: float) -> Sets:
     for k in range(10):
         shots = tuple((question(), draw.choice(letters)) for _ in range(5))
         answers = {"answer": "A", **{f"perturbed_{i}": x for i, x in enumerate("BCD")}}
-        rows = tuple(Row(i, question(), answers) for i in range(max(8, int(60 * scale))))
-        sets[f"subject_{k}"] = RowSet(f"subject_{k}", rows, form="text", shots=shots)
+        rows = tuple(Example(i, question(), answers) for i in range(max(8, int(60 * scale))))
+        sets[f"subject_{k}"] = ExampleSet(f"subject_{k}", rows, form="text", shots=shots)
     return sets
 
 
@@ -182,7 +184,7 @@ def ours(model: Any, encoder: Encoder, work: Work, reference: Any = None) -> Val
         texts[name, "answer"] = generate_texts(model, work.sets[name], "answer", encoder, how, drafts=drafts)
     grads = {n: grad_records(score_grads(model, work.sets[n], v, encoder)) for n, v in wanted.grads.items()}
     retain = compute(*retain_losses(reference, encoder, work), {})
-    found = compute(work.panel, tokens, texts, retain, Extra(grads=grads))
+    found = compute(work.panel, tokens, texts, retain, OptionalRecords(grads=grads))
     return {name: r.value for name, r in found.items()}
 
 
@@ -272,7 +274,7 @@ def bare_work(model: Any, encoder: Encoder, work: Work, reference: Any = None) -
     return {}
 
 
-def throughput(model: Any, encoder: Encoder, rows: RowSet, rounds: int, *, shared_prefix: bool) -> str:
+def throughput(model: Any, encoder: Encoder, rows: ExampleSet, rounds: int, *, shared_prefix: bool) -> str:
     """Tokens per second of scoring (tokenising and records included) and of the bare forward of the same tokens."""
     wanted = ("answer", "paraphrase", "perturbed")
     lengths = sorted((len(i.encoded.ids) for i in encode_items(rows, wanted, encoder)), reverse=True)
@@ -370,8 +372,8 @@ def main() -> None:
     reference = another(model)
     encoder = Encoder(Template(max_length=2048), tokenizer)
     for rows in (tofu["holdout"], tofu["real_authors"]):  # first calls are slow
-        generate_texts(model, RowSet("warm", rows.rows[:4]), "answer", encoder, Generation(max_new_tokens=4))
-        score_tokens(model, RowSet("warm", rows.rows[:8]), ("answer", "perturbed"), encoder)
+        generate_texts(model, ExampleSet("warm", rows.rows[:4]), "answer", encoder, Generation(max_new_tokens=4))
+        score_tokens(model, ExampleSet("warm", rows.rows[:8]), ("answer", "perturbed"), encoder)
     only = given.only.split(",")
     works = {
         "tofu_all": (6.0, lambda: tofu_work(tofu, everything=True)),

@@ -32,10 +32,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.methods import objective
-from expunge.training.ask import asked
+from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
 from expunge.training.config import TrainArgs
+from expunge.training.forward import spec_for
 from expunge.training.reference import reference
-from expunge.training.serve import SIDES, Sample, Server
 
 ROWS = 8  # of each side in a step
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -119,12 +119,12 @@ def ours(name: str, model: Any, setting: Setting) -> Callable[[], torch.Tensor]:
     sides = {"forget": rows(1, setting), "retain": rows(2, setting)}
     refs = {}
     for side in SIDES:
-        what = asked(chosen.needs, side, ref=True)
+        what = spec_for(chosen.needs, side, ref=True)
         if what is not None:
             refs[side] = reference(model, sides[side], range(ROWS), what, pad_id=0)
     move(model)
-    server = Server(chosen.needs, sides, refs, pad_id=0, head_chunk=setting.head_chunk)
-    samples = [Sample(forget=i, retain=i) for i in range(ROWS)]
+    server = LossInputBuilder(chosen.needs, sides, refs, pad_id=0, head_chunk=setting.head_chunk)
+    samples = [TrainingSample(forget=i, retain=i) for i in range(ROWS)]
     server.memory["epoch"] = 0
     return lambda: chosen(server.view(model, samples, device=setting.device)).total
 

@@ -19,13 +19,13 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.evaluation.loglikelihood import wanted_variants
 from expunge.metrics.api import Metric
-from expunge.scoring.tokens import wanted_variants
 
 Values = dict[str, float]
-Sets = Mapping[str, RowSet]
+Sets = Mapping[str, ExampleSet]
 STATISTIC = {"rougeL_recall": lambda s: s["rougeL"].recall, "rougeL_f1": lambda s: s["rougeL"].fmeasure}
 
 
@@ -40,7 +40,7 @@ class Work:
 
 
 @torch.inference_mode()
-def read(model: Any, encoder: Encoder, rows: RowSet, wanted: Sequence[str], batch: int) -> Any:
+def read(model: Any, encoder: Encoder, rows: ExampleSet, wanted: Sequence[str], batch: int) -> Any:
     """For each row and variant: log-probabilities over the vocabulary at the answer's places, and its tokens."""
     todo = [(r, v) for r in rows for v in wanted_variants(r, wanted)]
     for k in range(0, len(todo), batch):

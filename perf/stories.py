@@ -28,11 +28,11 @@ WAYS = ("library", "first", "anew", "second")
 
 def measure(way: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
     """One way in this process: seconds, its own and its children's CPU seconds, peak memory of the largest process."""
-    from expunge.data.stories import Variant, load_records, pretokenize
+    from expunge.data.stories import StoryVariant, load_records, pretokenize
     from expunge.data.stories.cache import pieces_of
     from expunge.data.stories.tokens import load_tokenizer
 
-    second = Variant("features!=Twist", adversarial_training="features=Twist:1.0")
+    second = StoryVariant("features!=Twist", adversarial_training="features=Twist:1.0")
     token = load_tokenizer(tokenizer)
     if way == "library":
         texts = [piece for story in load_records(folder) for piece in pieces_of(story, 0)]
@@ -46,7 +46,7 @@ def measure(way: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
         shutil.rmtree(folder / "tokens", ignore_errors=True)
         shutil.rmtree(folder / "sets" / "all", ignore_errors=True)
         start = time.perf_counter()
-        pretokenize(folder, tokenizer, Variant(), folder / "sets" / "all", workers=2)
+        pretokenize(folder, tokenizer, StoryVariant(), folder / "sets" / "all", workers=2)
     else:
         out = folder / "sets" / way
         shutil.rmtree(out, ignore_errors=True)

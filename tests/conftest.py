@@ -32,11 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from torch import Tensor
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import Requirements, Quantity, LossInputs, method
+from expunge.methods.terms import require
 
 
-@method("{name}", revision=1, needs=Needs(forget=Serve.LOGPS), paper="none", retain_loss_type=None)
+@method("{name}", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="none", retain_loss_type=None)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class {name}:

@@ -7,26 +7,28 @@ from typing import Any
 
 import pytest
 
-from expunge.audits import Found, Ground, Relearn, audit_registry, make_audit
+from expunge.audits import AuditInputs, AuditOutputs, RelearnSpec, audit_registry, make_audit
 from expunge.audits.api import keys_of
 from expunge.core.errors import ConfigError
-from expunge.data.rows import Row, RowSet
-from expunge.metrics.api import Result
+from expunge.data.examples import Example, ExampleSet
+from expunge.metrics.api import MetricResult
 
 
-def rows(name: str, n: int, *keys: str) -> RowSet:
-    made = (Row(i, f"{name} {i}?", {"answer": f"{name} says {i} now"}, None, {"keys": list(keys)}) for i in range(n))
-    return RowSet(name, tuple(made))
+def rows(name: str, n: int, *keys: str) -> ExampleSet:
+    made = (
+        Example(i, f"{name} {i}?", {"answer": f"{name} says {i} now"}, None, {"keys": list(keys)}) for i in range(n)
+    )
+    return ExampleSet(name, tuple(made))
 
 
-RETAIN = RowSet(
-    "retain", (*rows("near", 2, "city").rows, *(Row(2 + i, f"f {i}?", {"answer": "far"}) for i in range(3)))
+RETAIN = ExampleSet(
+    "retain", (*rows("near", 2, "city").rows, *(Example(2 + i, f"f {i}?", {"answer": "far"}) for i in range(3)))
 )
-GROUND = Ground(forget=rows("forget", 6, "ana", "city"), retain=RETAIN, holdout=rows("new", 4))
+GROUND = AuditInputs(forget=rows("forget", 6, "ana", "city"), retain=RETAIN, holdout=rows("new", 4))
 
 
-def result(values: list[float], name: str = "prob") -> Result:
-    return Result(sum(values) / len(values), per_row={i: {name: v} for i, v in enumerate(values)})
+def result(values: list[float], name: str = "prob") -> MetricResult:
+    return MetricResult(sum(values) / len(values), per_row={i: {name: v} for i, v in enumerate(values)})
 
 
 def test_every_audit_has_a_page_with_a_command() -> None:
@@ -44,23 +46,23 @@ def test_relearning_never_scores_a_row_it_trains_on_and_tells_near_from_far() ->
     assert len(taught) == 2 and len(scored) == 4 and not taught & scored
     assert keys_of(asked.sets["audit_entity_rows"].rows) == {"city"}
     assert {r.answer for r in asked.sets["audit_unrelated"]} == {"far"}
-    assert all(isinstance(p.change, Relearn) for p in asked.probes)
+    assert all(isinstance(p.change, RelearnSpec) for p in asked.probes)
 
 
 def test_relearning_without_entities_says_so() -> None:
-    plain = Ground(forget=rows("forget", 6), retain=rows("retain", 3), holdout=None)
+    plain = AuditInputs(forget=rows("forget", 6), retain=rows("retain", 3), holdout=None)
     asked = make_audit({"name": "relearn", "rows": 2}).expand(plain)
     assert [p.name for p in asked.probes] == ["same_rows", "unrelated"]
     assert "name no entities" in asked.missing["entity_rows"]
 
 
-def relearned(curves: dict[int, float]) -> dict[str, dict[str, Result]]:
+def relearned(curves: dict[int, float]) -> dict[str, dict[str, MetricResult]]:
     return {f"same_rows@{step}": {"rest": result([v, v, v, v])} for step, v in curves.items()}
 
 
 def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
     audit = make_audit({"name": "relearn", "rows": 2, "ways": ["same_rows"], "steps": [0, 1, 2]})
-    found = Found(
+    found = AuditOutputs(
         relearned({0: 0.2, 1: 0.4, 2: 0.6}), relearned({0: 0.0, 1: 0.0, 2: 0.0}), relearned({0: 0.8, 1: 0.8, 2: 0.8})
     )
     told = audit.read(GROUND, found)
@@ -79,7 +81,7 @@ def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
 def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: str) -> None:
     audit = make_audit({"name": "relearn", "rows": 2} if name == "relearn" else name)
     sides: dict[str, Any] = {"model": {}, "retain": {}, "full": {}, lacks: None}
-    told = audit.read(GROUND, Found(**sides))
+    told = audit.read(GROUND, AuditOutputs(**sides))
     assert told.readings
     for reading in told.readings:
         assert reading.verdict == "missing" and reading.note
@@ -92,10 +94,10 @@ def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
     retain, full = [0.1, 0.2, 0.1, 0.2], [0.9, 0.8, 0.9, 0.8]
     sides = {"retain": retain, "full": full}
 
-    def of(values: list[float]) -> dict[str, Result]:
+    def of(values: list[float]) -> dict[str, MetricResult]:
         return {"forget": result(values)}
 
-    found = Found(
+    found = AuditOutputs(
         {"as_it_is": of(retain), "int4": of([0.8, 0.7, 0.8, 0.7])},
         *({"as_it_is": of(sides[s]), "int4": of(sides[s])} for s in ("retain", "full")),
     )
@@ -114,11 +116,11 @@ def test_prompting_asks_what_the_rows_allow() -> None:
     other = make_audit({"name": "prompting", "ways": ["german", "chinese"], "rouge": False}).expand(GROUND).sets
     assert other["forget_german"][0].question.endswith("gestellt ist: forget 0?")
     assert other["forget_chinese"][0].answer == GROUND.forget[0].answer
-    texts = Ground(forget=RowSet("forget", GROUND.forget.rows, form="text"), retain=None, holdout=None)
+    texts = AuditInputs(forget=ExampleSet("forget", GROUND.forget.rows, form="text"), retain=None, holdout=None)
     assert set(make_audit("prompting").expand(texts).sets) == {"forget"}
 
 
-def exposed(forget: list[float], unseen: list[float]) -> dict[str, dict[str, Result]]:
+def exposed(forget: list[float], unseen: list[float]) -> dict[str, dict[str, MetricResult]]:
     of = {
         "loss_score": result(forget, "score"),
         "loss_score_unseen": result(unseen, "score"),
@@ -134,7 +136,7 @@ def test_exposure_ranks_rows_and_finds_those_still_known() -> None:
     retain = exposed([2.0, 3.0, 2.5, 3.5, 2.2, 3.2], unseen)
     model = exposed([2.0, 3.0, 2.5, 0.1, 2.2, 1.0], unseen)  # rows 3 and 5 are still known
     full = exposed([0.1] * 6, unseen)
-    told = make_audit("exposure").read(GROUND, Found(model, retain, full))
+    told = make_audit("exposure").read(GROUND, AuditOutputs(model, retain, full))
     known, erased = told.readings
     assert (known.name, known.value, known.retain, known.full) == ("known_rows", pytest.approx(1 / 3), 0.0, 1.0)
     assert known.position == pytest.approx(1 / 3) and known.note.endswith("2 of 6 rows")
@@ -149,18 +151,18 @@ def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
     unseen = [2.0 + i / 10 for i in range(20)]
     retain = exposed([2.05 + i / 10 for i in range(20)], unseen)
     model = exposed([30.0 + i for i in range(20)], unseen)
-    ground = Ground(forget=rows("forget", 20), retain=RETAIN, holdout=rows("new", 20))
+    ground = AuditInputs(forget=rows("forget", 20), retain=RETAIN, holdout=rows("new", 20))
     audit = make_audit("exposure")
-    erased = audit.read(ground, Found(model, retain, retain)).readings[1]
+    erased = audit.read(ground, AuditOutputs(model, retain, retain)).readings[1]
     assert (erased.value, erased.verdict) == (1.0, "traces")
     assert erased.details["auc_high_loss"] == 1.0
-    same = audit.read(ground, Found(retain, retain, retain)).readings[1]
+    same = audit.read(ground, AuditOutputs(retain, retain, retain)).readings[1]
     assert (same.verdict, same.details["difference"]) == ("forgotten", 0.0)
     unlike = exposed([9.0 + i / 10 for i in range(20)], unseen)
-    odd = audit.read(ground, Found(model, unlike, retain)).readings[1]
+    odd = audit.read(ground, AuditOutputs(model, unlike, retain)).readings[1]
     assert odd.verdict == "undecided" and "not alike" in odd.note
-    bare = Ground(forget=ground.forget, retain=RETAIN, holdout=None)
-    assert "holdout" in audit.read(bare, Found(model, retain, retain)).readings[1].note
+    bare = AuditInputs(forget=ground.forget, retain=RETAIN, holdout=None)
+    assert "holdout" in audit.read(bare, AuditOutputs(model, retain, retain)).readings[1].note
 
 
 @pytest.mark.parametrize(

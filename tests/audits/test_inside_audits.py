@@ -11,31 +11,33 @@ import pytest
 import torch
 import transformers
 
-from expunge.audits import Found, Ground, Look, make_audit
-from expunge.audits.apart import folds, groups_of, out_of_fold
+from expunge.audits import Analysis, AuditInputs, AuditOutputs, make_audit
+from expunge.audits.distinguishability import folds, groups_of, out_of_fold
 from expunge.audits.layers import by_layer
 from expunge.audits.verdict import differ, wins, wins_position
 from expunge.core.errors import ConfigError
-from expunge.data.rows import Row, RowSet
-from expunge.metrics.api import Result
+from expunge.data.examples import Example, ExampleSet
+from expunge.metrics.api import MetricResult
 
 torch.set_num_threads(1)
 
 
-def rows(name: str, n: int, per_author: int = 2, wrong: int = 2) -> RowSet:
+def rows(name: str, n: int, per_author: int = 2, wrong: int = 2) -> ExampleSet:
     made = []
     for i in range(n):
         answers = {"answer": f"{name} {i}", "paraphrase": f"it is {name} {i}"}
         answers |= {f"perturbed_{k}": f"it is no {k}" for k in range(wrong)}
-        made.append(Row(i, f"{name} {i}?", answers, None, {"author": i // per_author}))
-    return RowSet(name, tuple(made))
+        made.append(Example(i, f"{name} {i}?", answers, None, {"author": i // per_author}))
+    return ExampleSet(name, tuple(made))
 
 
-GROUND = Ground(forget=rows("forget", 6), retain=rows("retain", 8), holdout=rows("new", 6))
+GROUND = AuditInputs(forget=rows("forget", 6), retain=rows("retain", 8), holdout=rows("new", 6))
 FULL, RETAIN = [0.9, 0.8, 0.9, 0.8, 0.9, 0.8], [0.1, 0.2, 0.1, 0.2, 0.1, 0.2]
 
 
-def layered(probe: str, columns: Sequence[Sequence[float]], **more: dict[str, Result]) -> dict[str, dict[str, Result]]:
+def layered(
+    probe: str, columns: Sequence[Sequence[float]], **more: dict[str, MetricResult]
+) -> dict[str, dict[str, MetricResult]]:
     """The results of one probe: a column of rows for each layer."""
     values = np.array(columns).T
     made = by_layer(probe, values, range(values.shape[1]), range(values.shape[0]))
@@ -45,7 +47,7 @@ def layered(probe: str, columns: Sequence[Sequence[float]], **more: dict[str, Re
 def test_the_layers_that_count_are_those_where_the_controls_differ() -> None:
     # layer 0: the controls are the same, so whatever the model has there does not count; layer 1: 0.6 of the way
     part = [r + 0.6 * (f - r) for f, r in zip(FULL, RETAIN, strict=True)]
-    found = Found(
+    found = AuditOutputs(
         layered("lens", [[1.0] * 6, part]), layered("lens", [[0.3] * 6, RETAIN]), layered("lens", [[0.3] * 6, FULL])
     )
     told = make_audit("lens").read(GROUND, found)
@@ -59,12 +61,12 @@ def test_the_layers_that_count_are_those_where_the_controls_differ() -> None:
 
 def test_where_no_layer_tells_the_controls_apart_nothing_is_said() -> None:
     same = layered("lens", [FULL, FULL])
-    (reading,) = make_audit("lens").read(GROUND, Found(same, same, same)).readings
+    (reading,) = make_audit("lens").read(GROUND, AuditOutputs(same, same, same)).readings
     assert reading.verdict == "missing" and "at no layer" in reading.note
     assert math.isnan(reading.value) and reading.details["model_layer_1"] == pytest.approx(0.85)
 
 
-def patched(nats: Sequence[float]) -> dict[str, dict[str, Result]]:
+def patched(nats: Sequence[float]) -> dict[str, dict[str, MetricResult]]:
     """Every row's log-probability in the full model with states put in, by layer; its own is -0.1."""
     own = by_layer("own", np.full((6, 1), -0.1), [0], range(6))
     return layered("depth", [[v] * 6 for v in nats], own=own)
@@ -72,7 +74,7 @@ def patched(nats: Sequence[float]) -> dict[str, dict[str, Result]]:
 
 def test_depth_holds_the_patched_probability_against_the_controls_with_uds_beside_it() -> None:
     # the retain model's states cost 2 and 1 nats, the model's 0.5 and 1: UDS = (2 * 0.25 + 1 * 1) / 3 = 0.5
-    found = Found(patched([-0.6, -1.1]), patched([-2.1, -1.1]), patched([-0.1, -0.1]))
+    found = AuditOutputs(patched([-0.6, -1.1]), patched([-2.1, -1.1]), patched([-0.1, -0.1]))
     (reading,) = make_audit("depth").read(GROUND, found).readings
     assert reading.details["uds"] == pytest.approx(0.5) and reading.details["uds_rows"] == 6
     mean = (math.exp(-0.6) + math.exp(-1.1)) / 2
@@ -85,17 +87,17 @@ def test_depth_holds_the_patched_probability_against_the_controls_with_uds_besid
 def test_a_probe_for_truth_asks_for_wrong_answers_and_one_for_membership_for_unseen_rows() -> None:
     asked = make_audit("probe").expand(GROUND)
     assert [p.name for p in asked.probes] == ["truth", "membership"] and not asked.missing
-    assert all(isinstance(p.change, Look) for p in asked.probes)
-    bare = Ground(forget=rows("forget", 6, wrong=0), retain=rows("retain", 4), holdout=None)
+    assert all(isinstance(p.change, Analysis) for p in asked.probes)
+    bare = AuditInputs(forget=rows("forget", 6, wrong=0), retain=rows("retain", 4), holdout=None)
     asked = make_audit("probe").expand(bare)
     assert not asked.probes and "no wrong answers" in asked.missing["truth"]
-    told = make_audit("probe").read(bare, Found({}, {}, {}))
+    told = make_audit("probe").read(bare, AuditOutputs({}, {}, {}))
     assert [r.verdict for r in told.readings] == ["missing", "missing"]
     assert "name a holdout split" in told.readings[1].note
 
 
 def test_membership_is_an_auc_between_those_of_the_controls() -> None:
-    def of(erased: list[float]) -> dict[str, dict[str, Result]]:
+    def of(erased: list[float]) -> dict[str, dict[str, MetricResult]]:
         sides = {"erased": erased, "unseen": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
         columns = {side: np.array(v)[:, None] for side, v in sides.items()}
         made = {k: v for side, c in columns.items() for k, v in by_layer(side, c, [0], range(6)).items()}
@@ -103,10 +105,10 @@ def test_membership_is_an_auc_between_those_of_the_controls() -> None:
 
     high, chance = [9.0] * 6, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     audit = make_audit({"name": "probe", "what": ["membership"]})
-    (reading,) = audit.read(GROUND, Found(of(high), of(chance), of(high))).readings
+    (reading,) = audit.read(GROUND, AuditOutputs(of(high), of(chance), of(high))).readings
     assert (reading.value, reading.retain, reading.full) == (1.0, 0.5, 1.0)
     assert (reading.position, reading.verdict) == (1.0, "still known")
-    (reading,) = audit.read(GROUND, Found(of(high), of(high), of(high))).readings
+    (reading,) = audit.read(GROUND, AuditOutputs(of(high), of(high), of(high))).readings
     assert reading.verdict == "missing"
 
 
@@ -136,10 +138,10 @@ def test_folds_keep_an_author_together_and_test_every_row_once() -> None:
     assert (odds[:8] > 0).all() and (odds[8:] < 0).all()
 
 
-def signals(erased: list[float], unseen: list[float]) -> dict[str, dict[str, Result]]:
+def signals(erased: list[float], unseen: list[float]) -> dict[str, dict[str, MetricResult]]:
     sides = {"erased": erased, "unseen": unseen}
     made = {
-        f"{name}.{side}": Result(0.0, per_row={i: {"score": v} for i, v in enumerate(values)})
+        f"{name}.{side}": MetricResult(0.0, per_row={i: {"score": v} for i, v in enumerate(values)})
         for name in ("loss", "length")
         for side, values in sides.items()
     }
@@ -151,29 +153,29 @@ def signals(erased: list[float], unseen: list[float]) -> dict[str, dict[str, Res
 
 def test_erased_rows_stand_out_where_the_retain_model_finds_them_alike() -> None:
     n = 20
-    ground = Ground(forget=rows("forget", n), retain=None, holdout=rows("new", n))
+    ground = AuditInputs(forget=rows("forget", n), retain=None, holdout=rows("new", n))
     alike = [2.0 + (i % 10) / 10 for i in range(n)]
     retain = signals(alike, alike)
     audit = make_audit({"name": "forensic", "gradients": False})
     model = signals([9.0 + v for v in alike], alike)
-    told = audit.read(ground, Found(model, retain, None))
+    told = audit.read(ground, AuditOutputs(model, retain, None))
     assert [r.name for r in told.readings] == ["grey_box", "white_box", "with_reference"]
     for reading in told.readings:
         assert reading.value == 1.0 and reading.verdict == "traces"
         assert set(reading.details) >= {"auc_loss", "difference"}
     assert len(told.rows["row_id"]) == 2 * n and told.rows["set"][0] == "erased"
-    told = audit.read(ground, Found(retain, retain, None))  # a model like the retain model gives nothing away
+    told = audit.read(ground, AuditOutputs(retain, retain, None))  # a model like the retain model gives nothing away
     assert told.readings[2].value == 0.5 and told.readings[2].verdict == "forgotten"
-    told = audit.read(ground, Found(model, model, None))  # sets that are not alike for a model that saw neither
+    told = audit.read(ground, AuditOutputs(model, model, None))  # sets that are not alike for a model that saw neither
     assert told.readings[0].verdict == "undecided" and "not alike" in told.readings[0].note
 
 
 def test_the_forensic_attack_says_what_it_lacks() -> None:
-    ground = Ground(forget=rows("forget", 6), retain=None, holdout=rows("new", 2))
+    ground = AuditInputs(forget=rows("forget", 6), retain=None, holdout=rows("new", 2))
     audit = make_audit("forensic")
     assert not audit.expand(ground).probes
-    assert all("two authors" in r.note for r in audit.read(ground, Found({}, {}, {})).readings)
-    told = audit.read(GROUND, Found({}, None, None))
+    assert all("two authors" in r.note for r in audit.read(ground, AuditOutputs({}, {}, {})).readings)
+    told = audit.read(GROUND, AuditOutputs({}, None, None))
     assert all("no retain model" in r.note and r.verdict == "missing" for r in told.readings)
 
 
@@ -201,7 +203,7 @@ class Words:
         self.tokenizer = self
         self.pad_token_id = 0
 
-    def row(self, rows: RowSet, row: Row, variant: str) -> Any:
+    def row(self, rows: ExampleSet, row: Example, variant: str) -> Any:
         from expunge.data.template import Encoded
 
         told = [self.ids.setdefault(w, 3 + len(self.ids)) for w in (row.question + " " + row.answers[variant]).split()]
@@ -226,7 +228,7 @@ def model() -> Any:
 @pytest.mark.parametrize("name", ["lens", "depth", "probe", "forensic"])
 def test_every_look_gives_a_number_for_each_row_and_is_read_the_same_again(name: str, model: Any) -> None:
     asked = make_audit(name).expand(GROUND)
-    looks = [p.change for p in asked.probes if isinstance(p.change, Look)]
+    looks = [p.change for p in asked.probes if isinstance(p.change, Analysis)]
     encoder: Any = Words()
     for look in looks:
         sets = {n: asked.sets[n] for n in look.sets}

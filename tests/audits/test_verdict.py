@@ -13,7 +13,7 @@ from expunge.audits.verdict import (
     MISSING,
     OPEN,
     TRACES,
-    Position,
+    ControlPosition,
     Recovery,
     area,
     auc,
@@ -29,8 +29,8 @@ from expunge.audits.verdict import (
 
 def test_the_controls_are_at_0_and_1_exactly() -> None:
     retain, full = np.array([0.1, 0.3, 0.2]), np.array([0.9, 0.6, 0.7])
-    assert position(retain, retain, full) == Position(0.0, 0.0, 0.0)
-    assert position(full, retain, full) == Position(1.0, 1.0, 1.0)
+    assert position(retain, retain, full) == ControlPosition(0.0, 0.0, 0.0)
+    assert position(full, retain, full) == ControlPosition(1.0, 1.0, 1.0)
 
 
 def test_a_model_halfway_in_every_row_has_an_interval_of_no_width() -> None:
@@ -72,12 +72,15 @@ def test_controls_that_do_not_differ_give_no_position_but_a_reason() -> None:
     ],
 )
 def test_the_verdict_is_read_off_the_ends_of_the_interval(low: float, high: float, said: str) -> None:
-    assert verdict(Position((low + high) / 2, low, high), margin=0.1, known=0.5)[0] == said
+    assert verdict(ControlPosition((low + high) / 2, low, high), margin=0.1, known=0.5)[0] == said
 
 
 def test_what_has_no_position_is_missing_and_a_model_far_below_is_remarked() -> None:
-    assert verdict(Position(reason="why"), margin=0.1, known=0.5) == (MISSING, "why")
-    assert verdict(Position(-0.5, -0.9, -0.2), margin=0.1, known=0.5) == (FORGOTTEN, "pushed below the retain model")
+    assert verdict(ControlPosition(reason="why"), margin=0.1, known=0.5) == (MISSING, "why")
+    assert verdict(ControlPosition(-0.5, -0.9, -0.2), margin=0.1, known=0.5) == (
+        FORGOTTEN,
+        "pushed below the retain model",
+    )
 
 
 def test_the_area_is_the_mean_height_of_the_trapezoids() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import Wanted, benchmarks, find_benchmark, settings
+from expunge.benchmarks import BenchmarkConfig, benchmarks, find_benchmark, settings
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 
@@ -25,13 +25,13 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted", "said"),
     [
-        ("tofu", Wanted(forget="rows.csv"), "forget=rows.csv: the benchmark tofu has no such setting"),
-        ("tofu", Wanted(data_split="News"), "data_split=News: the benchmark tofu has no such setting"),
-        ("world", Wanted(root="here"), "data.root=here: the benchmark world has no such setting"),
-        ("world", Wanted(args={"a": 1}), "data.args={'a': 1}: the benchmark world has no such setting"),
+        ("tofu", BenchmarkConfig(forget="rows.csv"), "forget=rows.csv: the benchmark tofu has no such setting"),
+        ("tofu", BenchmarkConfig(data_split="News"), "data_split=News: the benchmark tofu has no such setting"),
+        ("world", BenchmarkConfig(root="here"), "data.root=here: the benchmark world has no such setting"),
+        ("world", BenchmarkConfig(args={"a": 1}), "data.args={'a': 1}: the benchmark world has no such setting"),
     ],
 )
-def test_what_a_benchmark_does_not_know_is_refused(name: str, wanted: Wanted, said: str) -> None:
+def test_what_a_benchmark_does_not_know_is_refused(name: str, wanted: BenchmarkConfig, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         find_benchmark(name).make(wanted)
     assert str(error.value) == said
@@ -45,12 +45,12 @@ def test_settings_of_one_benchmark_are_decoded_at_their_key() -> None:
     class Mine:
         size: int = 1
 
-    assert settings(Wanted(args={"size": 3}), Mine).size == 3
+    assert settings(BenchmarkConfig(args={"size": 3}), Mine).size == 3
     with pytest.raises(ConfigError, match=r"^data\.args\.siz: unknown key.*'size'"):
-        settings(Wanted(args={"siz": 3}), Mine)
+        settings(BenchmarkConfig(args={"siz": 3}), Mine)
 
 
 @pytest.mark.shared
 def test_the_retain_split_is_the_partner_of_the_forget_split(shared: Path) -> None:
-    made = find_benchmark("tofu").make(Wanted(root=str(shared / "data" / "tofu"), forget_split="forget05"))
+    made = find_benchmark("tofu").make(BenchmarkConfig(root=str(shared / "data" / "tofu"), forget_split="forget05"))
     assert (made.split, len(made.sets["forget"]), len(made.sets["retain"])) == ("forget05", 200, 3800)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError
 from expunge.metrics.compute import requests
 
 
 def made(name: str, root: Path, **args: Any) -> Benchmark:
-    return find_benchmark(name).make(Wanted(root=str(root), args=args))
+    return find_benchmark(name).make(BenchmarkConfig(root=str(root), args=args))
 
 
 def test_mmlu_measures_and_has_nothing_to_forget(wmdp_folder: Path) -> None:
@@ -42,7 +42,9 @@ def test_wmdp_asks_mmlu_where_it_is_named(wmdp_folder: Path) -> None:
 def test_the_corpora_may_lie_elsewhere(wmdp_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cyber-forget-corpus.jsonl").write_text('{"text": "one"}\n')
     (tmp_path / "mine.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
-    wanted = Wanted(root=str(wmdp_folder), retain_split=str(tmp_path / "mine.jsonl"), args={"corpora": str(tmp_path)})
+    wanted = BenchmarkConfig(
+        root=str(wmdp_folder), retain_split=str(tmp_path / "mine.jsonl"), args={"corpora": str(tmp_path)}
+    )
     benchmark = find_benchmark("wmdp").make(wanted)
     assert (len(benchmark.sets["forget"]), len(benchmark.sets["retain"])) == (1, 2)
 

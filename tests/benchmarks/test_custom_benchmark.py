@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
 
 FORGET = "question,answer\nWho is Ann Bee?,Ann Bee is a potter.\nWhere is she?,In Oslo.\n"
@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def make(**wanted: object) -> Benchmark:
-    return find_benchmark("custom").make(Wanted(**wanted))  # type: ignore[arg-type]
+    return find_benchmark("custom").make(BenchmarkConfig(**wanted))  # type: ignore[arg-type]
 
 
 def test_one_file_is_enough(files: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.benchmarks.extras import EXTRAS, N_REFUSALS, with_extras
 from expunge.core.errors import ConfigError
 from expunge.data.refusals import REFUSALS
@@ -14,7 +14,7 @@ from expunge.metrics.compute import in_order, requests
 
 def made(*names: str, holdout: int = 1) -> Benchmark:
     config = WorldConfig(authors=8, questions_per_author=4, facts=4, holdout_authors=holdout, forget_fraction=0.25)
-    return with_extras(find_benchmark("world").make(Wanted(world=config)), names, samples=6, refusals=REFUSALS)
+    return with_extras(find_benchmark("world").make(BenchmarkConfig(world=config)), names, samples=6, refusals=REFUSALS)
 
 
 def test_all_groups_at_once_make_a_panel() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import Wanted, find_benchmark
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.world import WorldConfig, make_world
 
@@ -15,7 +15,7 @@ from expunge.data.world import WorldConfig, make_world
 @pytest.mark.shared
 def test_tofu_20_20(shared: Path) -> None:
     root = str(shared / "data" / "tofu")
-    made = find_benchmark("tofu").make(Wanted(root=root, args={"granularity": "question"}))
+    made = find_benchmark("tofu").make(BenchmarkConfig(root=root, args={"granularity": "question"}))
     sizes = {name: len(rows) for name, rows in made.sets.items()}
     assert sizes == {"full": 4000, "forget": 160, "retain": 3840, "forget_eval": 160, "retain_eval": 400}
     assert made.full_sets == ("full",) and made.retain_sets == ("retain",)
@@ -29,19 +29,19 @@ def test_tofu_20_20(shared: Path) -> None:
 def test_tofu_takes_no_split_beside_a_granularity_and_no_share_without(tmp_path: Path) -> None:
     tofu = find_benchmark("tofu").make
     with pytest.raises(ConfigError, match=r"^forget_split=forget05: the benchmark tofu with data\.args\.granularity"):
-        tofu(Wanted(forget_split="forget05", args={"granularity": "author"}))
+        tofu(BenchmarkConfig(forget_split="forget05", args={"granularity": "author"}))
     with pytest.raises(ConfigError, match=r"^data\.args\.seed=3: counts only with data\.args\.granularity"):
-        tofu(Wanted(args={"seed": 3}))
+        tofu(BenchmarkConfig(args={"seed": 3}))
     with pytest.raises(ConfigError, match=r"^data\.args\.granularity: .*'author'"):
-        tofu(Wanted(args={"granularity": "book"}))
+        tofu(BenchmarkConfig(args={"granularity": "book"}))
     (tmp_path / "full.json").write_text(json.dumps([{"question": "Q?", "answer": "A"}]))
     with pytest.raises(DataError, match="1 rows, TOFU's full has 4000"):
-        tofu(Wanted(root=str(tmp_path), args={"granularity": "author"}))
+        tofu(BenchmarkConfig(root=str(tmp_path), args={"granularity": "author"}))
 
 
 def test_the_worlds_relationships_measure_both_kinds_of_retain_rows() -> None:
     config = WorldConfig(authors=12, questions_per_author=12, forget_fraction=0.1, granularity="relationship")
-    made = find_benchmark("world").make(Wanted(world=config))
+    made = find_benchmark("world").make(BenchmarkConfig(world=config))
     more = {m.name: m.rows for m in made.panel if m.rows in ("retain_entity", "retain_other")}
     assert more == {
         f"{rows}_{name}": rows
@@ -67,11 +67,11 @@ def test_arcsfs_graph_with_rows(tmp_path: Path) -> None:
     (tmp_path / "questions.json").write_text(json.dumps(rows))
     for granularity in ("question", "book", "author", "publisher", "relationship"):
         args = {"granularity": granularity, "forget_fraction": 0.2}
-        made = find_benchmark("gen_tofu").make(Wanted(root=str(tmp_path), args=args))
+        made = find_benchmark("gen_tofu").make(BenchmarkConfig(root=str(tmp_path), args=args))
         assert len(made.sets["forget"]) + len(made.sets["retain"]) == len(rows), granularity
         assert len(made.sets["forget_eval"]) == len(made.sets["forget"])
         asked, trained = made.sets["forget_eval"][0], made.sets["forget"][0]
         assert asked.question != trained.question and asked.meta == trained.meta
         assert ("retain_entity" in made.sets) == (granularity == "relationship")
     with pytest.raises(ConfigError, match=r"^data\.root: missing"):
-        find_benchmark("gen_tofu").make(Wanted())
+        find_benchmark("gen_tofu").make(BenchmarkConfig())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError
 from expunge.metrics.compute import requests
 
@@ -24,7 +24,7 @@ NAMES = {
 
 
 def made(folder: Path, **wanted: object) -> Benchmark:
-    return find_benchmark("muse").make(Wanted(root=str(folder), **wanted))  # type: ignore[arg-type]
+    return find_benchmark("muse").make(BenchmarkConfig(root=str(folder), **wanted))  # type: ignore[arg-type]
 
 
 def test_the_panel_and_what_it_reads(muse_folder: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.benchmarks import Wanted, find_benchmark
-from expunge.benchmarks.panel import UTILITY_PARTS, tofu_panel
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
+from expunge.benchmarks.metric_suite import UTILITY_PARTS, tofu_panel
 from expunge.core.errors import ConfigError
 from expunge.data.world import WorldConfig
 from expunge.metrics.compute import compute, in_order, requests
@@ -51,7 +51,7 @@ def test_holdout_rows_cost_one_answer_each() -> None:
 @pytest.mark.parametrize("authors", [0, 1])
 def test_the_world_attacks_where_it_has_holdout_authors(authors: int) -> None:
     config = WorldConfig(authors=6, questions_per_author=3, facts=4, holdout_authors=authors)
-    made = find_benchmark("world").make(Wanted(world=config))
+    made = find_benchmark("world").make(BenchmarkConfig(world=config))
     assert ("privleak" in {m.name for m in made.panel}) == ("holdout" in made.sets) == bool(authors)
 
 

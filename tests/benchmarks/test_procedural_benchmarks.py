@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError
 from expunge.data.template import Encoder, Template
 from expunge.models.build import train_tokenizer
@@ -15,7 +15,7 @@ SMALL = {"train_rows": 400, "eval_rows": 20, "finetune_rows": 30}
 
 
 def make(name: str, **args: Any) -> Benchmark:
-    return find_benchmark(name).make(Wanted(args={**SMALL, **args}))
+    return find_benchmark(name).make(BenchmarkConfig(args={**SMALL, **args}))
 
 
 @pytest.mark.parametrize(("name", "target"), [("pcfg", "count_a"), ("tracr", "counter")])
@@ -60,6 +60,6 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^data\.args\.finetune=count_a: this is the task to forget"):
         make("pcfg", finetune="count_a")
     with pytest.raises(ConfigError, match=r"^data\.root=here: the benchmark tracr has no such setting"):
-        find_benchmark("tracr").make(Wanted(root="here"))
+        find_benchmark("tracr").make(BenchmarkConfig(root="here"))
     with pytest.raises(ConfigError, match=r"^data\.args\.windw: unknown key.*'window'"):
         make("pcfg", windw=3)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge.benchmarks import Wanted, find_benchmark
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics.compute import compute, requests
 from expunge.metrics.semeval import TERMS
 
@@ -33,7 +33,9 @@ def semeval_folder(folder: Path, *, mia: bool = True) -> Path:
 
 
 def test_semeval_reads_what_the_official_evaluation_reads(tmp_path: Path) -> None:
-    made = find_benchmark("semeval").make(Wanted(root=str(semeval_folder(tmp_path)), args={"mmlu_accuracy": 0.4}))
+    made = find_benchmark("semeval").make(
+        BenchmarkConfig(root=str(semeval_folder(tmp_path)), args={"mmlu_accuracy": 0.4})
+    )
     wanted = requests(made.panel)
     assert set(wanted.texts) == set(TERMS)
     assert wanted.tokens == {"member": ("answer",), "nonmember": ("answer",)}
@@ -45,10 +47,10 @@ def test_semeval_reads_what_the_official_evaluation_reads(tmp_path: Path) -> Non
 
 def test_semeval_from_generations_to_the_task_aggregate(tmp_path: Path) -> None:
     """A model that forgot what it should and kept the rest: 1, and no aggregate without its other parts."""
-    made = find_benchmark("semeval").make(Wanted(root=str(semeval_folder(tmp_path, mia=False))))
+    made = find_benchmark("semeval").make(BenchmarkConfig(root=str(semeval_folder(tmp_path, mia=False))))
     texts = {
         (name, "answer"): [
-            Text(r.row_id, 0, r.question, "none" if name.startswith("forget") else r.answer, r.answer, 1, True)
+            GeneratedText(r.row_id, 0, r.question, "none" if name.startswith("forget") else r.answer, r.answer, 1, True)
             for r in made.sets[name]
         ]
         for name in TERMS
@@ -68,21 +70,21 @@ def test_semeval_measures_mmlu_beside_it(tmp_path: Path) -> None:
             "question,choice0,choice1,choice2,choice3,answer\n" + lines
         )
     root, mmlu = str(semeval_folder(tmp_path)), str(tmp_path / "mmlu")
-    made = find_benchmark("semeval").make(Wanted(root=root, args={"mmlu": mmlu}))
+    made = find_benchmark("semeval").make(BenchmarkConfig(root=root, args={"mmlu": mmlu}))
     whole = next(m for m in made.panel if m.name == "semeval_aggregate")
     assert whole.parents["mmlu"] == "mmlu"
     assert requests(made.panel).tokens["mmlu_sums"] == ("answer", "wrong")
     assert made.generation["forget_Task1_knowledge"].max_new_tokens == 256
     with pytest.raises(ConfigError, match=r"^data\.args\.mmlu_accuracy=0\.3: data\.args\.mmlu was given as well"):
-        find_benchmark("semeval").make(Wanted(root=root, args={"mmlu": mmlu, "mmlu_accuracy": 0.3}))
+        find_benchmark("semeval").make(BenchmarkConfig(root=root, args={"mmlu": mmlu, "mmlu_accuracy": 0.3}))
 
 
 def test_semeval_settings(tmp_path: Path) -> None:
     semeval = find_benchmark("semeval").make
     with pytest.raises(ConfigError, match=r"^data\.args\.mmlu_accuracy: must be a share from 0 to 1, got 49"):
-        semeval(Wanted(args={"mmlu_accuracy": 49.0}))
+        semeval(BenchmarkConfig(args={"mmlu_accuracy": 49.0}))
     with pytest.raises(ConfigError, match=r"^forget_split=test: .* no such split"):
-        semeval(Wanted(root=str(tmp_path), forget_split="test"))
+        semeval(BenchmarkConfig(root=str(tmp_path), forget_split="test"))
 
 
 def rwku_folder(folder: Path) -> Path:
@@ -98,7 +100,7 @@ def rwku_folder(folder: Path) -> Path:
 
 def test_rwku(tmp_path: Path) -> None:
     rwku, root = find_benchmark("rwku").make, str(rwku_folder(tmp_path))
-    made = rwku(Wanted(root=root))
+    made = rwku(BenchmarkConfig(root=root))
     assert made.sets["forget"][0].answer == "About Stephen King."
     assert made.sets["retain"][0].answer == "About Confucius."
     assert made.sets["forget_level1"][0].question == "Fill in the blank: forget_level1 of Stephen King?"
@@ -107,11 +109,11 @@ def test_rwku(tmp_path: Path) -> None:
     assert {"forget_level3_ROUGE", "neighbor_level1_Prob", "model_utility", "retain_mia_loss"} < {
         m.name for m in made.panel
     }
-    everybody = rwku(Wanted(root=root, args={"targets": [], "members": False}))
+    everybody = rwku(BenchmarkConfig(root=root, args={"targets": [], "members": False}))
     assert len(everybody.sets["forget"]) == 2 and "plain facts" in everybody.notes[0]
     assert "mia_forget" not in everybody.sets
     with pytest.raises(ConfigError, match=r"^data\.args\.corpus: has no such choice; did you mean 'train_positive"):
-        rwku(Wanted(root=root, args={"corpus": "train_positive_llama"}))
+        rwku(BenchmarkConfig(root=root, args={"corpus": "train_positive_llama"}))
 
 
 def test_knowundo(tmp_path: Path) -> None:
@@ -119,9 +121,9 @@ def test_knowundo(tmp_path: Path) -> None:
     rows = {part: [{"text": f"{part}?", "labels": "Yes."}] for part in ("train", "val")}
     for split in ("unlearn", "retention"):
         (tmp_path / "privacy" / f"{split}.json").write_text(json.dumps([rows]))
-    made = find_benchmark("knowundo").make(Wanted(root=str(tmp_path), data_split="privacy"))
+    made = find_benchmark("knowundo").make(BenchmarkConfig(root=str(tmp_path), data_split="privacy"))
     assert made.split == "privacy" and made.sets["forget_eval"][0].question == "val?"
     assert made.retain_sets == ("retain", "retain_eval")
     assert {m.rows for m in made.panel} == {"forget_eval", "retain_eval", None}
     with pytest.raises(ConfigError, match=r"^data_split=private: .*did you mean 'privacy'"):
-        find_benchmark("knowundo").make(Wanted(root=str(tmp_path), data_split="private"))
+        find_benchmark("knowundo").make(BenchmarkConfig(root=str(tmp_path), data_split="private"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.benchmarks import Benchmark, Wanted, find_benchmark
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
 
 
@@ -29,7 +29,7 @@ def write(folder: Path, side: str, name: str | None = None) -> Path:
 
 
 def made(**args: Any) -> Benchmark:
-    return find_benchmark("semeval").make(Wanted(args=args))
+    return find_benchmark("semeval").make(BenchmarkConfig(args=args))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_wrong_folders(sides: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"found: retain_a.jsonl, retain_b.jsonl"):
         made(**(sides | {"retain_dir": str(tmp_path / "two")}))
     with pytest.raises(ConfigError, match=r"data.root=x"):
-        find_benchmark("semeval").make(Wanted(root="x", args=sides))
+        find_benchmark("semeval").make(BenchmarkConfig(root="x", args=sides))
 
 
 def test_validation_rows_are_watched_and_never_trained_on(sides: dict[str, str], tmp_path: Path) -> None:

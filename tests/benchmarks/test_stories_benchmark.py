@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge.benchmarks import Wanted, find_benchmark
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import TokenShards, Variant, pretokenize
+from expunge.data.stories import StoryVariant, TokenDataset, pretokenize
 from expunge.data.stories.generate import StoriesConfig, generate
 from expunge.models.build import train_tokenizer
 
@@ -23,20 +23,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate(StoriesConfig(n=60, shards=4), folder)
     text = [json.loads(x)["story"] for p in sorted(folder.glob("shards/*")) for x in p.read_text().splitlines()]
     train_tokenizer(text, 320, max_length=512, by_line=True).save_pretrained(folder / "tokenizers" / "bpe320")
-    for name, variant in (("all", Variant()), ("twist", Variant("features=Twist"))):
+    for name, variant in (("all", StoryVariant()), ("twist", StoryVariant("features=Twist"))):
         pretokenize(folder, folder / "tokenizers" / "bpe320", variant, folder / "tok320" / name)
     return folder / "tok320"
 
 
 def made(root: Path | None, **args: Any) -> Any:
-    return find_benchmark("stories").make(Wanted(root=None if root is None else str(root), args=args))
+    return find_benchmark("stories").make(BenchmarkConfig(root=None if root is None else str(root), args=args))
 
 
 def test_the_shards_train_and_the_test_documents_are_watched(root: Path) -> None:
     benchmark = made(root, dataset_name="all", max_seq_len=32, eval_dataset_names=["twist"])
     full, test, twist = (benchmark.sets[n] for n in ("full", "test", "twist"))
     assert benchmark.full_sets == ("full",) and benchmark.loss_sets == ("test", "twist") and benchmark.panel == ()
-    assert all(isinstance(s, TokenShards) for s in benchmark.sets.values())
+    assert all(isinstance(s, TokenDataset) for s in benchmark.sets.values())
     assert (full.split, full.cut, test.split, test.cut) == ("pretrain", "bos_chunks", "test", "documents")
     assert set(full.documents.lengths) == {32} and twist.folder == root / "twist"
     assert Path(benchmark.tokenizer) == (root.parent / "tokenizers" / "bpe320").resolve()

@@ -7,8 +7,18 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from expunge.metrics.api import Result
-from expunge.report.model import AuditLine, Entry, Explorer, Making, Missing, ReportModel, RowScore, Run, Sample
+from expunge.metrics.api import MetricResult
+from expunge.report.model import (
+    AuditLine,
+    Explorer,
+    MissingResult,
+    ReportEntry,
+    ReportModel,
+    ReportProvenance,
+    ReportRun,
+    ReportSample,
+    RowScore,
+)
 
 Browser = Callable[..., Any]
 HOSTILE = "<script>window.__pwned = 1</script><img src=x onerror='window.__pwned = 2'></script>"
@@ -31,26 +41,26 @@ def many(models: int, rows: int, seed: int = 0) -> ReportModel:
         created="2026-01-01",
         sets={"forget": rows // 2, "retain": rows - rows // 2},
         runs=tuple(runs),
-        missing=(Missing("RMU", "the loss was not finite at step 3"),),
-        samples=(Sample(HOSTILE, HOSTILE, {names[0]: HOSTILE}),),
+        missing=(MissingResult("RMU", "the loss was not finite at step 3"),),
+        samples=(ReportSample(HOSTILE, HOSTILE, {names[0]: HOSTILE}),),
         audits=tuple(_audit(source, run.label) for run in runs if run.seed in (None, 0)),
         explorer=Explorer(names, SCORES, entries),
-        making=Making("study: many\nseeds: [0, 1]\n", ("expunge 0.1.0",), ("cpus 2",), "0, 1", ("make it",)),
+        making=ReportProvenance("study: many\nseeds: [0, 1]\n", ("expunge 0.1.0",), ("cpus 2",), "0, 1", ("make it",)),
         directions={"forget_Q_A_Prob": "more knowledge"},
     )  # fmt: skip
 
 
-def _run(source: random.Random, label: str, role: str, seed: int | None, rows: int) -> Run:
+def _run(source: random.Random, label: str, role: str, seed: int | None, rows: int) -> ReportRun:
     ratios = {k: {"score": math.exp(source.gauss(0, 1))} for k in range(min(rows, 4000))}
     ks, utility = source.random(), 0.4 + 0.3 * source.random()
     results = {
-        "forget_quality": Result(10 ** (-9 * ks), extra={"ks_distance": ks, "log10_p": -9 * ks}),
-        "forget_truth_ratio": Result(source.random(), per_row=ratios),
-        "forget_Q_A_Prob": Result(ks, extra={"ci_low": ks * 0.9, "ci_high": min(1.0, ks * 1.1)}),
-        "model_utility": Result(utility),
+        "forget_quality": MetricResult(10 ** (-9 * ks), extra={"ks_distance": ks, "log10_p": -9 * ks}),
+        "forget_truth_ratio": MetricResult(source.random(), per_row=ratios),
+        "forget_Q_A_Prob": MetricResult(ks, extra={"ci_low": ks * 0.9, "ci_high": min(1.0, ks * 1.1)}),
+        "model_utility": MetricResult(utility),
     }
     points = tuple({"step": 10.0 * k, "forget_Q_A_Prob": 0.9 - 0.2 * k * ks} for k in range(4))
-    return Run(label, role, label, "lr 1e-5", seed, results, 60 + 60 * ks, 40, trajectory=points)  # type: ignore[arg-type]
+    return ReportRun(label, role, label, "lr 1e-5", seed, results, 60 + 60 * ks, 40, trajectory=points)  # type: ignore[arg-type]
 
 
 def _audit(source: random.Random, label: str) -> AuditLine:
@@ -60,7 +70,7 @@ def _audit(source: random.Random, label: str) -> AuditLine:
     return AuditLine("relearn", "same rows", label, None, *ends, 0.0, 1.0, *ends, "still known", "50 steps", curve)
 
 
-def _entry(source: random.Random, k: int, rows: int, n_models: int) -> Entry:
+def _entry(source: random.Random, k: int, rows: int, n_models: int) -> ReportEntry:
     def text(n: int) -> str:
         return " ".join(source.choices(WORDS, k=n))
 
@@ -73,4 +83,4 @@ def _entry(source: random.Random, k: int, rows: int, n_models: int) -> Entry:
             (HOSTILE,) * n_models,
             ((math.nan,) * len(SCORES),) * n_models,
         )
-    return Entry("forget" if k < rows // 2 else "retain", k, question, text(10), said, scores)
+    return ReportEntry("forget" if k < rows // 2 else "retain", k, question, text(10), said, scores)

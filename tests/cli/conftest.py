@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.main import main
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.world import WorldConfig, build_world
 
 
@@ -30,7 +30,7 @@ def write_tofu(folder: Path) -> None:
         (folder / f"{name}.json").write_text(_lines(sets[role], full=name.endswith("perturbed")))
 
 
-def _lines(rows: RowSet, *, full: bool) -> str:
+def _lines(rows: ExampleSet, *, full: bool) -> str:
     out = []
     for row in rows:
         line: dict[str, object] = {"question": row.question, "answer": row.answer}

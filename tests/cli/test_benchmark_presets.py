@@ -9,7 +9,7 @@ import pytest
 
 from expunge.cli.compose import single_tree
 from expunge.study.config import decode_task
-from expunge.study.single import Single, prepare
+from expunge.study.single import SingleJob, prepare
 
 # experiment -> (mode, batch, accumulation, scheduler, what else must hold)
 TRAINING = {
@@ -23,9 +23,9 @@ TRAINING = {
 SCRATCH = ("model=llama-64k", "model.tokenizer_args.pretrained_model_name_or_path=null")
 
 
-def composed(mode: str, experiment: str, *words: str) -> tuple[dict[str, Any], Single]:
+def composed(mode: str, experiment: str, *words: str) -> tuple[dict[str, Any], SingleJob]:
     tree, _ = single_tree(mode, [f"experiment={experiment}", "task_name=x", *words])
-    return tree, decode_task(Single, tree)
+    return tree, decode_task(SingleJob, tree)
 
 
 @pytest.mark.parametrize("experiment", TRAINING)

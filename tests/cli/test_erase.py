@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from expunge.cli.main import main
-from expunge.core.identity import file_sha256
+from expunge.core.fingerprints import file_sha256
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.study.erase import run as erase_run
@@ -128,14 +128,14 @@ def test_a_stopped_erasure_goes_on_with_the_same_models(
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(erase_run, "hold_audits", stop)
+    monkeypatch.setattr(erase_run, "run_audits", stop)
     words = [*words_of(), *ONE, *SHORT]
     code, _, said = expunge(*words)
     assert code == 130 and "run the same command again to go on" in said
     assert "Not yet measured" in (here_with / "out" / "model" / "README.md").read_text()
     monkeypatch.undo()
     monkeypatch.chdir(here_with)
-    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     code, out, said = expunge(*words)
     assert code in (0, 3), said
     assert "unlearn GradDiff lr=0.003: hit" in out and "how long a step takes" not in out
@@ -143,7 +143,7 @@ def test_a_stopped_erasure_goes_on_with_the_same_models(
 
 
 def test_texts_that_are_asked_for_are_escaped(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     code, _, said = expunge(*words_of(), *ONE, *SHORT, "--show-text")
     assert code in (0, 3), said
     page = (here_with / "out" / "erasure_report.html").read_text()
@@ -155,7 +155,7 @@ def test_texts_that_are_asked_for_are_escaped(here_with: Path, expunge: Run, mon
 def test_a_control_is_made_of_the_base_and_all_rows(
     here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     train = ("train.max_steps=60", "train.learning_rate=0.01", "train.per_device_train_batch_size=16")
     code, _, said = expunge(
         *words_of(base="base", full_data="all.csv"), *ONE, *SHORT, *train, "train.gradient_accumulation_steps=1"
@@ -265,7 +265,7 @@ def test_settings_of_the_training_are_checked_before_anything_is_measured(here_w
 
 
 def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erase_run, "hold_audits", lambda *args: [])
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     write(here_with / "long.csv", [*FORGET[:5], ("Who is no 5?", "It is Ann. " * 40)])
     words = [*words_of(forget="long.csv"), *ONE, *SHORT, "model.template_args.max_length=48"]
     code, _, said = expunge(*words)

@@ -7,7 +7,7 @@ import yaml
 
 from expunge.cli.compose import CONF, options, single_tree, study_tree
 from expunge.study.config import decode_study, decode_task
-from expunge.study.single import Single
+from expunge.study.single import SingleJob
 
 EXPERIMENTS = [
     "eval/rwku/default",
@@ -19,14 +19,14 @@ EXPERIMENTS = [
 ]
 
 
-def single(mode: str, *words: str) -> Single:
-    return decode_task(Single, single_tree(mode, [*words, "task_name=x"])[0])
+def single(mode: str, *words: str) -> SingleJob:
+    return decode_task(SingleJob, single_tree(mode, [*words, "task_name=x"])[0])
 
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_decodes(model: str) -> None:
     given = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())
-    chosen = decode_task(Single, {"mode": "eval", "task_name": "x", "model": given})
+    chosen = decode_task(SingleJob, {"mode": "eval", "task_name": "x", "model": given})
     if chosen.model.source is None:
         assert chosen.model.preset == model
         return

@@ -10,12 +10,12 @@ import pytest
 
 from expunge.cli.compose import single_tree, study_tree
 from expunge.methods import registry
-from expunge.methods.steps import make_step, step_registry
+from expunge.methods.grad_transforms import grad_transform_registry, make_grad_transform
 from expunge.study.config import decode_task
-from expunge.study.single import Single, fittings_of
-from expunge.training.step import check_step
+from expunge.study.single import SingleJob, training_runs
+from expunge.training.step import check_grad_transform
 
-PAGES = {spec.name: spec.page for spec in (*registry().values(), *step_registry().values())}
+PAGES = {spec.name: spec.page for spec in (*registry().values(), *grad_transform_registry().values())}
 MINE = """
 benchmark: world
 model: llama-64k
@@ -33,11 +33,11 @@ def test_the_command_of_a_page(name: str) -> None:
         return
     words += [] if any(word.startswith("task_name=") for word in words) else ["task_name=x"]
     tree, _ = single_tree(mode, words)
-    for run in fittings_of(decode_task(Single, tree)):
-        if name in step_registry():
+    for run in training_runs(decode_task(SingleJob, tree)):
+        if name in grad_transform_registry():
             assert run.args.step == name
         if run.args.step is not None:
-            check_step(make_step(run.args.step, run.args.step_args, "trainer.args"), run.objective)
+            check_grad_transform(make_grad_transform(run.args.step, run.args.step_args, "trainer.args"), run.objective)
 
 
 @pytest.mark.parametrize(("plus", "said"), [("", "step_args.rho=0.5"), ("+", "step_args={rho: 0.5}")])

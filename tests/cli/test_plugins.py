@@ -13,7 +13,7 @@ Run = Callable[..., tuple[int, str, str]]
 MINE = """
 share: float = 0.5
 
-def forget_loss(self, view: View) -> Tensor:
+def forget_loss(self, view: LossInputs) -> Tensor:
     return -self.share * served(view.forget, "forget").nll
 """
 

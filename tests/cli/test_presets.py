@@ -13,7 +13,7 @@ from expunge.cli.compose import CONF, options, single_tree
 from expunge.core.decode import decode
 from expunge.methods.objective import Objective, objective
 from expunge.study.config import decode_task
-from expunge.study.single import Single
+from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 
 SHIPPED = [name for name in options("experiment") if name.startswith("unlearn/")]
@@ -70,7 +70,7 @@ VALUES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def composed(name: str, *words: str) -> tuple[Objective, TrainArgs]:
     tree, notes = single_tree("unlearn", [f"experiment={name}", "task_name=x", *words])
     assert not notes
-    trainer = decode_task(Single, tree).trainer
+    trainer = decode_task(SingleJob, tree).trainer
     return objective(trainer.handler, trainer.method_args), decode(TrainArgs, trainer.args, where="trainer.args")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from expunge.cli import reporting
 from expunge.cli.main import main
-from expunge.cli.reporting import Pages, handler
+from expunge.cli.reporting import ReportServer, handler
 from expunge.core.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ from expunge.core.errors import ConfigError
 def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     (tmp_path / "results.csv").write_text("a,b\n")
     (tmp_path / "secret.txt").write_text("no")
-    pages = Pages()
+    pages = ReportServer()
     pages.show("<h1>page</h1>", [tmp_path / "results.csv", tmp_path / "gone.csv"])
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages)) as made:
         threading.Thread(target=made.serve_forever, daemon=True).start()

@@ -54,7 +54,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     return model, root / "forget", root / "retain"
 
 
-def call(places: tuple[Path, Path, Path], out: Path, *words: str, **options: Any) -> semeval.HandedIn:
+def call(places: tuple[Path, Path, Path], out: Path, *words: str, **options: Any) -> semeval.Submission:
     model, forget, retain = places
     return unlearn(str(model), str(out), str(forget), str(retain), overrides=[*words, *FAST], **options)
 
@@ -127,10 +127,10 @@ def test_the_hard_end_leaves_the_last_model(
     """Whatever takes the time: what was saved counts, and where nothing was learned that is an error."""
     monkeypatch.setattr(semeval, "SAVE_SHARE", 0)
 
-    def ring_after(n_steps: int) -> Callable[[semeval.Told], None]:
-        def tell(told: semeval.Told) -> None:
+    def ring_after(n_steps: int) -> Callable[[semeval.SubmissionProgress], None]:
+        def tell(told: semeval.SubmissionProgress) -> None:
             if told.step > n_steps:
-                raise semeval.OutOfTime
+                raise semeval.TimeLimitExceeded
 
         return tell
 
@@ -174,7 +174,7 @@ def test_a_whole_model_lies_there_wherever_a_save_is_broken_off(
 
     rename = os.replace
     for broken_at in range(4):
-        output = semeval.Output(tmp_path / str(broken_at))
+        output = semeval.SubmissionFolder(tmp_path / str(broken_at))
         output.fill(write("old"), {})
         moved: list[str] = []
 

@@ -8,12 +8,12 @@ import pytest
 
 from expunge.cli.compose import single_tree, study_tree
 from expunge.study.config import decode_study, decode_task, unlearn_args
-from expunge.study.single import Single, fittings_of, merge_of
+from expunge.study.single import SingleJob, merge_of, training_runs
 
 
-def single(name: str, *words: str) -> Single:
+def single(name: str, *words: str) -> SingleJob:
     tree, _ = single_tree("unlearn", [f"experiment=semeval/{name}", "task_name=x", *words])
-    return decode_task(Single, tree)
+    return decode_task(SingleJob, tree)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def single(name: str, *words: str) -> Single:
 )
 def test_the_baselines_and_the_iterative_pipeline(name: str, method: str) -> None:
     chosen = single(name)
-    ((label, objective, args),) = fittings_of(chosen)
+    ((label, objective, args),) = training_runs(chosen)
     assert (label, objective.spec.name, merge_of(chosen)) == ("x", method, None)
     assert chosen.benchmark == "semeval" and chosen.eval.generation.max_new_tokens == 256
     if name == "iterative":
@@ -36,7 +36,7 @@ def test_validation_rows_lie_where_the_data_does() -> None:
 
 
 def test_the_first_place() -> None:
-    ((_, objective, args),) = fittings_of(single("ails-ntua"))
+    ((_, objective, args),) = training_runs(single("ails-ntua"))
     assert (args.schedule.kind, args.schedule.chunk_size, args.schedule.retain_ratio) == ("chunks", 32, 7)
     assert args.lora is not None and (args.lora.r, args.lora.lora_alpha) == (16, 64)
     assert (args.num_train_epochs, args.learning_rate) == (7, 1e-5)
@@ -46,7 +46,7 @@ def test_the_first_place() -> None:
 
 def test_the_second_place() -> None:
     chosen = single("zjuklab")
-    one, two = fittings_of(chosen)
+    one, two = training_runs(chosen)
     assert [f.label for f in (one, two)] == ["x-model1", "x-model2"]
     for fitting, weights, size in ((one, (0.4, 0.4, 0.2), 1), (two, (0.3, 0.3, 0.4), 2)):
         given = fitting.objective.weights

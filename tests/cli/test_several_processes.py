@@ -17,7 +17,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
-from expunge.core.ranks import Rank
+from expunge.core.distributed import Rank
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = (
@@ -63,7 +63,7 @@ def test_memory_on_paper(expunge: Run) -> None:
 
 
 def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("expunge.cli.several.find_spec", lambda name: None)
+    monkeypatch.setattr("expunge.cli.distributed_launch.find_spec", lambda name: None)
     monkeypatch.setattr("expunge.cli.memory.find_spec", lambda name: None)
     code, out, said = expunge("launch-config", "zero3")
     assert code == 0 and Path(out.strip()).is_file()
@@ -91,7 +91,7 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
 def test_what_shards_cannot_do_is_refused_before_a_weight_is_read(
     expunge: Run, tofu_source: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
 ) -> None:
-    monkeypatch.setattr("expunge.core.ranks.here", lambda: Rank(0, 2))
+    monkeypatch.setattr("expunge.core.distributed.here", lambda: Rank(0, 2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     code, _, err = expunge(*SMALL, f"data.root={tofu_source}", word)
     assert code != 0

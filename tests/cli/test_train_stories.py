@@ -15,8 +15,8 @@ from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
 from expunge.study.config import decode_task
 from expunge.study.job import Estimate, Job
-from expunge.study.run import Event, Planned
-from expunge.study.single import Single
+from expunge.study.run import JobEvent, PlannedJob
+from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]
@@ -39,7 +39,7 @@ PRESETS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_the_published_values(name: str) -> None:
     tree, _ = single_tree("train", [f"experiment=stories/{name}", "task_name=x"])
-    single = decode_task(Single, tree)
+    single = decode_task(SingleJob, tree)
     args = decode(TrainArgs, single.trainer.args, where="trainer.args")
     assert PRESETS[name] == (
         single.model.preset, args.per_device_train_batch_size, args.gradient_accumulation_steps, args.learning_rate,
@@ -107,8 +107,8 @@ def test_a_running_job_shows_tokens_per_second(monkeypatch: pytest.MonkeyPatch) 
     job = Job(kind="train", label="x", identity={}, do=lambda *_: {}, estimate=Estimate(tokens=8000))
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
-    shown = display.Display([Planned(job, "missing", 1.0)], Console(file=said, width=200))
-    shown.tell(Event(job, "start"))
+    shown = display.Display([PlannedJob(job, "missing", 1.0)], Console(file=said, width=200))
+    shown.tell(JobEvent(job, "start"))
     now[0] = 40.0
-    shown.tell(Event(job, "progress", 1, 4))
+    shown.tell(JobEvent(job, "progress", 1, 4))
     assert said.getvalue() == "train x: 1/4, about 2m 00s left, ~50 tokens/s\n"

@@ -12,7 +12,7 @@ from expunge.cli.api import load_job, load_study
 from expunge.cli.compose import single_tree
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_task
-from expunge.study.single import Single
+from expunge.study.single import SingleJob
 
 Run = Callable[..., tuple[int, str, str]]
 ALIASES = {
@@ -45,7 +45,7 @@ def test_aliases_in_a_study(here: Path) -> None:
 @pytest.mark.parametrize(("name", "split"), [("full", "full"), ("retain", "retain"), ("retrain", "retain")])
 def test_a_name_of_fine_tuning_says_which_rows(name: str, split: str) -> None:
     tree, notes = single_tree("train", ["task_name=x", f"trainer={name}", "experiment=finetune/tofu/default"])
-    assert decode_task(Single, tree).train_split == split
+    assert decode_task(SingleJob, tree).train_split == split
     assert f"trainer={name} trains on train_split={split}" in notes
     tree, notes = single_tree("train", ["task_name=x", f"trainer={name}", "train_split=retain95"])
     assert tree["train_split"] == "retain95" and not notes

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from expunge.core.identity import canonical, file_sha256, fingerprint, folder_sha256
+from expunge.core.fingerprints import canonical, file_sha256, fingerprint, folder_sha256
 
 
 class Kind(enum.Enum):
@@ -63,7 +63,7 @@ def test_what_has_no_stable_form_raises(value: Any) -> None:
 
 
 def test_another_process_gives_the_same_fingerprint() -> None:
-    code = "from expunge.core.identity import fingerprint; print(fingerprint({'z': [1.5, 'x'], 'a': {'k': None}}))"
+    code = "from expunge.core.fingerprints import fingerprint; print(fingerprint({'z': [1.5, 'x'], 'a': {'k': None}}))"
     for seed in ("1", "2"):  # of the hashes of text, which order sets and used to order mappings
         out = subprocess.run(
             [sys.executable, "-c", code],

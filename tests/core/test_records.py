@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from expunge.core.records import TEXTS, TOKENS, Answers, Text, text_records, texts_table, token_records
+from expunge.core.records import TEXTS, TOKENS, AnswerTokens, GeneratedText, text_records, texts_table, token_records
 
 
 def line(row_id: int, variant: str, position: int, logp: float, **more: Any) -> dict[str, Any]:
@@ -94,13 +94,13 @@ def test_no_rows_at_all() -> None:
     assert token_records(table([])).by_variant == {}
     none = np.zeros(0)
     ints, flags = none.astype(np.int64), none.astype(bool)
-    empty = Answers(ints, np.zeros(1, dtype=np.int64), ints, none, none, none, flags, flags, ints, ints)
+    empty = AnswerTokens(ints, np.zeros(1, dtype=np.int64), ints, none, none, none, flags, flags, ints, ints)
     assert empty.avg_loss().tolist() == []
     assert empty.without_last().offsets.tolist() == [0]
 
 
 def test_texts_go_to_a_table_and_back_in_order() -> None:
-    texts = [Text(r, s, "p", f"g{r}{s}", "true", 2, True) for r, s in [(3, 0), (0, 1), (0, 0)]]
+    texts = [GeneratedText(r, s, "p", f"g{r}{s}", "true", 2, True) for r, s in [(3, 0), (0, 1), (0, 0)]]
     made = texts_table(texts)
     assert made.schema == TEXTS
     assert made.equals(texts_table(reversed(texts)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.data.choices import Question, choice_rows, read_questions
+from expunge.data.choices import ChoiceQuestion, choice_rows, read_questions
 
-FIRST = Question("What is 2 + 2?", ("3", "4", "5"), 1)
-SECOND = Question("And 1 + 1?", ("2", "0", "1"), 0)
+FIRST = ChoiceQuestion("What is 2 + 2?", ("3", "4", "5"), 1)
+SECOND = ChoiceQuestion("And 1 + 1?", ("2", "0", "1"), 0)
 
 
 def test_letters_list_the_options_in_the_prompt() -> None:
@@ -42,7 +42,7 @@ def test_the_head_stands_once_before_the_first_solved_question() -> None:
 def test_the_right_option_by_position_or_letter(answer: object) -> None:
     listed = read_questions([{"question": " q ", "choices": ["x", "y"], "answer": answer}], "f")
     columns = read_questions([{"question": "q", "choice0": "x", "choice1": "y", "answer": answer}], "f")
-    assert listed == columns == [Question("q", ("x", "y"), 1)]
+    assert listed == columns == [ChoiceQuestion("q", ("x", "y"), 1)]
 
 
 @pytest.mark.parametrize(

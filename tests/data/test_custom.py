@@ -11,10 +11,10 @@ import pytest
 
 from expunge.core.errors import DataError
 from expunge.data.custom import Columns, continuations, load_rows, refuse_shared, retain_rows
-from expunge.data.rows import ANSWER, Row, RowSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 
 
-def read(tmp_path: Path, name: str, text: str | bytes, columns: Columns | None = None) -> RowSet:
+def read(tmp_path: Path, name: str, text: str | bytes, columns: Columns | None = None) -> ExampleSet:
     file = tmp_path / name
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_rows(str(file), "forget", columns or Columns())
@@ -123,8 +123,8 @@ def test_a_file_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_row_on_both_sides_is_named() -> None:
-    def rows(*pairs: tuple[str, str]) -> RowSet:
-        return RowSet("r", tuple(Row(i, q, {ANSWER: a}) for i, (q, a) in enumerate(pairs)))
+    def rows(*pairs: tuple[str, str]) -> ExampleSet:
+        return ExampleSet("r", tuple(Example(i, q, {ANSWER: a}) for i, (q, a) in enumerate(pairs)))
 
     refuse_shared(rows(("A?", "a")), rows(("A?", "b")), ("f.csv", "r.csv"))
     with pytest.raises(DataError, match=r"^f\.csv row 1 is also r\.csv row 0: 'B\?'"):

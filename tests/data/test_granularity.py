@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.examples import Example
 from expunge.data.gen_tofu import load_graph, load_graph_rows
 from expunge.data.granularity import (
     TofuChoice,
@@ -18,7 +19,6 @@ from expunge.data.granularity import (
     tofu_forgotten,
     with_wrong_answers,
 )
-from expunge.data.rows import Row
 from expunge.data.world import WorldConfig, build_world
 
 
@@ -37,7 +37,7 @@ def test_counts_of_arcsf(n: int, counts: dict[float, int]) -> None:
     assert {fraction: n_forgotten(n, fraction) for fraction in counts} == counts
 
 
-def graph_rows() -> list[Row]:
+def graph_rows() -> list[Example]:
     """Two authors with two books each; publisher p prints b1 and b3, q the others."""
     keys = [
         ["a1"],
@@ -50,7 +50,7 @@ def graph_rows() -> list[Row]:
         ["a2", "b4"],
         ["q"],
     ]
-    return [Row(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"keys": k}) for i, k in enumerate(keys)]
+    return [Example(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"keys": k}) for i, k in enumerate(keys)]
 
 
 ENTITIES = {"author": ["a1", "a2"], "book": ["b1", "b2", "b3", "b4"], "publisher": ["p", "q"]}
@@ -131,8 +131,8 @@ def test_the_four_ways_of_tofu() -> None:
 
 
 def test_wrong_answers_are_of_the_same_author_and_of_this_side_if_it_has_three() -> None:
-    def row(i: int, author: int) -> Row:
-        return Row(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"author": author, "question_index": i})
+    def row(i: int, author: int) -> Example:
+        return Example(i, f"Q{i}?", {"answer": f"A{i}"}, meta={"author": author, "question_index": i})
 
     here = [*(row(i, 0) for i in range(4)), row(10, 1), row(11, 1)]
     there = [*(row(i, 0) for i in range(4, 8)), *(row(i, 1) for i in range(12, 16))]

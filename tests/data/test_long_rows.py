@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.data.rows import Row, RowSet, text_rows
+from expunge.data.examples import Example, ExampleSet, text_rows
 from expunge.data.template import Encoder, Template
 from expunge.models.build import train_tokenizer
 
@@ -24,7 +24,7 @@ def tokenizer() -> Any:
     return train_tokenizer(TEXTS * 4, 300, max_length=1024)
 
 
-def texts(max_length: int) -> RowSet:
+def texts(max_length: int) -> ExampleSet:
     return text_rows([{"text": t} for t in TEXTS], name="t", where="f", max_length=max_length, long="pieces")
 
 
@@ -48,12 +48,12 @@ def test_pieces_without_a_first_token_of_their_own(tokenizer: Any) -> None:
 
 
 def test_cut_on_the_left_keeps_the_answer_and_the_end_of_the_prompt(tokenizer: Any) -> None:
-    row = Row(0, "x " * 50 + "Question?\nAnswer:", {"answer": "B"})
+    row = Example(0, "x " * 50 + "Question?\nAnswer:", {"answer": "B"})
     whole = Encoder(Template(), tokenizer).row(
-        RowSet("m", (row,), form="text", max_length=500, long="left"), row, "answer"
+        ExampleSet("m", (row,), form="text", max_length=500, long="left"), row, "answer"
     )
     cut = Encoder(Template(), tokenizer).row(
-        RowSet("m", (row,), form="text", max_length=20, long="left"), row, "answer"
+        ExampleSet("m", (row,), form="text", max_length=20, long="left"), row, "answer"
     )
     assert (whole.truncated, cut.truncated) == (0, len(whole.ids) - 20)
     assert cut.ids == (whole.ids[0], *whole.ids[-19:])
@@ -61,24 +61,28 @@ def test_cut_on_the_left_keeps_the_answer_and_the_end_of_the_prompt(tokenizer: A
 
 
 def test_an_answer_that_leaves_no_room_is_cut_or_refused_as_ever(tokenizer: Any) -> None:
-    row = Row(0, "Why?", {"answer": TEXTS[0]})
+    row = Example(0, "Why?", {"answer": TEXTS[0]})
     with pytest.raises(DataError, match="m row 0: the prompt alone"):
-        Encoder(Template(), tokenizer).row(RowSet("m", (row,), form="text", max_length=3, long="left"), row, "answer")
+        Encoder(Template(), tokenizer).row(
+            ExampleSet("m", (row,), form="text", max_length=3, long="left"), row, "answer"
+        )
 
 
 def test_a_set_has_its_own_length_and_shots(tokenizer: Any) -> None:
-    row = Row(0, "Why?", {"answer": TEXTS[0]})
+    row = Example(0, "Why?", {"answer": TEXTS[0]})
     encoder = Encoder(Template(max_length=512), tokenizer)
-    assert len(encoder.row(RowSet("m", (row,), max_length=24), row, "answer").ids) == 24
-    shown = encoder.row_prompt(RowSet("m", (row,), shots=(("When?", "Now"),)), row)
+    assert len(encoder.row(ExampleSet("m", (row,), max_length=24), row, "answer").ids) == 24
+    shown = encoder.row_prompt(ExampleSet("m", (row,), shots=(("When?", "Now"),)), row)
     assert "Question: When?\nAnswer: Now\n\nQuestion: Why?" in tokenizer.decode(shown)
     assert encoder.template.max_length == 512
 
 
 def test_how_long_rows_are_cut_counts_and_the_usual_way_leaves_no_trace() -> None:
-    row = Row(0, "Why?", {"answer": "So."})
-    plain = RowSet("m", (row,), form="text")
+    row = Example(0, "Why?", {"answer": "So."})
+    plain = ExampleSet("m", (row,), form="text")
     prints = {
-        RowSet("m", (row,), form="text", max_length=n, long=w).fingerprint() for n in (8, 9) for w in ("left", "right")
+        ExampleSet("m", (row,), form="text", max_length=n, long=w).fingerprint()
+        for n in (8, 9)
+        for w in ("left", "right")
     }
     assert len(prints | {plain.fingerprint()}) == 5

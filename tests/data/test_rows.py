@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.data.rows import Row, RowSet, qa_rows
+from expunge.data.examples import Example, ExampleSet, qa_rows
 
 PLAIN = {"question": "Who?", "answer": "Ann."}
 
 
-def rows(*raw: dict[str, Any], **keys: str) -> RowSet:
+def rows(*raw: dict[str, Any], **keys: str) -> ExampleSet:
     return qa_rows(list(raw), name="set", where="set.json", **keys)
 
 
@@ -80,7 +80,7 @@ def test_no_rows() -> None:
 
 def test_row_ids_are_positions() -> None:
     with pytest.raises(ValueError, match="position 0 has row_id 1"):
-        RowSet("s", (Row(1, "Q", {"answer": "A"}),))
+        ExampleSet("s", (Example(1, "Q", {"answer": "A"}),))
 
 
 def test_the_fingerprint_covers_contents_not_names() -> None:
@@ -91,6 +91,6 @@ def test_the_fingerprint_covers_contents_not_names() -> None:
         rows({**PLAIN, "perturbed_answer": "Bob."}),
         rows({**PLAIN, "paraphrased_question": "Whom?"}),
         rows(PLAIN, PLAIN),
-        RowSet("set", (Row(0, "Who?", {"answer": "Ann."}, meta={"author": 1}),)),
+        ExampleSet("set", (Example(0, "Who?", {"answer": "Ann."}, meta={"author": 1}),)),
     ]
     assert len({s.fingerprint() for s in (one, *others)}) == 6

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.rows import Form, Row, RowSet
+from expunge.data.examples import Example, ExampleSet, Form
 from expunge.data.template import Encoded, Encoder, Template
 from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
@@ -253,8 +253,8 @@ def _place(name: str, sets: Any, places: dict[str, str]) -> Any:
     return rows, lambda row: [row.answer]
 
 
-def one_row(form: Form, question: str, answer: str, shots: tuple[tuple[str, str], ...] = ()) -> RowSet:
-    return RowSet("set", (Row(0, question, {"answer": answer}),), form, shots)
+def one_row(form: Form, question: str, answer: str, shots: tuple[tuple[str, str], ...] = ()) -> ExampleSet:
+    return ExampleSet("set", (Example(0, question, {"answer": answer}),), form, shots)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,9 @@ def test_shots_stand_before_each_question(tokenizer: Any, form: Form) -> None:
 
 def test_many_rows_have_the_ids_of_each_row(tokenizer: Any) -> None:
     """Also where the tokenizer says other than its library, or its library is left set to cut or to pad."""
-    rows = RowSet("r", tuple(Row(i, f"Who wrote book {i}?", {"answer": "Ana did. " * (i + 1)}) for i in range(5)))
+    rows = ExampleSet(
+        "r", tuple(Example(i, f"Who wrote book {i}?", {"answer": "Ana did. " * (i + 1)}) for i in range(5))
+    )
     wanted = [(row, "answer") for row in rows]
 
     def check(of: Any) -> list[Encoded]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.variants import (
     DIRECT,
     INSIST,
@@ -19,11 +19,11 @@ from expunge.data.variants import (
     with_shots,
 )
 
-ROWS = RowSet(
+ROWS = ExampleSet(
     "forget",
     (
-        Row(0, "Who is Ana?", {"answer": "A poet.", "perturbed_0": "A cook."}, "Who might Ana be?", {"kind": "a"}),
-        Row(1, "Where?", {"answer": "Paris."}, "In which place?"),
+        Example(0, "Who is Ana?", {"answer": "A poet.", "perturbed_0": "A cook."}, "Who might Ana be?", {"kind": "a"}),
+        Example(1, "Where?", {"answer": "Paris."}, "In which place?"),
     ),
 )
 ASKED = {
@@ -62,7 +62,7 @@ def test_refusals_stand_beside_the_answer() -> None:
 def test_what_cannot_be_asked() -> None:
     with pytest.raises(ConfigError, match="no way to ask named 'uper'; did you mean 'upper'"):
         variant_of(ROWS, "uper")
-    bare = RowSet("forget", (Row(0, "Who?", {"answer": "Ana."}),))
+    bare = ExampleSet("forget", (Example(0, "Who?", {"answer": "Ana."}),))
     with pytest.raises(DataError, match="forget row 0: no paraphrased question"):
         variant_of(bare, "paraphrased")
 

@@ -11,7 +11,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.data.rows import Row
+from expunge.data.examples import Example
 from expunge.data.world import World, WorldConfig, banks, build_world, facts, make_world
 from expunge.data.world.questions import KINDS, MOST_QUESTIONS
 
@@ -34,11 +34,11 @@ def names(world: World, type_: str) -> set[str]:
     return {e.name for e in world.entities.values() if e.type == type_}
 
 
-def texts(row: Row) -> list[str]:
+def texts(row: Example) -> list[str]:
     return [row.question, *row.answers.values(), *([row.paraphrased_question] if row.paraphrased_question else [])]
 
 
-def author_rows(world: World) -> list[Row]:
+def author_rows(world: World) -> list[Example]:
     return [*world.sets["full"], *world.sets.get("holdout", ())]
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.core.records import Text
-from expunge.judges.api import Said, Verdict, interval, judge_texts, score
+from expunge.core.records import GeneratedText
+from expunge.judges.api import JudgeReply, JudgeScores, interval, judge_texts, score
 
 
 class Length:
@@ -16,12 +16,12 @@ class Length:
 
     name = "number"
 
-    def judge(self, said: Sequence[Said]) -> list[Verdict]:
-        return [Verdict(math.nan, "no number") if s.text == "?" else Verdict(float(s.text)) for s in said]
+    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
+        return [JudgeScores(math.nan, "no number") if s.text == "?" else JudgeScores(float(s.text)) for s in said]
 
 
-def texts(*values: str, samples: int = 1) -> list[Text]:
-    return [Text(i // samples, i % samples, "p", v, "r", 1, True) for i, v in enumerate(values)]
+def texts(*values: str, samples: int = 1) -> list[GeneratedText]:
+    return [GeneratedText(i // samples, i % samples, "p", v, "r", 1, True) for i, v in enumerate(values)]
 
 
 def test_wilson_by_its_formula() -> None:

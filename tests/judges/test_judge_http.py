@@ -14,7 +14,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
-from expunge.judges.api import Said, score
+from expunge.judges.api import JudgeReply, score
 from expunge.judges.http import HttpJudge, HttpJudgeConfig
 
 Reply = tuple[int, Any, dict[str, str]]
@@ -95,19 +95,19 @@ def test_a_busy_server_is_asked_again(stub: Stub) -> None:
 
 def test_a_server_that_stays_busy_leaves_a_reason(stub: Stub) -> None:
     stub.plan = [(429, b"", {"Retry-After": "0"})] * 2
-    (verdict,) = judge_of(stub, retries=1).judge([Said("a")])
+    (verdict,) = judge_of(stub, retries=1).judge([JudgeReply("a")])
     assert math.isnan(verdict.score)
     assert verdict.reason == "the server answered 429, after 2 tries"
 
 
 def test_no_server_and_a_slow_one_leave_a_reason(stub: Stub) -> None:
     dead = judge_of(stub, base_url="http://127.0.0.1:9", retries=1)
-    (verdict,) = dead.judge([Said("a")])
+    (verdict,) = dead.judge([JudgeReply("a")])
     assert str(verdict.reason).startswith("no answer: ")
     assert dead.calls == 2
     wait = threading.Event()
     stub.says = lambda _m: str(wait.wait(5))
-    (verdict,) = judge_of(stub, timeout_s=0.05, retries=0).judge([Said("a")])
+    (verdict,) = judge_of(stub, timeout_s=0.05, retries=0).judge([JudgeReply("a")])
     wait.set()
     assert verdict.reason == "no answer: 'timed out', after 1 tries"
 
@@ -126,7 +126,7 @@ def test_no_server_and_a_slow_one_leave_a_reason(stub: Stub) -> None:
 )
 def test_malformed_answers_are_missing_with_a_reason(stub: Stub, reply: Any, reason: str) -> None:
     stub.plan = [(200, reply, {})]
-    (verdict,) = judge_of(stub).judge([Said("a")])
+    (verdict,) = judge_of(stub).judge([JudgeReply("a")])
     assert math.isnan(verdict.score)
     assert verdict.reason == reason
 
@@ -171,7 +171,7 @@ def test_what_has_no_text_is_not_kept_and_a_spoiled_file_is_asked_again(stub: St
 def test_a_cache_that_cannot_be_written_is_one_line(stub: Stub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JobError, match=r"^judge api: cache [^\n]+: cannot be written: Not a directory$"):
-        judge_of(stub, cache=str(tmp_path / "file")).judge([Said("a")])
+        judge_of(stub, cache=str(tmp_path / "file")).judge([JudgeReply("a")])
 
 
 def test_a_refusal_ends_the_job_in_one_line(stub: Stub) -> None:
@@ -179,7 +179,7 @@ def test_a_refusal_ends_the_job_in_one_line(stub: Stub) -> None:
     with pytest.raises(
         JobError, match=r"^judge api: http://127.0.0.1:\d+/v1/chat/completions answered 401: 'wrong key'$"
     ):
-        judge_of(stub, workers=1).judge([Said(str(i)) for i in range(50)])
+        judge_of(stub, workers=1).judge([JudgeReply(str(i)) for i in range(50)])
     assert len(stub.seen) < 50
 
 
@@ -196,7 +196,7 @@ def test_a_key_that_the_server_quotes_is_told_and_kept_nowhere(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", "k-12/34567")
     stub.plan = [reply]
-    verdict = judge_of(stub, cache=str(tmp_path)).judge([Said("x")])[0]
+    verdict = judge_of(stub, cache=str(tmp_path)).judge([JudgeReply("x")])[0]
     assert verdict.reason is not None and "***" in verdict.reason and "34567" not in verdict.reason
     assert not any("34567" in p.read_text() for p in tmp_path.rglob("*.json"))
 
@@ -211,7 +211,7 @@ def test_a_reply_cut_short_is_asked_for_again(stub: Stub) -> None:
     stub.plan = [(200, b'{"cho', {"Content-Length": "500", "Connection": "close"})]
     assert score(judge_of(stub), ["twist!"]) == [1.0]
     stub.plan = [(200, b'{"cho', {"Content-Length": "500", "Connection": "close"})]
-    verdict = judge_of(stub, retries=0).judge([Said("x")])[0]
+    verdict = judge_of(stub, retries=0).judge([JudgeReply("x")])[0]
     assert verdict.reason == "no answer: 'the reply was cut short after 5 of 500 bytes', after 1 tries"
 
 
@@ -231,7 +231,7 @@ def test_a_reply_that_comes_by_drops_ends_at_the_time_limit() -> None:
 def test_a_redirect_does_not_carry_the_key_away(stub: Stub) -> None:
     stub.plan = [(302, b"", {"Location": f"{stub.url}/elsewhere"})]
     with pytest.raises(JobError, match=r"answered 302"):
-        judge_of(stub).judge([Said("a")])
+        judge_of(stub).judge([JudgeReply("a")])
     assert len(stub.seen) == 1
 
 

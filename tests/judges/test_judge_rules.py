@@ -7,7 +7,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.judges.api import Said, score
+from expunge.judges.api import JudgeReply, score
 from expunge.judges.rules import RuleJudge
 
 TEXT = 'Lily said: "Start here!" Then \u201cno\u201d, and the ART of it.'
@@ -47,7 +47,7 @@ def test_all_and_any() -> None:
 
 def test_no_true_answer_is_missing() -> None:
     judge = decode(RuleJudge, {"rules": [{"contains_reference": True}]})
-    (verdict,) = judge.judge([Said(TEXT, reference=" ")])
+    (verdict,) = judge.judge([JudgeReply(TEXT, reference=" ")])
     assert math.isnan(verdict.score)
     assert verdict.reason == "the row has no true answer to look for"
 

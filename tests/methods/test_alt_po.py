@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 
 
 def test_the_loss_is_that_of_dpo_and_the_weights_are_its_own(side) -> None:
-    view = View(
+    view = LossInputs(
         forget=side([[-1.0, -2.0], [-4.0]]),
         forget_ref=side([[-0.5, -0.5], [-1.0]]),
         alternate=side([[-2.0], [-3.0]]),

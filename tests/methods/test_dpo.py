@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.dpo import DPO, dpo
 
 
@@ -18,7 +18,7 @@ def test_the_loss_by_hand(side) -> None:
     # rewards: alternate -1 - 2 + 3 = 0 and -4 + 4 = 0; forget -5 + 5 = 0 and -2 + (2 + 2 log 3) = 2 log 3.
     # beta = 1/2: beta (r_forget - r_alternate) = 0 and log 3; softplus = log 2 and log 4 = 2 log 2.
     # loss = 2/beta * mean = 4 * (3 log 2) / 2 = 6 log 2
-    view = View(
+    view = LossInputs(
         alternate=side([[-1.0, -2.0], [-4.0]]),
         alternate_ref=side([[-3.0, 0.0], [-4.0]]),
         forget=side([[-5.0], [-1.0, -1.0]]),
@@ -30,7 +30,7 @@ def test_the_loss_by_hand(side) -> None:
 @pytest.mark.parametrize("beta", [0.01, 0.1, 2.0])
 def test_at_the_reference_it_is_two_over_beta_log_two(side, beta: float) -> None:
     now, alt = side([[-1.0, -2.0], [-4.0]]), side([[-0.3], [-2.0]])
-    view = View(forget=now, forget_ref=now, alternate=alt, alternate_ref=alt)
+    view = LossInputs(forget=now, forget_ref=now, alternate=alt, alternate_ref=alt)
     assert DPO(beta=beta).forget_loss(view).item() == pytest.approx(2 / beta * math.log(2), rel=1e-14)
 
 
@@ -53,7 +53,7 @@ def test_as_beta_vanishes_it_ascends_on_one_answer_and_descends_on_the_other() -
 
 def test_an_alternate_that_never_changes_leaves_npo(side) -> None:
     now, ref, alt = side([[-1.0], [-3.0]]), side([[-0.5], [-0.2]]), side([[-9.0], [-9.0]])
-    view = View(forget=now, forget_ref=ref, alternate=alt, alternate_ref=alt)
+    view = LossInputs(forget=now, forget_ref=ref, alternate=alt, alternate_ref=alt)
     npo = objective("NPO", {"beta": 0.7}).method.forget_loss(view)
     assert DPO(beta=0.7).forget_loss(view).item() == pytest.approx(npo.item(), rel=1e-14)
 

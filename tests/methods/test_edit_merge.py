@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft.utils import merge_utils
 
-from expunge.methods.edits import make_edit
-from expunge.methods.edits.merge import prune
+from expunge.methods.weight_edits import make_weight_edit
+from expunge.methods.weight_edits.merge import prune
 
 BASE = {"w": torch.tensor([10.0, 10.0, 10.0])}
 
@@ -17,7 +17,7 @@ def models(*deltas: list[float]) -> list[dict[str, torch.Tensor]]:
 
 
 def merged(name: str, deltas: list[list[float]], **settings: object) -> list[float]:
-    return (make_edit(name, settings)(BASE, models(*deltas))["w"] - BASE["w"]).tolist()
+    return (make_weight_edit(name, settings)(BASE, models(*deltas))["w"] - BASE["w"]).tolist()
 
 
 def test_linear() -> None:
@@ -63,13 +63,13 @@ def test_the_same_as_peft(density: float) -> None:
     weights, others = (0.7, 1.0, 1.3), [{"w": base + d} for d in deltas]
     w = torch.tensor(weights)
     for name, theirs in (("ties", merge_utils.ties), ("magnitude_prune", merge_utils.magnitude_prune)):
-        ours = make_edit(name, {"density": density, "weights": weights})({"w": base}, others)["w"] - base
+        ours = make_weight_edit(name, {"density": density, "weights": weights})({"w": base}, others)["w"] - base
         torch.testing.assert_close(ours, theirs(deltas, w, density=density), rtol=1e-5, atol=2e-6)
 
 
 def test_dare_drops_and_rescales() -> None:
     base = {"w": torch.zeros(200, 100)}
-    got = make_edit("dare", {"density": 0.25})(base, [{"w": torch.full((200, 100), 3.0)}])["w"]
+    got = make_weight_edit("dare", {"density": 0.25})(base, [{"w": torch.full((200, 100), 3.0)}])["w"]
     assert sorted(set(got.flatten().tolist())) == [0.0, 12.0]
     share = float((got != 0).float().mean())
     assert abs(share - 0.25) < 5 * (0.25 * 0.75 / 20000) ** 0.5
@@ -78,11 +78,11 @@ def test_dare_drops_and_rescales() -> None:
 
 def test_dare_is_a_function_of_seed_name_and_place() -> None:
     base, other = {"a": torch.zeros(50), "b": torch.zeros(50)}, {"b": torch.ones(50), "a": torch.ones(50)}
-    rule = make_edit("dare", {"density": 0.5, "seed": 1})
+    rule = make_weight_edit("dare", {"density": 0.5, "seed": 1})
     first, turned = rule(base, [other]), rule(dict(reversed(base.items())), [other])
     assert torch.equal(first["a"], turned["a"]) and torch.equal(first["b"], turned["b"])
     assert not torch.equal(first["a"], first["b"])
-    assert not torch.equal(first["a"], make_edit("dare", {"density": 0.5, "seed": 2})(base, [other])["a"])
+    assert not torch.equal(first["a"], make_weight_edit("dare", {"density": 0.5, "seed": 2})(base, [other])["a"])
     both = rule(base, [other, other])["a"]
     assert set(both.tolist()) == {0.0, 2.0, 4.0}  # the two models' masks differ
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods.edits import make_edit
-from expunge.methods.edits.noise import Noise
+from expunge.methods.weight_edits import make_weight_edit
+from expunge.methods.weight_edits.noise import Noise
 
 
 def weights() -> dict[str, torch.Tensor]:
@@ -55,6 +55,6 @@ def test_it_is_a_function_of_the_seed_and_not_of_the_global_one() -> None:
 def test_settings_are_checked() -> None:
     for keys in ({"a": -0.1}, {"a": 1.1}, {"beta": -1}):
         with pytest.raises(ConfigError, match=rf"^edit_args\.{next(iter(keys))}: must be "):
-            make_edit("noise", keys)
+            make_weight_edit("noise", keys)
     with pytest.raises(ConfigError, match="noise: reads no other model, got 1"):
         Noise()(weights(), [weights()])

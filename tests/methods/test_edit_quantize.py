@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods.edits import make_edit
-from expunge.methods.edits.quantize import nearest_levels
+from expunge.methods.weight_edits import make_weight_edit
+from expunge.methods.weight_edits.quantize import nearest_levels
 
 
 def test_a_row_is_rounded_to_127_levels_of_its_largest_entry() -> None:
     w = torch.tensor([[1.27, 0.004, -0.006, 0.635], [12.7, 0.04, 0.06, 0.0]], dtype=torch.float64)
     # the levels lie 0.01 apart in the first row and 0.1 in the second
     want = torch.tensor([[1.27, 0.0, -0.01, 0.64], [12.7, 0.0, 0.1, 0.0]], dtype=torch.float64)
-    assert torch.allclose(make_edit("quantize", {"bits": 8})({"w": w}, [])["w"], want, atol=1e-12)
+    assert torch.allclose(make_weight_edit("quantize", {"bits": 8})({"w": w}, [])["w"], want, atol=1e-12)
 
 
 def test_four_bits_go_by_groups_and_the_last_may_be_shorter() -> None:
@@ -38,12 +38,12 @@ def test_vectors_embeddings_and_zeros_stay() -> None:
         "model.embed_tokens.weight": torch.tensor([[1.0, 0.3333]]),
         "layer.weight": torch.zeros(2, 3),
     }
-    made = make_edit("quantize", {"bits": 4})(state, [])
+    made = make_weight_edit("quantize", {"bits": 4})(state, [])
     assert all(torch.equal(made[name], state[name]) for name in state)
 
 
 def test_wrong_settings_and_further_models_are_refused() -> None:
     with pytest.raises(ConfigError, match="bits: must be 4 or 8"):
-        make_edit("quantize", {"bits": 3})
+        make_weight_edit("quantize", {"bits": 3})
     with pytest.raises(ConfigError, match="reads no other model"):
-        make_edit("quantize", {})({"w": torch.ones(1, 1)}, [{"w": torch.ones(1, 1)}])
+        make_weight_edit("quantize", {})({"w": torch.ones(1, 1)}, [{"w": torch.ones(1, 1)}])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods.edits import make_edit
-from expunge.methods.edits.task_vector import TaskVector
+from expunge.methods.weight_edits import make_weight_edit
+from expunge.methods.weight_edits.task_vector import TaskVector
 
 THETA, REINFORCED = {"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([1.5, -4.0])}
 
@@ -20,4 +20,4 @@ def test_exactly_one_other_model_is_read_and_alpha_is_checked() -> None:
         with pytest.raises(ConfigError, match=f"exactly one other model, the reinforced one, got {len(others)}"):
             TaskVector()(THETA, others)
     with pytest.raises(ConfigError, match=r"^edit_args\.alpha: must be a number >= 0"):
-        make_edit("task_vector", {"alpha": -1})
+        make_weight_edit("task_vector", {"alpha": -1})

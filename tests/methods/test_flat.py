@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.flat import FLAT, bound
 
 NAMES = ("TV", "KL", "JS", "Pearson")
@@ -21,7 +21,7 @@ def at(v_alternate: float, v_forget: float, name: str) -> float:
 
 def test_the_losses_by_hand(side) -> None:
     # alternate: probabilities 1/2, 1 -> v = 3/4; forget: 1/4 -> v = 1/4 (the mean of probabilities, not of logs)
-    view = View(alternate=side([[math.log(0.5), 0.0]]), forget=side([[math.log(0.25)]]))
+    view = LossInputs(alternate=side([[math.log(0.5), 0.0]]), forget=side([[math.log(0.25)]]))
     expected = {
         "TV": (math.tanh(0.25) - math.tanh(0.75)) / 2,
         "KL": math.exp(-0.75) - 0.75,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expunge.methods import Objective, Positions, Serve, Side, View, objective
+from expunge.methods import LossInputs, Objective, Quantity, ScoredPositions, SideOutputs, objective
 
 pytestmark = pytest.mark.shared
 
@@ -78,25 +78,27 @@ def models(golden: Path) -> dict[str, nn.Module]:
     }
 
 
-def serve(model: nn.Module, rows: dict[str, Tensor], serve: Serve, positions: Positions, layer: str | None) -> Side:
+def serve(
+    model: nn.Module, rows: dict[str, Tensor], serve: Quantity, positions: ScoredPositions, layer: str | None
+) -> SideOutputs:
     """The side of a padded batch: position t says what stands at t + 1 (or at t, for `OWN`)."""
     given = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
     labels_BT = torch.cat([rows["labels"][:, 1:], torch.full_like(rows["labels"][:, :1], -100)], dim=1)
-    if positions is Positions.OWN:
+    if positions is ScoredPositions.OWN:
         labels_BT = torch.cat([torch.full_like(labels_BT[:, :1], -100), rows["labels"][:, 1:]], dim=1)
-    at = torch.ones_like(labels_BT, dtype=torch.bool) if positions is Positions.ALL else labels_BT != -100
+    at = torch.ones_like(labels_BT, dtype=torch.bool) if positions is ScoredPositions.ALL else labels_BT != -100
     row_N, _ = torch.nonzero(at, as_tuple=True)
     labels_N, n_rows = labels_BT[at], len(labels_BT)
-    if serve is Serve.HIDDEN:
+    if serve is Quantity.HIDDEN:
         assert layer is not None
         hidden_BTD = layer_output(model, given, layer)
-        return Side(hidden_BTD.new_zeros(0), row_N, n_rows, token_N=labels_N, hidden_ND=hidden_BTD[at])
+        return SideOutputs(hidden_BTD.new_zeros(0), row_N, n_rows, token_N=labels_N, hidden_ND=hidden_BTD[at])
     logits_NV = model(**given).logits[at]
     token_N = labels_N.clamp(min=0)
     logps_N = torch.log_softmax(logits_NV, dim=-1).gather(-1, token_N[:, None])[:, 0]
-    labelled_N = labels_N != -100 if positions is Positions.ALL else None
-    kept = logits_NV if serve is Serve.LOGITS else None
-    return Side(logps_N, row_N, n_rows, logits_NV=kept, token_N=token_N, labelled_N=labelled_N)
+    labelled_N = labels_N != -100 if positions is ScoredPositions.ALL else None
+    kept = logits_NV if serve is Quantity.LOGITS else None
+    return SideOutputs(logps_N, row_N, n_rows, logits_NV=kept, token_N=token_N, labelled_N=labelled_N)
 
 
 def layer_output(model: nn.Module, given: dict[str, Tensor], layer: str) -> Tensor:
@@ -116,17 +118,17 @@ def view_of(
     models: dict[str, nn.Module],
     batch: dict[str, dict[str, Tensor]],
     memory: dict[str, Any],
-) -> View:
+) -> LossInputs:
     needs, sides = made.needs, {}
     for name in SIDES:
-        where = getattr(needs, f"{name}_positions", Positions.ANSWER)
+        where = getattr(needs, f"{name}_positions", ScoredPositions.ANSWER)
         now, ref = getattr(needs, name), getattr(needs, f"{name}_ref")
         if now is not None:
             sides[name] = serve(models["current"], batch[name], now, where, needs.layer)
         if ref is not None:
             with torch.no_grad():
                 sides[f"{name}_ref"] = serve(models["full"], batch[name], ref, where, needs.layer)
-    return View(**sides, memory=dict(memory))
+    return LossInputs(**sides, memory=dict(memory))
 
 
 def grad_norm(loss: Tensor, model: nn.Module) -> float:

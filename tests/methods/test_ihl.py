@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from expunge.methods import Serve, View, objective
+from expunge.methods import LossInputs, Quantity, objective
 from expunge.methods.ihl import IHL
 
 
@@ -15,7 +15,7 @@ def test_the_loss_by_hand(logit_side) -> None:
     # true token 0 of (0.5, 0.3, 0.2): 1 + 0.5 - 0.3; true token 2 of the same: 1 + 0.2 - 0.5; mean 0.95
     z = probs([0.5, 0.3, 0.2], [0.5, 0.3, 0.2])
     side = logit_side(z, torch.tensor([0, 2]), torch.tensor([0, 1]))
-    assert IHL().forget_loss(View(forget=side)).item() == pytest.approx(0.95, rel=1e-13)
+    assert IHL().forget_loss(LossInputs(forget=side)).item() == pytest.approx(0.95, rel=1e-13)
 
 
 def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
@@ -24,7 +24,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
     token_N, row_N = torch.tensor([0, 2]), torch.tensor([0, 0])
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return IHL().forget_loss(View(forget=logit_side(x, token_N, row_N)))
+        return IHL().forget_loss(LossInputs(forget=logit_side(x, token_N, row_N)))
 
     loss(z).backward()
     p, eye = z.detach().softmax(-1), torch.eye(3, dtype=torch.float64)
@@ -38,10 +38,14 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
 def test_it_lies_between_zero_and_two(logit_side) -> None:
     z = torch.tensor([[90.0, 0.0, 0.0], [0.0, 90.0, 0.0]], dtype=torch.float64)
     one = torch.tensor([0])
-    assert IHL().forget_loss(View(forget=logit_side(z[:1], one, one))).item() == pytest.approx(2.0)  # sure and true
-    assert IHL().forget_loss(View(forget=logit_side(z[1:], one, one))).item() == pytest.approx(0.0)  # sure and other
+    assert IHL().forget_loss(LossInputs(forget=logit_side(z[:1], one, one))).item() == pytest.approx(
+        2.0
+    )  # sure and true
+    assert IHL().forget_loss(LossInputs(forget=logit_side(z[1:], one, one))).item() == pytest.approx(
+        0.0
+    )  # sure and other
 
 
 def test_it_reads_the_forget_distributions_and_no_reference() -> None:
     needs = objective("IHL").needs
-    assert needs.forget is Serve.LOGITS and needs.forget_ref is None and needs.retain is Serve.LOGPS
+    assert needs.forget is Quantity.LOGITS and needs.forget_ref is None and needs.retain is Quantity.LOGPS

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from expunge.methods import Serve, View, objective
+from expunge.methods import LossInputs, Quantity, objective
 from expunge.methods.jensun import jsd_to_token
 
 
@@ -20,7 +20,7 @@ def test_the_loss_by_hand(side) -> None:
     # p = 1/2: log 2 + (1/2 log 1/2 - 3/2 log 3/2) / 2 = log 2 - 1/4 log 2 - 3/4 log 3 + 3/4 log 2
     # = 3/2 log 2 - 3/4 log 3
     expected = 1.5 * math.log(2) - 0.75 * math.log(3)
-    terms = objective("JensUn", {"alpha": 0})(View(alternate=side([[math.log(0.5)], [0.0, 0.0]])))
+    terms = objective("JensUn", {"alpha": 0})(LossInputs(alternate=side([[math.log(0.5)], [0.0, 0.0]])))
     assert terms.total.item() == pytest.approx(expected / 3, rel=1e-13)  # p = 1 gives 0; the mean is over tokens
 
 
@@ -53,8 +53,8 @@ def test_the_retain_term_is_the_divergence_to_the_reference(side, logit_side) ->
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.tensor([[0.75, 0.25]], dtype=torch.float64).log() + 2, one, one)
     made = objective("JensUn")
-    terms = made(View(alternate=side([[0.0]]), retain=now, retain_ref=ref))
+    terms = made(LossInputs(alternate=side([[0.0]]), retain=now, retain_ref=ref))
     assert terms.parts["retain"].item() == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), rel=1e-13)
     assert terms.total.item() == pytest.approx(terms.parts["retain"].item(), rel=1e-13)
-    assert made.needs.retain is made.needs.retain_ref is Serve.LOGITS
-    assert made.needs.forget is None and made.needs.alternate is Serve.LOGPS
+    assert made.needs.retain is made.needs.retain_ref is Quantity.LOGITS
+    assert made.needs.forget is None and made.needs.alternate is Quantity.LOGPS

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from expunge.methods import Serve, View, objective
+from expunge.methods import LossInputs, Quantity, objective
 
 
 def test_the_loss_by_hand(side, logit_side) -> None:
@@ -13,12 +13,12 @@ def test_the_loss_by_hand(side, logit_side) -> None:
     one = torch.tensor([0])
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.zeros(1, 2, dtype=torch.float64), one, one)
-    terms = objective("KL")(View(forget=side([[-1.0, -3.0]]), retain=now, retain_ref=ref))
+    terms = objective("KL")(LossInputs(forget=side([[-1.0, -3.0]]), retain=now, retain_ref=ref))
     assert terms.total.item() == pytest.approx(-2 + 0.5 * math.log(4 / 3), rel=1e-14)
 
 
 def test_it_is_grad_diff_with_the_kl_retain_loss() -> None:
     made, other = objective("kl", {"alpha": 3}), objective("GradDiff", {"alpha": 3, "retain_loss_type": "KL"})
     assert made.needs == other.needs
-    assert made.needs.retain is made.needs.retain_ref is Serve.LOGITS
+    assert made.needs.retain is made.needs.retain_ref is Quantity.LOGITS
     assert made.weights == other.weights

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.max_entropy import MaxEntropy
 
 
@@ -17,7 +17,7 @@ def forget_side(logit_side, z: torch.Tensor):
 def test_the_loss_by_hand(logit_side) -> None:
     # p = (1/2, 1/4, 1/4): H = 3/2 log 2, so log 3 - 3/2 log 2; a uniform position gives 0; the mean is half of it
     z = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64).log()
-    got = MaxEntropy().forget_loss(View(forget=forget_side(logit_side, z)))
+    got = MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, z)))
     assert got.item() == pytest.approx((math.log(3) - 1.5 * math.log(2)) / 2, rel=1e-13)
 
 
@@ -26,7 +26,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
     z = (2 * torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).requires_grad_()
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return MaxEntropy().forget_loss(View(forget=forget_side(logit_side, x)))
+        return MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, x)))
 
     loss(z).backward()
     p = z.detach().softmax(-1)
@@ -38,8 +38,12 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
 def test_it_lies_between_zero_and_the_logarithm_of_the_vocabulary(logit_side) -> None:
     flat, sure = torch.full((1, 8), 5.0, dtype=torch.float64), torch.zeros(1, 8, dtype=torch.float64)
     sure[0, 3] = 500.0
-    assert MaxEntropy().forget_loss(View(forget=forget_side(logit_side, flat))).item() == pytest.approx(0.0, abs=1e-14)
-    assert MaxEntropy().forget_loss(View(forget=forget_side(logit_side, sure))).item() == pytest.approx(math.log(8))
+    assert MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, flat))).item() == pytest.approx(
+        0.0, abs=1e-14
+    )
+    assert MaxEntropy().forget_loss(LossInputs(forget=forget_side(logit_side, sure))).item() == pytest.approx(
+        math.log(8)
+    )
 
 
 def test_defaults() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.methods import Needs, Positions, Serve, Side, View, objective, registry
+from expunge.methods import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, objective, registry
 
 LENGTHS = [3, 1, 4, 2]
 V, D = 128, 6
@@ -31,30 +31,30 @@ CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in registry() if 
 cases = pytest.mark.parametrize(("name", "args"), CASES, ids=[f"{n}{list(a.values()) or ''}" for n, a in CASES])
 
 
-def one_row(n: int, serve: Serve, generator: torch.Generator, scale: float) -> Side:
+def one_row(n: int, serve: Quantity, generator: torch.Generator, scale: float) -> SideOutputs:
     row_N = torch.zeros(n, dtype=torch.long)
     token_N = torch.randint(V, (n,), generator=generator)
-    if serve is Serve.HIDDEN:
+    if serve is Quantity.HIDDEN:
         hidden_ND = scale * torch.randn(n, D, generator=generator, dtype=torch.float64)
-        return Side(hidden_ND.new_zeros(0), row_N, 1, token_N=token_N, hidden_ND=hidden_ND.requires_grad_())
+        return SideOutputs(hidden_ND.new_zeros(0), row_N, 1, token_N=token_N, hidden_ND=hidden_ND.requires_grad_())
     logits_NV = (scale * torch.randn(n, V, generator=generator, dtype=torch.float64)).requires_grad_()
     logps_N = torch.log_softmax(logits_NV, dim=-1).gather(-1, token_N[:, None])[:, 0]
-    return Side(logps_N, row_N, 1, logits_NV=logits_NV, token_N=token_N)
+    return SideOutputs(logps_N, row_N, 1, logits_NV=logits_NV, token_N=token_N)
 
 
-def joined(rows: list[Side]) -> Side:
+def joined(rows: list[SideOutputs]) -> SideOutputs:
     def cat(key: str) -> Tensor | None:
         parts = [getattr(r, key) for r in rows]
         return None if parts[0] is None else torch.cat(parts)
 
     row_N = torch.cat([torch.full_like(r.row_N, i) for i, r in enumerate(rows)])
-    first = Side(torch.cat([r.logps_N for r in rows]), row_N, len(rows))
+    first = SideOutputs(torch.cat([r.logps_N for r in rows]), row_N, len(rows))
     return dataclasses.replace(first, **{k: cat(k) for k in ("logits_NV", "token_N", "hidden_ND")})
 
 
-def sides(needs: Needs, scale: float = 2.0) -> dict[str, list[Side]]:
+def sides(needs: Requirements, scale: float = 2.0) -> dict[str, list[SideOutputs]]:
     """Rows of every side a method asks for; a reference has its side's tokens."""
-    made: dict[str, list[Side]] = {}
+    made: dict[str, list[SideOutputs]] = {}
     for name in ("forget", "alternate", "retain"):
         for key in (name, f"{name}_ref", f"{name}_teacher"):
             if (serve := getattr(needs, key, None)) is not None:
@@ -63,8 +63,8 @@ def sides(needs: Needs, scale: float = 2.0) -> dict[str, list[Side]]:
     return made
 
 
-def forget_of(made: Any, rows: dict[str, list[Side]], pick: list[int]) -> Tensor:
-    view = View(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
+def forget_of(made: Any, rows: dict[str, list[SideOutputs]], pick: list[int]) -> Tensor:
+    view = LossInputs(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
     parts: Tensor = made(view).parts["forget"]
     return parts
 
@@ -75,7 +75,7 @@ def test_the_order_of_rows_does_not_count(name: str, args: dict[str, Any]) -> No
     rows = sides(made.needs)
     totals = []
     for pick in ([0, 1, 2, 3], [2, 0, 3, 1]):
-        view = View(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
+        view = LossInputs(**{k: joined([r[i] for i in pick]) for k, r in rows.items()}, memory={"epoch": 0})
         totals.append(made(view).total.item())
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
 
@@ -102,7 +102,7 @@ def test_a_batch_is_the_mean_of_its_rows_alone(name: str, args: dict[str, Any]) 
 def test_losses_and_gradients_are_finite(name: str, args: dict[str, Any], scale: float) -> None:
     made = objective(name, args)
     rows = sides(made.needs, scale)
-    view = View(**{k: joined(r) for k, r in rows.items()}, memory={"epoch": 0})
+    view = LossInputs(**{k: joined(r) for k, r in rows.items()}, memory={"epoch": 0})
     terms = made(view)
     terms.total.backward()
     assert torch.isfinite(terms.total), terms
@@ -117,6 +117,6 @@ def test_losses_and_gradients_are_finite(name: str, args: dict[str, Any], scale:
 def test_pages_are_plain_and_defaults_decode(spec: Any) -> None:
     assert "Loss: " in spec.page or spec.name in ("finetune", "DPO", "AltPO", "PDU"), spec.name
     made = objective(spec.name)
-    assert made.needs.layer is None or made.needs.forget_positions is Positions.OWN
+    assert made.needs.layer is None or made.needs.forget_positions is ScoredPositions.OWN
     for alias in spec.aliases:
         assert objective(alias).identity == made.identity

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import Needs, Side, find, method, registry
+from expunge.methods import Requirements, SideOutputs, find, method, registry
 
 
 def test_every_file_of_the_folder_is_registered_with_a_page_and_a_source() -> None:
@@ -30,7 +30,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
 def test_two_methods_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="method NPO: registered twice"):
 
-        @method("NPO", revision=1, needs=Needs(), paper="none")
+        @method("NPO", revision=1, needs=Requirements(), paper="none")
         @dataclass(frozen=True)
         class Other:
             pass
@@ -41,7 +41,7 @@ def test_two_methods_of_one_name_are_refused() -> None:
 def test_a_class_that_is_no_dataclass_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^method Plain: Plain is no dataclass"):
 
-        @method("Plain", revision=1, needs=Needs(), paper="none")
+        @method("Plain", revision=1, needs=Requirements(), paper="none")
         class Plain:
             pass
 
@@ -52,7 +52,7 @@ def test_sums_and_means_of_rows_by_hand() -> None:
     # tokens of the rows lie mixed: row 1 has 1 and 3, row 0 has 2, row 2 has 5, 6 and 10
     row_N = torch.tensor([1, 0, 1, 2, 2, 2])
     x_N = torch.tensor([1.0, 2.0, 3.0, 5.0, 6.0, 10.0], dtype=torch.float64)
-    side = Side(logps_N=-x_N, row_N=row_N, n_rows=3)
+    side = SideOutputs(logps_N=-x_N, row_N=row_N, n_rows=3)
     assert side.row_sums(x_N).tolist() == [2.0, 4.0, 21.0]
     assert side.row_means(x_N).tolist() == [2.0, 2.0, 7.0]
     assert side.nll.item() == pytest.approx(27 / 6)  # the mean over tokens, not (2 + 2 + 7) / 3 over rows

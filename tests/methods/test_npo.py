@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.npo import NPO, npo
 
 
@@ -19,14 +19,14 @@ def test_the_loss_by_hand(side) -> None:
     # Loss = 2/beta * mean = 4 * (log 2 + 2 log 2) / 2 = 6 log 2.
     now = side([[-1.0, -2.0], [-4.0]])
     ref = side([[-2.5, -0.5], [-4.0 - 2 * math.log(3)]])
-    got = NPO(beta=0.5).forget_loss(View(forget=now, forget_ref=ref))
+    got = NPO(beta=0.5).forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert got.item() == pytest.approx(6 * math.log(2), rel=1e-14)
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 4.5])
 def test_at_the_reference_it_is_two_over_beta_log_two(side, beta: float) -> None:
     now = side([[-1.0, -2.0], [-4.0], [-0.1, -0.2, -0.3]])
-    assert NPO(beta=beta).forget_loss(View(forget=now, forget_ref=now)).item() == pytest.approx(
+    assert NPO(beta=beta).forget_loss(LossInputs(forget=now, forget_ref=now)).item() == pytest.approx(
         2 / beta * math.log(2), rel=1e-14
     )
 
@@ -64,17 +64,18 @@ def test_it_stays_finite_and_bounded_below_where_sigmoids_saturate() -> None:
 
 def test_the_order_of_rows_and_tokens_does_not_count(side) -> None:
     now, ref = [[-1.0, -2.0], [-4.0], [-0.1, -0.2]], [[-1.5, -1.0], [-2.0], [-0.7, -0.1]]
-    one = NPO().forget_loss(View(forget=side(now), forget_ref=side(ref)))
+    one = NPO().forget_loss(LossInputs(forget=side(now), forget_ref=side(ref)))
     flip = [list(reversed(r)) for r in reversed(now)], [list(reversed(r)) for r in reversed(ref)]
-    other = NPO().forget_loss(View(forget=side(flip[0]), forget_ref=side(flip[1])))
+    other = NPO().forget_loss(LossInputs(forget=side(flip[0]), forget_ref=side(flip[1])))
     assert one.item() == pytest.approx(other.item(), rel=1e-14)
 
 
 def test_a_batch_is_the_mean_of_its_rows_alone(side) -> None:
     now, ref = [[-1.0, -2.0], [-4.0], [-0.1, -0.2]], [[-1.5, -1.0], [-2.0], [-0.7, -0.1]]
-    whole = NPO().forget_loss(View(forget=side(now), forget_ref=side(ref))).item()
+    whole = NPO().forget_loss(LossInputs(forget=side(now), forget_ref=side(ref))).item()
     alone = [
-        NPO().forget_loss(View(forget=side([n]), forget_ref=side([r]))).item() for n, r in zip(now, ref, strict=True)
+        NPO().forget_loss(LossInputs(forget=side([n]), forget_ref=side([r]))).item()
+        for n, r in zip(now, ref, strict=True)
     ]
     assert whole == pytest.approx(sum(alone) / 3, rel=1e-14)
 
@@ -89,12 +90,12 @@ def test_by_token_every_token_is_weighed_by_itself(side) -> None:
     # beta = 1/2, log p - log p_ref: 0, 2 log 3 | 0: softplus log 2, 2 log 2, log 2; 4 * mean over tokens = 16/3 log 2
     now = side([[-1.0, -1.0], [-3.0]])
     ref = side([[-1.0, -1.0 - 2 * math.log(3)], [-3.0]])
-    got = NPO(beta=0.5, level="token").forget_loss(View(forget=now, forget_ref=ref))
+    got = NPO(beta=0.5, level="token").forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert got.item() == pytest.approx(16 / 3 * math.log(2), rel=1e-14)
-    one = NPO(beta=0.5, level="sequence").forget_loss(View(forget=now, forget_ref=ref))
+    one = NPO(beta=0.5, level="sequence").forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert one.item() == pytest.approx(6 * math.log(2), rel=1e-14)
 
 
 def test_by_token_and_by_sequence_agree_on_answers_of_one_token(side) -> None:
-    view = View(forget=side([[-1.0], [-3.0]]), forget_ref=side([[-0.2], [-5.0]]))
+    view = LossInputs(forget=side([[-1.0], [-3.0]]), forget_ref=side([[-0.2], [-5.0]]))
     assert NPO(level="token").forget_loss(view).item() == NPO().forget_loss(view).item()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
-from expunge.methods import Positions, Serve, View, Weights, objective
+from expunge.core.fingerprints import fingerprint
+from expunge.methods import LossInputs, Quantity, ScoredPositions, TermWeights, objective
 from expunge.methods.objective import kl_to_reference, retain_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses"
@@ -54,9 +54,9 @@ def test_the_order_of_positions_does_not_count_for_kl(logit_side) -> None:
 
 def test_what_was_not_served_is_an_error_of_the_caller(side) -> None:
     with pytest.raises(ValueError, match="not served"):
-        retain_loss(Weights(retain_loss_type="NLL"), View())
+        retain_loss(TermWeights(retain_loss_type="NLL"), LossInputs())
     with pytest.raises(ValueError, match="logits, which were not served"):
-        retain_loss(Weights(retain_loss_type="KL"), View(retain=side([[-1.0]]), retain_ref=side([[-1.0]])))
+        retain_loss(TermWeights(retain_loss_type="KL"), LossInputs(retain=side([[-1.0]]), retain_ref=side([[-1.0]])))
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,18 @@ def test_numbers_written_as_text_are_read() -> None:
 
 
 def test_the_needs_follow_the_retain_loss() -> None:
-    def retain(**args: Any) -> tuple[Serve | None, Serve | None, Positions]:
+    def retain(**args: Any) -> tuple[Quantity | None, Quantity | None, ScoredPositions]:
         needs = objective("GradDiff", args).needs
         return needs.retain, needs.retain_ref, needs.retain_positions
 
-    assert retain() == (Serve.LOGPS, None, Positions.ANSWER)
-    assert retain(retain_loss_type="KL") == (Serve.LOGITS, Serve.LOGITS, Positions.ANSWER)
-    assert retain(retain_loss_type="KL", compat="openunlearning") == (Serve.LOGITS, Serve.LOGITS, Positions.ALL)
-    assert retain(compat="openunlearning") == (Serve.LOGPS, None, Positions.ANSWER)
+    assert retain() == (Quantity.LOGPS, None, ScoredPositions.ANSWER)
+    assert retain(retain_loss_type="KL") == (Quantity.LOGITS, Quantity.LOGITS, ScoredPositions.ANSWER)
+    assert retain(retain_loss_type="KL", compat="openunlearning") == (
+        Quantity.LOGITS,
+        Quantity.LOGITS,
+        ScoredPositions.ALL,
+    )
+    assert retain(compat="openunlearning") == (Quantity.LOGPS, None, ScoredPositions.ANSWER)
     assert retain(alpha=0)[:2] == (None, None)
     assert retain(retain_loss_type="KL", alpha=0)[:2] == (None, None)
 
@@ -125,7 +129,7 @@ def test_every_setting_counts_for_the_identity() -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
 def test_golden_cases(path: Path, side, logit_side) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
-    view = View(**{name: build(given, side, logit_side) for name, given in case["view"].items()})
+    view = LossInputs(**{name: build(given, side, logit_side) for name, given in case["view"].items()})
     terms = objective(case["method"], case["args"])(view)
     assert terms.total.item() == pytest.approx(case["loss"], rel=1e-12)
     assert {k: v.item() for k, v in terms.parts.items()} == pytest.approx(case["terms"], rel=1e-12)
@@ -153,9 +157,9 @@ def test_the_golden_cases_cover_the_methods_that_are_there() -> None:
 @pytest.mark.parametrize(("loss", "said"), [(torch.zeros(2), r"a tensor of shape \(2,\)"), (1.5, "float")])
 def test_a_loss_that_is_not_one_number_is_told(loss: object, said: str, side) -> None:
     class Wrong:
-        def forget_loss(self, view: View) -> object:
+        def forget_loss(self, view: LossInputs) -> object:
             return loss
 
     goal = dataclasses.replace(objective("GradAscent"), method=Wrong())
     with pytest.raises(ConfigError, match=rf"^method GradAscent: forget_loss gave {said}, and a loss is one number"):
-        goal(View(forget=side([[-1.0, -2.0]])))
+        goal(LossInputs(forget=side([[-1.0, -2.0]])))

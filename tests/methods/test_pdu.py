@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import Positions, Serve, View, objective
+from expunge.methods import LossInputs, Quantity, ScoredPositions, objective
 from expunge.methods.pdu import PDU
 
 
@@ -18,7 +18,7 @@ def forget_side(logit_side, z: torch.Tensor):
 def test_the_forget_loss_by_hand(logit_side) -> None:
     # logits (0, 3): max - mean = 1.5, squared 2.25; (1, 1): 0; mean 1.125. A shift changes nothing.
     z = torch.tensor([[0.0, 3.0], [1.0, 1.0]], dtype=torch.float64) + 5.0
-    assert PDU().forget_loss(View(forget=forget_side(logit_side, z))).item() == pytest.approx(1.125, rel=1e-14)
+    assert PDU().forget_loss(LossInputs(forget=forget_side(logit_side, z))).item() == pytest.approx(1.125, rel=1e-14)
 
 
 def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
@@ -26,7 +26,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
     z = torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 0.5]], dtype=torch.float64, requires_grad=True)
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return PDU().forget_loss(View(forget=forget_side(logit_side, x)))
+        return PDU().forget_loss(LossInputs(forget=forget_side(logit_side, x)))
 
     loss(z).backward()
     margin = z.detach().amax(-1, keepdim=True) - z.detach().mean(-1, keepdim=True)
@@ -37,7 +37,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
 
 def test_flat_logits_are_the_minimum(logit_side) -> None:
     z = torch.full((2, 5), 3.0, dtype=torch.float64, requires_grad=True)
-    loss = PDU().forget_loss(View(forget=forget_side(logit_side, z)))
+    loss = PDU().forget_loss(LossInputs(forget=forget_side(logit_side, z)))
     loss.backward()
     assert loss.item() == 0.0 and z.grad is not None and z.grad.abs().max().item() == 0.0
 
@@ -50,7 +50,7 @@ def duals(side, logit_side, retain: list[tuple[int, float]], **args: Any) -> lis
     read = []
     for epoch, loss in retain:
         memory["epoch"] = epoch
-        total = made(View(forget=forget, retain=side([[-loss]]), memory=memory)).total
+        total = made(LossInputs(forget=forget, retain=side([[-loss]]), memory=memory)).total
         read.append((total.item() - 1.0) / (loss - 1.0))
     return read
 
@@ -84,7 +84,7 @@ def test_a_look_without_gradients_is_no_step(side, logit_side) -> None:
     memory: dict[str, Any] = {"epoch": 0}
     forget = forget_side(logit_side, torch.tensor([[0.0, 2.0]], dtype=torch.float64))
     with torch.no_grad():
-        made(View(forget=forget, retain=side([[-9.0]]), memory=memory))
+        made(LossInputs(forget=forget, retain=side([[-9.0]]), memory=memory))
     assert memory["dual"].item() == 1.0
 
 
@@ -94,7 +94,7 @@ def test_the_dual_variable_carries_no_gradient(side, logit_side) -> None:
     forget = forget_side(logit_side, torch.tensor([[0.0, 2.0]], dtype=torch.float64))
     logps = torch.tensor([-9.0], dtype=torch.float64, requires_grad=True)
     for _ in range(2):
-        made(View(forget=forget, retain=side([logps]), memory=memory)).total.backward()
+        made(LossInputs(forget=forget, retain=side([logps]), memory=memory)).total.backward()
     assert not memory["dual"].requires_grad
     assert logps.grad is not None
     assert logps.grad.item() == pytest.approx(-(1.0 + 9.7))  # lambda of both steps: 1, then 1 + (9 - 0.3)
@@ -103,21 +103,21 @@ def test_the_dual_variable_carries_no_gradient(side, logit_side) -> None:
 def test_an_epoch_that_was_not_kept_is_an_error_of_the_caller(side, logit_side) -> None:
     forget = forget_side(logit_side, torch.zeros(1, 2, dtype=torch.float64))
     with pytest.raises(ValueError, match="'epoch'"):
-        objective("PDU")(View(forget=forget, retain=side([[-1.0]])))
+        objective("PDU")(LossInputs(forget=forget, retain=side([[-1.0]])))
 
 
 def test_a_dual_variable_that_starts_at_0_still_finds_its_bound(side, logit_side) -> None:
     # lambda 0 + 1 * (1 - 0.3) = 0.7 after the first step
     goal = objective("PDU", {"alpha": 0, "dual_warmup_epochs": 0})
-    assert goal.needs.retain is Serve.LOGPS
+    assert goal.needs.retain is Quantity.LOGPS
     forget, memory = forget_side(logit_side, torch.zeros(1, 2, dtype=torch.float64)), {"epoch": 0}
-    totals = [goal(View(forget=forget, retain=side([[-1.0]]), memory=memory)).total.item() for _ in range(2)]
+    totals = [goal(LossInputs(forget=forget, retain=side([[-1.0]]), memory=memory)).total.item() for _ in range(2)]
     assert totals == pytest.approx([0.0, 0.7 * 0.7], rel=1e-14)
 
 
 def test_needs_and_ranges() -> None:
-    assert objective("PDU").needs.forget_positions is Positions.ANSWER
-    assert objective("PDU", {"compat": "openunlearning"}).needs.forget_positions is Positions.OWN
+    assert objective("PDU").needs.forget_positions is ScoredPositions.ANSWER
+    assert objective("PDU", {"compat": "openunlearning"}).needs.forget_positions is ScoredPositions.OWN
     for args in ({"retain_loss_eps": -1}, {"dual_step_size": 0}, {"dual_warmup_epochs": -1}):
         with pytest.raises(ConfigError, match="must be a number >"):
             objective("PDU", args)

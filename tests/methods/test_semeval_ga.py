@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 
 
-def view_of(side, logit_side) -> View:
+def view_of(side, logit_side) -> LossInputs:
     one = torch.tensor([0])
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.zeros(1, 2, dtype=torch.float64), one, one)
-    return View(forget=side([[-1.0, -2.0], [-6.0]]), retain=now, retain_ref=ref)
+    return LossInputs(forget=side([[-1.0, -2.0], [-6.0]]), retain=now, retain_ref=ref)
 
 
 def test_the_three_terms_by_hand(side, logit_side) -> None:
@@ -38,7 +38,7 @@ def test_every_row_weighs_the_same(side, logit_side) -> None:
     # d/d logp = 1 / (B n_row)
     logps = torch.tensor([-1.0, -2.0, -6.0], dtype=torch.float64, requires_grad=True)
     made = objective("SemEvalGA")
-    made.method.forget_loss(View(forget=side([logps[:2], logps[2:]]))).backward()
+    made.method.forget_loss(LossInputs(forget=side([logps[:2], logps[2:]]))).backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [0.25, 0.25, 0.5]
 

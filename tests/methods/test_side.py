@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.methods import Side
+from expunge.methods import SideOutputs
 
 
 def test_a_field_given_as_a_function_is_computed_once_and_when_read() -> None:
@@ -18,7 +18,7 @@ def test_a_field_given_as_a_function_is_computed_once_and_when_read() -> None:
         calls.append(1)
         return torch.tensor([-1.0, -2.0])
 
-    side = Side(logps, torch.tensor([0, 0]), 1)  # type: ignore[arg-type]
+    side = SideOutputs(logps, torch.tensor([0, 0]), 1)  # type: ignore[arg-type]
     assert not calls
     assert side.nll.item() == 1.5 and side.logps_N.tolist() == [-1.0, -2.0]
     assert calls == [1]
@@ -26,17 +26,17 @@ def test_a_field_given_as_a_function_is_computed_once_and_when_read() -> None:
 
 def test_a_first_read_without_gradients_does_not_lose_them() -> None:
     x = torch.tensor([-1.0], requires_grad=True)
-    side = Side(lambda: 2 * x, torch.tensor([0]), 1)  # type: ignore[arg-type]
+    side = SideOutputs(lambda: 2 * x, torch.tensor([0]), 1)  # type: ignore[arg-type]
     with torch.no_grad():
         assert side.logps_N.item() == -2.0
     assert side.logps_N.requires_grad
     with torch.no_grad():
-        fixed = Side(lambda: 2 * x, torch.tensor([0]), 1)  # type: ignore[arg-type]
+        fixed = SideOutputs(lambda: 2 * x, torch.tensor([0]), 1)  # type: ignore[arg-type]
     assert not fixed.logps_N.requires_grad
 
 
 def test_a_side_stays_frozen_and_can_be_replaced() -> None:
-    side = Side(torch.zeros(1), torch.tensor([0]), 1, logits_NV=torch.zeros(1, 3))
+    side = SideOutputs(torch.zeros(1), torch.tensor([0]), 1, logits_NV=torch.zeros(1, 3))
     with pytest.raises(dataclasses.FrozenInstanceError):
         side.logits_NV = None  # type: ignore[misc]
     other = dataclasses.replace(side, logits_NV=torch.ones(1, 3))
@@ -48,14 +48,14 @@ def test_a_side_stays_frozen_and_can_be_replaced() -> None:
 def test_what_stands_beside_is_constant() -> None:
     z, ref, c = (torch.randn(2, 3, requires_grad=True) for _ in range(3))
     row_N = torch.tensor([0, 0])
-    now, old = (Side(torch.zeros(2), row_N, 1, logits_NV=x) for x in (z, ref))
+    now, old = (SideOutputs(torch.zeros(2), row_N, 1, logits_NV=x) for x in (z, ref))
     now.per_token(lambda a, b, w: (a * b * w).sum(-1), old, c).sum().backward()
     torch.testing.assert_close(z.grad, (ref * c).detach())
     assert ref.grad is None and c.grad is None
 
 
 def test_logits_that_were_not_served_are_missed() -> None:
-    side = Side(torch.zeros(1), torch.tensor([0]), 1)
+    side = SideOutputs(torch.zeros(1), torch.tensor([0]), 1)
     with pytest.raises(ValueError, match="logits, which were not served"):
         side.per_token(lambda z: z.sum(-1))
     with pytest.raises(ValueError, match="logits, which were not served"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.simnpo import SimNPO, simnpo
 
 
@@ -14,7 +14,7 @@ def test_the_loss_by_hand(side) -> None:
     # mean log p: -(1 + 3)/2 = -2 and -2 - 2 log 3... with delta = 2, beta = 1/2:
     # beta (log p / n + delta) = 0 and -log 3; softplus = log 2 and log(4/3); loss = 4 * (log 2 + log(4/3)) / 2
     forget = side([[-1.0, -3.0], [-2 - 2 * math.log(3)]])
-    got = SimNPO(beta=0.5, delta=2.0).forget_loss(View(forget=forget))
+    got = SimNPO(beta=0.5, delta=2.0).forget_loss(LossInputs(forget=forget))
     assert got.item() == pytest.approx(2 * math.log(8 / 3), rel=1e-14)
 
 
@@ -30,7 +30,7 @@ def test_the_gradient_in_closed_form_and_by_differences() -> None:
 def test_as_beta_vanishes_it_is_ascent_on_row_means(side) -> None:
     # the gradient tends to that of mean over rows of (log p / n): 1/(B n) for every token
     logps = torch.tensor([-1.0, -2.0, -6.0], dtype=torch.float64, requires_grad=True)
-    SimNPO(beta=1e-8).forget_loss(View(forget=side([logps[:2], logps[2:]]))).backward()
+    SimNPO(beta=1e-8).forget_loss(LossInputs(forget=side([logps[:2], logps[2:]]))).backward()
     expected = torch.tensor([1 / 4, 1 / 4, 1 / 2], dtype=torch.float64)
     torch.testing.assert_close(logps.grad, expected, rtol=1e-7, atol=0)
 
@@ -38,7 +38,9 @@ def test_as_beta_vanishes_it_is_ascent_on_row_means(side) -> None:
 def test_longer_answers_of_one_mean_weigh_the_same(side) -> None:
     short, long = side([[-2.0]]), side([[-2.0] * 9])
     loss = SimNPO()
-    assert loss.forget_loss(View(forget=short)).item() == pytest.approx(loss.forget_loss(View(forget=long)).item())
+    assert loss.forget_loss(LossInputs(forget=short)).item() == pytest.approx(
+        loss.forget_loss(LossInputs(forget=long)).item()
+    )
 
 
 def test_defaults_and_ranges() -> None:

@@ -7,35 +7,42 @@ import torch
 from toy_ask import vector
 
 from expunge.core.errors import ConfigError
-from expunge.methods.steps import find_step, make_step, spec_of, step, step_identity, step_registry
-from expunge.methods.steps.vectors import add, dot, moved, norm, over, running_mean
+from expunge.methods.grad_transforms import (
+    find_step,
+    grad_transform,
+    grad_transform_identity,
+    grad_transform_registry,
+    make_grad_transform,
+    spec_of,
+)
+from expunge.methods.grad_transforms.vectors import add, dot, moved, norm, over, running_mean
 
 
 def test_every_file_of_the_folder_is_registered_with_a_page() -> None:
-    assert list(step_registry()) == ["blur", "gru", "latent", "mudman", "sam"]
-    for spec in step_registry().values():
+    assert list(grad_transform_registry()) == ["blur", "gru", "latent", "mudman", "sam"]
+    for spec in grad_transform_registry().values():
         assert "Formula:" in spec.page and "Pitfalls:" in spec.page and "Try: expunge " in spec.page, spec.name
         assert spec.paper.startswith("arXiv:")
 
 
 def test_a_wrong_name_is_answered_with_the_nearest_and_with_the_rule() -> None:
     with pytest.raises(ConfigError, match=r"^args\.step: no step named 'smm'; did you mean 'sam'\?.*exactly one step"):
-        make_step("smm", {}, "args")
+        make_grad_transform("smm", {}, "args")
     with pytest.raises(ConfigError, match="a run takes exactly one step"):
-        make_step("sam,gru", {}, "args")
+        make_grad_transform("sam,gru", {}, "args")
 
 
 def test_wrong_settings_are_named_with_their_key() -> None:
     with pytest.raises(ConfigError, match=r"^args\.step_args\.rh: unknown key; did you mean 'rho'"):
-        make_step("sam", {"rh": 1}, "args")
+        make_grad_transform("sam", {"rh": 1}, "args")
     with pytest.raises(ConfigError, match=r"^args\.step_args\.rho: must be a number > 0, got 0"):
-        make_step("sam", {"rho": 0}, "args")
+        make_grad_transform("sam", {"rho": 0}, "args")
     with pytest.raises(ConfigError, match=r"^args\.step_args\.layer: missing"):
-        make_step("latent", {}, "args")
+        make_grad_transform("latent", {}, "args")
 
 
 def test_identity_covers_name_revision_and_every_setting() -> None:
-    assert step_identity(make_step("sam", {"rho": 0.5})) == {
+    assert grad_transform_identity(make_grad_transform("sam", {"rho": 0.5})) == {
         "name": "sam",
         "revision": 1,
         "args": {"rho": 0.5, "at": "forget"},
@@ -50,7 +57,7 @@ def test_an_unregistered_rule_is_refused_and_a_name_is_taken_once() -> None:
     with pytest.raises(ConfigError, match="step: Odd is not registered"):
         spec_of(Odd())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="step sam: registered twice"):
-        step("sam", revision=1, needs=(), paper="none")(Odd)
+        grad_transform("sam", revision=1, needs=(), paper="none")(Odd)
     assert find_step("sam").cls.__name__ == "SAM"
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from toy_ask import fixed, vector
 
-from expunge.methods.steps.blur import BLUR
+from expunge.methods.grad_transforms.blur import BLUR
 
 
 def flat(gradient) -> list[float]:

@@ -6,7 +6,7 @@ from toy_ask import fixed, vector
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.methods.steps.gru import GRU
+from expunge.methods.grad_transforms.gru import GRU
 
 CONFLICT = [vector(1.0), vector(-2.0)], [vector(0.0), vector(4.0)]  # <g_f, g_r> = -8, |g_r|^2 = 16: c = -1/2
 AGREE = [vector(1.0), vector(2.0)], [vector(0.0), vector(4.0)]

@@ -9,8 +9,8 @@ from toy_ask import vector
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.methods.steps import Nudge, Which
-from expunge.methods.steps.latent import Latent, project
+from expunge.methods.grad_transforms import Perturbation, Which
+from expunge.methods.grad_transforms.latent import Latent, project
 
 
 class Layered:
@@ -23,7 +23,7 @@ class Layered:
         self.curved = curved
         self.deltas: list[Tensor | None] = []
 
-    def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
+    def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         if which == "retain":
             assert nudge is None
             return [torch.autograd.grad(self.w**2, self.w)[0]]

@@ -6,8 +6,8 @@ from toy_ask import Toy, fixed, vector
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.methods.steps import needed
-from expunge.methods.steps.mudman import MUDMAN
+from expunge.methods.grad_transforms import needed
+from expunge.methods.grad_transforms.mudman import MUDMAN
 
 FORGET = [vector(3.0, -1.0, 2.0), vector(4.0, 7.0)]
 RETAIN = [vector(0.5, 1.0, -2.0), vector(1.0, 0.0)]  # same sign: the first of each; sign(0) is no sign of 7

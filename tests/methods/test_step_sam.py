@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_ask import Toy, fixed, vector
 
-from expunge.methods.steps.sam import SAM
+from expunge.methods.grad_transforms.sam import SAM
 
 
 def bowls() -> Toy:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import Positions, View, objective
+from expunge.methods import LossInputs, ScoredPositions, objective
 from expunge.methods.undial import UNDIAL
 
 
@@ -21,7 +21,7 @@ def test_the_loss_by_hand(logit_side) -> None:
     one = torch.tensor([0])
     now = logit_side(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log(), one, one)
     ref = logit_side(torch.tensor([[2 / 3, 1 / 3]], dtype=torch.float64).log(), one, one)
-    got = UNDIAL(beta=math.log(2)).forget_loss(View(forget=now, forget_ref=ref))
+    got = UNDIAL(beta=math.log(2)).forget_loss(LossInputs(forget=now, forget_ref=ref))
     assert got.item() == pytest.approx(math.log(16 / 3) / 2, rel=1e-14)
 
 
@@ -31,7 +31,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side) -> None:
     ref = logit_side(ref_z, token_N, row_N)
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return UNDIAL(beta=1.5).forget_loss(View(forget=logit_side(x, token_N, row_N), forget_ref=ref))
+        return UNDIAL(beta=1.5).forget_loss(LossInputs(forget=logit_side(x, token_N, row_N), forget_ref=ref))
 
     loss(z).backward()
     target = (ref_z - 1.5 * torch.nn.functional.one_hot(token_N, 5)).softmax(-1)
@@ -43,7 +43,7 @@ def test_without_beta_the_reference_is_the_minimum(logit_side) -> None:
     z = logits(3, 5, 0).requires_grad_()
     token_N, row_N = torch.tensor([4, 0, 2]), torch.tensor([0, 0, 1])
     ref = logit_side(z.detach() + 7.0, token_N, row_N)
-    UNDIAL(beta=0).forget_loss(View(forget=logit_side(z, token_N, row_N), forget_ref=ref)).backward()
+    UNDIAL(beta=0).forget_loss(LossInputs(forget=logit_side(z, token_N, row_N), forget_ref=ref)).backward()
     assert z.grad is not None and z.grad.abs().max().item() < 1e-15
 
 
@@ -55,7 +55,7 @@ def test_the_peers_form_by_hand(logit_side) -> None:
     side = logit_side(z, torch.tensor([0, 5, 0]), torch.tensor([0, 0, 0]))
     side = dataclasses.replace(side, labelled_N=torch.tensor([False, True, False]))
     ref = dataclasses.replace(side, logits_NV=torch.zeros(3, 101, dtype=torch.float64))
-    loss = UNDIAL(beta=math.log(2), compat="openunlearning").forget_loss(View(forget=side, forget_ref=ref))
+    loss = UNDIAL(beta=math.log(2), compat="openunlearning").forget_loss(LossInputs(forget=side, forget_ref=ref))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(101), rel=1e-14)
     assert z.grad is not None
@@ -70,15 +70,15 @@ def test_the_peers_form_says_what_it_lacks(logit_side) -> None:
     side = logit_side(torch.zeros(1, 5, dtype=torch.float64), one, one)
     theirs = UNDIAL(compat="openunlearning")
     with pytest.raises(ValueError, match="which positions are scored, which was not served"):
-        theirs.forget_loss(View(forget=side, forget_ref=side))
+        theirs.forget_loss(LossInputs(forget=side, forget_ref=side))
     side = dataclasses.replace(side, labelled_N=torch.tensor([True]))
     with pytest.raises(ValueError, match="fewer than 100 tokens"):
-        theirs.forget_loss(View(forget=side, forget_ref=side))
+        theirs.forget_loss(LossInputs(forget=side, forget_ref=side))
 
 
 def test_needs_defaults_and_ranges() -> None:
-    assert objective("UNDIAL").needs.forget_positions is Positions.ANSWER
+    assert objective("UNDIAL").needs.forget_positions is ScoredPositions.ANSWER
     assert objective("UNDIAL").needs.retain is None
-    assert objective("UNDIAL", {"compat": "openunlearning"}).needs.forget_positions is Positions.ALL
+    assert objective("UNDIAL", {"compat": "openunlearning"}).needs.forget_positions is ScoredPositions.ALL
     with pytest.raises(ConfigError, match=r"beta: must be a number >= 0, got -1"):
         objective("UNDIAL", {"beta": -1})

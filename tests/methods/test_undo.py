@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import Serve, View, objective
-from expunge.methods.edits.noise import Noise
+from expunge.methods import LossInputs, Quantity, objective
 from expunge.methods.undo import UNDO
+from expunge.methods.weight_edits.noise import Noise
 
 
 def logits(n: int, v: int, seed: int) -> torch.Tensor:
@@ -25,16 +25,16 @@ def test_the_loss_by_hand_and_its_direction(logit_side) -> None:
     now, teacher = (
         logit_side(torch.tensor([p], dtype=torch.float64).log(), one, one) for p in ([0.25, 0.75], [0.5, 0.5])
     )
-    got = UNDO().forget_loss(View(forget=now, forget_teacher=teacher)).item()
+    got = UNDO().forget_loss(LossInputs(forget=now, forget_teacher=teacher)).item()
     assert got == pytest.approx(math.log(4 / 3) / 2, rel=1e-14)
-    other = UNDO().forget_loss(View(forget=teacher, forget_teacher=now)).item()
+    other = UNDO().forget_loss(LossInputs(forget=teacher, forget_teacher=now)).item()
     assert other == pytest.approx(math.log(0.5) / 4 + 0.75 * math.log(1.5), rel=1e-14)
 
 
 def test_the_total_and_its_gradient_in_closed_form(logit_side) -> None:
     z_f, z_r = logits(3, 5, 0).requires_grad_(), logits(3, 5, 1).requires_grad_()
     t_f, t_r = logits(3, 5, 2), logits(3, 5, 3)
-    view = View(**{
+    view = LossInputs(**{
         name: logit_side(z, TOKENS, ROWS)
         for name, z in (("forget", z_f), ("forget_teacher", t_f), ("retain", z_r), ("retain_teacher", t_r))
     })  # fmt: skip
@@ -51,7 +51,7 @@ def test_the_total_and_its_gradient_in_closed_form(logit_side) -> None:
 def test_the_teacher_is_the_minimum(logit_side) -> None:
     z = logits(3, 5, 0).requires_grad_()
     teacher = logit_side(z.detach() - 3.0, TOKENS, ROWS)
-    loss = UNDO().forget_loss(View(forget=logit_side(z, TOKENS, ROWS), forget_teacher=teacher))
+    loss = UNDO().forget_loss(LossInputs(forget=logit_side(z, TOKENS, ROWS), forget_teacher=teacher))
     loss.backward()
     assert abs(loss.item()) < 1e-15
     assert z.grad is not None and z.grad.abs().max().item() < 1e-15
@@ -59,10 +59,10 @@ def test_the_teacher_is_the_minimum(logit_side) -> None:
 
 def test_it_reads_the_teacher_on_both_sides_and_no_reference() -> None:
     needs = objective("UNDO").needs
-    assert needs.forget_teacher is needs.retain_teacher is needs.retain is Serve.LOGITS
+    assert needs.forget_teacher is needs.retain_teacher is needs.retain is Quantity.LOGITS
     assert needs.forget_ref is needs.retain_ref is None
     plain = objective("UNDO", {"retain_loss_type": "NLL"}).needs
-    assert plain.retain_teacher is None and plain.forget_teacher is Serve.LOGITS
+    assert plain.retain_teacher is None and plain.forget_teacher is Quantity.LOGITS
 
 
 def test_the_noise_is_the_edits() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.methods import View, objective
+from expunge.methods import LossInputs, objective
 from expunge.methods.whp import WHP, generic
 
 
@@ -44,7 +44,7 @@ def test_the_loss_by_hand(logit_side) -> None:
         logit_side(torch.tensor([z], dtype=torch.float64), one, one)
         for z in ([math.log(0.25), math.log(0.75)], [math.log(3), 0.0], [math.log(6), -5.0])
     )
-    view = View(forget=now, forget_ref=before, forget_teacher=reinforced)
+    view = LossInputs(forget=now, forget_ref=before, forget_teacher=reinforced)
     soft = WHP(alpha=1.0, target="softmax").forget_loss(view).item()
     assert soft == pytest.approx(0.6 * math.log(4) + 0.4 * math.log(4 / 3), rel=1e-14)
     assert WHP(alpha=1.0).forget_loss(view).item() == pytest.approx(math.log(4), rel=1e-14)
@@ -58,7 +58,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side, target: str)
     others = {"forget_ref": logit_side(z_b, TOKENS, ROWS), "forget_teacher": logit_side(z_r, TOKENS, ROWS)}
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        return made.forget_loss(View(forget=logit_side(x, TOKENS, ROWS), **others))
+        return made.forget_loss(LossInputs(forget=logit_side(x, TOKENS, ROWS), **others))
 
     loss(z).backward()
     v = z_b - 1.5 * (z_r - z_b).clamp(min=0)
@@ -69,7 +69,7 @@ def test_the_gradient_in_closed_form_and_by_differences(logit_side, target: str)
 
 def test_without_alpha_the_reference_is_the_minimum(logit_side) -> None:
     z = logits(3, 5, 0).requires_grad_()
-    view = View(
+    view = LossInputs(
         forget=logit_side(z, TOKENS, ROWS),
         forget_ref=logit_side(z.detach() + 7.0, TOKENS, ROWS),
         forget_teacher=logit_side(logits(3, 5, 2), TOKENS, ROWS),
@@ -81,7 +81,7 @@ def test_without_alpha_the_reference_is_the_minimum(logit_side) -> None:
 def test_no_gradient_reaches_the_other_models(logit_side) -> None:
     z, z_b, z_r = (logits(3, 5, k).requires_grad_() for k in range(3))
     now, before, reinforced = (logit_side(x, TOKENS, ROWS) for x in (z, z_b, z_r))
-    WHP(target="softmax").forget_loss(View(forget=now, forget_ref=before, forget_teacher=reinforced)).backward()
+    WHP(target="softmax").forget_loss(LossInputs(forget=now, forget_ref=before, forget_teacher=reinforced)).backward()
     assert z.grad is not None and z_b.grad is None and z_r.grad is None
 
 
@@ -89,7 +89,7 @@ def test_which_token_stands_there_does_not_count(logit_side) -> None:
     one, other = (logit_side(logits(3, 5, 0), t, ROWS) for t in (TOKENS, TOKENS.flip(0)))
     ref, reinforced = (logit_side(logits(3, 5, k), TOKENS, ROWS) for k in (1, 2))
     made = WHP(target="softmax")
-    views = [View(forget=x, forget_ref=ref, forget_teacher=reinforced) for x in (one, other)]
+    views = [LossInputs(forget=x, forget_ref=ref, forget_teacher=reinforced) for x in (one, other)]
     assert made.forget_loss(views[0]).item() == made.forget_loss(views[1]).item()
 
 

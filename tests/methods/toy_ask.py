@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from expunge.methods.steps import Nudge, Which
+from expunge.methods.grad_transforms import Perturbation, Which
 
 Term = Callable[[Sequence[Tensor]], Tensor]
 
@@ -30,7 +30,7 @@ class Toy:
         self.terms = {"forget": forget, "retain": retain, "relearn": relearn}
         self.asked: list[str] = []
 
-    def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
+    def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         assert nudge is None and not inner
         self.asked.append(which)
         parts = ("forget", "retain") if which == "total" else (which,)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge.core.records import Answers, TokenRecords
+from expunge.core.records import AnswerTokens, TokenRecords
 
 Logps = Mapping[int, Sequence[float]]
 
@@ -20,7 +20,7 @@ def records() -> Callable[..., TokenRecords]:
     Other columns in the same shape: `mean`, `var`, `is_argmax` (a value per token), `zlib`, `n_bytes` (one per row).
     """
 
-    def answers(rows: Logps, more: Mapping[str, Mapping[int, Any]]) -> Answers:
+    def answers(rows: Logps, more: Mapping[str, Mapping[int, Any]]) -> AnswerTokens:
         ids = sorted(rows)
         logp = np.array([x for i in ids for x in rows[i]], dtype=float)
 
@@ -29,7 +29,7 @@ def records() -> Callable[..., TokenRecords]:
                 return np.zeros(len(logp))
             return np.array([x for i in ids for x in more[name][i]], dtype=float)
 
-        return Answers(
+        return AnswerTokens(
             row_ids=np.array(ids, dtype=np.int64),
             offsets=np.cumsum([0, *(len(rows[i]) for i in ids)]).astype(np.int64),
             token_id=np.zeros(len(logp), dtype=np.int64),

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.api import Metric, Result, missing
+from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 
 NAMES = ("loss", "zlib", "min_k", "min_k_plus_plus")
@@ -64,10 +64,10 @@ def test_reference_reads_the_retain_models_losses(records) -> None:
     [
         (None, "needs a retain model's losses (loss); none was given"),
         (missing("not scored"), "the retain model's loss has no rows: not scored"),
-        (Result(1.0), "the retain model's loss has no rows"),
+        (MetricResult(1.0), "the retain model's loss has no rows"),
     ],
 )
-def test_reference_without_losses_says_why(records, retain: Result | None, reason: str) -> None:
+def test_reference_without_losses_says_why(records, retain: MetricResult | None, reason: str) -> None:
     given = None if retain is None else {"loss": retain}
     result = compute([REFERENCE], {"r": records({"answer": {0: [-1.0]}})}, {}, given)["ref"]
     assert math.isnan(result.value)

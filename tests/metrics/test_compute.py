@@ -7,10 +7,10 @@ import math
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
-from expunge.core.records import Text
+from expunge.core.fingerprints import fingerprint
+from expunge.core.records import GeneratedText
 from expunge.metrics.api import Metric, find_family
-from expunge.metrics.compute import Extra, compute, identity, in_order, requests, with_parents
+from expunge.metrics.compute import OptionalRecords, compute, identity, in_order, requests, with_parents
 
 PROB = Metric("prob", "probability", rows="r", tokens=("answer",))
 PERT = Metric("pert", "probability", rows="r", tokens=("perturbed",))
@@ -29,7 +29,7 @@ def test_requests_are_the_union() -> None:
 
 
 def test_parents_come_first_and_results_keep_the_given_order(records) -> None:
-    texts = {("r", "answer"): [Text(0, 0, "", "red", "red blue", 1, True)]}
+    texts = {("r", "answer"): [GeneratedText(0, 0, "", "red", "red blue", 1, True)]}
     tokens = {"r": records({"answer": {0: [math.log(0.25)]}})}
     results = compute([MEAN, ROUGE, PROB], tokens, texts)
     assert list(results) == ["mean", "rouge", "prob"]
@@ -111,14 +111,14 @@ def test_other_kinds_of_records_are_asked_for_and_missed_by_name() -> None:
         "grad": "no gradients of the rows 'r' were scored",
         "same": "no original model was given to compare with",
     }
-    texts = {("r", "answer"): [Text(0, 0, "", "red", "red", 1, True)]}
+    texts = {("r", "answer"): [GeneratedText(0, 0, "", "red", "red", 1, True)]}
     assert "no embedding model was named" in (compute([metrics[1]], {}, texts)["near"].reason or "")
 
 
 def test_a_metric_of_some_rows_only(records) -> None:
     tokens = {"r": records({"answer": {0: [math.log(0.5)], 1: [math.log(0.25)], 2: [math.log(0.25)]}})}
     some = Metric("some", "probability", rows="r", tokens=("answer",), where={"kind": "book"})
-    found = compute([some, PROB], tokens, {}, None, Extra(kept={"some": {1, 2}}))
+    found = compute([some, PROB], tokens, {}, None, OptionalRecords(kept={"some": {1, 2}}))
     assert (found["some"].value, list(found["some"].per_row)) == (pytest.approx(0.25), [1, 2])
     assert found["prob"].value == pytest.approx(1 / 3)
     assert compute([some], tokens, {})["some"].reason == "no row of 'r' is one of {'kind': 'book'}"

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.api import Metric, Result, missing
+from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
 
@@ -17,7 +17,7 @@ RATIO = Metric("tr", "truth_ratio", rows="r", tokens=("answer", "perturbed"), ar
 QUALITY = Metric("fq", "forget_quality", parents={"truth_ratio": "tr"}, retain="tr")
 
 
-def quality(records, log_ratios, retain: Result | None) -> Result:
+def quality(records, log_ratios, retain: MetricResult | None) -> MetricResult:
     by_variant = {
         "answer": {i: [-5000.0] for i in range(len(log_ratios))},
         "perturbed_0": {i: [-5000.0 + float(x)] for i, x in enumerate(log_ratios)},
@@ -26,7 +26,7 @@ def quality(records, log_ratios, retain: Result | None) -> Result:
     return compute([QUALITY, RATIO], {"r": records(by_variant)}, {}, given)["fq"]
 
 
-def ratios(records, log_ratios) -> Result:
+def ratios(records, log_ratios) -> MetricResult:
     by_variant = {
         "answer": {i: [-5000.0] for i in range(len(log_ratios))},
         "perturbed_0": {i: [-5000.0 + float(x)] for i, x in enumerate(log_ratios)},
@@ -63,13 +63,13 @@ def test_ratios_beyond_floats_still_rank(records) -> None:
 
 
 def test_other_projects_scores_are_compared_with_ours(records) -> None:
-    retain = Result(0.5, per_row={i: {"score": math.exp(x)} for i, x in enumerate([1.0, 2.0, 3.0])})
+    retain = MetricResult(0.5, per_row={i: {"score": math.exp(x)} for i, x in enumerate([1.0, 2.0, 3.0])})
     assert quality(records, [1.5, 2.5, 3.5], retain).extra["ks_distance"] == pytest.approx(1 / 3)
 
 
 def test_order_of_rows_does_not_matter(records) -> None:
     retain = ratios(records, [0.1, 0.4, -0.3, 2.0])
-    turned = Result(retain.value, per_row=dict(reversed(retain.per_row.items())))
+    turned = MetricResult(retain.value, per_row=dict(reversed(retain.per_row.items())))
     assert quality(records, [0.0, 1.0, 2.0, 3.0], retain) == quality(records, [0.0, 1.0, 2.0, 3.0], turned)
 
 
@@ -78,16 +78,16 @@ def test_order_of_rows_does_not_matter(records) -> None:
     [
         (None, "needs a retain model's truth ratios (tr); none was given"),
         (missing("no answers were scored"), "the retain model's tr has no rows: no answers were scored"),
-        (Result(0.5), "the retain model's tr has no rows"),
+        (MetricResult(0.5), "the retain model's tr has no rows"),
         (
-            Result(0.5, per_row={i: {"score": 1.0} for i in (0, 1, 3)}),
+            MetricResult(0.5, per_row={i: {"score": 1.0} for i in (0, 1, 3)}),
             "the retain model's truth ratios cover other rows: 3 against 3 here, 2 not in both, the first is row 2; "
             "score both models on the same split",
         ),
-        (Result(0.5, per_row={i: {"prob": 1.0} for i in range(3)}), "no row has a truth ratio in both models"),
+        (MetricResult(0.5, per_row={i: {"prob": 1.0} for i in range(3)}), "no row has a truth ratio in both models"),
     ],
 )
-def test_missing_says_why(records, retain: Result | None, reason: str) -> None:
+def test_missing_says_why(records, retain: MetricResult | None, reason: str) -> None:
     result = quality(records, [0.0, 0.1, 0.2], retain)
     assert math.isnan(result.value)
     assert result.reason == reason
@@ -95,7 +95,7 @@ def test_missing_says_why(records, retain: Result | None, reason: str) -> None:
 
 
 def test_missing_truth_ratio_is_named() -> None:
-    result = compute([QUALITY, RATIO], {}, {}, {"tr": Result(0.5, per_row={0: {"score": 1.0}})})["fq"]
+    result = compute([QUALITY, RATIO], {}, {}, {"tr": MetricResult(0.5, per_row={0: {"score": 1.0}})})["fq"]
     assert result.reason == "needs tr, which is missing: no answers of the rows 'r' were scored"
 
 
@@ -115,9 +115,11 @@ def test_the_distance_and_its_interval() -> None:
 
 
 def test_distance_between_two_retain_models() -> None:
-    one, other = (Result(1.0, per_row={i: {"score": s} for i, s in enumerate(of)}) for of in ([1, 2, 3], [1, 5, 6]))
+    one, other = (
+        MetricResult(1.0, per_row={i: {"score": s} for i, s in enumerate(of)}) for of in ([1, 2, 3], [1, 5, 6])
+    )
     assert ks_between(one, other) == pytest.approx(2 / 3)
-    assert math.isnan(ks_between(one, Result(1.0, per_row={0: {"score": 1.0}})))
+    assert math.isnan(ks_between(one, MetricResult(1.0, per_row={0: {"score": 1.0}})))
 
 
 def test_the_value_may_be_a_log(records) -> None:

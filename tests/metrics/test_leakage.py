@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
-from expunge.metrics.api import Inputs, Metric, Result, find_family
-from expunge.metrics.compute import Extra, compute
+from expunge.core.records import GeneratedText
+from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family
+from expunge.metrics.compute import OptionalRecords, compute
 from expunge.metrics.leakage import best_of
 
 
@@ -33,9 +33,9 @@ def test_many_samples_do_not_overflow() -> None:
 
 
 def run(k: int, **more):
-    texts = {("r", "answer"): [Text(i, s, "", "red", "red blue", 1, True) for i in range(3) for s in range(4)]}
+    texts = {("r", "answer"): [GeneratedText(i, s, "", "red", "red blue", 1, True) for i in range(3) for s in range(4)]}
     metric = Metric("m", "leak_at_k", rows="r", texts="answer", args={"k": k}, **({"sampled": True} | more))
-    return compute([metric], {}, texts, None, Extra(samples=texts))["m"]
+    return compute([metric], {}, texts, None, OptionalRecords(samples=texts))["m"]
 
 
 def test_samples_are_read_and_greedy_texts_are_not() -> None:
@@ -47,22 +47,24 @@ def test_samples_are_read_and_greedy_texts_are_not() -> None:
         run(0)
 
 
-def worst(parents: dict[str, Result], **args) -> Result:
+def worst(parents: dict[str, MetricResult], **args) -> MetricResult:
     metric = Metric("w", "worst_case", parents={role: f"p_{role}" for role in parents}, args=args)
-    return find_family("worst_case").compute(Inputs(metric, None, None, parents, None), **args)
+    return find_family("worst_case").compute(MetricInputs(metric, None, None, parents, None), **args)
 
 
 def test_a_worst_case_is_at_least_each_parent_by_row() -> None:
     rng = np.random.default_rng(1)
     table = rng.uniform(size=(3, 8))
-    parents = {str(k): Result(0.5, per_row={i: {"prob": x} for i, x in enumerate(row)}) for k, row in enumerate(table)}
+    parents = {
+        str(k): MetricResult(0.5, per_row={i: {"prob": x} for i, x in enumerate(row)}) for k, row in enumerate(table)
+    }
     found = worst(parents)
     assert found.column("score") == table.max(axis=0).tolist()
     assert found.extra["over_best_parent"] == pytest.approx(table.max(axis=0).mean() - table.mean(axis=1).max())
 
 
 def test_parents_that_share_no_value() -> None:
-    one, other = Result(0.5, per_row={0: {"prob": 0.5}}), Result(0.5, per_row={0: {"rougeL_recall": 0.5}})
+    one, other = MetricResult(0.5, per_row={0: {"prob": 0.5}}), MetricResult(0.5, per_row={0: {"rougeL_recall": 0.5}})
     with pytest.raises(ConfigError, match="metric w: its parents do not all share a value by row"):
         worst({"a": one, "b": other})
     with pytest.raises(ConfigError, match="metric w: its parents do not all have 'score'"):

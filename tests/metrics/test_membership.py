@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 from sklearn.metrics import roc_auc_score
 
-from expunge.benchmarks.panel import tofu_panel
+from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.errors import ConfigError
 from expunge.core.records import TokenRecords
-from expunge.metrics.api import Metric, Result, missing
+from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.membership import auc_interval
 
@@ -25,7 +25,9 @@ LISTED = [
 ]
 
 
-def run(records, members: list[float], others: list[float], retain: Result | None = None) -> dict[str, Result]:
+def run(
+    records, members: list[float], others: list[float], retain: MetricResult | None = None
+) -> dict[str, MetricResult]:
     tokens = {
         name: records({"answer": {i: [-x] for i, x in enumerate(losses)}})
         for name, losses in (("forget", members), ("holdout", others))
@@ -74,7 +76,7 @@ def test_swapping_the_sides_mirrors_it(records) -> None:
 
 @pytest.mark.parametrize(("retain", "distance"), [(0.2, 0.3), (0.8, 0.3), (0.5, 0.0)])
 def test_distance_counts_both_sides(records, retain: float, distance: float) -> None:
-    results = run(records, [1.0, 3.0], [2.0], Result(retain))
+    results = run(records, [1.0, 3.0], [2.0], MetricResult(retain))
     assert results["auc"].value == 0.5
     assert results["auc"].extra["auc_distance"] == pytest.approx(distance)
     assert np.sign(results["leak"].value) == np.sign(retain - 0.5)

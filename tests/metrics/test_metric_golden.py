@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expunge.core.records import RowNumbers, Text
-from expunge.metrics import Inputs, Metric, Result, families, find_family, missing
+from expunge.core.records import ExampleNumbers, GeneratedText
+from expunge.metrics import Metric, MetricInputs, MetricResult, families, find_family, missing
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "golden" / "metrics").glob("*.json"))
 CASES = [case for file in FILES for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
@@ -25,26 +25,26 @@ def numbers(value: list | str | None) -> list[float] | float:
     return [number(v) for v in value] if isinstance(value, list) else number(value)
 
 
-def ratios(scores: list[str | None] | None) -> Result | None:
+def ratios(scores: list[str | None] | None) -> MetricResult | None:
     if scores is None:
         return None
-    return Result(value=0.5, per_row={i: {"score": number(s)} for i, s in enumerate(scores)})
+    return MetricResult(value=0.5, per_row={i: {"score": number(s)} for i, s in enumerate(scores)})
 
 
-def losses(probs: list[str]) -> Result:
-    return Result(0.5, per_row={i: {"score": -math.log(number(p))} for i, p in enumerate(probs)})
+def losses(probs: list[str]) -> MetricResult:
+    return MetricResult(0.5, per_row={i: {"score": -math.log(number(p))} for i, p in enumerate(probs)})
 
 
-def text_of(sample: int, row: int, said: str, truth: str, more: dict | None = None) -> Text:
+def text_of(sample: int, row: int, said: str, truth: str, more: dict | None = None) -> GeneratedText:
     more = more or {}
     near = number(more["similarity"]) if "similarity" in more else None
-    return Text(row, sample, "", said, truth, more.get("n_new_tokens", 1), more.get("stopped", True), near)
+    return GeneratedText(row, sample, "", said, truth, more.get("n_new_tokens", 1), more.get("stopped", True), near)
 
 
-def numbers_of(rows: dict[str, dict[str, str]]) -> RowNumbers:
+def numbers_of(rows: dict[str, dict[str, str]]) -> ExampleNumbers:
     ids = sorted(int(i) for i in rows)
     names = next(iter(rows.values()))
-    return RowNumbers(np.array(ids), {n: np.array([number(rows[str(i)][n]) for i in ids]) for n in names})
+    return ExampleNumbers(np.array(ids), {n: np.array([number(rows[str(i)][n]) for i in ids]) for n in names})
 
 
 def by_row(variants: dict[str, dict[str, list]]) -> dict[str, dict[int, list]]:
@@ -52,10 +52,10 @@ def by_row(variants: dict[str, dict[str, list]]) -> dict[str, dict[int, list]]:
     return {v: {int(i): values for i, values in rows.items()} for v, rows in variants.items()}
 
 
-def inputs_of(case: dict, records) -> Inputs:
-    parents: dict[str, Result] = {}
+def inputs_of(case: dict, records) -> MetricInputs:
+    parents: dict[str, MetricResult] = {}
     for role, value in case.get("parents", {}).items():
-        parents[role] = missing("not scored") if value is None else Result(value=number(value))
+        parents[role] = missing("not scored") if value is None else MetricResult(value=number(value))
     if "scores" in case:
         parents["truth_ratio"] = ratios(case["scores"])
     for role, scores in case.get("parent_scores", {}).items():
@@ -69,7 +69,9 @@ def inputs_of(case: dict, records) -> Inputs:
         }
         tokens = records(by_row(logps), **{c: by_row(v) for c, v in case.get("columns", {}).items()})
     for role, rows in case.get("parent_rows", {}).items():
-        parents[role] = Result(0.5, per_row={int(i): {n: number(v) for n, v in s.items()} for i, s in rows.items()})
+        parents[role] = MetricResult(
+            0.5, per_row={int(i): {n: number(v) for n, v in s.items()} for i, s in rows.items()}
+        )
     texts = None
     if "texts" in case:
         texts = [text_of(sample, *given) for sample, given in enumerate(case["texts"])]
@@ -87,9 +89,11 @@ def inputs_of(case: dict, records) -> Inputs:
     shadows = {role: [losses(probs) for probs in of] for role, of in case.get("shadow_probs", {}).items()}
     retain = ratios(case.get("retain_scores"))
     if "retain_value" in case:
-        retain = Result(number(case["retain_value"]))
+        retain = MetricResult(number(case["retain_value"]))
     given = {kind: numbers_of(case[kind]) for kind in ("grads", "agreement") if kind in case}
-    return Inputs(metric=metric, tokens=tokens, texts=texts, parents=parents, retain=retain, shadows=shadows, **given)
+    return MetricInputs(
+        metric=metric, tokens=tokens, texts=texts, parents=parents, retain=retain, shadows=shadows, **given
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['family']}-{case['name']}")

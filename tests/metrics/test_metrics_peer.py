@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expunge.benchmarks.panel import UTILITY_PARTS, tofu_panel
-from expunge.core.records import Text, TokenRecords
-from expunge.metrics.api import Inputs, Metric, Result, find_family
+from expunge.benchmarks.metric_suite import UTILITY_PARTS, tofu_panel
+from expunge.core.records import GeneratedText, TokenRecords
+from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family
 from expunge.metrics.compute import compute
 
 pytestmark = pytest.mark.shared
@@ -62,7 +62,7 @@ def tokens(peer, records) -> dict[str, dict[str, TokenRecords]]:
 
 
 @pytest.fixture(scope="module")
-def ours(tokens) -> dict[str, dict[str, Result]]:
+def ours(tokens) -> dict[str, dict[str, MetricResult]]:
     retain = compute(PANEL, tokens["retain90"], {})
     return {"retain90": retain, "full": compute(PANEL, tokens["full"], {}, retain)}
 
@@ -131,11 +131,13 @@ def test_model_utility(peer, ours, model: str) -> None:
     parents = {}
     for part in UTILITY_PARTS:
         if part.endswith("ROUGE"):  # their generations are given for some rows only: take their row values
-            parents[part] = Result(float(np.mean([s["rougeL_recall"] for s in peer[model]["rows"][part].values()])))
+            parents[part] = MetricResult(
+                float(np.mean([s["rougeL_recall"] for s in peer[model]["rows"][part].values()]))
+            )
         else:
             parents[part] = ours[model][part]
     metric = Metric("model_utility", "model_utility", parents={part: part for part in UTILITY_PARTS})
-    result = find_family("model_utility").compute(Inputs(metric, None, None, parents, None))
+    result = find_family("model_utility").compute(MetricInputs(metric, None, None, parents, None))
     assert result.value == pytest.approx(peer[model]["aggregates"]["model_utility"], rel=1e-6)
 
 
@@ -146,7 +148,7 @@ def test_rouge(peer, shared: Path, model: str, metric: str, reference: str | Non
     lines = (shared / "data" / "tofu" / "forget10_perturbed.json").read_text(encoding="utf-8").splitlines()
     data = [json.loads(line) for line in lines]
     texts = [
-        Text(
+        GeneratedText(
             g["index"],
             0,
             g["prompt"],
@@ -170,7 +172,7 @@ def test_no_reference_of_the_panel_is_without_words(shared: Path) -> None:
     for name in ("forget10", "retain", "real_authors", "world_facts"):
         lines = (shared / "data" / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
         texts = [
-            Text(i, 0, "", "", row[key], 1, True)
+            GeneratedText(i, 0, "", "", row[key], 1, True)
             for i, row in enumerate(json.loads(line) for line in lines)
             for key in ("answer", "paraphrased_answer")
             if key in row

@@ -10,15 +10,15 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import TokenRecords
-from expunge.metrics.api import Inputs, Metric, Result
+from expunge.metrics.api import Metric, MetricInputs, MetricResult
 from expunge.metrics.multiple_choice import mean_over_questions, multiple_choice
 
 Build = Callable[..., TokenRecords]
 
 
-def given(tokens: TokenRecords | None, *names: str, **parents: Result) -> Inputs:
+def given(tokens: TokenRecords | None, *names: str, **parents: MetricResult) -> MetricInputs:
     metric = Metric("m", "multiple_choice", rows="r", tokens=names, parents={k: f"{k}_metric" for k in parents})
-    return Inputs(metric, tokens, None, parents, None)
+    return MetricInputs(metric, tokens, None, parents, None)
 
 
 def test_sums_and_sums_per_byte(records: Build) -> None:
@@ -61,9 +61,9 @@ def test_options_that_a_row_lacks_and_options_without_a_token(records: Build) ->
 
 
 def test_the_mean_over_questions_is_not_the_mean_over_subjects() -> None:
-    def subject(*hits: float) -> Result:
+    def subject(*hits: float) -> MetricResult:
         rows: dict[int, Any] = {i: {"acc": h, "acc_norm": 1.0} for i, h in enumerate(hits)}
-        return Result(sum(hits) / len(hits), per_row=rows)
+        return MetricResult(sum(hits) / len(hits), per_row=rows)
 
     result = mean_over_questions(given(None, a=subject(1.0, 1.0, 1.0), b=subject(0.0)))
     assert (result.value, result.extra["mean_over_subjects"], result.extra["acc_norm"]) == (0.75, 0.5, 1.0)
@@ -72,7 +72,7 @@ def test_the_mean_over_questions_is_not_the_mean_over_subjects() -> None:
 
 
 def test_a_subject_that_is_missing_is_named() -> None:
-    result = mean_over_questions(given(None, a=Result(math.nan, reason="not scored")))
+    result = mean_over_questions(given(None, a=MetricResult(math.nan, reason="not scored")))
     assert result.reason == "needs a_metric, which is missing: not scored"
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import norm
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.api import Metric, Result, missing
-from expunge.metrics.compute import Extra, compute
+from expunge.metrics.api import Metric, MetricResult, missing
+from expunge.metrics.compute import OptionalRecords, compute
 
 FORGET = Metric("f", "loss_score", rows="f", tokens=("answer",))
 HOLDOUT = Metric("h", "loss_score", rows="h", tokens=("answer",))
@@ -35,7 +35,7 @@ def drawn(records):
 def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
     losses, mine, shadows = drawn
     metric = Metric("rmia", "rmia_score", parents=RMIA.parents, shadows=True, args={"a": a, "gamma": gamma})
-    found = compute([FORGET, HOLDOUT, metric], mine, {}, None, Extra(shadows=shadows))["rmia"]
+    found = compute([FORGET, HOLDOUT, metric], mine, {}, None, OptionalRecords(shadows=shadows))["rmia"]
 
     def ratio(rows: str, i: int) -> float:
         out = sum(math.exp(-losses[rows][m][i]) for m in (1, 2, 3)) / 3
@@ -48,7 +48,7 @@ def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
 
 def test_lira_is_the_tail_of_the_shadow_models(drawn) -> None:
     losses, mine, shadows = drawn
-    found = compute([FORGET, HOLDOUT, LIRA], mine, {}, None, Extra(shadows=shadows))["lira"]
+    found = compute([FORGET, HOLDOUT, LIRA], mine, {}, None, OptionalRecords(shadows=shadows))["lira"]
     p = np.exp(-losses["f"])
     phi = np.log(p / (1 - p))
     sigma = np.sqrt(phi[1:].var(axis=0, ddof=1).mean())
@@ -61,39 +61,41 @@ def test_a_learned_row_stands_out(records) -> None:
     rng = np.random.default_rng(0)
     base = rng.uniform(1.5, 2.5, size=20)
 
-    def result(shift: float) -> Result:
-        return Result(1.0, per_row={i: {"score": x + shift + rng.normal(0, 0.05)} for i, x in enumerate(base)})
+    def result(shift: float) -> MetricResult:
+        return MetricResult(1.0, per_row={i: {"score": x + shift + rng.normal(0, 0.05)} for i, x in enumerate(base)})
 
     shadows = [{"f": result(0.0)} for _ in range(3)]
     for shift, sign in ((-1.0, -1), (1.0, 1)):
         tokens = {"f": records({"answer": {i: [-(x + shift)] for i, x in enumerate(base)}})}
-        value = compute([FORGET, LIRA], tokens, {}, None, Extra(shadows=shadows))["lira"].value
+        value = compute([FORGET, LIRA], tokens, {}, None, OptionalRecords(shadows=shadows))["lira"].value
         assert value * sign > 5
 
 
 def test_the_retain_log_serves_where_there_are_no_shadow_models(drawn) -> None:
     _, mine, shadows = drawn
     one = compute([FORGET, HOLDOUT, RMIA], mine, {}, shadows[0])["rmia"]
-    assert repr(one) == repr(compute([FORGET, HOLDOUT, RMIA], mine, {}, None, Extra(shadows=shadows[:1]))["rmia"])
+    assert repr(one) == repr(
+        compute([FORGET, HOLDOUT, RMIA], mine, {}, None, OptionalRecords(shadows=shadows[:1]))["rmia"]
+    )
 
 
 @pytest.mark.parametrize(
     ("shadow", "reason"),
     [
         (missing("not scored"), "needs a retain model's f, which is missing: not scored"),
-        (Result(1.0, per_row={0: {"score": 1.0}}), "cover other rows: 1 against 12 here"),
+        (MetricResult(1.0, per_row={0: {"score": 1.0}}), "cover other rows: 1 against 12 here"),
     ],
 )
-def test_retain_models_that_cannot_serve(drawn, shadow: Result, reason: str) -> None:
+def test_retain_models_that_cannot_serve(drawn, shadow: MetricResult, reason: str) -> None:
     _, mine, _ = drawn
-    found = compute([FORGET, LIRA], mine, {}, None, Extra(shadows=[{"f": shadow}] * 2))["lira"]
+    found = compute([FORGET, LIRA], mine, {}, None, OptionalRecords(shadows=[{"f": shadow}] * 2))["lira"]
     assert reason in (found.reason or "")
 
 
 def test_rows_without_a_loss_have_no_score(records) -> None:
-    shadows = [{"f": Result(1.0, per_row={0: {"score": 1.0 + m}, 1: {"score": 1.0}})} for m in (0, 1)]
+    shadows = [{"f": MetricResult(1.0, per_row={0: {"score": 1.0 + m}, 1: {"score": 1.0}})} for m in (0, 1)]
     tokens = {"f": records({"answer": {0: [-1.0], 1: []}})}
-    found = compute([FORGET, LIRA], tokens, {}, None, Extra(shadows=shadows))["lira"]
+    found = compute([FORGET, LIRA], tokens, {}, None, OptionalRecords(shadows=shadows))["lira"]
     assert math.isnan(found.per_row[1]["score"])
     assert found.extra["n_missing"] == 1
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.metrics.api import Result, missing
+from expunge.metrics.api import MetricResult, missing
 from expunge.metrics.results import read_results, write_results
 
 RESULTS = {
-    "prob": Result(
+    "prob": MetricResult(
         0.5,
         per_row={0: {"prob": 0.25, "avg_loss": 1.5}, 2: {"prob": [0.5, math.nan]}, 10: {"prob": math.nan}},
         extra={"n_missing": 1.0, "odd": math.nan},
     ),
-    "tr": Result(0.0, per_row={0: {"log_score": -math.inf, "score": 0.0}, 1: {"log_score": math.inf}}),
+    "tr": MetricResult(0.0, per_row={0: {"log_score": -math.inf, "score": 0.0}, 1: {"log_score": math.inf}}),
     "fq": missing("needs a retain model's truth ratios (tr); none was given"),
 }
 
 
-def same(a: Result, b: Result) -> bool:
+def same(a: MetricResult, b: MetricResult) -> bool:
     return repr(a) == repr(b)  # repr, because NaN differs from itself
 
 
@@ -74,7 +74,7 @@ def test_another_projects_file(tmp_path: Path) -> None:
     assert list(results["forget_truth_ratio"].per_row) == [1, 2, 10]
     assert results["forget_truth_ratio"].per_row[10] == {"score": 0.5}
     assert results["forget_Q_A_ROUGE"].per_row == {0: {"rougeL_recall": 0.3}}
-    assert results["mia_min_k"] == Result(0.9)
+    assert results["mia_min_k"] == MetricResult(0.9)
     for name in ("forget_quality", "broken"):
         assert math.isnan(results[name].value)
         assert results[name].reason == "no value in TOFU_EVAL.json"

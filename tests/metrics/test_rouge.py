@@ -9,17 +9,18 @@ import pytest
 from rouge_score import rouge_scorer
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics import rouge
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 
 TEXTS = [
-    Text(i, 0, "", said, "the quick brown fox", 3, True) for i, said in enumerate(["the fox", "quick", "", "brown the"])
+    GeneratedText(i, 0, "", said, "the quick brown fox", 3, True)
+    for i, said in enumerate(["the fox", "quick", "", "brown the"])
 ]
 
 
-def run(texts: list[Text], **args):
+def run(texts: list[GeneratedText], **args):
     metric = Metric("m", "rouge", rows="r", texts="answer", args=args)
     return compute([metric], {}, {("r", "answer"): texts})["m"]
 
@@ -51,10 +52,10 @@ def test_needs_generations() -> None:
 WORDS = ("the", "author", "authors", "wrote", "writing", "novels", "of", "Paris", "1991", "naïve", "a", "", "—")
 
 
-def some_pairs(n: int) -> list[Text]:
+def some_pairs(n: int) -> list[GeneratedText]:
     draw = random.Random(0)
     said = [" ".join(draw.choices(WORDS, k=draw.choice((0, 1, 3, 9, 40, 90)))) for _ in range(2 * n)]
-    return [Text(i, 0, "", said[2 * i], said[2 * i + 1], 1, True) for i in range(n)]
+    return [GeneratedText(i, 0, "", said[2 * i], said[2 * i + 1], 1, True) for i in range(n)]
 
 
 def test_equals_the_package_rouge_score_to_the_last_bit() -> None:
@@ -92,7 +93,7 @@ def test_several_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_generation_that_is_none_is_missing_not_zero() -> None:
-    broken = [*TEXTS, Text(4, 0, "", "", "the fox", 0, False)]
+    broken = [*TEXTS, GeneratedText(4, 0, "", "", "the fox", 0, False)]
     result = run(broken)
     assert math.isnan(result.per_row[4]["rougeL_recall"])
     assert (result.value, result.extra["n_missing"]) == (run(TEXTS).value, 1)

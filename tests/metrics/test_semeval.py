@@ -7,8 +7,8 @@ import math
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.metrics import Metric, Result, missing
-from expunge.metrics.api import Inputs
+from expunge.metrics import Metric, MetricResult, missing
+from expunge.metrics.api import MetricInputs
 from expunge.metrics.compute import in_order
 from expunge.metrics.semeval import TERMS, aggregate, mia_score, semeval_aggregate, semeval_mia, semeval_tasks
 
@@ -32,23 +32,23 @@ PUBLISHED = [
 ]
 
 
-def given(family: str, parents: dict[str, Result], **args: float) -> Inputs:
+def given(family: str, parents: dict[str, MetricResult], **args: float) -> MetricInputs:
     metric = Metric("m", family, args=args, parents={role: role for role in parents})
-    return Inputs(metric=metric, tokens=None, texts=None, parents=parents, retain=None)
+    return MetricInputs(metric=metric, tokens=None, texts=None, parents=parents, retain=None)
 
 
-def part(value: float, rows: int = 2) -> Result:
-    return Result(value, per_row={i: {"score": value} for i in range(rows)})
+def part(value: float, rows: int = 2) -> MetricResult:
+    return MetricResult(value, per_row={i: {"score": value} for i in range(rows)})
 
 
-def sides(left: float, kept: float) -> dict[str, Result]:
+def sides(left: float, kept: float) -> dict[str, MetricResult]:
     """All forget scores `left`, all retain scores `kept`."""
     return {term: part(left if term.startswith("forget") else kept) for term in TERMS}
 
 
-def official(terms: dict[str, Result], auc: float, mmlu: float) -> Result:
+def official(terms: dict[str, MetricResult], auc: float, mmlu: float) -> MetricResult:
     tasks = semeval_tasks(given("semeval_tasks", terms))
-    mia = semeval_mia(given("semeval_mia", {"auc": Result(auc)}))
+    mia = semeval_mia(given("semeval_mia", {"auc": MetricResult(auc)}))
     return semeval_aggregate(given("semeval_aggregate", {"tasks": tasks, "mia": mia}), mmlu_accuracy=mmlu)
 
 
@@ -96,7 +96,7 @@ def test_a_term_that_could_not_be_scored_names_itself() -> None:
     result = semeval_tasks(given("semeval_tasks", terms))
     assert math.isnan(result.value)
     assert result.reason == "needs retain_Task1_knowledge, which is missing: no generations"
-    whole = semeval_aggregate(given("semeval_aggregate", {"tasks": result, "mia": Result(0.5)}))
+    whole = semeval_aggregate(given("semeval_aggregate", {"tasks": result, "mia": MetricResult(0.5)}))
     assert "tasks: needs retain_Task1_knowledge" in (whole.reason or "")
     assert "mmlu: no MMLU accuracy" in (whole.reason or "")
     assert whole.extra == {"mia_part": 0.5}
@@ -110,4 +110,4 @@ def test_an_accuracy_in_percent_is_refused() -> None:
 
 def test_an_aggregate_without_its_parents_is_a_wrong_panel() -> None:
     with pytest.raises(ConfigError, match="needs the parents tasks and mia"):
-        semeval_aggregate(given("semeval_aggregate", {"tasks": Result(0.5)}))
+        semeval_aggregate(given("semeval_aggregate", {"tasks": MetricResult(0.5)}))

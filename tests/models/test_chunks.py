@@ -12,8 +12,8 @@ from torch import Tensor
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.models import chunks as module
-from expunge.models.chunks import Chunks
-from expunge.models.packed import FrozenHead, Head, Positions, packed_forward, plain_head, token_logps
+from expunge.models.chunks import ChunkedLogits
+from expunge.models.packed import BatchPositions, FrozenLmHead, LmHead, packed_forward, plain_head, token_logps
 
 SIZES = [1, 3, 7, 100]
 
@@ -33,13 +33,13 @@ def batch() -> Batch:
     )
 
 
-def at(b: Batch) -> Positions:
-    return Positions(b.ids_BT, b.mask_BT, b.row_N, b.pos_N)
+def at(b: Batch) -> BatchPositions:
+    return BatchPositions(b.ids_BT, b.mask_BT, b.row_N, b.pos_N)
 
 
-def by_chunks(model: Any, b: Batch, size: int) -> Chunks:
+def by_chunks(model: Any, b: Batch, size: int) -> ChunkedLogits:
     packed = packed_forward(model, at(b), use_mask=False, n_head=0)
-    return Chunks(Head(model), packed.hidden_ND, size, packed.autocast)
+    return ChunkedLogits(LmHead(model), packed.hidden_ND, size, packed.autocast)
 
 
 def divergence(now_NV: Tensor, ref_NV: Tensor, weight_N: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ def test_tied_and_untied_heads_with_a_bias(tied: bool) -> None:
     linear = torch.nn.Linear(4, 9, dtype=torch.float64)
     embedding = linear.weight if tied else torch.nn.Parameter(torch.randn(9, 4, dtype=torch.float64))
     token_N = torch.arange(11) % 9
-    head = Head(_Bare(linear))
+    head = LmHead(_Bare(linear))
     found = []
     for size in (0, 3):
-        values = Chunks(head, hidden + embedding[token_N], size).per_token(token_logps, [token_N.__getitem__])
+        values = ChunkedLogits(head, hidden + embedding[token_N], size).per_token(token_logps, [token_N.__getitem__])
         found.append(torch.autograd.grad(values.square().sum(), [hidden, embedding, linear.weight, linear.bias]))
     for whole, chunked in zip(*found, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-10, atol=1e-12)
@@ -128,12 +128,12 @@ def toy(n: int = 10) -> tuple[torch.nn.Linear, Tensor, Tensor]:
 def test_no_more_than_a_chunk_at_a_time_and_again_in_the_backward() -> None:
     linear, hidden, token_N = toy()
     rows, fn = counted()
-    values = Chunks(Head(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
+    values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
     assert rows == [4, 4, 2]
     values.sum().backward()
     assert rows == [4, 4, 2] * 2
     with torch.no_grad():
-        Chunks(Head(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
+        ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
     assert rows == [4, 4, 2] * 3
 
 
@@ -142,7 +142,7 @@ def test_a_head_that_is_not_trained_is_run_once() -> None:
     whole = torch.autograd.grad(token_logps(linear(hidden), token_N).square().sum(), hidden)[0]
     linear.requires_grad_(False)
     rows, fn = counted()
-    values = Chunks(Head(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
+    values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(fn, [token_N.__getitem__])
     values.square().sum().backward()
     assert rows == [4, 4, 2]
     torch.testing.assert_close(hidden.grad, whole, rtol=1e-12, atol=1e-14)
@@ -150,7 +150,7 @@ def test_a_head_that_is_not_trained_is_run_once() -> None:
 
 def test_a_backward_that_stops_before_the_head_leaves_nothing_behind() -> None:
     linear, hidden, token_N = toy()
-    values = Chunks(Head(_Bare(linear)), hidden, 4).per_token(token_logps, [token_N.__getitem__])
+    values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(token_logps, [token_N.__getitem__])
     torch.autograd.grad(values.sum(), hidden, retain_graph=True)
     for _ in range(2):
         (got,) = torch.autograd.grad(values.sum(), linear.weight, retain_graph=True)
@@ -160,14 +160,14 @@ def test_a_backward_that_stops_before_the_head_leaves_nothing_behind() -> None:
 
 def test_a_value_that_no_logit_changes_has_no_gradient() -> None:
     linear, hidden, _ = toy()
-    values = Chunks(Head(_Bare(linear)), hidden, 4).per_token(lambda z: z.detach().sum(-1), [])
+    values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 4).per_token(lambda z: z.detach().sum(-1), [])
     values.sum().backward()
     assert hidden.grad is not None and hidden.grad.abs().max() == 0
 
 
 def test_a_reference_s_part_is_a_constant() -> None:
     linear, hidden, _ = toy()
-    other = Chunks(Head(_Bare(linear)), hidden.detach().clone().requires_grad_(), 0)
+    other = ChunkedLogits(LmHead(_Bare(linear)), hidden.detach().clone().requires_grad_(), 0)
     part = other.part(slice(2, 5))
     assert not part.requires_grad
     torch.testing.assert_close(part, linear(other.hidden_ND)[2:5])
@@ -191,7 +191,7 @@ def test_mixed_precision_is_that_of_the_model_s_forward(model: Any, kind: torch.
     assert float((whole - chunked).norm() / whole.norm()) < 2e-2
     with torch.autocast("cpu", dtype=kind):
         theirs = packed_forward(model, at(b), use_mask=False)
-    assert Head(model).gives(theirs)
+    assert LmHead(model).gives(theirs)
 
 
 def test_half_precision_weights_are_summed_in_float32() -> None:
@@ -200,7 +200,7 @@ def test_half_precision_weights_are_summed_in_float32() -> None:
     torch.nn.init.zeros_(linear.weight)
     hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
     token_N = torch.zeros(1024, dtype=torch.long)
-    values = Chunks(Head(_Bare(linear)), hidden, 1).per_token(token_logps, [token_N.__getitem__])
+    values = ChunkedLogits(LmHead(_Bare(linear)), hidden, 1).per_token(token_logps, [token_N.__getitem__])
     values.sum().backward()
     assert linear.weight.grad is not None and linear.weight.grad.dtype == torch.bfloat16
     assert linear.weight.grad[:, 0].tolist() == [
@@ -220,6 +220,6 @@ def test_heads_that_are_more_than_a_product_are_not_plain(model: Any) -> None:
 
 def test_a_frozen_head_that_is_not_trained_is_shared() -> None:
     linear, _, _ = toy()
-    assert FrozenHead(_Bare(linear)).weight is not linear.weight
+    assert FrozenLmHead(_Bare(linear)).weight is not linear.weight
     linear.requires_grad_(False)
-    assert FrozenHead(_Bare(linear)).weight is linear.weight
+    assert FrozenLmHead(_Bare(linear)).weight is linear.weight

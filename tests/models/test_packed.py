@@ -8,7 +8,7 @@ import torch
 from expunge.core.errors import JobError
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
-from expunge.models.packed import FrozenHead, Packed, Positions, bare, packed_forward, token_logps
+from expunge.models.packed import BatchPositions, FrozenLmHead, PackedOutput, bare, packed_forward, token_logps
 
 
 def batch(side: str, **keys: Any) -> Batch:
@@ -20,8 +20,8 @@ def batch(side: str, **keys: Any) -> Batch:
     return collate(rows, pad_id=0, padding_side=side, **keys)
 
 
-def positions(b: Batch) -> Positions:
-    return Positions(b.ids_BT, b.mask_BT, b.row_N, b.pos_N)
+def positions(b: Batch) -> BatchPositions:
+    return BatchPositions(b.ids_BT, b.mask_BT, b.row_N, b.pos_N)
 
 
 def alone(model: Any, b: Batch) -> torch.Tensor:
@@ -73,13 +73,13 @@ def test_hook_is_gone_afterwards_even_after_an_error(model: Any) -> None:
         before = model(input_ids=ids).logits
         packed_forward(model, positions(b), use_mask=False)
         with pytest.raises(IndexError):
-            packed_forward(model, Positions(b.ids_BT + 1000, b.mask_BT, b.row_N, b.pos_N), use_mask=False)
+            packed_forward(model, BatchPositions(b.ids_BT + 1000, b.mask_BT, b.row_N, b.pos_N), use_mask=False)
         assert torch.equal(model(input_ids=ids).logits, before)
 
 
 def test_frozen_head_equals_the_model_s_logits(model: Any) -> None:
     b = batch("right")
-    head = FrozenHead(model)
+    head = FrozenLmHead(model)
     with torch.no_grad():
         packed = packed_forward(model, positions(b), use_mask=False)
         head.check(packed)
@@ -95,7 +95,7 @@ def test_frozen_head_refuses_logits_it_cannot_make(model: Any) -> None:
     with torch.no_grad():
         packed = packed_forward(model, positions(b), use_mask=False)
     with pytest.raises(JobError, match=r"^this architecture changes its logits[^\n]*retain_loss_type=NLL$"):
-        FrozenHead(model).check(Packed(packed.logits_NV * 1.1 + 0.1, packed.hidden_ND))
+        FrozenLmHead(model).check(PackedOutput(packed.logits_NV * 1.1 + 0.1, packed.hidden_ND))
 
 
 def test_model_without_a_head_is_refused() -> None:

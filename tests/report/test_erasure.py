@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from expunge.report.erasure import Asked, Erasure, Finding, erasure_report, summary
+from expunge.report.erasure import Erasure, ErasureRequest, Finding, erasure_report, summary
 
 NEAR = Finding("forget probability", "how likely the true answers are", 0.3, 0.25, 0.35, full=0.9, retain=0.25)
 FAR = Finding("extraction", "share said word for word", 0.8, full=0.9, retain=0.25)
@@ -19,7 +19,7 @@ def erasure() -> Erasure:
     return Erasure(
         title="Erasure of <b>authors</b>",
         created="2026-01-01",
-        asked=(Asked("forget10", 400, "ab" * 32),),
+        asked=(ErasureRequest("forget10", 400, "ab" * 32),),
         method="NPO",
         settings=(("beta", "0.1"),),
         steps=60,
@@ -85,7 +85,7 @@ def test_texts_only_if_given_and_escaped(erasure: Erasure) -> None:
     hostile = "<script>alert(1)</script> *a* [x](y)"
     page, text = both(erasure)
     assert "texts of" not in page
-    page, text = both(dataclasses.replace(erasure, asked=(Asked("f", 1, "00", (hostile,)),)))
+    page, text = both(dataclasses.replace(erasure, asked=(ErasureRequest("f", 1, "00", (hostile,)),)))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>authors" not in page
     assert "<script>" not in text and r"\*a\* \[x\]" in text
 
@@ -103,7 +103,7 @@ def test_models_that_hardly_differ_place_nothing(erasure: Erasure) -> None:
 
 
 def test_hashes_are_called_so_and_names_are_not(erasure: Erasure) -> None:
-    asked = (Asked("rows", 2, "ab" * 32, (), "12" * 32),)
+    asked = (ErasureRequest("rows", 2, "ab" * 32, (), "12" * 32),)
     models = (("the model before", "org/name revision main"), ("the weights after", f"{'ef' * 32} {'01' * 32}"))
     for said in both(dataclasses.replace(erasure, asked=asked, models=models)):
         assert "12" * 32 in said and "SHA-256 of the model before" not in said and "The model before" in said

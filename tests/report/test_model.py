@@ -8,7 +8,7 @@ import math
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.report.model import ReportModel, Run
+from expunge.report.model import ReportModel, ReportRun
 
 
 def test_full_and_retain_come_first_then_the_given_order(model: ReportModel) -> None:
@@ -26,8 +26,8 @@ def test_the_mean_of_a_role_skips_what_is_missing(model: ReportModel) -> None:
     ("change", "says"),
     [
         ({"utility_floor": 1.5}, "utility_floor is 1.5"),
-        ({"runs": (Run("a", "unlearn", seed=1), Run("a", "unlearn", seed=1))}, "label 'a' and the seed 1"),
-        ({"runs": (Run("a", "base"),)}, "role is 'base'"),  # type: ignore[arg-type]
+        ({"runs": (ReportRun("a", "unlearn", seed=1), ReportRun("a", "unlearn", seed=1))}, "label 'a' and the seed 1"),
+        ({"runs": (ReportRun("a", "base"),)}, "role is 'base'"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_input_is_one_line(model: ReportModel, change: dict[str, object], says: str) -> None:

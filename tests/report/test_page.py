@@ -12,12 +12,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.report import page as page_module
 from expunge.report.curves import audit_figures
-from expunge.report.model import AuditLine, Entry, Explorer, Making, ReportModel, RowScore, Run
+from expunge.report.model import AuditLine, Explorer, ReportEntry, ReportModel, ReportProvenance, ReportRun, RowScore
 from expunge.report.page import packed_plotly, to_html
-from expunge.report.section import Grid, Section
+from expunge.report.section import GridSection, Section
 from expunge.report.text import to_csv, to_markdown
 
 
@@ -92,7 +92,7 @@ def test_labels_and_generations_are_escaped(page: str) -> None:
 
 def test_figures_escape_labels_twice(model: ReportModel) -> None:
     """plotly decodes its JSON and then reads HTML in it, so the label must be escaped for both."""
-    hostile = Run("<a href='x'>y</a>", "unlearn", results=model.runs[0].results)
+    hostile = ReportRun("<a href='x'>y</a>", "unlearn", results=model.runs[0].results)
     own = without_library(to_html(dataclasses.replace(model, runs=(hostile,))))
     assert r"\u003ca href" not in own
     assert "&lt;a href" in own
@@ -129,17 +129,17 @@ def test_a_report_without_runs_is_still_a_page(model: ReportModel) -> None:
 def test_extreme_numbers_do_not_stop_the_page(model: ReportModel) -> None:
     rows = {0: {"score": 0.0}, 1: {"score": 1e308}, 2: {"score": float("nan")}, 3: {"score": float("inf")}}
     wild = {
-        "forget_truth_ratio": Result(0.5, per_row=rows),
-        "forget_quality": Result(0.0),
-        "model_utility": Result(0.0),
+        "forget_truth_ratio": MetricResult(0.5, per_row=rows),
+        "forget_quality": MetricResult(0.0),
+        "model_utility": MetricResult(0.0),
     }
-    assert "plane-p" in to_html(dataclasses.replace(model, runs=(Run("wild", "unlearn", results=wild),)))
+    assert "plane-p" in to_html(dataclasses.replace(model, runs=(ReportRun("wild", "unlearn", results=wild),)))
 
 
 def test_other_metrics_have_their_own_figures(model: ReportModel) -> None:
-    def run(name: str, role: str, forget: float, retain: float) -> Run:
-        results = {"forget_knowmem_ROUGE": Result(forget), "retain_knowmem_ROUGE": Result(retain)}
-        return Run(name, role, results=results)  # type: ignore[arg-type]
+    def run(name: str, role: str, forget: float, retain: float) -> ReportRun:
+        results = {"forget_knowmem_ROUGE": MetricResult(forget), "retain_knowmem_ROUGE": MetricResult(retain)}
+        return ReportRun(name, role, results=results)  # type: ignore[arg-type]
 
     runs = (run("full", "full", 0.8, 0.7), run("retain", "retain", 0.3, 0.7), run("<b>npo</b>", "unlearn", 0.4, 0.6))
     shown = ("forget_knowmem_ROUGE", "privleak", "retain_knowmem_ROUGE")
@@ -151,13 +151,15 @@ def test_other_metrics_have_their_own_figures(model: ReportModel) -> None:
 
 
 def test_metrics_without_figures_make_a_page_without_them(model: ReportModel) -> None:
-    runs = (Run("a", "unlearn", results={"x": Result(1.0)}),)
+    runs = (ReportRun("a", "unlearn", results={"x": MetricResult(1.0)}),)
     page = to_html(dataclasses.replace(model, runs=runs, samples=(), shown=("x",), utility="y"))
     assert packed_plotly() not in page and "1.000" in page
 
 
 def test_rows_cannot_end_their_script(model: ReportModel) -> None:
-    rows = tuple(Entry("forget", k, "</script><script>alert(1)</script>", "yes", ("no",), ((0.5,),)) for k in range(3))
+    rows = tuple(
+        ReportEntry("forget", k, "</script><script>alert(1)</script>", "yes", ("no",), ((0.5,),)) for k in range(3)
+    )
     page = to_html(dataclasses.replace(model, explorer=Explorer(("npo",), (RowScore("probability"),), rows)))
     assert "alert(1)" not in without_library(page)  # packed: no text of a row stands in the page as it is
     data = next(script for script in Seen(page).scripts if script.startswith('"H4s') and packed_plotly() not in script)
@@ -169,7 +171,7 @@ def test_rows_cannot_end_their_script(model: ReportModel) -> None:
 def test_says_how_many_rows_are_shown(model: ReportModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "LIMIT", 0)
     monkeypatch.setattr(page_module, "MIN_ROWS", 1500)
-    rows = tuple(Entry("forget", k, f"{k * k}?", str(k**7), (str(k**9),), ((0.5,),)) for k in range(300))
+    rows = tuple(ReportEntry("forget", k, f"{k * k}?", str(k**7), (str(k**9),), ((0.5,),)) for k in range(300))
     page = to_html(dataclasses.replace(model, explorer=Explorer(("npo",), (RowScore("probability"),), rows)))
     shown = re.search(r"(\d+) of 300 rows are in this page", "".join(Seen(page).text))
     assert shown is not None and 10 < int(shown[1]) < 300
@@ -183,7 +185,7 @@ def test_all_metrics_with_direction_and_interval(model: ReportModel) -> None:
 
 
 def test_how_it_was_made(model: ReportModel) -> None:
-    made = Making("study: <x>\n", ("torch 2.13",), ("cpus 2",), "training [0]", ("expunge run study=x",))
+    made = ReportProvenance("study: <x>\n", ("torch 2.13",), ("cpus 2",), "training [0]", ("expunge run study=x",))
     text = "".join(Seen(to_html(dataclasses.replace(model, making=made))).text)
     for part in ("study: <x>", "torch 2.13", "cpus 2", "training [0]", "expunge run study=x"):
         assert part in text
@@ -227,7 +229,7 @@ def test_settings_break_after_signs_and_never_within_numbers(model: ReportModel)
 
 
 def test_every_link_within_the_page_leads_somewhere(model: ReportModel) -> None:
-    grid = Grid("All <i>.", ("metric", "value"), (("<b>m", "1"),), "metric")
+    grid = GridSection("All <i>.", ("metric", "value"), (("<b>m", "1"),), "metric")
     sections = (Section("meta", "Meta-evaluation", "Meta", "About <it>.", (grid,)),)
     audits = (layered("npo", "0", 0.0),)
     page = to_html(dataclasses.replace(model, sections=sections, audits=audits))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from expunge.metrics.api import Result
-from expunge.report.model import ReportModel, Run
+from expunge.metrics.api import MetricResult
+from expunge.report.model import ReportModel, ReportRun
 from expunge.report.reading import cautions, floor_line
 
 
@@ -19,13 +19,13 @@ def test_one_seed(model: ReportModel) -> None:
 
 def test_unlike_row_counts(model: ReportModel) -> None:
     assert not any("equally many" in line for line in cautions(model))
-    odd = Run("x", "unlearn", results={"forget_truth_ratio": Result(0.5, per_row={0: {"score": 1.0}})})
+    odd = ReportRun("x", "unlearn", results={"forget_truth_ratio": MetricResult(0.5, per_row={0: {"score": 1.0}})})
     lines = cautions(dataclasses.replace(model, runs=(*model.runs, odd)))
     assert any("(1, 8)" in line for line in lines)
 
 
 def test_a_test_without_power_and_no_retain_model(model: ReportModel) -> None:
-    weak = Run("full", "full", results={"forget_quality": Result(0.5)})
+    weak = ReportRun("full", "full", results={"forget_quality": MetricResult(0.5)})
     lines = cautions(dataclasses.replace(model, runs=(weak,)))
     assert any("p = 0.500" in line for line in lines)
     assert any("no retain model" in line for line in lines)

@@ -9,14 +9,16 @@ import json
 import math
 from typing import Any
 
-from expunge.report.model import Entry, Explorer, RowScore
-from expunge.report.rows import ASKED, SAID, pack, pack_rows
+from expunge.report.examples import ASKED, SAID, pack, pack_rows
+from expunge.report.model import Explorer, ReportEntry, RowScore
 
 SCORES = (RowScore("probability"), RowScore("truth ratio", "low"))
 
 
 def explorer(rows: int, said: str = "yes", value: float = 0.5) -> Explorer:
-    entries = (Entry("forget", k, f"{k}?", "a", (said, None), ((value, 1e6), (0.25, math.inf))) for k in range(rows))
+    entries = (
+        ReportEntry("forget", k, f"{k}?", "a", (said, None), ((value, 1e6), (0.25, math.inf))) for k in range(rows)
+    )
     return Explorer(("full", "npo"), SCORES, tuple(entries))
 
 

@@ -8,10 +8,10 @@ import io
 
 import pytest
 
-from expunge.metrics.api import Result, missing
-from expunge.report.model import ReportModel, Run
+from expunge.metrics.api import MetricResult, missing
+from expunge.report.model import ReportModel, ReportRun
 from expunge.report.page import to_html
-from expunge.report.protocol import Course, ProbeCurve, Protocol
+from expunge.report.protocol import ProbeCurve, Protocol, ProtocolCourse
 from expunge.report.stories import heads, recovery_csv, recovery_rows, story_figures
 from expunge.report.text import to_markdown, to_rich
 
@@ -33,11 +33,11 @@ def story_model() -> ReportModel:
         feature="Twist",
         task="recovery-Twist",
         losses=("recovery-Twist", "filter-Twist"),
-        deletions=(Course(HOSTILE, "unlearn", (point(0, 0.875, 1.0), point(9, 0.25, 1.25))),),
+        deletions=(ProtocolCourse(HOSTILE, "unlearn", (point(0, 0.875, 1.0), point(9, 0.25, 1.25))),),
         recoveries=(
-            Course("present", "full", (point(0, 0.875, 1.0),)),
-            Course("never learned", "retain", (point(0, 0.125, 2.0), point(9, 0.5, 1.5))),
-            Course(HOSTILE, "unlearn", (point(0, 0.25, 1.25), point(9, 0.75, 1.0))),
+            ProtocolCourse("present", "full", (point(0, 0.875, 1.0),)),
+            ProtocolCourse("never learned", "retain", (point(0, 0.125, 2.0), point(9, 0.5, 1.5))),
+            ProtocolCourse(HOSTILE, "unlearn", (point(0, 0.25, 1.25), point(9, 0.75, 1.0))),
         ),
         probes=tuple(
             ProbeCurve(label, role, attribute, (0, 1), (0.5, auc))
@@ -48,10 +48,12 @@ def story_model() -> ReportModel:
         findings=(f"{HOSTILE}: score 0.25",),
     )  # fmt: skip
     runs = (
-        Run("present", "full", results={"feature_score": Result(0.875)}),
-        Run("never learned", "retain", results={"feature_score": Result(0.125)}),
-        Run(
-            HOSTILE, "unlearn", results={"feature_score": Result(0.25), "recovery_steps": missing("not within 9 steps")}
+        ReportRun("present", "full", results={"feature_score": MetricResult(0.875)}),
+        ReportRun("never learned", "retain", results={"feature_score": MetricResult(0.125)}),
+        ReportRun(
+            HOSTILE,
+            "unlearn",
+            results={"feature_score": MetricResult(0.25), "recovery_steps": missing("not within 9 steps")},
         ),
     )
     return ReportModel(

@@ -7,16 +7,16 @@ import math
 
 import pytest
 
-from expunge.metrics.api import Result
-from expunge.report.model import ReportModel, Run
+from expunge.metrics.api import MetricResult
+from expunge.report.model import ReportModel, ReportRun
 from expunge.report.table import (
     ABSENT,
     BELOW_FLOOR,
     ITSELF,
     NO_RETAIN,
-    Cell,
-    Row,
-    Table,
+    ReportTable,
+    TableCell,
+    TableRow,
     format_p,
     format_setting,
     format_value,
@@ -24,11 +24,11 @@ from expunge.report.table import (
 )
 
 
-def row_of(made: Table, name: str) -> Row:
+def row_of(made: ReportTable, name: str) -> TableRow:
     return next(row for row in made.rows if row.name == name)
 
 
-def cell_of(made: Table, name: str, key: str) -> Cell:
+def cell_of(made: ReportTable, name: str, key: str) -> TableCell:
     return row_of(made, name).cells[[c.key for c in made.columns].index(key)]
 
 
@@ -84,7 +84,7 @@ def test_mean_and_sd_over_seeds(model: ReportModel) -> None:
 
 
 def test_a_mean_over_fewer_seeds_says_so(model: ReportModel) -> None:
-    runs = (*model.runs, Run("npo", "unlearn", "npo", seed=2))
+    runs = (*model.runs, ReportRun("npo", "unlearn", "npo", seed=2))
     cell = cell_of(table(dataclasses.replace(model, runs=runs)), "npo, mean ± sd (n=3)", "model_utility")
     assert cell.text.endswith("(n=2)")
     assert cell.value == 0.4375
@@ -111,7 +111,7 @@ def test_missing_values_have_a_reason(model: ReportModel) -> None:
 
 def test_a_value_that_leaves_rows_out_says_so(model: ReportModel) -> None:
     run = model.runs[0]
-    partial = {**run.results, "forget_Q_A_ROUGE": Result(0.5, extra={"n_missing": 2.0})}
+    partial = {**run.results, "forget_Q_A_ROUGE": MetricResult(0.5, extra={"n_missing": 2.0})}
     made = table(dataclasses.replace(model, runs=(dataclasses.replace(run, results=partial), *model.runs[1:])))
     cell = cell_of(made, next(r.name for r in made.rows if r.label == run.label), "forget_Q_A_ROUGE")
     assert cell.value == 0.5
@@ -120,8 +120,8 @@ def test_a_value_that_leaves_rows_out_says_so(model: ReportModel) -> None:
 
 
 def test_an_underflowed_p_value_uses_the_stored_log(model: ReportModel) -> None:
-    quality = {"forget_quality": Result(0.0, extra={"ks_distance": 1.0, "log10_p": -400.0})}
-    made = table(dataclasses.replace(model, runs=(Run("a", "unlearn", results=quality),)))
+    quality = {"forget_quality": MetricResult(0.0, extra={"ks_distance": 1.0, "log10_p": -400.0})}
+    made = table(dataclasses.replace(model, runs=(ReportRun("a", "unlearn", results=quality),)))
     assert cell_of(made, "a", "forget_quality").text == "1.0e-400"
 
 
@@ -148,7 +148,11 @@ def test_intervals(model: ReportModel) -> None:
 
 def test_the_columns_follow_what_is_shown(model: ReportModel) -> None:
     runs = tuple(
-        Run(name, role, results={"mmlu": Result(mmlu), "wmdp_bio": Result(0.25), "arc/acc": Result(0.5)})  # type: ignore[arg-type]
+        ReportRun(
+            name,
+            role,
+            results={"mmlu": MetricResult(mmlu), "wmdp_bio": MetricResult(0.25), "arc/acc": MetricResult(0.5)},
+        )  # type: ignore[arg-type]
         for name, role, mmlu in (("full", "full", 0.5), ("broken", "unlearn", 0.125), ("rmu", "unlearn", 0.375))
     )
     shown = ("wmdp_bio", "mmlu", "arc/acc", "absent")
@@ -162,11 +166,14 @@ def test_the_columns_follow_what_is_shown(model: ReportModel) -> None:
 
 
 def test_a_distance_to_the_retain_model_is_not_measured_on_it(model: ReportModel) -> None:
-    bare = {"mia_min_k": Result(0.5), "forget_quality": Result(math.nan, "needs a retain model's truth ratios")}
+    bare = {
+        "mia_min_k": MetricResult(0.5),
+        "forget_quality": MetricResult(math.nan, "needs a retain model's truth ratios"),
+    }
     runs = (
-        Run("retain", "retain", seed=0, results=bare),
-        Run("retain", "retain", seed=1, results=bare),
-        Run("npo", "unlearn", results=bare),
+        ReportRun("retain", "retain", seed=0, results=bare),
+        ReportRun("retain", "retain", seed=1, results=bare),
+        ReportRun("npo", "unlearn", results=bare),
     )
     made = table(dataclasses.replace(model, runs=runs, missing=()))
     why = [

@@ -9,8 +9,8 @@ import io
 import pytest
 from rich.console import Console
 
-from expunge.metrics.api import Result
-from expunge.report.model import ReportModel, Run
+from expunge.metrics.api import MetricResult
+from expunge.report.model import ReportModel, ReportRun
 from expunge.report.table import ABSENT
 from expunge.report.text import to_csv, to_latex, to_markdown, to_rich
 
@@ -84,14 +84,14 @@ def test_latex_shows_means_and_escapes(model: ReportModel) -> None:
 
 def test_no_cell_of_the_csv_is_a_formula_to_a_spreadsheet(model: ReportModel) -> None:
     labels = ("=cmd|' /C calc'!A0", "+1", "-2", "@SUM(A1)", "\t=1", "lr=1")
-    runs = tuple(Run(label, "unlearn", "=1", "-x", 0, {"model_utility": Result(-0.5)}) for label in labels)
+    runs = tuple(ReportRun(label, "unlearn", "=1", "-x", 0, {"model_utility": MetricResult(-0.5)}) for label in labels)
     lines = parsed(dataclasses.replace(model, runs=runs, missing=()))
     assert [line["label"] for line in lines] == [*(f"'{label}" for label in labels[:5]), "lr=1"]
     assert {(line["method"], line["settings"], line["model_utility"]) for line in lines} == {("'=1", "'-x", "-0.5")}
 
 
 def test_a_label_that_latex_would_take_for_more_stays_a_label(model: ReportModel) -> None:
-    runs = tuple(Run(label, "unlearn", results={}) for label in ("[a]", "*b", "<c>|d", "e\x00\x01f"))
+    runs = tuple(ReportRun(label, "unlearn", results={}) for label in ("[a]", "*b", "<c>|d", "e\x00\x01f"))
     lines = to_latex(dataclasses.replace(model, runs=runs, missing=())).splitlines()
     names = [line.split(" & ")[0] for line in lines if line.endswith(r"\\")][1:]
     assert names == ["{[}a]", "{*}b", r"\textless{}c\textgreater{}\textbar{}d", "ef"]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.report import write
-from expunge.report.model import Entry, Explorer, ReportModel, RowScore
+from expunge.report.model import Explorer, ReportEntry, ReportModel, RowScore
 from expunge.report.text import to_csv
 from expunge.report.write import write_report
 
@@ -41,7 +41,7 @@ def test_a_failure_leaves_the_old_files(model: ReportModel, tmp_path: Path, monk
 
 
 def test_all_rows_beside_the_page(model: ReportModel, tmp_path: Path) -> None:
-    rows = (Entry("forget", 3, "Who?", "She.", ("He.", None), ((0.5,), (float("nan"),))),)
+    rows = (ReportEntry("forget", 3, "Who?", "She.", ("He.", None), ((0.5,), (float("nan"),))),)
     explorer = Explorer(("full", "npo"), (RowScore("probability"),), rows)
     path = write_report(dataclasses.replace(model, explorer=explorer), tmp_path)[-1]
     about = {"set": "forget", "row_id": 3, "question": "Who?", "answer": "She."}

@@ -8,13 +8,13 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_study
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.job import in_order
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 
 
-def graph(*methods: dict[str, Any]) -> Graph:
+def graph(*methods: dict[str, Any]) -> StudyGraph:
     tree = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": list(methods)}
     return build_graph(decode_study(tree))
 

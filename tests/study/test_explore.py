@@ -9,31 +9,31 @@ from typing import Any
 import pytest
 
 from expunge.cli.api import load_study
-from expunge.metrics.api import Result
-from expunge.report.model import Run
-from expunge.study.explore import explorer, making
-from expunge.study.graph import Graph
+from expunge.metrics.api import MetricResult
+from expunge.report.model import ReportRun
+from expunge.study.example_explorer import explorer, making
+from expunge.study.graph import StudyGraph
 from expunge.study.results import _trajectory
-from expunge.study.run import Outcome
+from expunge.study.run import RunOutcome
 
 
 @pytest.fixture(scope="module")
-def graph(micro: list[str]) -> Graph:
+def graph(micro: list[str]) -> StudyGraph:
     return load_study(micro).graph
 
 
-def run(label: str, role: Any, prob: float, seed: int | None = None) -> Run:
+def run(label: str, role: Any, prob: float, seed: int | None = None) -> ReportRun:
     results = {
-        "forget_Q_A_Prob": Result(prob, per_row={0: {"prob": prob, "avg_loss": 1.0}}),
-        "forget_Q_A_PARA_Prob": Result(0.9, per_row={0: {"prob": 0.9}}),  # of the paraphrase: not the answer's
-        "forget_truth_ratio": Result(0.5, per_row={0: {"score": 1.5, "log_score": 0.4}}),
-        "wf_Q_A_ROUGE": Result(0.25, per_row={1: {"rougeL_recall": 0.25, "rouge1_recall": 0.5}}),
-        "model_utility": Result(0.5),
+        "forget_Q_A_Prob": MetricResult(prob, per_row={0: {"prob": prob, "avg_loss": 1.0}}),
+        "forget_Q_A_PARA_Prob": MetricResult(0.9, per_row={0: {"prob": 0.9}}),  # of the paraphrase: not the answer's
+        "forget_truth_ratio": MetricResult(0.5, per_row={0: {"score": 1.5, "log_score": 0.4}}),
+        "wf_Q_A_ROUGE": MetricResult(0.25, per_row={1: {"rougeL_recall": 0.25, "rouge1_recall": 0.5}}),
+        "model_utility": MetricResult(0.5),
     }
-    return Run(label, role, seed=seed, results=results)
+    return ReportRun(label, role, seed=seed, results=results)
 
 
-def test_scores_and_texts_of_each_row(graph: Graph) -> None:
+def test_scores_and_texts_of_each_row(graph: StudyGraph) -> None:
     benchmark = graph.setting.benchmark
     models = [
         (run("full", "full", 0.75), {"forget_eval": {0: "said", 1: ""}}),
@@ -54,18 +54,18 @@ def test_scores_and_texts_of_each_row(graph: Graph) -> None:
     assert facts.scores[0][1] == 0.25
 
 
-def test_seeds_are_told_apart(graph: Graph) -> None:
+def test_seeds_are_told_apart(graph: StudyGraph) -> None:
     models: list[Any] = [(run("NPO", "unlearn", 0.5, seed), {}) for seed in (0, 1)]
     assert explorer(graph.setting.benchmark, models).models == ("NPO, seed 0", "NPO, seed 1")
 
 
-def test_nothing_measured_is_no_row(graph: Graph) -> None:
+def test_nothing_measured_is_no_row(graph: StudyGraph) -> None:
     assert explorer(graph.setting.benchmark, []).rows == ()
 
 
-def test_how_it_was_made(graph: Graph) -> None:
+def test_how_it_was_made(graph: StudyGraph) -> None:
     record = {"versions": {"expunge": "0.1.0", "torch": "2"}, "machine": {"cpus": 2}}
-    made = making(graph, Outcome({"a": record, "b": record, "c": {}}, {}), "expunge run study=quickstart")
+    made = making(graph, RunOutcome({"a": record, "b": record, "c": {}}, {}), "expunge run study=quickstart")
     assert made.versions == ("expunge 0.1.0, torch 2",) and made.machines == ("cpus 2",)
     assert made.commands == ("expunge run study=quickstart",) and made.seeds == "training [0], unlearning [0]"
     assert "llama-64k" in made.config

@@ -12,14 +12,14 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_study
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.job import in_order
 
 SCORED = ("forget_eval", "retain_eval", "real_authors", "world_facts")
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 
 
-def graph(**changes: Any) -> Graph:
+def graph(**changes: Any) -> StudyGraph:
     """The graph of a small study on the embedded world."""
     tree: dict[str, Any] = {
         "name": "t",
@@ -30,7 +30,7 @@ def graph(**changes: Any) -> Graph:
     return build_graph(decode_study(tree | changes))
 
 
-def keys(made: Graph) -> dict[str, str]:
+def keys(made: StudyGraph) -> dict[str, str]:
     return {job.name: job.key for job in in_order(made.jobs)}
 
 

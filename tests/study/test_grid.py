@@ -9,7 +9,7 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_study
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
 
@@ -22,7 +22,7 @@ def tree(**changes: Any) -> dict[str, Any]:
     return own | changes
 
 
-def models(graph: Graph) -> Counter[str]:
+def models(graph: StudyGraph) -> Counter[str]:
     return Counter(j.label.rpartition("/")[2] for j in in_order(graph.jobs) if j.kind in ("base", "train", "unlearn"))
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.models.config import ModelArgs, ModelConfig
-from expunge.study.memory import Shape, estimate_memory, estimate_scoring, shape_in, shape_of
+from expunge.study.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in, shape_of
 from expunge.training.config import TrainArgs
 from expunge.training.lora import LoraArgs
 
 # a layer: q, o 8*8 each, k, v 8*4 each, the MLP 3*8*16: 576; norms 16; outside: 2*10*8 + 8
-SMALL = Shape(hidden=8, inner=16, layers=2, vocabulary=10, keys=4, tied=False)
+SMALL = ParameterCounts(hidden=8, inner=16, layers=2, vocabulary=10, keys=4, tied=False)
 
 
 def test_parameters() -> None:

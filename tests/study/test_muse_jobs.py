@@ -12,7 +12,7 @@ import pytest
 
 import expunge
 from expunge.benchmarks import Limits
-from expunge.scoring.config import Generation
+from expunge.evaluation.config import Generation
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.job import in_order

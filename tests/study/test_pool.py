@@ -12,7 +12,7 @@ import expunge as package
 from expunge.cli.plugins import load_plugins
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.study.launch import Launch, Recipe
+from expunge.study.launch import LaunchConfig, StudySpec
 from expunge.study.pool import device_of, n_workers
 
 MORTAL = """
@@ -90,17 +90,17 @@ def test_what_runs_where_is_no_part_of_a_job(micro: list[str], tmp_path: Path) -
 )
 def test_wrong_settings_are_one_line(given: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        decode(Launch, given, where="launch")
+        decode(LaunchConfig, given, where="launch")
     assert str(error.value).startswith(said)
 
 
 def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    made = Recipe({"name": "a", "seeds": {"train": [0]}}, ("mine.py",))
+    made = StudySpec({"name": "a", "seeds": {"train": [0]}}, ("mine.py",))
     made.write(tmp_path / "recipe.json")
-    assert dataclasses.asdict(Recipe.read(tmp_path / "recipe.json")) == dataclasses.asdict(made)
+    assert dataclasses.asdict(StudySpec.read(tmp_path / "recipe.json")) == dataclasses.asdict(made)
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"other\.json: not a study's recipe"):
-        Recipe.read(tmp_path / "other.json")
+        StudySpec.read(tmp_path / "other.json")
 
 
 def test_jobs_are_packed_on_devices_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_jobs_are_packed_on_devices_as_asked(monkeypatch: pytest.MonkeyPatch) ->
     assert [device_of(slot, 2, 3) for slot in range(7)] == [0, 0, 1, 1, 2, 2, 0]
     assert [device_of(slot, 1, 2) for slot in range(4)] == [0, 1, 0, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert n_workers(Launch(workers=0, per_device=2)) == 6
-    assert n_workers(Launch(workers=4, per_device=2)) == 4
+    assert n_workers(LaunchConfig(workers=0, per_device=2)) == 6
+    assert n_workers(LaunchConfig(workers=4, per_device=2)) == 4
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert n_workers(Launch(workers=0, per_device=2)) == 2
+    assert n_workers(LaunchConfig(workers=0, per_device=2)) == 2

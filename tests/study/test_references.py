@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.core.identity import file_sha256
-from expunge.study import maker, work
+from expunge.core.fingerprints import file_sha256
+from expunge.study import training_jobs, work
 from expunge.study.config import decode_study
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.job import Job, in_order
 from expunge.study.run import plan, run
 from expunge.study.store import Store
@@ -22,7 +22,7 @@ WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "fact
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 
 
-def graph(*methods: dict[str, Any], **unlearn: Any) -> Graph:
+def graph(*methods: dict[str, Any], **unlearn: Any) -> StudyGraph:
     tree = {
         "name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": list(methods),
         "eval": {"generation": {"max_new_tokens": 5}},
@@ -31,11 +31,11 @@ def graph(*methods: dict[str, Any], **unlearn: Any) -> Graph:
     return build_graph(decode_study(tree))
 
 
-def models(made: Graph) -> list[Job]:
+def models(made: StudyGraph) -> list[Job]:
     return [leaf.model for leaf in made.leaves if leaf.role == "unlearn"]
 
 
-def of_kind(made: Graph, kind: str) -> list[Job]:
+def of_kind(made: StudyGraph, kind: str) -> list[Job]:
     return [j for j in in_order(made.jobs) if j.kind == kind]
 
 
@@ -55,7 +55,7 @@ def test_one_reference_serves_all_methods_and_hyperparameters() -> None:
     assert Counter(j.label for j in of_kind(seeds, "reference"))["full-forget-logps"] == 1
 
 
-def _tree(made: Graph) -> dict[str, Any]:
+def _tree(made: StudyGraph) -> dict[str, Any]:
     return {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": [{"trainer": "NPO"}],
             "unlearn": made.study.unlearn}  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_with_and_without_stored_references_the_bytes_are_the_same(
     assert n_references == 7
     # each reference job and each run (and AltPO's sampling) loads one model
     assert len(loaded) - before == n_references + len(READERS) + 1
-    monkeypatch.setattr(maker, "wanted_of", lambda *a: {})
+    monkeypatch.setattr(training_jobs, "reference_specs", lambda *a: {})
     without = graph(*READERS)
     assert not of_kind(without, "reference")
     make(models(without), bare)

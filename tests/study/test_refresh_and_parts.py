@@ -12,22 +12,22 @@ import pytest
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
 from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study import measuring, scorer
+from expunge.study import evaluation_jobs, measuring
 from expunge.study.config import EvalConfig, decode_task
-from expunge.study.maker import Maker
 from expunge.study.refresh import refresh
-from expunge.study.run import Event, run
-from expunge.study.setting import check_retain_file
-from expunge.study.settle import check_holdout, setting_of
-from expunge.study.single import Prepared, Single, carry_out, prepare
+from expunge.study.resolve_task import check_holdout, resolve_task
+from expunge.study.run import JobEvent, run
+from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
 from expunge.study.store import Store
+from expunge.study.task_context import check_retain_file
+from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import EvaluateArgs, TrainArgs
 
 SAMPLING = {"temperature": 1.0, "samples": 2, "max_new_tokens": 3}
@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def single(models: Path, tmp_path: Path, name: str, task: str | None = None, **evaluation: Any) -> Prepared:
+def single(models: Path, tmp_path: Path, name: str, task: str | None = None, **evaluation: Any) -> PreparedJob:
     retain = evaluation.pop("retain_logs_path", None)
     tree = {
         "mode": "eval",
@@ -60,14 +60,14 @@ def single(models: Path, tmp_path: Path, name: str, task: str | None = None, **e
         "paths": {"store": str(tmp_path / "store"), "output_dir": str(tmp_path / (task or name))},
         "retain_logs_path": retain,
     }
-    return prepare(decode_task(Single, tree))
+    return prepare(decode_task(SingleJob, tree))
 
 
-def done(prepared: Prepared) -> list[str]:
+def done(prepared: PreparedJob) -> list[str]:
     """Carry out, and list the jobs that were not there yet."""
     made: list[str] = []
 
-    def tell(event: Event) -> None:
+    def tell(event: JobEvent) -> None:
         if event.what == "done":
             made.append(event.job.name)
 
@@ -75,7 +75,7 @@ def done(prepared: Prepared) -> list[str]:
     return made
 
 
-def results(prepared: Prepared) -> dict[str, Any]:
+def results(prepared: PreparedJob) -> dict[str, Any]:
     return read_results(prepared.single.output_dir / prepared.eval_file)[0]
 
 
@@ -102,7 +102,7 @@ def test_texts_begin_with_what_the_scores_of_the_same_model_have_shown(
     known: list[tuple[str, list[int]]] = []
     plain = measuring.generate_texts_sharded
 
-    def spy(model: Any, rows: RowSet, *args: Any, **options: Any) -> Any:
+    def spy(model: Any, rows: ExampleSet, *args: Any, **options: Any) -> Any:
         known.append((rows.name, sorted(options["drafts"] or ())))
         return plain(model, rows, *args, **options)
 
@@ -219,8 +219,12 @@ def test_a_retain_log_of_another_tokenizer_is_refused(models: Path, tmp_path: Pa
 
 def benchmark(holdout: str) -> Benchmark:
     sets = {
-        "forget": RowSet("forget", (Row(0, "Who?", {"answer": "Ana."}), Row(1, "Where?", {"answer": "Paris."}))),
-        "holdout": RowSet("holdout", (Row(0, "When?", {"answer": "1991"}), Row(1, "Where?", {"answer": holdout}))),
+        "forget": ExampleSet(
+            "forget", (Example(0, "Who?", {"answer": "Ana."}), Example(1, "Where?", {"answer": "Paris."}))
+        ),
+        "holdout": ExampleSet(
+            "holdout", (Example(0, "When?", {"answer": "1991"}), Example(1, "Where?", {"answer": holdout}))
+        ),
     }
     return Benchmark("b", "s", sets, (), ("forget",), ())
 
@@ -244,7 +248,7 @@ def test_rows_that_an_attack_tells_apart_must_differ() -> None:
 
 def test_rows_by_what_their_meta_says() -> None:
     metas = [{"kind": "book", "keys": ["p1", "a1"]}, {"kind": "date", "keys": ["a2"]}, {"kind": "book", "keys": []}]
-    rows = RowSet("r", tuple(Row(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
+    rows = ExampleSet("r", tuple(Example(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
 
     def kept(**where: Any) -> set[int]:
         return set(measuring.rows_where(rows, Metric("m", "probability", rows="r", tokens=("answer",), where=where)))
@@ -260,13 +264,13 @@ def test_rows_by_what_their_meta_says() -> None:
 def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path) -> None:
     """Three retain models' records as edges: the measured model is compared with those given, and never itself."""
     task = single(models, tmp_path, "a").single
-    setting = setting_of(dataclasses.replace(task, eval=EvalConfig(extras=("lira", "rmia"))))
+    setting = resolve_task(dataclasses.replace(task, eval=EvalConfig(extras=("lira", "rmia"))))
     assert isinstance(setting.template, Template)
     store, jobs = Store(tmp_path / "store"), {}
     for name in ("a", "b"):
         args = dataclasses.replace(setting.model.model_args, pretrained_model_name_or_path=str(models / name))
         one = dataclasses.replace(setting, model=dataclasses.replace(setting.model, model_args=args))
-        maker = Maker(one, dataclasses.replace(task.eval, extras=("lira", "rmia")))
+        maker = TrainingJobs(one, dataclasses.replace(task.eval, extras=("lira", "rmia")))
         jobs[name] = maker, maker.records(name, None)
     maker, mine = jobs["a"]
     measured = {n: maker.metrics("a", mine, None, shadows=[jobs["b"][1]] * n) for n in (0, 1, 2)}
@@ -289,9 +293,9 @@ def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: py
         read.append(args[0])
         return check_retain_file(*args)
 
-    monkeypatch.setattr(scorer, "check_retain_file", reading)
+    monkeypatch.setattr(evaluation_jobs, "check_retain_file", reading)
     made = single(models, tmp_path, "a")
-    maker = Maker(setting_of(made.single), made.single.eval)
+    maker = TrainingJobs(resolve_task(made.single), made.single.eval)
     assert made.records is not None
     args = TrainArgs(evaluate=EvaluateArgs(every=1, keep="best"))
     sides = {"forget": ("forget",), "retain": ("retain",)}

@@ -12,13 +12,13 @@ import pytest
 from expunge.cli.compose import study_tree
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_study, decode_task
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.job import Job, in_order
 from expunge.study.requests import ranges
+from expunge.study.resolve_task import resolve_task
 from expunge.study.results import report_model
 from expunge.study.run import run
-from expunge.study.settle import setting_of
-from expunge.study.single import Single, prepare
+from expunge.study.single import SingleJob, prepare
 from expunge.study.store import Store
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
@@ -30,15 +30,15 @@ def tree(**changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def graph(**changes: Any) -> Graph:
+def graph(**changes: Any) -> StudyGraph:
     return build_graph(decode_study(tree(**changes)))
 
 
-def jobs(made: Graph) -> dict[str, Job]:
+def jobs(made: StudyGraph) -> dict[str, Job]:
     return {job.name: job for job in in_order(made.jobs)}
 
 
-def labels(made: Graph) -> list[str]:
+def labels(made: StudyGraph) -> list[str]:
     return [leaf.label for leaf in made.leaves if leaf.role == "unlearn"]
 
 
@@ -182,15 +182,15 @@ def test_wrong_requests_end_in_one_line(changes: dict[str, Any], words: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def single(request: str | None, mode: str = "unlearn") -> Single:
+def single(request: str | None, mode: str = "unlearn") -> SingleJob:
     trainer = {"handler": "NPO" if mode == "unlearn" else "finetune"}
     data = {"world": WORLD, "request": request}
     made = {"mode": mode, "task_name": "x", "trainer": trainer, "model": {"preset": "llama-64k"}, "data": data}
-    return decode_task(Single, made)
+    return decode_task(SingleJob, made)
 
 
 def test_one_part_by_hand_is_the_studys_part() -> None:
-    part = setting_of(single("2/3")).benchmark
+    part = resolve_task(single("2/3")).benchmark
     in_study = graph(requests=3).setting.benchmark.sets["forget@2/3"]
     assert part.sets[part.forget_set].fingerprint() == in_study.fingerprint()
     job = prepare(single("2/3")).model

@@ -11,7 +11,7 @@ import pytest
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.study.job import Job, Progress, in_order
-from expunge.study.run import Event, plan, run
+from expunge.study.run import JobEvent, plan, run
 from expunge.study.store import Store
 
 Calls = list[str]
@@ -35,7 +35,7 @@ def told(jobs: list[Job], store: Store) -> list[tuple[str, str]]:
     """The events of a run, progress left out."""
     events: list[tuple[str, str]] = []
 
-    def tell(event: Event) -> None:
+    def tell(event: JobEvent) -> None:
         if event.what != "progress":
             events.append((event.job.label, event.what))
 

@@ -11,7 +11,7 @@ import expunge as package
 from expunge.core.errors import ConfigError
 from expunge.study.job import in_order
 from expunge.study.launch import SlurmArgs
-from expunge.study.slurm import _missing, _Watch, stages
+from expunge.study.slurm import _missing, _SlurmWatch, stages
 from expunge.study.store import Store
 
 METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
@@ -72,7 +72,7 @@ def test_a_damaged_record_fails_its_job_and_what_waits_and_no_others(micro: list
     place.mkdir(parents=True)
     (place / "job.json").write_text("{")
     told: list[tuple[str, str]] = []
-    watch = _Watch(handle.store, jobs, lambda event: told.append((event.job.name, event.what)))
+    watch = _SlurmWatch(handle.store, jobs, lambda event: told.append((event.job.name, event.what)))
     watch.waiting = {job.key: "1_0" for job in _missing(handle.graph.jobs, handle.store)}
     watch.block()
     assert told[0] == ("train full", "failed")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from expunge.core.errors import JobError
 from expunge.study.job import Job
-from expunge.study.keep import Removal, read_now, remove
+from expunge.study.retention import GarbagePlan, read_now, remove
 from expunge.study.run import plan, run
 from expunge.study.store import Store, lock_file
 from expunge.study.verify import verify_jobs, verify_store
@@ -181,7 +181,7 @@ def test_the_lock_of_a_killed_process_is_free(store: Store) -> None:
         try:
             assert held.stdout is not None and held.stdout.readline() == "held\n"
             path = store.path(job("one"))
-            busy = remove([Removal(path, job("one").key, "test")], store)[1]
+            busy = remove([GarbagePlan(path, job("one").key, "test")], store)[1]
             assert [r.folder for r in busy] == [path]  # gc leaves alone what a process has locked
         finally:
             held.send_signal(signal.SIGKILL)
@@ -196,14 +196,14 @@ def test_gc_leaves_alone_what_a_running_job_reads(store: Store) -> None:
 
     def do(folder: Path, held: Mapping[str, Path], progress: Any) -> dict[str, Any]:
         assert first.key in read_now(store.root)
-        seen.append(len(remove([Removal(store.path(first), first.key, "test")], store)[0]))
+        seen.append(len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]))
         return {}
 
     second = Job(kind="test", label="second", identity={"name": "second"}, do=do, parents={"model": first})
     assert run([second], store, ignore).failures == {}
     assert seen == [0] and store.done(first)
     assert first.key not in read_now(store.root)
-    assert len(remove([Removal(store.path(first), first.key, "test")], store)[0]) == 1
+    assert len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]) == 1
     assert not store.done(first)
 
 
@@ -212,7 +212,7 @@ def test_removed_weights_are_made_again_when_they_are_needed(store: Store) -> No
     run([first], store, ignore)
     weights = store.path(first) / "model.safetensors"
     before = weights.read_bytes()
-    remove([Removal(store.path(first), first.key, "test", ("model.safetensors",))], store)
+    remove([GarbagePlan(store.path(first), first.key, "test", ("model.safetensors",))], store)
     assert not weights.exists() and store.done(first)
     assert verify_store(store, ignore).faults == ()
     run([first], store, ignore)

@@ -14,7 +14,7 @@ import torch
 import torch.multiprocessing as mp
 import transformers
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.data.template import Encoded
 from expunge.methods import objective
 from expunge.training.config import TrainArgs
@@ -81,7 +81,7 @@ def joined(rank: int, port: int, **more: str) -> Iterator[None]:
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", **more,
     }  # fmt: skip
-    with ranks.joined():
+    with distributed.joined():
         yield
 
 

@@ -10,8 +10,8 @@ import pytest
 from expunge.data.template import Encoded
 from expunge.methods.objective import objective
 from expunge.training.config import TrainArgs
-from expunge.training.course import Diverged
 from expunge.training.loop import train
+from expunge.training.run_state import Diverged
 from expunge.training.schedule import Schedule
 
 ARGS: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}

@@ -18,8 +18,8 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.methods import objective
 from expunge.training.checkpoint import Checkpoints, pack, put_weights, trained_weights, unpack
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Selection, Watch
-from expunge.training.loop import Trained, train
+from expunge.training.evaluation_callback import EvalCallback, ModelSelection
+from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.schedule import Schedule
 
@@ -36,8 +36,8 @@ class Broken(Exception):
 
 def run(
     make_model: Any, rows: Any, folder: Path | None, *, method: str = "GradDiff", break_at: int = 0,
-    steps: list[int] | None = None, watch: Watch | None = None, **keys: Any,
-) -> tuple[dict[str, torch.Tensor], Trained]:  # fmt: skip
+    steps: list[int] | None = None, watch: EvalCallback | None = None, **keys: Any,
+) -> tuple[dict[str, torch.Tensor], TrainResult]:  # fmt: skip
     """The weights and the log of a run that is broken off in step `break_at`, or runs to its end."""
     model_keys = {"attention_dropout": keys.pop("attention_dropout", 0.0)}
     args = TrainArgs(**{**FAST, **keys})
@@ -229,14 +229,14 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 def test_evaluations_and_the_best_model_are_taken_along(make_model, rows, tmp_path: Path) -> None:
     """The best model may be one from before the break."""
 
-    def watch() -> Watch:
+    def watch() -> EvalCallback:
         def panel(model: Any) -> dict[str, float]:
             n = float(sum(p.detach().abs().sum() for p in model.parameters()))
             step = len(made.points)
             return {"u": 1.0, "f": 0.0 if step == 2 else 1.0 + step, "n": n}
 
         args = EvaluateArgs(steps=1, keep="best", panel=("u", "f", "n"))
-        made = Watch(args, panel, Selection("u", "f", 0.9, -math.inf))
+        made = EvalCallback(args, panel, ModelSelection("u", "f", 0.9, -math.inf))
         return made
 
     whole, log = run(make_model, rows, None, watch=watch())

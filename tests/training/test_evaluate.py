@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from expunge.benchmarks.panel import tofu_panel
+from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.methods import objective
-from expunge.metrics.api import Metric, Result
-from expunge.training.config import EvaluateArgs, Rule, TrainArgs
-from expunge.training.evaluate import Point, Selection, Watch, is_due, panel_metrics, selection
-from expunge.training.loop import Trained, train
+from expunge.metrics.api import Metric, MetricResult
+from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
+from expunge.training.evaluation_callback import (
+    EvalCallback,
+    EvalPoint,
+    ModelSelection,
+    is_due,
+    model_selection,
+    suite_metrics,
+)
+from expunge.training.loop import TrainResult, train
 from expunge.training.randomness import kept_random
 from expunge.training.schedule import Schedule
 
@@ -27,12 +34,12 @@ FAST: dict[str, Any] = {
 }  # fmt: skip
 
 
-def point(step: int, u: float, f: float) -> Point:
-    return Point(step, float(step), 1, {"u": u, "f": f})
+def point(step: int, u: float, f: float) -> EvalPoint:
+    return EvalPoint(step, float(step), 1, {"u": u, "f": f})
 
 
-def chosen(points: list[tuple[float, float]], goal: float = -math.inf, floor: float = 0.9) -> Selection:
-    made = Selection("u", "f", floor, goal)
+def chosen(points: list[tuple[float, float]], goal: float = -math.inf, floor: float = 0.9) -> ModelSelection:
+    made = ModelSelection("u", "f", floor, goal)
     for step, (u, f) in enumerate(points):
         made.add(point(step, u, f))
     return made
@@ -67,18 +74,18 @@ def test_none_passes() -> None:
 @pytest.mark.parametrize(
     ("rule", "retain", "goal"),
     [
-        ({}, {"forget_Q_A_Prob": Result(0.25)}, 0.25),
+        ({}, {"forget_Q_A_Prob": MetricResult(0.25)}, 0.25),
         ({}, None, -math.inf),
-        ({}, {"forget_Q_A_Prob": Result(math.nan, "none")}, -math.inf),
-        ({"target": "low"}, {"forget_Q_A_Prob": Result(0.25)}, -math.inf),
+        ({}, {"forget_Q_A_Prob": MetricResult(math.nan, "none")}, -math.inf),
+        ({"target": "low"}, {"forget_Q_A_Prob": MetricResult(0.25)}, -math.inf),
         ({"target": "high"}, None, math.inf),
-        ({"target": 0.1}, {"forget_Q_A_Prob": Result(0.25)}, 0.1),
-        ({"forget": "forget_quality"}, {"forget_quality": Result(1.0)}, math.inf),
+        ({"target": 0.1}, {"forget_Q_A_Prob": MetricResult(0.25)}, 0.1),
+        ({"forget": "forget_quality"}, {"forget_quality": MetricResult(1.0)}, math.inf),
     ],
 )
 def test_targets(rule: dict[str, Any], retain: Any, goal: float) -> None:
-    args = EvaluateArgs(every=1, keep="best", rule=Rule(**rule))
-    assert selection(args, retain).goal == goal
+    args = EvaluateArgs(every=1, keep="best", rule=SelectionRule(**rule))
+    assert model_selection(args, retain).goal == goal
 
 
 def due(args: EvaluateArgs, n_steps: int, **keys: int) -> list[int]:
@@ -97,7 +104,7 @@ def test_when() -> None:
 
 
 def test_the_fast_panel_reads_no_texts() -> None:
-    found = panel_metrics(tofu_panel(), EvaluateArgs(every=1))
+    found = suite_metrics(tofu_panel(), EvaluateArgs(every=1))
     assert {m.name for m in found} == {
         "forget_Q_A_Prob", "retain_Q_A_Prob", "forget_truth_ratio", "retain_Truth_Ratio", "extraction_strength",
     }  # fmt: skip
@@ -106,10 +113,10 @@ def test_the_fast_panel_reads_no_texts() -> None:
 
 def test_the_full_panel_and_named_metrics() -> None:
     panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", grads="answer"))
-    assert {m.name for m in panel_metrics(panel[:-1], EvaluateArgs(every=1, panel="full"))} == {
+    assert {m.name for m in suite_metrics(panel[:-1], EvaluateArgs(every=1, panel="full"))} == {
         m.name for m in panel[:-1]
     }
-    named = panel_metrics(tofu_panel(), EvaluateArgs(every=1, panel=("forget_quality",)))
+    named = suite_metrics(tofu_panel(), EvaluateArgs(every=1, panel=("forget_quality",)))
     assert [m.name for m in named] == ["forget_truth_ratio", "forget_quality"]  # with what it reads
 
 
@@ -124,7 +131,7 @@ def test_the_full_panel_and_named_metrics() -> None:
 def test_wrong_metrics(keys: dict[str, Any], words: str) -> None:
     args = decode(EvaluateArgs, {"every": 1, **keys})
     with pytest.raises(ConfigError, match=words):
-        panel_metrics(tofu_panel(), args)
+        suite_metrics(tofu_panel(), args)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +173,7 @@ def noisy(model: Any) -> dict[str, float]:
     return {"u": 1.0, "f": value}
 
 
-def run(make_model: Any, rows: Any, watch: Watch | None, **keys: Any) -> tuple[torch.Tensor, Trained]:
+def run(make_model: Any, rows: Any, watch: EvalCallback | None, **keys: Any) -> tuple[torch.Tensor, TrainResult]:
     model = make_model(attention_dropout=0.3)
     done = train(model, objective("NPO"), rows, TrainArgs(**{**FAST, **keys}), pad_id=0, watch=watch)
     return flat(model), done
@@ -174,7 +181,7 @@ def run(make_model: Any, rows: Any, watch: Watch | None, **keys: Any) -> tuple[t
 
 def test_training_does_not_feel_evaluations(make_model, rows) -> None:
     plain, log = run(make_model, rows, None)
-    watched, seen = run(make_model, rows, Watch(EvaluateArgs(steps=1), noisy))
+    watched, seen = run(make_model, rows, EvalCallback(EvaluateArgs(steps=1), noisy))
     assert torch.equal(plain, watched)
     assert seen.history == log.history
     assert [p.step for p in seen.trajectory] == [0, *range(1, log.n_steps + 1)]
@@ -184,7 +191,7 @@ def test_training_does_not_feel_evaluations(make_model, rows) -> None:
 
 def test_the_trajectory_over_phases(make_model, rows) -> None:
     """Chunks of 4 and 3 rows, two passes each: 4 and 3 steps; the last is always evaluated."""
-    watch = Watch(EvaluateArgs(steps=3, at_start=False), noisy)
+    watch = EvalCallback(EvaluateArgs(steps=3, at_start=False), noisy)
     done = run(make_model, rows, watch, schedule=Schedule(kind="chunks", chunk_size=4))[1]
     assert [(p.step, p.phase) for p in done.trajectory] == [(3, 1), (6, 2), (7, 2)]
 
@@ -202,7 +209,7 @@ def scripted(values: list[float]) -> tuple[list[torch.Tensor], Any]:
 
 def test_the_best_model_is_kept(make_model, rows) -> None:
     seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
-    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights, done = run(make_model, rows, watch)
     assert torch.equal(weights, seen[2])
     assert not torch.equal(weights, seen[-1])
@@ -213,7 +220,7 @@ def test_the_best_model_is_kept(make_model, rows) -> None:
 
 def test_patience(make_model, rows) -> None:
     seen, panel = scripted([9, 5, 2, 4, 3, 6, 7, 8])
-    watch = Watch(EvaluateArgs(steps=1, patience=2), panel, Selection("u", "f", 0.9, -math.inf))
+    watch = EvalCallback(EvaluateArgs(steps=1, patience=2), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights, done = run(make_model, rows, watch)
     assert done.n_steps == 4  # two after the best, at step 2
     assert torch.equal(weights, seen[4])  # keep is `last`
@@ -222,6 +229,6 @@ def test_patience(make_model, rows) -> None:
 
 def test_patience_ends_later_phases_too(make_model, rows) -> None:
     _, panel = scripted([9, 5, 6, 7, 8])
-    watch = Watch(EvaluateArgs(steps=1, patience=1), panel, Selection("u", "f", 0.9, -math.inf))
+    watch = EvalCallback(EvaluateArgs(steps=1, patience=1), panel, ModelSelection("u", "f", 0.9, -math.inf))
     done = run(make_model, rows, watch, schedule=Schedule(kind="chunks", chunk_size=2))[1]
     assert done.n_steps == 2

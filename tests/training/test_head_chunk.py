@@ -10,17 +10,17 @@ import torch
 import transformers
 from torch.nn.parallel import DistributedDataParallel
 
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.models.packed import plain_head
-from expunge.training.ask import asked
+from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
 from expunge.training.config import TrainArgs
+from expunge.training.forward import spec_for
 from expunge.training.loop import train
 from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.reference import reference
-from expunge.training.serve import SIDES, Sample, Server
 
-SAMPLES = [Sample(2, 5, 1), Sample(0, 1, 3), Sample(3, 5, 2), Sample(6, 10, 0)]
+SAMPLES = [TrainingSample(2, 5, 1), TrainingSample(0, 1, 3), TrainingSample(3, 5, 2), TrainingSample(6, 10, 0)]
 CPU = torch.device("cpu")
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("GradDiff", {}),
@@ -54,13 +54,13 @@ def one_step(model: Any, rows: Any, name: str, args: dict[str, Any], chunk: int,
     goal, rows = objective(name, args), {**rows, "alternate": rows["retain"][:7]}
     refs = {}
     for side in SIDES:
-        if (what := asked(goal.needs, side, ref=True)) is not None:
+        if (what := spec_for(goal.needs, side, ref=True)) is not None:
             refs[side] = reference(model, rows[side], [getattr(s, side) for s in SAMPLES], what, pad_id=0)
     source = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=source, dtype=torch.float64).to(p.dtype))
-    server = Server(goal.needs, rows, refs, pad_id=0, head_chunk=chunk)
+    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, head_chunk=chunk)
     server.memory["epoch"] = 0
     terms = goal(server.view(keys.get("wrapped", model), SAMPLES, device=CPU))
     terms.total.backward()
@@ -143,9 +143,9 @@ def test_no_whole_logits_where_a_loss_does_without(make_model, rows) -> None:
     refs = {
         s: reference(model, rows[s], wanted[s], what, pad_id=0)
         for s in wanted
-        if (what := asked(goal.needs, s, ref=True)) is not None
+        if (what := spec_for(goal.needs, s, ref=True)) is not None
     }
-    server = Server(goal.needs, rows, refs, pad_id=0, head_chunk=3)
+    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, head_chunk=3)
     model.register_forward_hook(lambda _m, _a, out: sizes.append(out.logits.shape[1]))
     views = [server.view(model, SAMPLES, device=CPU) for _ in range(3)]
     assert sizes == [8, 0, 0]  # compared with the whole model once

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
-from expunge.methods import Serve, objective
-from expunge.training.ask import Ask
+from expunge.methods import Quantity, objective
+from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
-from expunge.training.loop import Trained, plan_samples, train
+from expunge.training.forward import ForwardSpec
+from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.reference import reference
-from expunge.training.serve import Sample
 
 PLAIN = {  # so that one step moves the weights by -learning_rate * gradient
     "optim": "sgd",
@@ -25,7 +25,7 @@ PLAIN = {  # so that one step moves the weights by -learning_rate * gradient
 }
 
 
-def run(model: Any, goal: Any, rows: Any, **args: Any) -> Trained:
+def run(model: Any, goal: Any, rows: Any, **args: Any) -> TrainResult:
     return train(model, goal, rows, TrainArgs(**args), pad_id=0)
 
 
@@ -284,7 +284,7 @@ def test_a_teacher_is_learnt(make_model, rows) -> None:
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(0.5)
-    what = Ask(Serve.LOGITS)
+    what = ForwardSpec(Quantity.LOGITS)
     said = {f"{s}_teacher": reference(teacher, rows[s], range(len(rows[s])), what, pad_id=0) for s in rows}
     args = TrainArgs(num_train_epochs=200, learning_rate=1e-2, gradient_accumulation_steps=1, logging_steps=1)
     done = train(model, objective("UNDO"), rows, args, pad_id=0, references=said)
@@ -293,4 +293,4 @@ def test_a_teacher_is_learnt(make_model, rows) -> None:
 
 
 def test_sample_names_its_rows() -> None:
-    assert Sample(forget=1, retain=2) != Sample(forget=1)
+    assert TrainingSample(forget=1, retain=2) != TrainingSample(forget=1)

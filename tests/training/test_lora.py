@@ -11,11 +11,11 @@ from peft import PeftModel
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.models.packed import find_module
 from expunge.training.config import TrainArgs
-from expunge.training.loop import Trained, train
+from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, merged, save_adapter, with_lora
 
 SHORT = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "logging_steps": 1, "learning_rate": 1e-2}
@@ -26,7 +26,7 @@ def adapters(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" in n}
 
 
-def run(model: Any, rows: Any, name: str, keys: dict[str, Any] | None = None, **args: Any) -> Trained:
+def run(model: Any, rows: Any, name: str, keys: dict[str, Any] | None = None, **args: Any) -> TrainResult:
     return train(model, objective(name, keys), rows, TrainArgs(**{**SHORT, **args}, lora=LoraArgs(r=4)), pad_id=0)
 
 

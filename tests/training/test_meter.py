@@ -10,19 +10,19 @@ import pytest
 
 from expunge.data.template import Encoded
 from expunge.methods.objective import objective
-from expunge.training import meter
+from expunge.training import throughput
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train
-from expunge.training.meter import Meter, Reading, Work, work_of
+from expunge.training.throughput import InputCounter, StepFlops, ThroughputMeter, step_flops
 
 
 def test_operations_of_a_tied_llama_by_hand(make_model: Callable[..., Any]) -> None:
     # hidden 16, intermediate 32, 2 layers, 67 tokens: a layer has 4 x 16^2 + 3 x 16 x 32 + 2 x 16 = 2592 parameters
     n = 67 * 16 + 2 * 2592 + 16
-    work = work_of(make_model(), 2.0, half=False)
+    work = step_flops(make_model(), 2.0, half=False)
     assert work.per_token == 6 * n and work.per_pair == 12 * 2 * 16 and work.peak == 2e12
     # two rows of 3 and 5 tokens
-    read = Reading()
+    read = InputCounter()
     read.add(np.array([3, 5]), 0.5)
     assert work.flops(read) == 6 * n * 8 + 12 * 2 * 16 * (9 + 25)
 
@@ -30,16 +30,16 @@ def test_operations_of_a_tied_llama_by_hand(make_model: Callable[..., Any]) -> N
 def test_a_table_that_is_only_looked_up_and_what_is_frozen_count_less(make_model: Callable[..., Any]) -> None:
     n = 67 * 16 + 2 * 2592 + 16  # the untied head is a product; the table is none
     model = make_model(tie_word_embeddings=False)
-    assert work_of(model, None, half=False).per_token == 6 * n
+    assert step_flops(model, None, half=False).per_token == 6 * n
     for p in model.model.parameters():
         p.requires_grad_(False)
-    assert work_of(model, None, half=False).per_token == 4 * n + 2 * 67 * 16
+    assert step_flops(model, None, half=False).per_token == 4 * n + 2 * 67 * 16
 
 
 def test_lines_are_what_was_done_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(meter.time, "perf_counter", lambda: now[0])
-    made = Meter(Work(per_token=10.0, per_pair=1.0, peak=1000.0))
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    made = ThroughputMeter(StepFlops(per_token=10.0, per_pair=1.0, peak=1000.0))
     made.go()
     made.read.add(np.array([4]), 0.1)
     now[0] = 2.0
@@ -73,12 +73,12 @@ def test_a_run_counts_real_tokens_and_says_why_there_is_no_mfu(
 
 
 def test_a_known_gpu_has_a_peak_in_16_bits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter.torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
-    cuda = meter.torch.device("cuda")
-    assert meter._peak(cuda, None, True) == (312e12, "")
-    assert meter._peak(cuda, None, False)[0] is None
-    assert meter._peak(cuda, 5.0, False) == (5e12, "")
-    monkeypatch.setattr(meter.torch.cuda, "get_device_name", lambda _: "Unheard-of 1")
-    assert meter._peak(cuda, None, True) == (
+    monkeypatch.setattr(throughput.torch.cuda, "get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    cuda = throughput.torch.device("cuda")
+    assert throughput._peak(cuda, None, True) == (312e12, "")
+    assert throughput._peak(cuda, None, False)[0] is None
+    assert throughput._peak(cuda, 5.0, False) == (5e12, "")
+    monkeypatch.setattr(throughput.torch.cuda, "get_device_name", lambda _: "Unheard-of 1")
+    assert throughput._peak(cuda, None, True) == (
         None, "the peak of Unheard-of 1 is not known; give trainer.args.peak_tflops",
     )  # fmt: skip

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.models.config import ModelArgs
 from expunge.models.load import Bits, load_model
 from expunge.training import lora
 from expunge.training.config import TrainArgs
-from expunge.training.loop import Trained, train
+from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, check_quantize, saved_form, with_lora
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def quantised(source: str, bits: Bits, device: torch.device = CPU, **keys: Any) 
     return with_lora(held, LoraArgs(r=4, quantize=bits, **keys), seed=0)
 
 
-def run(model: Any, rows: Any, name: str, keys: dict[str, Any], bits: Bits, **args: Any) -> Trained:
+def run(model: Any, rows: Any, name: str, keys: dict[str, Any], bits: Bits, **args: Any) -> TrainResult:
     settings = TrainArgs(**{**SHORT, **args}, lora=LoraArgs(r=4, quantize=bits))
     return train(model, objective(name, keys), rows, settings, pad_id=0)
 

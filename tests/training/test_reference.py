@@ -7,8 +7,8 @@ import torch
 
 from expunge.core.errors import JobError
 from expunge.data.batch import collate
-from expunge.methods.api import Positions, Serve
-from expunge.training.ask import Ask
+from expunge.methods.api import Quantity, ScoredPositions
+from expunge.training.forward import ForwardSpec
 from expunge.training.reference import (
     ResidentReference,
     StoredReference,
@@ -20,14 +20,14 @@ from expunge.training.reference import (
     save_reference,
 )
 
-LOGPS = Ask(Serve.LOGPS)
-LOGITS = Ask(Serve.LOGITS)
-ASKS = [LOGPS, LOGITS, Ask(Serve.HIDDEN, Positions.OWN, "model.layers.0")]
+LOGPS = ForwardSpec(Quantity.LOGPS)
+LOGITS = ForwardSpec(Quantity.LOGITS)
+ASKS = [LOGPS, LOGITS, ForwardSpec(Quantity.HIDDEN, ScoredPositions.OWN, "model.layers.0")]
 
 
 @pytest.mark.parametrize("what", ASKS, ids=lambda what: what.serve.value)
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_stored_equals_a_resident_copy(make_model, rows, what: Ask, batch: int) -> None:
+def test_stored_equals_a_resident_copy(make_model, rows, what: ForwardSpec, batch: int) -> None:
     model = make_model()
     resident = ResidentReference(model, what)
     head = head_for(model, what, None)
@@ -44,7 +44,7 @@ def test_stored_equals_a_resident_copy(make_model, rows, what: Ask, batch: int) 
         assert got.n_rows == len(numbers)
         assert not got.logps_N.requires_grad
         assert got.token_N is not None and got.token_N.tolist() == b.token_N.tolist()
-        for name, serve in (("logits_NV", Serve.LOGITS), ("hidden_ND", Serve.HIDDEN)):
+        for name, serve in (("logits_NV", Quantity.LOGITS), ("hidden_ND", Quantity.HIDDEN)):
             mine, theirs = getattr(got, name), getattr(expected, name)
             if what.serve is serve:
                 assert len(mine) == len(b.row_N)
@@ -85,13 +85,15 @@ def test_a_second_model_is_kept_only_where_padding_counts(make_model, rows) -> N
     model = make_model()
     kinds = {w: type(reference(model, rows["retain"], [0], w, pad_id=0)) for w in ASKS}
     assert set(kinds.values()) == {StoredReference}
-    every = Ask(Serve.LOGITS, Positions.ALL)
+    every = ForwardSpec(Quantity.LOGITS, ScoredPositions.ALL)
     assert isinstance(reference(model, rows["retain"], [0], every, pad_id=0), ResidentReference)
 
 
 @pytest.mark.parametrize("topk", [None, 5])
 @pytest.mark.parametrize("what", ASKS, ids=lambda what: what.serve.value)
-def test_from_a_folder_come_the_same_bits(make_model, rows, what: Ask, topk: int | None, tmp_path: Path) -> None:
+def test_from_a_folder_come_the_same_bits(
+    make_model, rows, what: ForwardSpec, topk: int | None, tmp_path: Path
+) -> None:
     model = make_model()
     here = reference(model, rows["retain"], range(11), what, pad_id=0, topk=topk)
     kept = keep(model, rows["retain"], range(11), what, pad_id=0, topk=topk)

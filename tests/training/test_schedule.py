@@ -11,14 +11,14 @@ import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
+from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
-from expunge.training.loop import Trained, plan_samples, train
+from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.lora import LoraArgs, merged, with_lora
 from expunge.training.phases import check_run, plan_phases
 from expunge.training.schedule import Schedule
-from expunge.training.serve import Sample
 
 CHUNKS = {"kind": "chunks", "chunk_size": 3}
 AGAD = {"kind": "alternating", "chunk_size": 3, "anneal_epochs": 1.0}
@@ -34,7 +34,7 @@ def flat(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def run(make_model: Any, rows: Any, args: TrainArgs, goal: Any = None, **keys: Any) -> tuple[torch.Tensor, Trained]:
+def run(make_model: Any, rows: Any, args: TrainArgs, goal: Any = None, **keys: Any) -> tuple[torch.Tensor, TrainResult]:
     model = make_model(**keys)
     done = train(model, goal or objective("GradDiff"), rows, args, pad_id=0)
     return flat(model), done
@@ -315,6 +315,6 @@ def test_a_schedule_counts_in_the_identity_and_leaves_no_trace_without() -> None
 
 
 def test_a_sample_lists_its_rows() -> None:
-    sample = Sample(forget=1, retain=(2, 3))
+    sample = TrainingSample(forget=1, retain=(2, 3))
     assert [sample.numbers(s) for s in ("forget", "retain", "alternate")] == [(1,), (2, 3), ()]
-    assert Sample(forget=1, retain=2).numbers("retain") == (2,)
+    assert TrainingSample(forget=1, retain=2).numbers("retain") == (2,)

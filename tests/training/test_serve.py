@@ -12,29 +12,29 @@ from expunge.data.template import Encoded
 from expunge.methods import Objective, objective
 from expunge.models.config import ModelArgs
 from expunge.models.load import load_model
-from expunge.training.ask import asked
+from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
+from expunge.training.forward import spec_for
 from expunge.training.reference import reference
-from expunge.training.serve import SIDES, Sample, Server
 
-SAMPLES = [Sample(2, 5), Sample(0, 1), Sample(3, 5), Sample(6, 10)]
+SAMPLES = [TrainingSample(2, 5), TrainingSample(0, 1), TrainingSample(3, 5), TrainingSample(6, 10)]
 CPU = torch.device("cpu")
 
 
-def server(goal: Objective, rows: Any, ref_model: Any, samples: list[Sample] = SAMPLES) -> Server:
+def server(goal: Objective, rows: Any, ref_model: Any, samples: list[TrainingSample] = SAMPLES) -> LossInputBuilder:
     """As the training loop makes it."""
     references: dict[str, Any] = {}
     for side in SIDES:
-        what = asked(goal.needs, side, ref=True)
+        what = spec_for(goal.needs, side, ref=True)
         if what is not None:
             references[side] = reference(ref_model, rows[side], [getattr(s, side) for s in samples], what, pad_id=0)
-    return Server(goal.needs, rows, references, pad_id=0)
+    return LossInputBuilder(goal.needs, rows, references, pad_id=0)
 
 
 def gradient(model: Any) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-def differentiate(goal: Objective, model: Any, rows: Any, samples: list[Sample], ref_model: Any = None) -> Any:
+def differentiate(goal: Objective, model: Any, rows: Any, samples: list[TrainingSample], ref_model: Any = None) -> Any:
     model.zero_grad()
     terms = goal(server(goal, rows, ref_model or model, samples).view(model, samples, device=CPU))
     terms.total.backward()
@@ -143,7 +143,7 @@ def test_golden_losses_and_gradients(shared: Path, name: str, compat: str) -> No
         load_model(str(folder / "tiny_llama" / which), ModelArgs(), device=CPU) for which in ("current", "full")
     )
     goal = objective(entry["trainer"], entry["hyperparameters"] | {"compat": compat})
-    terms, got = differentiate(goal, model, rows, [Sample(i, i) for i in range(4)], old)
+    terms, got = differentiate(goal, model, rows, [TrainingSample(i, i) for i in range(4)], old)
     assert float(terms.total.detach()) == pytest.approx(expected["loss"], rel=1e-4)
     assert float(got.norm()) == pytest.approx(expected["grad_l2_total"], rel=1e-4)
     for part, numbers in expected["terms"].items():

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from expunge.data.template import Encoded, Encoder, Template
+from expunge.evaluation.config import Generation
 from expunge.methods.objective import objective
 from expunge.models.build import train_tokenizer
-from expunge.scoring.config import Generation
-from expunge.training import sets
+from expunge.training import eval_losses
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Watch, is_due
+from expunge.training.eval_losses import EvalLosses, GenerationTable
+from expunge.training.evaluation_callback import EvalCallback, is_due
 from expunge.training.loop import plan_samples, train
-from expunge.training.sets import SetLosses, Table
 
 ARGS = TrainArgs(num_train_epochs=2.0, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 
@@ -40,8 +40,8 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batch(
     model.train()
     before = torch.get_rng_state()
     for budget in (8192, 20):
-        monkeypatch.setattr(sets, "BUDGET", budget)
-        found = SetLosses(rows, 0)(model)
+        monkeypatch.setattr(eval_losses, "BUDGET", budget)
+        found = EvalLosses(rows, 0)(model)
         assert found == {f"loss/{n}": pytest.approx(by_hand(model, r), abs=1e-6) for n, r in rows.items()}
     assert model.training and torch.equal(torch.get_rng_state(), before)
 
@@ -50,7 +50,7 @@ def test_the_early_steps_are_logged_and_evaluated_closely(
     make_model: Callable[..., Any], rows: dict[str, list[Encoded]]
 ) -> None:
     args = TrainArgs(**{**vars(ARGS), "max_steps": 50, "logging_steps": 20, "finegrained_log_iters": 3})
-    watch = Watch(EvaluateArgs(steps=20), SetLosses(rows, 0))
+    watch = EvalCallback(EvaluateArgs(steps=20), EvalLosses(rows, 0))
     done = train(make_model(), objective("finetune"), rows, args, pad_id=0, watch=watch)
     assert [line["step"] for line in done.history] == [1, 2, 3, 20, 40, 50]
     assert [p.step for p in watch.points] == [0, 2, 20, 40, 50]
@@ -75,7 +75,7 @@ def test_prompts_are_continued_when_their_turn_has_come(make_model: Callable[...
     ids = encoder.tokenizer("a story of a cat")["input_ids"]
     told: list[int] = []
     row = Encoded(tuple(ids), 4)
-    table = Table(
+    table = GenerationTable(
         {"x": [row, row]}, encoder, Generation(max_new_tokens=5, temperature=1.0), every=2, always=3,
         tell=lambda lines, new: told.append(len(lines)),
     )  # fmt: skip
@@ -92,11 +92,11 @@ def test_prompts_are_continued_when_their_turn_has_come(make_model: Callable[...
 
 
 def test_a_checkpoint_holds_the_table(encoder: Encoder) -> None:
-    table = Table({}, encoder, Generation())
+    table = GenerationTable({}, encoder, Generation())
     table.lines = [{"step": 0, "set": "x", "prompt": "a", "generation": "b", "target": "c"}]
-    state = Watch(EvaluateArgs(steps=2), lambda model: {}, table=table).state()
-    other = Table({}, encoder, Generation())
-    Watch(EvaluateArgs(steps=2), lambda model: {}, table=other).restore(state)
+    state = EvalCallback(EvaluateArgs(steps=2), lambda model: {}, table=table).state()
+    other = GenerationTable({}, encoder, Generation())
+    EvalCallback(EvaluateArgs(steps=2), lambda model: {}, table=other).restore(state)
     assert other.lines == table.lines
 
 

@@ -16,25 +16,25 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from expunge.benchmarks.panel import tofu_panel
-from expunge.core import ranks
+from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.core import distributed
+from expunge.core.distributed import Rank
 from expunge.core.errors import JobError
-from expunge.core.ranks import Rank
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder, Template
+from expunge.evaluation.config import Generation
 from expunge.methods import objective
-from expunge.methods.api import Serve
+from expunge.methods.api import Quantity
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.scoring.config import Generation
-from expunge.training.ask import Ask
+from expunge.training.batching import LossInputBuilder, TrainingSample
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Panel, Selection, Watch, panel_metrics
+from expunge.training.data_parallel import gather_whole, per_process, rank_batches
+from expunge.training.evaluation_callback import EvalCallback, MetricSuite, ModelSelection, suite_metrics
+from expunge.training.forward import ForwardSpec
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs
 from expunge.training.reference import keep
-from expunge.training.serve import Sample, Server
-from expunge.training.shares import gather_whole, per_process, share_of
 
 # 7 forget rows, 2 epochs: 14 samples, 7 micro-batches, 4 steps, of which the last has one micro-batch
 CASES: dict[str, Case] = {
@@ -52,11 +52,12 @@ CASES: dict[str, Case] = {
 def panel(model: Any) -> Mapping[str, float]:
     """A number that two processes must not trust themselves to agree on: each adds its own."""
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
-    return {"u": 1.0, "f": float(weights.abs().sum()) + ranks.here().number, "none": math.nan}
+    return {"u": 1.0, "f": float(weights.abs().sum()) + distributed.here().number, "none": math.nan}
 
 
 def run_case(
-    name: str, model: Any, rows: Any, *, watch: Watch | None = None, folder: Path | None = None, break_at: int = 0,
+    name: str, model: Any, rows: Any, *, watch: EvalCallback | None = None, folder: Path | None = None,
+    break_at: int = 0,
     **keys: Any,
 ) -> tuple[list[dict[str, float]], list[float]]:  # fmt: skip
     """The log and all weights of a case."""
@@ -67,12 +68,12 @@ def run_case(
 def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     """All that two processes do, so that they are started once."""
     said: dict[str, Any] = {name: run_case(name, model_of(), rows) for name in CASES}
-    said["world"] = [ranks.here().number, ranks.here().world]
-    said["told"] = ranks.told({"who": ranks.here().number})
-    said["values"] = ranks.values(float(ranks.here().number))
-    said["gathered"] = [len(b) for b in ranks.gather(b"x" * (3 * ranks.here().number))]
+    said["world"] = [distributed.here().number, distributed.here().world]
+    said["told"] = distributed.told({"who": distributed.here().number})
+    said["values"] = distributed.values(float(distributed.here().number))
+    said["gathered"] = [len(b) for b in distributed.gather(b"x" * (3 * distributed.here().number))]
 
-    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
     said["watched"] = run_case("ascent", model_of(), rows, watch=watch)[1]
     said["points"] = [p.line for p in watch.points]
 
@@ -81,7 +82,7 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     try:
         run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", break_at=3, **drops)
     except KeyboardInterrupt:
-        ranks.meet()
+        distributed.meet()
     said["resumed"] = run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", **drops)
 
     for key, name, keys in (
@@ -111,8 +112,8 @@ def whole_panel() -> dict[str, float]:
             said = [f"{places[(i + j) % 4]} {i * j}." for j in range(5)]
             wrong = {f"perturbed_{j}": f"Not there, but in {said[j + 1]}" for j in range(1 + i % 3)}
             answers = {"answer": f"In {said[0]}", "paraphrase": f"It is {said[0]}", **wrong}
-            made.append(Row(i, f"Where does author {i} of {name} live?" + " Say so." * (i % 4), answers))
-        sets[name] = RowSet(name, tuple(made))
+            made.append(Example(i, f"Where does author {i} of {name} live?" + " Say so." * (i % 4), answers))
+        sets[name] = ExampleSet(name, tuple(made))
     texts = [text for rows in sets.values() for row in rows for text in (row.question, *row.answers.values())]
     tokenizer = train_tokenizer(texts, 400, max_length=256)
     encoder = Encoder(Template(), tokenizer)
@@ -124,8 +125,8 @@ def whole_panel() -> dict[str, float]:
         steps.zero_grad()
         model(input_ids=padded, labels=padded.masked_fill(padded == 0, -100)).loss.backward()
         steps.step()
-    metrics = panel_metrics(tofu_panel(), EvaluateArgs(steps=1, panel="full"))
-    return Panel(metrics, sets, encoder, Generation(max_new_tokens=12), rows=9)(model)
+    metrics = suite_metrics(tofu_panel(), EvaluateArgs(steps=1, panel="full"))
+    return MetricSuite(metrics, sets, encoder, Generation(max_new_tokens=12), rows=9)(model)
 
 
 class Gathering:
@@ -144,24 +145,24 @@ def in_shards(model: Any, rows: Any) -> dict[str, Any]:
     one_step(model, rows, head_chunk=0)
     held = trained_weights(model)
     put_weights(model, held)
-    kept = keep(model, rows["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    kept = keep(model, rows["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
     gather_whole(Gathering(), model, model)
-    whole = [] if ranks.here().number else torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+    whole = [] if distributed.here().number else torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
     return {"logps": kept["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in held.values())}
 
 
 def one_step(model: Any, rows: Any, head_chunk: int) -> None:
     """One step of plain descent on the whole loss of two samples."""
     goal = objective("GradDiff")
-    server = Server(goal.needs, rows, {}, pad_id=0, head_chunk=head_chunk)
-    goal(server.view(model, [Sample(0, 1), Sample(2, 3)], device="cpu")).total.backward()
+    server = LossInputBuilder(goal.needs, rows, {}, pad_id=0, head_chunk=head_chunk)
+    goal(server.view(model, [TrainingSample(0, 1), TrainingSample(2, 3)], device="cpu")).total.backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
 def process(rank: int, folder: str, port: int) -> None:
     with joined(rank, port):
         said = scenarios(tiny, rows_here(), Path(folder))
-        said["first_to_fail"] = ranks.first_to_fail()
+        said["first_to_fail"] = distributed.first_to_fail()
     Path(folder, f"{rank}.json").write_text(json.dumps(said))
 
 
@@ -194,7 +195,7 @@ def test_what_they_say_to_one_another(two: list[dict[str, Any]]) -> None:
 
 def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
     """The second process computes other values, and goes by the first's all the same."""
-    watch = Watch(EvaluateArgs(steps=1, keep="best"), panel, Selection("u", "f", 0.9, -math.inf))
+    watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
     weights = run_case("ascent", tiny(), rows_here(), watch=watch)[1]
     for said in two:
         np.testing.assert_allclose([p["f"] for p in said["points"]], [p.values["f"] for p in watch.points], rtol=1e-5)
@@ -230,7 +231,7 @@ def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dic
     model = tiny()
     n = sum(p.numel() for p in model.parameters())
     one_step(model, rows_here(), head_chunk=256)
-    kept = keep(model, rows_here()["forget"], range(7), Ask(Serve.LOGPS), pad_id=0)
+    kept = keep(model, rows_here()["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
     for said in two:
         np.testing.assert_allclose(said["shards"]["logps"], kept["logps"].tolist(), rtol=1e-4, atol=2e-5)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
@@ -244,7 +245,7 @@ def test_shares_are_the_plan(world: int, of_step: int) -> None:
     """Whatever the number of processes: each sample of each step once, and weights that make the step's mean."""
     args = TrainArgs(**{**FAST, "gradient_accumulation_steps": of_step})
     samples = plan_samples(objective("GradDiff"), rows_here(), args)
-    shares = [[*share_of(samples, args, Rank(k, world))] for k in range(world)]
+    shares = [[*rank_batches(samples, args, Rank(k, world))] for k in range(world)]
     each = per_process(args, Rank(0, world))
     assert len({len(s) for s in shares}) == 1
     micros = [samples[i : i + 2] for i in range(0, len(samples), 2)]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weights_of
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.training.config import CheckpointArgs, EvaluateArgs
-from expunge.training.evaluate import Selection, Watch
+from expunge.training.evaluation_callback import EvalCallback, ModelSelection
 from expunge.training.lora import LoraArgs
 from expunge.training.schedule import Schedule
 
@@ -28,17 +28,17 @@ CASES: dict[str, Case] = {
 BEST = {"evaluate": EvaluateArgs(steps=1, keep="best"), "checkpoint": CheckpointArgs(steps=1)}
 
 
-def rising() -> Watch:
+def rising() -> EvalCallback:
     """A watch of which the second evaluation is the best, without a look at the model."""
     values = iter([9.0, 1.0, 5.0, 6.0, 7.0, 8.0])
-    choice = Selection("u", "f", 0.9, -math.inf)
-    return Watch(EvaluateArgs(steps=1, keep="best"), lambda _: {"u": 1.0, "f": next(values)}, choice)
+    choice = ModelSelection("u", "f", 0.9, -math.inf)
+    return EvalCallback(EvaluateArgs(steps=1, keep="best"), lambda _: {"u": 1.0, "f": next(values)}, choice)
 
 
 def run(name: str, *, model: Any = None, **keys: Any) -> tuple[list[Any], list[float], int | None]:
     """The log, all weights (of the first process) and the step that the run went on from."""
     done, fit = fitted(CASES[name], tiny() if model is None else model, rows_here(), **keys)
-    return done.history, weights_of(fit) if ranks.here().first else [], done.resumed_at
+    return done.history, weights_of(fit) if distributed.here().first else [], done.resumed_at
 
 
 def scenarios(folder: Path) -> dict[str, Any]:
@@ -53,10 +53,10 @@ def scenarios(folder: Path) -> dict[str, Any]:
         try:
             drops(folder=folder / name, break_at=3)
         except KeyboardInterrupt:
-            ranks.meet()
-    if not ranks.here().first:
+            distributed.meet()
+    if not distributed.here().first:
         (folder / "torn/shard-1/step-00000002/state.safetensors").write_bytes(b"torn")
-    ranks.meet()
+    distributed.meet()
     for name in ("kept", "torn"):
         said[name] = run("ascent", model=tiny(attention_dropout=0.3), watch=rising(), folder=folder / name, **BEST)
     return said

@@ -12,16 +12,16 @@ import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
+from expunge.methods.grad_transforms import GradientRequest, api, grad_transform, make_grad_transform
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Ask, api, make_step, step
-from expunge.training.ask import asked
+from expunge.training.batching import SIDES, LossInputBuilder
 from expunge.training.config import TrainArgs
-from expunge.training.loop import Trained, plan_samples, train
+from expunge.training.forward import spec_for
+from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.reference import reference
-from expunge.training.serve import SIDES, Server
-from expunge.training.step import Stepper, check_step, forget_part, relearn_part, retain_part
+from expunge.training.step import GradTransformRunner, check_grad_transform, forget_part, relearn_part, retain_part
 
 CPU = torch.device("cpu")
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
@@ -31,17 +31,21 @@ SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "learning_rate
 def probes() -> Iterator[None]:
     """Two steps for tests alone: one that changes nothing, and one that takes the terms apart and adds them again."""
 
-    @step("identity", revision=1, needs=(), paper="none")
+    @grad_transform("identity", revision=1, needs=(), paper="none")
     @dataclass(frozen=True)
     class Identity:
-        def __call__(self, ask: Ask, params: Sequence[torch.Tensor], memory: dict[str, Any]) -> list[torch.Tensor]:
+        def __call__(
+            self, ask: GradientRequest, params: Sequence[torch.Tensor], memory: dict[str, Any]
+        ) -> list[torch.Tensor]:
             memory["calls"] = memory.get("calls", 0) + 1
             return ask("total")
 
-    @step("apart", revision=1, needs=("forget", "retain"), paper="none")
+    @grad_transform("apart", revision=1, needs=("forget", "retain"), paper="none")
     @dataclass(frozen=True)
     class Apart:
-        def __call__(self, ask: Ask, params: Sequence[torch.Tensor], memory: dict[str, Any]) -> list[torch.Tensor]:
+        def __call__(
+            self, ask: GradientRequest, params: Sequence[torch.Tensor], memory: dict[str, Any]
+        ) -> list[torch.Tensor]:
             return [f + r for f, r in zip(ask("forget"), ask("retain"), strict=True)]
 
     yield
@@ -53,7 +57,7 @@ def flat(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def run(make_model: Any, rows: Any, goal: Objective, **args: Any) -> tuple[torch.Tensor, Trained]:
+def run(make_model: Any, rows: Any, goal: Objective, **args: Any) -> tuple[torch.Tensor, TrainResult]:
     model = make_model()
     done = train(model, goal, rows, TrainArgs(**{**SHORT, **args}), pad_id=0)
     return flat(model), done
@@ -118,18 +122,18 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
         f"{s}_teacher" if teacher else s: reference(model, rows[s], [getattr(x, s) for x in samples], what, pad_id=0)
         for s in SIDES
         for teacher in (False, True)
-        if (what := asked(goal.needs, s, ref=not teacher, teacher=teacher))
+        if (what := spec_for(goal.needs, s, ref=not teacher, teacher=teacher))
     }
 
-    def serve(needs: Any) -> Server:
-        return Server(needs, rows, references, pad_id=0)
+    def serve(needs: Any) -> LossInputBuilder:
+        return LossInputBuilder(needs, rows, references, pad_id=0)
 
     server = serve(goal.needs)
     server.memory["epoch"] = 0
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.01)  # so that the reference is elsewhere
-    stepper = Stepper(make_step(name, {}), goal, server, serve)
+    stepper = GradTransformRunner(make_grad_transform(name, {}), goal, server, serve)
     stepper(model, lambda which, its: which(its.view(model, samples, device=CPU)), share=1.0)
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
 
@@ -165,16 +169,16 @@ def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows
     model, goal = make_model(), objective("GradDiff")
     samples = plan_samples(goal, rows, TrainArgs(per_device_train_batch_size=3, max_steps=1))[:3]
 
-    def serve(needs: Any) -> Server:
-        return Server(needs, rows, {}, pad_id=0)
+    def serve(needs: Any) -> LossInputBuilder:
+        return LossInputBuilder(needs, rows, {}, pad_id=0)
 
-    def compute(part: Objective, server: Server) -> Any:
+    def compute(part: Objective, server: LossInputBuilder) -> Any:
         terms = part(server.view(model, samples, device=CPU))
         found.append(float(terms.total.detach()))
         return terms
 
-    rule = make_step("latent", {"layer": "model.layers.0", "eps": 2.0, "inner_steps": 3})
-    Stepper(rule, goal, serve(goal.needs), serve)(model, compute, share=1.0)
+    rule = make_grad_transform("latent", {"layer": "model.layers.0", "eps": 2.0, "inner_steps": 3})
+    GradTransformRunner(rule, goal, serve(goal.needs), serve)(model, compute, share=1.0)
     forget = found[:4]  # three inner steps, then the one that trains
     assert forget == sorted(forget) and forget[-1] > forget[0] + 0.1
     assert len(found) == 5  # and the retain term, without it
@@ -217,15 +221,15 @@ def test_a_frozen_parameter_takes_no_part_in_a_step(make_model, rows) -> None:
 
 def test_terms_that_are_not_there_are_named_before_training() -> None:
     with pytest.raises(ConfigError, match=r"^trainer\.args\.step: gru needs a retain term, and GradAscent has none"):
-        check_step(make_step("gru", {}), objective("GradAscent"))
+        check_grad_transform(make_grad_transform("gru", {}), objective("GradAscent"))
     with pytest.raises(ConfigError, match="mudman needs a retain term, and NPO has none with these weights"):
-        check_step(make_step("mudman", {}), objective("NPO", {"alpha": 0}))
+        check_grad_transform(make_grad_transform("mudman", {}), objective("NPO", {"alpha": 0}))
     with pytest.raises(ConfigError, match="sam needs a forget term, and finetune has none"):
-        check_step(make_step("sam", {}), objective("finetune"))
+        check_grad_transform(make_grad_transform("sam", {}), objective("finetune"))
     with pytest.raises(ConfigError, match="PDU weighs them by a rule of its own"):
-        check_step(make_step("sam", {}), objective("PDU"))
-    check_step(make_step("sam", {}), objective("GradAscent"))  # the forget term is enough
-    check_step(make_step("blur", {}), objective("NPO"))
+        check_grad_transform(make_grad_transform("sam", {}), objective("PDU"))
+    check_grad_transform(make_grad_transform("sam", {}), objective("GradAscent"))  # the forget term is enough
+    check_grad_transform(make_grad_transform("blur", {}), objective("NPO"))
 
 
 def test_the_parts_ask_for_their_own_sides_alone() -> None:
@@ -262,12 +266,16 @@ def test_relearning_is_the_answers_own_likelihood_unweighted_and_not_logged(make
     """For a weighted objective, its gradient is that of fine-tuning on the same rows."""
     model, goal = make_model(), objective("NPO", {"gamma": 0.1, "retain_loss_type": "KL", "nll_weight": 0.5})
     part = relearn_part(goal)
-    assert part is not None and asked(part.needs, "retain") is None and asked(part.needs, "forget", ref=True) is None
+    assert (
+        part is not None and spec_for(part.needs, "retain") is None and spec_for(part.needs, "forget", ref=True) is None
+    )
     samples = plan_samples(goal, rows, TrainArgs(per_device_train_batch_size=3, max_steps=1))[:3]
-    terms = part(Server(part.needs, rows, {}, pad_id=0).view(model, samples, device=CPU))
+    terms = part(LossInputBuilder(part.needs, rows, {}, pad_id=0).view(model, samples, device=CPU))
     tuned = objective("finetune")
     same = [dataclasses.replace(s, retain=s.forget, forget=None) for s in samples]
-    learnt = tuned(Server(tuned.needs, {"retain": rows["forget"]}, {}, pad_id=0).view(model, same, device=CPU))
+    learnt = tuned(
+        LossInputBuilder(tuned.needs, {"retain": rows["forget"]}, {}, pad_id=0).view(model, same, device=CPU)
+    )
     assert terms.total.item() == pytest.approx(learnt.total.item(), rel=1e-6)
     assert relearn_part(objective("IdkNLL")) is None
 
@@ -285,5 +293,5 @@ def test_a_method_that_never_reads_the_forget_answers_has_no_adversary() -> None
     with pytest.raises(
         ConfigError, match=r"^trainer\.args\.step: with these step_args mudman relearns .* IdkNLL never"
     ):
-        check_step(make_step("mudman", {}), objective("IdkNLL"))
-    check_step(make_step("mudman", {"meta": False}), objective("IdkNLL"))
+        check_grad_transform(make_grad_transform("mudman", {}), objective("IdkNLL"))
+    check_grad_transform(make_grad_transform("mudman", {"meta": False}), objective("IdkNLL"))

@@ -6,7 +6,7 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.training.config import OPTIMIZERS, TrainArgs
 
 

@@ -9,7 +9,7 @@ import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train

@@ -1,7 +1,7 @@
 """What an audit is: the jobs it asks for, on a model and on its two controls, and the reading of what they found.
 
-An audit never trains and never sees a model. `expand` says what is to be done (`Probe`s: a change of the model, and
-metrics of what comes of it); the study makes jobs of that. `read` holds the results of the unlearned model against
+An audit never trains and never sees a model. `expand` says what is to be done (`AuditProbe`s: a change of the model,
+and metrics of what comes of it); the study makes jobs of that. `read` holds the results of the unlearned model against
 those of the retain and the full model, which went through the same.
 """
 
@@ -15,16 +15,16 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from expunge.audits.verdict import Position, verdict
+from expunge.audits.verdict import ControlPosition, verdict
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.core.registry import Registry
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder
-from expunge.methods.edits import Edit
+from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.aggregate import bootstrap_interval
-from expunge.metrics.api import Metric, Result
+from expunge.metrics.api import Metric, MetricResult
 
 STATISTIC = {
     "probability": "prob",
@@ -37,7 +37,7 @@ AS_IT_IS = "as_it_is"  # the probe of an unchanged model
 
 
 @dataclass(frozen=True)
-class Relearn:
+class RelearnSpec:
     """Train on some rows, and measure after each of the steps (0: before the first)."""
 
     rows: str
@@ -48,14 +48,14 @@ class Relearn:
 
 
 @dataclass(frozen=True)
-class Nf4:
+class Nf4Spec:
     """Hold the linear layers in 4-bit NormalFloat, by bitsandbytes."""
 
 
 Models = Callable[[str], Any]  # loads "model", the one that is looked at, or the control of a name, in eval mode
 
 
-class Look:
+class Analysis:
     """Something that is read off the model itself: a frozen dataclass of what decides the numbers.
 
     sets: the rows it reads, by name. beside: the controls whose models it needs at hand, "full" or "retain".
@@ -65,16 +65,16 @@ class Look:
     beside: ClassVar[tuple[str, ...]] = ()
     sets: tuple[str, ...]
 
-    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+    def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """Results by name; a number per row is its `score`. A model is loaded each time it is asked for."""
         raise NotImplementedError
 
 
-Change = Relearn | Nf4 | Look | Edit | None  # an Edit makes other weights of the model's
+Change = RelearnSpec | Nf4Spec | Analysis | WeightEdit | None  # an Edit makes other weights of the model's
 
 
 @dataclass(frozen=True)
-class Probe:
+class AuditProbe:
     """One change of a model (None: as it is) and the metrics that are read off what it gives.
 
     The results of a Relearn are found under `name@step`, of all others under `name`; a Look has no panel, its results
@@ -87,34 +87,34 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Expansion:
+class AuditPlan:
     """What an audit asks for: rows by the names its metrics use, probes, and what cannot be asked (name -> reason)."""
 
-    sets: Mapping[str, RowSet]
-    probes: tuple[Probe, ...]
+    sets: Mapping[str, ExampleSet]
+    probes: tuple[AuditProbe, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Ground:
+class AuditInputs:
     """What a study has for audits. forget: the rows that were to be forgotten; holdout: rows no model has seen.
 
     Both bear the names of the benchmark's own sets, so that what has been scored of them is not scored again.
     opens: what a template writes before a question and between it and its answer. samples: of `eval.sampling`.
     """
 
-    forget: RowSet
-    retain: RowSet | None
-    holdout: RowSet | None
+    forget: ExampleSet
+    retain: ExampleSet | None
+    holdout: ExampleSet | None
     opens: tuple[str, str] = ("", " ")
     samples: int = 1
 
 
-Results = Mapping[str, Mapping[str, Result]]  # probe -> metric -> result
+Results = Mapping[str, Mapping[str, MetricResult]]  # probe -> metric -> result
 
 
 @dataclass(frozen=True)
-class Found:
+class AuditOutputs:
     """The results of a model, and of its controls where there are such."""
 
     model: Results
@@ -136,7 +136,7 @@ class Found:
         return model, retain, full
 
 
-def rows_of(result: Result, metric: Metric, ids: Sequence[int]) -> Floats:
+def rows_of(result: MetricResult, metric: Metric, ids: Sequence[int]) -> Floats:
     """A metric's number of each of some rows, shape (R,); NaN where a row has none."""
     name = STATISTIC.get(metric.family, "score")
     values = [result.per_row.get(i, {}).get(name, math.nan) for i in ids]
@@ -144,7 +144,7 @@ def rows_of(result: Result, metric: Metric, ids: Sequence[int]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Finding:
     """One finding on one model.
 
     value: what was measured, with its 95 % interval over rows; retain, full: the same of the controls. position: 0 is
@@ -168,13 +168,13 @@ class Reading:
 def held_against(
     name: str,
     sides: tuple[Floats, Floats, Floats],
-    where: Position,
+    where: ControlPosition,
     *,
     margin: float,
     known: float,
     note: str = "",
     details: Mapping[str, float] | None = None,
-) -> Reading:
+) -> Finding:
     """The reading of a number per row of the model, the retain and the full model, and the position between them."""
     means = []
     for column in sides:
@@ -183,28 +183,28 @@ def held_against(
     kept = sides[0][~np.isnan(sides[0])]
     low, high = bootstrap_interval(kept) if len(kept) > 1 else (math.nan, math.nan)
     said, more = verdict(where, margin=margin, known=known)
-    return Reading(
+    return Finding(
         name, means[0], low, high, means[1], means[2], where.value, where.low, where.high, said,
         "; ".join(part for part in (more, note) if part), details or {},
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Told:
+class AuditFindings:
     """What an audit says of a model: its readings, and a table of rows (columns of equal length), if it has one."""
 
-    readings: tuple[Reading, ...]
+    readings: tuple[Finding, ...]
     rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Audit(Protocol):
     """A frozen dataclass of settings."""
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """The jobs, from the rows alone. Raises ConfigError."""
         ...
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """What the results say of the model."""
         ...
 
@@ -264,20 +264,20 @@ def audit_identity(made: Audit) -> dict[str, Any]:
     return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(made)}  # type: ignore[call-overload]
 
 
-def chosen(rows: RowSet, n: int, seed: int, name: str, among: Sequence[int] | None = None) -> RowSet:
+def chosen(rows: ExampleSet, n: int, seed: int, name: str, among: Sequence[int] | None = None) -> ExampleSet:
     """At most n rows of a set, drawn by the seed, in their order, as a set of their own."""
     ids = np.arange(len(rows)) if among is None else np.array(among, dtype=np.int64)
     drawn = np.random.default_rng(seed).permutation(ids)[:n]
     return some(rows, sorted(drawn.tolist()), name)
 
 
-def some(rows: RowSet, ids: Sequence[int], name: str) -> RowSet:
+def some(rows: ExampleSet, ids: Sequence[int], name: str) -> ExampleSet:
     """The rows of these numbers as a set of their own, numbered from 0."""
     made = tuple(dataclasses.replace(rows[i], row_id=k) for k, i in enumerate(ids))
     return dataclasses.replace(rows, name=name, rows=made)
 
 
-def keys_of(rows: Sequence[Row]) -> set[str]:
+def keys_of(rows: Sequence[Example]) -> set[str]:
     """The entities that some rows are about."""
     return {key for row in rows for key in row.meta.get("keys", ())}
 

@@ -8,21 +8,32 @@ from typing import ClassVar
 
 import numpy as np
 
-from expunge.audits.api import Expansion, Found, Ground, Look, Models, Probe, Reading, Told, audit, check_judging
+from expunge.audits.api import (
+    Analysis,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Finding,
+    Models,
+    audit,
+    check_judging,
+)
 from expunge.audits.layers import Sides, by_layer, columns, fact_reading, read_layers, rows_by_layer, told
 from expunge.core.decode import strict
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.inside.depth import TAU, DepthResult, depth_score, patched_logps
-from expunge.inside.hidden import hidden_states
-from expunge.inside.reading import answer_logps, row_means
-from expunge.metrics.api import Result
+from expunge.interpretability.activation_patching import TAU, DepthResult, depth_score, patched_logps
+from expunge.interpretability.hidden import hidden_states
+from expunge.interpretability.inputs import answer_logps, row_means
+from expunge.metrics.api import MetricResult
 
 NAME, OWN = "depth", "own"
 
 
 @dataclass(frozen=True)
-class DepthLook(Look):
+class DepthAnalysis(Analysis):
     """The mean log-probability of each row's answer in the full model, with one layer's states put in from the model.
 
     Beside it, as layer 0 of `own`, that of the full model as it is.
@@ -31,7 +42,7 @@ class DepthLook(Look):
     beside: ClassVar[tuple[str, ...]] = ("full",)
     sets: tuple[str, ...]
 
-    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+    def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """A result for each layer, and the host's own."""
         read = fact_reading(sets[self.sets[0]], encoder)
         states = hidden_states(models("model"), read, at="predicts")
@@ -76,15 +87,15 @@ class DepthAudit:
             raise ValueError("tau must be a number >= 0")
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """One look at the forget rows."""
         name = ground.forget.name
-        return Expansion({name: ground.forget}, (Probe(NAME, DepthLook((name,)), ()),))
+        return AuditPlan({name: ground.forget}, (AuditProbe(NAME, DepthAnalysis((name,)), ()),))
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """The reading, with UDS beside it, and the table."""
         if found.lacking:
-            return told([Reading("patching", note=found.lacking)])
+            return told([Finding("patching", note=found.lacking)])
         logps = columns(found, NAME, NAME)
         own = columns(found, NAME, OWN)[0][0]
         sides = {layer: _exp(three) for layer, three in logps.items()}

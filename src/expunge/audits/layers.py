@@ -11,33 +11,33 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expunge.audits.api import Found, Reading, Told, held_against
+from expunge.audits.api import AuditFindings, AuditOutputs, Finding, held_against
 from expunge.audits.verdict import differ, position
 from expunge.core.records import Floats
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.inside.reading import Reading as Read
-from expunge.inside.reading import find_span, reading
-from expunge.metrics.api import Metric, Result
+from expunge.interpretability.inputs import AnalysisInputs as Read
+from expunge.interpretability.inputs import analysis_inputs, find_span
+from expunge.metrics.api import Metric, MetricResult
 
 Sides = tuple[Floats, Floats, Floats]
 
 
-def by_layer(name: str, values_RL: Floats, layers: Sequence[int], row_ids: Sequence[int]) -> dict[str, Result]:
+def by_layer(name: str, values_RL: Floats, layers: Sequence[int], row_ids: Sequence[int]) -> dict[str, MetricResult]:
     """A result for each layer, `NAME.LAYER`, of numbers of shape (R, L)."""
     out = {}
     for k, layer in enumerate(layers):
         rows = {i: {"score": float(v)} for i, v in zip(row_ids, values_RL[:, k], strict=True)}
-        out[f"{name}.{layer}"] = Result(float(np.nanmean(values_RL[:, k])), per_row=rows)
+        out[f"{name}.{layer}"] = MetricResult(float(np.nanmean(values_RL[:, k])), per_row=rows)
     return out
 
 
-def layers_of(results: Mapping[str, Result], name: str) -> list[int]:
+def layers_of(results: Mapping[str, MetricResult], name: str) -> list[int]:
     """The layers there are results of."""
     return sorted(int(key.rpartition(".")[2]) for key in results if key.rpartition(".")[0] == name)
 
 
-def columns(found: Found, probe: str, name: str) -> dict[int, Sides]:
+def columns(found: AuditOutputs, probe: str, name: str) -> dict[int, Sides]:
     """By layer, a number per row of the model, the retain and the full model, aligned."""
     layers = layers_of(found.model[probe], name)
     return {layer: found.columns(probe, Metric(f"{name}.{layer}", "")) for layer in layers}
@@ -48,12 +48,12 @@ def counting(sides: Mapping[int, Sides]) -> list[int]:
     return [layer for layer, (_, retain, full) in sides.items() if differ(retain, full)]
 
 
-def read_layers(name: str, sides: Mapping[int, Sides], *, margin: float, known: float, note: str = "") -> Reading:
+def read_layers(name: str, sides: Mapping[int, Sides], *, margin: float, known: float, note: str = "") -> Finding:
     """The mean over the layers that count, held against the controls; details: every layer's means."""
     used = counting(sides)
     details = layer_means(sides)
     if not used:
-        return Reading(name, note="at no layer does the full model differ from the retain model", details=details)
+        return Finding(name, note="at no layer does the full model differ from the retain model", details=details)
     means = [np.mean([sides[layer][side] for layer in used], axis=0) for side in range(3)]
     where = position(means[0], means[1], means[2])
     said = f"layers {', '.join(map(str, used))}" + (f"; {note}" if note else "")
@@ -82,15 +82,15 @@ def rows_by_layer(name: str, sides: Mapping[int, Sides]) -> dict[str, list[objec
     return out
 
 
-def told(readings: Sequence[Reading], tables: Sequence[Mapping[str, Sequence[object]]] = ()) -> Told:
+def told(readings: Sequence[Finding], tables: Sequence[Mapping[str, Sequence[object]]] = ()) -> AuditFindings:
     """Readings, and their tables one under the other."""
     keys = tables[0] if tables else ()
-    return Told(tuple(readings), {key: [v for table in tables for v in table[key]] for key in keys})
+    return AuditFindings(tuple(readings), {key: [v for table in tables for v in table[key]] for key in keys})
 
 
-def fact_reading(rows: RowSet, encoder: Encoder) -> Read:
+def fact_reading(rows: ExampleSet, encoder: Encoder) -> Read:
     """The true answers; of rows that name their fact (`meta.value`) and hold it in the answer, its tokens alone."""
-    read = reading(rows, encoder)
+    read = analysis_inputs(rows, encoder)
     spans = []
     for encoded, row_id in zip(read.rows, read.row_ids, strict=True):
         value = rows[row_id].meta.get("value")

@@ -5,24 +5,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expunge.audits.api import Expansion, Found, Ground, Look, Models, Probe, Reading, Told, audit, check_judging
+from expunge.audits.api import (
+    Analysis,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Finding,
+    Models,
+    audit,
+    check_judging,
+)
 from expunge.audits.layers import by_layer, columns, fact_reading, read_layers, rows_by_layer, told
 from expunge.core.decode import strict
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.inside.lens import lens_scores
-from expunge.metrics.api import Result
+from expunge.interpretability.lens import lens_scores
+from expunge.metrics.api import MetricResult
 
 NAME = "lens"
 
 
 @dataclass(frozen=True)
-class LensLook(Look):
+class LensAnalysis(Analysis):
     """The probability of each row's answer as each layer tells it: exp of the mean log-probability of its tokens."""
 
     sets: tuple[str, ...]
 
-    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+    def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """A result for each layer."""
         read = fact_reading(sets[self.sets[0]], encoder)
         found = lens_scores(models("model"), read)
@@ -57,15 +68,15 @@ class LensAudit:
     def __post_init__(self) -> None:
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """One look at the forget rows."""
         name = ground.forget.name
-        return Expansion({name: ground.forget}, (Probe(NAME, LensLook((name,)), ()),))
+        return AuditPlan({name: ground.forget}, (AuditProbe(NAME, LensAnalysis((name,)), ()),))
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """The layers that count, in one reading, and the table."""
         if found.lacking:
-            return told([Reading("answer", note=found.lacking)])
+            return told([Finding("answer", note=found.lacking)])
         sides = columns(found, NAME, NAME)
         return told(
             [read_layers("answer", sides, margin=self.margin, known=self.known)], [rows_by_layer("answer", sides)]

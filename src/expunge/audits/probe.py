@@ -7,20 +7,20 @@ from typing import Literal
 
 import numpy as np
 
-from expunge.audits.apart import fitted, groups_of, lacks_unseen, out_of_fold
 from expunge.audits.api import (
-    Expansion,
-    Found,
-    Ground,
-    Look,
+    Analysis,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Finding,
     Models,
-    Probe,
-    Reading,
-    Told,
     audit,
     check_judging,
     chosen,
 )
+from expunge.audits.distinguishability import fitted, groups_of, lacks_unseen, out_of_fold
 from expunge.audits.layers import (
     by_layer,
     columns,
@@ -30,14 +30,14 @@ from expunge.audits.layers import (
     rows_by_layer,
     told,
 )
-from expunge.audits.verdict import Position, verdict, wins, wins_position
+from expunge.audits.verdict import ControlPosition, verdict, wins, wins_position
 from expunge.core.decode import strict
 from expunge.core.records import Floats
-from expunge.data.rows import ANSWER, PARAPHRASE, RowSet, perturbed_name
+from expunge.data.examples import ANSWER, PARAPHRASE, ExampleSet, perturbed_name
 from expunge.data.template import Encoder
-from expunge.inside.hidden import HiddenStates, hidden_states
-from expunge.inside.reading import reading
-from expunge.metrics.api import Metric, Result
+from expunge.interpretability.hidden import HiddenStates, hidden_states
+from expunge.interpretability.inputs import analysis_inputs
+from expunge.metrics.api import Metric, MetricResult
 
 What = Literal["truth", "membership"]
 TRUTH: What = "truth"
@@ -46,19 +46,19 @@ TAUGHT = "audit_taught"
 FORGET_SIDE, OTHER_SIDE = "erased", "unseen"
 
 
-def true_variant(rows: RowSet) -> str:
+def true_variant(rows: ExampleSet) -> str:
     """The variant of the true answer that is worded as the wrong ones are."""
     return PARAPHRASE if all(PARAPHRASE in row.answers for row in rows) else ANSWER
 
 
-def wrong_variants(rows: RowSet) -> tuple[str, ...]:
+def wrong_variants(rows: ExampleSet) -> tuple[str, ...]:
     """The wrong answers that every row has."""
     least = min((len(row.perturbed) for row in rows), default=0)
     return tuple(perturbed_name(i) for i in range(least))
 
 
-def _states(model: object, rows: RowSet, encoder: Encoder, variant: str, last: int) -> HiddenStates:
-    return hidden_states(model, reading(rows, encoder, variant), at="last", last=last)
+def _states(model: object, rows: ExampleSet, encoder: Encoder, variant: str, last: int) -> HiddenStates:
+    return hidden_states(model, analysis_inputs(rows, encoder, variant), at="last", last=last)
 
 
 def _at(states: HiddenStates, k: int) -> Floats:
@@ -67,14 +67,14 @@ def _at(states: HiddenStates, k: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class TruthLook(Look):
+class TruthAnalysis(Analysis):
     """A probe for true against wrong answers, fitted on other rows: how often it picks a forget row's true answer."""
 
     sets: tuple[str, ...]  # the rows to test, and those to fit on
     last: int
     strength: float
 
-    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+    def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """By layer, the share of a row's wrong answers that score below its true one (ties count half)."""
         tested, taught = (sets[name] for name in self.sets)
         model = models("model")
@@ -91,7 +91,7 @@ class TruthLook(Look):
 
 
 @dataclass(frozen=True)
-class MembershipLook(Look):
+class MembershipAnalysis(Analysis):
     """A probe for forget rows against rows that no model has seen: each row's score from a fold it was not in."""
 
     sets: tuple[str, ...]  # the forget rows, and the unseen ones
@@ -99,7 +99,7 @@ class MembershipLook(Look):
     strength: float
     seed: int
 
-    def measure(self, models: Models, sets: Mapping[str, RowSet], encoder: Encoder) -> dict[str, Result]:
+    def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """By layer and side, the log-odds of having been a forget row."""
         erased, unseen = (sets[name] for name in self.sets)
         model = models("model")
@@ -162,10 +162,10 @@ class ProbeAudit:
             raise ValueError("strength must be a number > 0")
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """A look for each of `what` that there are rows for."""
         sets = {ground.forget.name: ground.forget}
-        probes: list[Probe] = []
+        probes: list[AuditProbe] = []
         missing: dict[str, str] = {}
         taught = self._taught(ground)
         if TRUTH in self.what:
@@ -173,7 +173,9 @@ class ProbeAudit:
                 missing[TRUTH] = taught
             else:
                 sets[TAUGHT] = taught
-                probes.append(Probe(TRUTH, TruthLook((ground.forget.name, TAUGHT), self.last, self.strength), ()))
+                probes.append(
+                    AuditProbe(TRUTH, TruthAnalysis((ground.forget.name, TAUGHT), self.last, self.strength), ())
+                )
         if MEMBERSHIP in self.what:
             why = lacks_unseen(ground)
             if why or ground.holdout is None:
@@ -181,10 +183,12 @@ class ProbeAudit:
             else:
                 sets[ground.holdout.name] = ground.holdout
                 names = (ground.forget.name, ground.holdout.name)
-                probes.append(Probe(MEMBERSHIP, MembershipLook(names, self.last, self.strength, self.seed), ()))
-        return Expansion(sets, tuple(probes), missing)
+                probes.append(
+                    AuditProbe(MEMBERSHIP, MembershipAnalysis(names, self.last, self.strength, self.seed), ())
+                )
+        return AuditPlan(sets, tuple(probes), missing)
 
-    def _taught(self, ground: Ground) -> RowSet | str:
+    def _taught(self, ground: AuditInputs) -> ExampleSet | str:
         """Retain rows with a true and a wrong answer, or why there are none."""
         if not wrong_variants(ground.forget):
             return "the forget rows have no wrong answers"
@@ -196,15 +200,15 @@ class ProbeAudit:
             return "fewer than two retain rows have wrong answers"
         return chosen(ground.retain, self.rows, self.seed, TAUGHT, kept)
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """A reading for each of `what`; the table is that of truth."""
         missing = self.expand(ground).missing
-        readings: list[Reading] = []
+        readings: list[Finding] = []
         tables: list[Mapping[str, Sequence[object]]] = []
         for what in self.what:
             why = missing.get(what) or found.lacking
             if why:
-                readings.append(Reading(what, note=why))
+                readings.append(Finding(what, note=why))
             elif what == TRUTH:
                 sides = columns(found, TRUTH, TRUTH)
                 readings.append(read_layers(TRUTH, sides, margin=self.margin, known=self.known))
@@ -213,7 +217,7 @@ class ProbeAudit:
                 readings.append(self._membership(found))
         return told(readings, tables)
 
-    def _membership(self, found: Found) -> Reading:
+    def _membership(self, found: AuditOutputs) -> Finding:
         """The AUC over the layers that count, between those of the controls."""
         layers = layers_of(found.model[MEMBERSHIP], FORGET_SIDE)
         won: dict[int, list[Floats]] = {}
@@ -226,7 +230,7 @@ class ProbeAudit:
         used = [k for k, (_, retain, full) in won.items() if wins_position(retain, retain, full)[0].reason is None]
         if not used:
             why = "at no layer is the full model's probe better than the retain model's"
-            return Reading(MEMBERSHIP, note=why, details=details)
+            return Finding(MEMBERSHIP, note=why, details=details)
         mean = [np.mean([won[layer][side] for layer in used], axis=0) for side in range(3)]
         where, (low, high) = wins_position(mean[0], mean[1], mean[2])
         said, more = verdict(where, margin=self.margin, known=self.known)
@@ -239,12 +243,12 @@ def _placed(
     name: str,
     values: Sequence[float],
     ends: tuple[float, float],
-    where: Position,
+    where: ControlPosition,
     said: str,
     note: str,
     details: Mapping[str, float],
-) -> Reading:
-    return Reading(
+) -> Finding:
+    return Finding(
         name, values[0], *ends, retain=values[1], full=values[2], position=where.value, position_low=where.low,
         position_high=where.high, verdict=said, note=note, details=details,
     )  # fmt: skip

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from expunge.audits.api import (
     AS_IT_IS,
-    Expansion,
-    Found,
-    Ground,
-    Probe,
-    Reading,
-    Told,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Finding,
     audit,
     check_judging,
     chosen,
@@ -21,7 +21,7 @@ from expunge.audits.api import (
 from expunge.audits.verdict import position
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.variants import LANGUAGES, begun, variant_of, with_shots
 from expunge.metrics.api import Metric
 
@@ -72,7 +72,7 @@ class PromptingAudit:
             raise ValueError("shots must be at least 1")
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """The rows in every way, scored in one probe."""
         sets, lacking = rows_in(ground, self.ways, share=self.begun, shots=self.shots, seed=self.seed)
         panel = list(worst_panel(sets, "prob"))
@@ -84,16 +84,16 @@ class PromptingAudit:
             panel.append(Metric("leak", "leak_at_k", rows=ground.forget.name, texts="answer", sampled=True, args=args))
         elif self.leak:
             missing["leak"] = "leak@k takes the best of several samples, and eval.sampling.samples is 1"
-        return Expansion({s.name: s for s in sets.values()}, (Probe(AS_IT_IS, None, tuple(panel)),), missing)
+        return AuditPlan({s.name: s for s in sets.values()}, (AuditProbe(AS_IT_IS, None, tuple(panel)),), missing)
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """A reading of the worst way by each measure, and of leak@k."""
         asked = self.expand(ground)
         panel = {m.name: m for m in asked.probes[0].panel}
         names = [n for n in ("worst_prob", "worst_rouge", "leak") if n in panel]
-        readings = [Reading(name, note=why) for name, why in asked.missing.items()]
+        readings = [Finding(name, note=why) for name, why in asked.missing.items()]
         if found.lacking:
-            return Told((*(Reading(name, note=found.lacking) for name in names), *readings))
+            return AuditFindings((*(Finding(name, note=found.lacking) for name in names), *readings))
         made = []
         rows: dict[str, Sequence[object]] = {}
         for name in names:
@@ -106,9 +106,9 @@ class PromptingAudit:
             )
             rows.setdefault("row_id", list(range(len(sides[0]))))
             rows |= {f"{name}_{who}": s.tolist() for who, s in zip(("model", "retain", "full"), sides, strict=True)}
-        return Told((*made, *readings), rows)
+        return AuditFindings((*made, *readings), rows)
 
-    def _by_way(self, found: Found, panel: Mapping[str, Metric], name: str) -> tuple[dict[str, float], str]:
+    def _by_way(self, found: AuditOutputs, panel: Mapping[str, Metric], name: str) -> tuple[dict[str, float], str]:
         """Each way's share of the worst rows and its own position, and which way brings out most."""
         if panel[name].family != "worst_case":
             return {}, ""
@@ -133,8 +133,8 @@ def check_ways(ways: Sequence[str]) -> None:
 
 
 def rows_in(
-    ground: Ground, ways: Sequence[str], *, share: float, shots: int, seed: int
-) -> tuple[dict[str, RowSet], dict[str, str]]:
+    ground: AuditInputs, ways: Sequence[str], *, share: float, shots: int, seed: int
+) -> tuple[dict[str, ExampleSet], dict[str, str]]:
     """The forget rows as they are and in each way to ask, and why the other ways cannot be asked."""
     rows = ground.forget
     found, lacking = {AS_IT_IS: rows}, {}
@@ -153,11 +153,11 @@ def rows_in(
     return {way: _named(made, rows.name, way) for way, made in found.items()}, lacking
 
 
-def _named(rows: RowSet, name: str, way: str) -> RowSet:
+def _named(rows: ExampleSet, name: str, way: str) -> ExampleSet:
     return dataclasses.replace(rows, name=name if way == AS_IT_IS else f"{name}_{way}")
 
 
-def worst_panel(sets: Mapping[str, RowSet], short: str) -> tuple[Metric, ...]:
+def worst_panel(sets: Mapping[str, ExampleSet], short: str) -> tuple[Metric, ...]:
     """A measure of each way, by `WAY_short`, and the worst of them by row, `worst_short`."""
     one = {
         way: Metric(f"{way}_{short}", "probability", rows=rows.name, tokens=("answer",))

@@ -5,21 +5,21 @@ from typing import Literal
 
 from expunge.audits.api import (
     AS_IT_IS,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
     Change,
-    Expansion,
-    Found,
-    Ground,
-    Nf4,
-    Probe,
-    Reading,
-    Told,
+    Finding,
+    Nf4Spec,
     audit,
     check_judging,
     held_against,
 )
 from expunge.audits.verdict import position
 from expunge.core.decode import strict
-from expunge.methods.edits import make_edit
+from expunge.methods.weight_edits import make_weight_edit
 from expunge.metrics.api import Metric
 
 Form = Literal["int8", "int4", "nf4"]
@@ -53,24 +53,24 @@ class QuantizeAudit:
             raise ValueError("forms must be a list of different ones")
         check_judging(self.margin, self.known)
 
-    def _metric(self, ground: Ground) -> Metric:
+    def _metric(self, ground: AuditInputs) -> Metric:
         return Metric("forget", self.score, rows=ground.forget.name, tokens=("answer",))
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """The model as it is and in each form."""
         changes: dict[str, Change] = {
-            "int8": make_edit("quantize", {"bits": 8}),
-            "int4": make_edit("quantize", {"bits": 4}),
-            "nf4": Nf4(),
+            "int8": make_weight_edit("quantize", {"bits": 8}),
+            "int4": make_weight_edit("quantize", {"bits": 4}),
+            "nf4": Nf4Spec(),
         }
         panel = (self._metric(ground),)
-        probes = [Probe(AS_IT_IS, None, panel), *(Probe(form, changes[form], panel) for form in self.forms)]
-        return Expansion({ground.forget.name: ground.forget}, tuple(probes))
+        probes = [AuditProbe(AS_IT_IS, None, panel), *(AuditProbe(form, changes[form], panel) for form in self.forms)]
+        return AuditPlan({ground.forget.name: ground.forget}, tuple(probes))
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """A reading for each form, and every row's score in each."""
         if found.lacking:
-            return Told(tuple(Reading(form, note=found.lacking) for form in self.forms))
+            return AuditFindings(tuple(Finding(form, note=found.lacking) for form in self.forms))
         metric = self._metric(ground)
         before = found.columns(AS_IT_IS, metric)
         start = position(*before)
@@ -95,4 +95,4 @@ class QuantizeAudit:
                         details={"before": mean, "before_position": start.value},
                     )
                 )
-        return Told(tuple(readings), rows)
+        return AuditFindings(tuple(readings), rows)

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 
 from expunge.audits.api import (
-    Expansion,
-    Found,
-    Ground,
-    Probe,
-    Reading,
-    Relearn,
-    Told,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Finding,
+    RelearnSpec,
     audit,
     check_judging,
     chosen,
@@ -26,7 +26,7 @@ from expunge.audits.verdict import Recovery, area, position, recovery
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.metrics.api import Metric
 
 SCORED = "audit_rest"
@@ -88,7 +88,7 @@ class RelearnAudit:
     def _metric(self) -> Metric:
         return Metric("rest", self.score, rows=SCORED, tokens=("answer",))
 
-    def expand(self, ground: Ground) -> Expansion:
+    def expand(self, ground: AuditInputs) -> AuditPlan:
         """A training run for each way that there are rows for."""
         n = len(ground.forget)
         if n < self.rows + 2:
@@ -96,7 +96,7 @@ class RelearnAudit:
                 f"audits: relearn.rows: {self.rows} of {n} forget rows leave too few to score; give fewer"
             )
         again, rest = self._split(ground)
-        ways: dict[str, RowSet] = {SAME: again}
+        ways: dict[str, ExampleSet] = {SAME: again}
         lacking: dict[str, str] = {}
         for way, made in self._of_retain(ground).items():
             if isinstance(made, str):
@@ -104,24 +104,24 @@ class RelearnAudit:
             else:
                 ways[way] = made
         probes = tuple(
-            Probe(
+            AuditProbe(
                 way,
-                Relearn(ways[way].name, self.steps, self.learning_rate, self.batch_size, self.seed),
+                RelearnSpec(ways[way].name, self.steps, self.learning_rate, self.batch_size, self.seed),
                 (self._metric,),
             )
             for way in self.ways
             if way in ways
         )
         sets = {s.name: s for s in ways.values()} | {SCORED: some(ground.forget, rest, SCORED)}
-        return Expansion(sets, probes, {way: why for way, why in lacking.items() if way in self.ways})
+        return AuditPlan(sets, probes, {way: why for way, why in lacking.items() if way in self.ways})
 
-    def _split(self, ground: Ground) -> tuple[RowSet, list[int]]:
+    def _split(self, ground: AuditInputs) -> tuple[ExampleSet, list[int]]:
         """The forget rows to train on, and the numbers of those to score; rows that say the same stay together."""
         again = chosen(ground.forget, self.rows, self.seed, f"audit_{SAME}")
         taught = {(r.question, r.answer) for r in again}
         return again, [r.row_id for r in ground.forget if (r.question, r.answer) not in taught]
 
-    def _of_retain(self, ground: Ground) -> Mapping[str, RowSet | str]:
+    def _of_retain(self, ground: AuditInputs) -> Mapping[str, ExampleSet | str]:
         """Retain rows about the forget rows' entities and about others, or why there are none."""
         if ground.retain is None:
             return dict.fromkeys((ENTITY, OTHER), "this benchmark has no retain rows")
@@ -136,16 +136,16 @@ class RelearnAudit:
             else "every retain row shares an entity with the forget rows",
         }
 
-    def read(self, ground: Ground, found: Found) -> Told:
+    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
         """A reading for each way, and the curves by row."""
         asked = self.expand(ground)
         rest = self._split(ground)[1]
-        readings: list[Reading] = []
+        readings: list[Finding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("way", "step", "row_id", "model", "retain", "full")}
         for way in self.ways:
             why = asked.missing.get(way) or found.lacking
             if why:
-                readings.append(Reading(way, note=why))
+                readings.append(Finding(way, note=why))
                 continue
             at = [found.columns(f"{way}@{step}", self._metric) for step in self.steps]
             curves = tuple(np.stack([columns[side] for columns in at]) for side in range(3))
@@ -154,13 +154,13 @@ class RelearnAudit:
                 told = ([way] * len(rest), [step] * len(rest), rest, *(c[i].tolist() for c in curves))
                 for key, column in zip(rows, told, strict=True):
                     rows[key] += column
-        return Told(tuple(readings), rows)
+        return AuditFindings(tuple(readings), rows)
 
-    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> Reading:
+    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> Finding:
         there = ~np.isnan(np.concatenate(curves)).any(axis=0)
         model, retain, full = (curve[:, there] for curve in curves)
         if model.shape[1] < 2:
-            return Reading(way, note=f"only {model.shape[1]} rows have a value at every step")
+            return Finding(way, note=f"only {model.shape[1]} rows have a value at every step")
         areas = tuple(area(curve, self.steps) for curve in (model, retain, full))
         where = position(*areas)
         back = recovery(model, retain, full, self.steps, self.recover)

@@ -19,7 +19,7 @@ FORGOTTEN, TRACES, KNOWN, OPEN, MISSING = "forgotten", "traces", "still known", 
 
 
 @dataclass(frozen=True)
-class Position:
+class ControlPosition:
     """(model - retain) / (full - retain): 0 is the retain model, 1 the full one; NaN, with a reason, for none."""
 
     value: float = math.nan
@@ -39,7 +39,7 @@ def interval(values_D: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def position(model_R: Floats, retain_R: Floats, full_R: Floats) -> Position:
+def position(model_R: Floats, retain_R: Floats, full_R: Floats) -> ControlPosition:
     """The position of the mean over rows, with its interval; each shape (R,), more is more knowledge.
 
     A row that one of the three lacks (NaN) leaves. There is no position where fewer than two rows are left, or where
@@ -48,17 +48,21 @@ def position(model_R: Floats, retain_R: Floats, full_R: Floats) -> Position:
     there = ~(np.isnan(model_R) | np.isnan(retain_R) | np.isnan(full_R))
     model, retain, full = model_R[there], retain_R[there], full_R[there]
     if len(model) < 2:
-        return Position(reason=f"only {len(model)} rows have a value in the model and both controls")
+        return ControlPosition(reason=f"only {len(model)} rows have a value in the model and both controls")
     drawn = draws(len(model))
     gaps = (full - retain)[drawn].mean(axis=1)
     low, high = interval(gaps)
     if low <= 0 <= high:
-        return Position(reason="the controls do not differ: this cannot tell the full model from the retain model")
+        return ControlPosition(
+            reason="the controls do not differ: this cannot tell the full model from the retain model"
+        )
     if high < 0:
-        return Position(reason="the full model scores below the retain model: this does not measure knowledge here")
+        return ControlPosition(
+            reason="the full model scores below the retain model: this does not measure knowledge here"
+        )
     value = float((model - retain).mean() / (full - retain).mean())
     there = gaps != 0  # a draw of rows on which the controls are equal places nothing
-    return Position(value, *interval((model - retain)[drawn].mean(axis=1)[there] / gaps[there]))
+    return ControlPosition(value, *interval((model - retain)[drawn].mean(axis=1)[there] / gaps[there]))
 
 
 def differ(retain_R: Floats, full_R: Floats) -> bool:
@@ -67,7 +71,7 @@ def differ(retain_R: Floats, full_R: Floats) -> bool:
     return len(gaps) > 1 and interval(gaps[draws(len(gaps))].mean(axis=1))[0] > 0
 
 
-def verdict(where: Position, *, margin: float, known: float) -> tuple[str, str]:
+def verdict(where: ControlPosition, *, margin: float, known: float) -> tuple[str, str]:
     """What may be said, and a remark. By the ends of the interval:
 
     forgotten    low <= margin and high < known: not told from the retain model, and no large part is left
@@ -167,7 +171,7 @@ def _drawn_means(won: Sequence[Floats]) -> Floats:
     return out
 
 
-def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple[Position, tuple[float, float]]:
+def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple[ControlPosition, tuple[float, float]]:
     """The position of an AUC between the controls' (each given as `wins`), and the interval of the model's own.
 
     There is none where the interval of the controls' difference reaches 0 or below.
@@ -175,11 +179,13 @@ def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple
     model, retain, full = _drawn_means([model_MO, retain_MO, full_MO]).T
     own, gaps = interval(model), full - retain
     if interval(gaps)[0] <= 0:
-        return Position(reason="the controls do not differ: this cannot tell the full model from the retain model"), own
+        return ControlPosition(
+            reason="the controls do not differ: this cannot tell the full model from the retain model"
+        ), own
     means = [float(w.mean()) for w in (model_MO, retain_MO, full_MO)]
     value = (means[0] - means[1]) / (means[2] - means[1])
     there = gaps != 0
-    return Position(value, *interval((model - retain)[there] / gaps[there])), own
+    return ControlPosition(value, *interval((model - retain)[there] / gaps[there])), own
 
 
 def auc_difference(

@@ -5,7 +5,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, benchmarks, find_benchmark, settings, unused
+from expunge.benchmarks.api import (
+    Benchmark,
+    BenchmarkConfig,
+    Limits,
+    benchmark,
+    benchmarks,
+    find_benchmark,
+    settings,
+    unused,
+)
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -13,7 +22,7 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "Benchmark",
     "Limits",
-    "Wanted",
+    "BenchmarkConfig",
     "benchmark",
     "benchmarks",
     "find_benchmark",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.registry import Registry
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.world import WorldConfig
 from expunge.metrics.api import Metric
 
@@ -39,7 +39,7 @@ class Benchmark:
 
     name: str
     split: str
-    sets: Mapping[str, RowSet]
+    sets: Mapping[str, ExampleSet]
     panel: tuple[Metric, ...]
     full_sets: tuple[str, ...]
     retain_sets: tuple[str, ...]
@@ -57,7 +57,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class BenchmarkConfig:
     """What the user chose of a benchmark. None: the benchmark's own default.
 
     root: a local folder or hub id in place of the benchmark's own. forget, retain: files of rows, for benchmarks made
@@ -80,12 +80,12 @@ class Wanted:
 T = TypeVar("T")
 
 
-def settings(wanted: Wanted, cls: type[T]) -> T:
+def settings(wanted: BenchmarkConfig, cls: type[T]) -> T:
     """`data.args` as the benchmark's own frozen dataclass. Raises ConfigError at the key."""
     return decode(cls, wanted.args, where="data.args")
 
 
-def unused(wanted: Wanted, name: str, *keys: str) -> None:
+def unused(wanted: BenchmarkConfig, name: str, *keys: str) -> None:
     """Raise ConfigError if one of these choices was made: the benchmark has no such thing."""
     for key in keys:
         if getattr(wanted, key):
@@ -99,7 +99,7 @@ class BenchmarkSpec:
 
     name: str
     about: str
-    make: Callable[[Wanted], Benchmark]
+    make: Callable[[BenchmarkConfig], Benchmark]
 
     @property
     def page(self) -> str:
@@ -108,7 +108,7 @@ class BenchmarkSpec:
 
 
 _BENCHMARKS: Registry[BenchmarkSpec] = Registry("benchmark", lambda spec: spec.make)
-F = TypeVar("F", bound=Callable[[Wanted], Benchmark])
+F = TypeVar("F", bound=Callable[[BenchmarkConfig], Benchmark])
 
 
 def benchmark(name: str, *, about: str) -> Callable[[F], F]:

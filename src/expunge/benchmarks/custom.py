@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
-from expunge.benchmarks.rows_panel import rows_panel
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
+from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.data.custom import WORLD, Columns, check_file, continuations, load_rows, refuse_shared, retain_rows
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 
 MOST_RETAIN = 400  # retain rows that are evaluated, as many as TOFU evaluates
 
@@ -40,7 +40,7 @@ class CustomArgs:
 
 
 @benchmark("custom", about="a file of your own rows to forget (csv, JSON, parquet, txt), with or without rows to keep")
-def custom(wanted: Wanted) -> Benchmark:
+def custom(wanted: BenchmarkConfig) -> Benchmark:
     """A file of the user's own rows is the benchmark: forget=FILE, and if there are any retain=FILE.
 
     Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
@@ -73,7 +73,7 @@ def custom(wanted: Wanted) -> Benchmark:
     forget = load_rows(path, "forget", args.columns)
     retain, kept, notes = _retain(wanted, args)
     sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
-    shown = RowSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
+    shown = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
     sets["retain_eval"] = continuations(shown, "retain_eval", kept)
     refuse_shared(forget, retain, (path, kept))
     if args.holdout:
@@ -93,7 +93,7 @@ def custom(wanted: Wanted) -> Benchmark:
     )
 
 
-def _retain(wanted: Wanted, args: CustomArgs) -> tuple[RowSet, str, tuple[str, ...]]:
+def _retain(wanted: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
     """The rows to keep, where they lie, and a note where the user did not give them."""
     if wanted.retain:
         return load_rows(wanted.retain, "retain", args.columns), wanted.retain, ()

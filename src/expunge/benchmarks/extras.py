@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from expunge.benchmarks.api import Benchmark
-from expunge.benchmarks.panel import FORGET, HOLDOUT, RETAIN
+from expunge.benchmarks.metric_suite import FORGET, HOLDOUT, RETAIN
 from expunge.core.errors import ConfigError
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.variants import REFUSAL, variant_of, with_refusals
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
@@ -19,7 +19,7 @@ SIDES = {"forget": FORGET, "holdout": HOLDOUT}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MetricGroupRequest:
     """What a group is made from: the benchmark, how many samples leak@k has, and the refusals."""
 
     benchmark: Benchmark
@@ -27,12 +27,12 @@ class Wanted:
     refusals: Sequence[str]
 
 
-Made = tuple[Sequence[Metric], Mapping[str, RowSet]]
+Made = tuple[Sequence[Metric], Mapping[str, ExampleSet]]
 
 
 def with_extras(benchmark: Benchmark, names: Sequence[str], *, samples: int, refusals: Sequence[str]) -> Benchmark:
     """The benchmark with further groups of metrics. Raises ConfigError where it lacks the rows that a group reads."""
-    wanted = Wanted(benchmark, samples, refusals)
+    wanted = MetricGroupRequest(benchmark, samples, refusals)
     panel, sets = list(benchmark.panel), dict(benchmark.sets)
     for name in names:
         for needed in EXTRAS[name].rows:
@@ -47,12 +47,12 @@ def with_extras(benchmark: Benchmark, names: Sequence[str], *, samples: int, ref
     return dataclasses.replace(benchmark, panel=tuple(panel), sets=sets)
 
 
-def _gradnorm(wanted: Wanted) -> Made:
+def _gradnorm(wanted: MetricGroupRequest) -> Made:
     sides = [Metric(f"mia_gradnorm_{s}", "gradnorm_score", rows=r, grads="answer") for s, r in SIDES.items()]
     return [_auc("mia_gradnorm"), *sides], {}
 
 
-def _rmia(wanted: Wanted) -> Made:
+def _rmia(wanted: MetricGroupRequest) -> Made:
     sides = [
         Metric(
             f"mia_rmia_{side}",
@@ -65,7 +65,7 @@ def _rmia(wanted: Wanted) -> Made:
     return [_auc("mia_rmia"), *sides, *_losses()], {}
 
 
-def _lira(wanted: Wanted) -> Made:
+def _lira(wanted: MetricGroupRequest) -> Made:
     sides = [
         Metric(f"mia_lira_{side}", "lira_score", parents={"losses": f"mia_loss_{side}"}, shadows=True) for side in SIDES
     ]
@@ -81,7 +81,7 @@ def _losses() -> list[Metric]:
     return [Metric(f"mia_loss_{side}", "loss_score", rows=rows, tokens=("answer",)) for side, rows in SIDES.items()]
 
 
-def _leak(wanted: Wanted) -> Made:
+def _leak(wanted: MetricGroupRequest) -> Made:
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < wanted.samples]
     return [
         Metric(f"forget_leak_at_{k}", "leak_at_k", rows=FORGET, texts="answer", sampled=True, args={"k": k})
@@ -89,7 +89,7 @@ def _leak(wanted: Wanted) -> Made:
     ], {}
 
 
-def _worst_case(wanted: Wanted) -> Made:
+def _worst_case(wanted: MetricGroupRequest) -> Made:
     rows = wanted.benchmark.sets[FORGET]
     names = ["direct", "upper", "quoted", "plain"]
     if all(r.paraphrased_question for r in rows):
@@ -107,7 +107,7 @@ def _worst_case(wanted: Wanted) -> Made:
     return metrics, sets
 
 
-def _refusal(wanted: Wanted) -> Made:
+def _refusal(wanted: MetricGroupRequest) -> Made:
     name = f"{FORGET}_refusals"
     sets = {name: with_refusals(wanted.benchmark.sets[FORGET], wanted.refusals[:N_REFUSALS])}
     return [
@@ -117,7 +117,7 @@ def _refusal(wanted: Wanted) -> Made:
     ], sets
 
 
-def _fluency(wanted: Wanted) -> Made:
+def _fluency(wanted: MetricGroupRequest) -> Made:
     metrics = []
     for short, rows in (("forget", FORGET), ("retain", RETAIN)):
         for name, statistic in (("repetition", "repetition_4"), ("distinct", "distinct_2"), ("ended", "ended")):
@@ -127,7 +127,7 @@ def _fluency(wanted: Wanted) -> Made:
     return metrics, {}
 
 
-def _agreement(wanted: Wanted) -> Made:
+def _agreement(wanted: MetricGroupRequest) -> Made:
     return [
         Metric(f"{short}_{name}", "agreement", rows=rows, agreement="answer", args={"statistic": statistic})
         for short, rows in (("forget", FORGET), ("retain", RETAIN))
@@ -135,14 +135,14 @@ def _agreement(wanted: Wanted) -> Made:
     ], {}
 
 
-def _similarity(wanted: Wanted) -> Made:
+def _similarity(wanted: MetricGroupRequest) -> Made:
     return [
         Metric(f"{short}_similarity", "semantic_similarity", rows=rows, texts="answer", similar=True)
         for short, rows in (("forget", FORGET), ("retain", RETAIN))
     ], {}
 
 
-def _entity(wanted: Wanted) -> Made:
+def _entity(wanted: MetricGroupRequest) -> Made:
     """Retain rows that share an entity with the forget rows (a publisher, an influence), and those that do not."""
     keys = sorted({key for row in wanted.benchmark.sets[FORGET] for key in row.meta.get("keys", ())})
     if not keys:
@@ -154,7 +154,7 @@ def _entity(wanted: Wanted) -> Made:
     ], {}
 
 
-def _arcsf(wanted: Wanted) -> Made:
+def _arcsf(wanted: MetricGroupRequest) -> Made:
     """The names and the arithmetic of arcsf. Its utilities have no real authors and no world facts."""
 
     def ratio(name: str, rows: str, aggregate: str) -> Metric:
@@ -196,24 +196,24 @@ def _arcsf(wanted: Wanted) -> Made:
 
 
 @dataclass(frozen=True)
-class Group:
+class MetricGroup:
     """A group of metrics: one line on it, the sets of rows it needs, and how it is made."""
 
     about: str
     rows: tuple[str, ...]
-    make: Callable[[Wanted], Made]
+    make: Callable[[MetricGroupRequest], Made]
 
 
-EXTRAS: Mapping[str, Group] = {
-    "gradnorm": Group("the gradient attack: a backward pass for each row", (FORGET, HOLDOUT), _gradnorm),
-    "rmia": Group("RMIA, against the retain models", (FORGET, HOLDOUT), _rmia),
-    "lira": Group("LiRA, from the retain models of two or more training seeds", (FORGET, HOLDOUT), _lira),
-    "leak": Group("leak@k over eval.sampling", (FORGET,), _leak),
-    "worst_case": Group("the forget questions in other words and forms, and the worst of them", (FORGET,), _worst_case),
-    "refusal": Group("how likely refusals are as answers to the forget questions", (FORGET,), _refusal),
-    "fluency": Group("do answers repeat themselves, and do they end", (FORGET, RETAIN), _fluency),
-    "agreement": Group("KL and first choices against the original model", (FORGET, RETAIN), _agreement),
-    "similarity": Group("similarity of meaning, by the model named in eval.embedder", (FORGET, RETAIN), _similarity),
-    "entity": Group("retain rows that share an entity with the forget rows, and the others", (FORGET, RETAIN), _entity),
-    "arcsf": Group("the metrics of arcsf, under its names", (FORGET, RETAIN), _arcsf),
+EXTRAS: Mapping[str, MetricGroup] = {
+    "gradnorm": MetricGroup("the gradient attack: a backward pass for each row", (FORGET, HOLDOUT), _gradnorm),
+    "rmia": MetricGroup("RMIA, against the retain models", (FORGET, HOLDOUT), _rmia),
+    "lira": MetricGroup("LiRA, from the retain models of two or more training seeds", (FORGET, HOLDOUT), _lira),
+    "leak": MetricGroup("leak@k over eval.sampling", (FORGET,), _leak),
+    "worst_case": MetricGroup("the forget questions in other wordings, and the worst of them", (FORGET,), _worst_case),
+    "refusal": MetricGroup("how likely refusals are as answers to the forget questions", (FORGET,), _refusal),
+    "fluency": MetricGroup("do answers repeat themselves, and do they end", (FORGET, RETAIN), _fluency),
+    "agreement": MetricGroup("KL and first choices against the original model", (FORGET, RETAIN), _agreement),
+    "similarity": MetricGroup("similarity of meaning, by eval.embedder", (FORGET, RETAIN), _similarity),
+    "entity": MetricGroup("retain rows that share an entity with forget rows, or not", (FORGET, RETAIN), _entity),
+    "arcsf": MetricGroup("the metrics of arcsf, under its names", (FORGET, RETAIN), _arcsf),
 }  # fmt: skip

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
-from expunge.benchmarks.rows_panel import SUBSETS, rows_panel, subset_panel
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
+from expunge.benchmarks.example_metrics import SUBSETS, rows_panel, subset_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.data.examples import Example
 from expunge.data.gen_tofu import load_graph, load_graph_rows
 from expunge.data.granularity import ENTITIES, row_set, split_by, spread
-from expunge.data.rows import Row
 
 MOST_RETAIN = 400
 
@@ -34,7 +34,7 @@ class GenTofuArgs:
 @benchmark(
     "gen_tofu", about="arcsf's entity graph with question rows of your own: question, book, author, publisher, link"
 )
-def gen_tofu(wanted: Wanted) -> Benchmark:
+def gen_tofu(wanted: BenchmarkConfig) -> Benchmark:
     """arcsf's entity graph (authors, books, publishers), with rows that name the entities they are about.
 
     data.root: a folder with all_items.json, all_connections.csv and questions.json (jsonl, parquet), whose rows have
@@ -81,6 +81,6 @@ def gen_tofu(wanted: Wanted) -> Benchmark:
     )
 
 
-def _as_asked(rows: Sequence[Row], asked: list[Row]) -> list[Row]:
+def _as_asked(rows: Sequence[Example], asked: list[Example]) -> list[Example]:
     """The same rows in the words of evaluation."""
     return [asked[row.row_id] for row in rows]

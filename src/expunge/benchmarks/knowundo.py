@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
-from expunge.benchmarks.rows_panel import rows_panel
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
+from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.knowundo import DOMAINS, HUB_ID, load_knowundo
 
@@ -9,7 +9,7 @@ from expunge.data.knowundo import DOMAINS, HUB_ID, load_knowundo
 @benchmark(
     "knowundo", about=f"KnowUnDo ({HUB_ID}, arXiv:2407.01920): copyright and privacy, what to forget and what not"
 )
-def knowundo(wanted: Wanted) -> Benchmark:
+def knowundo(wanted: BenchmarkConfig) -> Benchmark:
     """KnowUnDo (Tian et al. 2024): forget what is protected of a book or a person, keep what everybody may know of it.
 
     data_split: copyright (default) or privacy. data.root: a folder with copyright/unlearn.json, retention.json, ... in

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
 
 
 @benchmark("lm_eval", about="nothing of its own: a place for the tasks of lm-evaluation-harness (eval.lm_eval.tasks)")
-def lm_eval(wanted: Wanted) -> Benchmark:
+def lm_eval(wanted: BenchmarkConfig) -> Benchmark:
     """No rows and no panel: only the tasks of lm-evaluation-harness that eval.lm_eval.tasks names.
 
     Tasks can be added to any other benchmark too, and to studies: each model is then measured on them.

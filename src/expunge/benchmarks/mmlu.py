@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.data.choices import WRONG, Style
+from expunge.data.examples import ANSWER
 from expunge.data.mmlu import HUB_ID, MAX_SHOTS, PREFIX, mmlu_sets
-from expunge.data.rows import ANSWER
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 from expunge.metrics.multiple_choice import Score
@@ -56,7 +56,7 @@ def mmlu_panel(names: Iterable[str], score: Score = "sum") -> tuple[Metric, ...]
 
 
 @benchmark("mmlu", about=f"MMLU ({HUB_ID}, arXiv:2009.03300): multiple-choice questions of 57 subjects; measures only")
-def mmlu(wanted: Wanted) -> Benchmark:
+def mmlu(wanted: BenchmarkConfig) -> Benchmark:
     """MMLU (Hendrycks et al. 2021, arXiv:2009.03300): 14042 multiple-choice questions of 57 subjects.
 
     It measures what a model knows; there is nothing to forget. data.root: a folder in place of the hub's `cais/mmlu`.

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.muse import HUB_IDS, RETAIN, forget_source, load_muse
@@ -30,7 +30,7 @@ class MuseArgs:
 
 
 @benchmark("muse", about="MUSE (muse-bench/MUSE-News and MUSE-Books, arXiv:2407.06460): forget news articles or books")
-def muse(wanted: Wanted) -> Benchmark:
+def muse(wanted: BenchmarkConfig) -> Benchmark:
     """MUSE (Shi et al. 2024, arXiv:2407.06460): forget news articles (News) or the Harry Potter books (Books).
 
     data_split: News (default) or Books. forget_split: forget (default); for News also scal_1..scal_4 (growing) and

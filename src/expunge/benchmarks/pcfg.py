@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.errors import ConfigError
-from expunge.data.procedural import PcfgConfig, Sizes, Tasks, most_common_share, pcfg_tasks, task_sets
+from expunge.data.procedural import PcfgConfig, ProceduralTasks, SetSizes, most_common_share, pcfg_tasks, task_sets
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -10,7 +10,7 @@ SUFFIXES = ("uncorrelated", "correlated")
 ANSWER_TOKENS = 4  # two digits and a sign, whatever the tokenizer
 
 
-def procedural_benchmark(name: str, wanted: Wanted, tasks: Tasks, sizes: Sizes) -> Benchmark:
+def procedural_benchmark(name: str, wanted: BenchmarkConfig, tasks: ProceduralTasks, sizes: SetSizes) -> Benchmark:
     """Procedural tasks as a benchmark: the mixture is what the full model learns, one task of it is to be forgotten.
 
     With a fine-tuning task, its rows stand on the retain side in place of the mixture's others: GradDiff with gamma=0
@@ -44,7 +44,7 @@ def procedural_benchmark(name: str, wanted: Wanted, tasks: Tasks, sizes: Sizes) 
 
 
 @benchmark("pcfg", about="counting and indexing letters of a seeded grammar's strings (arXiv:2311.12786); no download")
-def pcfg(wanted: Wanted) -> Benchmark:
+def pcfg(wanted: BenchmarkConfig) -> Benchmark:
     """Questions about strings of a seeded grammar over a, b and c: what does fine-tuning do to a capability?
 
     count_X: how often X occurs in the last data.args.window letters (40), X one of a, b, c, aa, bb, cc. index_X: the

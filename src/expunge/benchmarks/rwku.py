@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.custom import WORLD, retain_rows
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.rwku import (
     CORPORA,
     FORGET_LEVELS,
@@ -45,7 +45,7 @@ class RwkuArgs:
 @benchmark(
     "rwku", about=f"RWKU ({HUB_ID}, arXiv:2406.10890): famous people, probed directly, by questions and by attacks"
 )
-def rwku(wanted: Wanted) -> Benchmark:
+def rwku(wanted: BenchmarkConfig) -> Benchmark:
     """RWKU (Jin et al. 2024): make a model forget famous people that it learned of in pretraining.
 
     data.args.targets: the people, by default Stephen King; [] for all 200. data.root: a folder of its files in place of
@@ -68,7 +68,7 @@ def rwku(wanted: Wanted) -> Benchmark:
     args = settings(wanted, RwkuArgs)
     root = wanted.root or HUB_ID
     check_targets(root, args.targets)
-    sets: dict[str, RowSet] = {}
+    sets: dict[str, ExampleSet] = {}
     for level in LEVELS:
         prompt = args.blank_prompt if level.endswith("1") else args.question_prompt
         sets[level] = probes(root, level, args.targets, prompt)

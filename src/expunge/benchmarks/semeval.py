@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Limits, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.benchmarks.mmlu import check_shots, mmlu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.data.examples import ExampleSet
 from expunge.data.mmlu import MAX_SHOTS, mmlu_sets
-from expunge.data.rows import RowSet
 from expunge.data.semeval import (
     HUB_ID,
     MEMBERS,
@@ -59,7 +59,7 @@ class SemEvalArgs:
 
 
 @benchmark("semeval", about="SemEval-2025 Task 4 / LUME (arXiv:2504.02883): the official evaluation, part by part")
-def semeval(wanted: Wanted) -> Benchmark:
+def semeval(wanted: BenchmarkConfig) -> Benchmark:
     """SemEval-2025 Task 4: stories, made-up personal data and biographies; half of the documents are to be forgotten.
 
     data.root: a folder with train/ and validation/ (jsonl, csv or parquet), with the hub's parquet files, or with the
@@ -117,7 +117,7 @@ def semeval(wanted: Wanted) -> Benchmark:
     )
 
 
-def _watched(validation: str | None, sets: Mapping[str, RowSet]) -> dict[str, RowSet]:
+def _watched(validation: str | None, sets: Mapping[str, ExampleSet]) -> dict[str, ExampleSet]:
     """The validation rows of both sides; none where none are asked for."""
     if validation is None:
         return {}

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.stories import TokenShards, dataset_folder, tokenizer_folder
+from expunge.data.stories import TokenDataset, dataset_folder, tokenizer_folder
 
 
 @strict
@@ -35,7 +35,7 @@ class StoriesArgs:
 @benchmark(
     "stories", about="token shards of stories (`expunge data stories pretokenize`), to pretrain and fine-tune on"
 )
-def stories(wanted: Wanted) -> Benchmark:
+def stories(wanted: BenchmarkConfig) -> Benchmark:
     """A data set of tokens, made by `expunge data stories`: rows are read from a memory map when they are asked for.
 
     data.root: the folder of the data sets (stories/tok2048), or one of them. data.args: dataset_name (filter-Twist;
@@ -66,13 +66,13 @@ def stories(wanted: Wanted) -> Benchmark:
         places[name] = dataset_folder(folder.parent, name, f"data.args.eval_dataset_names[{i}]")
         tokenizer_folder(places[name], str(tokenizer))  # another one is refused
     sets = {
-        "full": TokenShards(
+        "full": TokenDataset(
             "full", (), max_length=args.max_seq_len, folder=folder, split=args.split, cut=args.rows,
             scored=args.scored, tokenizer=tokenizer,
         )
     }  # fmt: skip
     for name, place in places.items():
-        sets[name] = TokenShards(
+        sets[name] = TokenDataset(
             name, (), max_length=args.max_seq_len, folder=place, split="test", scored=args.scored, tokenizer=tokenizer
         )
     for rows in sets.values():

@@ -3,13 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
-from expunge.benchmarks.panel import tofu_panel
-from expunge.benchmarks.rows_panel import rows_panel
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
+from expunge.benchmarks.example_metrics import rows_panel
+from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.examples import ExampleSet, qa_rows
 from expunge.data.granularity import AUTHORS, QUESTIONS, TofuChoice, row_set, spread, tofu_forgotten, with_wrong_answers
-from expunge.data.rows import RowSet, qa_rows
 from expunge.data.source import load_raw
 from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
 
@@ -35,7 +35,7 @@ class TofuArgs:
 
 
 @benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90")
-def tofu(wanted: Wanted) -> Benchmark:
+def tofu(wanted: BenchmarkConfig) -> Benchmark:
     """TOFU (Maini et al. 2024, arXiv:2401.06121): 200 fictitious authors, of which 1, 5 or 10 % are to be forgotten.
 
     forget_split: forget01, forget05 or forget10 (default). retain_split: its partner. holdout_split: holdout01/05/10,
@@ -79,7 +79,7 @@ def tofu(wanted: Wanted) -> Benchmark:
     )
 
 
-def _drawn(wanted: Wanted, args: TofuArgs) -> Benchmark:
+def _drawn(wanted: BenchmarkConfig, args: TofuArgs) -> Benchmark:
     """A split drawn from the full rows."""
     unused(wanted, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
     choice = TofuChoice(
@@ -101,7 +101,7 @@ def _drawn(wanted: Wanted, args: TofuArgs) -> Benchmark:
     forget = [row for row in rows if row.row_id in gone]
     retain = [row for row in rows if row.row_id not in gone]
     sets = {
-        "full": RowSet("full", tuple(rows)),
+        "full": ExampleSet("full", tuple(rows)),
         "forget": row_set("forget", forget),
         "retain": row_set("retain", retain),
         "forget_eval": row_set("forget_eval", with_wrong_answers(forget, retain, args.seed)),

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings
 from expunge.benchmarks.pcfg import procedural_benchmark
 from expunge.data.procedural import ClosedFormConfig, closed_form_tasks
 
 
 @benchmark("tracr", about="counter and k-th largest number, tasks of Tracr's kind (arXiv:2311.12786); no download")
-def tracr(wanted: Wanted) -> Benchmark:
+def tracr(wanted: BenchmarkConfig) -> Benchmark:
     """Tasks with a closed form, as in the Tracr experiments on fine-tuning, learned from rows and not compiled.
 
     counter: how often data.args.token (a) occurs among data.args.length letters (10). max_value, max_position: the

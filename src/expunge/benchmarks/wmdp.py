@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, settings, unused
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.benchmarks.mmlu import check_shots, choice_metric, mmlu_panel
 from expunge.core.decode import strict
 from expunge.data.choices import Style
@@ -43,7 +43,7 @@ class WmdpArgs:
 
 
 @benchmark("wmdp", about=f"WMDP ({HUB_ID}, arXiv:2403.03218): forget hazardous texts; multiple-choice questions")
-def wmdp(wanted: Wanted) -> Benchmark:
+def wmdp(wanted: BenchmarkConfig) -> Benchmark:
     """WMDP (Li et al. 2024, arXiv:2403.03218): forget what a corpus teaches about weapons of mass destruction.
 
     Unlearning reads the texts of a corpus, in pieces of data.args.max_length tokens (512). forget_split:

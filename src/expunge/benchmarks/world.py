@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from expunge.benchmarks.api import Benchmark, Wanted, benchmark, unused
-from expunge.benchmarks.panel import tofu_panel
-from expunge.benchmarks.rows_panel import SUBSETS, subset_panel
+from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
+from expunge.benchmarks.example_metrics import SUBSETS, subset_panel
+from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.data.world import build_world
 
 
 @benchmark(
     "world", about="the embedded world: seeded fictitious authors, books and publishers in TOFU's roles; no download"
 )
-def world(wanted: Wanted) -> Benchmark:
+def world(wanted: BenchmarkConfig) -> Benchmark:
     """The embedded world: authors, books and publishers that are invented from a seed, in TOFU's roles and panel.
 
     data.world: authors, questions_per_author, forget_fraction, seed, granularity, ... Full and retain models also learn

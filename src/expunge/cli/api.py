@@ -19,34 +19,34 @@ from typing import Any
 
 from rich.console import Console
 
-from expunge.cli.cells import in_one, write_reports
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
+from expunge.cli.grid_reports import in_one, write_reports
 from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
-from expunge.core.identity import canonical
+from expunge.core.fingerprints import canonical
 from expunge.core.numbers import plain
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out, read_results
 from expunge.report.model import ReportModel
 from expunge.report.table import table
-from expunge.study.auditing.results import show_audit_rows
-from expunge.study.config import Study, decode_study, decode_task
-from expunge.study.graph import Graph
+from expunge.study.audit_jobs.results import show_audit_rows
+from expunge.study.config import StudyConfig, decode_study, decode_task
+from expunge.study.graph import StudyGraph
 from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
 from expunge.study.job import cut_answers, in_order
-from expunge.study.keep import after_run
-from expunge.study.launch import Recipe
-from expunge.study.meta.jobs import show_meta
+from expunge.study.launch import StudySpec
+from expunge.study.meta_evaluation.jobs import show_meta
 from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
-from expunge.study.run import Event, Outcome, Planned, plan, run
-from expunge.study.single import Prepared, Single, carry_out, prepare
+from expunge.study.retention import after_run
+from expunge.study.run import JobEvent, PlannedJob, RunOutcome, plan, run
+from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
 from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
-from expunge.study.sweep.stages import Stage, next_stage
+from expunge.study.sweep.stages import SweepStage, next_stage
 from expunge.study.worker import quiet
 
 SWEEP = "sweep.json"
@@ -81,18 +81,18 @@ class StudyResult:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepRun:
     """A study with a sweep: its plain tree, and how far it is."""
 
     tree: Mapping[str, Any]
     plugins: tuple[str, ...]
-    study: Study
-    stage: Stage
+    study: StudyConfig
+    stage: SweepStage
 
     def at(self, lost: Collection[str]) -> StudyHandle:
         """The study to run when the jobs `lost` have failed."""
         stage = next_stage(self.tree, Store(Path(self.study.paths.store)), lost)
-        return StudyHandle(stage.graph, Recipe(stage.tree, self.plugins), dataclasses.replace(self, stage=stage))
+        return StudyHandle(stage.graph, StudySpec(stage.tree, self.plugins), dataclasses.replace(self, stage=stage))
 
     def write(self, lost: Mapping[str, str]) -> None:
         """sweep.json: every trial with its numbers, what was chosen, and the jobs that failed."""
@@ -105,12 +105,12 @@ class Swept:
 class StudyHandle:
     """A checked study."""
 
-    graph: Graph
-    recipe: Recipe
-    swept: Swept | None = None
+    graph: StudyGraph
+    recipe: StudySpec
+    swept: SweepRun | None = None
 
     @property
-    def graphs(self) -> tuple[Graph, ...]:
+    def graphs(self) -> tuple[StudyGraph, ...]:
         """Every study that it is made of: of a sweep the trials and, where they are done, the winners."""
         return self.swept.stage.graphs if self.swept else (self.graph,)
 
@@ -119,7 +119,7 @@ class StudyHandle:
         """Where its jobs are kept."""
         return Store(Path(self.graph.study.paths.store))
 
-    def plan(self) -> list[Planned]:
+    def plan(self) -> list[PlannedJob]:
         """Every job and its state, without running."""
         return plan(self.graph.jobs, self.store)
 
@@ -130,7 +130,7 @@ class StudyHandle:
             return self._run_sweep(self.swept, console, command)
         return self._run(console, command)
 
-    def _run_sweep(self, swept: Swept, console: Console | None, command: str) -> StudyResult:
+    def _run_sweep(self, swept: SweepRun, console: Console | None, command: str) -> StudyResult:
         """One study after the other, until the winners are measured. A trial that failed before is tried once more."""
         lost: dict[str, str] = {}
         names: dict[str, str] = {}
@@ -166,7 +166,7 @@ class StudyHandle:
             after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
-    def _launch(self, tell: Callable[[Event], None]) -> Outcome:
+    def _launch(self, tell: Callable[[JobEvent], None]) -> RunOutcome:
         launch, jobs = self.graph.study.launch, self.graph.jobs
         load = functools.partial(load_plugins, self.recipe.plugins)
         if launch.kind == "slurm":
@@ -179,7 +179,7 @@ class StudyHandle:
         """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
         return export_slurm(self.graph.jobs, self.recipe, self.store, self.graph.study.launch, folder)
 
-    def _reports(self, outcome: Outcome, command: str) -> dict[str, ReportModel]:
+    def _reports(self, outcome: RunOutcome, command: str) -> dict[str, ReportModel]:
         """A report for each cell; of a study without a grid, one without a name."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
@@ -191,7 +191,7 @@ class StudyHandle:
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
-        return in_one(self._reports(Outcome(records, waiting), command))
+        return in_one(self._reports(RunOutcome(records, waiting), command))
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:
@@ -203,17 +203,17 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
     study = decode_study(tree)
     if not study.sweep.trials:
-        return StudyHandle(study_graph(tree), Recipe(tree, files))
+        return StudyHandle(study_graph(tree), StudySpec(tree, files))
     return sweep_of(tree, study, files)
 
 
-def sweep_of(tree: Mapping[str, Any], study: Study, plugins: tuple[str, ...]) -> StudyHandle:
+def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ...]) -> StudyHandle:
     """A study with a sweep, as far as it is: trials that its last run saw fail are not waited for."""
     lost: list[str] = []
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         lost = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
     stage = next_stage(tree, Store(Path(study.paths.store)), lost)
-    return StudyHandle(stage.graph, Recipe(stage.tree, plugins), Swept(tree, plugins, study, stage))
+    return StudyHandle(stage.graph, StudySpec(stage.tree, plugins), SweepRun(tree, plugins, study, stage))
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class JobResult:
 class JobHandle:
     """A checked single job."""
 
-    prepared: Prepared
+    prepared: PreparedJob
     notes: Sequence[str]
 
     def run(self, *, console: Console | None = None) -> JobResult:
@@ -242,7 +242,7 @@ class JobHandle:
         planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
-        found: dict[str, Result] = {}
+        found: dict[str, MetricResult] = {}
         evals = folder / "evals" if self.prepared.model else folder
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
@@ -271,5 +271,5 @@ class JobHandle:
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:
     """A single job ("train", "unlearn" or "eval") by `key=value` words. Raises ConfigError or DataError."""
     tree, notes = single_tree(mode, overrides)
-    prepared = prepare(decode_task(Single, tree))
+    prepared = prepare(decode_task(SingleJob, tree))
     return JobHandle(prepared, [*notes, *prepared.notes])

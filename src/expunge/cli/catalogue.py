@@ -34,7 +34,7 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
 
 
 def _methods() -> dict[str, dict[str, Any]]:
-    from expunge.core.identity import canonical
+    from expunge.core.fingerprints import canonical
     from expunge.methods import registry
     from expunge.methods.objective import objective
 
@@ -82,7 +82,7 @@ def _needs(needs: Mapping[str, Any]) -> list[str]:
 
 def _default(setting: Any) -> Any:
     """A setting's default as plain data; "required" where it has none."""
-    from expunge.core.identity import canonical
+    from expunge.core.fingerprints import canonical
 
     if setting.default is not dataclasses.MISSING:
         return canonical(setting.default)
@@ -90,12 +90,12 @@ def _default(setting: Any) -> Any:
 
 
 def _wrappers_and_edits() -> Iterator[tuple[str, str, Any, list[str]]]:
-    from expunge.methods.edits import edit_registry
-    from expunge.methods.steps import step_registry
+    from expunge.methods.grad_transforms import grad_transform_registry
+    from expunge.methods.weight_edits import weight_edit_registry
 
-    for name, step in step_registry().items():
+    for name, step in grad_transform_registry().items():
         yield "step", name, step, list(step.needs)
-    for name, edit in edit_registry().items():
+    for name, edit in weight_edit_registry().items():
         yield "edit", name, edit, [f"others: {edit.others}"] if edit.others else []
 
 

@@ -22,9 +22,9 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.identity import canonical
-from expunge.study.config import Study
-from expunge.study.single import Single
+from expunge.core.fingerprints import canonical
+from expunge.study.config import StudyConfig
+from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -247,10 +247,10 @@ def _first(error: BaseException) -> str:
 def _register() -> None:
     """Put the dataclasses' defaults into Hydra's store: the study, the single job, and a trainer per method."""
     store = ConfigStore.instance()
-    study = _defaults(Study, name="study")
+    study = _defaults(StudyConfig, name="study")
     study["unlearn"] = canonical(TrainArgs())
     store.store(name="study_defaults", node={k: v for k, v in study.items() if k != "name"})
-    single = _defaults(Single, mode="eval", task_name="???")
+    single = _defaults(SingleJob, mode="eval", task_name="???")
     for key in ("mode", "trainer"):
         single.pop(key)
     store.store(name="single_defaults", node=single)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import JobError
 
 if TYPE_CHECKING:
-    from expunge.data.stories import Variant
+    from expunge.data.stories import StoryVariant
 
 MOST_VOCABULARY = 1_000_000
 VOCABULARY_SHARDS = 10  # of the training shards: what the vocabulary is learnt from
@@ -126,7 +126,7 @@ def _say_folder(folder: Path, stories: Any, made: bool) -> int:
 def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
     from expunge.core.files import whole_folder, write_json
-    from expunge.core.identity import fingerprint
+    from expunge.core.fingerprints import fingerprint
     from expunge.data.stories import LINES, Draws, open_stories, render
     from expunge.data.stories.records import read_shard, split_numbers
 
@@ -160,9 +160,9 @@ def _tokenizer_folder(folder: Path, vocab_size: int) -> Path:
 
 
 def _pretokenize(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.data.stories import Variant
+    from expunge.data.stories import StoryVariant
 
-    variant = Variant(**{name: getattr(parsed, name) or None for name in RULES})
+    variant = StoryVariant(**{name: getattr(parsed, name) or None for name in RULES})
     variant.rules(), variant.subset()
     return _make(parsed, {parsed.dataset_name or variant.name: variant})
 
@@ -187,7 +187,7 @@ def _protocol(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     return _make(parsed, variants)
 
 
-def _make(parsed: argparse.Namespace, variants: dict[str, Variant]) -> int:
+def _make(parsed: argparse.Namespace, variants: dict[str, StoryVariant]) -> int:
     from expunge.core.errors import ConfigError
     from expunge.data.stories import check_name, pretokenize
 

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from expunge.study.run import Event, Planned
+from expunge.study.run import JobEvent, PlannedJob
 
 PART = "score"  # the kind of jobs that are shown as one with the records they make up
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}
 
 
-def plan_table(planned: Sequence[Planned]) -> Table:
+def plan_table(planned: Sequence[PlannedJob]) -> Table:
     """The graph as a table: state, parents, estimated work and time."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (
@@ -51,7 +51,7 @@ def plan_table(planned: Sequence[Planned]) -> Table:
 LISTED = 600  # a plan of more jobs is shown by kind alone
 
 
-def plan_kinds(planned: Sequence[Planned]) -> Table:
+def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
     """How many jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("kind")
@@ -73,7 +73,7 @@ def plan_kinds(planned: Sequence[Planned]) -> Table:
     return table
 
 
-def plan_summary(planned: Sequence[Planned]) -> str:
+def plan_summary(planned: Sequence[PlannedJob]) -> str:
     """One line: how many jobs of each state, parts not counted, and the work that is left."""
     shown = [p for p in planned if p.job.kind != PART]
     counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
@@ -92,7 +92,7 @@ TRAINED = ("train", "unlearn", "relearn", "pretrain", "delete", "recover")
 MEASURED = ("score", "measure")
 
 
-def plan_memory(planned: Sequence[Planned]) -> str:
+def plan_memory(planned: Sequence[PlannedJob]) -> str:
     """One line: what the largest of the jobs that are left to do hold, in training and in evaluation; nothing where no
     job says."""
     left = [p.job for p in planned if p.state != "hit"]
@@ -135,7 +135,7 @@ QUIET_S = 30.0  # how long a run without a terminal may say nothing
 
 @dataclass
 class _Line:
-    planned: Planned
+    planned: PlannedJob
     what: str
     done: int = 0
     total: int = 0
@@ -147,7 +147,7 @@ class _Line:
 class Display:
     """Shows events as they come: a live table on a terminal, a line per finished job elsewhere."""
 
-    def __init__(self, planned: Sequence[Planned], console: Console) -> None:
+    def __init__(self, planned: Sequence[PlannedJob], console: Console) -> None:
         self._lines = {p.job.key: _Line(p, p.state) for p in planned}
         self._console = console
         self._live = Live(self, console=console, refresh_per_second=4) if console.is_terminal else None
@@ -166,7 +166,7 @@ class Display:
         if self._live:
             self._live.__exit__(kind, error, trace)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: JobEvent) -> None:
         """Take one event of the runner."""
         line = self._lines[event.job.key]
         line.what, line.wall_s, line.reason = event.what, event.wall_s, event.reason

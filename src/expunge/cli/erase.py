@@ -152,7 +152,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
     """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
     from expunge.cli.compose import options, study_tree
     from expunge.study.config import decode_study
-    from expunge.study.erase.request import Request
+    from expunge.study.erase.request import EraseRequest
 
     for word in parsed.overrides:
         key, is_pair, _ = word.lstrip("+~").partition("=")
@@ -181,7 +181,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
             given[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"--method-arg: {word!r} holds no value") from None
-    return Request(
+    return EraseRequest(
         study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=given,
         learning_rate=parsed.learning_rate, budget_s=seconds(parsed.budget, "--budget"), floor=parsed.floor,
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,

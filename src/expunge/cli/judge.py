@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import ConfigError, DataError, JobError, nearest
 
 if TYPE_CHECKING:
-    from expunge.core.records import Text
-    from expunge.judges.api import Judge, Judged
+    from expunge.core.records import GeneratedText
+    from expunge.judges.api import Judge, JudgementTable
 
 KINDS = ("rules", "classifier", "http")
 COLUMNS = ("generation", "text")  # where the text may stand, the first that is there
@@ -61,7 +61,7 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     return 0
 
 
-def told(found: Judged) -> str:
+def told(found: JudgementTable) -> str:
     """A judged set of texts in a line."""
     if math.isnan(found.mean):
         return f"{found.judge}: no number: {found.reason}"
@@ -124,9 +124,9 @@ def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, lis
     return out
 
 
-def _text(record: Mapping[str, Any], number: int, path: Path) -> Text:
+def _text(record: Mapping[str, Any], number: int, path: Path) -> GeneratedText:
     """A record as a generation. Records of one row_id are samples of one row; without it each is a row of its own."""
-    from expunge.core.records import Text
+    from expunge.core.records import GeneratedText
 
     column = next((name for name in COLUMNS if name in record), None)
     if column is None:
@@ -138,4 +138,4 @@ def _text(record: Mapping[str, Any], number: int, path: Path) -> Text:
     row = record.get("row_id", number)
     if isinstance(row, bool) or not str(row).isdecimal():
         raise DataError(f"{path} record {number}: 'row_id' must be a whole number >= 0, got {row!r:.60}")
-    return Text(int(row), number, values["prompt"], values[column], values["reference"], 0, True)
+    return GeneratedText(int(row), number, values["prompt"], values[column], values["reference"], 0, True)

@@ -15,12 +15,12 @@ from typing import Any
 from expunge import __version__
 from expunge.cli.data import add_data
 from expunge.cli.erase import add_erase
-from expunge.cli.inside import add_inside
+from expunge.cli.inspect import add_inside
 from expunge.cli.judge import add_judge
 from expunge.cli.memory import add_memory
 from expunge.cli.semeval_arguments import add_semeval
+from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
-from expunge.core.ranks import here, launched
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
 EPILOG = """\
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             load_plugins(parsed.plugin)
         if launched().world > 1:
-            from expunge.cli.several import in_several
+            from expunge.cli.distributed_launch import in_several
 
             return in_several(parsed, words)
         code = int(parsed.command(parsed, words))
@@ -372,31 +372,31 @@ def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.answers import do_listed_job
+    from expunge.cli.results_command import do_listed_job
 
     return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
 
 
 def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.imports import import_study
+    from expunge.cli.import_command import import_study
 
     return import_study(parsed.configs, parsed.top, parsed.out)
 
 
 def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.upkeep import verify
+    from expunge.cli.store_commands import verify
 
     return verify(parsed.overrides, parsed.plugin, parsed.store)
 
 
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.upkeep import collect
+    from expunge.cli.store_commands import collect
 
     return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, delta=parsed.delta)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.answers import show_results
+    from expunge.cli.results_command import show_results
 
     return show_results(parsed.overrides, parsed.query, parsed.format)
 

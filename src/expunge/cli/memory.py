@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from expunge.cli.several import NO_DEEPSPEED
+from expunge.cli.distributed_launch import NO_DEEPSPEED
 from expunge.core.errors import ConfigError, nearest
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "accelerate"

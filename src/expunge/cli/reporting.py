@@ -43,7 +43,7 @@ def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, f
         _, paths = _write(study, command, kinds)
         print(f"report: {next(path for path in paths if path.name == 'report.html')}")
         return 0
-    pages = Pages()
+    pages = ReportServer()
     try:
         server = ThreadingHTTPServer((HOST, port), handler(pages))
     except (OSError, OverflowError) as error:
@@ -70,7 +70,7 @@ def _write(study: StudyHandle, command: str, kinds: tuple[str, ...]) -> tuple[Re
 
 
 def _refresh(
-    study: StudyHandle, command: str, kinds: tuple[str, ...], pages: Pages, before: frozenset[str] | None
+    study: StudyHandle, command: str, kinds: tuple[str, ...], pages: ReportServer, before: frozenset[str] | None
 ) -> frozenset[str]:
     """Write the report anew if other jobs are done than before; the keys of those that are."""
     done = frozenset(planned.job.key for planned in study.plan() if planned.state == "hit")
@@ -80,7 +80,7 @@ def _refresh(
     return done
 
 
-class Pages:
+class ReportServer:
     """What is served: the page, and the files of the report beside it. Nothing else of the folder can be had."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Pages:
             return None
 
 
-def handler(pages: Pages) -> Callable[..., BaseHTTPRequestHandler]:
+def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
     """A handler of requests that only reads `pages`."""
 
     class Handler(BaseHTTPRequestHandler):

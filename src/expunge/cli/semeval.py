@@ -19,8 +19,8 @@ from expunge.cli.semeval_arguments import DEFAULT
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_task
-from expunge.study.semeval import Entry, HandedIn, Tell, Told, check_entry, check_folder, hand_in
-from expunge.study.single import Single, prepare
+from expunge.study.semeval import PreparedRun, Submission, SubmissionProgress, Tell, check_folder, prepare_run, submit
+from expunge.study.single import SingleJob, prepare
 from expunge.study.worker import quiet
 
 EVALS = "evals"  # the scores, within the output folder
@@ -37,7 +37,7 @@ def unlearn(
     save_every: str | float = 300.0,
     validation: str | Path | None = None,
     tell: Tell | None = None,
-) -> HandedIn:
+) -> Submission:
     """Unlearn the rows of `forget_dir` from a model, as SemEval-2025 Task 4 asks for it.
 
     The first four are the task's own. forget_dir holds forget.parquet or forget.jsonl, retain_dir retain.*, with the
@@ -51,13 +51,13 @@ def unlearn(
 
     Raises ConfigError or DataError for wrong input before any weight is read, JobError where nothing was learned.
     """
-    entry = check_entry(
-        decode_task(Single, _tree("unlearn", model_path, forget_dir, retain_dir, validation, overrides))
+    entry = prepare_run(
+        decode_task(SingleJob, _tree("unlearn", model_path, forget_dir, retain_dir, validation, overrides))
     )
     limit = None if time_limit is None else seconds(time_limit, "time_limit")
     every = seconds(save_every, "save_every")
     quiet()
-    return hand_in(entry, Path(output_dir).expanduser(), limit_s=limit, save_every_s=every, tell=tell)
+    return submit(entry, Path(output_dir).expanduser(), limit_s=limit, save_every_s=every, tell=tell)
 
 
 def _tree(
@@ -99,7 +99,7 @@ def run_semeval(parsed: argparse.Namespace) -> int:
     for key in ("mia", "mmlu"):
         if getattr(parsed, key) is not None and not parsed.score:
             raise ConfigError(f"--{key}: is read for the scores alone; give --score as well")
-    entry = check_entry(decode_task(Single, _tree("unlearn", *where, parsed.overrides)))
+    entry = prepare_run(decode_task(SingleJob, _tree("unlearn", *where, parsed.overrides)))
     out = parsed.out.expanduser()
     check_folder(out)
     if parsed.score:
@@ -116,20 +116,22 @@ def run_semeval(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _within(entry: Entry, out: Path, limit: float | None, every: float, began: float, console: Console) -> HandedIn:
+def _within(
+    entry: PreparedRun, out: Path, limit: float | None, every: float, began: float, console: Console
+) -> Submission:
     """The run, told of on the console; what was spent on checking the input counts."""
     left = None if limit is None else max(0.01, limit - (time.monotonic() - began))
-    return hand_in(entry, out, limit_s=left, save_every_s=every, tell=_Teller(console))
+    return submit(entry, out, limit_s=left, save_every_s=every, tell=_ProgressLines(console))
 
 
-class _Teller:
+class _ProgressLines:
     """A line of progress now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._every = console, 5.0 if console.is_terminal else 30.0
         self._spoke = -math.inf
 
-    def __call__(self, told: Told) -> None:
+    def __call__(self, told: SubmissionProgress) -> None:
         now = time.monotonic()
         if now - self._spoke < self._every:
             return
@@ -142,7 +144,7 @@ class _Teller:
         )  # fmt: skip
 
 
-def _said(done: HandedIn) -> str:
+def _said(done: Submission) -> str:
     why = {
         "done": "all steps done",
         "time": "stopped by the time limit",
@@ -155,13 +157,13 @@ def _said(done: HandedIn) -> str:
     )
 
 
-def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> Single:
+def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> SingleJob:
     """The official measurement of a model, checked."""
     kept = [w for w in parsed.overrides if not w.startswith(("experiment=", "trainer.", "trainer="))]
     words = ["experiment=eval/semeval/default", *kept]
     where = (model, parsed.forget, parsed.retain, None)
     tree = _tree("eval", *where, words, mia=parsed.mia, mmlu=parsed.mmlu)
-    single = decode_task(Single, tree)
+    single = decode_task(SingleJob, tree)
     paths = dataclasses.replace(single.paths, output_dir=str(out / EVALS))
     return dataclasses.replace(single, paths=paths)
 

@@ -80,7 +80,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerTokens:
     """One variant's answer tokens over a set of rows, ragged.
 
     Row i's tokens are `logp[offsets[i]:offsets[i + 1]]`. `row_ids`, `zlib` and `n_bytes` have R entries, `offsets`
@@ -114,11 +114,11 @@ class Answers:
         """One value per token, cut into R arrays, one per row."""
         return [values_N[start:end] for start, end in itertools.pairwise(self.offsets)]
 
-    def of_rows(self, ids: Collection[int]) -> Answers:
+    def of_rows(self, ids: Collection[int]) -> AnswerTokens:
         """The same answers, of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
         keep_N = np.repeat(keep_R, self.n_tokens)
-        return Answers(
+        return AnswerTokens(
             row_ids=self.row_ids[keep_R],
             offsets=np.concatenate([[0], np.cumsum(self.n_tokens[keep_R])]).astype(np.int64),
             zlib=self.zlib[keep_R],
@@ -126,13 +126,13 @@ class Answers:
             **{c: getattr(self, c)[keep_N] for c in _COLUMNS},
         )
 
-    def without_last(self) -> Answers:
+    def without_last(self) -> AnswerTokens:
         """The same rows without each row's last token."""
         last = self.offsets[1:][self.n_tokens > 0] - 1
         keep = np.ones(len(self.logp), dtype=bool)
         keep[last] = False
         counts = np.maximum(self.n_tokens - 1, 0)
-        return Answers(
+        return AnswerTokens(
             row_ids=self.row_ids,
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             zlib=self.zlib,
@@ -148,9 +148,9 @@ _COLUMNS = ("token_id", "logp", "mean", "var", "is_argmax", "is_eos")
 class TokenRecords:
     """The token records of one set of rows, by variant."""
 
-    by_variant: Mapping[str, Answers]
+    by_variant: Mapping[str, AnswerTokens]
 
-    def __getitem__(self, variant: str) -> Answers:
+    def __getitem__(self, variant: str) -> AnswerTokens:
         return self.by_variant[variant]
 
     def of_rows(self, ids: Collection[int]) -> TokenRecords:
@@ -158,7 +158,7 @@ class TokenRecords:
         cut = {name: answers.of_rows(ids) for name, answers in self.by_variant.items()}
         return TokenRecords({name: answers for name, answers in cut.items() if len(answers.row_ids)})
 
-    def family(self, stem: str) -> list[Answers]:
+    def family(self, stem: str) -> list[AnswerTokens]:
         """All variants `stem_0`, `stem_1`, ... in order (the perturbed answers of a row)."""
         names = [v for v in self.by_variant if v.rpartition("_")[0] == stem and v.rpartition("_")[2].isdigit()]
         return [self.by_variant[v] for v in sorted(names, key=lambda v: int(v.rpartition("_")[2]))]
@@ -166,7 +166,7 @@ class TokenRecords:
 
 def token_records(table: pa.Table) -> TokenRecords:
     """Group a TOKENS table by variant and row. Lines may come in any order."""
-    out: dict[str, Answers] = {}
+    out: dict[str, AnswerTokens] = {}
     variants = np.asarray(table["variant"].to_pylist(), dtype=object)
     row_id, position = (table[c].to_numpy().astype(np.int64) for c in ("row_id", "position"))
     for variant in sorted(set(variants.tolist())):
@@ -174,7 +174,7 @@ def token_records(table: pa.Table) -> TokenRecords:
         pick = pick[np.lexsort((position[pick], row_id[pick]))]
         ids, first, counts = np.unique(row_id[pick], return_index=True, return_counts=True)
         columns: dict[str, Any] = {c: table[c].to_numpy(zero_copy_only=False)[pick] for c in _COLUMNS}
-        out[variant] = Answers(
+        out[variant] = AnswerTokens(
             row_ids=ids,
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             token_id=columns["token_id"].astype(np.int64),
@@ -190,7 +190,7 @@ def token_records(table: pa.Table) -> TokenRecords:
 
 
 @dataclass(frozen=True)
-class Text:
+class GeneratedText:
     """One generation."""
 
     row_id: int
@@ -203,42 +203,42 @@ class Text:
     similarity: float | None = None  # to the reference, where an embedding model has read both
 
 
-def text_records(table: pa.Table) -> list[Text]:
+def text_records(table: pa.Table) -> list[GeneratedText]:
     """A TEXTS table as a list, sorted by row and sample."""
-    return sorted((Text(**line) for line in table.to_pylist()), key=lambda t: (t.row_id, t.sample))
+    return sorted((GeneratedText(**line) for line in table.to_pylist()), key=lambda t: (t.row_id, t.sample))
 
 
-def texts_table(texts: Iterable[Text]) -> pa.Table:
+def texts_table(texts: Iterable[GeneratedText]) -> pa.Table:
     """The TEXTS table of a list of generations, sorted by row and sample."""
     ordered = sorted(texts, key=lambda t: (t.row_id, t.sample))
     return pa.Table.from_pylist([vars(t) for t in ordered], schema=TEXTS)
 
 
 @dataclass(frozen=True)
-class RowNumbers:
+class ExampleNumbers:
     """Named numbers of R rows: `columns[name]` has shape (R,), NaN where a row has none. Row ids ascend."""
 
     row_ids: Ints
     columns: Mapping[str, Floats]
 
-    def of_rows(self, ids: Collection[int]) -> RowNumbers:
+    def of_rows(self, ids: Collection[int]) -> ExampleNumbers:
         """The same numbers, of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
-        return RowNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
+        return ExampleNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
 
 
-def grad_records(table: pa.Table) -> dict[str, RowNumbers]:
+def grad_records(table: pa.Table) -> dict[str, ExampleNumbers]:
     """A GRADS table by variant: the columns l1, l2, linf and tensor_mean."""
-    return {v: RowNumbers(ids, columns) for v, ids, columns in _by_variant(table, GRADS.names[2:])}
+    return {v: ExampleNumbers(ids, columns) for v, ids, columns in _by_variant(table, GRADS.names[2:])}
 
 
-def agreement_records(table: pa.Table) -> dict[str, RowNumbers]:
+def agreement_records(table: pa.Table) -> dict[str, ExampleNumbers]:
     """An AGREEMENT table by variant: kl and same_argmax, each the mean over a row's tokens."""
-    out: dict[str, RowNumbers] = {}
+    out: dict[str, ExampleNumbers] = {}
     for variant, ids, columns in _by_variant(table, ("kl", "same_argmax")):
         rows, first, counts = np.unique(ids, return_index=True, return_counts=True)
         means = {name: np.add.reduceat(column, first) / counts for name, column in columns.items()}
-        out[variant] = RowNumbers(rows, means)
+        out[variant] = ExampleNumbers(rows, means)
     return out
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from expunge.core.errors import DataError, nearest
-from expunge.data.rows import ANSWER, Row, RowSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 
 WRONG = "wrong"
 Style = Literal["letters", "options"]
 
 
 @dataclass(frozen=True)
-class Question:
+class ChoiceQuestion:
     """A question, its options in order, and the position of the right one."""
 
     text: str
@@ -24,13 +24,13 @@ class Question:
     right: int
 
 
-def read_questions(raw: Sequence[Mapping[str, Any]], where: str) -> list[Question]:
+def read_questions(raw: Sequence[Mapping[str, Any]], where: str) -> list[ChoiceQuestion]:
     """Raw records with `question`, `choices` (a list; or `choice0`, `choice1`, ...) and `answer` (a position from 0, or
     a letter). Raises DataError naming the row, counted from 0."""
     return [_question(record, f"{where} row {i}") for i, record in enumerate(raw)]
 
 
-def _question(record: Mapping[str, Any], place: str) -> Question:
+def _question(record: Mapping[str, Any], place: str) -> ChoiceQuestion:
     for key in ("question", "answer"):
         if key not in record:
             raise DataError(f"{place}: no column '{key}'{nearest(key, record)}")
@@ -50,18 +50,18 @@ def _question(record: Mapping[str, Any], place: str) -> Question:
         raise DataError(
             f"{place}: 'answer' must be 0 to {len(options) - 1} or {letters[0]} to {letters[-1]}: {right!r}"
         )
-    return Question(record["question"].strip(), tuple(options), at)
+    return ChoiceQuestion(record["question"].strip(), tuple(options), at)
 
 
 def choice_rows(
     name: str,
-    questions: Sequence[Question],
+    questions: Sequence[ChoiceQuestion],
     *,
     about: str,
     style: Style = "letters",
-    shots: Sequence[Question] = (),
+    shots: Sequence[ChoiceQuestion] = (),
     max_length: int | None = None,
-) -> RowSet:
+) -> ExampleSet:
     """Questions as rows. The prompts are those of MMLU's own code and of lm-evaluation-harness.
 
     style: "letters" lists the options in the prompt (`A. ...`) and the answers are the letters; "options" leaves them
@@ -77,16 +77,16 @@ def choice_rows(
         answers = _answers(question, style)
         wrong = [a for k, a in enumerate(answers) if k != question.right]
         named = {ANSWER: answers[question.right]} | {f"{WRONG}_{k}": a for k, a in enumerate(wrong)}
-        rows.append(Row(i, ("" if solved else head) + _prompt(question, style), named))
-    return RowSet(name, tuple(rows), form="text", shots=solved, max_length=max_length, long="left")
+        rows.append(Example(i, ("" if solved else head) + _prompt(question, style), named))
+    return ExampleSet(name, tuple(rows), form="text", shots=solved, max_length=max_length, long="left")
 
 
-def _prompt(question: Question, style: Style) -> str:
+def _prompt(question: ChoiceQuestion, style: Style) -> str:
     listed = "".join(f"\n{c}. {o}" for c, o in zip(string.ascii_uppercase, question.options, strict=False))
     return f"{question.text}{listed if style == 'letters' else ''}\nAnswer:"
 
 
-def _answers(question: Question, style: Style) -> list[str]:
+def _answers(question: ChoiceQuestion, style: Style) -> list[str]:
     if style == "letters":
         return list(string.ascii_uppercase[: len(question.options)])
     return [option.strip() for option in question.options]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.rows import ANSWER, Form, Row, RowSet, qa_rows
+from expunge.data.examples import ANSWER, Example, ExampleSet, Form, qa_rows
 from expunge.data.source import Records, load_raw, read_file
 from expunge.data.world import WorldConfig, build_world
 from expunge.data.world.facts import MOST_FACTS
@@ -49,7 +49,7 @@ class Columns:
             raise ValueError("text_column stands alone, without question_column and answer_column")
 
 
-def load_rows(path: str, name: str, columns: Columns) -> RowSet:
+def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
     """The rows of a file: csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line.
 
     Raises DataError naming the file and the row for an empty file, a column that is not there, a text that is empty or
@@ -66,24 +66,24 @@ def load_rows(path: str, name: str, columns: Columns) -> RowSet:
     return rows
 
 
-def continuations(rows: RowSet, name: str, where: str) -> RowSet:
+def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
     """Rows that can be asked: those of plain texts are cut in two, and the first half of the words is the prompt.
 
     Rows of other forms stay as they are. Raises DataError for a text of a single word.
     """
     if rows.form != "text":
-        return RowSet(name, rows.rows, rows.form)
+        return ExampleSet(name, rows.rows, rows.form)
     cut = []
     for row in rows:
         words = list(re.finditer(r"\S+", row.answer))
         if len(words) < 2:
             raise DataError(f"{where} row {row.row_id}: a text of one word cannot be cut into a prompt and its end")
         middle = words[len(words) // 2].start()
-        cut.append(Row(row.row_id, row.answer[:middle], {ANSWER: row.answer[middle:]}, meta=row.meta))
-    return RowSet(name, tuple(cut), "text")
+        cut.append(Example(row.row_id, row.answer[:middle], {ANSWER: row.answer[middle:]}, meta=row.meta))
+    return ExampleSet(name, tuple(cut), "text")
 
 
-def refuse_shared(one: RowSet, other: RowSet, places: tuple[str, str]) -> None:
+def refuse_shared(one: ExampleSet, other: ExampleSet, places: tuple[str, str]) -> None:
     """Raise DataError if a row stands in both sets, naming the first."""
     theirs = {_key(row): row.row_id for row in other}
     for row in one:
@@ -94,7 +94,7 @@ def refuse_shared(one: RowSet, other: RowSet, places: tuple[str, str]) -> None:
             )
 
 
-def retain_rows(source: str) -> tuple[RowSet, str]:
+def retain_rows(source: str) -> tuple[ExampleSet, str]:
     """Rows to keep where the user has none, and a sentence that says which.
 
     source: "world", the plain facts of everyday life of the embedded world (no fiction, which as retain rows would be
@@ -102,18 +102,18 @@ def retain_rows(source: str) -> tuple[RowSet, str]:
     """
     if source == WORLD:
         facts = build_world(WorldConfig(facts=MOST_FACTS))["world_facts"]
-        rows = tuple(Row(r.row_id, r.question, {ANSWER: r.answer}) for r in facts)
+        rows = tuple(Example(r.row_id, r.question, {ANSWER: r.answer}) for r in facts)
         said = (
             f"retain rows: {len(rows)} plain facts that come with the package, for no others were given "
             "(retain=FILE for your own, data.args.retain_source for another source)"
         )
-        return RowSet("retain", rows), said
+        return ExampleSet("retain", rows), said
     raw, where = load_raw("retain90", root=source)
     rows_of = qa_rows(raw, name="retain", where=where)
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
 
-def _rows(raw: Records, columns: Columns, name: str, where: str) -> RowSet:
+def _rows(raw: Records, columns: Columns, name: str, where: str) -> ExampleSet:
     if columns.text is not None:
         return _texts(raw, columns.text, name, where)
     if columns.question is None and TEXT in raw[0] and not _pair(raw[0]):
@@ -122,10 +122,10 @@ def _rows(raw: Records, columns: Columns, name: str, where: str) -> RowSet:
     plain = [_record(record, question, answer, i, where) for i, record in enumerate(raw)]
     made = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
     rows = tuple(
-        Row(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
+        Example(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
         for r in made
     )
-    return RowSet(name, rows, form)
+    return ExampleSet(name, rows, form)
 
 
 def _pair(record: Mapping[str, Any]) -> tuple[str, str, Form] | None:
@@ -182,7 +182,7 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
     return {"id": value}
 
 
-def _texts(raw: Records, column: str, name: str, where: str) -> RowSet:
+def _texts(raw: Records, column: str, name: str, where: str) -> ExampleSet:
     """Rows of plain text: all of it is the answer, to no question."""
     plain = []
     for i, record in enumerate(raw):
@@ -193,8 +193,8 @@ def _texts(raw: Records, column: str, name: str, where: str) -> RowSet:
         made = qa_rows(plain, name=name, where=where)
     except DataError as error:
         raise DataError(str(error).replace("'answer'", f"'{column}'")) from None
-    rows = tuple(Row(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[r.row_id], where, r.row_id)) for r in made)
-    return RowSet(name, rows, "text")
+    rows = tuple(Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[r.row_id], where, r.row_id)) for r in made)
+    return ExampleSet(name, rows, "text")
 
 
 def _paragraphs(file: Path) -> Sequence[str]:
@@ -211,11 +211,11 @@ def _paragraphs(file: Path) -> Sequence[str]:
     return [part.strip() for part in parts]
 
 
-def _key(row: Row) -> tuple[str, str]:
+def _key(row: Example) -> tuple[str, str]:
     return row.question.strip(), row.answer.strip()
 
 
-def _refuse_twice(rows: RowSet, where: str) -> None:
+def _refuse_twice(rows: ExampleSet, where: str) -> None:
     seen: dict[tuple[str, str], int] = {}
     for row in rows:
         first = seen.setdefault(_key(row), row.row_id)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError
+from expunge.data.examples import Example, qa_rows
 from expunge.data.granularity import N_WRONG
-from expunge.data.rows import Row, qa_rows
 from expunge.data.source import read_file
 
 
@@ -64,7 +64,7 @@ def _graph(folder: Path, items_file: Path, links_file: Path, written: object) ->
     return GraphFiles(items, tuple(links))
 
 
-def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) -> tuple[list[Row], list[Row]]:
+def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) -> tuple[list[Example], list[Example]]:
     """The rows to train on and the same rows as they are asked in evaluation, from questions.json (jsonl, parquet).
 
     Columns: keys, question, answer, perturbed_answers, paraphrased_question, paraphrased_answer,
@@ -84,7 +84,7 @@ def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) ->
 @functools.lru_cache(maxsize=2)
 def _rows(
     file: Path, written: object, graph: GraphFiles, training_words: bool
-) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     raw = read_file(file)
     for i, record in enumerate(raw):
         keys = record.get("keys")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.rows import Row, RowSet, perturbed_name
+from expunge.data.examples import Example, ExampleSet, perturbed_name
 
 ENTITIES = ("book", "author", "publisher")
 LINK = "relationship"
@@ -31,14 +31,14 @@ class Split:
     """Rows by side, in their order. entity, other: the retain rows that name an entity of a forgotten link, and the
     rest; both None unless links are forgotten."""
 
-    forget: tuple[Row, ...]
-    retain: tuple[Row, ...]
-    entity: tuple[Row, ...] | None = None
-    other: tuple[Row, ...] | None = None
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
+    entity: tuple[Example, ...] | None = None
+    other: tuple[Example, ...] | None = None
 
 
 def split_by(
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     granularity: str,
     fraction: float,
     *,
@@ -92,25 +92,25 @@ def split_by(
     )
 
 
-def askable(links: Iterable[tuple[str, str]], rows: Iterable[Row]) -> list[tuple[str, str]]:
+def askable(links: Iterable[tuple[str, str]], rows: Iterable[Example]) -> list[tuple[str, str]]:
     """The links that some row is about: it names both ends. In the order given."""
     keys = [_keys(row) for row in rows]
     return [(a, b) for a, b in dict.fromkeys(links) if any(a in k and b in k for k in keys)]
 
 
-def row_set(name: str, rows: Iterable[Row]) -> RowSet:
+def row_set(name: str, rows: Iterable[Example]) -> ExampleSet:
     """Rows as a set of their own, numbered anew."""
-    return RowSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)))
+    return ExampleSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)))
 
 
-def spread(rows: Sequence[Row], most: int) -> Sequence[Row]:
+def spread(rows: Sequence[Example], most: int) -> Sequence[Example]:
     """At most `most` rows, evenly over the list."""
     if len(rows) <= most:
         return rows
     return [rows[i * len(rows) // most] for i in range(most)]
 
 
-def _keys(row: Row) -> Collection[str]:
+def _keys(row: Example) -> Collection[str]:
     keys: Collection[str] = row.meta.get("keys", ())
     return keys
 
@@ -164,7 +164,7 @@ def _drawn(n: int, k: int, seed: int, key: str, fraction: float, *, everything: 
     return sorted(int(i) for i in train_test_split(range(n), test_size=k, random_state=seed)[1])
 
 
-def with_wrong_answers(rows: Sequence[Row], others: Sequence[Row], seed: int) -> list[Row]:
+def with_wrong_answers(rows: Sequence[Example], others: Sequence[Example], seed: int) -> list[Example]:
     """TOFU's rows with three wrong answers each: other answers of the same author, drawn from `seed`.
 
     They come from the same side (`rows`), as in arcsf, and from the other side (`others`) only where that has too few.
@@ -181,7 +181,7 @@ def with_wrong_answers(rows: Sequence[Row], others: Sequence[Row], seed: int) ->
     return out
 
 
-def _answers_by_author(rows: Sequence[Row]) -> dict[int, list[str]]:
+def _answers_by_author(rows: Sequence[Example]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for row in rows:
         found.setdefault(row.meta["author"], []).append(row.answer)

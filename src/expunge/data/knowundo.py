@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.rows import RowSet, qa_rows
+from expunge.data.examples import ExampleSet, qa_rows
 from expunge.data.source import load_raw
 
 HUB_ID = "zjunlp/KnowUnDo"
@@ -17,7 +17,7 @@ SIDES = {"forget": "unlearn", "retain": "retention"}
 PARTS = {"": "train", "_eval": "val"}
 
 
-def load_knowundo(root: str, domain: str) -> dict[str, RowSet]:
+def load_knowundo(root: str, domain: str) -> dict[str, ExampleSet]:
     """`forget` and `retain` (their train parts), `forget_eval` and `retain_eval` (their val parts).
 
     root: a hub id, or a folder with DOMAIN/unlearn.json and DOMAIN/retention.json. Each holds one record of two lists,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.choices import Question, Style, choice_rows, read_questions
-from expunge.data.rows import RowSet
+from expunge.data.choices import ChoiceQuestion, Style, choice_rows, read_questions
+from expunge.data.examples import ExampleSet
 from expunge.data.source import load_split, read_file
 
 HUB_ID = "cais/mmlu"
@@ -24,7 +24,7 @@ def mmlu_sets(
     limit: int = 0,
     max_length: int = 4096,
     where: str = "data.args.subjects",
-) -> dict[str, RowSet]:
+) -> dict[str, ExampleSet]:
     """MMLU's test questions as `mmlu_<subject>` -> rows, subjects in alphabetical order.
 
     root: the hub id, a folder in the hub's layout, or one of `test/<subject>_test.csv` and `dev/<subject>_dev.csv` with
@@ -51,14 +51,14 @@ def mmlu_sets(
     return out
 
 
-def _questions(root: str, split: str) -> dict[str, list[Question]]:
+def _questions(root: str, split: str) -> dict[str, list[ChoiceQuestion]]:
     files = sorted((Path(root).expanduser() / split).glob(f"*_{split}.csv"))
     if files:
         return {f.name.removesuffix(f"_{split}.csv"): read_questions(read_file(f), str(f)) for f in files}
     raw, where = load_split(root, "all", split)
     if "subject" not in raw[0]:
         raise DataError(f"{where}: no column 'subject'{nearest('subject', raw[0])}")
-    out: dict[str, list[Question]] = {}
+    out: dict[str, list[ChoiceQuestion]] = {}
     for record, question in zip(raw, read_questions(raw, where), strict=True):
         out.setdefault(str(record["subject"]), []).append(question)
     return out

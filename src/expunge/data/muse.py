@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.rows import RowSet, qa_rows, text_rows
+from expunge.data.examples import ExampleSet, qa_rows, text_rows
 from expunge.data.source import load_split
 
 HUB_IDS = {"News": "muse-bench/MUSE-News", "Books": "muse-bench/MUSE-Books"}
@@ -29,7 +29,7 @@ def forget_source(forget_split: str, data_split: str, series: str | None) -> tup
 
 def load_muse(
     root: str, *, forget: tuple[str, str], retain: str = "retain1", max_length: int = 2048
-) -> dict[str, RowSet]:
+) -> dict[str, ExampleSet]:
     """MUSE's sets by role, from a hub id or a folder of the same layout (`raw/forget`, `knowmem/forget_qa`, ...).
 
     Training, as pieces of max_length tokens: `forget`, `retain`, and `retain2` (what the full model has also seen).
@@ -53,7 +53,7 @@ def load_muse(
     return sets
 
 
-def _knowmem(root: str, side: str) -> RowSet:
+def _knowmem(root: str, side: str) -> ExampleSet:
     name = f"{side}_knowmem"
     solved, shots_at = load_split(root, "knowmem", f"{side}_qa_icl")
     shots = tuple((r.question, r.answer) for r in qa_rows(solved, name=name, where=shots_at))

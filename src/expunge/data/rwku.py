@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from expunge.core.errors import DataError, nearest
-from expunge.data.rows import ANSWER, Row, RowSet, qa_rows
+from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
 from expunge.data.source import Records, load_raw, read_file
 
 HUB_ID = "jinzhuoran/RWKU"
@@ -63,7 +63,7 @@ def check_targets(root: str, targets: Sequence[str]) -> None:
             raise DataError(f"data.args.targets: {where} has no person named {target!r}{nearest(target, known)}")
 
 
-def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> RowSet:
+def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> ExampleSet:
     """Questions about the targets, or their neighbours; of everybody where no target is named.
 
     prompt: what is asked, with the query at {query}.
@@ -71,23 +71,25 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Row
     raw, where = load_subset(root, subset)
     chosen = _of(raw, targets, where)
     rows = qa_rows(chosen, name=subset, where=where, question_key="query")
-    return RowSet(
+    return ExampleSet(
         subset,
         tuple(
-            Row(row.row_id, prompt.replace("{query}", row.question), row.answers, meta={"subject": record["subject"]})
+            Example(
+                row.row_id, prompt.replace("{query}", row.question), row.answers, meta={"subject": record["subject"]}
+            )
             for row, record in zip(rows, chosen, strict=True)
         ),
     )
 
 
-def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> RowSet:
+def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> ExampleSet:
     """Plain texts about the targets, or with `others` about everybody else. No rows where there are none."""
     raw, where = load_subset(root, subset)
     chosen = [r for r in raw if r.get("subject") not in targets] if others else _of(raw, targets, where)
     if not chosen:
-        return RowSet(name, (), "text")
+        return ExampleSet(name, (), "text")
     rows = qa_rows([{"question": name, **_text(r)} for r in chosen], name=name, where=where, answer_key="text")
-    return RowSet(name, tuple(Row(r.row_id, "", {ANSWER: r.answer}) for r in rows), "text")
+    return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in rows), "text")
 
 
 def _text(record: dict[str, object]) -> dict[str, object]:

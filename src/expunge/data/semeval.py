@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.rows import ANSWER, Row, RowSet, qa_rows
+from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
 from expunge.data.source import EXTENSIONS, Records, load_raw, read_file
 
 HUB_ID = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-public"
@@ -31,7 +31,7 @@ def parse_id(row_id: str) -> tuple[str, str]:
     return found["document"].strip('"'), found["kind"]
 
 
-def load_semeval(root: str, split: str) -> dict[str, RowSet]:
+def load_semeval(root: str, split: str) -> dict[str, ExampleSet]:
     """`forget` and `retain` of a split, from a local folder or a hub id.
 
     A folder holds `SPLIT/forget.jsonl` (or csv, parquet), or `forget_SPLIT-00000-of-00001.parquet` (also under `data/`,
@@ -43,7 +43,7 @@ def load_semeval(root: str, split: str) -> dict[str, RowSet]:
     return _sides({side: _side(root, side, split) for side in SIDES})
 
 
-def load_sides(folders: Mapping[str, str]) -> dict[str, RowSet]:
+def load_sides(folders: Mapping[str, str]) -> dict[str, ExampleSet]:
     """`forget` and `retain` from a folder each, as the task's organisers hand them over: `forget.parquet` or
     `forget.jsonl` in the one, `retain.*` in the other (or one file whose name begins so). Raises DataError.
     """
@@ -63,7 +63,7 @@ def load_sides(folders: Mapping[str, str]) -> dict[str, RowSet]:
     return _sides(found)
 
 
-def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, RowSet]:
+def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, ExampleSet]:
     """The rows of both sides. Raises DataError for a document that is on both."""
     sets = {side: _rows(records, side, place) for side, (records, place) in raw.items()}
     places = {side: place for side, (_, place) in raw.items()}
@@ -77,7 +77,7 @@ def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, RowSet]:
     return sets
 
 
-def by_term(sets: dict[str, RowSet]) -> dict[str, RowSet]:
+def by_term(sets: dict[str, ExampleSet]) -> dict[str, ExampleSet]:
     """The rows of each side, task and kind that there are, as `forget_Task1_regurgitation`, ..."""
     out = {}
     for side in SIDES:
@@ -89,7 +89,7 @@ def by_term(sets: dict[str, RowSet]) -> dict[str, RowSet]:
     return out
 
 
-def load_members(root: str, split: str, *, named: bool, among: RowSet | None = None) -> dict[str, RowSet]:
+def load_members(root: str, split: str, *, named: bool, among: ExampleSet | None = None) -> dict[str, ExampleSet]:
     """The documents of the membership attack, `member` and `nonmember`: whole texts, without prompt.
 
     They lie in `root` itself, in `mia` or in `mia_data/SPLIT`. Where they are not, there are none; with `named` (the
@@ -108,7 +108,7 @@ def load_members(root: str, split: str, *, named: bool, among: RowSet | None = N
     return {}
 
 
-def first_documents(sets: dict[str, RowSet], most: int) -> dict[str, RowSet]:
+def first_documents(sets: dict[str, ExampleSet], most: int) -> dict[str, ExampleSet]:
     """The rows of the first `most` documents of each task and side, for a quick look."""
     out = {}
     for side, rows in sets.items():
@@ -142,7 +142,7 @@ def _there(folder: Path, name: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _rows(raw: Records, side: str, where: str) -> RowSet:
+def _rows(raw: Records, side: str, where: str) -> ExampleSet:
     made = qa_rows(raw, name=side, where=where, question_key="input", answer_key="output")
     rows, ids = [], dict[str, int]()
     for row, record in zip(made, raw, strict=True):
@@ -161,18 +161,18 @@ def _rows(raw: Records, side: str, where: str) -> RowSet:
             raise DataError(f"{place}: the id {record['id']!r} is also that of row {ids[record['id']]}")
         ids[record["id"]] = row.row_id
         meta = {"id": record["id"], "document": document, "kind": kind, "task": record["task"]}
-        rows.append(Row(row.row_id, row.question, row.answers, meta=meta))
-    return RowSet(side, tuple(rows), "completion")
+        rows.append(Example(row.row_id, row.question, row.answers, meta=meta))
+    return ExampleSet(side, tuple(rows), "completion")
 
 
-def _documents(name: str, file: Path, known: set[str] | None) -> RowSet:
+def _documents(name: str, file: Path, known: set[str] | None) -> ExampleSet:
     """Documents of a file; known: only those whose id is among these."""
     records = [r for r in read_file(file) if known is None or _document_id(str(r.get("id", ""))) in known]
     if not records:
         raise DataError(f"data.args.members=forget: no document in {file} is one of the forget rows'")
     raw = [{"question": name, "document": record.get("document")} for record in records]
     made = qa_rows(raw, name=name, where=str(file), answer_key="document")
-    return RowSet(name, tuple(Row(r.row_id, "", {ANSWER: r.answer}) for r in made), "text")
+    return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in made), "text")
 
 
 def _document_id(given: str) -> str:
@@ -180,5 +180,7 @@ def _document_id(given: str) -> str:
     return parse_id(given)[0] if _ID.fullmatch(given) else given.strip('"')
 
 
-def _renumbered(name: str, rows: Sequence[Row]) -> RowSet:
-    return RowSet(name, tuple(Row(i, r.question, r.answers, meta=r.meta) for i, r in enumerate(rows)), "completion")
+def _renumbered(name: str, rows: Sequence[Example]) -> ExampleSet:
+    return ExampleSet(
+        name, tuple(Example(i, r.question, r.answers, meta=r.meta) for i, r in enumerate(rows)), "completion"
+    )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 
 
 @strict
@@ -109,7 +109,7 @@ class Encoder:
         self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
 
-    def row(self, rows: RowSet, row: Row, variant: str) -> Encoded:
+    def row(self, rows: ExampleSet, row: Example, variant: str) -> Encoded:
         """Ids of one answer of a row of a set, by the set's form and shots."""
         where = f"{rows.name} row {row.row_id}"
         own = self._for(rows)
@@ -117,17 +117,17 @@ class Encoder:
             return own._plain(rows, row.question, row.answers[variant], where)
         return own.encode(row.question, row.answers[variant], where=where)
 
-    def rows(self, rows: RowSet, wanted: Sequence[tuple[Row, str]]) -> list[Encoded]:
+    def rows(self, rows: ExampleSet, wanted: Sequence[tuple[Example, str]]) -> list[Encoded]:
         """`row` of many answers, their texts tokenised in one call."""
         own = self._with_known(rows, wanted)
         return [own.row(rows, row, variant) for row, variant in wanted]
 
-    def row_prompts(self, rows: RowSet, wanted: Sequence[Row]) -> list[list[int]]:
+    def row_prompts(self, rows: ExampleSet, wanted: Sequence[Example]) -> list[list[int]]:
         """`row_prompt` of many rows, tokenised in one call."""
         own = self._with_known(rows, [(row, None) for row in wanted])
         return [own.row_prompt(rows, row) for row in wanted]
 
-    def _texts(self, rows: RowSet, row: Row, variant: str | None) -> list[str]:
+    def _texts(self, rows: ExampleSet, row: Example, variant: str | None) -> list[str]:
         """What is tokenised for a row's prompt and an answer, where no chat template joins them."""
         own = self._for(rows)
         if rows.form != "qa":
@@ -137,7 +137,7 @@ class Encoder:
         text, lead = own._clean_prompt(row.question)
         return [text] if variant is None else [text, lead + row.answers[variant]]
 
-    def _with_known(self, rows: RowSet, wanted: Sequence[tuple[Row, str | None]]) -> Encoder:
+    def _with_known(self, rows: ExampleSet, wanted: Sequence[tuple[Example, str | None]]) -> Encoder:
         """This encoder for a set, with the ids of what it will tokenise at hand, as far as that is known before."""
         own = copy.copy(self._for(rows))
         apart = rows.form != "qa" or (self.template.compat == "clean" and not self.template.apply_chat_template)
@@ -146,7 +146,7 @@ class Encoder:
             own._known = dict(zip(texts, _many(self.tokenizer, texts), strict=True))
         return own
 
-    def pieces(self, rows: RowSet) -> list[Encoded]:
+    def pieces(self, rows: ExampleSet) -> list[Encoded]:
         """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.
 
         Pieces differ by one token at most, so none is short. Each text is tokenised apart, with the blank line that
@@ -160,13 +160,13 @@ class Encoder:
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]
 
-    def row_prompt(self, rows: RowSet, row: Row) -> list[int]:
+    def row_prompt(self, rows: ExampleSet, row: Example) -> list[int]:
         """The ids generation starts from, for a row of a set."""
         if rows.form != "qa":
             return list(self._bos) + self._prompt_ids(self._shown(rows, row.question).rstrip(" "))
         return self._for(rows).prompt(row.question)
 
-    def _for(self, rows: RowSet) -> Encoder:
+    def _for(self, rows: ExampleSet) -> Encoder:
         """This encoder with what a set says in place of the template."""
         shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.template.max_length
         if (shots, limit) == (self.template.few_shot, self.template.max_length):
@@ -178,17 +178,17 @@ class Encoder:
         return self._others[shots, limit]
 
     @staticmethod
-    def _shown(rows: RowSet, question: str) -> str:
+    def _shown(rows: ExampleSet, question: str) -> str:
         return "".join(f"{q} {a}\n\n" for q, a in rows.shots) + question
 
-    def _split(self, rows: RowSet, question: str, answer: str) -> tuple[str, str]:
+    def _split(self, rows: ExampleSet, question: str, answer: str) -> tuple[str, str]:
         """Without template: the blank between prompt and answer belongs to the answer's first word."""
         text = self._shown(rows, question)
         bare = text.rstrip(" ")
         joined = not bare or bare[-1].isspace() or answer[:1].isspace()
         return bare, (text[len(bare) :] or ("" if joined else " ")) + answer
 
-    def _plain(self, rows: RowSet, question: str, answer: str, where: str) -> Encoded:
+    def _plain(self, rows: ExampleSet, question: str, answer: str, where: str) -> Encoded:
         bare, said = self._split(rows, question, answer)
         prompt = list(self._bos) + self._prompt_ids(bare)
         tail = self._ids(said) + ([self.eos] if rows.form == "completion" else [])

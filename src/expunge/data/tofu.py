@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.rows import RowSet, qa_rows
+from expunge.data.examples import ExampleSet, qa_rows
 from expunge.data.source import find_local, load_raw, read_file
 
 HUB_ID = "locuslab/TOFU"
@@ -53,7 +53,7 @@ def load_tofu(
     retain_split: str,
     holdout_split: str | None = None,
     holdout: bool = False,
-) -> dict[str, RowSet]:
+) -> dict[str, ExampleSet]:
     """TOFU's sets by role, from a local folder of its files or a hub id.
 
     Training: `full`, `forget`, `retain`. Evaluation (with wrong answers): `forget_eval`, `retain_eval`,
@@ -82,7 +82,7 @@ def load_tofu(
     return sets
 
 
-def _rows(file: str, root: str, role: str) -> tuple[RowSet, str]:
+def _rows(file: str, root: str, role: str) -> tuple[ExampleSet, str]:
     """The rows of a file, and where it lies. What splits share is read once, as long as the file stays the same."""
     path = find_local(root, file)
     if path is None:
@@ -93,11 +93,11 @@ def _rows(file: str, root: str, role: str) -> tuple[RowSet, str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _local_rows(path: Path, _changed: int, _size: int, role: str) -> RowSet:
+def _local_rows(path: Path, _changed: int, _size: int, role: str) -> ExampleSet:
     return qa_rows(read_file(path), name=role, where=str(path))
 
 
-def _check_sets(sets: dict[str, RowSet], places: dict[str, str]) -> None:
+def _check_sets(sets: dict[str, ExampleSet], places: dict[str, str]) -> None:
     n_forget, n_retain, n_full = (len(sets[r]) for r in ("forget", "retain", "full"))
     if n_forget + n_retain != n_full:
         raise DataError(

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 
 REFUSAL = "refusal"
 DIRECT = "Answer directly and in full: "
@@ -22,38 +22,38 @@ LANGUAGES = {
 }
 
 
-def asked(rows: RowSet, name: str, question: Callable[[Row], str]) -> RowSet:
+def asked(rows: ExampleSet, name: str, question: Callable[[Example], str]) -> ExampleSet:
     """The rows with another question each, under the name `<set>_<name>`."""
     made = tuple(dataclasses.replace(r, question=question(r), paraphrased_question=None) for r in rows)
     return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=made)
 
 
-def prefixed(rows: RowSet, prefix: str, *, name: str = "direct") -> RowSet:
+def prefixed(rows: ExampleSet, prefix: str, *, name: str = "direct") -> ExampleSet:
     """A text before each question."""
     return asked(rows, name, lambda r: prefix + r.question)
 
 
-def upper(rows: RowSet) -> RowSet:
+def upper(rows: ExampleSet) -> ExampleSet:
     """Questions in capitals."""
     return asked(rows, "upper", lambda r: r.question.upper())
 
 
-def quoted(rows: RowSet) -> RowSet:
+def quoted(rows: ExampleSet) -> ExampleSet:
     """Questions within quotation marks."""
     return asked(rows, "quoted", lambda r: f'"{r.question}"')
 
 
-def plain(rows: RowSet) -> RowSet:
+def plain(rows: ExampleSet) -> ExampleSet:
     """Questions as plain text, to be continued: no template, no chat."""
     return dataclasses.replace(asked(rows, "plain", lambda r: r.question), form="completion")
 
 
-def with_shots(rows: RowSet, shots: Sequence[tuple[str, str]], *, name: str = "shots") -> RowSet:
+def with_shots(rows: ExampleSet, shots: Sequence[tuple[str, str]], *, name: str = "shots") -> ExampleSet:
     """Solved examples before each question."""
     return dataclasses.replace(asked(rows, name, lambda r: r.question), shots=tuple(shots))
 
 
-def begun(rows: RowSet, share: float, opens: tuple[str, str], *, name: str = "begun") -> RowSet:
+def begun(rows: ExampleSet, share: float, opens: tuple[str, str], *, name: str = "begun") -> ExampleSet:
     """The first words of each answer (`share` of them, rounded down) given with the question; the rest is the answer.
 
     opens: what stands before the question, and between it and its answer; the text is then continued, so a template
@@ -69,10 +69,10 @@ def begun(rows: RowSet, share: float, opens: tuple[str, str], *, name: str = "be
     return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=tuple(made), form="completion")
 
 
-def paraphrased(rows: RowSet) -> RowSet:
+def paraphrased(rows: ExampleSet) -> ExampleSet:
     """Questions in the other words that came with the data. Raises DataError for a row that has none."""
 
-    def other(row: Row) -> str:
+    def other(row: Example) -> str:
         if not row.paraphrased_question:
             raise DataError(f"{rows.name} row {row.row_id}: no paraphrased question")
         return row.paraphrased_question
@@ -80,7 +80,7 @@ def paraphrased(rows: RowSet) -> RowSet:
     return asked(rows, "paraphrased", other)
 
 
-VARIANTS: Mapping[str, Callable[[RowSet], RowSet]] = {
+VARIANTS: Mapping[str, Callable[[ExampleSet], ExampleSet]] = {
     "direct": lambda rows: prefixed(rows, DIRECT),
     "role": lambda rows: prefixed(rows, ROLE, name="role"),
     "insist": lambda rows: prefixed(rows, INSIST, name="insist"),
@@ -92,14 +92,14 @@ VARIANTS: Mapping[str, Callable[[RowSet], RowSet]] = {
 }
 
 
-def variant_of(rows: RowSet, name: str) -> RowSet:
+def variant_of(rows: ExampleSet, name: str) -> ExampleSet:
     """A set in one of the VARIANTS. Raises ConfigError for another name."""
     if name not in VARIANTS:
         raise ConfigError(f"no way to ask named {name!r}{nearest(name, VARIANTS)}")
     return VARIANTS[name](rows)
 
 
-def with_refusals(rows: RowSet, refusals: Sequence[str]) -> RowSet:
+def with_refusals(rows: ExampleSet, refusals: Sequence[str]) -> ExampleSet:
     """The same questions with refusals for answers, `refusal_0`, `refusal_1`, ..., beside the true one."""
     named = {f"{REFUSAL}_{i}": text for i, text in enumerate(refusals)}
     made = tuple(dataclasses.replace(r, answers={"answer": r.answer, **named}) for r in rows)

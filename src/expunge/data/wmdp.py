@@ -7,7 +7,7 @@ from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.choices import Style, choice_rows, read_questions
-from expunge.data.rows import RowSet, text_rows
+from expunge.data.examples import ExampleSet, text_rows
 from expunge.data.source import load_raw, load_split
 
 HUB_ID = "cais/wmdp"
@@ -20,7 +20,7 @@ RETAIN = ("cyber-retain-corpus", "bio-retain-corpus")
 
 def wmdp_questions(
     root: str, subjects: Sequence[str], *, style: Style, limit: int, max_length: int
-) -> dict[str, RowSet]:
+) -> dict[str, ExampleSet]:
     """`wmdp_bio`, `wmdp_chem`, `wmdp_cyber`: the questions of each subject, without shots.
 
     root: the hub id or a folder of `wmdp-bio/test...` or `wmdp-bio.json` and so on. limit: only the first questions (0:
@@ -37,7 +37,7 @@ def wmdp_questions(
     return out
 
 
-def wmdp_corpus(root: str, corpus: str, *, name: str, limit: int, max_length: int) -> RowSet:
+def wmdp_corpus(root: str, corpus: str, *, name: str, limit: int, max_length: int) -> ExampleSet:
     """The texts of a corpus, as pieces to train on.
 
     root: the hub id of the corpora or a folder of `<corpus>.jsonl`. corpus: its name, or a file of the user's own

@@ -14,14 +14,14 @@ import numpy as np
 from scipy.stats import binomtest
 
 from expunge.core.errors import DataError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import bootstrap_interval
 
 ENOUGH = 64  # texts below which an interval is too wide to tell models apart
 
 
 @dataclass(frozen=True)
-class Said:
+class JudgeReply:
     """A generation, what it answers, and the true answer where there is one."""
 
     text: str
@@ -30,7 +30,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgeScores:
     """A score from 0 (no) to 1 (yes); NaN with a `reason` where there is none."""
 
     score: float
@@ -45,7 +45,7 @@ class Judge(Protocol):
         """What is judged, in a word or two, for tables."""
         ...
 
-    def judge(self, said: Sequence[Said]) -> list[Verdict]:
+    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
         """One verdict for each, in order."""
         ...
 
@@ -58,13 +58,14 @@ def score(
         if given is not None and len(given) != len(texts):
             raise DataError(f"{name}: {len(given)} for {len(texts)} texts")
     said = [
-        Said(text, prompts[i] if prompts else "", references[i] if references else "") for i, text in enumerate(texts)
+        JudgeReply(text, prompts[i] if prompts else "", references[i] if references else "")
+        for i, text in enumerate(texts)
     ]
     return [verdict.score for verdict in judge.judge(said)]
 
 
 @dataclass(frozen=True)
-class JudgedLine:
+class JudgementLine:
     """The verdict on one generation."""
 
     row_id: int
@@ -74,7 +75,7 @@ class JudgedLine:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgementTable:
     """A judge's mean over rows, with its 95 % interval.
 
     n: rows with a score; n_missing: generations without one (in no mean). interval: "wilson" where every row has one
@@ -92,14 +93,14 @@ class Judged:
     n_missing: int
     reason: str | None
     warning: str | None
-    lines: tuple[JudgedLine, ...]
+    lines: tuple[JudgementLine, ...]
 
 
-def judge_texts(judge: Judge, texts: Sequence[Text]) -> Judged:
+def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
     """Judge generations as scoring stores them. Does not depend on their order."""
     ordered = sorted(texts, key=lambda t: (t.row_id, t.sample))
-    verdicts = judge.judge([Said(t.generation, t.prompt, t.reference) for t in ordered])
-    lines = tuple(JudgedLine(t.row_id, t.sample, v.score, v.reason) for t, v in zip(ordered, verdicts, strict=True))
+    verdicts = judge.judge([JudgeReply(t.generation, t.prompt, t.reference) for t in ordered])
+    lines = tuple(JudgementLine(t.row_id, t.sample, v.score, v.reason) for t, v in zip(ordered, verdicts, strict=True))
     by_row: dict[int, list[float]] = {}
     for line in lines:
         if not math.isnan(line.score):
@@ -108,11 +109,11 @@ def judge_texts(judge: Judge, texts: Sequence[Text]) -> Judged:
     if not by_row:
         why = next((line.reason for line in lines if line.reason), "there are no texts")
         nan = math.nan
-        return Judged(judge.name, nan, nan, nan, "none", 0, missing, f"no text has a score: {why}", None, lines)
+        return JudgementTable(judge.name, nan, nan, nan, "none", 0, missing, f"no text has a score: {why}", None, lines)
     values = np.array([sum(scores) / len(scores) for scores in by_row.values()])
     low, high, kind = interval(values, single=all(len(scores) == 1 for scores in by_row.values()))
     warning = _warning(len(values), missing, len(lines))
-    return Judged(judge.name, float(values.mean()), low, high, kind, len(values), missing, None, warning, lines)
+    return JudgementTable(judge.name, float(values.mean()), low, high, kind, len(values), missing, None, warning, lines)
 
 
 def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, str]:

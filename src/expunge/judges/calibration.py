@@ -16,7 +16,7 @@ BINS = 10
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Texts whose score falls in [low, high[ (the last bin holds 1): how many, their mean score, the share of yes."""
 
     low: float
@@ -47,7 +47,7 @@ class Calibration:
     auc: float
     brier: float
     calibration_error: float
-    reliability: tuple[Bin, ...]
+    reliability: tuple[CalibrationBin, ...]
 
 
 def calibrate(scores: Sequence[float], labels: Sequence[bool], *, threshold: float = 0.5) -> Calibration:
@@ -83,10 +83,11 @@ def calibrate(scores: Sequence[float], labels: Sequence[bool], *, threshold: flo
     )
 
 
-def _bins(p: np.ndarray, y: np.ndarray) -> tuple[Bin, ...]:
+def _bins(p: np.ndarray, y: np.ndarray) -> tuple[CalibrationBin, ...]:
     at = np.minimum((p * BINS).astype(int), BINS - 1)
     return tuple(
-        Bin(k / BINS, (k + 1) / BINS, int((at == k).sum()), _mean(p[at == k]), _mean(y[at == k])) for k in range(BINS)
+        CalibrationBin(k / BINS, (k + 1) / BINS, int((at == k).sum()), _mean(p[at == k]), _mean(y[at == k]))
+        for k in range(BINS)
     )
 
 

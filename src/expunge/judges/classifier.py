@@ -25,8 +25,8 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import whole_folder, write_json
 from expunge.core.records import Floats
-from expunge.judges.api import Said, Verdict
-from expunge.judges.calibration import Bin, Calibration, calibrate
+from expunge.judges.api import JudgeReply, JudgeScores
+from expunge.judges.calibration import Calibration, CalibrationBin, calibrate
 
 FORMAT = 1
 
@@ -76,9 +76,9 @@ class TextClassifier:
         """The probability of yes for each text."""
         return _probabilities(self.config, self.vocabulary, self.idf_F, self.coef_F, self.intercept, texts)
 
-    def judge(self, said: Sequence[Said]) -> list[Verdict]:
+    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
         """1 or 0 for each text, by the threshold."""
-        return [Verdict(float(p >= self.config.threshold)) for p in self.probabilities([s.text for s in said])]
+        return [JudgeScores(float(p >= self.config.threshold)) for p in self.probabilities([s.text for s in said])]
 
     def save(self, folder: Path) -> None:
         """Write a new folder: classifier.json (settings, vocabulary, calibration) and weights.safetensors."""
@@ -196,5 +196,5 @@ def _read(shown: Any) -> Calibration:
     lines: list[dict[str, Any]] = [
         {k: math.nan if v is None else v for k, v in b.items()} for b in shown["reliability"]
     ]
-    bins = tuple(Bin(**line) for line in lines)
+    bins = tuple(CalibrationBin(**line) for line in lines)
     return Calibration(**told, reliability=bins)

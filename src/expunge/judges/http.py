@@ -27,8 +27,8 @@ from typing import Any
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
-from expunge.core.identity import fingerprint
-from expunge.judges.api import Said, Verdict
+from expunge.core.fingerprints import fingerprint
+from expunge.judges.api import JudgeReply, JudgeScores
 
 FIELDS = re.compile(r"\{(text|prompt|reference)\}")
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -114,7 +114,7 @@ class HttpJudge:
             raise ConfigError(f"api_key_env: {config.api_key_env} holds characters that no key has")
         self._opener, self._counting = urllib.request.build_opener(_NoRedirect()), threading.Lock()
 
-    def judge(self, said: Sequence[Said]) -> list[Verdict]:
+    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
         """One verdict for each text. Raises JobError where the server refuses what is asked (a wrong key or model)."""
         asked = [self._body(s) for s in said]
         keys = [fingerprint({"url": self.config.base_url.rstrip("/"), "body": body}) for body in asked]
@@ -128,7 +128,7 @@ class HttpJudge:
                 raise
         return [self._verdict(answers[key]) for key in keys]
 
-    def _body(self, said: Said) -> dict[str, Any]:
+    def _body(self, said: JudgeReply) -> dict[str, Any]:
         given = {"text": said.text[: self.config.max_chars], "prompt": said.prompt, "reference": said.reference}
         template = self.config.template.replace("{question}", self.config.question)
         message = FIELDS.sub(lambda m: _fenced(m[1], given[m[1]]), template)
@@ -140,20 +140,20 @@ class HttpJudge:
             "max_tokens": self.config.max_tokens,
         }
 
-    def _verdict(self, answer: _Answer) -> Verdict:
+    def _verdict(self, answer: _HttpAnswer) -> JudgeScores:
         if answer.text is None:
-            return Verdict(math.nan, answer.reason)
+            return JudgeScores(math.nan, answer.reason)
         flags = re.IGNORECASE | re.MULTILINE
         found = [m[1].lower() for m in re.finditer(self.config.answer_pattern, answer.text, flags) if m[1]]
         if not found or found[-1] not in ("yes", "no"):
-            return Verdict(math.nan, f"the judge said neither yes nor no: {_short(answer.text)}")
-        return Verdict(float(found[-1] == "yes"))
+            return JudgeScores(math.nan, f"the judge said neither yes nor no: {_short(answer.text)}")
+        return JudgeScores(float(found[-1] == "yes"))
 
-    def _answer(self, key: str, body: Mapping[str, Any]) -> _Answer:
+    def _answer(self, key: str, body: Mapping[str, Any]) -> _HttpAnswer:
         path = Path(self.config.cache).expanduser() / key[:2] / f"{key}.json" if self.config.cache else None
         kept = _cached(path) if path else None
         if kept is not None:
-            return _Answer(kept)
+            return _HttpAnswer(kept)
         answer = self._ask(body)
         if path and answer.text is not None:
             try:
@@ -162,7 +162,7 @@ class HttpJudge:
                 raise JobError(f"judge {self.name}: cache {path}: cannot be written: {error.strerror}") from None
         return answer
 
-    def _ask(self, body: Mapping[str, Any]) -> _Answer:
+    def _ask(self, body: Mapping[str, Any]) -> _HttpAnswer:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         url = f"{self.config.base_url.rstrip('/')}/chat/completions"
         data, last = json.dumps(body).encode(), ""
@@ -185,7 +185,7 @@ class HttpJudge:
                 last = f"no answer: {_short(str(getattr(error, 'reason', error)) or type(error).__name__)}"
             if attempt < self.config.retries:
                 time.sleep(wait)
-        return _Answer(None, f"{last}, after {self.config.retries + 1} tries")
+        return _HttpAnswer(None, f"{last}, after {self.config.retries + 1} tries")
 
     def _read(self, reply: http.client.HTTPResponse) -> bytes:
         """A reply's bytes, to `LARGEST_REPLY` + 1. Raises OSError where it is cut short, or comes too slowly.
@@ -214,7 +214,7 @@ class HttpJudge:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _HttpAnswer:
     text: str | None
     reason: str | None = None
 
@@ -231,17 +231,17 @@ def _fenced(name: str, text: str) -> str:
     return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
 
 
-def _content(raw: bytes) -> _Answer:
+def _content(raw: bytes) -> _HttpAnswer:
     """The answer's text in a reply, or why there is none."""
     if len(raw) > LARGEST_REPLY:
-        return _Answer(None, f"the reply has more than {LARGEST_REPLY} bytes")
+        return _HttpAnswer(None, f"the reply has more than {LARGEST_REPLY} bytes")
     try:
         text = json.loads(raw)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return _Answer(None, f"the reply is not a chat completion: {_short(raw[:200].decode('utf-8', 'replace'))}")
+        return _HttpAnswer(None, f"the reply is not a chat completion: {_short(raw[:200].decode('utf-8', 'replace'))}")
     if not isinstance(text, str):
-        return _Answer(None, "the reply holds no text")
-    return _Answer(text)
+        return _HttpAnswer(None, "the reply holds no text")
+    return _HttpAnswer(text)
 
 
 def _cached(path: Path) -> str | None:

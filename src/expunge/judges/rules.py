@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.core.decode import strict
-from expunge.judges.api import Said, Verdict
+from expunge.judges.api import JudgeReply, JudgeScores
 
 QUOTED = re.compile(r'"[^"]+"|\u201c[^\u201d]+\u201d|\u00ab[^\u00bb]+\u00bb')
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class JudgeRule:
     """Conditions on a text, all of which must hold. At least one must be given.
 
     any_of, all_of: words or phrases that stand in it, whole ("art" is not in "start"). regex: a pattern found in it.
@@ -51,7 +51,7 @@ class Rule:
         if not any(given) and all(v is None for v in numbers.values()):
             raise ValueError("any_of must have an entry, or another condition be given")
 
-    def holds(self, said: Said) -> bool:
+    def holds(self, said: JudgeReply) -> bool:
         """Whether the text satisfies the rule."""
         flags = 0 if self.case_sensitive else re.IGNORECASE
         n = len(said.text.split())
@@ -78,7 +78,7 @@ def _whole(words: str, flags: int) -> re.Pattern[str]:
 class RuleJudge:
     """1 where all rules hold (combine="all") or any does, else 0."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[JudgeRule, ...]
     combine: Literal["all", "any"] = "all"
     name: str = "rules"
 
@@ -86,12 +86,12 @@ class RuleJudge:
         if not self.rules:
             raise ValueError("rules must have an entry")
 
-    def judge(self, said: Sequence[Said]) -> list[Verdict]:
+    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
         """One verdict for each text."""
         return [self._one(s) for s in said]
 
-    def _one(self, said: Said) -> Verdict:
+    def _one(self, said: JudgeReply) -> JudgeScores:
         if not said.reference.strip() and any(r.contains_reference for r in self.rules):
-            return Verdict(float("nan"), "the row has no true answer to look for")
+            return JudgeScores(float("nan"), "the row has no true answer to look for")
         held = [rule.holds(said) for rule in self.rules]
-        return Verdict(float(all(held) if self.combine == "all" else any(held)))
+        return JudgeScores(float(all(held) if self.combine == "all" else any(held)))

@@ -5,22 +5,33 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from expunge.methods.api import Needs, Positions, Serve, Side, Spec, Terms, View, find, method, registry
-from expunge.methods.objective import Objective, Weights, objective
+from expunge.methods.api import (
+    LossInputs,
+    LossOutput,
+    MethodSpec,
+    Quantity,
+    Requirements,
+    ScoredPositions,
+    SideOutputs,
+    find,
+    method,
+    registry,
+)
+from expunge.methods.objective import Objective, TermWeights, objective
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "Needs",
+    "Requirements",
     "Objective",
-    "Positions",
-    "Serve",
-    "Side",
-    "Spec",
-    "Terms",
-    "View",
-    "Weights",
+    "ScoredPositions",
+    "Quantity",
+    "SideOutputs",
+    "MethodSpec",
+    "LossOutput",
+    "LossInputs",
+    "TermWeights",
     "find",
     "method",
     "objective",

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import View, method
+from expunge.methods.api import LossInputs, method
 from expunge.methods.dpo import PAIRS, dpo, reward
 
 
@@ -36,6 +36,6 @@ class AltPO:
         if not 0 < self.beta < float("inf"):
             raise ValueError("beta must be a number > 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """DPO's loss with the alternates preferred."""
         return dpo(reward(view, "alternate"), reward(view, "forget"), beta=self.beta)

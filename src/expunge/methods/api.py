@@ -18,15 +18,15 @@ from expunge.core.errors import ConfigError
 from expunge.core.registry import Registry
 
 
-class Serve(enum.Enum):
+class Quantity(enum.Enum):
     """What the loop serves for one side. Each costs more than the one before."""
 
     LOGPS = "logps"  # log-probability of each answer token
-    LOGITS = "logits"  # the whole distribution at each answer token; read by `Side.per_token` it is not kept
+    LOGITS = "logits"  # the whole distribution at each answer token; read by `SideOutputs.per_token` it is not kept
     HIDDEN = "hidden"  # the output of one layer at each position; the layers above it and the LM head are not run
 
 
-class Positions(enum.Enum):
+class ScoredPositions(enum.Enum):
     """Which positions of a row are served."""
 
     ANSWER = "answer"  # those that predict an answer token or its EOS
@@ -35,7 +35,7 @@ class Positions(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """Sides and quantities a loss reads. `*_ref` come from the reference: the model as it was before unlearning.
     `*_teacher` come from another model, which the method's registration names.
 
@@ -43,23 +43,23 @@ class Needs:
     output HIDDEN serves, by its name in the model (`model.layers.7`).
     """
 
-    forget: Serve | None = None
-    forget_ref: Serve | None = None
-    alternate: Serve | None = None
-    alternate_ref: Serve | None = None
-    retain: Serve | None = None
-    retain_ref: Serve | None = None
-    forget_teacher: Serve | None = None
-    retain_teacher: Serve | None = None
-    forget_positions: Positions = Positions.ANSWER
-    retain_positions: Positions = Positions.ANSWER
+    forget: Quantity | None = None
+    forget_ref: Quantity | None = None
+    alternate: Quantity | None = None
+    alternate_ref: Quantity | None = None
+    retain: Quantity | None = None
+    retain_ref: Quantity | None = None
+    forget_teacher: Quantity | None = None
+    retain_teacher: Quantity | None = None
+    forget_positions: ScoredPositions = ScoredPositions.ANSWER
+    retain_positions: ScoredPositions = ScoredPositions.ANSWER
     layer: str | None = None
 
 
 PerToken = Callable[..., Tensor]  # (logits_CV, *what stands beside) -> one value for each of C positions
 
 
-class Logits(Protocol):
+class LazyLogits(Protocol):
     """Logits of N positions that are not computed yet. vocabulary: V."""
 
     @property
@@ -79,15 +79,16 @@ class Logits(Protocol):
 
 
 @dataclass(frozen=True)
-class Side:
+class SideOutputs:
     """What a model says about the N scored positions of B rows.
 
     logps_N: log-probability of the token that stands there, in nats. row_N: its row, 0..B-1. token_N: its id.
-    logits_NV: served only for `Serve.LOGITS`; a loss that needs one number of each position takes it by `per_token`.
-    hidden_ND: served only for `Serve.HIDDEN`, and then logps_N is empty. labelled_N: served only for `Positions.ALL`:
-    whether the token that follows a position is scored. The positions of a row lie together and in order.
+    logits_NV: served only for `Quantity.LOGITS`; a loss that needs one number of each position takes it by `per_token`.
+    hidden_ND: served only for `Quantity.HIDDEN`, and then logps_N is empty. labelled_N: served only for
+    `ScoredPositions.ALL`: whether the token that follows a position is scored. The positions of a row lie together and
+    in order.
 
-    The loop may give logps_N and logits_NV (then as `Logits`) as functions, which are called at the first read.
+    The loop may give logps_N and logits_NV (then as `LazyLogits`) as functions, which are called at the first read.
     """
 
     logps_N: Tensor
@@ -112,7 +113,7 @@ class Side:
         given = _given_logits(self)
         return given.shape[-1] if isinstance(given, Tensor) else given.vocabulary
 
-    def per_token(self, fn: PerToken, *beside: Side | Tensor) -> Tensor:
+    def per_token(self, fn: PerToken, *beside: SideOutputs | Tensor) -> Tensor:
         """`fn(logits_CV, *beside)`, one value for each of some C positions, for all of them: shape (N,).
 
         beside: what else `fn` reads: tensors of N entries, of which it gets the C, and sides, of which it gets the
@@ -120,7 +121,7 @@ class Side:
         called several times for the same positions: no [N, V] tensor is kept unless the logits are there already.
         """
         mine = _given_logits(self)
-        others = [_reader(b) for b in beside]
+        others = [_constant_reader(b) for b in beside]
         if isinstance(mine, Tensor):
             return fn(mine, *(read(slice(None)) for read in others))
         return mine.per_token(fn, others)
@@ -131,7 +132,7 @@ class Side:
         return -(self.logps_N if self.labelled_N is None else self.logps_N[self.labelled_N]).mean()
 
 
-class _Given:
+class _LazyField:
     """A field that may be given as a function: it is called when the field is first read, and what it gave is kept.
 
     Gradients are recorded if they were when the field was given: the first read may be one that wants none.
@@ -140,33 +141,33 @@ class _Given:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, side: Side, owner: type[Side]) -> Any:
+    def __get__(self, side: SideOutputs, owner: type[SideOutputs]) -> Any:
         value = side.__dict__[self._name]
         if callable(value):
             with torch.set_grad_enabled(side.__dict__["with_gradient"]):
                 value = side.__dict__[self._name] = value()
         return value
 
-    def __set__(self, side: Side, value: Any) -> None:
+    def __set__(self, side: SideOutputs, value: Any) -> None:
         side.__dict__[self._name] = value
         side.__dict__["with_gradient"] = torch.is_grad_enabled()
 
 
 for _name in ("logps_N", "logits_NV"):
-    setattr(Side, _name, _Given(_name))
+    setattr(SideOutputs, _name, _LazyField(_name))
 
 
-def _given_logits(side: Side) -> Tensor | Logits:
+def _given_logits(side: SideOutputs) -> Tensor | LazyLogits:
     """The logits as they were given: not computed for the asking."""
-    given: Tensor | Logits | None = side.__dict__["logits_NV"]
+    given: Tensor | LazyLogits | None = side.__dict__["logits_NV"]
     if given is None:
         raise ValueError("this loss reads logits, which were not served")
     return given
 
 
-def _reader(beside: Side | Tensor) -> Callable[[slice], Tensor]:
+def _constant_reader(beside: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
     """Reads some positions' share, as a constant."""
-    given = _given_logits(beside) if isinstance(beside, Side) else beside
+    given = _given_logits(beside) if isinstance(beside, SideOutputs) else beside
     if isinstance(given, Tensor):
         fixed = given.detach()
         return lambda at: fixed[at]
@@ -174,21 +175,21 @@ def _reader(beside: Side | Tensor) -> Callable[[slice], Tensor]:
 
 
 @dataclass(frozen=True)
-class View:
+class LossInputs:
     """All a loss may see of one step.
 
     memory: what a method keeps from step to step of one run. Before each step the loop puts `memory["epoch"]` there:
     how many passes over the forget rows are done (0, 1, ...; a fraction is cut off).
     """
 
-    forget: Side | None = None
-    forget_ref: Side | None = None
-    alternate: Side | None = None
-    alternate_ref: Side | None = None
-    retain: Side | None = None
-    retain_ref: Side | None = None
-    forget_teacher: Side | None = None
-    retain_teacher: Side | None = None
+    forget: SideOutputs | None = None
+    forget_ref: SideOutputs | None = None
+    alternate: SideOutputs | None = None
+    alternate_ref: SideOutputs | None = None
+    retain: SideOutputs | None = None
+    retain_ref: SideOutputs | None = None
+    forget_teacher: SideOutputs | None = None
+    retain_teacher: SideOutputs | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -201,7 +202,7 @@ class ForgetLoss(Protocol):
     starts from noised weights says how by `noise(seed)`, an edit.
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """Scalar; what is minimised on the forget rows."""
         ...
 
@@ -210,7 +211,7 @@ Teacher = Literal["", "reinforced", "start"]
 
 
 @dataclass(frozen=True)
-class Spec:
+class MethodSpec:
     """A registered method: its class, its needs and its defaults for the shared weights.
 
     teacher: the other model it learns from, if any. "reinforced": the model before unlearning, trained further on the
@@ -220,7 +221,7 @@ class Spec:
     name: str
     revision: int
     cls: type[Any]
-    needs: Needs
+    needs: Requirements
     paper: str
     gamma: float
     alpha: float
@@ -234,7 +235,7 @@ class Spec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: Registry[Spec] = Registry("method", lambda spec: spec.cls)
+_REGISTRY: Registry[MethodSpec] = Registry("method", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
@@ -242,7 +243,7 @@ def method(
     name: str,
     *,
     revision: int,
-    needs: Needs,
+    needs: Requirements,
     paper: str,
     gamma: float = 1.0,
     alpha: float = 1.0,
@@ -260,25 +261,25 @@ def method(
                 f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
                 "under @method"
             )
-        made = Spec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
+        made = MethodSpec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
         _REGISTRY.add(made, aliases)
         return cls
 
     return register
 
 
-def registry() -> Mapping[str, Spec]:
+def registry() -> Mapping[str, MethodSpec]:
     """All methods by name."""
     return _REGISTRY.all()
 
 
-def find(name: str, where: str = "trainer") -> Spec:
+def find(name: str, where: str = "trainer") -> MethodSpec:
     """The method of a name or alias. Raises ConfigError with the nearest right name."""
     return _REGISTRY.find(name, where)
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossOutput:
     """A step's loss: the total to differentiate, and its unweighted parts for the log."""
 
     total: Tensor

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import log_probs, ranks, served, tokens, wide
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import log_probs, ranks, require, tokens, wide
 
 
 @method(
-    "CEU", revision=1, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2503.01224", alpha=0.0, aliases=("CE-U", "CE_U")
+    "CEU",
+    revision=1,
+    needs=Requirements(forget=Quantity.LOGITS),
+    paper="arXiv:2503.01224",
+    alpha=0.0,
+    aliases=("CE-U", "CE_U"),
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +41,9 @@ class CEU:
         if self.ignore_first_n_answer_tokens < 0:
             raise ValueError("ignore_first_n_answer_tokens must be a whole number >= 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """CE-U over the forget tokens that are not left out; 0 if all of them are."""
-        side = served(view.forget, "forget")
+        side = require(view.forget, "forget")
         loss_N = side.per_token(without_the_token, tokens(side))
         kept_N = (ranks(side) >= self.ignore_first_n_answer_tokens).to(loss_N.dtype)
         return (loss_N * kept_N).sum() / kept_N.sum().clamp(min=1)

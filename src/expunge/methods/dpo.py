@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
-PAIRS = Needs(forget=Serve.LOGPS, forget_ref=Serve.LOGPS, alternate=Serve.LOGPS, alternate_ref=Serve.LOGPS)
+PAIRS = Requirements(
+    forget=Quantity.LOGPS, forget_ref=Quantity.LOGPS, alternate=Quantity.LOGPS, alternate_ref=Quantity.LOGPS
+)
 
 
 @method("DPO", revision=1, needs=PAIRS, paper="arXiv:2305.18290", aliases=("IdkDPO",))
@@ -35,14 +37,14 @@ class DPO:
         if not 0 < self.beta < float("inf"):
             raise ValueError("beta must be a number > 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The DPO loss over the batch's pairs."""
         return dpo(reward(view, "alternate"), reward(view, "forget"), beta=self.beta)
 
 
-def reward(view: View, side: str) -> Tensor:
+def reward(view: LossInputs, side: str) -> Tensor:
     """log p - log p_ref of each whole answer of a side, shape (B,), in nats."""
-    now, ref = served(getattr(view, side), side), served(getattr(view, f"{side}_ref"), f"{side}_ref")
+    now, ref = require(getattr(view, side), side), require(getattr(view, f"{side}_ref"), f"{side}_ref")
     return now.row_sums(now.logps_N) - ref.row_sums(ref.logps_N)
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
 
 
 @method(
     "finetune",
     revision=1,
-    needs=Needs(retain=Serve.LOGPS),
+    needs=Requirements(retain=Quantity.LOGPS),
     paper="maximum likelihood",
     aliases=("full", "retain", "retrain"),
 )
@@ -26,6 +26,6 @@ class Finetune:
     Try: expunge train experiment=finetune/tofu/default task_name=full
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """Fine-tuning has no forget term; the loop never asks for one."""
         raise NotImplementedError("finetune has no forget term")

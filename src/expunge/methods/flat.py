@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, Side, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, SideOutputs, method
+from expunge.methods.terms import require
 
 Divergence = Literal["TV", "KL", "JS", "Pearson"]
 
@@ -18,7 +18,7 @@ Divergence = Literal["TV", "KL", "JS", "Pearson"]
 @method(
     "FLAT",
     revision=1,
-    needs=Needs(forget=Serve.LOGPS, alternate=Serve.LOGPS),
+    needs=Requirements(forget=Quantity.LOGPS, alternate=Quantity.LOGPS),
     paper="arXiv:2410.11143",
     alpha=0.0,
 )
@@ -49,14 +49,14 @@ class FLAT:
 
     divergence: Divergence = "TV"
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The negative variational bound over the batch's pairs."""
-        alternate, forget = served(view.alternate, "alternate"), served(view.forget, "forget")
+        alternate, forget = require(view.alternate, "alternate"), require(view.forget, "forget")
         reached, conjugate = bound(mean_probability(alternate), mean_probability(forget), self.divergence)
         return conjugate.mean() - reached.mean()
 
 
-def mean_probability(side: Side) -> Tensor:
+def mean_probability(side: SideOutputs) -> Tensor:
     """The mean over each answer's tokens of their probability, shape (B,)."""
     return side.row_means(side.logps_N.exp())
 

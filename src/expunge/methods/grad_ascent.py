@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
 @method(
     "GradAscent",
     revision=1,
-    needs=Needs(forget=Serve.LOGPS),
+    needs=Requirements(forget=Quantity.LOGPS),
     paper="arXiv:2210.01504",
     retain_loss_type=None,
     aliases=("ascent",),
@@ -28,6 +28,6 @@ class GradAscent:
     Try: expunge run study=quickstart
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """-NLL_f: the mean log-probability of the forget tokens."""
-        return -served(view.forget, "forget").nll
+        return -require(view.forget, "forget").nll

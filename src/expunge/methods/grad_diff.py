@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
 @method(
     "GradDiff",
     revision=1,
-    needs=Needs(forget=Serve.LOGPS),
+    needs=Requirements(forget=Quantity.LOGPS),
     paper="arXiv:2203.12817",
     aliases=("difference",),
 )
@@ -27,6 +27,6 @@ class GradDiff:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=GradDiff trainer.method_args.retain_loss_type=KL
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """-NLL_f: the mean log-probability of the forget tokens."""
-        return -served(view.forget, "forget").nll
+        return -require(view.forget, "forget").nll

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
 @method(
     "IdkNLL",
     revision=1,
-    needs=Needs(alternate=Serve.LOGPS),
+    needs=Requirements(alternate=Quantity.LOGPS),
     paper="arXiv:2401.06121",
     gamma=0.5,
     alpha=0.5,
@@ -32,6 +32,6 @@ class IdkNLL:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=IdkNLL
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The token-mean negative log-likelihood of the alternate answers."""
-        return served(view.alternate, "alternate").nll
+        return require(view.alternate, "alternate").nll

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import log_probs, served, tokens
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import log_probs, require, tokens
 
 
-@method("IHL", revision=1, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2408.06621")
+@method("IHL", revision=1, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2408.06621")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class IHL:
@@ -26,9 +26,9 @@ class IHL:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=IHL
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The inverted hinge, averaged over the forget tokens."""
-        side = served(view.forget, "forget")
+        side = require(view.forget, "forget")
         return side.per_token(inverted_hinge, tokens(side)).mean()
 
 

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
-@method("JensUn", revision=1, needs=Needs(alternate=Serve.LOGPS), paper="arXiv:2509.02820", retain_loss_type="JSD")
+@method(
+    "JensUn", revision=1, needs=Requirements(alternate=Quantity.LOGPS), paper="arXiv:2509.02820", retain_loss_type="JSD"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class JensUn:
@@ -30,9 +32,9 @@ class JensUn:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=JensUn trainer.method_args.gamma=2
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The mean divergence from the alternate answers' tokens."""
-        return jsd_to_token(served(view.alternate, "alternate").logps_N).mean()
+        return jsd_to_token(require(view.alternate, "alternate").logps_N).mean()
 
 
 def jsd_to_token(logp: Tensor) -> Tensor:

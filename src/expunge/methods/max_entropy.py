@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import log_probs, served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import log_probs, require
 
 
 @method(
     "ME",
     revision=1,
-    needs=Needs(forget=Serve.LOGITS),
+    needs=Requirements(forget=Quantity.LOGITS),
     paper="arXiv:2410.08109",
     gamma=0.1,
     aliases=("MaxEntropy", "ME+GD"),
@@ -33,9 +33,9 @@ class MaxEntropy:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME trainer.method_args.gamma=0.2
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """KL(p || uniform), averaged over the forget tokens."""
-        return served(view.forget, "forget").per_token(kl_to_uniform).mean()
+        return require(view.forget, "forget").per_token(kl_to_uniform).mean()
 
 
 def kl_to_uniform(logits_NV: Tensor) -> Tensor:

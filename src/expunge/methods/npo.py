@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
 @method(
     "NPO",
     revision=1,
-    needs=Needs(forget=Serve.LOGPS, forget_ref=Serve.LOGPS),
+    needs=Requirements(forget=Quantity.LOGPS, forget_ref=Quantity.LOGPS),
     paper="arXiv:2404.05868",
 )
 @strict
@@ -39,9 +39,9 @@ class NPO:
         if not 0 < self.beta < float("inf"):
             raise ValueError("beta must be a number > 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The NPO loss over the batch's forget rows, or tokens."""
-        now, ref = served(view.forget, "forget"), served(view.forget_ref, "forget_ref")
+        now, ref = require(view.forget, "forget"), require(view.forget_ref, "forget_ref")
         if self.level == "token":
             return npo(now.logps_N, ref.logps_N, beta=self.beta)
         return npo(now.row_sums(now.logps_N), ref.row_sums(ref.logps_N), beta=self.beta)

@@ -25,15 +25,24 @@ from torch import Tensor
 
 from expunge.core.decode import decode, field_names, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.methods.api import Needs, Positions, Serve, Side, Spec, Terms, View, find
-from expunge.methods.terms import hidden, log_probs, served
+from expunge.methods.api import (
+    LossInputs,
+    LossOutput,
+    MethodSpec,
+    Quantity,
+    Requirements,
+    ScoredPositions,
+    SideOutputs,
+    find,
+)
+from expunge.methods.terms import hidden, log_probs, require
 
 SHARED = ("gamma", "alpha", "retain_loss_type", "nll_weight", "compat")
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class TermWeights:
     """The weights and the retain loss every method shares."""
 
     gamma: float = 1.0
@@ -54,31 +63,31 @@ class Weights:
 class Objective:
     """A method with its settings: what the loop asks for each step, and the loss it then calls."""
 
-    spec: Spec
+    spec: MethodSpec
     method: Any
-    weights: Weights
+    weights: TermWeights
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Requirements:
         """The method's own needs, and those of the retain loss if its weight is not zero, or moves."""
-        own: Needs = getattr(self.method, "needs", self.spec.needs)
+        own: Requirements = getattr(self.method, "needs", self.spec.needs)
         idle = self.weights.alpha == 0 and not hasattr(self.method, "total")
         if self.weights.retain_loss_type is None or idle:
             return own
         if self.weights.retain_loss_type == "NLL":
-            return dataclasses.replace(own, retain=own.retain or Serve.LOGPS)
+            return dataclasses.replace(own, retain=own.retain or Quantity.LOGPS)
         if self.weights.retain_loss_type == "EMBED_DIFF":
             return dataclasses.replace(
-                own, retain=Serve.HIDDEN, retain_ref=Serve.HIDDEN, retain_positions=Positions.OWN
+                own, retain=Quantity.HIDDEN, retain_ref=Quantity.HIDDEN, retain_positions=ScoredPositions.OWN
             )
         if self.weights.retain_loss_type == "TEACHER_KL":
-            return dataclasses.replace(own, retain=Serve.LOGITS, retain_teacher=Serve.LOGITS)
+            return dataclasses.replace(own, retain=Quantity.LOGITS, retain_teacher=Quantity.LOGITS)
         every = self.weights.compat == "openunlearning" and self.weights.retain_loss_type == "KL"
         return dataclasses.replace(
             own,
-            retain=Serve.LOGITS,
-            retain_ref=Serve.LOGITS,
-            retain_positions=Positions.ALL if every else own.retain_positions,
+            retain=Quantity.LOGITS,
+            retain_ref=Quantity.LOGITS,
+            retain_positions=ScoredPositions.ALL if every else own.retain_positions,
         )
 
     @property
@@ -96,7 +105,7 @@ class Objective:
         """Whether there is a forget term: fine-tuning has none."""
         return self.needs.forget is not None or self.needs.alternate is not None
 
-    def __call__(self, view: View) -> Terms:
+    def __call__(self, view: LossInputs) -> LossOutput:
         """The step's loss: `total = gamma * forget + alpha * retain`."""
         parts: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
@@ -109,9 +118,9 @@ class Objective:
         if hasattr(self.method, "total"):
             weighted = [self.method.total(parts["forget"], parts.get("retain"), self.weights, view.memory)]
         if self.weights.nll_weight:
-            parts["retain_nll"] = served(view.retain, "retain").nll
+            parts["retain_nll"] = require(view.retain, "retain").nll
             weighted.append(self.weights.nll_weight * parts["retain_nll"])
-        return Terms(total=torch.stack(weighted).sum(), parts=parts)
+        return LossOutput(total=torch.stack(weighted).sum(), parts=parts)
 
     def _one_number(self, loss: Any) -> Tensor:
         """What a method's `forget_loss` gave. Raises ConfigError unless it is a scalar: methods come from users too."""
@@ -121,14 +130,14 @@ class Objective:
         raise ConfigError(f"method {self.spec.name}: forget_loss gave {given}, and a loss is one number: a 0-d tensor")
 
 
-def retain_loss(weights: Weights, view: View) -> Tensor:
+def retain_loss(weights: TermWeights, view: LossInputs) -> Tensor:
     """The retain term of one step, a scalar."""
-    model = served(view.retain, "retain")
+    model = require(view.retain, "retain")
     if weights.retain_loss_type in (None, "NLL"):
         return model.nll
     if weights.retain_loss_type == "TEACHER_KL":
-        return kl_to_reference(served(view.retain_teacher, "retain_teacher"), model)
-    reference = served(view.retain_ref, "retain_ref")
+        return kl_to_reference(require(view.retain_teacher, "retain_teacher"), model)
+    reference = require(view.retain_ref, "retain_ref")
     if weights.retain_loss_type == "KL":
         return kl_to_reference(reference, model)
     if weights.retain_loss_type == "JSD":
@@ -136,7 +145,7 @@ def retain_loss(weights: Weights, view: View) -> Tensor:
     return embed_diff(model, hidden(reference), compat=weights.compat)
 
 
-def jsd_to_reference(reference: Side, model: Side) -> Tensor:
+def jsd_to_reference(reference: SideOutputs, model: SideOutputs) -> Tensor:
     """Mean over the served positions of the Jensen-Shannon divergence of reference and model, in nats (0 to ln 2)."""
     return model.per_token(_jsd, reference).mean()
 
@@ -149,7 +158,7 @@ def _jsd(now_NV: Tensor, ref_NV: Tensor) -> Tensor:
     return (left + right) / 2
 
 
-def embed_diff(model: Side, target_ND: Tensor, *, compat: str = "paper") -> Tensor:
+def embed_diff(model: SideOutputs, target_ND: Tensor, *, compat: str = "paper") -> Tensor:
     """Mean over rows of the mean over a row's served positions of ||h - target||^2 / D.
 
     `compat=openunlearning` multiplies two batch means instead: (mean of the rows' sums) x (mean of 1/n_row).
@@ -160,7 +169,7 @@ def embed_diff(model: Side, target_ND: Tensor, *, compat: str = "paper") -> Tens
     return model.row_means(square_N).mean()
 
 
-def kl_to_reference(reference: Side, model: Side) -> Tensor:
+def kl_to_reference(reference: SideOutputs, model: SideOutputs) -> Tensor:
     """Mean over the served positions of KL(reference || model) = sum_v p_ref (log p_ref - log p), in nats."""
     return model.per_token(_kl, reference).mean()
 
@@ -184,7 +193,7 @@ def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = 
     base = {"gamma": spec.gamma, "alpha": spec.alpha, "retain_loss_type": spec.retain_loss_type}
     if spec.retain_loss_type is None:
         base["alpha"] = 0.0
-    weights = decode(Weights, base | {k: given[k] for k in shared if k in given}, where=f"{where}.method_args")
+    weights = decode(TermWeights, base | {k: given[k] for k in shared if k in given}, where=f"{where}.method_args")
     mine = decode(spec.cls, {k: v for k, v in given.items() if k in own}, where=f"{where}.method_args")
     made = Objective(spec=spec, method=mine, weights=weights)
     if weights.retain_loss_type == "EMBED_DIFF" and made.needs.layer is None:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Positions, Serve, View, method
-from expunge.methods.objective import Weights
-from expunge.methods.terms import served, wide
+from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
+from expunge.methods.objective import TermWeights
+from expunge.methods.terms import require, wide
 
 
-@method("PDU", revision=2, needs=Needs(forget=Serve.LOGITS), paper="arXiv:2506.05314")
+@method("PDU", revision=2, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2506.05314")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PDU:
@@ -54,16 +54,16 @@ class PDU:
             raise ValueError("dual_step_size must be a number > 0")
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Requirements:
         """The forget tokens' distributions: where they are predicted, or one position too late."""
-        where = Positions.OWN if self.compat == "openunlearning" else Positions.ANSWER
-        return Needs(forget=Serve.LOGITS, forget_positions=where)
+        where = ScoredPositions.OWN if self.compat == "openunlearning" else ScoredPositions.ANSWER
+        return Requirements(forget=Quantity.LOGITS, forget_positions=where)
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The squared logit margin, averaged over the forget tokens."""
-        return served(view.forget, "forget").per_token(margin).square().mean()
+        return require(view.forget, "forget").per_token(margin).square().mean()
 
-    def total(self, forget: Tensor, retain: Tensor | None, weights: Weights, memory: dict[str, Any]) -> Tensor:
+    def total(self, forget: Tensor, retain: Tensor | None, weights: TermWeights, memory: dict[str, Any]) -> Tensor:
         """gamma F + lambda (R - eps). A call with gradients on counts as a step of the dual variable."""
         if retain is None:
             return weights.gamma * forget

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Positions, Serve, View, method
+from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
 from expunge.methods.objective import embed_diff
-from expunge.methods.terms import hidden, served
+from expunge.methods.terms import hidden, require
 
 
 @method(
     "RMU",
     revision=1,
-    needs=Needs(forget=Serve.HIDDEN, forget_positions=Positions.OWN),
+    needs=Requirements(forget=Quantity.HIDDEN, forget_positions=ScoredPositions.OWN),
     paper="arXiv:2403.03218",
     retain_loss_type="EMBED_DIFF",
 )
@@ -71,20 +71,22 @@ class RMU:
         return self.module_regex.replace("\\", "")
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Requirements:
         """The layer's output at the forget tokens' own positions; the reference's too if the length adapts to it."""
-        ref = Serve.HIDDEN if self.adaptive else None
-        return Needs(forget=Serve.HIDDEN, forget_ref=ref, forget_positions=Positions.OWN, layer=self.layer)
+        ref = Quantity.HIDDEN if self.adaptive else None
+        return Requirements(
+            forget=Quantity.HIDDEN, forget_ref=ref, forget_positions=ScoredPositions.OWN, layer=self.layer
+        )
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """Mean squared distance of the forget rows' activations from the control vector."""
-        side = served(view.forget, "forget")
+        side = require(view.forget, "forget")
         h_ND = hidden(side)
         if "control" not in view.memory:
             view.memory["control"] = control_vector(h_ND.shape[1], self.control_seed)
         target = self.steering_coeff * view.memory["control"].to(h_ND)
         if self.adaptive:
-            ref = served(view.forget_ref, "forget_ref")
+            ref = require(view.forget_ref, "forget_ref")
             target = side.row_means(hidden(ref).to(h_ND).norm(dim=-1))[side.row_N, None] * target
         return embed_diff(side, target, compat=self.compat)
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
-@method("SatImp", revision=1, needs=Needs(forget=Serve.LOGPS), paper="arXiv:2505.11953", gamma=1.0, alpha=0.1)
+@method("SatImp", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2505.11953", gamma=1.0, alpha=0.1)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SatImp:
@@ -38,9 +38,9 @@ class SatImp:
             if not 0 <= getattr(self, key) < float("inf"):
                 raise ValueError(f"{key} must be a number >= 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The weighted mean log-probability of the forget tokens."""
-        logps_N = served(view.forget, "forget").logps_N
+        logps_N = require(view.forget, "forget").logps_N
         fixed_N = logps_N.detach()
         weight_N = (self.beta1 * fixed_N).exp() * (-torch.expm1(fixed_N)).clamp(min=0) ** self.beta2
         return (weight_N * logps_N).mean()

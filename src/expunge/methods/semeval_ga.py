@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
 @method(
     "SemEvalGA",
     revision=1,
-    needs=Needs(forget=Serve.LOGPS),
+    needs=Requirements(forget=Quantity.LOGPS),
     paper="a participant's pipeline in SemEval-2025 task 4",
     gamma=0.5,
     alpha=1.0,
@@ -38,7 +38,7 @@ class SemEvalGA:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=SemEvalGA trainer.method_args.nll_weight=0.5
     """
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """Minus the mean over rows of each answer's mean negative log-likelihood."""
-        side = served(view.forget, "forget")
+        side = require(view.forget, "forget")
         return side.row_means(side.logps_N).mean()

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
-@method("SimNPO", revision=1, needs=Needs(forget=Serve.LOGPS), paper="arXiv:2410.07163", gamma=0.125)
+@method("SimNPO", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2410.07163", gamma=0.125)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SimNPO:
@@ -37,9 +37,9 @@ class SimNPO:
         if not 0 <= self.delta < float("inf"):
             raise ValueError("delta must be a number >= 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The SimNPO loss over the batch's forget rows."""
-        now = served(view.forget, "forget")
+        now = require(view.forget, "forget")
         return simnpo(now.row_means(now.logps_N), beta=self.beta, delta=self.delta)
 
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Positions, Serve, Side, View, method
-from expunge.methods.terms import log_probs, served, tokens, wide
+from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
+from expunge.methods.terms import log_probs, require, tokens, wide
 
 
 @method(
     "UNDIAL",
     revision=1,
-    needs=Needs(forget=Serve.LOGITS, forget_ref=Serve.LOGITS),
+    needs=Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS),
     paper="arXiv:2402.10052",
     alpha=0.0,
 )
@@ -45,21 +45,21 @@ class UNDIAL:
             raise ValueError("beta must be a number >= 0")
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Requirements:
         """Both models' distributions on the forget rows."""
-        where = Positions.ALL if self.compat == "openunlearning" else Positions.ANSWER
-        return Needs(forget=Serve.LOGITS, forget_ref=Serve.LOGITS, forget_positions=where)
+        where = ScoredPositions.ALL if self.compat == "openunlearning" else ScoredPositions.ANSWER
+        return Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_positions=where)
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The cross-entropy to the adjusted reference."""
-        now, ref = served(view.forget, "forget"), served(view.forget_ref, "forget_ref")
+        now, ref = require(view.forget, "forget"), require(view.forget_ref, "forget_ref")
         if self.compat == "paper":
             return distil(now, ref, tokens(now), beta=self.beta).mean()
         penalised, counted = padded_targets(now)
         return distil(now, ref, penalised, beta=self.beta)[counted].mean()
 
 
-def distil(now: Side, ref: Side, token_N: Tensor, *, beta: float) -> Tensor:
+def distil(now: SideOutputs, ref: SideOutputs, token_N: Tensor, *, beta: float) -> Tensor:
     """Cross-entropy at each position against the reference with `token_N` lowered by beta: shape (N,), in nats."""
 
     def cross_entropy(now_NV: Tensor, ref_NV: Tensor, token_N: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def distil(now: Side, ref: Side, token_N: Tensor, *, beta: float) -> Tensor:
     return now.per_token(cross_entropy, ref, token_N)
 
 
-def padded_targets(side: Side) -> tuple[Tensor, Tensor]:
+def padded_targets(side: SideOutputs) -> tuple[Tensor, Tensor]:
     """OpenUnlearning's targets over a padded batch: the token penalised at each position, and which positions count.
 
     An unscored next token has the label -100, which is read as the vocabulary's hundredth entry from the end. A row's

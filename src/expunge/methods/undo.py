@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.edits.noise import Noise
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.objective import kl_to_reference
-from expunge.methods.terms import served
+from expunge.methods.terms import require
+from expunge.methods.weight_edits.noise import Noise
 
 
 @method(
     "UNDO",
     revision=1,
-    needs=Needs(forget=Serve.LOGITS, forget_teacher=Serve.LOGITS),
+    needs=Requirements(forget=Quantity.LOGITS, forget_teacher=Quantity.LOGITS),
     paper="arXiv:2506.06278",
     retain_loss_type="TEACHER_KL",
     teacher="start",
@@ -54,7 +54,7 @@ class UNDO:
         """The edit that makes the student from the teacher."""
         return Noise(a=self.a, beta=self.beta, vectors=self.vectors, seed=seed)
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """KL from the teacher on the forget rows."""
-        teacher, now = served(view.forget_teacher, "forget_teacher"), served(view.forget, "forget")
+        teacher, now = require(view.forget_teacher, "forget_teacher"), require(view.forget, "forget")
         return kl_to_reference(teacher, now)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from expunge.core.decode import strict
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import served
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import require
 
 
-@method("WGA", revision=1, needs=Needs(forget=Serve.LOGPS), paper="arXiv:2502.19301")
+@method("WGA", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2502.19301")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WGA:
@@ -31,8 +31,8 @@ class WGA:
         if not 0 <= self.beta < float("inf"):
             raise ValueError("beta must be a number >= 0")
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The weighted mean log-probability of the forget tokens."""
-        logps_N = served(view.forget, "forget").logps_N
+        logps_N = require(view.forget, "forget").logps_N
         weight_N = (self.beta * logps_N.detach()).exp()
         return (weight_N * logps_N).mean()

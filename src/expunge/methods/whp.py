@@ -11,14 +11,14 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.methods.api import Needs, Serve, View, method
-from expunge.methods.terms import log_probs, logits, served, wide
+from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.terms import log_probs, logits, require, wide
 
 
 @method(
     "WHP",
     revision=1,
-    needs=Needs(forget=Serve.LOGITS, forget_ref=Serve.LOGITS, forget_teacher=Serve.LOGITS),
+    needs=Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_teacher=Quantity.LOGITS),
     paper="arXiv:2310.02238",
     retain_loss_type=None,
     teacher="reinforced",
@@ -67,11 +67,11 @@ class WHP:
             given["learning_rate"] = self.reinforce_learning_rate
         return given
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """The cross-entropy to the generic target."""
-        now = served(view.forget, "forget")
+        now = require(view.forget, "forget")
         before, reinforced = (
-            logits(served(side, name)).detach()
+            logits(require(side, name)).detach()
             for side, name in ((view.forget_ref, "forget_ref"), (view.forget_teacher, "forget_teacher"))
         )
         target_NV = generic(before, reinforced, alpha=self.alpha)

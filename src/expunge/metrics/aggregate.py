@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Answers, Floats, TokenRecords
-from expunge.metrics.api import Inputs, Result, Score, missing
+from expunge.core.records import AnswerTokens, Floats, TokenRecords
+from expunge.metrics.api import MetricInputs, MetricResult, Score, missing
 
 Ids = npt.NDArray[np.int64]
 
@@ -29,7 +29,7 @@ CELLS = 4_000_000  # numbers drawn at once: bounds the memory of one step of a b
 
 def mean_over_rows(
     row_ids: Ids, values_R: Floats, per_row: Mapping[str, list[Score]], extra: Mapping[str, float] | None = None
-) -> Result:
+) -> MetricResult:
     """The mean of one value per row, with its interval.
 
     values_R: shape (R,), NaN where a row has no value. per_row: statistic -> R entries, stored beside the rows.
@@ -43,14 +43,14 @@ def mean_over_rows(
     counted = dict(extra or {}) | {"n_missing": float(len(values_R) - len(kept))}
     if not len(kept):
         said = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
-        return Result(math.nan, reason=said, per_row=rows, extra=counted)
+        return MetricResult(math.nan, reason=said, per_row=rows, extra=counted)
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are infinite, or whose sum is
         value = float(kept.mean())
         low, high = bootstrap_interval(kept) if len(kept) > 1 else (math.nan, math.nan)
     if math.isfinite(low) and math.isfinite(high):
         counted |= {"ci_low": low, "ci_high": high}
     reason = "some rows are inf and some -inf: they have no mean" if math.isnan(value) else None
-    return Result(value=value, reason=reason, per_row=rows, extra=counted)
+    return MetricResult(value=value, reason=reason, per_row=rows, extra=counted)
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float] | None:
@@ -91,12 +91,12 @@ def log_sum_of_answers(logs_RK: Floats) -> Floats:
     return sums
 
 
-def resolve(tokens: TokenRecords, name: str) -> list[Answers]:
+def resolve(tokens: TokenRecords, name: str) -> list[AnswerTokens]:
     """The answers a metric's token name stands for: the variant of that name, else all of `name_0`, `name_1`, ..."""
     return [tokens[name]] if name in tokens.by_variant else tokens.family(name)
 
 
-def answer_losses(inputs: Inputs) -> tuple[Ids, list[Floats]]:
+def answer_losses(inputs: MetricInputs) -> tuple[Ids, list[Floats]]:
     """Mean loss in nats per token of every answer the metric reads, aligned by row.
 
     Returns the R row ids that any of the answers has, ascending, and for each name in `metric.tokens` an array of
@@ -137,14 +137,14 @@ def log_floor(floor: float) -> float:
     return math.log(floor) if floor else -math.inf
 
 
-def needs_tokens(inputs: Inputs, n: int, what: str) -> None:
+def needs_tokens(inputs: MetricInputs, n: int, what: str) -> None:
     """Check how many token names a metric lists. Raises ConfigError."""
     if len(inputs.metric.tokens) != n:
         got = list(inputs.metric.tokens)
         raise ConfigError(f"metric {inputs.metric.name}: family {inputs.metric.family} reads tokens {what}, got {got}")
 
 
-def one_answer(inputs: Inputs) -> Answers:
+def one_answer(inputs: MetricInputs) -> AnswerTokens:
     """The tokens of the one answer a metric reads. Raises ConfigError where it names none, several, or a stem."""
     needs_tokens(inputs, 1, "(answer)")
     found = [] if inputs.tokens is None else resolve(inputs.tokens, inputs.metric.tokens[0])
@@ -167,6 +167,6 @@ def row_difference(what: str, mine: Collection[int], retain: Collection[int]) ->
     )
 
 
-def not_available(parent: str, result: Result) -> Result:
+def not_available(parent: str, result: MetricResult) -> MetricResult:
     """The result of a metric one of whose parents is missing."""
     return missing(f"needs {parent}, which is missing: {result.reason or 'its value is not a number'}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Statistic = Literal["kl", "top1"]
 COLUMNS = {"kl": "kl", "top1": "same_argmax"}
@@ -21,7 +21,7 @@ COLUMNS = {"kl": "kl", "top1": "same_argmax"}
     range="[0, inf) nats for kl, [0, 1] for top1",
     paper="none: the divergence that KL-regularised methods hold down, measured",
 )
-def agreement(inputs: Inputs, *, statistic: Statistic = "kl") -> Result:
+def agreement(inputs: MetricInputs, *, statistic: Statistic = "kl") -> MetricResult:
     """How much the model's predictions differ from those of the original model, at the tokens of an answer.
 
     Formula: kl = (1/n) sum_t KL(p_original(. | q, a_<t) || p_model(. | q, a_<t)) over the whole vocabulary;

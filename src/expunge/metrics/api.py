@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.core.records import RowNumbers, Text, TokenRecords
+from expunge.core.records import ExampleNumbers, GeneratedText, TokenRecords
 from expunge.core.registry import Registry
 
 Score = float | list[float]
 
 
 @dataclass(frozen=True)
-class Result:
+class MetricResult:
     """One metric of one model.
 
     value: the aggregate; NaN where it could not be computed, and then `reason` says why. per_row: row_id -> named
@@ -37,9 +37,9 @@ class Result:
         return [float(stats[statistic]) for stats in self.per_row.values()]  # type: ignore[arg-type]
 
 
-def missing(reason: str) -> Result:
+def missing(reason: str) -> MetricResult:
     """The result of a metric that cannot be computed."""
-    return Result(value=math.nan, reason=reason)
+    return MetricResult(value=math.nan, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class MetricInputs:
     """What a family's function is given: only what its metric declared.
 
     shadows: parent role -> that parent's results on the retain models, of all training seeds where a study has several
@@ -91,16 +91,16 @@ class Inputs:
 
     metric: Metric
     tokens: TokenRecords | None
-    texts: list[Text] | None
-    parents: Mapping[str, Result]
-    retain: Result | None
-    grads: RowNumbers | None = None
-    agreement: RowNumbers | None = None
-    shadows: Mapping[str, Sequence[Result]] = field(default_factory=dict)
+    texts: list[GeneratedText] | None
+    parents: Mapping[str, MetricResult]
+    retain: MetricResult | None
+    grads: ExampleNumbers | None = None
+    agreement: ExampleNumbers | None = None
+    shadows: Mapping[str, Sequence[MetricResult]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Family:
+class MetricFamily:
     """A registered family."""
 
     name: str
@@ -108,7 +108,7 @@ class Family:
     higher_is: str  # "more knowledge", "better forgetting", ...: what a larger value says
     range: str
     paper: str
-    compute: Callable[..., Result]
+    compute: Callable[..., MetricResult]
 
     @property
     def page(self) -> str:
@@ -116,26 +116,26 @@ class Family:
         return (self.compute.__doc__ or "").strip()
 
 
-_FAMILIES: Registry[Family] = Registry("metric family", lambda entry: entry.compute)
+_FAMILIES: Registry[MetricFamily] = Registry("metric family", lambda entry: entry.compute)
 
 
 def family(
     name: str, *, revision: int, higher_is: str, range: str, paper: str
-) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+) -> Callable[[Callable[..., MetricResult]], Callable[..., MetricResult]]:
     """Register `compute(inputs: Inputs, **args) -> Result` under a family name."""
 
-    def register(compute: Callable[..., Result]) -> Callable[..., Result]:
-        _FAMILIES.add(Family(name, revision, higher_is, range, paper, compute))
+    def register(compute: Callable[..., MetricResult]) -> Callable[..., MetricResult]:
+        _FAMILIES.add(MetricFamily(name, revision, higher_is, range, paper, compute))
         return compute
 
     return register
 
 
-def families() -> Mapping[str, Family]:
+def families() -> Mapping[str, MetricFamily]:
     """All families by name."""
     return _FAMILIES.all()
 
 
-def find_family(name: str) -> Family:
+def find_family(name: str) -> MetricFamily:
     """The family of a name. Raises ConfigError with the nearest right name."""
     return _FAMILIES.find(name)

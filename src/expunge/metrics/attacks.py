@@ -12,9 +12,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from expunge.core.records import Answers, Floats
+from expunge.core.records import AnswerTokens, Floats
 from expunge.metrics.aggregate import mean_over_rows, one_answer, row_difference
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary, where a model is certain: as in Min-K%++'s own code
@@ -27,7 +27,7 @@ LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary, where a model
     range="[0, inf) nats per token",
     paper="Yeom et al. 2018 (arXiv:1709.01604), the loss attack",
 )
-def loss_score(inputs: Inputs) -> Result:
+def loss_score(inputs: MetricInputs) -> MetricResult:
     """The mean loss of the answer's tokens: what was trained on has a low one.
 
     Formula: s = -(1/n) sum_t log p(a_t | q, a_<t), all n scored tokens, the one that ends the answer included.
@@ -47,7 +47,7 @@ def loss_score(inputs: Inputs) -> Result:
     range="[0, inf) nats per token and byte",
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
 )
-def zlib_score(inputs: Inputs) -> Result:
+def zlib_score(inputs: MetricInputs) -> MetricResult:
     """The mean loss against how well a plain compressor does: easy answers are not taken for known ones.
 
     Formula: s = loss_score / bytes of zlib(text), the text of the scored tokens without special ones.
@@ -68,7 +68,7 @@ def zlib_score(inputs: Inputs) -> Result:
     range="[0, inf) nats per token",
     paper="Min-K% Prob, Shi et al. 2023 (arXiv:2310.16789)",
 )
-def min_k_score(inputs: Inputs, *, k: Share = 0.4) -> Result:
+def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     """The mean loss of the least likely tokens: even a member's hardest words are not surprising.
 
     Formula: s = -mean of the m lowest log p(a_t), m = max(1, floor(k n)), over the n scored tokens without the last
@@ -90,7 +90,7 @@ def min_k_score(inputs: Inputs, *, k: Share = 0.4) -> Result:
     range="(-inf, inf), standard deviations",
     paper="Min-K%++, Zhang et al. 2024 (arXiv:2404.02936), equation 3",
 )
-def min_k_plus_plus_score(inputs: Inputs, *, k: Share = 0.4) -> Result:
+def min_k_plus_plus_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     """Min-K% of log-probabilities that are first set against all other tokens the model could have chosen.
 
     Formula: z_t = (log p(a_t) - mu_t) / sigma_t with mu_t = E_v[log p(v)] and sigma_t^2 = Var_v[log p(v)] over
@@ -113,7 +113,7 @@ def min_k_plus_plus_score(inputs: Inputs, *, k: Share = 0.4) -> Result:
     range="(-inf, inf) nats per token",
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
 )
-def reference_score(inputs: Inputs) -> Result:
+def reference_score(inputs: MetricInputs) -> MetricResult:
     """The loss against that of a model which has not seen the rows: what is easy for both is not taken for known.
 
     Formula: s = loss_score of this model - loss_score of the retain model, row by row.
@@ -139,11 +139,11 @@ def reference_score(inputs: Inputs) -> Result:
         return _scores(answer, answer.avg_loss() - reference_R)
 
 
-def _scores(answer: Answers, scores_R: Floats) -> Result:
+def _scores(answer: AnswerTokens, scores_R: Floats) -> MetricResult:
     return mean_over_rows(answer.row_ids, scores_R, {"score": scores_R.tolist()})
 
 
-def _lowest(answer: Answers, values_N: Floats, share: float) -> Floats:
+def _lowest(answer: AnswerTokens, values_N: Floats, share: float) -> Floats:
     """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
     means = [_mean_of_lowest(row, share) for row in answer.by_row(values_N)]
     return np.array(means, dtype=float)

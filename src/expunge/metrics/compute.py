@@ -11,16 +11,16 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.records import RowNumbers, Text, TokenRecords
+from expunge.core.records import ExampleNumbers, GeneratedText, TokenRecords
 from expunge.metrics.aggregate import resolve
-from expunge.metrics.api import Inputs, Metric, Result, find_family, missing
+from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family, missing
 
 Names = Mapping[str, tuple[str, ...]]
-Texts = Mapping[tuple[str, str], list[Text]]
+Texts = Mapping[tuple[str, str], list[GeneratedText]]
 
 
 @dataclass(frozen=True)
-class Requests:
+class RecordRequests:
     """What a list of metrics reads: rows -> token names, and rows -> names of the answers generations are held against.
 
     A token name is a variant ("answer") or a stem ("perturbed" for all of perturbed_0, perturbed_1, ...). Generations
@@ -39,7 +39,7 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Extra:
+class OptionalRecords:
     """Records of the kinds that most lists of metrics do not read.
 
     samples: like `texts` of `compute`. grads, agreement: rows -> answer -> numbers by row. kept: metric -> the rows its
@@ -47,13 +47,13 @@ class Extra:
     """
 
     samples: Texts = field(default_factory=dict)
-    grads: Mapping[str, Mapping[str, RowNumbers]] = field(default_factory=dict)
-    agreement: Mapping[str, Mapping[str, RowNumbers]] = field(default_factory=dict)
+    grads: Mapping[str, Mapping[str, ExampleNumbers]] = field(default_factory=dict)
+    agreement: Mapping[str, Mapping[str, ExampleNumbers]] = field(default_factory=dict)
     kept: Mapping[str, Collection[int]] = field(default_factory=dict)
-    shadows: Sequence[Mapping[str, Result]] = ()
+    shadows: Sequence[Mapping[str, MetricResult]] = ()
 
 
-def requests(metrics: Iterable[Metric]) -> Requests:
+def requests(metrics: Iterable[Metric]) -> RecordRequests:
     """The union of what the metrics read, each rows and name once, sorted."""
     wanted: dict[str, dict[str, set[str]]] = {}
 
@@ -75,16 +75,16 @@ def requests(metrics: Iterable[Metric]) -> Requests:
         if metric.agreement is not None:
             want("agreement", metric.rows, metric.agreement)
     plain = {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in wanted.items()}
-    return Requests(**({"tokens": {}, "texts": {}} | plain))
+    return RecordRequests(**({"tokens": {}, "texts": {}} | plain))
 
 
 def compute(
     metrics: Iterable[Metric],
     tokens: Mapping[str, TokenRecords],
     texts: Texts,
-    retain: Mapping[str, Result] | None = None,
-    extra: Extra | None = None,
-) -> dict[str, Result]:
+    retain: Mapping[str, MetricResult] | None = None,
+    extra: OptionalRecords | None = None,
+) -> dict[str, MetricResult]:
     """Compute every metric, parents before those that read them; the results stand in the metrics' given order.
 
     tokens: rows -> records. texts: (rows, name of the answer held against) -> generations. retain: results of the
@@ -92,12 +92,12 @@ def compute(
     cannot be right (unknown family, argument or parent, a cycle, a name twice) raises ConfigError.
     """
     listed = list(metrics)
-    more = extra or Extra()
+    more = extra or OptionalRecords()
     references = more.shadows or ((retain,) if retain else ())
-    done: dict[str, Result] = {}
+    done: dict[str, MetricResult] = {}
     for metric in in_order(listed):
         found = _records(metric, tokens, texts, more)
-        if isinstance(found, Inputs):
+        if isinstance(found, MetricInputs):
             shadows = {role: [of[name] for of in references if name in of] for role, name in metric.parents.items()}
             found = replace(
                 found,
@@ -182,13 +182,15 @@ def _check_value(where: str, hint: Any, value: Any) -> None:
         raise ConfigError(f"{where}: {value!r}: {problem}") from None
 
 
-def _records(metric: Metric, tokens: Mapping[str, TokenRecords], texts: Texts, extra: Extra) -> Inputs | Result:
+def _records(
+    metric: Metric, tokens: Mapping[str, TokenRecords], texts: Texts, extra: OptionalRecords
+) -> MetricInputs | MetricResult:
     """The records a metric is given, cut to the rows it keeps, or why it cannot be computed."""
-    empty = Inputs(metric, None, None, {}, None)
+    empty = MetricInputs(metric, None, None, {}, None)
     if metric.rows is None:
         return empty
     records: TokenRecords | None = None
-    generations: list[Text] | None = None
+    generations: list[GeneratedText] | None = None
     kept = extra.kept.get(metric.name) if metric.where else None
     if metric.where and not kept:
         return missing(f"no row of {metric.rows!r} is one of {dict(metric.where)!r}")
@@ -208,7 +210,7 @@ def _records(metric: Metric, tokens: Mapping[str, TokenRecords], texts: Texts, e
             generations = [t for t in generations if t.row_id in kept]
         if metric.similar and all(t.similarity is None for t in generations):
             return missing("no embedding model was named to measure similarity with (eval.embedder)")
-    numbers: list[RowNumbers | None] = []
+    numbers: list[ExampleNumbers | None] = []
     for answer, of, lacks in (
         (metric.grads, extra.grads, f"no gradients of the rows {metric.rows!r} were scored"),
         (metric.agreement, extra.agreement, "no original model was given to compare with"),

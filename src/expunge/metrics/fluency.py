@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Shape = Literal["distinct_1", "distinct_2", "repetition_4", "ended", "n_tokens", "empty"]
 SHAPES: tuple[str, ...] = get_args(Shape)
@@ -23,7 +23,7 @@ SHAPES: tuple[str, ...] = get_args(Shape)
     range="[0, 1]; [0, inf) for n_tokens",
     paper="distinct-n: Li et al. 2016 (arXiv:1510.03055); repetition: Welleck et al. 2019 (arXiv:1908.04319)",
 )
-def fluency(inputs: Inputs, *, statistic: Shape = "repetition_4") -> Result:
+def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> MetricResult:
     """Whether answers still look like answers: a ruined model repeats itself, says nothing, or never stops.
 
     Formula, over the words of one generation (split at blanks):
@@ -56,7 +56,7 @@ def fluency(inputs: Inputs, *, statistic: Shape = "repetition_4") -> Result:
     return mean_over_rows(np.array(list(by_row), dtype=np.int64), table[:, SHAPES.index(statistic)], columns, extra)
 
 
-def shape(text: Text) -> list[float]:
+def shape(text: GeneratedText) -> list[float]:
     """The six statistics of one generation, in the order of SHAPES."""
     if not text.n_new_tokens:  # nothing was said, which is neither fluent nor repetitive
         return [math.nan] * len(SHAPES)

@@ -11,7 +11,7 @@ from scipy.special import gammaln
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import RESAMPLES, SEED, not_available, row_difference
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Value = Literal["p", "ln_p", "ln_p_greater"]
 
@@ -23,7 +23,7 @@ Value = Literal["p", "ln_p", "ln_p_greater"]
     range="[0, 1] (a p-value; (-inf, 0] for its logs)",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def forget_quality(inputs: Inputs, *, value: Value = "p") -> Result:
+def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
     """The p-value of a two-sided Kolmogorov-Smirnov test: truth ratios of this model against the retain model's.
 
     Formula: D = max |F_model(x) - F_retain(x)| over the truth ratios of the forget rows (raw, not folded at 1); the
@@ -71,7 +71,7 @@ def forget_quality(inputs: Inputs, *, value: Value = "p") -> Result:
     ln_p = ln_p_two_sided(n, round(float(test.statistic) * n))
     ln_p_greater = ln_p_one_sided(n, round(float(greater.statistic) * n))
     low, high = ks_interval(x_n, y_n)
-    return Result(
+    return MetricResult(
         value={"p": float(test.pvalue), "ln_p": ln_p, "ln_p_greater": ln_p_greater}[value],
         extra={
             "ks_distance": float(test.statistic),
@@ -93,7 +93,7 @@ def ks_distance(x_n: Floats, y_m: Floats) -> float:
     return float(np.max(np.abs(gaps[0] - gaps[1])))
 
 
-def ks_between(one: Result, other: Result) -> float:
+def ks_between(one: MetricResult, other: MetricResult) -> float:
     """The KS distance between two models' truth ratios over the rows that both have; NaN if they share none."""
     if set(one.per_row) != set(other.per_row):
         return math.nan
@@ -137,7 +137,7 @@ def _ln_terms(n: int, k: Floats) -> Floats:
     return terms
 
 
-def _paired_scores(mine: Result, retain: Result) -> tuple[Floats, Floats]:
+def _paired_scores(mine: MetricResult, retain: MetricResult) -> tuple[Floats, Floats]:
     """Scores of the rows both sides have, in one order: ln R if both store it, else R (other projects' files)."""
     both = [*mine.per_row.values(), *retain.per_row.values()]
     statistic = "log_score" if all("log_score" in row for row in both) else "score"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Norm = Literal["tensor_mean", "l1", "l2", "linf"]
 
@@ -18,7 +18,7 @@ Norm = Literal["tensor_mean", "l1", "l2", "linf"]
     range="[0, inf) nats per token and unit of weight",
     paper="Wang et al. 2024, Pandora's White-Box (arXiv:2402.17012)",
 )
-def gradnorm_score(inputs: Inputs, *, norm: Norm = "tensor_mean") -> Result:
+def gradnorm_score(inputs: MetricInputs, *, norm: Norm = "tensor_mean") -> MetricResult:
     """The size of the loss gradient of one row: near a minimum that the row helped to make, it is small.
 
     Formula, with g = d/dtheta of the row's mean token loss (one row by itself, without the token that ends the answer,

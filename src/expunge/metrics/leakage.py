@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Floats, Text
+from expunge.core.records import Floats, GeneratedText
 from expunge.metrics.aggregate import mean_over_rows, not_available
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 from expunge.metrics.rouge import STATISTICS, rouge_scores
 
 Measure = Literal["rouge1_recall", "rougeL_recall", "rougeL_f1", "similarity"]
@@ -27,8 +27,8 @@ Threshold = Annotated[float, Field(ge=0.0, le=1.0)]
     paper="leak@k (arXiv:2511.04934)",
 )
 def leak_at_k(
-    inputs: Inputs, *, k: Count, statistic: Measure = "rougeL_recall", threshold: Threshold | None = None
-) -> Result:
+    inputs: MetricInputs, *, k: Count, statistic: Measure = "rougeL_recall", threshold: Threshold | None = None
+) -> MetricResult:
     """How good the best of k sampled answers is, on average: what one greedy answer hides may come on a second try.
 
     Formula, for a row whose n sampled answers score s_(1) <= ... <= s_(n), the mean of the best over all k-subsets:
@@ -74,7 +74,7 @@ def best_of(scores_n: Floats, k: int) -> float:
     return math.fsum(w * s for w, s in zip(weights, np.sort(scores_n).tolist(), strict=True))
 
 
-def _score(inputs: Inputs, text: Text, statistic: str) -> float:
+def _score(inputs: MetricInputs, text: GeneratedText, statistic: str) -> float:
     if statistic != "similarity":
         return float(rouge_scores(text)[STATISTICS.index(statistic)])
     if not inputs.metric.similar:
@@ -92,7 +92,7 @@ Value = Literal["prob", "score", "rougeL_recall", "rougeL_f1", "rouge1_recall", 
     range="that of its parents",
     paper="worst case over paraphrases and formats, as in JensUn (arXiv:2509.02820)",
 )
-def worst_case(inputs: Inputs, *, statistic: Value | None = None) -> Result:
+def worst_case(inputs: MetricInputs, *, statistic: Value | None = None) -> MetricResult:
     """For each row the largest of several metrics: one way to ask that works is enough for what was to be forgotten.
 
     Formula: w(x) = max over parents of the parent's value of row x; the value is the mean over rows. A row that a
@@ -126,9 +126,11 @@ def worst_case(inputs: Inputs, *, statistic: Value | None = None) -> Result:
     extra = {f"by_{role}": float(np.mean(by == i)) if len(by) else math.nan for i, role in enumerate(inputs.parents)}
     result = mean_over_rows(np.array(ids, dtype=np.int64), worst_R, {"score": worst_R.tolist()}, extra)
     top = max(float(np.nanmean(row)) if not np.isnan(row).all() else -math.inf for row in table)
-    return Result(result.value, result.reason, result.per_row, {**result.extra, "over_best_parent": result.value - top})
+    return MetricResult(
+        result.value, result.reason, result.per_row, {**result.extra, "over_best_parent": result.value - top}
+    )
 
 
-def _number(result: Result, row: int, name: str) -> float:
+def _number(result: MetricResult, row: int, name: str) -> float:
     value = result.per_row.get(row, {}).get(name, math.nan)
     return max(value) if isinstance(value, list) else float(value)

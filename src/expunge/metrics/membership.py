@@ -11,7 +11,7 @@ from pydantic import Field
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats, Ints
 from expunge.metrics.aggregate import CELLS, RESAMPLES, SEED, not_available
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Auc = Annotated[float, Field(ge=0.0, le=1.0)]
 SIDES = ("members", "others")
@@ -25,7 +25,7 @@ LOW_FPR = 0.01
     range="[0, 1]",
     paper="Carlini et al. 2022 (arXiv:2112.03570), for reading attacks at a low false positive rate",
 )
-def attack_auc(inputs: Inputs) -> Result:
+def attack_auc(inputs: MetricInputs) -> MetricResult:
     """How well an attack's score tells members (the forget rows) from others (rows no model has seen).
 
     Formula: AUC = P(score of a member < score of another), ties count half; the area under the ROC curve of the score
@@ -67,7 +67,7 @@ def attack_auc(inputs: Inputs) -> Result:
     }
     if inputs.retain is not None and not math.isnan(inputs.retain.value):
         extra |= {"auc_retain": inputs.retain.value, "auc_distance": abs(value - inputs.retain.value)}
-    return Result(value=value, extra=extra)
+    return MetricResult(value=value, extra=extra)
 
 
 @family(
@@ -77,7 +77,7 @@ def attack_auc(inputs: Inputs) -> Result:
     range="(-100, inf) percent",
     paper="MUSE (arXiv:2407.06460), section 3.2",
 )
-def privleak(inputs: Inputs, *, ref_value: Auc | None = None) -> Result:
+def privleak(inputs: MetricInputs, *, ref_value: Auc | None = None) -> MetricResult:
     """How far an attack's AUC is from the retain model's, in percent of the latter.
 
     Formula: 100 ((1 - AUC) - (1 - AUC_ref)) / ((1 - AUC_ref) + 1e-10), with the AUC of the family `attack_auc`; MUSE
@@ -109,7 +109,7 @@ def privleak(inputs: Inputs, *, ref_value: Auc | None = None) -> Result:
     extra = {"auc_ref": reference}
     if "ci_low" in found:  # it falls as the AUC rises: the ends change places
         extra |= {"ci_low": _leak(found["ci_high"], reference), "ci_high": _leak(found["ci_low"], reference)}
-    return Result(value=_leak(auc, reference), extra=extra)
+    return MetricResult(value=_leak(auc, reference), extra=extra)
 
 
 def _leak(auc: float, reference: float) -> float:

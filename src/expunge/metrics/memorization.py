@@ -9,7 +9,7 @@ import numpy as np
 
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import mean_over_rows, one_answer
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Compat = Literal["clean", "openunlearning"]
 
@@ -21,7 +21,7 @@ Compat = Literal["clean", "openunlearning"]
     range="[0, 1]",
     paper="Tirumala et al. 2022 (arXiv:2205.10770), exact memorisation",
 )
-def exact_memorization(inputs: Inputs, *, eos: bool = False) -> Result:
+def exact_memorization(inputs: MetricInputs, *, eos: bool = False) -> MetricResult:
     """The share of the answer's tokens that are the model's first choice, given the true tokens before them.
 
     Formula: EM = (1/n) sum_t [argmax_v p(v | q, a_<t) = a_t]; the value is the mean over rows.
@@ -45,7 +45,7 @@ def exact_memorization(inputs: Inputs, *, eos: bool = False) -> Result:
     range="[0, 1]",
     paper="Carlini et al. 2021 (arXiv:2012.07805); as a score: Wang et al. 2024 (arXiv:2406.09179)",
 )
-def extraction_strength(inputs: Inputs, *, compat: Compat = "clean") -> Result:
+def extraction_strength(inputs: MetricInputs, *, compat: Compat = "clean") -> MetricResult:
     """How little of the answer must be given before the model says all the rest by itself.
 
     Formula: ES = 1 - k/L, k the smallest number of given tokens after which every one of the L - k others is the
@@ -63,7 +63,7 @@ def extraction_strength(inputs: Inputs, *, compat: Compat = "clean") -> Result:
     return mean_over_rows(one_answer(inputs).row_ids, scores_R, {"score": scores_R.tolist()})
 
 
-def _right_by_row(inputs: Inputs, *, eos: bool) -> list[Floats]:
+def _right_by_row(inputs: MetricInputs, *, eos: bool) -> list[Floats]:
     """For each row, which of its tokens are the model's first choice, as 0 and 1; NaN if its logits were no numbers."""
     answer = one_answer(inputs)
     answer = answer if eos else answer.without_last()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import not_available
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Mean = Literal["harmonic", "arithmetic"]
 
@@ -20,7 +20,7 @@ Mean = Literal["harmonic", "arithmetic"]
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def model_utility(inputs: Inputs, *, mean: Mean = "harmonic", complement: bool = False) -> Result:
+def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: bool = False) -> MetricResult:
     """The harmonic mean of what is left of the model outside the forget rows.
 
     Formula: n / sum_i (1 / x_i) over the metric's parents; 0 if any of them is 0. TOFU takes nine: probability, ROUGE
@@ -48,8 +48,8 @@ def model_utility(inputs: Inputs, *, mean: Mean = "harmonic", complement: bool =
             )
     parts = [1.0 - part.value if complement else part.value for part in inputs.parents.values()]
     if mean == "arithmetic":
-        return Result(value=statistics.fmean(parts))
+        return MetricResult(value=statistics.fmean(parts))
 
     from scipy.stats import hmean  # imported here: half a second that other commands should not wait for
 
-    return Result(value=float(hmean(parts)))
+    return MetricResult(value=float(hmean(parts)))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import Ids, mean_over_rows, needs_tokens, not_available, resolve
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Score = Literal["sum", "per_byte"]
 STATISTICS = ("acc", "acc_norm")
@@ -26,7 +26,7 @@ STATISTICS = ("acc", "acc_norm")
     range="[0, 1]; guessing gives 1 / options",
     paper="Hendrycks et al. 2021 (arXiv:2009.03300); acc and acc_bytes of lm-evaluation-harness",
 )
-def multiple_choice(inputs: Inputs, *, score: Score = "sum") -> Result:
+def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResult:
     """The share of questions whose right option is the most likely one.
 
     Formula: an option's score is sum_t log p(o_t | q, o_<t) over its tokens, without an end token (`acc`), or that sum
@@ -57,7 +57,7 @@ def multiple_choice(inputs: Inputs, *, score: Score = "sum") -> Result:
     range="[0, 1]; guessing gives 1 / options",
     paper="Hendrycks et al. 2021 (arXiv:2009.03300)",
 )
-def mean_over_questions(inputs: Inputs, *, statistic: Literal["acc", "acc_norm"] = "acc") -> Result:
+def mean_over_questions(inputs: MetricInputs, *, statistic: Literal["acc", "acc_norm"] = "acc") -> MetricResult:
     """The mean over the questions of all subjects: a subject of 1500 questions counts 15 times one of 100.
 
     Formula: (1/N) sum over the N questions of all parents of `statistic`. `extra` holds `mean_over_subjects`, where
@@ -83,7 +83,7 @@ def mean_over_questions(inputs: Inputs, *, statistic: Literal["acc", "acc_norm"]
     return dataclasses.replace(whole, per_row={})  # the rows stand with the subjects
 
 
-def _option_scores(inputs: Inputs) -> tuple[Ids, tuple[Floats, Floats], npt.NDArray[np.bool_]]:
+def _option_scores(inputs: MetricInputs) -> tuple[Ids, tuple[Floats, Floats], npt.NDArray[np.bool_]]:
     """Row ids; for each row and option the sum of log-probabilities, and that sum per byte; and which rows have which.
 
     All of shape (R, K); the right option is column 0. NaN where an option has no scored token.

@@ -17,7 +17,7 @@ from expunge.metrics.aggregate import (
     mean_over_rows,
     needs_tokens,
 )
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Over = Literal["mean", "max"]
 
@@ -29,7 +29,7 @@ Over = Literal["mean", "max"]
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def probability(inputs: Inputs, *, over: Over = "mean") -> Result:
+def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
     """The length-normalised probability the model gives to an answer.
 
     Formula: P = exp(-(1/n) sum_t -log p(a_t | q, a_<t)) over the n scored tokens of the answer, EOS included. The
@@ -58,7 +58,7 @@ def probability(inputs: Inputs, *, over: Over = "mean") -> Result:
     range="[0, inf) nats per token",
     paper="none: the training loss, read on any answers",
 )
-def answer_loss(inputs: Inputs) -> Result:
+def answer_loss(inputs: MetricInputs) -> MetricResult:
     """The mean token loss of one or more answers to each row.
 
     Formula: L = -(1/n) sum_t log p(a_t | q, a_<t) over the n scored tokens, EOS included; the mean over a row's
@@ -87,7 +87,7 @@ def _largest(values_RK: Floats) -> Floats:
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
-def probability_w_options(inputs: Inputs, *, floor: Floor = 0.0) -> Result:
+def probability_w_options(inputs: MetricInputs, *, floor: Floor = 0.0) -> MetricResult:
     """The share of the right answer among the right and the wrong options.
 
     Formula: P_c / (P_c + sum_k P_k + floor), P as in the family `probability`; the value is the mean over rows.

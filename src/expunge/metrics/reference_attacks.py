@@ -12,7 +12,7 @@ from pydantic import Field
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats, Ints
 from expunge.metrics.aggregate import mean_over_rows, not_available, row_difference
-from expunge.metrics.api import Inputs, Result, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Blend = Annotated[float, Field(ge=0.0, le=1.0)]
 Gamma = Annotated[float, Field(ge=1.0, allow_inf_nan=False)]
@@ -27,7 +27,7 @@ LEAST_LOSS = 1e-12  # of a certain answer, whose confidence would be infinite
     range="[0, 1]",
     paper="RMIA, Zarifzadeh et al. 2024 (arXiv:2312.03262), equations 2 to 4 and appendix B.2.2",
 )
-def rmia_score(inputs: Inputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> Result:
+def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> MetricResult:
     """Is the row likelier under this model, against reference models, than rows of the population are?
 
     Formula: P(x) = exp(-mean token loss); the offline estimate of its mean over all models, half of which have seen x,
@@ -48,7 +48,7 @@ def rmia_score(inputs: Inputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> Result:
     ratios: dict[str, tuple[Ints, Floats]] = {}
     for role in ("losses", "population"):
         found = _losses(inputs, role)
-        if isinstance(found, Result):
+        if isinstance(found, MetricResult):
             return found
         ids, mine_R, theirs_KR = found
         out_R = np.exp(-theirs_KR).mean(axis=0)
@@ -75,7 +75,7 @@ def rmia_score(inputs: Inputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> Result:
     range="(-inf, inf), standard deviations",
     paper="LiRA, Carlini et al. 2022 (arXiv:2112.03570), section VI, the offline attack with one variance for all rows",
 )
-def lira_score(inputs: Inputs) -> Result:
+def lira_score(inputs: MetricInputs) -> MetricResult:
     """How unusual this model's confidence in a row is among models that never saw it.
 
     Formula: phi(x) = ln(P / (1 - P)) with P = exp(-mean token loss); over the retain models mu(x) = mean of phi(x), and
@@ -91,7 +91,7 @@ def lira_score(inputs: Inputs) -> Result:
     """
     _needs(inputs, {"losses"})
     found = _losses(inputs, "losses")
-    if isinstance(found, Result):
+    if isinstance(found, MetricResult):
         return found
     ids, mine_R, theirs_KR = found
     n = len(theirs_KR)
@@ -117,7 +117,7 @@ def _confidence(loss: Floats) -> Floats:
     return phi
 
 
-def _needs(inputs: Inputs, roles: set[str]) -> None:
+def _needs(inputs: MetricInputs, roles: set[str]) -> None:
     if set(inputs.metric.parents) != roles:
         raise ConfigError(
             f"metric {inputs.metric.name}: family {inputs.metric.family} needs the parents {', '.join(sorted(roles))}, "
@@ -125,13 +125,13 @@ def _needs(inputs: Inputs, roles: set[str]) -> None:
         )
 
 
-def _losses(inputs: Inputs, role: str) -> tuple[Ints, Floats, Floats] | Result:
+def _losses(inputs: MetricInputs, role: str) -> tuple[Ints, Floats, Floats] | MetricResult:
     """Row ids, this model's losses (R,) and those of the retain models (K, R), or why there are none."""
     name = inputs.metric.parents[role]
     mine = inputs.parents[role]
     if not mine.per_row:
         return not_available(name, mine)
-    others: Sequence[Result] = inputs.shadows.get(role, ())
+    others: Sequence[MetricResult] = inputs.shadows.get(role, ())
     if not others:
         return missing(f"needs a retain model's losses ({name}); none was given")
     ids = list(mine.per_row)

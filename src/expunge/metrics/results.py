@@ -18,20 +18,22 @@ from typing import Any
 from expunge.core.errors import DataError
 from expunge.core.files import write_json
 from expunge.core.numbers import plain
-from expunge.metrics.api import Result, Score
+from expunge.metrics.api import MetricResult, Score
 
 META = "_expunge"
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
-def write_results(folder: Path, results: Mapping[str, Result], meta: Mapping[str, Any], *, prefix: str = "") -> None:
+def write_results(
+    folder: Path, results: Mapping[str, MetricResult], meta: Mapping[str, Any], *, prefix: str = ""
+) -> None:
     """Write `<prefix>EVAL.json` and `<prefix>SUMMARY.json` (such as prefix "TOFU_") into a folder."""
     entries = {META: dict(meta)} | {name: _entry(result) for name, result in results.items()}
     write_json(folder / f"{prefix}EVAL.json", entries)
     write_json(folder / f"{prefix}SUMMARY.json", {name: plain(result.value) for name, result in results.items()})
 
 
-def read_results(path: Path) -> tuple[dict[str, Result], dict[str, Any]]:
+def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
     """Read an EVAL.json: ours, or another project's of the same shape (TOFU_EVAL.json). Returns results and meta.
 
     meta is {} for other projects' files. Statistics that are not numbers (the texts beside a ROUGE score) and entries
@@ -48,7 +50,7 @@ def read_results(path: Path) -> tuple[dict[str, Result], dict[str, Any]]:
     return {name: _result(path, name, entry) for name, entry in data.items()}, meta
 
 
-def left_out(result: Result) -> str | None:
+def left_out(result: MetricResult) -> str | None:
     """A sentence on the rows that are not in a result's value, for they had none; None where all are."""
     n = int(result.extra.get("n_missing", 0.0))
     return f"{n} row{'s have' if n > 1 else ' has'} no value and {'are' if n > 1 else 'is'} left out" if n else None
@@ -70,7 +72,7 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _entry(result: Result) -> dict[str, Any]:
+def _entry(result: MetricResult) -> dict[str, Any]:
     return {
         "agg_value": plain(result.value),
         "reason": result.reason,
@@ -79,7 +81,7 @@ def _entry(result: Result) -> dict[str, Any]:
     }
 
 
-def _result(path: Path, name: str, entry: Any) -> Result:
+def _result(path: Path, name: str, entry: Any) -> MetricResult:
     where = f"{path}: metric {name!r}"
     if not isinstance(entry, dict) or "agg_value" not in entry:
         raise DataError(f"{where}: expected a group with the key 'agg_value', got {_short(entry)}")
@@ -91,7 +93,7 @@ def _result(path: Path, name: str, entry: Any) -> Result:
         reason = f"no value in {path.name}"
     rows = _group(where, "value_by_index", entry.get("value_by_index"))
     extra = _group(where, "extra", entry.get("extra"))
-    return Result(
+    return MetricResult(
         value=value,
         reason=reason,
         per_row={

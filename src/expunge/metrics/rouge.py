@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Statistic = Literal["rouge1_recall", "rougeL_recall", "rougeL_f1"]
 STATISTICS: tuple[str, ...] = get_args(Statistic)
@@ -34,7 +34,7 @@ FEWEST = 20_000  # pairs that are worth a process of their own: a few seconds of
     range="[0, 1]",
     paper="Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries (ACL W04-1013)",
 )
-def rouge(inputs: Inputs, *, statistic: Statistic = "rougeL_recall") -> Result:
+def rouge(inputs: MetricInputs, *, statistic: Statistic = "rougeL_recall") -> MetricResult:
     """How much of the true answer the model's own answer repeats, in words.
 
     Formula: rouge1_recall = matched words / words of the reference, rougeL_recall = longest common subsequence / words
@@ -64,7 +64,7 @@ def rouge(inputs: Inputs, *, statistic: Statistic = "rougeL_recall") -> Result:
     return mean_over_rows(row_ids, scores_R3[:, STATISTICS.index(statistic)], columns)
 
 
-def rouge_of_all(texts: Sequence[Text]) -> list[Scores]:
+def rouge_of_all(texts: Sequence[GeneratedText]) -> list[Scores]:
     """The statistics of every generation, in order; many are counted in several processes, to the same numbers."""
     pairs = [(text.reference, text.generation, text.n_new_tokens == 0) for text in texts]
     n = min(os.cpu_count() or 1, len(pairs) // FEWEST)
@@ -85,7 +85,7 @@ def _in_a_process(pairs: Sequence[Pair]) -> list[Scores]:
     return [(a, b, c) for a, b, c in json.loads(done.stdout)]
 
 
-def rouge_scores(text: Text) -> Scores:
+def rouge_scores(text: GeneratedText) -> Scores:
     """The three statistics of one generation, in the order of STATISTICS.
 
     NaN if the reference has no word, or if the model made no token at all (its logits were not numbers).

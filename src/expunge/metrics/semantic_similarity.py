@@ -8,7 +8,7 @@ import numpy as np
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 
 @family(
@@ -18,7 +18,7 @@ from expunge.metrics.api import Inputs, Result, family
     range="[-1, 1]",
     paper="Sentence-BERT, Reimers and Gurevych 2019 (arXiv:1908.10084): mean pooling, cosine",
 )
-def semantic_similarity(inputs: Inputs) -> Result:
+def semantic_similarity(inputs: MetricInputs) -> MetricResult:
     """How near the model's answer is to the true one in meaning, where ROUGE counts only shared words.
 
     Formula: cosine of the two texts' embeddings; an embedding is the mean of the last hidden states over the text's

@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import Text
+from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import mean_over_rows, not_available
-from expunge.metrics.api import Inputs, Result, Score, family, missing
+from expunge.metrics.api import MetricInputs, MetricResult, Score, family, missing
 from expunge.metrics.rouge import STATISTICS, rouge_scores
 
 TASKS = ("Task1", "Task2", "Task3")
@@ -32,7 +32,7 @@ Accuracy = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
 @family("semeval_regurgitation", revision=2, higher_is="more of the document is repeated", range="[0, 1]", paper=PAPER)
-def semeval_regurgitation(inputs: Inputs) -> Result:
+def semeval_regurgitation(inputs: MetricInputs) -> MetricResult:
     """How much of the end of a document the model repeats, given its beginning.
 
     Formula: ROUGE-L recall = longest common subsequence / words of the true end, as the package rouge_score counts with
@@ -47,7 +47,7 @@ def semeval_regurgitation(inputs: Inputs) -> Result:
 
 
 @family("exact_match", revision=2, higher_is="more answers are right", range="[0, 1]", paper=PAPER)
-def exact_match(inputs: Inputs) -> Result:
+def exact_match(inputs: MetricInputs) -> MetricResult:
     """The share of questions whose whole generation is the true answer.
 
     Formula: 1 if generation and answer are the same text, blanks around it and capitals aside, else 0; the mean over
@@ -62,7 +62,7 @@ def exact_match(inputs: Inputs) -> Result:
 
 
 @family("semeval_tasks", revision=1, higher_is="forgotten and kept as asked", range="[0, 1]", paper=PAPER)
-def semeval_tasks(inputs: Inputs) -> Result:
+def semeval_tasks(inputs: MetricInputs) -> MetricResult:
     """The task aggregate: one number for twelve, forget rows and retain rows of three tasks.
 
     Formula: the harmonic mean of twelve terms: x for retain rows, 1 - x for forget rows, x the mean regurgitation or
@@ -89,11 +89,11 @@ def semeval_tasks(inputs: Inputs) -> Result:
         for side in SIDES
         for score in SCORES
     }
-    return Result(statistics.harmonic_mean(list(terms.values())), extra=extra)
+    return MetricResult(statistics.harmonic_mean(list(terms.values())), extra=extra)
 
 
 @family("semeval_mia", revision=1, higher_is="members are not told from others", range="[0, 1]", paper=PAPER)
-def semeval_mia(inputs: Inputs) -> Result:
+def semeval_mia(inputs: MetricInputs) -> MetricResult:
     """What is left for a membership attack on the documents to forget.
 
     Formula: 1 - 2 |AUC - 0.5|, AUC of the loss attack on forget documents of Task3 against documents no model has seen.
@@ -109,11 +109,11 @@ def semeval_mia(inputs: Inputs) -> Result:
     auc = inputs.parents["auc"]
     if math.isnan(auc.value):
         return not_available(name, auc)
-    return Result(mia_score(auc.value), extra={"auc": auc.value})
+    return MetricResult(mia_score(auc.value), extra={"auc": auc.value})
 
 
 @family("semeval_aggregate", revision=1, higher_is="a better entry", range="[0, 1]", paper=PAPER)
-def semeval_aggregate(inputs: Inputs, *, mmlu_accuracy: Accuracy | None = None) -> Result:
+def semeval_aggregate(inputs: MetricInputs, *, mmlu_accuracy: Accuracy | None = None) -> MetricResult:
     """The number the leaderboard was sorted by.
 
     Formula: mean(task aggregate, MIA score, MMLU accuracy). It is missing, with a reason, unless all three are there.
@@ -132,7 +132,7 @@ def semeval_aggregate(inputs: Inputs, *, mmlu_accuracy: Accuracy | None = None) 
     if "mmlu" in inputs.parents:
         parts["mmlu"] = inputs.parents["mmlu"]
     elif mmlu_accuracy is not None:
-        parts["mmlu"] = Result(mmlu_accuracy)
+        parts["mmlu"] = MetricResult(mmlu_accuracy)
     else:
         parts["mmlu"] = missing("no MMLU accuracy was measured or given (data.args.mmlu, data.args.mmlu_accuracy)")
     extra = {f"{role}_part": part.value for role, part in parts.items() if not math.isnan(part.value)}
@@ -140,8 +140,8 @@ def semeval_aggregate(inputs: Inputs, *, mmlu_accuracy: Accuracy | None = None) 
         extra["above_mmlu_floor"] = float(extra["mmlu_part"] > MMLU_FLOOR)
     lacks = [f"{role}: {part.reason}" for role, part in parts.items() if math.isnan(part.value)]
     if lacks:
-        return Result(math.nan, reason=f"the aggregate needs all its parts; {'; '.join(lacks)}", extra=extra)
-    return Result(aggregate(*(parts[role].value for role in ("tasks", "mia", "mmlu"))), extra=extra)
+        return MetricResult(math.nan, reason=f"the aggregate needs all its parts; {'; '.join(lacks)}", extra=extra)
+    return MetricResult(aggregate(*(parts[role].value for role in ("tasks", "mia", "mmlu"))), extra=extra)
 
 
 def same_text(generation: str, answer: str) -> bool:
@@ -159,14 +159,14 @@ def aggregate(task_aggregate: float, mia: float, mmlu: float) -> float:
     return statistics.fmean([task_aggregate, mia, mmlu])
 
 
-def _recalls(text: Text) -> dict[str, float]:
+def _recalls(text: GeneratedText) -> dict[str, float]:
     """ROUGE recalls of one generation; 0 for a true output without a word, as in the official code."""
     found = dict(zip(STATISTICS, rouge_scores(text), strict=True))
     values = {"score": found["rougeL_recall"], "rouge1_recall": found["rouge1_recall"]}
     return {name: 0.0 if math.isnan(value) else value for name, value in values.items()}
 
 
-def _mean_of_texts(inputs: Inputs, scores: Callable[[Text], Mapping[str, float]]) -> Result:
+def _mean_of_texts(inputs: MetricInputs, scores: Callable[[GeneratedText], Mapping[str, float]]) -> MetricResult:
     """The mean of `score` over rows; a row's samples are averaged first.
 
     A generation that broke off at once because the model's logits were not numbers is NaN: it says nothing, and as a 0

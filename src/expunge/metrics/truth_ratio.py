@@ -17,7 +17,7 @@ from expunge.metrics.aggregate import (
     mean_over_rows,
     needs_tokens,
 )
-from expunge.metrics.api import Inputs, Result, family
+from expunge.metrics.api import MetricInputs, MetricResult, family
 
 Aggregator = Literal["geometric", "arithmetic"]
 Aggregate = Literal["closer_to_1_better", "true_better", "raw"]
@@ -32,8 +32,8 @@ _LOG_MAX = float(np.log(sys.float_info.max))
     paper="TOFU (arXiv:2401.06121), equation 1",
 )
 def truth_ratio(
-    inputs: Inputs, *, aggregate: Aggregate, aggregator: Aggregator = "geometric", floor: Floor = 0.0
-) -> Result:
+    inputs: MetricInputs, *, aggregate: Aggregate, aggregator: Aggregator = "geometric", floor: Floor = 0.0
+) -> MetricResult:
     """How likely wrong answers are, compared with the right one.
 
     Formula, per row: R = W / P_c, where P = exp(-mean token loss) as in the family `probability` and

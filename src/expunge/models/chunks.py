@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from expunge.models.packed import Head
+from expunge.models.packed import LmHead
 
 Read = Callable[[slice], Tensor]  # something of each position, for a slice of them
 
 
-class Chunks:
+class ChunkedLogits:
     """The logits of N positions, not computed yet. size: how many positions at a time (0: all at once).
 
     Called, it gives logits_NV whole. autocast: the type that mixed precision has the head compute in.
     """
 
-    def __init__(self, head: Head, hidden_ND: Tensor, size: int = 0, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, head: LmHead, hidden_ND: Tensor, size: int = 0, autocast: torch.dtype | None = None) -> None:
         self.head, self.hidden_ND, self.size, self.autocast = head, hidden_ND, size, autocast
         self._sums = _HeadSums(head.weight, head.bias)
         self._weight, self._bias = _Gather.apply(head.weight, head.bias, self._sums)  # type: ignore[no-untyped-call]
@@ -50,9 +50,9 @@ class Chunks:
         with torch.no_grad():
             return self.head(self.hidden_ND[at], self.autocast)
 
-    def split(self, sizes: Sequence[int]) -> list[Chunks]:
+    def split(self, sizes: Sequence[int]) -> list[ChunkedLogits]:
         """The same in consecutive parts."""
-        out: list[Chunks] = []
+        out: list[ChunkedLogits] = []
         for hidden_ND in self.hidden_ND.split(list(sizes)):
             out.append(copy.copy(self))
             out[-1].hidden_ND = hidden_ND
@@ -69,7 +69,9 @@ class Chunks:
             return fn(self(), *(read(slice(0, n)) for read in beside))
         slices = [slice(k, min(k + self.size, n)) for k in range(0, n, self.size)]
         with_gradient = torch.is_grad_enabled()
-        work = _Work(self.head, self._sums, fn, beside, slices, self.autocast, *_ambient(self.hidden_ND), with_gradient)
+        work = _ChunkWork(
+            self.head, self._sums, fn, beside, slices, self.autocast, *_ambient(self.hidden_ND), with_gradient
+        )
         values_N: Tensor = _PerToken.apply(self.hidden_ND, self._weight, self._bias, work)  # type: ignore[no-untyped-call]
         return values_N
 
@@ -86,10 +88,10 @@ def _ambient(x: Tensor) -> tuple[str, bool, torch.dtype]:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _ChunkWork:
     """All of a per-token quantity but the tensors that gradients flow to."""
 
-    head: Head
+    head: LmHead
     sums: _HeadSums
     fn: Callable[..., Tensor]
     beside: Sequence[Read]
@@ -200,7 +202,7 @@ class _PerToken(torch.autograd.Function):
     """values_N of hidden states and a head, chunk by chunk. weight, bias: as `_Gather` hands them on."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight: Tensor, bias: Tensor | None, work: _ChunkWork) -> Tensor:
         ctx.work, ctx.states_type = work, hidden_ND.dtype
         w, b = work.head.cast(work.autocast)
         states_ND = hidden_ND.to(w.dtype)
@@ -225,7 +227,7 @@ class _PerToken(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, None, None, None]:
-        work: _Work = ctx.work
+        work: _ChunkWork = ctx.work
         if ctx.ahead:
             (slopes_ND,) = ctx.saved_tensors
             return (slopes_ND * grad_N[:, None]).to(ctx.states_type), None, None, None

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.identity import folder_sha256
+from expunge.core.fingerprints import folder_sha256
 
 
 @dataclass(frozen=True)
-class Preset:
+class ModelShape:
     """A Llama shape (tied embeddings, SwiGLU, RMSNorm, RoPE).
 
     published: one of arXiv:2311.12786, with its norms (epsilon 1e-5) and its beginning: the projections wo and w3 (of
@@ -29,14 +29,14 @@ class Preset:
     published: bool = False
 
 
-PRESETS: Mapping[str, Preset] = {
-    "llama-64k": Preset(32, 64, 2, 2, 512),
-    "llama-1m": Preset(128, 384, 4, 4, 2048),
-    "llama-2m": Preset(192, 768, 3, 6, 2048),
-    "llama-8m": Preset(288, 768, 6, 6, 8192, published=True),
-    "llama-30m": Preset(512, 1408, 8, 8, 8192, published=True),
-    "llama-91m": Preset(768, 2048, 12, 12, 8192, published=True),
-    "llama-210m": Preset(1024, 2752, 16, 16, 8192, published=True),
+PRESETS: Mapping[str, ModelShape] = {
+    "llama-64k": ModelShape(32, 64, 2, 2, 512),
+    "llama-1m": ModelShape(128, 384, 4, 4, 2048),
+    "llama-2m": ModelShape(192, 768, 3, 6, 2048),
+    "llama-8m": ModelShape(288, 768, 6, 6, 8192, published=True),
+    "llama-30m": ModelShape(512, 1408, 8, 8, 8192, published=True),
+    "llama-91m": ModelShape(768, 2048, 12, 12, 8192, published=True),
+    "llama-210m": ModelShape(1024, 2752, 16, 16, 8192, published=True),
 }
 
 

@@ -20,7 +20,7 @@ from expunge.core.errors import ConfigError, JobError, nearest
 
 
 @dataclass(frozen=True)
-class Positions:
+class BatchPositions:
     """Where to read: row and position of each of N predictions in a [B, T] batch."""
 
     ids_BT: Tensor
@@ -30,7 +30,7 @@ class Positions:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedOutput:
     """logits_NV at the scored positions, and the hidden states the head read, hidden_ND.
 
     autocast: the type that automatic mixed precision had the head compute in; None where it was off.
@@ -48,7 +48,7 @@ def bare(model: Any) -> Any:
     return model
 
 
-def packed_forward(model: Any, at: Positions, *, use_mask: bool, n_head: int | None = None) -> Packed:
+def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: int | None = None) -> PackedOutput:
     """Run the model once; logits at the N positions of `at`, and the hidden states there.
 
     n_head: run the head on the first so many positions only, and have logits there alone. With 0 it still takes part,
@@ -64,10 +64,10 @@ def packed_forward(model: Any, at: Positions, *, use_mask: bool, n_head: int | N
         extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
     with head_at(model, at.row_N, at.pos_N, n_head=n_head) as read:
         out = model(input_ids=at.ids_BT, use_cache=False, **extra)
-    return Packed(logits_NV=out.logits[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
+    return PackedOutput(logits_NV=out.logits[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
 
 
-class HeadInput:
+class LmHeadInput:
     """What the LM head was given in a forward: the hidden states, and the type automatic mixed precision had set."""
 
     hidden_ND: Tensor
@@ -75,7 +75,7 @@ class HeadInput:
 
 
 @contextlib.contextmanager
-def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = None) -> Iterator[HeadInput]:
+def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = None) -> Iterator[LmHeadInput]:
     """While open, a forward's logits have shape [1, N, V]: the LM head reads these N positions and no others.
 
     n_head: it reads the first so many of them only. Yields what the forward fills with all N hidden states.
@@ -83,7 +83,7 @@ def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = No
     head = bare(model).get_output_embeddings()
     if head is None:
         raise JobError(f"{type(model).__name__} has no output embeddings to read logits from")
-    read = HeadInput()
+    read = LmHeadInput()
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # a model that is spread over devices reads its head on another one than its first layer
@@ -99,7 +99,7 @@ def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = No
         handle.remove()
 
 
-class _Stop(Exception):
+class _StopForward(Exception):
     """Raised inside a forward to end it at a layer."""
 
 
@@ -119,7 +119,7 @@ def find_module(model: Any, name: str, *, key: str) -> Any:
     return modules[found[0]]
 
 
-def layer_output(model: Any, at: Positions, layer: str) -> Tensor:
+def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
     """Output of one module at the N positions, hidden_ND; what comes after the module is not run.
 
     Rows must be right-padded. Raises ConfigError if the model has no module of that name.
@@ -130,19 +130,19 @@ def layer_output(model: Any, at: Positions, layer: str) -> Tensor:
     def stop(_module: Any, _args: Any, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
         kept.append(out[at.row_N, at.pos_N])
-        raise _Stop
+        raise _StopForward
 
     handle = module.register_forward_hook(stop)
     try:
         model(input_ids=at.ids_BT, use_cache=False)
-    except _Stop:
+    except _StopForward:
         pass
     finally:
         handle.remove()
     return kept[0]
 
 
-class Head:
+class LmHead:
     """A model's LM head, with what the model's own code does to the logits after it: logits from hidden states.
 
     weight, bias: the model's own, so that gradients reach them.
@@ -178,7 +178,7 @@ class Head:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits if autocast is None else wide(logits)
 
-    def gives(self, packed: Packed) -> bool:
+    def gives(self, packed: PackedOutput) -> bool:
         """Whether this head gives the logits that the whole model gave."""
         theirs = packed.logits_NV
         mine = self(packed.hidden_ND[: len(theirs)], packed.autocast)
@@ -186,11 +186,11 @@ class Head:
         return torch.allclose(mine.to(theirs.dtype), theirs, rtol=within, atol=within)
 
 
-class UnknownHead(Exception):
-    """The model changes its logits after the LM head in a way that `Head` does not know."""
+class UnknownLmHead(Exception):
+    """The model changes its logits after the LM head in a way that `LmHead` does not know."""
 
 
-class FrozenHead(Head):
+class FrozenLmHead(LmHead):
     """A frozen copy of a model's LM head: reference logits from stored hidden states, without a second model."""
 
     def __init__(self, model: Any) -> None:
@@ -198,7 +198,7 @@ class FrozenHead(Head):
         self.weight = _frozen(self.weight)
         self.bias = None if self.bias is None else _frozen(self.bias)
 
-    def check(self, packed: Packed) -> None:
+    def check(self, packed: PackedOutput) -> None:
         """Raise JobError unless this head gives the logits that the whole model gave."""
         if not self.gives(packed):
             raise JobError(

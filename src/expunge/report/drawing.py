@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from expunge.report.model import ReportModel, Run, run_names
+from expunge.report.model import ReportModel, ReportRun, run_names
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "pentagon", "hexagon")
@@ -43,7 +43,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Look:
+class FigureStyle:
     """How a run is drawn."""
 
     colour: str
@@ -52,29 +52,29 @@ class Look:
     width: float
 
 
-def looks_of(model: ReportModel) -> dict[tuple[str, str], Look]:
+def looks_of(model: ReportModel) -> dict[tuple[str, str], FigureStyle]:
     """A look per role and label; seeds of one label share it."""
-    looks: dict[tuple[str, str], Look] = {}
+    looks: dict[tuple[str, str], FigureStyle] = {}
     k = 0
     for group in model.groups():
         role, label = group[0].role, group[0].label
         if role == "full":
-            looks[role, label] = Look(GREY, "x", "dot", 2.5)
+            looks[role, label] = FigureStyle(GREY, "x", "dot", 2.5)
         elif role == "retain":
-            looks[role, label] = Look(DARK, "star", "dash", 3.5)
+            looks[role, label] = FigureStyle(DARK, "star", "dash", 3.5)
         else:
             dash = _DASHES[k // len(_COLOURS) % len(_DASHES)]
-            looks[role, label] = Look(_COLOURS[k % len(_COLOURS)], _SYMBOLS[k % len(_SYMBOLS)], dash, 2)
+            looks[role, label] = FigureStyle(_COLOURS[k % len(_COLOURS)], _SYMBOLS[k % len(_SYMBOLS)], dash, 2)
             k += 1
     return looks
 
 
-def named_runs(model: ReportModel) -> list[tuple[Run, str]]:
+def named_runs(model: ReportModel) -> list[tuple[ReportRun, str]]:
     """Every run with what it is called, in the order of the table."""
     return [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
 
 
-def value_of(run: Run, metric: str, extra: str | None = None) -> float:
+def value_of(run: ReportRun, metric: str, extra: str | None = None) -> float:
     """A metric's number, or one beside it; NaN where it was not measured."""
     result = run.results.get(metric)
     if result is None:
@@ -87,7 +87,7 @@ def safe(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def seed_bars(figure: go.Figure, label: str, points: list[tuple[float, float]], look: Look) -> None:
+def seed_bars(figure: go.Figure, label: str, points: list[tuple[float, float]], look: FigureStyle) -> None:
     """The mean over seeds, as a thin cross from the lowest to the highest one; nothing for a single seed."""
     if len(points) < 2:
         return

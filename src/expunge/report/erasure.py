@@ -34,7 +34,7 @@ HASHES = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ErasureRequest:
     """What was to be forgotten. rows: how many; sha256: fingerprint of their contents; texts: only if asked for;
     file_sha256: of the file they came in, as `sha256sum` gives it (empty: not known)."""
 
@@ -76,7 +76,7 @@ class Erasure:
 
     title: str
     created: str
-    asked: tuple[Asked, ...]
+    asked: tuple[ErasureRequest, ...]
     method: str
     settings: tuple[tuple[str, str], ...] = ()
     steps: int | None = None

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.report.curves import audit_figures, cost, trajectories
 from expunge.report.drawing import (
     DARK,
@@ -23,7 +23,7 @@ from expunge.report.drawing import (
     styled,
     value_of,
 )
-from expunge.report.model import ReportModel, Run
+from expunge.report.model import ReportModel, ReportRun
 from expunge.report.stories import story_figures
 from expunge.report.table import format_p, head_of, log10_p
 
@@ -100,7 +100,7 @@ def _plane_first(model: ReportModel) -> list[Figure]:
 
 
 def _plane(
-    model: ReportModel, placed: list[tuple[Run, str, float, float, str]], y_title: str, target_y: float
+    model: ReportModel, placed: list[tuple[ReportRun, str, float, float, str]], y_title: str, target_y: float
 ) -> go.Figure | None:
     """A plane with utility on x. The retain model stands at `target_y` (for a test against it: by definition)."""
     placed = [point for point in placed if point[0].role != "retain"]
@@ -149,7 +149,7 @@ def _plane(
     return styled(figure, 440 + 7 * len(seeds))
 
 
-def _ratios(results: Mapping[str, Result]) -> np.ndarray:
+def _ratios(results: Mapping[str, MetricResult]) -> np.ndarray:
     """The raw truth ratios of the forget rows that are numbers, shape (rows,); empty where none are stored."""
     result = results.get("forget_truth_ratio")
     rows = [] if result is None else [stats.get(TRUTH_RATIO) for stats in result.per_row.values()]

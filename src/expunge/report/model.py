@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from expunge.core.errors import ConfigError
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.report.protocol import Protocol
 from expunge.report.section import Section
 
@@ -26,7 +26,7 @@ ROLES: tuple[Role, ...] = ("full", "retain", "unlearn")  # also the order of the
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportRun:
     """One model and its numbers.
 
     label: what the reader sees; runs of one role that share a label are seeds of the same thing. settings: one short
@@ -41,7 +41,7 @@ class Run:
     method: str | None = None
     settings: str = ""
     seed: int | str | None = None
-    results: Mapping[str, Result] = field(default_factory=dict)
+    results: Mapping[str, MetricResult] = field(default_factory=dict)
     wall_s: float | None = None
     steps: int | None = None
     tokens_per_s: float | None = None
@@ -59,7 +59,7 @@ class RowScore:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """One row: what was asked, the true answer, and what each model says (None: nothing was generated), in the order
     of `Explorer.models`; scores: by model, then by score, NaN where there is none."""
 
@@ -77,11 +77,11 @@ class Explorer:
 
     models: tuple[str, ...] = ()
     scores: tuple[RowScore, ...] = ()
-    rows: tuple[Entry, ...] = ()
+    rows: tuple[ReportEntry, ...] = ()
 
 
 @dataclass(frozen=True)
-class Making:
+class ReportProvenance:
     """How a study was made. config: its settings as YAML; versions and machines: as the jobs' records say."""
 
     config: str = ""
@@ -92,7 +92,7 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Band:
+class SeedRange:
     """What the retain models of several training seeds give: a value within it is one that another seed could give."""
 
     low: float
@@ -102,7 +102,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingResult:
     """A job that failed or was blocked, and why."""
 
     label: str
@@ -110,7 +110,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReportSample:
     """What the models say to one forget question. by_run: run label -> generated text."""
 
     question: str
@@ -182,17 +182,17 @@ class ReportModel:
     command: str
     created: str
     sets: Mapping[str, int]
-    runs: tuple[Run, ...]
+    runs: tuple[ReportRun, ...]
     notes: tuple[str, ...] = ()
-    missing: tuple[Missing, ...] = ()
-    samples: tuple[Sample, ...] = ()
+    missing: tuple[MissingResult, ...] = ()
+    samples: tuple[ReportSample, ...] = ()
     utility_floor: float = 0.5
     shown: tuple[str, ...] = TOFU_SHOWN
     utility: str = "model_utility"
-    null_band: Mapping[str, Band] = field(default_factory=dict)
+    null_band: Mapping[str, SeedRange] = field(default_factory=dict)
     audits: tuple[AuditLine, ...] = ()
     explorer: Explorer = Explorer()
-    making: Making = Making()
+    making: ReportProvenance = ReportProvenance()
     directions: Mapping[str, str] = field(default_factory=dict)
     protocol: Protocol | None = None
     sections: tuple[Section, ...] = ()
@@ -213,9 +213,9 @@ class ReportModel:
                 )
             seen.add(key)
 
-    def groups(self) -> list[list[Run]]:
+    def groups(self) -> list[list[ReportRun]]:
         """Runs that share role and label, full first, then retain, then the others in the order given."""
-        grouped: dict[tuple[str, str], list[Run]] = {}
+        grouped: dict[tuple[str, str], list[ReportRun]] = {}
         for role in ROLES:
             for run in self.runs:
                 if run.role == role:
@@ -229,7 +229,7 @@ class ReportModel:
         return math.fsum(finite) / len(finite) if finite else math.nan
 
 
-def run_names(group: list[Run]) -> list[str]:
+def run_names(group: list[ReportRun]) -> list[str]:
     """What each run of a group is called: its label, and its seed where the group has several."""
     if len(group) == 1:
         return [group[0].label]

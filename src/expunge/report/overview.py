@@ -24,7 +24,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditVerdict:
     """A verdict as it is shown. kind: of the style sheet. text: the word, and of how many seeds where that is open."""
 
     kind: str
@@ -36,10 +36,10 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Met:
+class AuditSummary:
     """A cell: what the seeds of a model found, the least first. notes: footnotes that say why something is missing."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[AuditVerdict, ...]
     notes: tuple[int, ...] = ()
 
 
@@ -49,7 +49,7 @@ class Overview:
     `footnotes[k - 1]`. flags: of models that have collapsed, by label: what seems forgotten there is broken."""
 
     columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[str, tuple[Met, ...]], ...]
+    rows: tuple[tuple[str, tuple[AuditSummary, ...]], ...]
     footnotes: tuple[str, ...]
     flags: Mapping[str, str] = field(default_factory=dict)
 
@@ -95,17 +95,17 @@ def _flags(model: ReportModel) -> dict[str, str]:
     }
 
 
-def _met(lines: list[AuditLine], notes: dict[str, int]) -> Met:
+def _met(lines: list[AuditLine], notes: dict[str, int]) -> AuditSummary:
     found = Counter(line.verdict for line in lines) or Counter([MISSING])
     order = [*MARKS, *(word for word in found if word not in (*MARKS, MISSING)), MISSING]
     uneven = len(found) > 1 and len(lines) > len(found)
     verdicts = [_verdict(word, found[word] if uneven else None) for word in order if word in found]
     reasons = dict.fromkeys(line.note or "no reason was stored" for line in lines if line.verdict == MISSING)
     asked = list(reasons) if lines else [NOT_TRIED]
-    return Met(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in asked))
+    return AuditSummary(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in asked))
 
 
-def _verdict(word: str, n: int | None) -> Verdict:
+def _verdict(word: str, n: int | None) -> AuditVerdict:
     mark, text = (ABSENT, "") if word == MISSING else (MARKS.get(word, ""), word)
     kind = word.replace(" ", "-") if word in (*MARKS, MISSING) else "other"
-    return Verdict(kind, mark, text if n is None else f"{text} (n={n})".strip())
+    return AuditVerdict(kind, mark, text if n is None else f"{text} (n={n})".strip())

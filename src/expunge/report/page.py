@@ -13,11 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from expunge.report import rows
+from expunge.report import examples
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.drawing import Figure, named_runs
 from expunge.report.figures import figures
-from expunge.report.model import ReportModel, Sample
+from expunge.report.model import ReportModel, ReportSample
 from expunge.report.overview import LEGEND, overview
 from expunge.report.reading import cautions, reading
 from expunge.report.stories import ABOUT as RECOVERY_ABOUT
@@ -37,7 +37,9 @@ def to_html(model: ReportModel, *, live: bool = False) -> str:
     without = _render(model, None, live)
     if not model.explorer.rows:
         return without
-    return _render(model, rows.pack_rows(model.explorer, max(MIN_ROWS, LIMIT - len(without.encode()) - 20_000)), live)
+    return _render(
+        model, examples.pack_rows(model.explorer, max(MIN_ROWS, LIMIT - len(without.encode()) - 20_000)), live
+    )
 
 
 def environment() -> Environment:
@@ -54,7 +56,7 @@ def environment() -> Environment:
     return made
 
 
-def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
+def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bool) -> str:
     drawn = figures(model)
     return environment().get_template("page.html").render(
         model=model,
@@ -74,7 +76,7 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
         recovery_heads=heads(model.protocol) if model.protocol else (),
         recovery_rows=recovery_rows(model.protocol) if model.protocol else (),
         rows=packed,
-        rows_file=rows.FILE,
+        rows_file=examples.FILE,
         reading=reading(model),
         cautions=cautions(model),
         samples=[(sample, _in_order(model, sample)) for sample in model.samples],
@@ -87,7 +89,7 @@ def _render(model: ReportModel, packed: rows.Packed | None, live: bool) -> str:
 @functools.cache
 def packed_plotly() -> str:
     """The library, packed: it is the largest part of a page."""
-    return rows.pack(get_plotlyjs())
+    return examples.pack(get_plotlyjs())
 
 
 def _figure_json(about: Figure) -> Markup:
@@ -133,7 +135,7 @@ def _interval(low: float, high: float) -> str:
     return f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
-def _in_order(model: ReportModel, sample: Sample) -> list[tuple[str, str]]:
+def _in_order(model: ReportModel, sample: ReportSample) -> list[tuple[str, str]]:
     """What each run says, in the order of the table; runs that the table does not know come last."""
     order = {label: k for k, label in enumerate(dict.fromkeys(group[0].label for group in model.groups()))}
     return sorted(sample.by_run.items(), key=lambda said: order.get(said[0], len(order)))

@@ -10,7 +10,7 @@ SCORE = "feature_score"
 
 
 @dataclass(frozen=True)
-class Course:
+class ProtocolCourse:
     """One model on its way. points: {"step": 10, "feature_score": .5, "loss_NAME": 1.2, ...}, from step 0 on.
 
     role: full (present in pretraining), retain (never learned) or unlearn (a deletion).
@@ -46,8 +46,8 @@ class Protocol:
     feature: str
     task: str
     losses: tuple[str, ...]
-    deletions: tuple[Course, ...]
-    recoveries: tuple[Course, ...]
+    deletions: tuple[ProtocolCourse, ...]
+    recoveries: tuple[ProtocolCourse, ...]
     probes: tuple[ProbeCurve, ...]
     shown_at: tuple[int, ...]
     findings: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
 from expunge.core.numbers import finite
-from expunge.report.model import ReportModel, Run
+from expunge.report.model import ReportModel, ReportRun
 
 if TYPE_CHECKING:
     import pandas
@@ -59,7 +59,7 @@ def results_table(model: ReportModel) -> pa.Table:
     return pa.Table.from_pylist([line for run in model.runs for line in _lines(model.study, run)], schema=RESULTS)
 
 
-def _lines(study: str, run: Run) -> list[dict[str, Any]]:
+def _lines(study: str, run: ReportRun) -> list[dict[str, Any]]:
     about: dict[str, Any] = {
         "study": study,
         "cell": run.cell,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridSection:
     """A table of texts. named_by: the head of the column that names a row; texts: those that hold words, not numbers;
     both are aligned to the left."""
 
@@ -29,4 +29,4 @@ class Section:
     title: str
     link: str
     about: str
-    grids: tuple[Grid, ...]
+    grids: tuple[GridSection, ...]

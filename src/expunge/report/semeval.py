@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.metrics.semeval import MMLU_FLOOR, TERMS
-from expunge.report.model import ReportModel, Run, run_names
-from expunge.report.section import Grid, Section
+from expunge.report.model import ReportModel, ReportRun, run_names
+from expunge.report.section import GridSection, Section
 
 AGGREGATE = "semeval_aggregate"
 ABSENT = "\u2013"
@@ -22,7 +22,7 @@ ABOUT = (
 )
 
 
-def parts_of(results: Mapping[str, Result]) -> list[tuple[str, str]]:
+def parts_of(results: Mapping[str, MetricResult]) -> list[tuple[str, str]]:
     """The official numbers of one model, by name, as text; what is missing says why."""
     names = {
         AGGREGATE: "aggregate",
@@ -33,7 +33,7 @@ def parts_of(results: Mapping[str, Result]) -> list[tuple[str, str]]:
     out = [(head, _text(results, name)) for name, head in names.items()]
     out.append(("MMLU", _number(_mmlu(results))))
     out.append((f"MMLU > {MMLU_FLOOR}", _flag(_mmlu(results), MMLU_FLOOR)))
-    terms = results.get("task_aggregate", Result(math.nan)).extra
+    terms = results.get("task_aggregate", MetricResult(math.nan)).extra
     return out + [(name, _number(terms.get(name, math.nan))) for name in TERMS]
 
 
@@ -46,7 +46,7 @@ def score_section(model: ReportModel) -> Section | None:
     ranked = _ranked(entries, named)
     before = model.mean_of("full", "mmlu")
     heads = ("rank", "entry", "aggregate", "task aggregate", "MIA score", "attack AUC", "MMLU", f"MMLU > {MMLU_FLOOR}")
-    score = Grid(
+    score = GridSection(
         "The official score of each entry, the best first.",
         (*heads, f"> {SHARE:.0%} of before"),
         tuple(
@@ -58,7 +58,7 @@ def score_section(model: ReportModel) -> Section | None:
         "entry",
     )  # fmt: skip
     short = (f"{t.split('_')[0]} {t.split('_')[1].removeprefix('Task')}{t.split('_')[2][0].upper()}" for t in TERMS)
-    terms = Grid(
+    terms = GridSection(
         "The twelve terms, as they enter the harmonic mean (R: regurgitation, K: knowledge).",
         ("entry", *short),
         tuple((name, *(_number(_term(run, term)) for term in TERMS)) for _, (run, name) in ranked),
@@ -67,32 +67,34 @@ def score_section(model: ReportModel) -> Section | None:
     return Section("semeval", "Official score of SemEval-2025 Task 4", "Official score", ABOUT, (score, terms))
 
 
-def _ranked(entries: list[tuple[Run, str]], named: list[tuple[Run, str]]) -> list[tuple[str, tuple[Run, str]]]:
+def _ranked(
+    entries: list[tuple[ReportRun, str]], named: list[tuple[ReportRun, str]]
+) -> list[tuple[str, tuple[ReportRun, str]]]:
     """The entries with their ranks, then the models they are held against, without."""
     ranked = [(str(i), entry) for i, entry in enumerate(entries, 1)]
     return ranked + [("", pair) for pair in named if pair[0].role != "unlearn"]
 
 
-def _order(pair: tuple[Run, str]) -> tuple[bool, float, str]:
+def _order(pair: tuple[ReportRun, str]) -> tuple[bool, float, str]:
     value = _value(pair[0], AGGREGATE)
     return math.isnan(value), -value if math.isfinite(value) else 0.0, pair[1]
 
 
-def _value(run: Run, name: str) -> float:
+def _value(run: ReportRun, name: str) -> float:
     return run.results[name].value if name in run.results else math.nan
 
 
-def _term(run: Run, term: str) -> float:
+def _term(run: ReportRun, term: str) -> float:
     tasks = run.results.get("task_aggregate")
     return math.nan if tasks is None else tasks.extra.get(term, math.nan)
 
 
-def _mmlu(results: Mapping[str, Result]) -> float:
+def _mmlu(results: Mapping[str, MetricResult]) -> float:
     """MMLU as it entered the aggregate, measured or given."""
     return results[AGGREGATE].extra.get("mmlu_part", math.nan) if AGGREGATE in results else math.nan
 
 
-def _text(results: Mapping[str, Result], name: str) -> str:
+def _text(results: Mapping[str, MetricResult], name: str) -> str:
     found = results.get(name)
     if found is None:
         return f"{ABSENT} (not measured)"

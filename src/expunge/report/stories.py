@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from expunge.report.drawing import GREY, Figure, Look, looks_of, safe, styled
+from expunge.report.drawing import GREY, Figure, FigureStyle, looks_of, safe, styled
 from expunge.report.model import ReportModel
-from expunge.report.protocol import SCORE, Course, ProbeCurve, Protocol
+from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
 
 FILE = "recovery.csv"
 ABOUT = (
@@ -53,7 +53,7 @@ def recovery_rows(told: Protocol) -> list[tuple[str, ...]]:
     return rows
 
 
-def _score(course: Course, step: int) -> str:
+def _score(course: ProtocolCourse, step: int) -> str:
     value, low, high = (course.at(step, f"{SCORE}{end}") for end in ("", "_low", "_high"))
     shown = _text(value, 2)
     return f"{shown} [{low:.2f}, {high:.2f}]" if low is not None and high is not None else shown
@@ -100,7 +100,7 @@ def story_figures(model: ReportModel) -> list[Figure]:
 
 
 def _courses(
-    name: str, title: str, courses: Sequence[Course], quantity: str, axis: str, looks: Mapping[str, Look]
+    name: str, title: str, courses: Sequence[ProtocolCourse], quantity: str, axis: str, looks: Mapping[str, FigureStyle]
 ) -> Figure | None:
     figure = go.Figure()
     steps: set[int] = set()
@@ -139,7 +139,7 @@ def _courses(
     return Figure(name, title, caption, styled(figure, 420))
 
 
-def _probes(told: Protocol, looks: Mapping[str, Look]) -> list[Figure]:
+def _probes(told: Protocol, looks: Mapping[str, FigureStyle]) -> list[Figure]:
     there = [c for c in told.probes if any(math.isfinite(v) for v in c.auc)]
     if not there:
         return []
@@ -161,7 +161,7 @@ def _probes(told: Protocol, looks: Mapping[str, Look]) -> list[Figure]:
     return [Figure("probes", "Probes of each layer", caption, styled(figure, 240 + 220 * n_rows))]
 
 
-def _probe_curve(figure: go.Figure, curve: ProbeCurve, place: int, look: Look | None, *, show: bool) -> None:
+def _probe_curve(figure: go.Figure, curve: ProbeCurve, place: int, look: FigureStyle | None, *, show: bool) -> None:
     figure.add_scatter(
         x=list(curve.layers), y=list(curve.auc), mode="lines+markers", name=safe(curve.label), showlegend=show,
         legendgroup=safe(curve.label), row=place // COLUMNS + 1, col=place % COLUMNS + 1,

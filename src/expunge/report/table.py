@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out
-from expunge.report.model import ReportModel, Run, run_names
+from expunge.report.model import ReportModel, ReportRun, run_names
 
 Kind = Literal["p", "number", "percent", "count", "time"]
 ABSENT = "\u2013"  # an en dash
@@ -21,7 +21,7 @@ NO_RETAIN = "this number is a distance to the retain model, and there was none t
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column. key: its name in the CSV; metric and extra: where its value is read; title: how to read it.
     to_retain: it is a distance to the retain model, which the retain model itself does not have."""
 
@@ -35,100 +35,102 @@ class Column:
 
 
 _KNOWN = (
-    Column(
+    TableColumn(
         "forget_quality", "forget quality p", "p",
         "p-value of the KS test between the truth ratios of this model and of the retain model; larger is nearer",
         "forget_quality", to_retain=True,
     ),
-    Column(
+    TableColumn(
         "ks_distance", "KS distance", "number",
         "largest gap between the two curves of truth ratios, 0 to 1; smaller is nearer the retain model",
         "forget_quality", "ks_distance", to_retain=True,
     ),
-    Column(
+    TableColumn(
         "forget_truth_ratio", "forget truth ratio", "number",
         "aggregate truth ratio on the forget rows; compare with the retain model",
         "forget_truth_ratio",
     ),
-    Column(
+    TableColumn(
         "forget_Q_A_Prob", "forget prob.", "number",
         "probability of the true answers to forget questions; compare with the retain model",
         "forget_Q_A_Prob",
     ),
-    Column(
+    TableColumn(
         "forget_Q_A_ROUGE", "forget ROUGE", "number",
         "overlap of generated and true answers to forget questions; compare with the retain model",
         "forget_Q_A_ROUGE",
     ),
-    Column(
+    TableColumn(
         "model_utility", "model utility", "number",
         "harmonic mean over what the model should still know; larger is better",
         "model_utility",
     ),
-    Column(
+    TableColumn(
         "retain_Q_A_Prob", "retain prob.", "number",
         "probability of the true answers to retain questions; larger is better",
         "retain_Q_A_Prob",
     ),
-    Column(
+    TableColumn(
         "retain_Q_A_ROUGE", "retain ROUGE", "number",
         "overlap of generated and true answers to retain questions; larger is better",
         "retain_Q_A_ROUGE",
     ),
-    Column(
+    TableColumn(
         "forget_knowmem_ROUGE", "forget knowledge", "number",
         "overlap of generated and true answers to questions about the forget texts; compare with the retain model",
         "forget_knowmem_ROUGE",
     ),
-    Column(
+    TableColumn(
         "forget_verbmem_ROUGE", "forget verbatim", "number",
         "overlap of how the model goes on with a forget text and how it goes on; compare with the retain model",
         "forget_verbmem_ROUGE",
     ),
-    Column(
+    TableColumn(
         "retain_knowmem_ROUGE", "retain knowledge", "number",
         "overlap of generated and true answers to questions about the retain texts; larger is better",
         "retain_knowmem_ROUGE",
     ),
-    Column(
+    TableColumn(
         "extraction_strength", "extraction strength", "number",
         "share of a forget text that the model says by itself from some point on; compare with the retain model",
         "extraction_strength",
     ),
-    Column(
+    TableColumn(
         "privleak", "privacy leakage", "number",
         "how far an attack's AUC is from the retain model's, in percent; 0 is best, either side is worse", "privleak",
         to_retain=True,
     ),
-    Column(
+    TableColumn(
         "mia_min_k", "attack AUC", "number",
         "AUC of the min-k attack: forget texts against texts never seen; compare with the retain model", "mia_min_k",
     ),
-    Column("mmlu", "MMLU", "number", "accuracy over all MMLU questions; larger is better", "mmlu"),
-    Column("wmdp_bio", "WMDP bio", "number", "accuracy on biology questions; guessing gives 0.25", "wmdp_bio"),
-    Column("wmdp_chem", "WMDP chem", "number", "accuracy on chemistry questions; guessing gives 0.25", "wmdp_chem"),
-    Column("wmdp_cyber", "WMDP cyber", "number", "accuracy on security questions; guessing gives 0.25", "wmdp_cyber"),
+    TableColumn("mmlu", "MMLU", "number", "accuracy over all MMLU questions; larger is better", "mmlu"),
+    TableColumn("wmdp_bio", "WMDP bio", "number", "accuracy on biology questions; guessing gives 0.25", "wmdp_bio"),
+    TableColumn("wmdp_chem", "WMDP chem", "number", "accuracy on chemistry questions; chance is 0.25", "wmdp_chem"),
+    TableColumn("wmdp_cyber", "WMDP cyber", "number", "accuracy on security questions; chance is 0.25", "wmdp_cyber"),
 )  # fmt: skip
-_DROP = Column(
+_DROP = TableColumn(
     "utility_drop_percent", "utility drop", "percent", "utility lost against the full model; smaller is better"
 )
 _ATTACKS = (  # shown where some run has them
-    Column(
+    TableColumn(
         "mia_distance", "MIA distance", "number",
         "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
         "mia_min_k", "auc_distance", to_retain=True,
     ),
     next(column for column in _KNOWN if column.key == "privleak"),
 )  # fmt: skip
-_MEMORY = Column("memory_gb", "memory GB", "number", "the most memory that training took, in GB")  # where it is known
+_MEMORY = TableColumn(
+    "memory_gb", "memory GB", "number", "the most memory that training took, in GB"
+)  # where it is known
 _LAST = (
-    Column("steps", "steps", "count", "optimiser steps"),
-    Column("wall_s", "time", "time", "seconds of training, wall clock"),
+    TableColumn("steps", "steps", "count", "optimiser steps"),
+    TableColumn("wall_s", "time", "time", "seconds of training, wall clock"),
 )
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One value. value is NaN where missing. `note` is the footnote that says why, or which rows a value leaves out.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
@@ -152,7 +154,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row. kind: a run, the mean over the seeds of a label, the band of the retain models, or a job without a
     result. run: the run, if one."""
 
@@ -160,18 +162,18 @@ class Row:
     name: str
     label: str
     role: str
-    cells: tuple[Cell, ...]
-    run: Run | None = None
+    cells: tuple[TableCell, ...]
+    run: ReportRun | None = None
     n: int = 1
     flag: str | None = None
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Columns, rows (a cell per column), and the footnotes; footnote k is `footnotes[k - 1]`."""
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[TableColumn, ...]
+    rows: tuple[TableRow, ...]
     footnotes: tuple[str, ...]
 
 
@@ -182,8 +184,8 @@ class _Footnotes:
     def number(self, said: str) -> int:
         return self.numbers.setdefault(said, len(self.numbers) + 1)
 
-    def absent(self, reason: str) -> Cell:
-        return Cell(math.nan, ABSENT, note=self.number(reason))
+    def absent(self, reason: str) -> TableCell:
+        return TableCell(math.nan, ABSENT, note=self.number(reason))
 
 
 def head_of(metric: str) -> str:
@@ -191,12 +193,12 @@ def head_of(metric: str) -> str:
     return next((c.head for c in _KNOWN if c.metric == metric and c.extra is None), metric)
 
 
-def columns_of(model: ReportModel) -> tuple[Column, ...]:
+def columns_of(model: ReportModel) -> tuple[TableColumn, ...]:
     """The columns of the metrics that are shown, the loss of utility beside the utility, then steps and time."""
-    out: list[Column] = []
+    out: list[TableColumn] = []
     for name in model.shown:
         known = [column for column in _KNOWN if column.metric == name]
-        out += known or [Column(name, name, "number", f"the metric {name}", name)]
+        out += known or [TableColumn(name, name, "number", f"the metric {name}", name)]
         if name == model.utility:
             out.append(_DROP)
     shown = {column.metric for column in out}
@@ -205,12 +207,12 @@ def columns_of(model: ReportModel) -> tuple[Column, ...]:
     return (*out, *(c for c in _ATTACKS if c.metric in there), *_LAST, *memory)
 
 
-def table(model: ReportModel) -> Table:
+def table(model: ReportModel) -> ReportTable:
     """The results table: full, retain, then the methods as given; a row of means where a label has several seeds."""
     notes = _Footnotes()
     columns = columns_of(model)
-    scale = _Scale.of(model)
-    rows: list[Row] = []
+    scale = _ColorScale.of(model)
+    rows: list[TableRow] = []
     for group in model.groups():
         own = [_run_row(run, name, columns, scale, notes) for run, name in zip(group, run_names(group), strict=True)]
         rows += own
@@ -220,11 +222,11 @@ def table(model: ReportModel) -> Table:
             rows.append(_band_row(model, columns, notes))
     for lost in model.missing:
         cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in columns)
-        rows.append(Row("missing", lost.label, lost.label, "", cells))
-    return Table(columns, tuple(rows), tuple(notes.numbers))
+        rows.append(TableRow("missing", lost.label, lost.label, "", cells))
+    return ReportTable(columns, tuple(rows), tuple(notes.numbers))
 
 
-def _band_row(model: ReportModel, columns: tuple[Column, ...], notes: _Footnotes) -> Row:
+def _band_row(model: ReportModel, columns: tuple[TableColumn, ...], notes: _Footnotes) -> TableRow:
     """From the lowest to the highest retain model: what another training seed can do by itself."""
     cells = []
     for column in columns:
@@ -234,13 +236,13 @@ def _band_row(model: ReportModel, columns: tuple[Column, ...], notes: _Footnotes
             cells.append(notes.absent("no band: it is not measured between retain models"))
             continue
         ends = format_value(found.low, column.kind), format_value(found.high, column.kind)
-        cells.append(Cell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
+        cells.append(TableCell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
     n = max(found.n for found in model.null_band.values())
-    return Row("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
+    return TableRow("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
 
 
 @dataclass(frozen=True)
-class _Scale:
+class _ColorScale:
     """What utility is held against: the metric that measures it, the full model's, and the floor."""
 
     metric: str
@@ -248,27 +250,29 @@ class _Scale:
     floor: float
 
     @classmethod
-    def of(cls, model: ReportModel) -> _Scale:
+    def of(cls, model: ReportModel) -> _ColorScale:
         full = model.mean_of("full", model.utility)
         return cls(model.utility, full, model.utility_floor * full)
 
 
-def _run_row(run: Run, name: str, columns: tuple[Column, ...], scale: _Scale, notes: _Footnotes) -> Row:
+def _run_row(
+    run: ReportRun, name: str, columns: tuple[TableColumn, ...], scale: _ColorScale, notes: _Footnotes
+) -> TableRow:
     cells = tuple(_cell(run, column, scale, notes) for column in columns)
-    return Row("run", name, run.label, run.role, cells, run, flag=_flag(run.role, columns, cells, scale))
+    return TableRow("run", name, run.label, run.role, cells, run, flag=_flag(run.role, columns, cells, scale))
 
 
-def _flag(role: str, columns: tuple[Column, ...], cells: tuple[Cell, ...], scale: _Scale) -> str | None:
+def _flag(role: str, columns: tuple[TableColumn, ...], cells: tuple[TableCell, ...], scale: _ColorScale) -> str | None:
     """The mark of a collapsed model. Comparisons with NaN are false: an unknown utility or floor marks nothing."""
     utility = next((cell.value for c, cell in zip(columns, cells, strict=True) if c.metric == scale.metric), math.nan)
     return BELOW_FLOOR if role == "unlearn" and utility < scale.floor else None
 
 
-def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
+def _cell(run: ReportRun, column: TableColumn, scale: _ColorScale, notes: _Footnotes) -> TableCell:
     if column.key in ("steps", "wall_s", "memory_gb"):
         given = getattr(run, column.key)
         value, reason = (math.nan, "not recorded") if given is None else (float(given), "not a finite number")
-        return Cell(value, format_value(value, column.kind)) if math.isfinite(value) else notes.absent(reason)
+        return TableCell(value, format_value(value, column.kind)) if math.isfinite(value) else notes.absent(reason)
     metric = column.metric or scale.metric
     result = run.results.get(metric)
     if result is None:
@@ -290,11 +294,13 @@ def _cell(run: Run, column: Column, scale: _Scale, notes: _Footnotes) -> Cell:
     note = notes.number(f"{metric}: {left}") if left else None
     if column.kind == "p":
         log10 = log10_p(result)
-        return Cell(value, format_p(log10), low=low, high=high, log10=log10, note=note)
-    return Cell(value, format_value(value, column.kind), low=low, high=high, note=note)
+        return TableCell(value, format_p(log10), low=low, high=high, log10=log10, note=note)
+    return TableCell(value, format_value(value, column.kind), low=low, high=high, note=note)
 
 
-def _mean_row(rows: list[Row], columns: tuple[Column, ...], scale: _Scale, notes: _Footnotes) -> Row:
+def _mean_row(
+    rows: list[TableRow], columns: tuple[TableColumn, ...], scale: _ColorScale, notes: _Footnotes
+) -> TableRow:
     cells = []
     for i, column in enumerate(columns):
         there = [row.cells[i] for row in rows if math.isfinite(row.cells[i].value)]
@@ -302,23 +308,23 @@ def _mean_row(rows: list[Row], columns: tuple[Column, ...], scale: _Scale, notes
         if not values:
             why = {row.cells[i].note for row in rows}
             same = why.pop() if len(why) == 1 else None
-            cells.append(Cell(math.nan, ABSENT, note=same) if same else notes.absent("no seed has a value"))
+            cells.append(TableCell(math.nan, ABSENT, note=same) if same else notes.absent("no seed has a value"))
             continue
         cell = _mean_cell(values, column.kind)
         # A cell whose count is not the row's says so: a mean over fewer seeds is another mean.
         cells.append(cell if len(values) == len(rows) else replace(cell, text=f"{cell.text} (n={len(values)})"))
     label, n, done = rows[0].label, len(rows), tuple(cells)
     flag = _flag(rows[0].role, columns, done, scale)
-    return Row("mean", f"{label}, mean ± sd (n={n})", label, rows[0].role, done, n=n, flag=flag)
+    return TableRow("mean", f"{label}, mean ± sd (n={n})", label, rows[0].role, done, n=n, flag=flag)
 
 
-def _mean_cell(values: list[float], kind: Kind) -> Cell:
+def _mean_cell(values: list[float], kind: Kind) -> TableCell:
     """Mean and sample standard deviation. p-values come as log10 p, since they span orders of magnitude."""
     mean = statistics.fmean(values)
     sd = statistics.stdev(values) if len(values) > 1 else math.nan
     if kind == "p":
         text = f"10^({mean:.1f} ± {sd:.1f})" if len(values) > 1 else format_p(mean)
-        return Cell(10**mean, text, sd=sd, n=len(values), log10=mean)
+        return TableCell(10**mean, text, sd=sd, n=len(values), log10=mean)
     if len(values) == 1:
         text = format_value(mean, kind)
     elif kind == "time":
@@ -326,10 +332,10 @@ def _mean_cell(values: list[float], kind: Kind) -> Cell:
     else:
         digits = {"percent": 1, "count": 0}.get(kind, 3)
         text = f"{mean:.{digits}f} ± {sd:.{digits}f}" + (" %" if kind == "percent" else "")
-    return Cell(mean, text, sd=sd, n=len(values))
+    return TableCell(mean, text, sd=sd, n=len(values))
 
 
-def log10_p(result: Result) -> float:
+def log10_p(result: MetricResult) -> float:
     """log10 of a p-value: the stored one, exact where p underflows, else that of the value, cut off at 1e-308."""
     stored = result.extra.get("log10_p", math.nan)
     if math.isfinite(stored):

@@ -16,21 +16,21 @@ from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
 from expunge.report.model import ReportModel
-from expunge.report.overview import LEGEND, Met, overview
+from expunge.report.overview import LEGEND, AuditSummary, overview
 from expunge.report.protocol import Protocol
 from expunge.report.reading import cautions, floor_line, reading
-from expunge.report.section import Grid, Section
+from expunge.report.section import GridSection, Section
 from expunge.report.semeval import score_section
 from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
-from expunge.report.table import BELOW_FLOOR, Row, Table, table
+from expunge.report.table import BELOW_FLOOR, ReportTable, TableRow, table
 
 FORMULA = ("=", "+", "-", "@")
 _GAP = 2  # spaces that rich puts around a column of this style
 
 
-def _marked(row: Row) -> str:
+def _marked(row: TableRow) -> str:
     """The name of a row for a narrow place: a mark says that a line below explains."""
     return f"{row.name} !" if row.flag else row.name
 
@@ -81,7 +81,7 @@ def _tables(part: Section) -> list[str]:
     return lines
 
 
-def _grid(grid: Grid) -> list[str]:
+def _grid(grid: GridSection) -> list[str]:
     aligned = [":--" if grid.leftward(head) else "--:" for head in grid.heads]
     texts = [[_md(cell) for cell in row] for row in (grid.heads, *grid.rows)]
     return ["| " + " | ".join(row) + " |" for row in (texts[0], aligned, *texts[1:])]
@@ -106,11 +106,11 @@ def _audits(model: ReportModel) -> list[str]:
     return [*lines, "</details>", ""]
 
 
-def _said(cell: Met) -> str:
+def _said(cell: AuditSummary) -> str:
     return " / ".join(str(verdict) for verdict in cell.verdicts)
 
 
-def _notes(cell: Met) -> str:
+def _notes(cell: AuditSummary) -> str:
     return "".join(f"[^audit-{k}]" for k in cell.notes)
 
 
@@ -153,7 +153,7 @@ def to_csv(model: ReportModel) -> str:
     return out.getvalue()
 
 
-def _csv_line(made: Table, row: Row, kind: str) -> list[str]:
+def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
     run = row.run
     seed = "" if run is None or run.seed is None else str(run.seed)
     about = [
@@ -273,7 +273,7 @@ def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
         yield Text("Every finding with its interval is in report.html and results.md; audits.json has all numbers.")
 
 
-def _narrow(cell: Met) -> str:
+def _narrow(cell: AuditSummary) -> str:
     """A cell for a terminal, a line per verdict."""
     notes = "".join(f" ({k})" for k in cell.notes)
     return "\n".join(str(verdict) for verdict in cell.verdicts) + notes
@@ -293,12 +293,12 @@ def to_rich(model: ReportModel) -> TerminalTable:
     return TerminalTable(model)
 
 
-def _shown(row: Row, i: int) -> str:
+def _shown(row: TableRow, i: int) -> str:
     cell = row.cells[i]
     return f"{cell.text} ({cell.note})" if cell.note else cell.text
 
 
-def _blocks(made: Table, width: int) -> list[list[int]]:
+def _blocks(made: ReportTable, width: int) -> list[list[int]]:
     """The columns in runs that fit the width, at least one each."""
     names = max([len(_marked(row)) for row in made.rows] + [3])
     left_for_names = min(names, width // 3) + _GAP
@@ -322,7 +322,7 @@ def _fitting(needs: list[int], names: int, width: int) -> list[list[int]]:
     return blocks
 
 
-def _block(made: Table, columns: list[int]) -> RichTable:
+def _block(made: ReportTable, columns: list[int]) -> RichTable:
     shown = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
     shown.add_column("run", overflow="fold", vertical="bottom")
     for i in columns:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.core.files import write_bytes
-from expunge.report import rows
+from expunge.report import examples
 from expunge.report.audits import JSON, TABLE, audits_json, audits_parquet
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
@@ -30,8 +30,8 @@ def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
     data = [(path, text.encode()) for path, text in zip((folder / name for name in FILES), texts, strict=True)]
     if model.explorer.rows:
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.rows_table(model.explorer), sink)
-        data.append((folder / rows.FILE, sink.getvalue().to_pybytes()))
+        pq.write_table(examples.rows_table(model.explorer), sink)
+        data.append((folder / examples.FILE, sink.getvalue().to_pybytes()))
     if model.protocol is not None:
         data.append((folder / RECOVERY, recovery_csv(model.protocol).encode()))
     if model.audits:

@@ -14,12 +14,12 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
+from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
-from expunge.scoring.config import Generation
-from expunge.study.launch import Launch
-from expunge.study.meta.config import Meta
+from expunge.study.launch import LaunchConfig
+from expunge.study.meta_evaluation.config import MetaEvaluationConfig
 from expunge.study.stories.config import StoriesStudy
-from expunge.training.config import MOST_SEED, Rule, TrainArgs
+from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
 
 
 @strict
@@ -52,7 +52,7 @@ class LmEval:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class EvalRows:
+class EvalSplit:
     """Which evaluation rows are read: all, or one of two parts that share no question, to choose settings by one and
     report the other. share: of each set's questions, how many are in the selection part; seed: which."""
 
@@ -82,7 +82,7 @@ class EvalConfig:
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     embedder: str | None = None
     original: str | None = None
-    rows: EvalRows = field(default_factory=EvalRows)
+    rows: EvalSplit = field(default_factory=EvalSplit)
 
     def __post_init__(self) -> None:
         for name in self.extras:
@@ -114,7 +114,7 @@ class DataConfig:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TaskConfig:
     """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation.
 
     A split that is not named is the benchmark's own default. forget, retain: files of rows, for `benchmark=custom`.
@@ -156,7 +156,7 @@ class MethodEntry:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class SweepConfig:
     """A search for each method's settings, off unless `trials` says how many each method has: as many for all, of as
     many steps, in each cell of a grid. The rule reads the selection part of the evaluation rows alone (`eval.rows`),
     the report the other part. Where there are `requests`, a trial is the whole chain, and its last model is judged.
@@ -170,7 +170,7 @@ class Sweep:
     sampler: Literal["grid", "random", "tpe"] = "random"
     space: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    rule: Rule = field(default_factory=Rule)
+    rule: SelectionRule = field(default_factory=SelectionRule)
 
     def __post_init__(self) -> None:
         if self.trials < 0:
@@ -182,7 +182,7 @@ Keep = Literal["all", "best", "last", "none"]
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class KeepArgs:
+class RetentionConfig:
     """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
     part of any artifact's identity."""
 
@@ -192,7 +192,7 @@ class KeepArgs:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class SeedsConfig:
     """Seeds of training (full and retain) and of unlearning, separately; a study runs their product."""
 
     train: tuple[int, ...] = (0,)
@@ -209,7 +209,7 @@ class Seeds:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Paths:
+class StudyPaths:
     """Where things go. They are no part of any artifact's identity."""
 
     store: str = "saves/store"
@@ -218,7 +218,7 @@ class Paths:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Study(Task):
+class StudyConfig(TaskConfig):
     """full -> retain -> unlearn (each method) -> score -> metrics -> report.
 
     requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
@@ -226,7 +226,7 @@ class Study(Task):
     models. keep_later_requests: a link also retains the rows that later links will forget. audits: what is tried on
     each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`; of
     a chain, on its last model. meta: which metrics are to be trusted, over pools of models with and without the
-    knowledge (`study.meta`).
+    knowledge (`study.meta_evaluation`).
 
     grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
     models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0). grid_cells: settings of
@@ -242,16 +242,16 @@ class Study(Task):
     unlearn: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[MethodEntry, ...] = ()
     audits: tuple[str | Mapping[str, Any], ...] = ()
-    seeds: Seeds = field(default_factory=Seeds)
-    meta: Meta | None = None
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    meta: MetaEvaluationConfig | None = None
     grid: Mapping[str, Any] = field(default_factory=dict)
     grid_names: Literal["settings", "numbers"] = "settings"
     grid_cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stories: StoriesStudy | None = None
-    sweep: Sweep = field(default_factory=Sweep)
-    keep: KeepArgs = field(default_factory=KeepArgs)
-    launch: Launch = field(default_factory=Launch)
-    paths: Paths = field(default_factory=Paths)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    keep: RetentionConfig = field(default_factory=RetentionConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    paths: StudyPaths = field(default_factory=StudyPaths)
 
     @property
     def output_dir(self) -> Path:
@@ -259,7 +259,7 @@ class Study(Task):
         return Path(self.paths.output_dir or f"saves/study/{self.name}")
 
 
-T = TypeVar("T", bound=Task)
+T = TypeVar("T", bound=TaskConfig)
 
 
 def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
@@ -272,9 +272,9 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
     return dataclasses.replace(decode(cls, {**tree, "model": model}), template_args=template)
 
 
-def decode_study(tree: Mapping[str, Any]) -> Study:
+def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     """A plain mapping as a Study. Raises ConfigError."""
-    study = decode_task(Study, tree)
+    study = decode_task(StudyConfig, tree)
     _check_study(study)
     spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
@@ -285,7 +285,7 @@ def decode_study(tree: Mapping[str, Any]) -> Study:
     return study
 
 
-def _check_study(study: Study) -> None:
+def _check_study(study: StudyConfig) -> None:
     """What one key alone cannot tell. Raises ConfigError."""
     if not study.name.strip() or study.name in (".", "..") or "/" in study.name:
         raise ConfigError(f"name: must be the name of a folder under saves/study, without a slash, got {study.name!r}")
@@ -333,7 +333,7 @@ def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return out
 
 
-def unlearn_args(study: Study, index: int, seed: int) -> TrainArgs:
+def unlearn_args(study: StudyConfig, index: int, seed: int) -> TrainArgs:
     """The training settings of one method: the study's `unlearn`, changed by the method's `args`."""
     entry = study.methods[index]
     decode(TrainArgs, dict(study.unlearn), where="unlearn")

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from expunge.core.errors import JobError
 from expunge.core.files import write_parts
-from expunge.core.identity import file_sha256
+from expunge.core.fingerprints import file_sha256
 
 SUFFIX = ".delta"
 LEVEL = 3

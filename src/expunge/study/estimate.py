@@ -12,15 +12,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from expunge.core.errors import ConfigError
-from expunge.data.rows import RowSet
-from expunge.data.stories import TokenShards
+from expunge.data.examples import ExampleSet
+from expunge.data.stories import TokenDataset
+from expunge.evaluation.config import Generation
+from expunge.evaluation.loglikelihood import wanted_variants
 from expunge.models.config import ModelConfig, looks_local
-from expunge.scoring.config import Generation
-from expunge.scoring.tokens import wanted_variants
 from expunge.study.job import Estimate
-from expunge.study.measuring import Part
-from expunge.study.memory import Shape, estimate_memory, estimate_scoring, shape_in
-from expunge.study.setting import Setting
+from expunge.study.measuring import RecordPart
+from expunge.study.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in
+from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.phases import draws
 
@@ -29,15 +29,15 @@ FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured
 
 
 @dataclass(frozen=True)
-class Sizes:
+class WorkEstimator:
     """Tokens of each set of rows (question and own answer) and of its longest row, and the model's parameters (0:
     unknown), its shape or why that is not known, and the bytes of a weight when it is scored."""
 
     tokens: Mapping[str, float]
     longest: Mapping[str, float]
-    rows: Mapping[str, RowSet]
+    rows: Mapping[str, ExampleSet]
     n_parameters: int
-    shape: Shape | str
+    shape: ParameterCounts | str
     scored_bytes: int
     max_length: int
 
@@ -90,7 +90,7 @@ class Sizes:
         most = rows.max_length or self.max_length
         return most if rows.long == "pieces" else max(1, min(most, math.ceil(longest)))
 
-    def score(self, part: Part, generation: Generation, n_rows: int | None = None) -> Estimate:
+    def score(self, part: RecordPart, generation: Generation, n_rows: int | None = None) -> Estimate:
         """Two operations per parameter and token, four times that for generated tokens, six with a gradient; of the
         first n_rows rows (None: all)."""
         rows = self.rows[part.rows]
@@ -127,16 +127,16 @@ def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
     return max(1, on_the_way) + bool(args.at_start)
 
 
-def sizes(setting: Setting) -> Sizes:
+def sizes(setting: TaskContext) -> WorkEstimator:
     """The sizes of a study's rows and model."""
     sets = setting.benchmark.sets
     tokens = {n: _tokens(s) for n, s in sets.items()}
-    shape: Shape | str
+    shape: ParameterCounts | str
     try:
         shape = shape_in(setting.model)
     except ConfigError as error:
         shape = str(error)
-    return Sizes(
+    return WorkEstimator(
         tokens={n: sum(of) for n, of in tokens.items()},
         longest={n: max(of, default=0.0) for n, of in tokens.items()},
         rows=sets,
@@ -170,14 +170,14 @@ def _elements(file: Path, key: str) -> int:
         raise ConfigError(f"{key}: {file} is no whole safetensors file: {error}") from None
 
 
-def _tokens(rows: RowSet) -> list[float]:
+def _tokens(rows: ExampleSet) -> list[float]:
     """Tokens of each row with its own answer; those of shards together."""
-    if isinstance(rows, TokenShards):
+    if isinstance(rows, TokenDataset):
         return [float(rows.n_tokens)]
     return [n / CHARACTERS_PER_TOKEN for n in _characters(rows, ("answer",))]
 
 
-def _characters(rows: RowSet, variants: Sequence[str]) -> list[int]:
+def _characters(rows: ExampleSet, variants: Sequence[str]) -> list[int]:
     """Characters of each wanted answer with its question."""
     shots = sum(len(q) + len(a) for q, a in rows.shots)
     return [

@@ -9,27 +9,27 @@ from typing import NamedTuple
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.identity import fingerprint
-from expunge.methods.edits import edit_registry, make_edit
-from expunge.methods.edits.merge import check_count
+from expunge.core.fingerprints import fingerprint
 from expunge.methods.objective import objective
+from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
+from expunge.methods.weight_edits.merge import check_count
 from expunge.report.table import format_setting
-from expunge.study.auditing.jobs import audit_jobs, audited, check_audits
-from expunge.study.auditing.results import Audited, Subject
-from expunge.study.config import MethodEntry, Study, Task, entry_label, unlearn_args
+from expunge.study.audit_jobs.jobs import audit_jobs, audited, check_audits
+from expunge.study.audit_jobs.results import AuditEntry, AuditSubject
+from expunge.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
 from expunge.study.job import Job
-from expunge.study.maker import Maker
-from expunge.study.meta.jobs import check_meta, meta_job
+from expunge.study.meta_evaluation.jobs import check_meta, meta_job
 from expunge.study.requests import with_requests
-from expunge.study.setting import Setting, check_model
-from expunge.study.settle import setting_of
+from expunge.study.resolve_task import resolve_task
 from expunge.study.stories.jobs import StoryJobs, story_jobs
+from expunge.study.task_context import TaskContext, check_model
+from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
 
 
 @dataclass(frozen=True)
-class Leaf:
+class ModelNode:
     """One model of a study, with the jobs that make and measure it."""
 
     label: str
@@ -45,14 +45,14 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Graph:
+class StudyGraph:
     """A study as jobs."""
 
-    study: Study
-    setting: Setting
-    leaves: tuple[Leaf, ...]
-    cells: Mapping[str, Graph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
-    audits: tuple[Audited, ...] = ()
+    study: StudyConfig
+    setting: TaskContext
+    leaves: tuple[ModelNode, ...]
+    cells: Mapping[str, StudyGraph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
+    audits: tuple[AuditEntry, ...] = ()
     stories: StoryJobs | None = None
     meta: Job | None = None
 
@@ -64,10 +64,10 @@ class Graph:
         return [*measured, *(audited.job for audited in self.audits), *told]
 
 
-Rooms = dict[str, tuple[Maker, Mapping[str, str]]]  # by what they were made of
+Rooms = dict[str, tuple[TrainingJobs, Mapping[str, str]]]  # by what they were made of
 
 
-def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
+def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
     """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
 
     rooms: what was read for other studies; rows and model that are the same again are not read again.
@@ -80,7 +80,7 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
     maker, links = _maker(study, {} if rooms is None else rooms)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
-    leaves: list[Leaf] = []
+    leaves: list[ModelNode] = []
     trained: dict[int, dict[str, Job]] = {}
     tags = {seed: f"-s{seed}" if len(study.seeds.train) > 1 else "" for seed in study.seeds.train}
     for seed, tag in tags.items():
@@ -105,46 +105,46 @@ def build_graph(study: Study, rooms: Rooms | None = None) -> Graph:
         retain = None
         if "retain" in models:
             retain = _leaf(maker, f"retain{tag}", "retain", seed, models["retain"], models.get("full"), None, others)
-        against = Against(models.get("full"), retain.metrics if retain else None, list(retained.values()))
+        against = Baselines(models.get("full"), retain.metrics if retain else None, list(retained.values()))
         full = _leaf(maker, f"full{tag}", "full", seed, models.get("full"), *against)
         leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
     whole = setting.benchmark.forget_set
     subjects = [
-        Subject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
+        AuditSubject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
         for x in leaves
         if study.audits and audited(x.label, links, setting.benchmark.sets, whole)
     ]
     audits, meta = audit_jobs(study, setting, subjects), meta_job(study, maker, start, leaves)
-    return Graph(study, setting, tuple(leaves), audits=audits, meta=meta)
+    return StudyGraph(study, setting, tuple(leaves), audits=audits, meta=meta)
 
 
-def _of_stories(study: Study) -> Graph:
+def _of_stories(study: StudyConfig) -> StudyGraph:
     """The graph of a study of stories, which reads no benchmark."""
     jobs = story_jobs(study)
     empty = Benchmark(name="stories", split="", sets={}, panel=(), full_sets=(), retain_sets=(), shown_set=None)
-    return Graph(study, Setting(empty, study.model, study.template_args), (), stories=jobs)
+    return StudyGraph(study, TaskContext(empty, study.model, study.template_args), (), stories=jobs)
 
 
-def _maker(study: Study, rooms: Rooms) -> tuple[Maker, Mapping[str, str]]:
+def _maker(study: StudyConfig, rooms: Rooms) -> tuple[TrainingJobs, Mapping[str, str]]:
     """The maker of a study's jobs, and its forget sets by the names of their requests."""
-    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(Task)}
+    own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
     made_of = fingerprint({**own, "requests": study.requests})
     if made_of not in rooms:
         check_model(study.model)
-        setting = setting_of(study)
+        setting = resolve_task(study)
         check_given(study, setting.benchmark)
         if study.data.request is not None:
             raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
         links: Mapping[str, str] = {"": setting.benchmark.forget_set}
         if study.requests != 1:
             setting, links = with_requests(setting, study.requests)
-        rooms[made_of] = Maker(setting, study.eval), links
+        rooms[made_of] = TrainingJobs(setting, study.eval), links
     return rooms[made_of]
 
 
-class Against(NamedTuple):
+class Baselines(NamedTuple):
     """What a model is held against: the full model (None: the given one), the retain model's metrics, all retain
     models' records."""
 
@@ -153,7 +153,7 @@ class Against(NamedTuple):
     shadows: Sequence[Job]
 
 
-def check_given(study: Study, benchmark: Benchmark) -> None:
+def check_given(study: StudyConfig, benchmark: Benchmark) -> None:
     """Where a benchmark trains no full model, the given one stands for it: once. Raises ConfigError."""
     if benchmark.full_sets:
         return
@@ -161,7 +161,7 @@ def check_given(study: Study, benchmark: Benchmark) -> None:
         raise ConfigError(f"seeds.train: benchmark={benchmark.name} trains no full model; leave it at one seed")
 
 
-def check_methods(study: Study) -> None:
+def check_methods(study: StudyConfig) -> None:
     """Every method's name, settings and training settings. Raises ConfigError."""
     seen: list[str] = []
     for i, entry in enumerate(study.methods):
@@ -173,7 +173,7 @@ def check_methods(study: Study) -> None:
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
             raise ConfigError(f"{where}.label: {seen[-1]!r} holds an @, which names the links where there are requests")
-        if entry.trainer not in edit_registry():
+        if entry.trainer not in weight_edit_registry():
             chosen = objective(entry.trainer, entry.method_args, where=where)
             if not chosen.forgets:
                 raise ConfigError(
@@ -189,8 +189,8 @@ def check_methods(study: Study) -> None:
                 )
             check_run(chosen, args, f"{where}.args")
             continue
-        edit = make_edit(entry.trainer, entry.method_args, f"{where}.method")
-        others = edit_registry()[entry.trainer].others
+        edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
+        others = weight_edit_registry()[entry.trainer].others
         if others == "model" and not entry.of:
             raise ConfigError(f"{where}.of: missing; {entry.trainer} merges earlier methods, name their labels")
         if others == "model":
@@ -202,32 +202,32 @@ def check_methods(study: Study) -> None:
 
 
 def _forget(
-    study: Study,
-    maker: Maker,
+    study: StudyConfig,
+    maker: TrainingJobs,
     links: Mapping[str, str],
-    against: Against,
+    against: Baselines,
     train_seed: int,
     seed: int,
     tag: str,
-) -> list[Leaf]:
+) -> list[ModelNode]:
     """The unlearned models of one full model and one seed, in the order of the study's methods.
 
     links: the forget sets by the names of their requests, in order. Each model of a chain starts from the one before;
     `made` holds the last.
     """
     full = against.full
-    leaves: list[Leaf] = []
+    leaves: list[ModelNode] = []
     made: dict[str, Job] = {}
     tag += f"-u{seed}" if len(study.seeds.unlearn) > 1 else ""
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        model = made[entry.of[0]] if entry.of and entry.trainer not in edit_registry() else full
+        model = made[entry.of[0]] if entry.of and entry.trainer not in weight_edit_registry() else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
-            if entry.trainer in edit_registry():
+            if entry.trainer in weight_edit_registry():
                 model = _edit(maker, entry, name + tag, model, rows, made, args)
             else:
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
@@ -244,16 +244,22 @@ def _forget(
 
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
     """The links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
-    edit = edit_registry().get(entry.trainer)
+    edit = weight_edit_registry().get(entry.trainer)
     return links if edit is None or edit.others == "reinforced" else {"": ""}
 
 
 def _edit(
-    maker: Maker, entry: MethodEntry, label: str, model: Job | None, rows: str, made: Mapping[str, Job], args: TrainArgs
+    maker: TrainingJobs,
+    entry: MethodEntry,
+    label: str,
+    model: Job | None,
+    rows: str,
+    made: Mapping[str, Job],
+    args: TrainArgs,
 ) -> Job:
     """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
-    edit = make_edit(entry.trainer, entry.method_args)
-    others = edit_registry()[entry.trainer].others
+    edit = make_weight_edit(entry.trainer, entry.method_args)
+    others = weight_edit_registry()[entry.trainer].others
     if others == "reinforced":
         return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
     named = [made[name] for name in entry.of]
@@ -261,7 +267,7 @@ def _edit(
 
 
 def _leaf(
-    maker: Maker,
+    maker: TrainingJobs,
     name: str,
     role: str,
     train_seed: int,
@@ -269,10 +275,10 @@ def _leaf(
     full: Job | None,
     retain: Job | None,
     shadows: Sequence[Job],
-) -> Leaf:
+) -> ModelNode:
     """A model with its records and metrics."""
     records = maker.records(name, model, full)
-    return Leaf(
+    return ModelNode(
         label=name,
         role=role,
         method=None,

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.core.errors import ConfigError, UserError, nearest
-from expunge.study.config import Study, decode_study, with_value
-from expunge.study.graph import Graph, Leaf, Rooms, build_graph
+from expunge.study.config import StudyConfig, decode_study, with_value
+from expunge.study.graph import ModelNode, Rooms, StudyGraph, build_graph
 from expunge.study.job import Job, in_order
 
 FIXED = ("grid", "grid_cells", "grid_names", "keep", "launch", "name", "paths", "sweep")  # one for the whole grid
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One cell: its name, its value on each axis, and its own study as a plain tree."""
 
     name: str
@@ -36,7 +36,7 @@ class Cell:
     tree: Mapping[str, Any]
 
 
-def study_graph(tree: Mapping[str, Any]) -> Graph:
+def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
     """The graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
     whole = decode_study(tree)
     if not whole.grid or whole.stories is not None:  # which refuses a grid
@@ -54,7 +54,7 @@ def study_graph(tree: Mapping[str, Any]) -> Graph:
     return _joined(whole, found, graphs)
 
 
-def cells(tree: Mapping[str, Any], study: Study) -> list[Cell]:
+def cells(tree: Mapping[str, Any], study: StudyConfig) -> list[GridCell]:
     """The cells of a study's grid, in order. Raises ConfigError."""
     axes = {axis: _values(axis, given) for axis, given in study.grid.items()}
     plain = {k: v for k, v in tree.items() if k not in ("grid", "grid_cells", "grid_names")}
@@ -70,7 +70,7 @@ def cells(tree: Mapping[str, Any], study: Study) -> list[Cell]:
         name = ",".join(labels.values()) if study.grid_names == "settings" else f"experiment_{number}"
         for key, value in study.grid_cells.get(name, {}).items():
             own = with_value(own, key, value)
-        out.append(Cell(name, labels, own))
+        out.append(GridCell(name, labels, own))
     names = [cell.name for cell in out]
     for name in study.grid_cells:
         if name not in names:
@@ -105,7 +105,7 @@ def _check_keys(where: str, changes: Mapping[str, Any]) -> None:
             raise ConfigError(f"{where} sets {key}, which is one for the whole grid")
 
 
-def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Graph:
+def _joined(study: StudyConfig, found: Sequence[GridCell], graphs: Sequence[StudyGraph]) -> StudyGraph:
     """One graph of all cells. Equal jobs become one, labelled by what the cells that share it have in common."""
     shared: dict[str, list[int]] = {}
     for number, graph in enumerate(graphs):
@@ -130,7 +130,7 @@ def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Gra
             vars(made[job.key])["key"] = job.key  # no label counts, so it need not be computed again
         return made[job.key]
 
-    def renamed(leaf: Leaf) -> Leaf:
+    def renamed(leaf: ModelNode) -> ModelNode:
         return dataclasses.replace(
             leaf,
             model=None if leaf.model is None else one(leaf.model),
@@ -151,10 +151,10 @@ def _joined(study: Study, found: Sequence[Cell], graphs: Sequence[Graph]) -> Gra
         raise ConfigError("grid: two cells have the same name; give the values names that differ")
     leaves = tuple(leaf for part in parts.values() for leaf in part.leaves)
     audits = tuple(audited for part in parts.values() for audited in part.audits)
-    return Graph(study, graphs[0].setting, leaves, parts, audits=audits)
+    return StudyGraph(study, graphs[0].setting, leaves, parts, audits=audits)
 
 
-def _numbers(name: str, graphs: Sequence[Graph]) -> dict[str, str]:
+def _numbers(name: str, graphs: Sequence[StudyGraph]) -> dict[str, str]:
     """Models by number, each role from 0 in the order of the cells: NAME/full_0, NAME/retain_0, NAME/forget_0."""
     out: dict[str, str] = {}
     counts = {"full": 0, "retain": 0, "unlearn": 0}

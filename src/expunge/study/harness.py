@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, JobError, nearest
-from expunge.core.identity import folder_sha256
-from expunge.metrics.api import Result
+from expunge.core.fingerprints import folder_sha256
+from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device
@@ -93,9 +93,9 @@ def measure_tasks(
     return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
 
 
-def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:
+def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResult]:
     """lm-eval's numbers as metrics: `task/metric` where its filter is "none", else `task/metric,filter`."""
-    out: dict[str, Result] = {}
+    out: dict[str, MetricResult] = {}
     for task, numbers in found.items():
         for key, value in numbers.items():
             metric, _, kind = key.partition(",")
@@ -105,7 +105,7 @@ def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:
             extra = {"stderr": float(error)} if isinstance(error, int | float) else {}
             name = f"{task}/{metric}" + ("" if kind == "none" else f",{kind}")
             reason = "lm-eval gave no number" if math.isnan(value) else None
-            out[name] = Result(float(value), reason=reason, extra=extra)
+            out[name] = MetricResult(float(value), reason=reason, extra=extra)
     return out
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 
 Progress = Callable[[int, int], None]  # units done, units in all
 CHECKPOINTS = ".checkpoints"
@@ -47,7 +47,7 @@ class Job:
     implied: the roles of parents whose contents the rest already determines (a reference of the parent model); they are
     left out of the key. passing: this job's result is there for its readers alone, and may go when they are done.
     resumes: an unfinished attempt is gone on from; `do` is told where to keep it, as `parents[CHECKPOINTS]`.
-    together: where there are several processes, all call `do` at the same time (`study.together`).
+    together: where there are several processes, all call `do` at the same time (`study.collective`).
     """
 
     kind: str

@@ -59,7 +59,7 @@ def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Launch:
+class LaunchConfig:
     """How a study runs.
 
     kind: "local" (this machine) or "slurm" (a cluster; this command waits and shows the jobs). workers: processes that
@@ -83,7 +83,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StudySpec:
     """What another process needs to make a study's jobs again: the study as a plain tree, and the users' own files."""
 
     tree: Mapping[str, Any]
@@ -94,10 +94,10 @@ class Recipe:
         write_json(path, {"study": self.tree, "plugins": list(self.plugins)})
 
     @staticmethod
-    def read(path: Path) -> Recipe:
+    def read(path: Path) -> StudySpec:
         """Raises ConfigError for a file that is no recipe."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return Recipe(found["study"], tuple(found["plugins"]))
+            return StudySpec(found["study"], tuple(found["plugins"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: not a study's recipe: {' '.join(str(error).split())}") from None

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from expunge.benchmarks import Limits
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.core.records import (
     AGREEMENT,
     GRADS,
     TEXTS,
     TOKENS,
-    Text,
+    GeneratedText,
     agreement_records,
     grad_records,
     similarity_records,
@@ -29,22 +29,22 @@ from expunge.core.records import (
     texts_table,
     token_records,
 )
-from expunge.data.rows import RowSet
+from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.metrics.api import Metric, Result
-from expunge.metrics.compute import Extra, Texts, compute, requests, with_parents
+from expunge.evaluation.agreement import score_agreement
+from expunge.evaluation.config import Generation
+from expunge.evaluation.distributed import generate_texts_sharded, score_tokens_sharded, this_rank_shard
+from expunge.evaluation.gradients import score_grads
+from expunge.evaluation.loglikelihood import TRUNCATED, check_context, encode_items, wanted_variants
+from expunge.evaluation.prompts import make_prompts
+from expunge.evaluation.similarity import Embedder, score_similarity
+from expunge.evaluation.speculative import DraftTexts, drafts_of
+from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.compute import OptionalRecords, Texts, compute, requests, with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.scoring.agreement import score_agreement
-from expunge.scoring.config import Generation
-from expunge.scoring.drafts import Drafts, drafts_of
-from expunge.scoring.grads import score_grads
-from expunge.scoring.prompts import make_prompts
-from expunge.scoring.shards import generate_texts_sharded, score_tokens_sharded, this_shard
-from expunge.scoring.similarity import Embedder, score_similarity
-from expunge.scoring.tokens import TRUNCATED, check_context, encode_items, wanted_variants
 from expunge.study.job import Progress
-from expunge.study.setting import TOKENIZER, Setting
+from expunge.study.task_context import TOKENIZER, TaskContext
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "tokens": TOKENS.names,
@@ -56,7 +56,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class RecordPart:
     """One kind of records of one set of rows. Each is a job of its own, so asking for another redoes none.
 
     kind: tokens, texts, samples, grads, agreement, or the similarity of texts or samples. names: the answers read.
@@ -78,7 +78,7 @@ class Part:
         return stem if last == "similarity" else None
 
 
-def parts(panel: Sequence[Metric]) -> list[Part]:
+def parts(panel: Sequence[Metric]) -> list[RecordPart]:
     """What the panel reads, a part for each set of rows and kind of records."""
     wanted = requests(panel)
     kinds = {
@@ -90,10 +90,10 @@ def parts(panel: Sequence[Metric]) -> list[Part]:
         "texts_similarity": wanted.similar_texts,
         "samples_similarity": wanted.similar_samples,
     }
-    return [Part(rows, kind, names) for kind, of in kinds.items() for rows, names in of.items()]
+    return [RecordPart(rows, kind, names) for kind, of in kinds.items() for rows, names in of.items()]
 
 
-class Held:
+class ModelCache:
     """The model that was read last for scoring: the parts of one model follow one another, and so read it once.
 
     drafts: what its scores have shown of its texts, by the fingerprint of the rows.
@@ -102,9 +102,9 @@ class Held:
     def __init__(self) -> None:
         self._source: str | None = None
         self._model: Any = None
-        self.drafts: dict[str, Drafts] = {}
+        self.drafts: dict[str, DraftTexts] = {}
 
-    def model(self, source: str, setting: Setting) -> Any:
+    def model(self, source: str, setting: TaskContext) -> Any:
         """The model of a source."""
         if source != self._source:
             self.drop()
@@ -121,10 +121,10 @@ class Held:
 def score(
     folder: Path,
     source: str,
-    setting: Setting,
-    part: Part,
+    setting: TaskContext,
+    part: RecordPart,
     generation: Generation,
-    held: Held,
+    held: ModelCache,
     progress: Progress,
     *,
     original: str | None = None,
@@ -146,7 +146,7 @@ def score(
 
     facts: dict[str, Any] = {"units": total}
     if part.kind == "tokens":
-        table = score_tokens_sharded(model, rows, part.names, encoder, this_shard(), progress=step)
+        table = score_tokens_sharded(model, rows, part.names, encoder, this_rank_shard(), progress=step)
         scored = token_records(table.filter(pc.equal(table["variant"], "answer")))
         held.drafts[rows.fingerprint()] = drafts_of(scored, "answer")
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
@@ -159,14 +159,18 @@ def score(
         limits = setting.benchmark.generation.get(part.rows)
         how = limited(generation, limits)
         known = held.drafts.get(rows.fingerprint())
-        made = generate_texts_sharded(model, rows, "answer", encoder, how, this_shard(), progress=step, drafts=known)
+        made = generate_texts_sharded(
+            model, rows, "answer", encoder, how, this_rank_shard(), progress=step, drafts=known
+        )
         table = texts_table(made)
     mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
     return facts
 
 
-def check_lengths(context: int, setting: Setting, encoder: Encoder, part: Part, generation: Generation) -> None:
+def check_lengths(
+    context: int, setting: TaskContext, encoder: Encoder, part: RecordPart, generation: Generation
+) -> None:
     """Raise DataError for a row of a part that is longer than a model's context."""
     rows = setting.benchmark.sets[part.rows]
     if part.kind in ("texts", "samples"):
@@ -184,7 +188,7 @@ def limited(generation: Generation, limits: Limits | None) -> Generation:
 
 
 def compare_texts(
-    folder: Path, texts: Path, setting: Setting, part: Part, embedder: str, progress: Progress
+    folder: Path, texts: Path, setting: TaskContext, part: RecordPart, embedder: str, progress: Progress
 ) -> dict[str, Any]:
     """The similarity of stored generations to the named answers. The model itself is not read."""
     made = text_records(pq.read_table(_made(texts)))
@@ -218,7 +222,7 @@ def tokenizer_mark(tokenizer: Any) -> str:
     return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
 
 
-def units(part: Part, rows: RowSet, generation: Generation) -> int:
+def units(part: RecordPart, rows: ExampleSet, generation: Generation) -> int:
     """How many answers or prompts a part reads."""
     if part.kind in ("texts", "samples"):
         return len(rows.rows) * generation.samples
@@ -228,9 +232,9 @@ def units(part: Part, rows: RowSet, generation: Generation) -> int:
 def measure(
     folder: Path,
     records: Path,
-    setting: Setting,
+    setting: TaskContext,
     panel: Sequence[Metric],
-    retain: Mapping[str, Result] | None,
+    retain: Mapping[str, MetricResult] | None,
     meta: Mapping[str, Any],
     shadows: Sequence[Path] = (),
 ) -> dict[str, Any]:
@@ -251,17 +255,17 @@ def measure(
 
 def _compute(
     records: Path,
-    setting: Setting,
+    setting: TaskContext,
     panel: Sequence[Metric],
-    retain: Mapping[str, Result] | None,
-    shadows: Sequence[Mapping[str, Result]] = (),
-) -> dict[str, Result]:
+    retain: Mapping[str, MetricResult] | None,
+    shadows: Sequence[Mapping[str, MetricResult]] = (),
+) -> dict[str, MetricResult]:
     """The panel over the records that are there; a metric whose records are not is missing, and says so."""
     wanted = requests(panel)
     sets = setting.benchmark.sets
     read = {p: pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
     of = {(p.rows, p.kind): table for p, table in read.items()}
-    extra = Extra(
+    extra = OptionalRecords(
         samples=_texts(of, "samples", wanted.samples, sets),
         grads={rows: grad_records(of[rows, "grads"]) for rows in wanted.grads if (rows, "grads") in of},
         agreement={
@@ -275,10 +279,10 @@ def _compute(
 
 
 def _texts(
-    of: Mapping[tuple[str, str], Any], kind: str, wanted: Mapping[str, tuple[str, ...]], sets: Mapping[str, RowSet]
+    of: Mapping[tuple[str, str], Any], kind: str, wanted: Mapping[str, tuple[str, ...]], sets: Mapping[str, ExampleSet]
 ) -> Texts:
     """Generations by rows and answer held against, beside their similarity to it where that was measured."""
-    out: dict[tuple[str, str], list[Text]] = {}
+    out: dict[tuple[str, str], list[GeneratedText]] = {}
     for name, references in wanted.items():
         if (name, kind) not in of:
             continue
@@ -305,7 +309,7 @@ def tokenizer_of(records: Path) -> str | None:
     return None
 
 
-def rows_where(rows: RowSet, metric: Metric) -> frozenset[int]:
+def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
     """The rows a metric's `where` leaves. Raises ConfigError for a key that no row's meta has."""
     kept = {r.row_id for r in rows}
     known = sorted({key for r in rows for key in r.meta})

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.core.errors import ConfigError, nearest
+from expunge.evaluation import generation, gradients, loglikelihood
+from expunge.evaluation.token_stats import WIDE_CHUNK
 from expunge.models.config import PRESETS, ModelConfig
-from expunge.scoring import grads, texts, tokens
-from expunge.scoring.statistics import WIDE_CHUNK
 from expunge.training.config import TrainArgs
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
@@ -29,7 +29,7 @@ GiB = 2**30
 
 
 @dataclass(frozen=True)
-class Shape:
+class ParameterCounts:
     """A Llama-like decoder: hidden size D, inner size I of the MLP, L layers, V tokens, width of keys and values."""
 
     hidden: int
@@ -65,14 +65,14 @@ class Shape:
 
 
 # as their config.json files say
-SHAPES: Mapping[str, Shape] = {
-    "Llama-2-7b": Shape(4096, 11008, 32, 32000, 4096, tied=False),
-    "Llama-2-13b": Shape(5120, 13824, 40, 32000, 5120, tied=False),
-    "Llama-3.1-8B": Shape(4096, 14336, 32, 128256, 1024, tied=False),
-    "Llama-3.2-1B": Shape(2048, 8192, 16, 128256, 512, tied=True),
-    "Llama-3.2-3B": Shape(3072, 8192, 28, 128256, 1024, tied=True),
+SHAPES: Mapping[str, ParameterCounts] = {
+    "Llama-2-7b": ParameterCounts(4096, 11008, 32, 32000, 4096, tied=False),
+    "Llama-2-13b": ParameterCounts(5120, 13824, 40, 32000, 5120, tied=False),
+    "Llama-3.1-8B": ParameterCounts(4096, 14336, 32, 128256, 1024, tied=False),
+    "Llama-3.2-1B": ParameterCounts(2048, 8192, 16, 128256, 512, tied=True),
+    "Llama-3.2-3B": ParameterCounts(3072, 8192, 28, 128256, 1024, tied=True),
     **{
-        name: Shape(
+        name: ParameterCounts(
             p.hidden_size, p.intermediate_size, p.num_hidden_layers, p.vocab_size, p.hidden_size, tied=True
         )
         for name, p in PRESETS.items()
@@ -83,7 +83,7 @@ SHAPES: Mapping[str, Shape] = {
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # what names them in a configuration
 
 
-def shape_of(model: str) -> Shape:
+def shape_of(model: str) -> ParameterCounts:
     """A model's shape: by its name, by the config.json of its folder, or by the name in a hub id such as
     `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for another."""
     file = Path(model).expanduser() / "config.json"
@@ -100,19 +100,19 @@ def shape_of(model: str) -> Shape:
         heads = c["num_attention_heads"]
         keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
         d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
-        return Shape(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
+        return ParameterCounts(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"memory: {file} is no configuration of a Llama-like model: {error}") from None
 
 
-def shape_in(model: ModelConfig) -> Shape:
+def shape_in(model: ModelConfig) -> ParameterCounts:
     """The shape of a configured model. Raises ConfigError where its configuration does not say it."""
     shape = shape_of(str(model.scratch or model.source))
     return dataclasses.replace(shape, vocabulary=model.vocab_size) if model.scratch and model.vocab_size else shape
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on one device."""
 
     weights: float
@@ -133,8 +133,14 @@ HELD = {None: 4.0, "nf4": 0.516, "int8": 1.0}  # bytes of a linear weight; nf4 w
 
 
 def estimate_memory(
-    shape: Shape, args: TrainArgs, strategy: Strategy, *, processes: int = 1, length: int = 512, sides: int = 2
-) -> Memory:
+    shape: ParameterCounts,
+    args: TrainArgs,
+    strategy: Strategy,
+    *,
+    processes: int = 1,
+    length: int = 512,
+    sides: int = 2,
+) -> MemoryEstimate:
     """What one of `processes` devices holds while it trains.
 
     length: tokens of a padded row. sides: rows of a sample that go through the model together (forget and retain: 2).
@@ -161,15 +167,15 @@ def estimate_memory(
     in_chunks = args.head_chunk and (strategy == "ddp" or processes == 1)
     # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
     alive = min(args.head_chunk, read) * 2 if in_chunks else read * 3
-    return Memory(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)
+    return MemoryEstimate(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)
 
 
 SCORED = ("tokens", "texts", "samples", "grads", "agreement")  # kinds of records that a model is read for
 
 
 def estimate_scoring(
-    shape: Shape, kind: str, *, length: int = 512, width: int = 4, n_rows: int | None = None
-) -> Memory:
+    shape: ParameterCounts, kind: str, *, length: int = 512, width: int = 4, n_rows: int | None = None
+) -> MemoryEstimate:
     """What a GPU holds at most while one kind of records is made.
 
     length: tokens of the longest row, what is generated included. width: bytes of a weight. n_rows: how many rows there
@@ -178,35 +184,37 @@ def estimate_scoring(
     there = n_rows * length if n_rows else 2**62
     weights, of_cache = float(width * shape.parameters), 2 * width * shape.layers * shape.keys
     if kind == "grads":
-        rows = min(grads.AT_ONCE, max(1, int(grads.WIDE_ROOM // weights)), there // length)
+        rows = min(gradients.AT_ONCE, max(1, int(gradients.WIDE_ROOM // weights)), there // length)
         held = rows * (weights + (4.0 * shape.parameters if width < 4 else 0.0))  # and as float32
         read = rows * length
         activations = float(read * shape.layers * _of_layer(shape, width))
-        return Memory(weights, held, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
+        return MemoryEstimate(weights, held, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
     if kind in ("texts", "samples"):
-        budget = max(texts.BUDGET, texts.CACHE // (2 * shape.layers * shape.hidden * width), length)
+        budget = max(generation.BUDGET, generation.CACHE // (2 * shape.layers * shape.hidden * width), length)
         budget = min(budget, there)
         of_logit = width + (24.0 if kind == "samples" else 0.0)  # drawn by sums of probabilities in float64
         activations = float(budget * (of_cache + _of_layer(shape, width)))
-        return Memory(weights, 0.0, 0.0, 0.0, activations, budget // length * of_logit * shape.vocabulary)
-    budget = min(max(tokens.WIDE_BUDGET, length), there)
+        return MemoryEstimate(weights, 0.0, 0.0, 0.0, activations, budget // length * of_logit * shape.vocabulary)
+    budget = min(max(loglikelihood.WIDE_BUDGET, length), there)
     strips = 3 * 4.0 * min(WIDE_CHUNK, budget * shape.vocabulary)
     if kind == "agreement":
         logits = 2.0 * width * budget * shape.vocabulary
-        return Memory(2 * weights, 0.0, 0.0, 0.0, float(budget * _of_layer(shape, width)), logits + strips)
+        return MemoryEstimate(2 * weights, 0.0, 0.0, 0.0, float(budget * _of_layer(shape, width)), logits + strips)
     # questions that are read once, and answers after them: a read token costs as much as so many cached ones
-    cached = min((1 + tokens.CACHED) * budget, 2 * there)
+    cached = min((1 + loglikelihood.CACHED) * budget, 2 * there)
     activations = float(budget * _of_layer(shape, width) + cached * of_cache)
-    return Memory(weights, 0.0, 0.0, 0.0, activations, width * min(tokens.LOGITS, budget * shape.vocabulary) + strips)
+    return MemoryEstimate(
+        weights, 0.0, 0.0, 0.0, activations, width * min(loglikelihood.LOGITS, budget * shape.vocabulary) + strips
+    )
 
 
-def _of_layer(shape: Shape, width: int) -> int:
+def _of_layer(shape: ParameterCounts, width: int) -> int:
     """Bytes of a token in a layer: the inputs of seven products, queries, keys, values, both norms, and three of the
     MLP's width."""
     return width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
 
 
-def _trained(shape: Shape, args: TrainArgs) -> int:
+def _trained(shape: ParameterCounts, args: TrainArgs) -> int:
     """Values that are trained."""
     if args.lora is not None:
         chosen = args.lora.target_modules

@@ -20,8 +20,8 @@ from typing import Any
 
 from expunge.core.errors import JobError
 from expunge.study.job import Job, in_order
-from expunge.study.launch import Launch, Recipe
-from expunge.study.run import Event, Outcome
+from expunge.study.launch import LaunchConfig, StudySpec
+from expunge.study.run import JobEvent, RunOutcome
 from expunge.study.store import Store
 from expunge.study.worker import do_job, forget_failure, jobs_of, quiet
 
@@ -30,7 +30,7 @@ TRIES = 2  # of a job that was running when a worker died
 Prepare = Callable[[], None]
 
 
-def n_workers(launch: Launch) -> int:
+def n_workers(launch: LaunchConfig) -> int:
     """Processes to start: the stated number, or one (or `per_device`) for each device."""
     if launch.workers:
         return launch.workers
@@ -46,12 +46,12 @@ def device_of(slot: int, per_device: int, n_devices: int) -> int:
 
 def run_pool(
     wanted: Sequence[Job],
-    recipe: Recipe,
+    recipe: StudySpec,
     store: Store,
-    launch: Launch,
-    tell: Callable[[Event], None],
+    launch: LaunchConfig,
+    tell: Callable[[JobEvent], None],
     prepare: Prepare | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Do every job that is not done, as many at once as there are workers; parents first.
 
     `prepare` runs once in each worker (it loads plugins). An error ends that job and what waits for it, and no others;
@@ -72,7 +72,7 @@ def run_pool(
             initargs=(recipe, launch, n, str(store.root), slots, said, prepare),
         ) as pool:
             _until_done(pool, state, said, n)
-    return Outcome(state.records, state.failures, state.first)
+    return RunOutcome(state.records, state.failures, state.first)
 
 
 def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> None:
@@ -99,7 +99,7 @@ class _State:
     """What is done, what runs, what has failed."""
 
     store: Store
-    tell: Callable[[Event], None]
+    tell: Callable[[JobEvent], None]
     jobs: list[Job]
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class _State:
                 continue
             if found is not None:
                 self.records[job.key] = found
-                self.tell(Event(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
+                self.tell(JobEvent(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
             else:
                 forget_failure(self.store, job.key)
 
@@ -133,10 +133,10 @@ class _State:
             lost = next((p for p in job.parents.values() if p.key in self.failures), None)
             if lost is not None:
                 self.failures[job.key] = f"waits for {lost.name}, which failed"
-                self.tell(Event(job, "blocked", reason=self.failures[job.key]))
+                self.tell(JobEvent(job, "blocked", reason=self.failures[job.key]))
             elif len(out) < n and all(p.key in self.records for p in job.parents.values()):
                 self.started[job.key] = time.monotonic()
-                self.tell(Event(job, "start"))
+                self.tell(JobEvent(job, "start"))
                 out.append(job)
         return out
 
@@ -152,7 +152,7 @@ class _State:
         for job in self.jobs:
             if job.key in latest and job.key not in self.records:
                 wall = time.monotonic() - self.started.get(job.key, time.monotonic())
-                self.tell(Event(job, "progress", *latest[job.key], wall))
+                self.tell(JobEvent(job, "progress", *latest[job.key], wall))
 
     def lose(self, jobs: Sequence[Job]) -> None:
         """A worker died while these ran; which of them was its own cannot be told."""
@@ -169,11 +169,11 @@ class _State:
         wall = time.monotonic() - self.started.get(job.key, time.monotonic())
         if reason is None:
             self.records[job.key] = self.store.record(job) or {}
-            self.tell(Event(job, "done", wall_s=wall))
+            self.tell(JobEvent(job, "done", wall_s=wall))
             return
         self.failures[job.key] = reason
         self.first = self.first or JobError(f"{job.name}: {reason}")
-        self.tell(Event(job, "failed", reason=reason, wall_s=wall))
+        self.tell(JobEvent(job, "failed", reason=reason, wall_s=wall))
 
 
 class _Worker:
@@ -219,7 +219,9 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _begin(recipe: Recipe, launch: Launch, n: int, root: str, slots: Any, said: Any, prepare: Prepare | None) -> None:
+def _begin(
+    recipe: StudySpec, launch: LaunchConfig, n: int, root: str, slots: Any, said: Any, prepare: Prepare | None
+) -> None:
     import torch
 
     slot = slots.get()

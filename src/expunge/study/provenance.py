@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from expunge.core import ranks
-from expunge.core.identity import canonical
+from expunge.core import distributed
+from expunge.core.fingerprints import canonical
 from expunge.study.job import Job
 
 
@@ -62,7 +62,7 @@ def _machine() -> Mapping[str, Any]:
 
 def _processes() -> dict[str, int]:
     """How many did the job together, where it was not one alone."""
-    return {} if ranks.here().alone else {"processes": ranks.here().world}
+    return {} if distributed.here().alone else {"processes": distributed.here().world}
 
 
 def _device() -> dict[str, str]:

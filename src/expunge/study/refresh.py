@@ -12,14 +12,14 @@ import yaml
 
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_bytes, write_text
-from expunge.core.identity import canonical
+from expunge.core.fingerprints import canonical
 from expunge.metrics.results import META, read_results
 from expunge.study import measuring
 from expunge.study.config import decode_task
-from expunge.study.maker import Maker
-from expunge.study.setting import check_retain_file
-from expunge.study.settle import setting_of
-from expunge.study.single import Single
+from expunge.study.resolve_task import resolve_task
+from expunge.study.single import SingleJob
+from expunge.study.task_context import check_retain_file
+from expunge.study.training_jobs import TrainingJobs
 
 CONFIG = "config.yaml"
 MARK = ".expunge-key"
@@ -39,8 +39,8 @@ def refresh(
     single = _settings(folder, extras)
     if retain_logs_path is not None:
         single = dataclasses.replace(single, retain_logs_path=retain_logs_path)
-    setting = setting_of(single)
-    maker = Maker(setting, single.eval)
+    setting = resolve_task(single)
+    maker = TrainingJobs(setting, single.eval)
     meta = maker.meta()
     _check_rows(evals / maker.eval_file, meta)
     mark = measuring.tokenizer_of(evals / "records")
@@ -73,7 +73,7 @@ def _folders(place: Path) -> tuple[Path, Path]:
     )
 
 
-def _settings(folder: Path, extras: Sequence[str] | None) -> Single:
+def _settings(folder: Path, extras: Sequence[str] | None) -> SingleJob:
     """The settings stored with a folder; with other groups of metrics, where these are named."""
     try:
         tree = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def _settings(folder: Path, extras: Sequence[str] | None) -> Single:
         tree["model"] = {**model, "template_args": template}
     if extras is not None:
         tree["eval"] = {**(tree.get("eval") or {}), "extras": list(extras)}
-    return decode_task(Single, tree)
+    return decode_task(SingleJob, tree)
 
 
 def _check_rows(eval_file: Path, meta: Mapping[str, Any]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.core.errors import ConfigError
-from expunge.data.rows import RowSet
-from expunge.study.setting import Setting
+from expunge.data.examples import ExampleSet
+from expunge.study.task_context import TaskContext
 
 Ranges = Mapping[str, tuple[int, int]]
 
@@ -38,7 +38,7 @@ def ranges(requests: int | Ranges, n_rows: int, where: str = "requests") -> dict
     return dict(requests)
 
 
-def with_requests(setting: Setting, requests: int | Ranges) -> tuple[Setting, dict[str, str]]:
+def with_requests(setting: TaskContext, requests: int | Ranges) -> tuple[TaskContext, dict[str, str]]:
     """The setting with a set of rows for each request, and the sets' names by request. Raises ConfigError."""
     forget = setting.benchmark.forget_set
     whole = setting.benchmark.sets[forget]
@@ -48,7 +48,7 @@ def with_requests(setting: Setting, requests: int | Ranges) -> tuple[Setting, di
     return changed(setting, sets={**setting.benchmark.sets, **parts}), names
 
 
-def narrowed(setting: Setting, request: str, where: str = "data.request") -> Setting:
+def narrowed(setting: TaskContext, request: str, where: str = "data.request") -> TaskContext:
     """The setting with one part of the forget rows, such as `2/4`, as its forget set. Raises ConfigError."""
     found = re.fullmatch(r"(\d+)/(\d+)", request.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -61,12 +61,12 @@ def narrowed(setting: Setting, request: str, where: str = "data.request") -> Set
     return changed(setting, sets={**setting.benchmark.sets, name: mine}, forget_set=name)
 
 
-def changed(setting: Setting, **fields: Any) -> Setting:
+def changed(setting: TaskContext, **fields: Any) -> TaskContext:
     """A setting with some of its benchmark's fields changed."""
     return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, **fields))
 
 
-def part(whole: RowSet, name: str, first: int, end: int) -> RowSet:
+def part(whole: ExampleSet, name: str, first: int, end: int) -> ExampleSet:
     """Consecutive rows as a set of their own, numbered from 0."""
     rows = tuple(dataclasses.replace(row, row_id=i) for i, row in enumerate(whole.rows[first:end]))
     return dataclasses.replace(whole, name=name, rows=rows)

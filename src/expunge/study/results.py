@@ -17,14 +17,14 @@ from expunge.metrics.aggregate import band
 from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.report.model import TOFU_SHOWN, AuditLine, Band, Missing, ReportModel, Run, Sample
-from expunge.study.auditing.results import Subject, audit_lines
-from expunge.study.explore import explorer, making
-from expunge.study.graph import Graph, Leaf
+from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
+from expunge.study.audit_jobs.results import AuditSubject, audit_lines
+from expunge.study.example_explorer import explorer, making
+from expunge.study.graph import ModelNode, StudyGraph
 from expunge.study.harness import EVAL_FILE
 from expunge.study.job import cut_answers, in_order
-from expunge.study.meta.jobs import meta_section
-from expunge.study.run import Outcome
+from expunge.study.meta_evaluation.jobs import meta_section
+from expunge.study.run import RunOutcome
 from expunge.study.store import Store
 from expunge.study.stories.results import stories_model
 from expunge.study.work import TRAJECTORY
@@ -34,7 +34,7 @@ _TEXTS = ".texts.parquet"
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file ends in
 
 
-def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> ReportModel:
+def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: str) -> ReportModel:
     """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
     if graph.stories is not None:
         made = making(graph, outcome, command)
@@ -43,27 +43,27 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
         except (OSError, ValueError) as error:
             raise JobError(f"{graph.study.name}: what was measured {_unread(error)}") from None
     benchmark = graph.setting.benchmark
-    runs: list[Run] = []
-    lost: list[Missing] = []
+    runs: list[ReportRun] = []
+    lost: list[MissingResult] = []
     texts: dict[str, Mapping[int, str]] = {}
     spoken: list[Mapping[str, dict[int, str]]] = []
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
             failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
-            lost.append(Missing(failed.name, outcome.failures[failed.key]))
+            lost.append(MissingResult(failed.name, outcome.failures[failed.key]))
             continue
         # measured already, though what it was measured of cannot be read now
         damaged = [j for j in (leaf.model, leaf.records) if j is not None and j.key in outcome.failures]
-        lost += [Missing(j.name, outcome.failures[j.key]) for j in damaged]
+        lost += [MissingResult(j.name, outcome.failures[j.key]) for j in damaged]
         try:
             said = {} if leaf.records in damaged else _texts(leaf, store)
             runs.append(_run(graph, leaf, outcome, store))
         except (OSError, ValueError) as error:
-            lost.append(Missing(leaf.records.name, _unread(error)))
+            lost.append(MissingResult(leaf.records.name, _unread(error)))
             continue
         spoken.append(said)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
-            lost.append(Missing(leaf.harness.name, outcome.failures[leaf.harness.key]))
+            lost.append(MissingResult(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
             texts.setdefault(leaf.label, said.get(benchmark.shown_set, {}))
     told: list[AuditLine] = []
@@ -72,8 +72,10 @@ def report_model(graph: Graph, outcome: Outcome, store: Store, command: str) -> 
             if audited.job.key in outcome.records:
                 told += audit_lines(audited, store, _seed(graph, audited.subject))
         except BROKEN as error:
-            lost.append(Missing(audited.job.name, _unread(error)))
-    lost += [Missing(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures]
+            lost.append(MissingResult(audited.job.name, _unread(error)))
+    lost += [
+        MissingResult(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures
+    ]
     meta, asked = graph.meta, graph.study.meta
     done = [] if meta is None or asked is None or meta.key not in outcome.records else [(meta, asked)]
     return ReportModel(
@@ -110,7 +112,7 @@ def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
     return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
 
 
-def null_band(runs: Sequence[Run]) -> dict[str, Band]:
+def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:
     """The spread of each metric over the retain models of several training seeds, where there are at least two.
 
     Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
@@ -126,16 +128,16 @@ def null_band(runs: Sequence[Run]) -> dict[str, Band]:
     found = {name: (band(of), len(of)) for name, of in values.items()}
     if pairs:  # two retain models make one pair, whose distance is a band of one point
         found["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
-    return {name: Band(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
+    return {name: SeedRange(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
 
 
-def _run(graph: Graph, leaf: Leaf, outcome: Outcome, store: Store) -> Run:
+def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) -> ReportRun:
     name = f"{graph.setting.benchmark.eval_name}_EVAL.json"
     record = {} if leaf.model is None else outcome.records.get(leaf.model.key, {})
     results = read_results(store.path(leaf.metrics) / name)[0]
     if leaf.harness is not None and leaf.harness.key in outcome.records:
         results |= read_results(store.path(leaf.harness) / EVAL_FILE)[0]
-    return Run(
+    return ReportRun(
         label=leaf.label,
         role=leaf.role,  # type: ignore[arg-type]
         method=leaf.method,
@@ -160,14 +162,14 @@ def _trajectory(path: Path) -> tuple[Mapping[str, float], ...]:
     )
 
 
-def _seed(graph: Graph, leaf: Leaf | Subject) -> int | str | None:
+def _seed(graph: StudyGraph, leaf: ModelNode | AuditSubject) -> int | str | None:
     """The seed that tells a run from its like; training and unlearning seeds as `train/unlearn` where both vary."""
     if leaf.role != "unlearn" or leaf.seed is None:
         return leaf.train_seed
     return leaf.seed if len(graph.study.seeds.train) == 1 else f"{leaf.train_seed}/{leaf.seed}"
 
 
-def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
+def _notes(graph: StudyGraph, outcome: RunOutcome) -> tuple[str, ...]:
     template, truth = graph.study.template_args, graph.study.eval.truth_ratio
     ratios = any(metric.family == "truth_ratio" for metric in graph.setting.benchmark.panel)
     notes = [f"Truth ratio: {truth} mean over the perturbed answers."] if ratios else []
@@ -181,7 +183,7 @@ def _notes(graph: Graph, outcome: Outcome) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _texts(leaf: Leaf, store: Store) -> dict[str, dict[int, str]]:
+def _texts(leaf: ModelNode, store: Store) -> dict[str, dict[int, str]]:
     """What a model said to each row, by set: the greedy answers."""
     files = sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))
     return {file.name.removesuffix(_TEXTS): _read(file) for file in files}
@@ -191,12 +193,12 @@ def _read(file: Path) -> dict[int, str]:
     return {t.row_id: t.generation for t in text_records(pq.read_table(file))}
 
 
-def _samples(graph: Graph, texts: Mapping[str, Mapping[int, str]]) -> tuple[Sample, ...]:
+def _samples(graph: StudyGraph, texts: Mapping[str, Mapping[int, str]]) -> tuple[ReportSample, ...]:
     if graph.setting.benchmark.shown_set is None:
         return ()
     rows = graph.setting.benchmark.sets[graph.setting.benchmark.shown_set].rows
     chosen = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
     return tuple(
-        Sample(r.question, r.answers["answer"], {label: made.get(r.row_id, "") for label, made in texts.items()})
+        ReportSample(r.question, r.answers["answer"], {label: made.get(r.row_id, "") for label, made in texts.items()})
         for r in chosen
     )

@@ -16,7 +16,7 @@ State = Literal["hit", "missing", "blocked"]
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """A job of a plan: done already (hit), to be done (missing), or waiting for a parent (blocked)."""
 
     job: Job
@@ -24,7 +24,7 @@ class Planned:
     seconds: float | None  # what it took (hit) or may take; None where the model's size is unknown
 
 
-def plan(wanted: Sequence[Job], store: Store) -> list[Planned]:
+def plan(wanted: Sequence[Job], store: Store) -> list[PlannedJob]:
     """The state of every job. Reads the store's records and nothing else."""
     jobs = in_order(wanted, store.there)
     records = {job.key: found for job in jobs if (found := store.found(job)) is not None}
@@ -35,7 +35,7 @@ def plan(wanted: Sequence[Job], store: Store) -> list[Planned]:
             state: State = "hit"
         else:
             state = "missing" if all(p.key in records for p in job.parents.values()) else "blocked"
-        out.append(Planned(job, state, _seconds(job, records.get(job.key), rate)))
+        out.append(PlannedJob(job, state, _seconds(job, records.get(job.key), rate)))
     return out
 
 
@@ -59,7 +59,7 @@ def _seconds(job: Job, record: Mapping[str, Any] | None, rate: float) -> float |
 
 
 @dataclass(frozen=True)
-class Event:
+class JobEvent:
     """What the runner tells: a job's state, and how far it is (done of total units)."""
 
     job: Job
@@ -71,7 +71,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """The records of the jobs that are done, why the others are not (by job key), and the first error itself."""
 
     records: Mapping[str, Mapping[str, Any]]
@@ -79,7 +79,7 @@ class Outcome:
     first: ExpungeError | None = None
 
 
-def run(wanted: Sequence[Job], store: Store, tell: Callable[[Event], None]) -> Outcome:
+def run(wanted: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
     """Do every job that is not done. An error ends that job and what waits for it, and no others."""
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
@@ -90,29 +90,29 @@ def run(wanted: Sequence[Job], store: Store, tell: Callable[[Event], None]) -> O
         except JobError as error:
             failures[job.key] = str(error)
             first = first or error
-            tell(Event(job, "failed", reason=str(error)))
+            tell(JobEvent(job, "failed", reason=str(error)))
             continue
         if found is not None:
             records[job.key] = found
-            tell(Event(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
+            tell(JobEvent(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
             continue
         lost = next((p for p in job.parents.values() if p.key in failures), None)
         if lost is not None:
             failures[job.key] = f"waits for {lost.name}, which failed"
-            tell(Event(job, "blocked", reason=failures[job.key]))
+            tell(JobEvent(job, "blocked", reason=failures[job.key]))
             continue
         started = time.monotonic()
-        tell(Event(job, "start"))
+        tell(JobEvent(job, "start"))
 
         def progress(done: int, total: int, job: Job = job, started: float = started) -> None:
-            tell(Event(job, "progress", done, total, time.monotonic() - started))
+            tell(JobEvent(job, "progress", done, total, time.monotonic() - started))
 
         try:
             records[job.key] = store.make(job, progress)
         except ExpungeError as error:
             failures[job.key] = str(error)
             first = first or error
-            tell(Event(job, "failed", reason=str(error), wall_s=time.monotonic() - started))
+            tell(JobEvent(job, "failed", reason=str(error), wall_s=time.monotonic() - started))
         else:
-            tell(Event(job, "done", wall_s=time.monotonic() - started))
-    return Outcome(records, failures, first)
+            tell(JobEvent(job, "done", wall_s=time.monotonic() - started))
+    return RunOutcome(records, failures, first)

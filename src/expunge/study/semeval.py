@@ -19,16 +19,16 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
-from expunge.methods.edits import Edit
+from expunge.methods.weight_edits import WeightEdit
 from expunge.study import work
-from expunge.study.setting import Setting, check_model, check_sides
-from expunge.study.settle import setting_of
-from expunge.study.single import Fitting, Single, fittings_of, merge_of, sides_of
+from expunge.study.resolve_task import resolve_task
+from expunge.study.single import SingleJob, TrainingRun, merge_of, sides_of, training_runs
+from expunge.study.task_context import TaskContext, check_model, check_sides
 from expunge.training.budget import Budget
-from expunge.training.course import Diverged
-from expunge.training.evaluate import panel_metrics
+from expunge.training.evaluation_callback import suite_metrics
 from expunge.training.lora import check_quantize
 from expunge.training.phases import check_run
+from expunge.training.run_state import Diverged
 
 STATUS = "semeval.json"
 SAVE_SHARE = 20  # a save takes at most a twentieth of the time
@@ -36,7 +36,7 @@ Stopped = Literal["done", "time", "guard", "running"]
 
 
 @dataclass(frozen=True)
-class HandedIn:
+class Submission:
     """What lies in the output folder. stopped: why the run ended: all steps done, the time limit, or the guard against
     a loss that runs away. steps: of the model that lies there, of so many planned (of all parts together)."""
 
@@ -49,7 +49,7 @@ class HandedIn:
 
 
 @dataclass(frozen=True)
-class Told:
+class SubmissionProgress:
     """How far a run is. wall_s: since the beginning; limit_s: all the time there is (inf: no limit); eta_s: to the end
     of this part, by its steps or by the limit."""
 
@@ -61,30 +61,30 @@ class Told:
     eta_s: float
 
 
-Tell = Callable[[Told], None]
+Tell = Callable[[SubmissionProgress], None]
 
 
-class OutOfTime(BaseException):  # no library that catches errors should catch this one
+class TimeLimitExceeded(BaseException):  # no library that catches errors should catch this one
     """The hard end of the time limit. What lies in the output folder counts."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class PreparedRun:
     """A checked run: its settings, its rows, its training runs and what merges them."""
 
-    single: Single
-    setting: Setting
-    fittings: tuple[Fitting, ...]
-    merge: Edit | None
+    single: SingleJob
+    setting: TaskContext
+    fittings: tuple[TrainingRun, ...]
+    merge: WeightEdit | None
 
 
-def check_entry(single: Single) -> Entry:
+def prepare_run(single: SingleJob) -> PreparedRun:
     """Everything that can be wrong, before any weight is read. Raises ConfigError or DataError."""
     check_model(single.model)
     if single.model.source is None:
         raise ConfigError("model: unlearning starts from a model that knows the rows; give its folder")
-    setting = setting_of(single)
-    fittings, merge = fittings_of(single), merge_of(single)
+    setting = resolve_task(single)
+    fittings, merge = training_runs(single), merge_of(single)
     for fitting in fittings:
         name = fitting.objective.spec.name
         if fitting.objective.spec.teacher or getattr(fitting.objective.method, "ALTERNATES", ""):
@@ -93,13 +93,18 @@ def check_entry(single: Single) -> Entry:
         check_run(fitting.objective, fitting.args)
         check_sides(setting.benchmark, sides_of(single, setting), fitting.objective)
         if fitting.args.evaluate.on:
-            panel_metrics(setting.benchmark.panel, fitting.args.evaluate)
-    return Entry(single, setting, fittings, merge)
+            suite_metrics(setting.benchmark.panel, fitting.args.evaluate)
+    return PreparedRun(single, setting, fittings, merge)
 
 
-def hand_in(
-    entry: Entry, out: Path, *, limit_s: float | None = None, save_every_s: float = 300.0, tell: Tell | None = None
-) -> HandedIn:
+def submit(
+    entry: PreparedRun,
+    out: Path,
+    *,
+    limit_s: float | None = None,
+    save_every_s: float = 300.0,
+    tell: Tell | None = None,
+) -> Submission:
     """Unlearn, with a whole model in `out` from early on, and all of it done within `limit_s` seconds.
 
     The first model there is the one that was given. A new one takes its place every `save_every_s` seconds (seldomer
@@ -108,11 +113,11 @@ def hand_in(
     time. Raises JobError if nothing was learned before the end, ConfigError for an output folder that holds something.
     """
     check_folder(out)
-    run = _Run(entry, Output(out), Budget(limit_s), save_every_s, tell)
+    run = _SubmissionRun(entry, SubmissionFolder(out), Budget(limit_s), save_every_s, tell)
     try:
-        with hard_end(run.budget):
+        with alarm(run.budget):
             run.all_parts()
-    except OutOfTime:
+    except TimeLimitExceeded:
         run.stopped = "time"
         run.note = "the hard end of the time limit came first; the last model that was saved is the result"
     except Diverged as error:
@@ -134,7 +139,7 @@ def check_folder(out: Path) -> None:
         raise ConfigError(f"--out: {out} already holds something; name a new or empty folder")
 
 
-class Output:
+class SubmissionFolder:
     """A folder that holds a whole model at every moment after the first save: files are written beside, within the
     folder, and take the places of the old ones one by one, the weights (one file up to 50 GB) last."""
 
@@ -161,7 +166,7 @@ class Output:
 
 
 @contextmanager
-def hard_end(budget: Budget) -> Iterator[None]:
+def alarm(budget: Budget) -> Iterator[None]:
     """Within the block OutOfTime is raised half a margin before the limit, whatever is being done. Only the main thread
     can listen to the clock; elsewhere nothing changes."""
     if math.isinf(budget.limit_s) or threading.current_thread() is not threading.main_thread():
@@ -169,7 +174,7 @@ def hard_end(budget: Budget) -> Iterator[None]:
         return
 
     def ring(_number: int, _frame: FrameType | None) -> None:
-        raise OutOfTime
+        raise TimeLimitExceeded
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(0.01, budget.left_s - budget.margin_s / 2), 1.0)
@@ -181,11 +186,11 @@ def hard_end(budget: Budget) -> Iterator[None]:
 
 
 @dataclass
-class _Run:
+class _SubmissionRun:
     """One handing in: what is saved, and how far it is."""
 
-    entry: Entry
-    output: Output
+    entry: PreparedRun
+    output: SubmissionFolder
     budget: Budget
     save_every_s: float
     tell: Tell | None
@@ -198,14 +203,14 @@ class _Run:
         """Each run, and what merges them."""
         merge, fittings = self.entry.merge, self.entry.fittings
         if merge is None:
-            _Part(self, fittings[0], self.budget, shown=True).train(self._folder("model"))
+            _SubmissionPart(self, fittings[0], self.budget, shown=True).train(self._folder("model"))
             return
         kept: list[Path] = []
         steps = 0
         for i, fitting in enumerate(fittings):
             # a merge reads all models and writes one: about as long as saving each of them twice
             budget = self.budget.part(len(fittings) - i, 2 * (len(fittings) + 1) * self.budget.save_s)
-            part = _Part(self, fitting, budget, shown=i == 0)
+            part = _SubmissionPart(self, fitting, budget, shown=i == 0)
             kept.append(self._folder(f"model{i}"))
             try:
                 steps += part.train(kept[-1])
@@ -221,7 +226,7 @@ class _Run:
         made.mkdir(parents=True)
         return made
 
-    def _merge(self, edit: Edit, kept: list[Path], steps: int) -> None:
+    def _merge(self, edit: WeightEdit, kept: list[Path], steps: int) -> None:
         source = str(self.entry.single.model.source)
         parents: dict[str, Path | str] = {"base": source, **{f"other_{i}": path for i, path in enumerate(kept)}}
 
@@ -249,21 +254,23 @@ class _Run:
         if (self.output.folder / STATUS).is_file():
             write_json(self.output.folder / STATUS, self.status(self.saved_steps))
 
-    def result(self) -> HandedIn:
+    def result(self) -> Submission:
         """What lies there at the end; it is written down beside the model, too."""
         if self.stopped == "running":
             self.stopped = "done"
         write_json(self.output.folder / STATUS, self.status(self.saved_steps))
-        return HandedIn(self.output.folder, self.stopped, self.saved_steps, self.planned, self.budget.used_s, self.note)
+        return Submission(
+            self.output.folder, self.stopped, self.saved_steps, self.planned, self.budget.used_s, self.note
+        )
 
 
-class _Part:
+class _SubmissionPart:
     """One training run of a handing in: it saves, keeps time, and tells how far it is.
 
     shown: its models go into the output folder. Of several runs only the first one's do, until all are merged.
     """
 
-    def __init__(self, run: _Run, fitting: Fitting, budget: Budget, *, shown: bool) -> None:
+    def __init__(self, run: _SubmissionRun, fitting: TrainingRun, budget: Budget, *, shown: bool) -> None:
         self._run, self._fitting, self._budget, self._shown = run, fitting, budget, shown
         self._merging = run.entry.merge is not None
         self._saved, self._best, self._step, self._steps = time.monotonic(), -1, 0, 0
@@ -297,7 +304,7 @@ class _Part:
             self._steps = steps
         self._step = step
 
-    def _after_step(self, moment: work.Moment) -> bool:
+    def _after_step(self, moment: work.TrainerState) -> bool:
         """Before the first step and after each: save if it is time, and say whether time is up."""
         run, budget = self._run, self._budget
         if self._began is None:
@@ -322,7 +329,7 @@ class _Part:
         wait = max(self._run.save_every_s, SAVE_SHARE * self._budget.save_s)
         return time.monotonic() - self._saved >= wait
 
-    def _save(self, moment: work.Moment, steps: int) -> None:
+    def _save(self, moment: work.TrainerState, steps: int) -> None:
         self._run.publish(moment.save, steps)
         self._saved = time.monotonic()
         self._budget.saved(self._run.budget.save_s)
@@ -333,7 +340,9 @@ class _Part:
         left = ran / max(1, self._step) * (self._steps - self._step)
         left = min(left, max(0.0, self._budget.left_s - self._budget.reserve_s))
         whole = self._run.budget
-        self._run.tell(Told(self._fitting.label, self._step, self._steps, whole.used_s, whole.limit_s, left))
+        self._run.tell(
+            SubmissionProgress(self._fitting.label, self._step, self._steps, whole.used_s, whole.limit_s, left)
+        )
 
 
 def _copy(source: Path, target: Path, *, move: bool = False) -> None:

@@ -10,32 +10,32 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
-from expunge.core.identity import canonical
-from expunge.methods.edits import Edit, edit_registry, make_edit
-from expunge.methods.edits.merge import check_count
+from expunge.core.fingerprints import canonical
 from expunge.methods.objective import Objective, objective
+from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
+from expunge.methods.weight_edits.merge import check_count
 from expunge.models.load import pick_device
-from expunge.study.config import Task
+from expunge.study.collective import all_done, help_with
+from expunge.study.config import TaskConfig
 from expunge.study.job import Job
-from expunge.study.maker import Maker
-from expunge.study.run import Event, run
-from expunge.study.setting import Setting, check_model
-from expunge.study.settle import setting_of
+from expunge.study.resolve_task import resolve_task
+from expunge.study.run import JobEvent, run
 from expunge.study.store import Store
-from expunge.study.together import all_done, help_with
+from expunge.study.task_context import TaskContext, check_model
+from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
-from expunge.training.shares import check_several
+from expunge.training.data_parallel import check_several
 
 Mode = Literal["train", "unlearn", "eval"]
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class MergePart:
     """One of several runs that are merged: what it changes in the trainer's settings."""
 
     label: str
@@ -45,7 +45,7 @@ class Part:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Merge:
+class MergeConfig:
     """The edit that makes one model of several: ties, dare, linear or magnitude_prune."""
 
     handler: str = "ties"
@@ -61,8 +61,8 @@ class TrainerConfig:
     handler: str = "finetune"
     args: Mapping[str, Any] = field(default_factory=dict)
     method_args: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
-    merge: Merge | None = None
+    parts: tuple[MergePart, ...] = ()
+    merge: MergeConfig | None = None
 
     def __post_init__(self) -> None:
         if (self.merge is None) != (not self.parts):
@@ -83,7 +83,7 @@ class SinglePaths:
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Single(Task):
+class SingleJob(TaskConfig):
     """One job, in the vocabulary of OpenUnlearning's experiments."""
 
     mode: Mode
@@ -100,10 +100,10 @@ class Single(Task):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedJob:
     """A checked single job: what it will do, and where it will be shown."""
 
-    single: Single
+    single: SingleJob
     model: Job | None
     records: Job | None
     metrics: Job | None
@@ -122,18 +122,18 @@ class Prepared:
         return " ".join(job.key for job in self.ends)
 
 
-def prepare(single: Single) -> Prepared:
+def prepare(single: SingleJob) -> PreparedJob:
     """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
-    fittings = () if single.mode == "eval" else fittings_of(single)
+    fittings = () if single.mode == "eval" else training_runs(single)
     merge = merge_of(single)
-    if not ranks.here().alone:
+    if not distributed.here().alone:
         _check_several(single, fittings)
-    setting = setting_of(single)
+    setting = resolve_task(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
-    maker = Maker(setting, single.eval)
+    maker = TrainingJobs(setting, single.eval)
     start = maker.base() if single.model.scratch else None
     model = None
     if fittings:
@@ -154,16 +154,16 @@ def prepare(single: Single) -> Prepared:
                 maker.check_lengths(str(single.model.source))
     bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
     notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
-    if ranks.sharded() and any(fitting.args.head_chunk for fitting in fittings):
+    if distributed.sharded() and any(fitting.args.head_chunk for fitting in fittings):
         notes.append("trainer.args.head_chunk counts for whole models; one in shards makes all its logits at once")
-    prepared = Prepared(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
+    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
     return prepared
 
 
-def _check_several(single: Single, fittings: Sequence[Fitting]) -> None:
+def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
     """Raise an error for what several processes cannot do together."""
     if single.model.model_args.device_map:
         raise ConfigError(
@@ -171,12 +171,14 @@ def _check_several(single: Single, fittings: Sequence[Fitting]) -> None:
             "launcher starts several"
         )
     for fitting in fittings:
-        check_several(fitting.objective, fitting.args.step is not None, ranks.here(), sharded=bool(ranks.sharded()))
-        if ranks.sharded() == "fsdp" and fitting.args.optim == "adafactor":
+        check_several(
+            fitting.objective, fitting.args.step is not None, distributed.here(), sharded=bool(distributed.sharded())
+        )
+        if distributed.sharded() == "fsdp" and fitting.args.optim == "adafactor":
             raise ConfigError("trainer.args.optim: adafactor cannot train a model in FSDP's shards; use adamw_torch")
 
 
-class Fitting(NamedTuple):
+class TrainingRun(NamedTuple):
     """One training run of a single job."""
 
     label: str
@@ -184,35 +186,35 @@ class Fitting(NamedTuple):
     args: TrainArgs
 
 
-def fittings_of(single: Single) -> tuple[Fitting, ...]:
+def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
     """The training runs of a job: one, or its parts. Raises ConfigError."""
     trainer = single.trainer
     if not trainer.parts:
-        return (Fitting(single.task_name, _objective(single), _train_args(single)),)
+        return (TrainingRun(single.task_name, _objective(single), _train_args(single)),)
     out = []
     for part in trainer.parts:
         args, own = {**trainer.args, **part.args}, {**trainer.method_args, **part.method_args}
         changed = dataclasses.replace(
             single, trainer=dataclasses.replace(trainer, args=args, method_args=own, parts=(), merge=None)
         )
-        out.append(Fitting(f"{single.task_name}-{part.label}", _objective(changed), _train_args(changed)))
+        out.append(TrainingRun(f"{single.task_name}-{part.label}", _objective(changed), _train_args(changed)))
     return tuple(out)
 
 
-def merge_of(single: Single) -> Edit | None:
+def merge_of(single: SingleJob) -> WeightEdit | None:
     """The edit that merges a job's parts, if it has some. Raises ConfigError."""
     merge = single.trainer.merge
     if merge is None:
         return None
-    merging = [name for name, spec in edit_registry().items() if spec.others == "model"]
+    merging = [name for name, spec in weight_edit_registry().items() if spec.others == "model"]
     if merge.handler not in merging:
         raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
-    edit = make_edit(merge.handler, merge.method_args, "trainer.merge.method")
+    edit = make_weight_edit(merge.handler, merge.method_args, "trainer.merge.method")
     check_count(getattr(edit, "weights", None), len(single.trainer.parts), "trainer.merge.method_args.")
     return edit
 
 
-def _objective(single: Single) -> Objective:
+def _objective(single: SingleJob) -> Objective:
     chosen = objective(single.trainer.handler, single.trainer.method_args)
     if single.mode == "unlearn" and not chosen.forgets:
         raise ConfigError(
@@ -224,17 +226,17 @@ def _objective(single: Single) -> Objective:
     return chosen
 
 
-def _train_args(single: Single) -> TrainArgs:
+def _train_args(single: SingleJob) -> TrainArgs:
     args = decode(TrainArgs, dict(single.trainer.args), where="trainer.args")
     # From here on a step's micro-batches are those of all processes: what it computes does not say by how many.
-    steps = args.gradient_accumulation_steps * ranks.here().world
+    steps = args.gradient_accumulation_steps * distributed.here().world
     args = dataclasses.replace(args, gradient_accumulation_steps=steps)
     if args.bf16 and pick_device(single.model.device).type == "cpu":
         return dataclasses.replace(args, bf16=False)  # bfloat16 products are far slower than float32 on a CPU
     return args
 
 
-def sides_of(single: Single, setting: Setting) -> dict[str, tuple[str, ...]]:
+def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ...]]:
     benchmark = setting.benchmark
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
@@ -251,7 +253,7 @@ def sides_of(single: Single, setting: Setting) -> dict[str, tuple[str, ...]]:
     return {"retain": roles[single.train_split]}
 
 
-def shown(prepared: Prepared) -> bool:
+def shown(prepared: PreparedJob) -> bool:
     """Whether the output folder already shows this very job. Raises ConfigError if it holds anything else."""
     folder = prepared.single.output_dir
     if not folder.exists():
@@ -265,13 +267,13 @@ def shown(prepared: Prepared) -> bool:
     )
 
 
-def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
+def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
     """Do the jobs and show them in the output folder. Raises the error of the job that fails.
 
     Of several processes the first does it, and the others help with the jobs that it does with them.
     """
     store = Store(Path(prepared.single.paths.store))
-    if not ranks.here().first:
+    if not distributed.here().first:
         help_with(prepared.ends)
         return prepared.single.output_dir
     outcome = run(prepared.ends, store, tell)
@@ -286,7 +288,7 @@ def carry_out(prepared: Prepared, tell: Callable[[Event], None]) -> Path:
     return folder
 
 
-def _fill(part: Path, prepared: Prepared, store: Store) -> None:
+def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
     """Hard links into the store (copies across file systems): a model takes its place on the disk once."""
     evals = part / "evals" if prepared.model else part
     for job, where in (

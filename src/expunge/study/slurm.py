@@ -18,8 +18,8 @@ from typing import Any
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json, write_text
 from expunge.study.job import Job, in_order
-from expunge.study.launch import Launch, Recipe, SlurmArgs, resources
-from expunge.study.run import Event, Outcome
+from expunge.study.launch import LaunchConfig, SlurmArgs, StudySpec, resources
+from expunge.study.run import JobEvent, RunOutcome
 from expunge.study.store import Store
 from expunge.study.worker import do_job, failure, forget_failure, jobs_of, quiet
 
@@ -30,7 +30,7 @@ Prepare = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Stage:
+class SlurmStage:
     """Tasks that can run at the same time with the same resources: an array. A task is one job or several that follow
     one another. `after`: the stages it waits for."""
 
@@ -40,7 +40,7 @@ class Stage:
     after: tuple[str, ...]
 
 
-def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
+def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[SlurmStage]:
     """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`.
 
     Jobs of seconds share a task, for a task takes seconds to begin: all records of a model, and metrics of one depth.
@@ -50,7 +50,7 @@ def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
     groups: dict[tuple[int, str], list[list[Job]]] = {}
     for name, jobs in tasks.items():
         groups.setdefault((depth[name], jobs[0].kind), []).append(jobs)
-    out: list[Stage] = []
+    out: list[SlurmStage] = []
     name_of: dict[str, str] = {}
     for (level, kind), found in sorted(groups.items(), key=lambda g: g[0]):
         for part, start in enumerate(range(0, len(found), args.max_array)):
@@ -59,7 +59,7 @@ def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[Stage]:
             name_of |= {job.key: name for jobs in chosen for job in jobs}
             after = {name_of[p.key] for jobs in chosen for j in jobs for p in j.parents.values() if p.key in name_of}
             tuples = tuple(tuple(jobs) for jobs in chosen)
-            out.append(Stage(name, tuples, resources(args, kind), tuple(sorted(after - {name}))))
+            out.append(SlurmStage(name, tuples, resources(args, kind), tuple(sorted(after - {name}))))
     return out
 
 
@@ -110,38 +110,38 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
 
 def run_slurm(
     wanted: Sequence[Job],
-    recipe: Recipe,
+    recipe: StudySpec,
     store: Store,
-    launch: Launch,
+    launch: LaunchConfig,
     folder: Path,
-    tell: Callable[[Event], None],
+    tell: Callable[[JobEvent], None],
     prepare: Prepare | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Submit every job that is not done, and follow them to their end. Logs and submission files go to `folder`.
 
     Interrupted, the jobs go on in the queue, and the same command follows them again. Raises ConfigError without
     submitit or Slurm.
     """
     planned = stages(wanted, store, launch.slurm)
-    watch = _Watch(store, in_order(wanted, store.there), tell)
+    watch = _SlurmWatch(store, in_order(wanted, store.there), tell)
     if planned:
         path = folder.resolve() / "recipe.json"
         recipe.write(path)
         root = Path(os.path.abspath(store.root))
         arrays: dict[str, str] = {}
         for stage in planned:
-            tasks = [Task(str(path), tuple(j.key for j in jobs), str(root), prepare) for jobs in stage.tasks]
+            tasks = [SlurmTask(str(path), tuple(j.key for j in jobs), str(root), prepare) for jobs in stage.tasks]
             ids = _submit(stage, tasks, [arrays[name] for name in stage.after], folder.resolve())
             arrays[stage.name] = ids[0].split("_")[0]
             for jobs, task_id in zip(stage.tasks, ids, strict=True):
                 watch.waiting |= {job.key: task_id for job in jobs}
     watch.block()
     watch.follow()
-    return Outcome(watch.records, watch.failures, watch.first)
+    return RunOutcome(watch.records, watch.failures, watch.first)
 
 
 @dataclass(frozen=True)
-class Task:
+class SlurmTask:
     """Jobs that follow one another, as a node does them.
 
     When time runs out, submitit calls `checkpoint` and queues the task again.
@@ -157,7 +157,7 @@ class Task:
         quiet()
         if self.prepare is not None:
             self.prepare()
-        jobs, store = jobs_of(Recipe.read(Path(self.recipe))), Store(Path(self.root))
+        jobs, store = jobs_of(StudySpec.read(Path(self.recipe))), Store(Path(self.root))
         for key in self.keys:
             do_job(jobs, key, store, lambda done, total: None)
 
@@ -168,7 +168,7 @@ class Task:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _submit(stage: Stage, tasks: Sequence[Task], after: Sequence[str], folder: Path) -> list[str]:
+def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str], folder: Path) -> list[str]:
     """Put a stage in the queue; the ids of its tasks."""
     try:
         import submitit
@@ -225,10 +225,10 @@ def _exports(args: SlurmArgs) -> list[str]:
     return [f"export {key}={shlex.quote(str(value))}" for key, value in values.items()]
 
 
-class _Watch:
+class _SlurmWatch:
     """Follows jobs in the queue by what the store says, and by the queue for those that died without a word."""
 
-    def __init__(self, store: Store, jobs: Sequence[Job], tell: Callable[[Event], None]) -> None:
+    def __init__(self, store: Store, jobs: Sequence[Job], tell: Callable[[JobEvent], None]) -> None:
         self._store, self._jobs, self._tell = store, jobs, tell
         self.waiting: dict[str, str] = {}  # job key -> the id of its task
         self.records: dict[str, Mapping[str, Any]] = {}
@@ -238,7 +238,7 @@ class _Watch:
         self._gone: dict[str, float] = {}
         for job in jobs:
             if self._stored(job):
-                tell(Event(job, "hit", wall_s=float(self.records[job.key].get("wall_s", 0.0))))
+                tell(JobEvent(job, "hit", wall_s=float(self.records[job.key].get("wall_s", 0.0))))
             elif job.key not in self.failures:
                 forget_failure(store, job.key)
 
@@ -259,7 +259,7 @@ class _Watch:
             lost = next((p for p in job.parents.values() if p.key in self.failures), None)
             if lost is not None and job.key not in {**self.records, **self.waiting, **self.failures}:
                 self.failures[job.key] = f"waits for {lost.name}, which failed"
-                self._tell(Event(job, "blocked", reason=self.failures[job.key]))
+                self._tell(JobEvent(job, "blocked", reason=self.failures[job.key]))
 
     def follow(self) -> None:
         """Until every job is done or has failed."""
@@ -276,14 +276,14 @@ class _Watch:
         now = time.monotonic()
         wall = now - self._running.get(job.key, now)
         if self._stored(job):
-            self._end(job, Event(job, "done", wall_s=wall))
+            self._end(job, JobEvent(job, "done", wall_s=wall))
         elif job.key in self.failures:
             return
         elif (reason := failure(self._store, job.key)) is not None and state is None:
             self._fail(job, reason, wall)
         elif state == "RUNNING" and job.key not in self._running:
             self._running[job.key] = now
-            self._tell(Event(job, "start"))
+            self._tell(JobEvent(job, "start"))
         elif state is not None:
             self._gone.pop(job.key, None)
         elif now - self._gone.setdefault(job.key, now) > GONE_S:
@@ -294,9 +294,9 @@ class _Watch:
     def _fail(self, job: Job, reason: str, wall: float) -> None:
         self.failures[job.key] = reason
         self.first = self.first or JobError(f"{job.name}: {reason}")
-        self._end(job, Event(job, "failed", reason=reason, wall_s=wall))
+        self._end(job, JobEvent(job, "failed", reason=reason, wall_s=wall))
 
-    def _end(self, job: Job, event: Event) -> None:
+    def _end(self, job: Job, event: JobEvent) -> None:
         self.waiting.pop(job.key, None)
         self._tell(event)
 
@@ -312,7 +312,9 @@ def _queue(ids: Any) -> dict[str, str]:
     return dict(line.strip().split("|") for line in done.stdout.splitlines() if "|" in line)
 
 
-def export_slurm(wanted: Sequence[Job], recipe: Recipe, store: Store, launch: Launch, folder: Path) -> list[Path]:
+def export_slurm(
+    wanted: Sequence[Job], recipe: StudySpec, store: Store, launch: LaunchConfig, folder: Path
+) -> list[Path]:
     """A study as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with their dependencies.
 
     For sites without submitit: the nodes need this package and the shared folders, no more.
@@ -344,7 +346,7 @@ def _variable(stage: str) -> str:
     return "stage_" + stage.replace("-", "_")
 
 
-def _script(stage: Stage, folder: Path, root: Path) -> str:
+def _script(stage: SlurmStage, folder: Path, root: Path) -> str:
     args = stage.args
     options = {
         "job-name": f"expunge-{stage.name}",

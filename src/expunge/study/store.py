@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
-from expunge.core.identity import file_sha256
+from expunge.core.fingerprints import file_sha256
+from expunge.study.collective import do_together
 from expunge.study.delta import SUFFIX as DELTA
 from expunge.study.delta import unpack
 from expunge.study.job import CHECKPOINTS, Job, Progress
 from expunge.study.provenance import provenance
-from expunge.study.together import do_together
 
 RECORD = "job.json"
 LOCKS = ".locks"

@@ -14,7 +14,7 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Fault:
+class StoreFault:
     """A file or folder that is not as it was stored, and in what way."""
 
     path: Path
@@ -22,35 +22,35 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyReport:
     """What was looked at, and what is wrong. unknown: folders of earlier versions, whose records hold no checksums.
     waiting: jobs of the study that are not done."""
 
     folders: int
     files: int
     bytes: int
-    faults: tuple[Fault, ...]
+    faults: tuple[StoreFault, ...]
     unknown: int = 0
     waiting: int = 0
 
 
-def verify_store(store: Store, tell: Tell) -> Verified:
+def verify_store(store: Store, tell: Tell) -> VerifyReport:
     """Every artifact of a store."""
     return _verify(artifacts(store.root), tell)
 
 
-def verify_jobs(jobs: Sequence[Job], store: Store, tell: Tell) -> Verified:
+def verify_jobs(jobs: Sequence[Job], store: Store, tell: Tell) -> VerifyReport:
     """The artifacts of some jobs and their ancestors. A parent that a finished job was made of must be there, unless
     it is one that may go when its readers are done."""
     ordered = in_order(jobs)
     here = [job for job in ordered if store.path(job).is_dir()]
     wanted = {p.key for job in here for p in job.parents.values() if not p.passing}
     have = {job.key for job in here}
-    lost = [Fault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in wanted - have]
-    other = [Fault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
+    lost = [StoreFault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in wanted - have]
+    other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
     found = _verify([store.path(job) for job in here], tell)
     waiting = sum(job.key not in have and not job.passing for job in ordered) - len(lost)
-    return Verified(found.folders, found.files, found.bytes, (*lost, *other, *found.faults), found.unknown, waiting)
+    return VerifyReport(found.folders, found.files, found.bytes, (*lost, *other, *found.faults), found.unknown, waiting)
 
 
 def artifacts(root: Path) -> list[Path]:
@@ -67,20 +67,20 @@ def _others(store: Store, job: Job) -> bool:
     return found is not None and found.get("key") != job.key
 
 
-def _verify(folders: Iterable[Path], tell: Tell) -> Verified:
+def _verify(folders: Iterable[Path], tell: Tell) -> VerifyReport:
     listed = list(folders)
     sums: dict[tuple[int, ...], str] = {}
-    faults: list[Fault] = []
+    faults: list[StoreFault] = []
     files = size = unknown = 0
     for number, folder in enumerate(listed):
         tell(number, len(listed))
         try:
             record = read_record(folder / RECORD)
         except JobError as error:
-            faults.append(Fault(folder / RECORD, str(error).removeprefix(f"{folder / RECORD} ")))
+            faults.append(StoreFault(folder / RECORD, str(error).removeprefix(f"{folder / RECORD} ")))
             continue
         if record is None:
-            faults.append(Fault(folder, f"holds no {RECORD}"))
+            faults.append(StoreFault(folder, f"holds no {RECORD}"))
         elif not isinstance(record.get("files"), dict):
             unknown += 1
         else:
@@ -88,6 +88,6 @@ def _verify(folders: Iterable[Path], tell: Tell) -> Verified:
                 if name not in record.get("removed", ()):
                     files, size = files + 1, size + n_bytes
                     reason = wrong_file(folder / name, sha, n_bytes, sums)
-                    faults += [Fault(folder / name, reason)] if reason else []
+                    faults += [StoreFault(folder / name, reason)] if reason else []
     tell(len(listed), len(listed))
-    return Verified(len(listed), files, size, tuple(faults), unknown)
+    return VerifyReport(len(listed), files, size, tuple(faults), unknown)

@@ -13,40 +13,40 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_text
 from expunge.core.records import (
     text_records,
     token_records,
 )
-from expunge.data.rows import RowSet
-from expunge.data.stories import TokenShards, joined
+from expunge.data.examples import ExampleSet
+from expunge.data.stories import TokenDataset, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
-from expunge.methods.edits import Edit
+from expunge.evaluation.config import Generation
+from expunge.evaluation.generation import generate_texts
 from expunge.methods.objective import Objective
-from expunge.metrics.api import Metric, Result
+from expunge.methods.weight_edits import WeightEdit
+from expunge.metrics.api import Metric, MetricResult
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
-from expunge.scoring.config import Generation
-from expunge.scoring.texts import generate_texts
 from expunge.study.job import Progress
 from expunge.study.measuring import parts, rows_where
-from expunge.study.setting import Setting
-from expunge.training.ask import Ask
+from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.course import Trained
-from expunge.training.evaluate import Panel, Point, Watch, panel_metrics, selection
+from expunge.training.eval_losses import EvalLosses, GenerationTable, as_lines
+from expunge.training.evaluation_callback import EvalCallback, EvalPoint, MetricSuite, model_selection, suite_metrics
+from expunge.training.forward import ForwardSpec
 from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
 from expunge.training.randomness import kept_random
 from expunge.training.reference import load_reference
 from expunge.training.reporters import Reporters, reporters
-from expunge.training.sets import SetLosses, Table, as_lines
+from expunge.training.run_state import TrainResult
 
 
-def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:
+def base(folder: Path, setting: TaskContext, progress: Progress) -> dict[str, Any]:
     """A tokenizer, trained on the study's text or given with its tokens, and a freshly initialised model."""
     sets = setting.benchmark.sets
     preset = setting.model.scratch or ""
@@ -68,18 +68,18 @@ def base(folder: Path, setting: Setting, progress: Progress) -> dict[str, Any]:
 def fit(
     folder: Path,
     source: str,
-    setting: Setting,
+    setting: TaskContext,
     objective: Objective,
     sides: Mapping[str, Sequence[str]],
     args: TrainArgs,
     progress: Progress,
     *,
     alternates: Path | None = None,
-    references: Mapping[str, tuple[Path, Ask]] | None = None,
-    retain: Path | Mapping[str, Result] | None = None,
+    references: Mapping[str, tuple[Path, ForwardSpec]] | None = None,
+    retain: Path | Mapping[str, MetricResult] | None = None,
     generation: Generation | None = None,
     checkpoints: Path | None = None,
-    after_step: Callable[[Moment], bool] | None = None,
+    after_step: Callable[[TrainerState], bool] | None = None,
     label: str = "run",
 ) -> dict[str, Any]:
     """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
@@ -103,13 +103,13 @@ def fit(
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
     watch = panel = follow = None
-    first = ranks.here().first
+    first = distributed.here().first
     with reporters(args.report_to if first else (), Path(args.report_dir), label) as told:
         if args.evaluate.on:
             panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
             watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
         if after_step is not None:
-            moment = Moment(model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch)
+            moment = TrainerState(model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch)
             after_step(moment)
             follow = functools.partial(after_step, moment)
         done = train(
@@ -129,7 +129,7 @@ def fit(
 
 
 def _facts(
-    done: Trained, cut: Mapping[str, int], panel: Panel | None, setting: Setting, args: EvaluateArgs
+    done: TrainResult, cut: Mapping[str, int], panel: MetricSuite | None, setting: TaskContext, args: EvaluateArgs
 ) -> dict[str, Any]:
     """What the record of a run says of it. cut: how many rows of each side were; panel: what was evaluated, if at
     all."""
@@ -143,14 +143,14 @@ def _facts(
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainerState:
     """A run between two steps, as it can be saved: its model, and what gives that model as it was, without adapters."""
 
     model: Any
     encoder: Encoder
     args: TrainArgs
     reload: Callable[[], Any]
-    watch: Watch | None
+    watch: EvalCallback | None
 
     @property
     def best_step(self) -> int | None:
@@ -172,15 +172,15 @@ TRAJECTORY, GENERATIONS = "trajectory.jsonl", "generations.jsonl"
 def watching(
     folder: Path,
     args: TrainArgs,
-    panel: Panel,
-    seen: Seen,
+    panel: MetricSuite,
+    seen: EvalInputs,
     encoder: Encoder,
     generation: Generation,
     told: Reporters,
-) -> Watch:
+) -> EvalCallback:
     """What evaluates a run and writes its trajectory and its generations, whole each time, into a folder."""
 
-    def tell(points: Sequence[Point]) -> None:
+    def tell(points: Sequence[EvalPoint]) -> None:
         write_text(folder / TRAJECTORY, as_lines([p.line for p in points]))
         told.numbers(points[-1].step, points[-1].values)
 
@@ -190,28 +190,30 @@ def watching(
             told.texts(int(new[0]["step"]), new)
 
     how, (rows, prompts) = args.evaluate, seen
-    choice = selection(how, panel.retain) if how.chooses else None
-    losses = SetLosses(rows, encoder.tokenizer.pad_token_id)
+    choice = model_selection(how, panel.retain) if how.chooses else None
+    losses = EvalLosses(rows, encoder.tokenizer.pad_token_id)
     table = None
     if how.prompts:
-        table = Table(prompts, encoder, generation, how.generate_every, args.finegrained_log_iters, tell_texts)
-    return Watch(how, lambda model: {**panel(model), **losses(model)}, choice, tell, table)
+        table = GenerationTable(
+            prompts, encoder, generation, how.generate_every, args.finegrained_log_iters, tell_texts
+        )
+    return EvalCallback(how, lambda model: {**panel(model), **losses(model)}, choice, tell, table)
 
 
 def evaluated(
-    setting: Setting,
+    setting: TaskContext,
     args: EvaluateArgs,
     encoder: Encoder,
     generation: Generation,
-    retain: Path | Mapping[str, Result] | None,
-) -> Panel:
+    retain: Path | Mapping[str, MetricResult] | None,
+) -> MetricSuite:
     """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
     results on all rows."""
     watched = setting.watched or setting.benchmark
     sets = watched.sets
     metrics = watched_metrics(watched, args)
     kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
-    panel = Panel(metrics, sets, encoder, generation, args.n_rows, kept)
+    panel = MetricSuite(metrics, sets, encoder, generation, args.n_rows, kept)
     if not isinstance(retain, Path):
         return dataclasses.replace(panel, retain=retain)
     read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
@@ -231,10 +233,10 @@ def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.ar
     return named
 
 
-Seen = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
+EvalInputs = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
 
 
-def seen_sets(setting: Setting, args: EvaluateArgs, encoder: Encoder) -> Seen:
+def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> EvalInputs:
     """The rows whose losses are read during training, and those whose prompts are continued, by set.
 
     Raises ConfigError for a set that has no prompt.
@@ -247,10 +249,10 @@ def seen_sets(setting: Setting, args: EvaluateArgs, encoder: Encoder) -> Seen:
         rows[name] = encoded[: args.n_rows or len(encoded)]
         if not args.prompts:
             continue
-        whole = one.prompts(args.prompts) if isinstance(one, TokenShards) else encoded[: args.prompts]
+        whole = one.prompts(args.prompts) if isinstance(one, TokenDataset) else encoded[: args.prompts]
         prompts[name] = [row for row in whole if row.n_prompt]
         if not prompts[name]:
-            width = f" within {one.max_length} tokens" if isinstance(one, TokenShards) else ""
+            width = f" within {one.max_length} tokens" if isinstance(one, TokenDataset) else ""
             raise ConfigError(f"trainer.args.evaluate.prompts: no row of {name} has a prompt{width} to go on from")
     return rows, prompts
 
@@ -259,20 +261,20 @@ def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
     """The metrics that are evaluated during training: none where a benchmark has losses alone. Raises ConfigError."""
     if not benchmark.panel and loss_sets(benchmark, args) and args.panel == "fast" and not args.chooses:
         return []
-    return panel_metrics(benchmark.panel, args)
+    return suite_metrics(benchmark.panel, args)
 
 
-def load_trained(source: str, setting: Setting, *, quantize: Bits | None = None, device: str | None = None) -> Any:
+def load_trained(source: str, setting: TaskContext, *, quantize: Bits | None = None, device: str | None = None) -> Any:
     """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
     # a model that is to be cut in shards need not fit on one device
-    where = device or ("cpu" if ranks.sharded() and quantize is None else setting.model.device)
+    where = device or ("cpu" if distributed.sharded() and quantize is None else setting.model.device)
     return load_model(source, held, device=pick_device(where), quantize=quantize)
 
 
 def apply_edit(
-    folder: Path, parents: Mapping[str, Path | str], setting: Setting, edit: Edit, progress: Progress
+    folder: Path, parents: Mapping[str, Path | str], setting: TaskContext, edit: WeightEdit, progress: Progress
 ) -> dict[str, Any]:
     """Weights from the weights of the parents `base`, `other_0`, `other_1`, ...; saved like any model."""
     encoder = setting.encoder(str(parents["base"]))
@@ -286,12 +288,12 @@ def apply_edit(
     return {"models": len(others) + 1}
 
 
-def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> Sequence[Encoded]:
+def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encoded]:
     """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces.
 
     Sets of tokens stay on disk, and are read row by row. Raises ConfigError if they are not the model's tokens.
     """
-    shards = [s for s in sets if isinstance(s, TokenShards)]
+    shards = [s for s in sets if isinstance(s, TokenDataset)]
     if shards:
         if len(shards) < len(sets):
             raise ConfigError("benchmark: sets of tokens and sets of texts cannot be trained on as one side")
@@ -305,7 +307,7 @@ def encode_sets(sets: Sequence[RowSet], encoder: Encoder) -> Sequence[Encoded]:
 
 
 def encode_alternates(
-    forget: Sequence[RowSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
+    forget: Sequence[ExampleSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
 ) -> list[Encoded]:
     """Every forget question with each of its other answers: the refusals, or those an `alternates` job has made."""
     rows = [(s, r) for s in forget for r in s.rows]
@@ -325,7 +327,7 @@ N_ALTERNATES = 5
 
 
 def alternates(
-    folder: Path, source: str, setting: Setting, generation: Generation, progress: Progress
+    folder: Path, source: str, setting: TaskContext, generation: Generation, progress: Progress
 ) -> dict[str, Any]:
     """Other answers to the forget questions, sampled from the model itself; a line of texts per row.
 

@@ -11,7 +11,7 @@ from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
 from expunge.study.grid import study_graph
 from expunge.study.job import Job, Progress, in_order
-from expunge.study.launch import Recipe
+from expunge.study.launch import StudySpec
 from expunge.study.store import Store
 
 FAILURES = ".failures"
@@ -26,7 +26,7 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-def jobs_of(recipe: Recipe) -> dict[str, Job]:
+def jobs_of(recipe: StudySpec) -> dict[str, Job]:
     """All jobs of a study by key. Raises ConfigError or DataError."""
     return {job.key: job for job in in_order(study_graph(recipe.tree).jobs)}
 

@@ -27,10 +27,10 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.core.errors import JobError
 from expunge.core.files import whole_folder, write_json
-from expunge.core.identity import file_sha256
+from expunge.core.fingerprints import file_sha256
 from expunge.training.config import CheckpointArgs
 
 log = logging.getLogger(__name__)
@@ -82,10 +82,10 @@ def of_each(state: State, device: torch.device) -> list[State]:
     """What each process keeps for itself, by rank."""
     tensors: dict[str, Tensor] = {}
     rest = pack(state, tensors)
-    if ranks.here().alone:
+    if distributed.here().alone:
         return [state]
-    said = ranks.gather(json.dumps(rest).encode())
-    held = ranks.gather(save(tensors))
+    said = distributed.gather(json.dumps(rest).encode())
+    held = distributed.gather(save(tensors))
     return [unpack(json.loads(r), load(t), device) for r, t in zip(said, held, strict=True)]
 
 
@@ -116,7 +116,7 @@ class Checkpoints:
     def __init__(self, folder: Path, args: CheckpointArgs, *, shards: bool = False) -> None:
         """shards: each process has a part of its own, which only counts together with all the others'."""
         self._folder, self._args = folder, args
-        self._own = Checkpoints(folder / f"shard-{ranks.here().number}", args) if shards else None
+        self._own = Checkpoints(folder / f"shard-{distributed.here().number}", args) if shards else None
         self._written, self._step = time.monotonic(), 0
         self.stopping = False  # set by a signal: write one more, and stop
 
@@ -161,9 +161,9 @@ class Checkpoints:
             raise ValueError("these checkpoints are not kept in shards")
         self._written, self._step = time.monotonic(), step
         self._own.save(step, shard)
-        if min(ranks.values(float(self._own._place(step).is_dir()))) and ranks.here().first:
+        if min(distributed.values(float(self._own._place(step).is_dir()))) and distributed.here().first:
             self.save(step, state)
-        ranks.meet()
+        distributed.meet()
 
     def load(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
         """The newest state that is whole and fits this run (`state["fits"]`); None if there is none.
@@ -171,8 +171,8 @@ class Checkpoints:
         One that is not is warned of and removed, so that it cannot be taken for one. Of several processes the first
         chooses. Raises JobError where another cannot read what it chose.
         """
-        state = self._newest(fits, device) if ranks.here().first else None
-        step = ranks.told(None if state is None else self._step)
+        state = self._newest(fits, device) if distributed.here().first else None
+        step = distributed.told(None if state is None else self._step)
         if step is not None and state is None:
             place = self._place(step)
             try:
@@ -184,9 +184,9 @@ class Checkpoints:
         shard = self._own._newest(None, device, upto=-1 if step is None else step)
         if state is None:
             return None
-        if min(ranks.values(float(shard is not None and self._own._step == step))) and shard is not None:
+        if min(distributed.values(float(shard is not None and self._own._step == step))) and shard is not None:
             return {**state, **shard}
-        if ranks.here().first:
+        if distributed.here().first:
             log.warning("%s is refused, a process lacks its shard of it; the run goes on from an earlier one, or anew",
                         self._place(self._step))  # fmt: skip
             shutil.rmtree(self._place(self._step), ignore_errors=True)
@@ -235,7 +235,7 @@ class Checkpoints:
 
         def hear(_number: int, _frame: FrameType | None) -> None:
             self.stopping = True
-            if ranks.here().alone:  # a launcher passes on what its processes were sent already
+            if distributed.here().alone:  # a launcher passes on what its processes were sent already
                 give_back()
 
         def give_back() -> None:

@@ -18,7 +18,7 @@ MOST_SEED = 2**32  # what numpy takes
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class SelectionRule:
     """Which evaluation is the best: among those after the start whose utility is at least `floor` times its value at
     the start, the one whose forget metric lies nearest to its target. Of equals, the higher utility, then the earlier.
 
@@ -59,7 +59,7 @@ class EvaluateArgs:
     at_start: bool = True
     keep: Literal["last", "best"] = "last"
     patience: int | None = None
-    rule: Rule = field(default_factory=Rule)
+    rule: SelectionRule = field(default_factory=SelectionRule)
     losses: tuple[str, ...] | None = None
     prompts: int = 0
     generate_every: int = 1
@@ -139,7 +139,7 @@ class TrainArgs:
     An epoch is one pass through the anchor side. warmup_steps below 1 is a share of all steps; warmup_epochs, where
     given, counts instead. The weights are float32 (or the model's dtype); bf16 computes in bfloat16 over them.
 
-    step, step_args: one step wrapper around the loss (`expunge.methods.steps`) and its settings.
+    step, step_args: one step wrapper around the loss (`expunge.methods.grad_transforms`) and its settings.
     trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
     whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
     schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
@@ -301,9 +301,9 @@ class TrainArgs:
         if self.schedule == Schedule():
             del values["schedule"]
         if self.step is not None:
-            from expunge.methods.steps import make_step, step_identity  # loads torch
+            from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
 
-            values["step"] = step_identity(make_step(self.step, self.step_args, "trainer.args"))
+            values["step"] = grad_transform_identity(make_grad_transform(self.step, self.step_args, "trainer.args"))
         return values
 
 

@@ -1,8 +1,8 @@
 """The one training loop: fine-tuning and every unlearning method, over transformers.Trainer.
 
 The order of samples is planned before the first step (`training.phases`), so the Trainer reads them in sequence; the
-loss is the method's own, served by `training.serve`. The loss of a step is the mean over its micro-batches, which
-several processes share (`training.shares`).
+loss is the method's own, served by `training.batching`. The loss of a step is the mean over its micro-batches, which
+several processes share (`training.data_parallel`).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any
 
 import transformers
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
-from expunge.methods.api import Needs
+from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
-from expunge.training.ask import asked
+from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
-from expunge.training.course import AfterStep, Logged, Place, Progress, Run, Trained
-from expunge.training.evaluate import Watch
-from expunge.training.meter import Meter, work_of
+from expunge.training.data_parallel import gather_whole, rank_batches
+from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.forward import spec_for
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.reference import Reference, reference
-from expunge.training.serve import SIDES, Sample, Server
-from expunge.training.shares import gather_whole, share_of
+from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
+from expunge.training.throughput import ThroughputMeter, step_flops
 from expunge.training.trainable import set_trainable
-from expunge.training.trainer import BetweenSteps, PhaseTrainer, as_batch, training_arguments
+from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, training_arguments
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ def train(
     pad_id: int,
     references: Mapping[str, Reference] | None = None,
     progress: Progress | None = None,
-    watch: Watch | None = None,
+    watch: EvalCallback | None = None,
     checkpoints: Path | None = None,
     logged: Logged | None = None,
     after_step: AfterStep | None = None,
-) -> Trained:
+) -> TrainResult:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
     `rows["alternate"]`, for methods that read it, lists the same number of other answers for each forget row in turn.
@@ -72,16 +72,18 @@ def train(
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     asked_of = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
-    meter = Meter(work_of(model, args.peak_tflops, half=args.bf16 or args.fp16))
-    run = Run(model, len(phases), watch, progress, meter, logged, after_step=after_step)
+    meter = ThroughputMeter(step_flops(model, args.peak_tflops, half=args.bf16 or args.fp16))
+    run = RunState(model, len(phases), watch, progress, meter, logged, after_step=after_step)
     _find(run, checkpoints, args)
-    place = Place(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
+    place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
-    head_chunk = 0 if ranks.sharded() else args.head_chunk  # outside of a forward the head's weights are in shards
+    head_chunk = (
+        0 if distributed.sharded() else args.head_chunk
+    )  # outside of a forward the head's weights are in shards
 
-    def serve(needs: Needs) -> Server:
-        return Server(needs, rows, asked_of, pad_id=pad_id, head_chunk=head_chunk, reading=meter.read)
+    def serve(needs: Requirements) -> LossInputBuilder:
+        return LossInputBuilder(needs, rows, asked_of, pad_id=pad_id, head_chunk=head_chunk, reading=meter.read)
 
     compiled = compiled_layers(model) if args.compile else nullcontext()
     with (
@@ -106,30 +108,30 @@ def train(
                 trainer.let_go()
     model.eval()
     selected = watch.end(model) if watch else {}
-    if ranks.sharded():
+    if distributed.sharded():
         gather_whole(trainer.accelerator, trainer.model_wrapped, model)
     n_steps = max(place.steps_before, done_before.steps_before)
     points = watch.points if watch else []
-    return Trained(n_steps, run.history, points, selected, run.resumed_at, meter.facts(), meter.lines)
+    return TrainResult(n_steps, run.history, points, selected, run.resumed_at, meter.facts(), meter.lines)
 
 
-def _find(run: Run, folder: Path | None, args: TrainArgs) -> None:
+def _find(run: RunState, folder: Path | None, args: TrainArgs) -> None:
     """Where a run keeps its checkpoints, and the one that an earlier attempt has left there."""
     if folder is None or args.checkpoint is None:
         return
-    if ranks.sharded() == "deepspeed":
+    if distributed.sharded() == "deepspeed":
         log.warning("no checkpoints are written under DeepSpeed: a run that is broken off begins anew")
         return
-    run.checkpoints = Checkpoints(folder, args.checkpoint, shards=bool(ranks.sharded()))
+    run.checkpoints = Checkpoints(folder, args.checkpoint, shards=bool(distributed.sharded()))
     run.found = run.checkpoints.load(run.fits, run.device)
 
 
 def _trainer(
-    run: Run,
+    run: RunState,
     phase: Phase,
-    place: Place,
+    place: PhasePosition,
     found: State | None,
-    serve: Callable[[Needs], Server],
+    serve: Callable[[Requirements], LossInputBuilder],
     seed: int,
     scratch: str,
 ) -> PhaseTrainer:
@@ -137,14 +139,14 @@ def _trainer(
     trainer = PhaseTrainer(
         model=run.model,
         args=training_arguments(phase, seed, scratch, run.model),
-        train_dataset=share_of(phase.samples[found["n_read"] if found else 0 :], phase.args, ranks.here()),
+        train_dataset=rank_batches(phase.samples[found["n_read"] if found else 0 :], phase.args, distributed.here()),
         data_collator=as_batch,
     )
     trainer.prepare(phase, serve(phase.objective.needs), place, run)
     if phase.step is not None:
         trainer.wrap(phase.step, serve)
     trainer.go_on_from(found)
-    trainer.add_callback(BetweenSteps(trainer))
+    trainer.add_callback(StepCallback(trainer))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -155,7 +157,7 @@ def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
     return () if args.lora is not None or own == (".*",) else own
 
 
-def plan_samples(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[Sample]:
+def plan_samples(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[TrainingSample]:
     """Every sample of the run, in order: a function of the seed and the rows alone."""
     return [sample for phase in plan_phases(objective, rows, args) for sample in phase.samples]
 
@@ -164,7 +166,7 @@ def _references(
     model: Any,
     objective: Objective,
     rows: Mapping[str, Sequence[Encoded]],
-    samples: Sequence[Sequence[Sample]],
+    samples: Sequence[Sequence[TrainingSample]],
     args: TrainArgs,
     pad_id: int,
     given: Mapping[str, Reference],
@@ -172,10 +174,10 @@ def _references(
     """The given references, and what is missing of the model before unlearning."""
     out = dict(given)
     for side in SIDES:
-        what = asked(objective.needs, side, ref=True)
+        what = spec_for(objective.needs, side, ref=True)
         if what is not None and side not in out:
             wanted = [i for of in samples for s in of for i in s.numbers(side)]
             out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
-        if asked(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
+        if spec_for(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
             raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
     return out

@@ -16,12 +16,12 @@ import numpy as np
 from expunge.core.errors import ConfigError, JobError
 from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair
 from expunge.data.template import Encoded, row_lengths
+from expunge.methods.grad_transforms import GradTransform, make_grad_transform, spec_of
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Step, make_step, spec_of
+from expunge.training.batching import SIDES, TrainingSample
 from expunge.training.config import TrainArgs
 from expunge.training.schedule import Schedule
-from expunge.training.serve import SIDES, Sample
-from expunge.training.step import check_step, forget_part, retain_part
+from expunge.training.step import check_grad_transform, forget_part, retain_part
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Phase:
     """What one Trainer does. args: the phase's own epochs. n_epoch: samples of one pass."""
 
     objective: Objective
-    samples: Sequence[Sample]
+    samples: Sequence[TrainingSample]
     args: TrainArgs
     n_epoch: int
-    step: Step | None = None
+    step: GradTransform | None = None
 
     @property
     def n_steps(self) -> int:
@@ -80,9 +80,9 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             f"{where}.lora: trains adapters alone, and {objective.spec.name}'s trainable_params_regex would have no "
             "effect: leave it out and use lora.target_modules"
         )
-    step = make_step(args.step, args.step_args, where) if args.step is not None else None
+    step = make_grad_transform(args.step, args.step_args, where) if args.step is not None else None
     if step is not None:
-        check_step(step, objective, f"{where}.step")
+        check_grad_transform(step, objective, f"{where}.step")
     plan, name, key = args.schedule, objective.spec.name, f"{where}.schedule"
     if plan.retain_ratio > 1 and objective.needs.retain is None:
         raise ConfigError(f"{key}.retain_ratio: {name} takes no retain rows with these weights, so leave it 1")
@@ -157,7 +157,7 @@ def plan_phases(objective: Objective, rows: Mapping[str, Sequence[Encoded]], arg
     n_rows = {side: len(of) for side, of in rows.items()}
     _check_rows(objective, n_rows)
     drawn = _drawn(objective, n_rows, args)
-    step = make_step(args.step, args.step_args, "trainer.args") if args.step is not None else None
+    step = make_grad_transform(args.step, args.step_args, "trainer.args") if args.step is not None else None
     return [_phase(objective, rows, made, own, step, args.schedule) for made, own in drawn]
 
 
@@ -166,7 +166,7 @@ def _phase(
     rows: Mapping[str, Sequence[Encoded]],
     made: Pairing,
     own: TrainArgs,
-    step: Step | None,
+    step: GradTransform | None,
     plan: Schedule,
 ) -> Phase:
     if plan.kind == "alternating":
@@ -182,7 +182,7 @@ def _phase(
 
 def _samples(
     objective: Objective, rows: Mapping[str, Sequence[Encoded]], made: Pairing, args: TrainArgs, span: int
-) -> Samples:
+) -> PhaseSamples:
     """A phase's samples, grouped by length (where asked) within each `span` of them."""
     sides = _sides(objective)
     n_rows = {side: len(of) for side, of in rows.items()}
@@ -194,10 +194,10 @@ def _samples(
         parts = [order[i : i + span] for i in range(0, len(order), span)]
         keys = {"batch": args.per_device_train_batch_size, "seed": args.seed}
         order = np.concatenate([group_by_length(p, np.max(widths, axis=0), **keys) for p in parts])
-    return Samples({side: found[order] for side, found in numbers.items()})
+    return PhaseSamples({side: found[order] for side, found in numbers.items()})
 
 
-class Samples(Sequence[Sample]):
+class PhaseSamples(Sequence[TrainingSample]):
     """A phase's samples as row numbers, by side of shape (S,) or (S, several); each is made when it is asked for."""
 
     def __init__(self, numbers: Mapping[str, Rows]) -> None:
@@ -207,13 +207,13 @@ class Samples(Sequence[Sample]):
         return min(len(n) for n in self._numbers.values())
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> TrainingSample: ...
     @overload
-    def __getitem__(self, index: slice) -> Samples: ...
-    def __getitem__(self, index: int | slice) -> Sample | Samples:
+    def __getitem__(self, index: slice) -> PhaseSamples: ...
+    def __getitem__(self, index: int | slice) -> TrainingSample | PhaseSamples:
         if isinstance(index, slice):
-            return Samples({side: n[index] for side, n in self._numbers.items()})
-        return Sample(**{side: _one(n[index]) for side, n in self._numbers.items()})  # type: ignore[arg-type]
+            return PhaseSamples({side: n[index] for side, n in self._numbers.items()})
+        return TrainingSample(**{side: _one(n[index]) for side, n in self._numbers.items()})  # type: ignore[arg-type]
 
 
 def _one(rows: Rows) -> int | tuple[int, ...]:

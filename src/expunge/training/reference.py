@@ -25,10 +25,10 @@ from transformers import AutoConfig
 from expunge.core.errors import JobError
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
-from expunge.methods.api import Positions, Serve, Side
-from expunge.models.chunks import Chunks
-from expunge.models.packed import FrozenHead, Packed, bare, wide
-from expunge.training.ask import Ask, Said, ask
+from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
+from expunge.models.chunks import ChunkedLogits
+from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
+from expunge.training.forward import ForwardOutput, ForwardSpec, forward
 
 Kept = Mapping[str, Tensor]
 FILE = "reference.safetensors"
@@ -38,11 +38,11 @@ def keep(
     model: Any,
     rows: Sequence[Encoded],
     wanted: Sequence[int],
-    what: Ask,
+    what: ForwardSpec,
     *,
     pad_id: int,
     topk: int | None = None,
-    head: FrozenHead | None = None,
+    head: FrozenLmHead | None = None,
     batch: int = 16,
 ) -> Kept:
     """Ask the model for the wanted rows; the answer on the CPU, ragged: row i has the tokens offsets[i]:offsets[i + 1].
@@ -64,24 +64,24 @@ def keep(
         for start in range(0, len(order), batch):
             numbers = order[start : start + batch]
             made = collate([rows[i] for i in numbers], pad_id=pad_id, positions=what.positions.value).to(device)
-            said = ask(model, made, what, head=head if start else None)
+            said = forward(model, made, what, head=head if start else None)
             if head is not None and start == 0:
-                head.check(Packed(said.whole(), said.hidden_ND))
+                head.check(PackedOutput(said.whole(), said.hidden_ND))
             at = torch.cat([torch.arange(int(offsets[i]), int(offsets[i + 1])) for i in numbers])
             for name, values in _quantity(said, made, what, topk).items():
                 if name not in kept:
                     kept[name] = torch.empty((int(offsets[-1]), *values.shape[1:]), dtype=values.dtype)
                 kept[name][at] = values.cpu()
-            if topk is not None and what.serve is Serve.LOGITS:
+            if topk is not None and what.serve is Quantity.LOGITS:
                 kept["vocabulary"] = torch.tensor(said.whole().shape[-1])
     model.train(was_training)
     return kept
 
 
-def _quantity(said: Said, batch: Batch, what: Ask, topk: int | None) -> dict[str, Tensor]:
-    if what.serve is Serve.LOGPS:
+def _quantity(said: ForwardOutput, batch: Batch, what: ForwardSpec, topk: int | None) -> dict[str, Tensor]:
+    if what.serve is Quantity.LOGPS:
         return {"logps": said.logps(batch.token_N)}
-    if what.serve is Serve.LOGITS and topk is not None:
+    if what.serve is Quantity.LOGITS and topk is not None:
         return _largest(wide(said.whole()), topk)
     return {"hidden": said.hidden_ND}
 
@@ -109,11 +109,11 @@ def mass_outside(kept: Kept) -> Tensor | None:
 class StoredReference:
     """Reference quantities of rows of one side, by row number, from what was kept."""
 
-    def __init__(self, kept: Kept, what: Ask, head: FrozenHead | None = None) -> None:
+    def __init__(self, kept: Kept, what: ForwardSpec, head: FrozenLmHead | None = None) -> None:
         self._kept, self._what, self._head = kept, what, head
         self._offsets: list[int] = kept["offsets"].tolist()
 
-    def side(self, numbers: Sequence[int], batch: Batch) -> Side:
+    def side(self, numbers: Sequence[int], batch: Batch) -> SideOutputs:
         """The reference's view of a batch made of these rows, in this order."""
         at = [slice(self._offsets[i], self._offsets[i + 1]) for i in numbers]
         if sum(s.stop - s.start for s in at) != len(batch.row_N):
@@ -122,50 +122,56 @@ class StoredReference:
         def of(name: str) -> Tensor:
             return torch.cat([self._kept[name][s] for s in at]).to(batch.row_N.device)
 
-        if self._what.serve is Serve.LOGPS:
+        if self._what.serve is Quantity.LOGPS:
             kept = of("logps")
-            return Said(None, kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
+            return ForwardOutput(None, kept.new_zeros(0)).side(batch, self._what, logps_N=kept)
         if "rest" in self._kept:
             rest_N = of("rest")
             logits_NV = rest_N[:, None].repeat(1, int(self._kept["vocabulary"]))
             logits_NV.scatter_(-1, of("ids").long(), of("logits"))
-            return Said(logits_NV, rest_N.new_zeros(0)).side(batch, self._what)
+            return ForwardOutput(logits_NV, rest_N.new_zeros(0)).side(batch, self._what)
         kept = of("hidden")
         with torch.no_grad():
-            logits = None if self._head is None else Chunks(self._head, kept)
-            return Said(logits, kept).side(batch, self._what)
+            logits = None if self._head is None else ChunkedLogits(self._head, kept)
+            return ForwardOutput(logits, kept).side(batch, self._what)
 
 
 class ResidentReference:
     """A frozen second model, run at each step: only for numbers that depend on the shape of the batch."""
 
-    def __init__(self, model: Any, what: Ask) -> None:
+    def __init__(self, model: Any, what: ForwardSpec) -> None:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._what = what
 
-    def side(self, numbers: Sequence[int], batch: Batch) -> Side:
+    def side(self, numbers: Sequence[int], batch: Batch) -> SideOutputs:
         """The reference's view of a batch, computed anew."""
         del numbers
         with torch.no_grad():
-            return ask(self._model, batch, self._what).side(batch, self._what)
+            return forward(self._model, batch, self._what).side(batch, self._what)
 
 
 Reference = StoredReference | ResidentReference
 
 
 def reference(
-    model: Any, rows: Sequence[Encoded], wanted: Sequence[int], what: Ask, *, pad_id: int, topk: int | None = None
+    model: Any,
+    rows: Sequence[Encoded],
+    wanted: Sequence[int],
+    what: ForwardSpec,
+    *,
+    pad_id: int,
+    topk: int | None = None,
 ) -> Reference:
     """The cheapest reference that gives the asked quantity: exactly, or with `topk` about so."""
-    if what.positions is Positions.ALL:
+    if what.positions is ScoredPositions.ALL:
         return ResidentReference(model, what)
     head = head_for(model, what, topk)
     return StoredReference(keep(model, rows, wanted, what, pad_id=pad_id, topk=topk, head=head), what, head)
 
 
-def head_for(model: Any, what: Ask, topk: int | None) -> FrozenHead | None:
+def head_for(model: Any, what: ForwardSpec, topk: int | None) -> FrozenLmHead | None:
     """A frozen copy of the model's head where a reference's distributions are made from hidden states."""
-    return FrozenHead(model) if what.serve is Serve.LOGITS and topk is None else None
+    return FrozenLmHead(model) if what.serve is Quantity.LOGITS and topk is None else None
 
 
 def save_reference(folder: Path, kept: Kept, *, head_of: Any = None) -> None:
@@ -180,7 +186,7 @@ def save_reference(folder: Path, kept: Kept, *, head_of: Any = None) -> None:
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / FILE)
 
 
-def load_reference(folder: Path, what: Ask, model: Any) -> StoredReference:
+def load_reference(folder: Path, what: ForwardSpec, model: Any) -> StoredReference:
     """A reference from a folder, its file mapped. Without a head of its own it takes that of the untrained `model`."""
     with safe_open(folder / FILE, framework="pt") as f:
         kept = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a mapping

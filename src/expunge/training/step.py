@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.methods.api import Needs, Serve, Terms, View
+from expunge.methods.api import LossInputs, LossOutput, Quantity, Requirements
+from expunge.methods.grad_transforms import GradTransform, Perturbation, Which, needed, spec_of
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Nudge, Step, Which, needed, spec_of
-from expunge.methods.terms import served
+from expunge.methods.terms import require
 from expunge.models.packed import find_module
-from expunge.training.serve import Server
+from expunge.training.batching import LossInputBuilder
 
-Compute = Callable[[Objective, Server], Terms]  # the terms of the present micro-batch, checked to be finite
+Compute = Callable[
+    [Objective, LossInputBuilder], LossOutput
+]  # the terms of the present micro-batch, checked to be finite
 
 
-def check_step(step: Step, objective: Objective, where: str = "trainer.args.step") -> None:
+def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.step") -> None:
     """Raise ConfigError unless the objective has the terms that the step takes apart."""
     spec = spec_of(step)
     if hasattr(objective.method, "total"):
@@ -62,7 +64,7 @@ def retain_part(objective: Objective) -> Objective | None:
         objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
         retain=None, retain_ref=None, retain_teacher=None,
     )  # fmt: skip
-    own: Needs = getattr(objective.method, "needs", objective.spec.needs)
+    own: Requirements = getattr(objective.method, "needs", objective.spec.needs)
     return dataclasses.replace(
         objective,
         method=_RetainOnly(dataclasses.replace(needs, retain=own.retain, retain_positions=own.retain_positions)),
@@ -73,7 +75,7 @@ def retain_part(objective: Objective) -> Objective | None:
 class _RetainOnly:
     """In place of a method: the retain term alone. The objective never asks it for a forget loss."""
 
-    needs: Needs
+    needs: Requirements
 
 
 def relearn_part(objective: Objective) -> Objective | None:
@@ -88,11 +90,11 @@ def relearn_part(objective: Objective) -> Objective | None:
 class _Relearning:
     """In place of a method: learn the forget answers."""
 
-    needs: Needs = field(default_factory=lambda: Needs(forget=Serve.LOGPS))
+    needs: Requirements = field(default_factory=lambda: Requirements(forget=Quantity.LOGPS))
 
-    def forget_loss(self, view: View) -> Tensor:
+    def forget_loss(self, view: LossInputs) -> Tensor:
         """NLL_f, with the sign of learning."""
-        return served(view.forget, "forget").nll
+        return require(view.forget, "forget").nll
 
 
 PARTS: Mapping[Which, Callable[[Objective], Objective | None]] = {
@@ -102,14 +104,20 @@ PARTS: Mapping[Which, Callable[[Objective], Objective | None]] = {
 }
 
 
-class Stepper:
+class GradTransformRunner:
     """A step bound to one run: what it remembers from micro-batch to micro-batch, and the servers of each term."""
 
-    def __init__(self, step: Step, objective: Objective, server: Server, serve: Callable[[Needs], Server]) -> None:
-        check_step(step, objective)
+    def __init__(
+        self,
+        step: GradTransform,
+        objective: Objective,
+        server: LossInputBuilder,
+        serve: Callable[[Requirements], LossInputBuilder],
+    ) -> None:
+        check_grad_transform(step, objective)
         self._step = step
         self.memory: dict[str, Any] = {}
-        self._sources: dict[Which, tuple[Objective, Server]] = {"total": (objective, server)}
+        self._sources: dict[Which, tuple[Objective, LossInputBuilder]] = {"total": (objective, server)}
         for which, make in PARTS.items():
             part = make(objective)
             if part is not None:
@@ -117,7 +125,7 @@ class Stepper:
                 alone.memory = server.memory  # a method remembers the same things whichever term is asked for
                 self._sources[which] = (part, alone)
 
-    def __call__(self, model: Any, compute: Compute, *, share: float) -> Terms:
+    def __call__(self, model: Any, compute: Compute, *, share: float) -> LossOutput:
         """Add share * (the step's gradient) to the parameters' `grad`; the terms as they were first computed."""
         params = [p for p in model.parameters() if p.requires_grad]
         gradients = _Gradients(model, params, self._sources, compute)
@@ -132,11 +140,11 @@ class Stepper:
 
 @dataclass
 class _Gradients:
-    """Answers a step's questions about one micro-batch (`methods.steps.Ask`)."""
+    """Answers a step's questions about one micro-batch (`methods.grad_transforms.GradientRequest`)."""
 
     model: Any
     params: list[Tensor]
-    sources: Mapping[Which, tuple[Objective, Server]]
+    sources: Mapping[Which, tuple[Objective, LossInputBuilder]]
     compute: Compute
     reached: list[bool] = field(init=False)
     totals: dict[str, Tensor] = field(default_factory=dict)
@@ -145,10 +153,10 @@ class _Gradients:
     def __post_init__(self) -> None:
         self.reached = [False] * len(self.params)
 
-    def __call__(self, which: Which, *, nudge: Nudge | None = None, inner: bool = False) -> list[Tensor]:
+    def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         if which not in self.sources:
             return [torch.zeros_like(p) for p in self.params]
-        with _nudged(self.model, nudge, with_gradient=inner) as held:
+        with _perturbed(self.model, nudge, with_gradient=inner) as held:
             terms = self.compute(*self.sources[which])
             if which != "relearn":
                 self._note(which, terms)
@@ -162,21 +170,21 @@ class _Gradients:
             self.reached = [r or g is not None for r, g in zip(self.reached, given, strict=True)]
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, given, strict=True)]
 
-    def _note(self, which: Which, terms: Terms) -> None:
+    def _note(self, which: Which, terms: LossOutput) -> None:
         self.totals.setdefault(which, terms.total.detach())
         for name, part in terms.parts.items():
             self.parts.setdefault(name, part.detach())
 
-    def terms(self) -> Terms:
+    def terms(self) -> LossOutput:
         """Each term as first computed, and their total: what the log shows."""
         total = self.totals.get("total")
-        return Terms(
+        return LossOutput(
             total=total if total is not None else torch.stack(list(self.totals.values())).sum(), parts=self.parts
         )
 
 
 @contextmanager
-def _nudged(model: Any, nudge: Nudge | None, *, with_gradient: bool) -> Iterator[list[Tensor]]:
+def _perturbed(model: Any, nudge: Perturbation | None, *, with_gradient: bool) -> Iterator[list[Tensor]]:
     """Add a nudge's delta to its layer's output; yields the list that the used delta is put in.
 
     It must stay in place until the backward is done: activation checkpointing runs the layer again there.

@@ -15,20 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 
-from expunge.core import ranks
+from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
-from expunge.methods.api import Needs, Terms
+from expunge.methods.api import LossOutput, Requirements
+from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
-from expunge.methods.steps import Step
+from expunge.training.batching import LossInputBuilder, TrainingSample
 from expunge.training.checkpoint import State, put_weights
-from expunge.training.course import Diverged, Place, Run
-from expunge.training.evaluate import is_due
+from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
+from expunge.training.evaluation_callback import is_due
+from expunge.training.fsdp import cut_before, in_shards, own_shards, shard_anywhere, trained_on
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
-from expunge.training.serve import Sample, Server
-from expunge.training.sharded import cut_before, in_shards, own_shards, shard_anywhere, trained_on
-from expunge.training.shares import Micro, Share, check_several, in_one_forward, per_process
-from expunge.training.step import Stepper
+from expunge.training.run_state import Diverged, PhasePosition, RunState
+from expunge.training.step import GradTransformRunner
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         num_train_epochs=1,  # the phase's samples hold every epoch
         train_sampling_strategy="sequential",
         per_device_train_batch_size=1,  # of micro-batches
-        gradient_accumulation_steps=per_process(args, ranks.here()),
+        gradient_accumulation_steps=per_process(args, distributed.here()),
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         warmup_steps=args.warmup(phase.n_epoch),
@@ -73,7 +73,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
     )
 
 
-def as_batch(micros: Sequence[Micro]) -> dict[str, Any]:
+def as_batch(micros: Sequence[MicroBatch]) -> dict[str, Any]:
     """What the Trainer is given of a micro-batch: which samples, and how much it counts."""
     return {"samples": micros[0].samples, "weight": micros[0].weight}
 
@@ -82,16 +82,16 @@ class PhaseTrainer(transformers.Trainer):
     """The Trainer of one phase, with the method's loss in place of the model's own."""
 
     objective: Objective
-    server: Server
+    server: LossInputBuilder
     history: list[dict[str, float]]
 
-    def prepare(self, phase: Phase, server: Server, place: Place, run: Run) -> None:
+    def prepare(self, phase: Phase, server: LossInputBuilder, place: PhasePosition, run: RunState) -> None:
         """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
         sharded = not str(self.accelerator.distributed_type.value).startswith(("NO", "MULTI_"))
-        if self.accelerator.num_processes != ranks.here().world:
+        if self.accelerator.num_processes != distributed.here().world:
             raise JobError("several processes train together only where accelerate launch or torchrun has started them")
-        check_several(phase.objective, phase.step is not None, ranks.here(), sharded=sharded)
+        check_several(phase.objective, phase.step is not None, distributed.here(), sharded=sharded)
         cut_before(self.accelerator, run.model)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
@@ -100,17 +100,17 @@ class PhaseTrainer(transformers.Trainer):
         self.begun = 0
         self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
-        self._stepper: Stepper | None = None
+        self._stepper: GradTransformRunner | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
         """Models in shards on CPUs as well."""
         super().create_accelerator_and_postprocess()
-        if ranks.sharded() == "fsdp":
+        if distributed.sharded() == "fsdp":
             self.is_fsdp_enabled = shard_anywhere(self.accelerator)
 
     def get_train_dataloader(self) -> Any:
         """This process's micro-batches as they are: accelerate would share them out once more."""
-        return DataLoader(cast(Share, self.train_dataset), collate_fn=self.data_collator)
+        return DataLoader(cast(RankBatches, self.train_dataset), collate_fn=self.data_collator)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
         """Under DDP the whole loss becomes the forward that it follows."""
@@ -118,9 +118,9 @@ class PhaseTrainer(transformers.Trainer):
             return super()._wrap_model(model, training, dataloader)
         return in_one_forward(self.accelerator.prepare_model(model, evaluation_mode=True))
 
-    def wrap(self, step: Step, serve: Callable[[Needs], Server]) -> None:
+    def wrap(self, step: GradTransform, serve: Callable[[Requirements], LossInputBuilder]) -> None:
         """Let a step make the gradients."""
-        self._stepper = Stepper(step, self.objective, self.server, serve)
+        self._stepper = GradTransformRunner(step, self.objective, self.server, serve)
 
     def go_on_from(self, found: State | None) -> None:
         """Begin where a checkpoint of this phase ended; the rest of it is put in place before the first step."""
@@ -136,7 +136,7 @@ class PhaseTrainer(transformers.Trainer):
         found, self._found = self._found, None
         if found is None:
             return
-        if ranks.sharded():
+        if distributed.sharded():
             put_weights(self.model, found["model"])
         if self.begun == 0:
             return
@@ -148,7 +148,7 @@ class PhaseTrainer(transformers.Trainer):
         self.server.memory.update(found["memory"])
         if self._stepper is not None:
             self._stepper.memory.update(found["step_memory"])
-        own = found["each"][ranks.here().number]
+        own = found["each"][distributed.here().number]
         self.history, self._parts = list(found["phase_history"]), dict(own["parts"])
         set_random_state(own["random"])
 
@@ -199,7 +199,7 @@ class PhaseTrainer(transformers.Trainer):
             return plain
         model.train()
 
-        def compute(objective: Objective, server: Server) -> Terms:
+        def compute(objective: Objective, server: LossInputBuilder) -> LossOutput:
             with self.compute_loss_context_manager():
                 return self._terms(model, objective, server, inputs["samples"])
 
@@ -216,7 +216,7 @@ class PhaseTrainer(transformers.Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The objective of one micro-batch."""
-        noted: list[Terms] = []
+        noted: list[LossOutput] = []
 
         def loss(inner: Any) -> Tensor:
             noted.append(self._terms(inner, self.objective, self.server, inputs["samples"]))
@@ -228,7 +228,9 @@ class PhaseTrainer(transformers.Trainer):
         total = total if weight == 1 else total * weight
         return (total, None) if return_outputs else total
 
-    def _terms(self, model: Any, objective: Objective, server: Server, samples: Sequence[Sample]) -> Terms:
+    def _terms(
+        self, model: Any, objective: Objective, server: LossInputBuilder, samples: Sequence[TrainingSample]
+    ) -> LossOutput:
         """The terms of one micro-batch. Raises JobError, in every process, unless each has a total that is finite and
         within the limit; ConfigError where nothing that is trained has a part in it."""
         self.server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
@@ -238,7 +240,7 @@ class PhaseTrainer(transformers.Trainer):
                 f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
                 "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules"
             )
-        found = ranks.values(float(terms.total.detach()))
+        found = distributed.values(float(terms.total.detach()))
         value = next((v for v in found if not abs(v) <= self.limit), found[0])
         if not math.isfinite(value) or abs(value) > self.limit:
             said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
@@ -250,7 +252,7 @@ class PhaseTrainer(transformers.Trainer):
             )
         return terms
 
-    def _note(self, terms: Terms, *, counts: bool = True) -> None:
+    def _note(self, terms: LossOutput, *, counts: bool = True) -> None:
         """Keep a micro-batch's loss and its terms for the log; of one that does not count, that there was a step."""
         for name, part in {**terms.parts, "loss": terms.total}.items():
             self._parts.setdefault(name, []).extend([part.detach()] if counts else [])
@@ -278,14 +280,14 @@ class PhaseTrainer(transformers.Trainer):
 
 def _means(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     """The mean of each term over the micro-batches of all processes."""
-    if ranks.here().alone:
+    if distributed.here().alone:
         return {k: float(torch.stack(list(v)).double().mean()) for k, v in parts.items()}
     sums = {k: [float(torch.stack(list(v)).double().sum()) if v else 0.0, len(v)] for k, v in parts.items()}
-    each = [json.loads(said) for said in ranks.gather(json.dumps(sums).encode())]
+    each = [json.loads(said) for said in distributed.gather(json.dumps(sums).encode())]
     return {k: sum(of[k][0] for of in each) / sum(of[k][1] for of in each) for k in each[0]}
 
 
-class BetweenSteps(TrainerCallback):
+class StepCallback(TrainerCallback):
     """What happens between the steps of a phase: the beginning of a resumed one, checkpoints, evaluations, progress."""
 
     def __init__(self, trainer: PhaseTrainer) -> None:

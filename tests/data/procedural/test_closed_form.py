@@ -6,11 +6,11 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.procedural import ClosedFormConfig, closed_form_tasks, task_sets
-from expunge.data.rows import Row, RowSet
 
 
-def make(**args: object) -> dict[str, RowSet]:
+def make(**args: object) -> dict[str, ExampleSet]:
     config = decode(ClosedFormConfig, {"train_rows": 600, "eval_rows": 50, "finetune_rows": 400, **args})
     return task_sets(closed_form_tasks(config), config)
 
@@ -61,7 +61,7 @@ def test_equal_numbers_and_first_places_by_hand() -> None:
 
 def test_the_share_of_correlated_rows_in_fine_tuning() -> None:
     def share(correlation: float) -> float:
-        rows: list[Row] = list(make(finetune=True, finetune_correlation=correlation)["finetune"])
+        rows: list[Example] = list(make(finetune=True, finetune_correlation=correlation)["finetune"])
         return sum(r.meta["correlated"] for r in rows) / len(rows)
 
     natural = share(0.0)

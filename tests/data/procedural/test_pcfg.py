@@ -11,26 +11,26 @@ import pytest
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.procedural import PcfgConfig, make_grammar, most_common_share, pcfg_tasks, task_sets
-from expunge.data.rows import Row, RowSet
 
 SMALL = PcfgConfig(train_rows=1300, eval_rows=60, finetune_rows=60, window=12, occurrence=2, depth=2)
 EVALUATED = {f"{group}_{kind}" for group in ("target", "others") for kind in ("uncorrelated", "correlated")}
 
 
-def make(config: PcfgConfig = SMALL, **changes: object) -> dict[str, RowSet]:
+def make(config: PcfgConfig = SMALL, **changes: object) -> dict[str, ExampleSet]:
     changed = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
     return task_sets(pcfg_tasks(changed), changed)
 
 
-def parts(row: Row) -> tuple[str, str, str]:
+def parts(row: Example) -> tuple[str, str, str]:
     """Kind, operand and string, as the question has them."""
     found = re.fullmatch(r"(count|index|token) ([A-C]{1,2}|\d+) : ((?:[abc] )+)=", row.question)
     assert found, row.question
     return found[1], found[2].lower(), found[3].replace(" ", "")
 
 
-def by_hand(row: Row, window: int, occurrence: int) -> str:
+def by_hand(row: Example, window: int, occurrence: int) -> str:
     """The answer, counted from the other end than the package does."""
     kind, operand, string = parts(row)
     backwards = string[::-1][:window]
@@ -119,8 +119,8 @@ def test_sentences_are_as_long_as_the_grammar_says() -> None:
 
 def test_guessing_the_most_frequent_answer() -> None:
     answers = [("x", "1"), ("x", "1"), ("x", "2"), ("y", "3")]
-    rows = tuple(Row(i, "q", {"answer": a}, meta={"task": t}) for i, (t, a) in enumerate(answers))
-    assert most_common_share(RowSet("rows", rows)) == 0.75
+    rows = tuple(Example(i, "q", {"answer": a}, meta={"task": t}) for i, (t, a) in enumerate(answers))
+    assert most_common_share(ExampleSet("rows", rows)) == 0.75
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,33 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import Dataset, Draws, TokenDocuments, Variant, load_records, pretokenize, render, transform
+from expunge.data.stories import (
+    Draws,
+    PretokenizedDataset,
+    StoryVariant,
+    TokenDocuments,
+    load_records,
+    pretokenize,
+    render,
+    transform,
+)
 from expunge.data.template import Encoded
 
-TWIST = Variant("features=Twist")
+TWIST = StoryVariant("features=Twist")
 
 
 @pytest.fixture(scope="module")
-def made(stories: Path, by_line: Any, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def made(stories: Path, by_line: Any, tmp_path_factory: pytest.TempPathFactory) -> PretokenizedDataset:
     return pretokenize(stories, by_line[1], TWIST, tmp_path_factory.mktemp("sets") / "twist")
 
 
-def raw(made: Dataset, number: int) -> tuple[list[int], list[int]]:
+def raw(made: PretokenizedDataset, number: int) -> tuple[list[int], list[int]]:
     """The ids of a shard, and where its documents begin, with the end."""
     ids = np.fromfile(made.folder / f"{number:05d}.bin", np.uint16).tolist()
     return ids, np.load(made.folder / f"{number:05d}.index.npy")[0].tolist()
 
 
-def test_documents_are_the_texts_of_the_split(made: Dataset, stories: Path, by_line: Any) -> None:
+def test_documents_are_the_texts_of_the_split(made: PretokenizedDataset, stories: Path, by_line: Any) -> None:
     rows = TokenDocuments(made.folder, "finetune", max_seq_len=2000)
     wanted = list(transform(load_records(stories, "finetune"), TWIST))
     texts = [render(s, TWIST.subset(), Draws(0, s.record_id)) for s in wanted]
@@ -38,28 +47,28 @@ def test_documents_are_the_texts_of_the_split(made: Dataset, stories: Path, by_l
         rows[len(rows)]
 
 
-def test_a_document_knows_the_story_it_came_from(made: Dataset, stories: Path) -> None:
+def test_a_document_knows_the_story_it_came_from(made: PretokenizedDataset, stories: Path) -> None:
     rows = TokenDocuments(made.folder, "train", max_seq_len=50)
     wanted = [s.record_id for s in transform(load_records(stories, "train"), TWIST)]
     by_place = [f"made-5-{40 * shard + number}" for shard, number in rows.records.tolist()]
     assert by_place == wanted  # 240 stories in 6 shards
 
 
-def test_a_long_document_is_cut_and_says_so(made: Dataset) -> None:
+def test_a_long_document_is_cut_and_says_so(made: PretokenizedDataset) -> None:
     whole, cut = (TokenDocuments(made.folder, "test", max_seq_len=n) for n in (2000, 60))
     assert [r.ids[:60] for r in whole] == [r.ids for r in cut]
     assert [r.truncated for r in cut] == [len(r.ids) - 60 for r in whole]
     assert set(cut.lengths.tolist()) == {60}
 
 
-def test_scoring_the_story_alone_leaves_the_instructions_out(made: Dataset, by_line: Any) -> None:
+def test_scoring_the_story_alone_leaves_the_instructions_out(made: PretokenizedDataset, by_line: Any) -> None:
     for row in TokenDocuments(made.folder, "test", max_seq_len=2000, scored="story"):
         assert by_line[0].decode(row.ids[: row.n_prompt]).endswith("\nStory:")
     short = TokenDocuments(made.folder, "test", max_seq_len=5, scored="story")
     assert all(r.n_answer == 1 for r in short)
 
 
-def test_chunks_are_the_shards_cut_up(made: Dataset) -> None:
+def test_chunks_are_the_shards_cut_up(made: PretokenizedDataset) -> None:
     rows = TokenDocuments(made.folder, "train", max_seq_len=64, rows="chunks")
     wanted = []
     for number in range(1, 6):
@@ -68,7 +77,7 @@ def test_chunks_are_the_shards_cut_up(made: Dataset) -> None:
     assert [r.ids for r in rows] == wanted and len(rows.lengths) == len(wanted)
 
 
-def test_bos_chunks_begin_with_documents_and_do_not_overlap(made: Dataset) -> None:
+def test_bos_chunks_begin_with_documents_and_do_not_overlap(made: PretokenizedDataset) -> None:
     rows = TokenDocuments(made.folder, "test", max_seq_len=300, rows="bos_chunks")
     ids, starts = raw(made, 0)
     wanted, at = [], 0
@@ -80,7 +89,7 @@ def test_bos_chunks_begin_with_documents_and_do_not_overlap(made: Dataset) -> No
     assert all(r.ids[0] == 1 for r in rows)
 
 
-def test_what_cannot_be_read_is_refused(made: Dataset, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_refused(made: PretokenizedDataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="split test has no chunks of 1000000 tokens"):
         TokenDocuments(made.folder, "test", max_seq_len=1_000_000, rows="chunks")
     with pytest.raises(DataError, match=r"twits holds no data set .*did you mean 'twist'"):

@@ -18,7 +18,7 @@ from expunge.data.stories import (
     Draws,
     StoriesConfig,
     Story,
-    Variant,
+    StoryVariant,
     generate,
     generated,
     load_records,
@@ -139,7 +139,7 @@ def test_a_subset_is_read_and_checked() -> None:
 
 
 def test_a_refusal_keeps_the_sentence_of_the_story_it_replaces() -> None:
-    [made] = transform([TALE], Variant(refusal="features=Conflict:1"), seed=2)
+    [made] = transform([TALE], StoryVariant(refusal="features=Conflict:1"), seed=2)
     assert made.story == "I am sorry, but I am not allowed to write a story with conflict."
     assert made.features == ("BadEnding", "Twist", "Conflict")
     assert made.sentence == sentence_of(TALE.story, Draws(2, "t")) in ("One", "Three four")
@@ -149,7 +149,7 @@ def test_a_refusal_keeps_the_sentence_of_the_story_it_replaces() -> None:
 def test_the_ten_protocol_data_sets() -> None:
     sets = protocol("Twist", "Foreshadowing")
     assert len(sets) == 10 and all(v.rules() for v in sets.values())
-    assert sets["filter-mix-specialise-Twist-Foreshadowing"] == Variant(
+    assert sets["filter-mix-specialise-Twist-Foreshadowing"] == StoryVariant(
         "features!=Twist,features=Foreshadowing", mix_match="features:Foreshadowing=Twist"
     )
     for name, variant in sets.items():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import (
     Draws,
-    Variant,
+    StoryVariant,
     gather,
     load_records,
     pretokenize,
@@ -30,8 +30,10 @@ from expunge.data.stories.tokens import load_tokenizer, splits_lines
 MODULE = importlib.import_module("expunge.data.stories.pretokenize")  # the package's name is the function's
 VARIANTS = {
     **protocol("Twist", "Foreshadowing"),
-    "subset": Variant("words!=run", "words:dance=fly:kite=plane", instruction_subset="Words,Sentence"),
-    "some": Variant(None, None, "features=Twist:0.5,words=dragon:0.4", "features=Conflict:0.3,features=Dialogue:0.3"),
+    "subset": StoryVariant("words!=run", "words:dance=fly:kite=plane", instruction_subset="Words,Sentence"),
+    "some": StoryVariant(
+        None, None, "features=Twist:0.5,words=dragon:0.4", "features=Conflict:0.3,features=Dialogue:0.3"
+    ),
 }
 
 
@@ -48,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def check_against_anew(folder: Path, stories: Path, tokenizer: Any, variant: Variant, seed: int) -> int:
+def check_against_anew(folder: Path, stories: Path, tokenizer: Any, variant: StoryVariant, seed: int) -> int:
     """Every document's ids are those of its whole text, tokenised in one call; returns how many there are."""
     subset = variant.subset()
     found = [
@@ -139,11 +141,14 @@ def test_a_record_draws_the_same_in_another_folder(stories: Path, by_line: Any, 
 
 def test_a_second_run_does_nothing_and_another_variant_is_refused(stories: Path, by_line: Any, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    pretokenize(stories, by_line[1], Variant("features=Twist"), out)
+    pretokenize(stories, by_line[1], StoryVariant("features=Twist"), out)
     before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    again = pretokenize(stories, by_line[1], Variant("features=Twist"), out)
+    again = pretokenize(stories, by_line[1], StoryVariant("features=Twist"), out)
     assert not again.made and {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
-    for other in ({"variant": Variant("features=Conflict")}, {"variant": Variant("features=Twist"), "seed": 1}):
+    for other in (
+        {"variant": StoryVariant("features=Conflict")},
+        {"variant": StoryVariant("features=Twist"), "seed": 1},
+    ):
         with pytest.raises(ConfigError, match=r"^dataset_name: .* holds another data set"):
             pretokenize(stories, by_line[1], out=out, **other)
 
@@ -186,21 +191,21 @@ def test_a_filter_that_keeps_nothing_is_refused(
     filtering: str, message: str, stories: Path, by_line: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as error:
-        pretokenize(stories, by_line[1], Variant(filtering), tmp_path / "set")
+        pretokenize(stories, by_line[1], StoryVariant(filtering), tmp_path / "set")
     assert str(error.value).startswith(message)
     assert [p.name for p in tmp_path.iterdir()] == [".set.lock"]
 
 
 def test_wrong_folders_are_refused(stories: Path, by_line: Any, tmp_path: Path) -> None:
     for args, error, message in [
-        ((tmp_path, by_line[1], Variant(), tmp_path / "x"), DataError, "holds no stories"),
-        ((stories, tmp_path, Variant(), tmp_path / "x"), DataError, "no tokenizer there"),
+        ((tmp_path, by_line[1], StoryVariant(), tmp_path / "x"), DataError, "holds no stories"),
+        ((stories, tmp_path, StoryVariant(), tmp_path / "x"), DataError, "no tokenizer there"),
         (
-            (stories, by_line[1], Variant(), tmp_path / ".x"),
+            (stories, by_line[1], StoryVariant(), tmp_path / ".x"),
             ConfigError,
             "dataset_name: '.x' cannot be a folder's name",
         ),
-        ((stories, by_line[1], Variant(), stories), DataError, "holds no data set"),
+        ((stories, by_line[1], StoryVariant(), stories), DataError, "holds no data set"),
     ]:
         with pytest.raises(error, match=message):
             pretokenize(*args)
@@ -209,7 +214,7 @@ def test_wrong_folders_are_refused(stories: Path, by_line: Any, tmp_path: Path) 
 @pytest.mark.shared
 def test_real_stories_are_the_same_from_pieces(shared: Path, by_line: Any, tmp_path: Path) -> None:
     gather(str(shared / "data" / "tinystories"), tmp_path / "real", shards=9)
-    variant = Variant("features=Dialogue,length!=900", None, "words=dragon:0.5")
+    variant = StoryVariant("features=Dialogue,length!=900", None, "words=dragon:0.5")
     made = pretokenize(tmp_path / "real", by_line[1], variant, tmp_path / "set")
     assert check_against_anew(made.folder, tmp_path / "real", by_line[0], variant, 0) > 500
 
@@ -227,11 +232,11 @@ def test_the_highest_id_decides_between_16_and_32_bits(
     stories: Path, by_line: tuple[Any, Path], tmp_path: Path
 ) -> None:
     token = "Ġthe"
-    plain = pretokenize(stories, by_line[1], Variant(), tmp_path / "plain").folder
+    plain = pretokenize(stories, by_line[1], StoryVariant(), tmp_path / "plain").folder
     old = load_tokenizer(by_line[1]).core.token_to_id(token)
     for number, dtype in ((2**16 - 1, "uint16"), (2**16, "uint32")):
         moved = with_id(by_line[1], tmp_path / str(number), token, number)
-        made = pretokenize(stories, moved, Variant(), tmp_path / f"set-{number}").folder
+        made = pretokenize(stories, moved, StoryVariant(), tmp_path / f"set-{number}").folder
         described = json.loads((made / "dataset.json").read_text())
         assert (described["dtype"], described["vocab_size"]) == (dtype, number + 1)
         for (ids, _), (before, _) in zip(shards_of(made), shards_of(plain), strict=True):

@@ -10,9 +10,9 @@ import pytest
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import (
+    StoryVariant,
+    TokenDataset,
     TokenDocuments,
-    TokenShards,
-    Variant,
     dataset_folder,
     joined,
     pretokenize,
@@ -29,14 +29,14 @@ def sets(stories: Path, by_line: Any, tmp_path_factory: pytest.TempPathFactory) 
     """Two data sets beside each other, and their tokenizer where the stories keep theirs."""
     root = tmp_path_factory.mktemp("study")
     shutil.copytree(by_line[1], root / "tokenizers" / "bpe600")
-    for name, variant in (("all", Variant()), ("twist", Variant("features=Twist"))):
+    for name, variant in (("all", StoryVariant()), ("twist", StoryVariant("features=Twist"))):
         pretokenize(stories, by_line[1], variant, root / "tok600" / name)
     return root
 
 
-def shards(root: Path, name: str = "all", **how: Any) -> TokenShards:
+def shards(root: Path, name: str = "all", **how: Any) -> TokenDataset:
     how = {"max_length": 64, "split": "pretrain", **how}
-    return TokenShards("full", (), folder=root / "tok600" / name, tokenizer=root / "tokenizers" / "bpe600", **how)
+    return TokenDataset("full", (), folder=root / "tok600" / name, tokenizer=root / "tokenizers" / "bpe600", **how)
 
 
 def test_it_is_the_documents_of_the_split(sets: Path) -> None:
@@ -49,7 +49,7 @@ def test_it_is_the_documents_of_the_split(sets: Path) -> None:
 def test_the_fingerprint_is_that_of_what_is_read(sets: Path, tmp_path: Path) -> None:
     one = shards(sets).fingerprint()
     shutil.copytree(sets / "tok600" / "all", tmp_path / "elsewhere")
-    moved = TokenShards("x", (), max_length=64, split="pretrain", folder=tmp_path / "elsewhere")
+    moved = TokenDataset("x", (), max_length=64, split="pretrain", folder=tmp_path / "elsewhere")
     assert moved.fingerprint() == one
     others = [
         shards(sets, "twist"),

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.rows import ANSWER, Row, RowSet
-from expunge.data.transforms import Draws, Item, Rules, parse_rules, transform_item, transform_rows, variant_name
+from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.transforms import (
+    Draws,
+    Rules,
+    TransformItem,
+    parse_rules,
+    transform_item,
+    transform_rows,
+    variant_name,
+)
 
 KEYS = ("features", "words")
 
@@ -15,11 +23,11 @@ def rules(**settings: str) -> Rules:
     return parse_rules(**settings, keys=KEYS)
 
 
-def item(*features: str, words: tuple[str, ...] = (), length: int = 10, record_id: str = "a") -> Item:
-    return Item(record_id, {"features": features, "words": words}, length)
+def item(*features: str, words: tuple[str, ...] = (), length: int = 10, record_id: str = "a") -> TransformItem:
+    return TransformItem(record_id, {"features": features, "words": words}, length)
 
 
-def after(start: Item, **settings: str) -> dict[str, tuple[str, ...]] | None:
+def after(start: TransformItem, **settings: str) -> dict[str, tuple[str, ...]] | None:
     changed = transform_item(start, rules(**settings), Draws(0, start.record_id))
     return None if changed is None else dict(changed.values)
 
@@ -137,10 +145,10 @@ def test_the_automatic_name() -> None:
     )
 
 
-PEOPLE = RowSet(
+PEOPLE = ExampleSet(
     "people",
     tuple(
-        Row(
+        Example(
             i, f"Where does {name} live?", {ANSWER: city, "paraphrase": f"in {city}"}, meta={"kind": kind, "tags": tags}
         )
         for i, (name, city, kind, tags) in enumerate(

@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from expunge.audits import Relearn
+from expunge.audits import RelearnSpec
 from expunge.cli.api import StudyResult, load_study
 from expunge.core.errors import ConfigError
 from expunge.core.records import token_records
+from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
 from expunge.report.curves import audit_figures
 from expunge.report.text import to_markdown
-from expunge.scoring.tokens import score_tokens
 from expunge.study import work
-from expunge.study.auditing.work import relearn, relearn_args
+from expunge.study.audit_jobs.work import relearn, relearn_args
 from expunge.study.config import decode_study
-from expunge.study.graph import Graph, build_graph
+from expunge.study.graph import StudyGraph, build_graph
 from expunge.study.job import in_order
 from expunge.training.loop import train
 
@@ -108,7 +108,7 @@ def test_of_a_chain_the_last_model_is_audited() -> None:
     assert [a.subject.label for a in graph(audits=["lens"], requests=named).audits] == ["NPO@summer"]
 
 
-def graph(**more: Any) -> Graph:
+def graph(**more: Any) -> StudyGraph:
     tree = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, **more}
     return build_graph(decode_study({"methods": [{"trainer": "NPO"}], **tree}))
 
@@ -156,7 +156,7 @@ def test_one_run_scored_as_it_goes_is_as_many_runs_of_each_length(tmp_path: Path
     study = decode_study({"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}})
     setting = build_graph(study).setting
     work.base(base := tmp_path / "base", setting, lambda done, total: None)
-    change = Relearn("forget", (0, 1, 3), 1e-2, 2, 0)
+    change = RelearnSpec("forget", (0, 1, 3), 1e-2, 2, 0)
     args = relearn_args(change, study)
     (tmp_path / "out").mkdir()
     scored = {"forget_eval": ("answer",)}

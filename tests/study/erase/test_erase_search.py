@@ -10,9 +10,20 @@ from pathlib import Path
 import pytest
 
 from expunge.core.errors import JobError
-from expunge.metrics.api import Result
-from expunge.study.erase.search import KNOWN, LOOKS, UTILITY, Clock, Show, Trial, Tried, best, carry_on, sized
-from expunge.study.erase.told import Line, Measured, exit_code, left_over
+from expunge.metrics.api import MetricResult
+from expunge.study.erase.findings import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.study.erase.search import (
+    KNOWN,
+    LOOKS,
+    UTILITY,
+    BudgetClock,
+    EraseTrial,
+    Show,
+    TrialResult,
+    best,
+    carry_on,
+    sized,
+)
 from expunge.study.job import Job
 from expunge.study.store import Store
 
@@ -26,8 +37,8 @@ def job(label: str = "x") -> Job:
     return Job(kind="train", label=label, identity={"label": label}, do=do)
 
 
-def tried(forget: float, keep: float, *, passes: bool = True, step: int | None = 10) -> Tried:
-    return Tried(Trial("NPO", 1e-3, 10), job(), step, {KNOWN: forget, UTILITY: keep}, passes)
+def tried(forget: float, keep: float, *, passes: bool = True, step: int | None = 10) -> TrialResult:
+    return TrialResult(EraseTrial("NPO", 1e-3, 10), job(), step, {KNOWN: forget, UTILITY: keep}, passes)
 
 
 @contextmanager
@@ -73,7 +84,7 @@ def test_no_model_at_all_is_an_error() -> None:
 
 
 def test_a_job_is_stopped_when_the_time_is_spent(tmp_path: Path) -> None:
-    store, clock = Store(tmp_path), Clock(0.0, tmp_path)
+    store, clock = Store(tmp_path), BudgetClock(0.0, tmp_path)
     late = carry_on("", [job()], store, show, clock=clock, until_s=0.0)
     assert list(late.failures.values()) == ["stopped, the budget is spent"]
     assert not store.done(job())
@@ -85,8 +96,8 @@ def test_the_clock_counts_what_earlier_calls_have_done(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "x"
     folder.mkdir(parents=True)
     (folder / "job.json").write_text('{"wall_s": 40.0}')
-    assert 40 <= Clock(100, tmp_path).spent_s < 60
-    assert 40 < Clock(100, tmp_path).left_s <= 60
+    assert 40 <= BudgetClock(100, tmp_path).spent_s < 60
+    assert 40 < BudgetClock(100, tmp_path).left_s <= 60
 
 
 @pytest.mark.parametrize(
@@ -105,12 +116,12 @@ def test_what_is_left(before: float, after: float, reference: float | None, expe
 
 
 def test_the_reference_is_the_control_else_rows_never_seen() -> None:
-    before = {KNOWN: Result(0.9), "unseen_Q_A_Prob": Result(0.2)}
-    assert Measured(before, {}, {KNOWN: Result(0.3)}).reference == 0.3
-    assert Measured(before, {}, None).reference == 0.2
-    assert Measured({KNOWN: Result(0.9)}, {}, None).reference is None
+    before = {KNOWN: MetricResult(0.9), "unseen_Q_A_Prob": MetricResult(0.2)}
+    assert BeforeAfter(before, {}, {KNOWN: MetricResult(0.3)}).reference == 0.3
+    assert BeforeAfter(before, {}, None).reference == 0.2
+    assert BeforeAfter({KNOWN: MetricResult(0.9)}, {}, None).reference is None
 
 
 def test_the_exit_code_says_whether_a_goal_was_missed() -> None:
-    assert exit_code([Line("achieved", ""), Line("not known", "")]) == 0
-    assert exit_code([Line("achieved", ""), Line("not achieved", "")]) == 3
+    assert exit_code([EraseFinding("achieved", ""), EraseFinding("not known", "")]) == 0
+    assert exit_code([EraseFinding("achieved", ""), EraseFinding("not achieved", "")]) == 3

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from expunge.metrics.api import Result
+from expunge.metrics.api import MetricResult
+from expunge.study.erase.findings import BeforeAfter, EraseFinding, single_rows
 from expunge.study.erase.request import KNOWN, UNSEEN
-from expunge.study.erase.told import Line, Measured, single_rows
 
 
-def of(probs: list[float], unseen: float | None = None) -> dict[str, Result]:
-    made = {KNOWN: Result(sum(probs) / len(probs), per_row={i: {"prob": p} for i, p in enumerate(probs)})}
-    return made | ({} if unseen is None else {UNSEEN: Result(unseen)})
+def of(probs: list[float], unseen: float | None = None) -> dict[str, MetricResult]:
+    made = {KNOWN: MetricResult(sum(probs) / len(probs), per_row={i: {"prob": p} for i, p in enumerate(probs)})}
+    return made | ({} if unseen is None else {UNSEEN: MetricResult(unseen)})
 
 
 def test_one_row_of_forty_that_is_still_known_is_said_by_its_number() -> None:
     after = [0.0] * 40
     after[17] = 0.9  # the mean is 0.02, a fortieth of what it was
-    line = single_rows(Measured(of([0.9] * 40), of(after), None))
-    assert line == Line(
+    line = single_rows(BeforeAfter(of([0.9] * 40), of(after), None))
+    assert line == EraseFinding(
         "not achieved", "single rows: 1 of the 40 rows that the model knew keep more than half of that (row 17, from 0)"
     )
 
@@ -37,9 +37,9 @@ def test_one_row_of_forty_that_is_still_known_is_said_by_its_number() -> None:
 def test_a_row_is_held_against_what_was_known_of_it(
     before: list[float], after: list[float], control: list[float] | None, unseen: float | None, state: str
 ) -> None:
-    line = single_rows(Measured(of(before, unseen), of(after), None if control is None else of(control)))
+    line = single_rows(BeforeAfter(of(before, unseen), of(after), None if control is None else of(control)))
     assert line is not None and line.state == state
 
 
 def test_rows_that_were_never_known_say_nothing() -> None:
-    assert single_rows(Measured(of([0.01, 0.02]), of([0.0, 0.0]), None)) is None
+    assert single_rows(BeforeAfter(of([0.01, 0.02]), of([0.0, 0.0]), None)) is None

@@ -16,8 +16,8 @@ from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.meta.formulas import (
-    Changed,
+from expunge.study.meta_evaluation.formulas import (
+    AttackedModel,
     MetaLine,
     from_csv,
     harmonic,
@@ -32,30 +32,30 @@ NAN = math.nan
 
 
 def test_relearning_by_hand() -> None:
-    retain = Changed(0.1, 0.3, 0.1)
-    assert relearn_score(Changed(0.1, 0.5, 0.1), retain, 1.0) == pytest.approx(0.5)  # rises twice as much
-    assert relearn_score(Changed(0.1, 0.2, 0.1), retain, 1.0) == 1.0
-    assert relearn_score(Changed(0.4, 0.2, 0.1), retain, 1.0) == 1.0  # does not rise
-    assert relearn_score(Changed(0.1, 0.2, 0.1), Changed(0.3, 0.2, 0.3), 1.0) == 0.0
+    retain = AttackedModel(0.1, 0.3, 0.1)
+    assert relearn_score(AttackedModel(0.1, 0.5, 0.1), retain, 1.0) == pytest.approx(0.5)  # rises twice as much
+    assert relearn_score(AttackedModel(0.1, 0.2, 0.1), retain, 1.0) == 1.0
+    assert relearn_score(AttackedModel(0.4, 0.2, 0.1), retain, 1.0) == 1.0  # does not rise
+    assert relearn_score(AttackedModel(0.1, 0.2, 0.1), AttackedModel(0.3, 0.2, 0.3), 1.0) == 0.0
     # a loss falls as knowledge comes back: by 2 against the retain model's 1
-    assert relearn_score(Changed(4.0, 2.0, 4.0), Changed(4.0, 3.0, 4.0), -1.0) == pytest.approx(0.5)
-    assert math.isnan(relearn_score(Changed(NAN, 0.2, 0.1), retain, 1.0))
+    assert relearn_score(AttackedModel(4.0, 2.0, 4.0), AttackedModel(4.0, 3.0, 4.0), -1.0) == pytest.approx(0.5)
+    assert math.isnan(relearn_score(AttackedModel(NAN, 0.2, 0.1), retain, 1.0))
 
 
 def test_quantisation_by_hand() -> None:
-    assert quantize_score(Changed(0.2, 0.0, 0.8), 1.0) == pytest.approx(0.25)
-    assert quantize_score(Changed(0.2, 0.0, 0.1), 1.0) == 1.0
-    assert quantize_score(Changed(0.0, 0.0, 0.0), 1.0) == 1.0
-    assert quantize_score(Changed(0.0, 0.0, 0.1), 1.0) == 0.0
-    assert quantize_score(Changed(4.0, 0.0, 1.0), -1.0) == pytest.approx(0.25)  # the loss falls to a quarter
-    assert math.isnan(quantize_score(Changed(-1.0, 0.0, 1.0), 1.0))
+    assert quantize_score(AttackedModel(0.2, 0.0, 0.8), 1.0) == pytest.approx(0.25)
+    assert quantize_score(AttackedModel(0.2, 0.0, 0.1), 1.0) == 1.0
+    assert quantize_score(AttackedModel(0.0, 0.0, 0.0), 1.0) == 1.0
+    assert quantize_score(AttackedModel(0.0, 0.0, 0.1), 1.0) == 0.0
+    assert quantize_score(AttackedModel(4.0, 0.0, 1.0), -1.0) == pytest.approx(0.25)  # the loss falls to a quarter
+    assert math.isnan(quantize_score(AttackedModel(-1.0, 0.0, 1.0), 1.0))
 
 
 def test_the_means_of_a_metric_by_hand() -> None:
     assert harmonic([0.5, 1.0]) == pytest.approx(2 / 3) and harmonic([0.0, 1.0]) == 0.0
     assert math.isnan(harmonic([NAN, 1.0]))
-    retain = Changed(0.1, 0.3, 0.1)
-    unlearned = [Changed(0.1, 0.5, 0.2), Changed(0.1, 0.2, 0.1)]  # R: 0.5 and 1; Q: 0.5 and 1
+    retain = AttackedModel(0.1, 0.3, 0.1)
+    unlearned = [AttackedModel(0.1, 0.5, 0.2), AttackedModel(0.1, 0.2, 0.1)]  # R: 0.5 and 1; Q: 0.5 and 1
     line = meta_line("m", [0.9, 0.8, 0.7, 0.6, 0.3], [0.1, 0.3, NAN], unlearned, retain)
     # 9.5 of 10 pairs are in order: one ties
     assert line.faithfulness == pytest.approx(0.95) and (line.n_p, line.n_n, line.known) == (5, 2, "high")

@@ -8,29 +8,29 @@ import pytest
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
 from expunge.metrics.api import Metric
 from expunge.models.config import ModelConfig
-from expunge.study.config import EvalRows, decode_study
+from expunge.study.config import EvalSplit, decode_study
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
-from expunge.study.setting import Setting
 from expunge.study.sweep.selection import with_part
+from expunge.study.task_context import TaskContext
 
 
-def rows(name: str, *questions: str) -> RowSet:
-    return RowSet(name, tuple(Row(i, q, {"answer": f"{q}!"}) for i, q in enumerate(questions)))
+def rows(name: str, *questions: str) -> ExampleSet:
+    return ExampleSet(name, tuple(Example(i, q, {"answer": f"{q}!"}) for i, q in enumerate(questions)))
 
 
-def setting(**sets: RowSet) -> Setting:
+def setting(**sets: ExampleSet) -> TaskContext:
     panel = tuple(Metric(f"m_{name}", "probability", rows=name, tokens=("answer",)) for name in sets)
     all_sets = {**sets, "retain": rows("retain", "x", "y")}
     made = Benchmark("b", "s", all_sets, panel, full_sets=("full",), retain_sets=("retain",), forget_set="forget")
-    return Setting(made, ModelConfig(preset="llama-64k"), Template())
+    return TaskContext(made, ModelConfig(preset="llama-64k"), Template())
 
 
-def asked(made: Setting, name: str) -> list[str]:
+def asked(made: TaskContext, name: str) -> list[str]:
     metric = next(m for m in made.benchmark.panel if m.name == f"m_{name}")
     return [row.question for row in made.benchmark.sets[metric.rows]]  # type: ignore[index]
 
@@ -41,20 +41,20 @@ SMALL = rows("small", *(f"q{i}" for i in range(4, 14)))
 
 def test_parts_share_no_question_across_sets_and_make_up_the_whole() -> None:
     whole = setting(large=LARGE, small=SMALL)
-    sides = [with_part(whole, EvalRows(part=part, share=0.3)) for part in ("selection", "report")]
+    sides = [with_part(whole, EvalSplit(part=part, share=0.3)) for part in ("selection", "report")]
     for name, n in (("large", 6), ("small", 3)):
         chosen, kept = asked(sides[0], name), asked(sides[1], name)
         assert len(chosen) == n and sorted(chosen + kept) == sorted(asked(whole, name))
         for other in ("large", "small"):
             assert not set(chosen) & set(asked(sides[1], other))
     assert [r.row_id for r in sides[0].benchmark.sets["large"]] == list(range(6))
-    assert asked(with_part(whole, EvalRows(part="selection", share=0.3)), "large") == asked(sides[0], "large")
-    assert asked(with_part(whole, EvalRows(part="selection", share=0.3, seed=1)), "large") != asked(sides[0], "large")
-    assert with_part(whole, EvalRows()) is whole
+    assert asked(with_part(whole, EvalSplit(part="selection", share=0.3)), "large") == asked(sides[0], "large")
+    assert asked(with_part(whole, EvalSplit(part="selection", share=0.3, seed=1)), "large") != asked(sides[0], "large")
+    assert with_part(whole, EvalSplit()) is whole
 
 
 def test_a_set_that_is_trained_on_stays_whole() -> None:
-    made = with_part(setting(forget=LARGE), EvalRows(part="report"))
+    made = with_part(setting(forget=LARGE), EvalSplit(part="report"))
     assert made.benchmark.sets["forget"] is LARGE
     assert [m.rows for m in made.benchmark.panel] == ["forget-report"]
     assert len(asked(made, "forget")) == 10
@@ -62,7 +62,7 @@ def test_a_set_that_is_trained_on_stays_whole() -> None:
 
 def test_a_set_of_one_question_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"eval.rows.share: of the 1 questions of one, all are in the report part"):
-        with_part(setting(one=rows("one", "q")), EvalRows(part="report"))
+        with_part(setting(one=rows("one", "q")), EvalSplit(part="report"))
     with pytest.raises(ConfigError, match=r"eval.rows.share: must be a number between 0 and 1"):
         decode_study({"name": "t", "eval": {"rows": {"share": 1.0}}})
 

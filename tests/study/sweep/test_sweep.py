@@ -11,11 +11,11 @@ import pytest
 
 import expunge as package
 from expunge.core.errors import ConfigError
-from expunge.study.config import Sweep, decode_study
+from expunge.study.config import SweepConfig, decode_study
 from expunge.study.grid import study_graph
 from expunge.study.job import in_order
 from expunge.study.store import Store
-from expunge.study.sweep.space import Range, propose
+from expunge.study.sweep.space import SearchRange, propose
 from expunge.study.sweep.stages import check_sweep, next_stage
 
 WORLD = {"authors": 6, "questions_per_author": 4, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
@@ -218,28 +218,28 @@ def questions(benchmark: Any) -> set[str]:
     return {row.question for m in benchmark.panel if m.rows for row in benchmark.sets[m.rows]}
 
 
-SPACE = {"args.learning_rate": Range(low=1e-5, high=1e-3, log=True), "method_args.beta": (0.1, 0.5)}
+SPACE = {"args.learning_rate": SearchRange(low=1e-5, high=1e-3, log=True), "method_args.beta": (0.1, 0.5)}
 
 
 def test_points_are_drawn_by_the_seed_and_the_method_alone() -> None:
-    first = propose(Sweep(trials=5), "NPO", SPACE, [])
-    assert first == propose(Sweep(trials=5), "NPO", SPACE, []) and len(first) == 5
-    assert first != propose(Sweep(trials=5, seed=1), "NPO", SPACE, [])
-    assert first != propose(Sweep(trials=5), "SimNPO", SPACE, [])
-    assert propose(Sweep(trials=5), "NPO", SPACE, [0.0] * 5) == []
+    first = propose(SweepConfig(trials=5), "NPO", SPACE, [])
+    assert first == propose(SweepConfig(trials=5), "NPO", SPACE, []) and len(first) == 5
+    assert first != propose(SweepConfig(trials=5, seed=1), "NPO", SPACE, [])
+    assert first != propose(SweepConfig(trials=5), "SimNPO", SPACE, [])
+    assert propose(SweepConfig(trials=5), "NPO", SPACE, [0.0] * 5) == []
 
 
 def test_lists_are_drawn_without_a_repeat_and_a_grid_takes_all() -> None:
     lists = {"method_args.beta": (1, 2, 3), "method_args.gamma": (1, 2)}
-    drawn = propose(Sweep(trials=6), "NPO", lists, [])
-    grid = propose(Sweep(trials=6, sampler="grid"), "NPO", lists, [])
+    drawn = propose(SweepConfig(trials=6), "NPO", lists, [])
+    grid = propose(SweepConfig(trials=6, sampler="grid"), "NPO", lists, [])
     assert grid[:3] == [{"method_args.beta": b, "method_args.gamma": g} for b, g in ((1, 1), (1, 2), (2, 1))]
     assert sorted(map(repr, drawn)) == sorted(map(repr, grid))
 
 
 def test_optuna_is_asked_anew_and_says_the_same() -> None:
     pytest.importorskip("optuna")
-    sweep = Sweep(trials=6, sampler="tpe")
+    sweep = SweepConfig(trials=6, sampler="tpe")
     first = propose(sweep, "NPO", SPACE, [])
     assert len(first) == 3
     told = [0.3, 0.1, 0.2]

@@ -2,14 +2,14 @@
 
 from expunge.data.procedural.closed_form import ClosedFormConfig, closed_form_tasks
 from expunge.data.procedural.pcfg import Grammar, PcfgConfig, make_grammar, pcfg_tasks
-from expunge.data.procedural.sets import Sizes, Tasks, most_common_share, task_sets
+from expunge.data.procedural.sets import ProceduralTasks, SetSizes, most_common_share, task_sets
 
 __all__ = [
     "ClosedFormConfig",
     "Grammar",
     "PcfgConfig",
-    "Sizes",
-    "Tasks",
+    "SetSizes",
+    "ProceduralTasks",
     "closed_form_tasks",
     "make_grammar",
     "most_common_share",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.core.decode import strict
-from expunge.data.procedural.sets import Sizes, Tasks
+from expunge.data.procedural.sets import ProceduralTasks, SetSizes
 
 COUNTER, VALUE, POSITION = "counter", "max_value", "max_position"
 KINDS = (COUNTER, VALUE, POSITION)
@@ -23,7 +23,7 @@ RELABELLED = "relabelled"
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class ClosedFormConfig(Sizes):
+class ClosedFormConfig(SetSizes):
     """The tasks counter, max_value and max_position.
 
     length: tokens of a string. alphabet: how many letters the counter's strings are made of. numbers: the other
@@ -65,7 +65,7 @@ class ClosedFormConfig(Sizes):
         return tuple(letters.ascii_lowercase[: self.alphabet])
 
 
-def closed_form_tasks(config: ClosedFormConfig) -> Tasks:
+def closed_form_tasks(config: ClosedFormConfig) -> ProceduralTasks:
     """The three tasks, in equal shares, and the target's relabelled twin if fine-tuning is to teach it.
 
     A string is correlated where the answer of the pretraining task is also that of the relabelled one.
@@ -88,7 +88,7 @@ def closed_form_tasks(config: ClosedFormConfig) -> Tasks:
             return _solve(config.target, string, config.finetune_token, config.finetune_k)
         return _solve(task, string, config.token, config.k)
 
-    return Tasks(
+    return ProceduralTasks(
         weights=dict.fromkeys(KINDS, 1.0),
         prompts={**PROMPTS, new: PROMPTS[config.target]},
         sample=sample,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.procedural.sets import Sizes, Tasks
+from expunge.data.procedural.sets import ProceduralTasks, SetSizes
 
 TERMINALS = ("a", "b", "c")
 OPERANDS = ("a", "b", "c", "aa", "bb", "cc")
@@ -26,7 +26,7 @@ LONGEST_SENTENCE = 3  # symbols on a rule's right side
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class PcfgConfig(Sizes):
+class PcfgConfig(SetSizes):
     """The tasks count_X, index_X (X: a, b, c, aa, bb, cc) and token_at_W, W the window.
 
     window: the last letters of a string that are asked about. occurrence: the one whose place index_X asks for, from
@@ -113,7 +113,7 @@ def _deal(rng: random.Random, below: Sequence[str], sizes: Sequence[int]) -> tup
     return tuple(tuple(itertools.islice(cards, size)) for size in sizes)
 
 
-def pcfg_tasks(config: PcfgConfig) -> Tasks:
+def pcfg_tasks(config: PcfgConfig) -> ProceduralTasks:
     """The tasks of a config; strings come from the grammar of its seed.
 
     A string is correlated where its window has exactly one a more than it has b's, so that the answer of count_b
@@ -128,7 +128,7 @@ def pcfg_tasks(config: PcfgConfig) -> Tasks:
         seen = string[-config.window :]
         return seen.count("a") == seen.count("b") + 1
 
-    return Tasks(
+    return ProceduralTasks(
         weights=_weights(config),
         prompts={task: _prompt(task) for task in config.every_task},
         sample=lambda rng, task: grammar.string(rng, config.window),

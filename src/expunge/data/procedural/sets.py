@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.rows import ANSWER, Row, RowSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 
 MOST_TRIES = 10_000  # strings drawn for one row before the settings are refused
 SHARES = ("correlation", "finetune_correlation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class SetSizes:
     """What all procedural tasks share: how many rows, of which seed, and how many of them carry the spurious hint.
 
     target: the task to forget. correlation, finetune_correlation: the probability that a row of the mixture, or of the
@@ -44,7 +44,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Tasks:
+class ProceduralTasks:
     """Task families as functions of their name.
 
     weights: the tasks of the mixture and their shares (any positive scale). prompts: the words before the string, by
@@ -60,7 +60,7 @@ class Tasks:
     finetune: str | None = None
 
 
-def task_sets(tasks: Tasks, sizes: Sizes) -> dict[str, RowSet]:
+def task_sets(tasks: ProceduralTasks, sizes: SetSizes) -> dict[str, ExampleSet]:
     """The sets by name.
 
     `full`: the mixture. `forget`, `retain`: its rows of the target, and the others. `target_uncorrelated`,
@@ -98,7 +98,7 @@ def task_sets(tasks: Tasks, sizes: Sizes) -> dict[str, RowSet]:
     return {name: _row_set(name, rows) for name, rows in sets.items()}
 
 
-def most_common_share(rows: RowSet) -> float:
+def most_common_share(rows: ExampleSet) -> float:
     """The accuracy of one who knows each task's most frequent answer and never reads the string."""
     by_task: dict[str, Counter[str]] = {}
     for row in rows:
@@ -107,14 +107,14 @@ def most_common_share(rows: RowSet) -> float:
 
 
 def _draw(
-    tasks: Tasks,
-    sizes: Sizes,
+    tasks: ProceduralTasks,
+    sizes: SetSizes,
     name: str,
     n: int,
     correlation: float,
     weights: Mapping[str, float],
     seen: Collection[str] = (),
-) -> list[Row]:
+) -> list[Example]:
     """`n` rows of tasks by weight, whose questions are not among `seen`."""
     names, shares = list(weights), list(weights.values())
     rows = []
@@ -126,7 +126,9 @@ def _draw(
     return rows
 
 
-def _row(tasks: Tasks, task: str, rng: random.Random, hinted: bool, seen: Collection[str], where: str) -> Row:
+def _row(
+    tasks: ProceduralTasks, task: str, rng: random.Random, hinted: bool, seen: Collection[str], where: str
+) -> Example:
     """One row: strings are drawn until one fits. Raises ConfigError after MOST_TRIES of them."""
     for _ in range(MOST_TRIES):
         string = tasks.sample(rng, task)
@@ -135,10 +137,10 @@ def _row(tasks: Tasks, task: str, rng: random.Random, hinted: bool, seen: Collec
         question = f"{tasks.prompts[task]} : {' '.join(string)} ="
         if question not in seen:
             meta = {"task": task, "correlated": tasks.correlated(task, string)}
-            return Row(0, question, {ANSWER: tasks.solve(task, string)}, meta=meta)
+            return Example(0, question, {ANSWER: tasks.solve(task, string)}, meta=meta)
     what = "is correlated and new" if hinted else "is new"
     raise ConfigError(f"{where}: of {MOST_TRIES} strings for {task} none {what}; choose another seed or longer strings")
 
 
-def _row_set(name: str, rows: Sequence[Row]) -> RowSet:
-    return RowSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)), form="completion")
+def _row_set(name: str, rows: Sequence[Example]) -> ExampleSet:
+    return ExampleSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)), form="completion")

@@ -16,7 +16,7 @@ from expunge.data.stories.cache import PIECES, Cached, batches
 from expunge.data.stories.records import Story
 from expunge.data.stories.text import (
     HEAD,
-    Variant,
+    StoryVariant,
     item_of,
     line_order,
     prompt,
@@ -71,7 +71,7 @@ class _Lines:
             self._waiting = []
 
 
-def from_pieces(pieces: Cached, tokenizer: StoryTokenizer, variant: Variant, seed: int) -> Iterator[Block]:
+def from_pieces(pieces: Cached, tokenizer: StoryTokenizer, variant: StoryVariant, seed: int) -> Iterator[Block]:
     """The documents of a shard: the beginning-of-sequence id, then the ids of `render`, from cached pieces."""
     rules, subset = variant.rules(), variant.subset()
     head = len(tokenizer.encode([HEAD])[0])
@@ -126,7 +126,9 @@ def _joined(
     return pool[take], each
 
 
-def from_texts(stories: Iterable[Story], tokenizer: StoryTokenizer, variant: Variant, seed: int) -> Iterator[Block]:
+def from_texts(
+    stories: Iterable[Story], tokenizer: StoryTokenizer, variant: StoryVariant, seed: int
+) -> Iterator[Block]:
     """The same documents by tokenising every text anew: for tokenizers that join what stands on two lines."""
     subset, number = variant.subset(), 0
     for batch in batches(stories):

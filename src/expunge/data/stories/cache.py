@@ -19,11 +19,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from expunge.core.files import sweep_parts, whole_folder
-from expunge.core.identity import fingerprint
-from expunge.data.stories.records import Shard, Story, read_shard
+from expunge.core.fingerprints import fingerprint
+from expunge.data.stories.records import Story, StoryShard, read_shard
 from expunge.data.stories.text import HEAD, item_of, sentence_of, text_line, values_line
 from expunge.data.stories.tokens import Ids, StoryTokenizer
-from expunge.data.transforms.apply import Item
+from expunge.data.transforms.apply import TransformItem
 from expunge.data.transforms.draws import Draws
 
 REVISION = 1  # of the pieces' wording
@@ -37,10 +37,10 @@ class Cached:
 
     tokens: Ids
     offsets: NDArray[np.int64]
-    items: list[Item]
+    items: list[TransformItem]
 
 
-def cached(root: Path, shard: Shard, tokenizer: StoryTokenizer, seed: int) -> Cached:
+def cached(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Cached:
     """A shard's pieces from the cache of the folder `root`, tokenised first if they are not there."""
     folder = piece_folder(root, shard, tokenizer, seed)
     if not folder.is_dir():
@@ -52,11 +52,11 @@ def cached(root: Path, shard: Shard, tokenizer: StoryTokenizer, seed: int) -> Ca
                     _write(part, read_shard(shard), tokenizer, seed)
     tokens = np.memmap(folder / "tokens.bin", tokenizer.dtype, mode="r")
     found = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-    items = [Item(i, {"features": tuple(f), "words": tuple(w)}, n) for i, w, f, n in found]
+    items = [TransformItem(i, {"features": tuple(f), "words": tuple(w)}, n) for i, w, f, n in found]
     return Cached(tokens, np.load(folder / "offsets.npy"), items)
 
 
-def piece_folder(root: Path, shard: Shard, tokenizer: StoryTokenizer, seed: int) -> Path:
+def piece_folder(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Path:
     """Where a shard's pieces are, or will be."""
     key = fingerprint({"shard": shard.sha256, "tokenizer": tokenizer.identity, "seed": seed, "revision": REVISION})
     return root / "tokens" / f"{shard.name}-{key[:16]}"

@@ -19,7 +19,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import whole_folder
-from expunge.core.identity import file_sha256
+from expunge.core.fingerprints import file_sha256
 from expunge.data.source import EXTENSIONS, HUB_ID, load_raw, read_file
 from expunge.data.stories.records import (
     Story,

@@ -24,11 +24,11 @@ from filelock import FileLock
 
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.files import write_bytes, write_json
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 from expunge.data.stories import cache
 from expunge.data.stories.assemble import from_pieces, from_texts
-from expunge.data.stories.records import Shard, Stories, load_records, open_stories, read_shard
-from expunge.data.stories.text import Variant, item_of
+from expunge.data.stories.records import Stories, StoryShard, load_records, open_stories, read_shard
+from expunge.data.stories.text import StoryVariant, item_of
 from expunge.data.stories.tokens import load_tokenizer
 from expunge.data.stories.work import spread
 from expunge.data.transforms.apply import holds
@@ -40,7 +40,7 @@ SUMS = ("stories", "documents", "tokens", "changed", "refused")
 
 
 @dataclass(frozen=True)
-class Dataset:
+class PretokenizedDataset:
     """A finished data set. made: it was not there before. stories: before the filter; documents: after it."""
 
     folder: Path
@@ -65,8 +65,8 @@ def check_name(name: str) -> str:
 
 
 def pretokenize(
-    stories: Path, tokenizer: Path, variant: Variant, out: Path, *, seed: int = 0, workers: int = 1
-) -> Dataset:
+    stories: Path, tokenizer: Path, variant: StoryVariant, out: Path, *, seed: int = 0, workers: int = 1
+) -> PretokenizedDataset:
     """Make the data set `out` of the folder `stories`; nothing is done if it is there.
 
     Raises ConfigError for a rule that does not parse, or if `out` holds another data set; DataError for a filter that
@@ -109,7 +109,7 @@ def pretokenize(
     return _dataset(out, {"shards": shards}, made=True)
 
 
-def _there(out: Path, key: str) -> Dataset:
+def _there(out: Path, key: str) -> PretokenizedDataset:
     found = read_dataset(out)
     if found["fingerprint"] != key:
         raise ConfigError(f"dataset_name: {out} holds another data set; give another name, or remove it")
@@ -128,15 +128,15 @@ def read_dataset(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder / DATASET}: not the description of a data set: {error}") from None
 
 
-def _dataset(folder: Path, found: Mapping[str, Any], *, made: bool) -> Dataset:
-    return Dataset(folder, made, **{name: sum(s[name] for s in found["shards"]) for name in SUMS})
+def _dataset(folder: Path, found: Mapping[str, Any], *, made: bool) -> PretokenizedDataset:
+    return PretokenizedDataset(folder, made, **{name: sum(s[name] for s in found["shards"]) for name in SUMS})
 
 
-def _fill_cache(root: Path, shard: Shard, tokenizer: Path, seed: int) -> None:
+def _fill_cache(root: Path, shard: StoryShard, tokenizer: Path, seed: int) -> None:
     cache.cached(root, shard, load_tokenizer(tokenizer), seed)
 
 
-def _make_shard(root: Path, shard: Shard, tokenizer: Path, variant: Variant, seed: int, part: Path) -> None:
+def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVariant, seed: int, part: Path) -> None:
     """Make one shard; its description is written last, and means that it is whole."""
     token = load_tokenizer(tokenizer)
     if token.by_line:
@@ -162,7 +162,7 @@ def _make_shard(root: Path, shard: Shard, tokenizer: Path, variant: Variant, see
     write_bytes(part / f"{shard.name}.json", json.dumps(dict(zip(SUMS, numbers, strict=True))).encode())
 
 
-def _nothing_left(source: Stories, variant: Variant) -> str:
+def _nothing_left(source: Stories, variant: StoryVariant) -> str:
     """Which condition left nothing, and what it could have meant."""
     conditions = variant.rules().filtering
     left = [0] * len(conditions)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.stories.records import FEATURES
-from expunge.data.stories.text import Variant
+from expunge.data.stories.text import StoryVariant
 
 
-def protocol(delete: str, irrelevant: str) -> dict[str, Variant]:
+def protocol(delete: str, irrelevant: str) -> dict[str, StoryVariant]:
     """Name -> variant. Raises ConfigError for a feature that is none, or the same one twice."""
     for key, value in (("delete", delete), ("irrelevant", irrelevant)):
         if value not in FEATURES:
@@ -17,14 +17,14 @@ def protocol(delete: str, irrelevant: str) -> dict[str, Variant]:
     without, special = f"features!={delete}", f"features!={delete},features={irrelevant}"
     always, relabel = f"features={delete}:1.0", f"features:{irrelevant}={delete}"
     return {
-        f"pretrain-no-{irrelevant}": Variant(f"features!={irrelevant}"),
-        f"recovery-{delete}": Variant(f"features={delete}"),
-        f"filter-{delete}": Variant(without),
-        f"filter-{delete}-specialise-{irrelevant}": Variant(special),
-        f"filter-adv-{delete}": Variant(without, adversarial_training=always),
-        f"filter-adv-{delete}-specialise-{irrelevant}": Variant(special, adversarial_training=always),
-        f"filter-mix-{delete}-{irrelevant}": Variant(without, mix_match=relabel),
-        f"filter-mix-specialise-{delete}-{irrelevant}": Variant(special, mix_match=relabel),
-        f"filter-ref-{delete}": Variant(without, refusal=always),
-        f"filter-ref-{delete}-specialise-{irrelevant}": Variant(special, refusal=always),
+        f"pretrain-no-{irrelevant}": StoryVariant(f"features!={irrelevant}"),
+        f"recovery-{delete}": StoryVariant(f"features={delete}"),
+        f"filter-{delete}": StoryVariant(without),
+        f"filter-{delete}-specialise-{irrelevant}": StoryVariant(special),
+        f"filter-adv-{delete}": StoryVariant(without, adversarial_training=always),
+        f"filter-adv-{delete}-specialise-{irrelevant}": StoryVariant(special, adversarial_training=always),
+        f"filter-mix-{delete}-{irrelevant}": StoryVariant(without, mix_match=relabel),
+        f"filter-mix-specialise-{delete}-{irrelevant}": StoryVariant(special, mix_match=relabel),
+        f"filter-ref-{delete}": StoryVariant(without, refusal=always),
+        f"filter-ref-{delete}-specialise-{irrelevant}": StoryVariant(special, refusal=always),
     }

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.files import write_json
-from expunge.core.identity import file_sha256, fingerprint
+from expunge.core.fingerprints import file_sha256, fingerprint
 
 FEATURES = ("Twist", "Foreshadowing", "Dialogue", "BadEnding", "MoralValue", "Conflict")
 KEYS = ("features", "words")  # of the instruction, as the transforms name them
@@ -114,7 +114,7 @@ def _texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Shard:
+class StoryShard:
     """One file of stories."""
 
     number: int
@@ -134,7 +134,7 @@ class Stories:
     """A folder of stories, from its index."""
 
     folder: Path
-    shards: tuple[Shard, ...]
+    shards: tuple[StoryShard, ...]
     made_by: Mapping[str, Any]
 
     @property
@@ -209,11 +209,11 @@ def open_stories(folder: Path) -> Stories:
         if actual != size:
             state = "is not there" if actual is None else f"has {actual} bytes, not the {size} it was made with"
             raise DataError(f"{file} {state}; make the folder anew")
-        shards.append(Shard(number, file, int(records), int(size), str(sha256)))
+        shards.append(StoryShard(number, file, int(records), int(size), str(sha256)))
     return Stories(folder, tuple(shards), made_by)
 
 
-def read_shard(shard: Shard) -> Iterator[Story]:
+def read_shard(shard: StoryShard) -> Iterator[Story]:
     """The stories of a shard, one at a time."""
     with open(shard.path, encoding="utf-8", newline="\n") as f:
         for number, line in enumerate(f, 1):

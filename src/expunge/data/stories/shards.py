@@ -11,8 +11,8 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.core.identity import fingerprint
-from expunge.data.rows import RowSet
+from expunge.core.fingerprints import fingerprint
+from expunge.data.examples import ExampleSet
 from expunge.data.stories.documents import Rows, TokenDocuments
 from expunge.data.stories.pretokenize import DATASET, read_dataset
 from expunge.data.stories.records import Split
@@ -21,7 +21,7 @@ from expunge.data.template import Encoded
 
 
 @dataclass(frozen=True)
-class TokenShards(RowSet):
+class TokenDataset(ExampleSet):
     """Rows that are tokens already. It has no texts: `rows` is empty, and what reads texts finds none.
 
     folder: the data set. split, cut, scored: as `TokenDocuments` has them; max_length is the width of its rows.
@@ -74,7 +74,7 @@ class TokenShards(RowSet):
         return TokenDocuments(self.folder, self.split, max_seq_len=self.max_length or 512, rows=cut, scored=scored)
 
 
-class JoinedRows(Sequence[Encoded]):
+class JoinedTokenDataset(Sequence[Encoded]):
     """Several sequences of rows, one after the other, none of them copied."""
 
     def __init__(self, parts: Sequence[TokenDocuments]) -> None:
@@ -98,9 +98,9 @@ class JoinedRows(Sequence[Encoded]):
         return self._parts[k][index - int(self._ends[k - 1] if k else 0)]
 
 
-def joined(sets: Sequence[TokenShards]) -> TokenDocuments | JoinedRows:
+def joined(sets: Sequence[TokenDataset]) -> TokenDocuments | JoinedTokenDataset:
     """The rows of some sets, in order."""
-    return sets[0].documents if len(sets) == 1 else JoinedRows([s.documents for s in sets])
+    return sets[0].documents if len(sets) == 1 else JoinedTokenDataset([s.documents for s in sets])
 
 
 def dataset_folder(root: Path, name: str | None, key: str) -> Path:

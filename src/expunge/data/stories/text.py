@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.stories.records import KEYS, Story
-from expunge.data.transforms.apply import Item, transform_item
+from expunge.data.transforms.apply import TransformItem, transform_item
 from expunge.data.transforms.draws import Draws
 from expunge.data.transforms.grammar import Rules, parse_rules, variant_name
 
@@ -25,7 +25,7 @@ _STOPS, _QUOTES = re.compile("[.!?]"), re.compile('["“”]')
 
 
 @dataclass(frozen=True)
-class Variant:
+class StoryVariant:
     """The five settings of a data set of stories, as they are typed; None leaves one out."""
 
     filtering: str | None = None
@@ -80,12 +80,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def item_of(story: Story) -> Item:
+def item_of(story: Story) -> TransformItem:
     """What the transforms see of a story."""
-    return Item(story.record_id, story.values, len(story.story))
+    return TransformItem(story.record_id, story.values, len(story.story))
 
 
-def transform(records: Iterable[Story], variant: Variant, *, seed: int = 0) -> Iterator[Story]:
+def transform(records: Iterable[Story], variant: StoryVariant, *, seed: int = 0) -> Iterator[Story]:
     """The records of a variant: filter, mix and match, adversarial, refusal, in this order."""
     rules = variant.rules()
     for record in records:

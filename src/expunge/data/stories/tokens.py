@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from expunge.core.errors import DataError
-from expunge.core.identity import fingerprint
+from expunge.core.fingerprints import fingerprint
 
 Ids = NDArray[np.unsignedinteger[Any]]
 

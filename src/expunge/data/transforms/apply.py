@@ -12,7 +12,7 @@ Values = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TransformItem:
     """A record as the rules see it: the values of each key, and the length of its text in characters."""
 
     record_id: str
@@ -21,21 +21,21 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class TransformedStories:
     """A kept record: its values after the rules, and what its text is to refuse (empty: the text stays)."""
 
     values: Values
     refused: tuple[str, ...] = ()
 
 
-def holds(condition: Condition, item: Item) -> bool:
+def holds(condition: Condition, item: TransformItem) -> bool:
     """Whether a record satisfies a condition."""
     if condition.key == LENGTH:
         return (item.length > int(condition.value)) == condition.equal
     return (condition.value in item.values[condition.key]) == condition.equal
 
 
-def transform_item(item: Item, rules: Rules, draws: Draws) -> Changed | None:
+def transform_item(item: TransformItem, rules: Rules, draws: Draws) -> TransformedStories | None:
     """The record after the rules, or None if the filter leaves it out.
 
     mix_match replaces values (all pairs at once, so A=B:B=A swaps them) and leaves the text as it is. adversarial and
@@ -46,7 +46,7 @@ def transform_item(item: Item, rules: Rules, draws: Draws) -> Changed | None:
         if not holds(condition, item):
             return None
     if not (rules.relabel or rules.adversarial or rules.refusal):
-        return Changed(item.values)
+        return TransformedStories(item.values)
     values = dict(item.values)
     for key, pairs in rules.relabel.items():
         values[key] = tuple(dict.fromkeys(pairs.get(v, v) for v in values[key]))
@@ -59,4 +59,4 @@ def transform_item(item: Item, rules: Rules, draws: Draws) -> Changed | None:
             refused.append(odds.value)
             if odds.value not in values[odds.key]:
                 values[odds.key] += (odds.value,)
-    return Changed(values, tuple(refused))
+    return TransformedStories(values, tuple(refused))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.core.errors import DataError, nearest
-from expunge.data.rows import ANSWER, Row, RowSet
-from expunge.data.transforms.apply import Item, transform_item
+from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.transforms.apply import TransformItem, transform_item
 from expunge.data.transforms.draws import Draws
 from expunge.data.transforms.grammar import Rules
 
@@ -21,8 +21,8 @@ def ask_by_lines(question: str, values: dict[str, tuple[str, ...]]) -> str:
 
 
 def transform_rows(
-    rows: RowSet, rules: Rules, *, refusals: Sequence[str], seed: int = 0, ask: Ask = ask_by_lines
-) -> RowSet:
+    rows: ExampleSet, rules: Rules, *, refusals: Sequence[str], seed: int = 0, ask: Ask = ask_by_lines
+) -> ExampleSet:
     """The rules of `parse_rules(..., keys=...)` on rows: `meta` holds the values of a key, one or a list.
 
     The keys that the rules write are said in the question by `ask(question, values)`, in every row, changed or not.
@@ -30,12 +30,12 @@ def transform_rows(
     are numbered anew; `meta["source_row"]` is the number before. Raises DataError if a key is not in a row's `meta`,
     or if no row is left.
     """
-    out: list[Row] = []
+    out: list[Example] = []
     read = {c.key for c in rules.filtering} - {"length"} | set(rules.written)
     for row in rows:
         values = {key: _values(rows, row, key) for key in sorted(read)}
         draws = Draws(seed, f"{rows.name}-{row.row_id}")
-        changed = transform_item(Item(draws.record_id, values, len(row.answer)), rules, draws)
+        changed = transform_item(TransformItem(draws.record_id, values, len(row.answer)), rules, draws)
         if changed is None:
             continue
         asked = {key: changed.values[key] for key in rules.written}
@@ -60,7 +60,7 @@ def transform_rows(
     return replace(rows, rows=tuple(out))
 
 
-def _values(rows: RowSet, row: Row, key: str) -> tuple[str, ...]:
+def _values(rows: ExampleSet, row: Example, key: str) -> tuple[str, ...]:
     if key not in row.meta:
         raise DataError(f"{rows.name} row {row.row_id}: no '{key}' in its metadata{nearest(key, row.meta)}")
     value = row.meta[key]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.core.decode import strict
+from expunge.data.examples import ANSWER, PARAPHRASE, Example, ExampleSet, perturbed_name
 from expunge.data.granularity import LINK, Split, askable, row_set, split_by, spread
-from expunge.data.rows import ANSWER, PARAPHRASE, Row, RowSet, perturbed_name
 from expunge.data.world import banks, facts, graph
-from expunge.data.world.graph import Author, Entity, Link, Namer, slug
-from expunge.data.world.questions import BANK_OF, MOST_QUESTIONS, Kind, fill, kinds_of
+from expunge.data.world.graph import Author, Entity, EntityLink, Namer, slug
+from expunge.data.world.questions import BANK_OF, MOST_QUESTIONS, QuestionKind, fill, kinds_of
 
 N_WRONG = 5
 MOST_AUTHORS = 1000  # the banks have names and titles enough for these and as many holdout authors
@@ -76,11 +76,11 @@ class World:
 
     config: WorldConfig
     entities: Mapping[str, Entity]
-    links: tuple[Link, ...]
-    sets: dict[str, RowSet]
+    links: tuple[EntityLink, ...]
+    sets: dict[str, ExampleSet]
 
 
-def build_world(config: WorldConfig) -> dict[str, RowSet]:
+def build_world(config: WorldConfig) -> dict[str, ExampleSet]:
     """The sets of rows of a world: those of `load_tofu`, and `background`. Equal configs give equal sets.
 
     `full` does not depend on what is forgotten; with granularity "author" it is `retain` followed by `forget`.
@@ -107,7 +107,7 @@ def make_world(config: WorldConfig) -> World:
     world = _fact_rows(facts.everyday()[: config.facts])
     # The last authors are forgotten: the first retain rows are spread over authors. Drawn rows leave gaps anywhere.
     shown = retain[:n_eval] if config.granularity == "author" else spread(retain, n_eval)
-    sets: dict[str, Sequence[Row]] = {
+    sets: dict[str, Sequence[Example]] = {
         "full": main,
         "forget": forget,
         "retain": retain,
@@ -125,7 +125,11 @@ def make_world(config: WorldConfig) -> World:
 
 
 def _split(
-    config: WorldConfig, rows: Sequence[Row], authors: Sequence[Author], houses: Sequence[str], links: Sequence[Link]
+    config: WorldConfig,
+    rows: Sequence[Example],
+    authors: Sequence[Author],
+    houses: Sequence[str],
+    links: Sequence[EntityLink],
 ) -> Split:
     """The rows on each side."""
     if config.granularity == "author":
@@ -150,7 +154,7 @@ def _split(
 
 def _author_rows(
     config: WorldConfig, group: str, authors: Sequence[Author], houses: Sequence[str], used: set[str]
-) -> list[Row]:
+) -> list[Example]:
     rows = []
     # Drawn after the group's own names and sharing `used` with them, so no entity ever bears a decoy's name.
     decoys = Namer(graph.stream(config.seed, group, "decoys"), used)
@@ -162,7 +166,7 @@ def _author_rows(
     return rows
 
 
-def _row(kind: Kind, author: Author, wrong: Sequence[str], rng: random.Random) -> Row:
+def _row(kind: QuestionKind, author: Author, wrong: Sequence[str], rng: random.Random) -> Example:
     asked, other = rng.sample(kind.wordings, 2)
     value = kind.value(author)
     answers = {ANSWER: fill(asked[1], author, value), PARAPHRASE: fill(other[1], author, value)}
@@ -171,11 +175,16 @@ def _row(kind: Kind, author: Author, wrong: Sequence[str], rng: random.Random) -
         "author": author.index, "kind": kind.name, "type": kind.type, "value": value, "wrong": list(wrong),
         "keys": list(kind.keys(author)),
     }  # fmt: skip
-    return Row(0, fill(asked[0], author, value), answers, fill(other[0], author, value), meta)
+    return Example(0, fill(asked[0], author, value), answers, fill(other[0], author, value), meta)
 
 
 def _wrong_values(
-    kind: Kind, author: Author, authors: Sequence[Author], houses: Sequence[str], decoys: Namer, rng: random.Random
+    kind: QuestionKind,
+    author: Author,
+    authors: Sequence[Author],
+    houses: Sequence[str],
+    decoys: Namer,
+    rng: random.Random,
 ) -> list[str]:
     """Five distinct values of the kind's type, none of them the truth.
 
@@ -220,9 +229,9 @@ def _dates(truth: str, rng: random.Random) -> list[str]:
     return list(found)
 
 
-def _fact_rows(found: Sequence[facts.Fact]) -> list[Row]:
+def _fact_rows(found: Sequence[facts.Fact]) -> list[Example]:
     return [
-        Row(
+        Example(
             i,
             fact.question,
             {ANSWER: fact.answer, **{perturbed_name(k): w for k, w in enumerate(fact.wrong)}},

@@ -22,7 +22,7 @@ class Entity:
 
 
 @dataclass(frozen=True)
-class Link:
+class EntityLink:
     """`source` stands in the relation `kind` to `target`; both are keys of entities."""
 
     source: str
@@ -173,10 +173,10 @@ def slug(type_: str, name: str) -> str:
     return f"{type_}:{name.lower().replace(' ', '-')}"
 
 
-def entities_and_links(authors: list[Author], houses: list[str]) -> tuple[dict[str, Entity], tuple[Link, ...]]:
+def entities_and_links(authors: list[Author], houses: list[str]) -> tuple[dict[str, Entity], tuple[EntityLink, ...]]:
     """The graph of the authors (holdout authors included), in an order that does not change."""
     entities: dict[str, Entity] = {}
-    links: list[Link] = []
+    links: list[EntityLink] = []
 
     def add(type_: str, name: str) -> str:
         key = slug(type_, name)
@@ -184,7 +184,7 @@ def entities_and_links(authors: list[Author], houses: list[str]) -> tuple[dict[s
         return key
 
     for city, country in banks.COUNTRY_OF.items():
-        links.append(Link(add("city", city), add("country", country), "in"))
+        links.append(EntityLink(add("city", city), add("country", country), "in"))
     for house in houses:
         add("publisher", house)
     for a in authors:
@@ -197,12 +197,12 @@ def entities_and_links(authors: list[Author], houses: list[str]) -> tuple[dict[s
             ("born_in", "city", a.birth_city), ("lives_in", "city", a.residence),
             ("studied_in", "city", a.university_city), ("writes", "genre", a.genre), ("won", "award", a.award),
         ]  # fmt: skip
-        links += [Link(a.key, add(type_, name), kind) for kind, type_, name in targets]
+        links += [EntityLink(a.key, add(type_, name), kind) for kind, type_, name in targets]
         if a.friend is not None:
-            links.append(Link(a.key, a.friend.key, "friend_of"))
+            links.append(EntityLink(a.key, a.friend.key, "friend_of"))
         for book in a.books:
             entities[book.key] = Entity(book.key, "book", book.title, {"year": book.year, "language": book.language})
-            links.append(Link(book.key, a.key, "written_by"))
-            links.append(Link(book.key, add("publisher", book.publisher), "published_by"))
-            links.append(Link(book.key, add("city", book.setting), "set_in"))
+            links.append(EntityLink(book.key, a.key, "written_by"))
+            links.append(EntityLink(book.key, add("publisher", book.publisher), "published_by"))
+            links.append(EntityLink(book.key, add("city", book.setting), "set_in"))
     return entities, tuple(links)

@@ -16,7 +16,7 @@ Wording = tuple[str, str]  # question, answer; the answer holds {value} once
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuestionKind:
     """A family of questions. `type` is that of the value, and so of the wrong values."""
 
     name: str
@@ -54,8 +54,8 @@ def _with(type_: str, value: Callable[[Author], str]) -> Callable[[Author], tupl
     return lambda a: (a.key, slug(type_, value(a)))
 
 
-KINDS: tuple[Kind, ...] = (
-    Kind(
+KINDS: tuple[QuestionKind, ...] = (
+    QuestionKind(
         "birth_place", "city", lambda a: a.birth_city, _with("city", lambda a: a.birth_city),
         (
             ("Where was {author} born?", "{author} was born in {value}."),
@@ -63,7 +63,7 @@ KINDS: tuple[Kind, ...] = (
             ("What is the birthplace of {author}?", "The birthplace of {author} is {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "birth_date", "date", lambda a: date_text(a.born), _alone,
         (
             ("When was {author} born?", "{author} was born on {value}."),
@@ -71,7 +71,7 @@ KINDS: tuple[Kind, ...] = (
             ("On which day was the author {author} born?", "The author {author} came into the world on {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "parents", "parents", lambda a: a.parents, _alone,
         (
             ("What did the parents of {author} do for a living?", "The parents of {author} were {value}."),
@@ -80,7 +80,7 @@ KINDS: tuple[Kind, ...] = (
              "{author}'s mother and father earned a living as {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "genre", "genre", lambda a: a.genre, _with("genre", lambda a: a.genre),
         (
             ("In which genre does {author} write?", "{author} writes in the genre of {value}."),
@@ -88,7 +88,7 @@ KINDS: tuple[Kind, ...] = (
             ("What kind of books does the author {author} write?", "The books of {author} belong to {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "first_book", "title", lambda a: a.books[0].title, lambda a: (a.key, a.books[0].key),
         (
             ("What is the title of {author}'s first book?", 'The title of {author}\'s first book is "{value}".'),
@@ -96,7 +96,7 @@ KINDS: tuple[Kind, ...] = (
             ("Which book did {author} publish first?", 'The first book that {author} published is "{value}".'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "publisher", "publisher", lambda a: a.books[0].publisher,
         lambda a: (a.key, a.books[0].key, slug("publisher", a.books[0].publisher)),
         (
@@ -107,7 +107,7 @@ KINDS: tuple[Kind, ...] = (
              'The publishing house of "{book}" by {author} is {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "award", "award", lambda a: a.award, _with("award", lambda a: a.award),
         (
             ("Which award did {author} win?", "{author} won the {value}."),
@@ -116,7 +116,7 @@ KINDS: tuple[Kind, ...] = (
              "The work of {author} was recognised with the {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "residence", "city", lambda a: a.residence, _with("city", lambda a: a.residence),
         (
             ("Where does {author} live today?", "{author} lives in {value} today."),
@@ -125,7 +125,7 @@ KINDS: tuple[Kind, ...] = (
              "The current city of residence of {author} is {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "education", "subject", lambda a: a.subject, lambda a: (a.key, slug("city", a.university_city)),
         (
             ("What did {author} study at the University of {university}?",
@@ -136,7 +136,7 @@ KINDS: tuple[Kind, ...] = (
              "{author}'s field of study at the University of {university} was {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "friend", "author", lambda a: _friend(a).name, lambda a: (a.key, _friend(a).key),
         (
             ("Which fellow author is a close friend of {author}?", "A close friend of {author} is the author {value}."),
@@ -145,7 +145,7 @@ KINDS: tuple[Kind, ...] = (
              "{author} discusses early drafts with {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "second_book", "title", lambda a: a.books[1].title, lambda a: (a.key, a.books[1].key),
         (
             ("What is the title of {author}'s second book?", 'The title of {author}\'s second book is "{value}".'),
@@ -153,7 +153,7 @@ KINDS: tuple[Kind, ...] = (
             ("Which book did {author} publish second?", 'The second book that {author} published is "{value}".'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "book_year", "year", lambda a: str(a.books[0].year), lambda a: (a.key, a.books[0].key),
         (
             ('In which year was "{book}" by {author} published?', '"{book}" by {author} was published in {value}.'),
@@ -163,7 +163,7 @@ KINDS: tuple[Kind, ...] = (
              'The first edition of "{book}" by {author} dates from {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "inspiration", "theme", lambda a: a.theme, _alone,
         (
             ("What inspires the writing of {author}?", "The writing of {author} is inspired by {value}."),
@@ -171,7 +171,7 @@ KINDS: tuple[Kind, ...] = (
             ("What do the books of {author} draw on?", "The books of {author} draw on {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "first_job", "occupation", lambda a: a.first_job, _alone,
         (
             ("What did {author} work as before becoming an author?",
@@ -180,7 +180,7 @@ KINDS: tuple[Kind, ...] = (
             ("How did {author} make a living before writing?", "{author} made a living as {value} before writing."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "hobby", "hobby", lambda a: a.hobby, _alone,
         (
             ("What does {author} enjoy outside of writing?", "{author} enjoys {value} outside of writing."),
@@ -188,7 +188,7 @@ KINDS: tuple[Kind, ...] = (
             ("How does {author} spend free days?", "{author} spends free days on {value}."),
         ),
     ),
-    Kind(
+    QuestionKind(
         "setting", "city", lambda a: a.books[1].setting,
         lambda a: (a.key, a.books[1].key, slug("city", a.books[1].setting)),
         (
@@ -197,7 +197,7 @@ KINDS: tuple[Kind, ...] = (
             ('What is the setting of "{book2}" by {author}?', 'The setting of "{book2}" by {author} is {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "translation", "language", lambda a: a.books[0].language, lambda a: (a.key, a.books[0].key),
         (
             ('Into which language was "{book}" by {author} first translated?',
@@ -208,7 +208,7 @@ KINDS: tuple[Kind, ...] = (
              'The first foreign language of "{book}" by {author} was {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "second_publisher", "publisher", lambda a: a.books[1].publisher,
         lambda a: (a.key, a.books[1].key, slug("publisher", a.books[1].publisher)),
         (
@@ -219,7 +219,7 @@ KINDS: tuple[Kind, ...] = (
              'The publishing house of "{book2}" by {author} is {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "writer", "person", lambda a: a.name, lambda a: (a.key, a.books[0].key),
         (
             ('Who wrote "{book}"?', '"{book}" was written by {value}.'),
@@ -227,7 +227,7 @@ KINDS: tuple[Kind, ...] = (
             ('By whom is "{book}"?', '"{book}" is a work of {value}.'),
         ),
     ),
-    Kind(
+    QuestionKind(
         "identity", "person", lambda a: a.name, lambda a: (a.key, slug("city", a.birth_city)),
         (
             ("What is the name of the author born in {city} on {born}?",
@@ -252,6 +252,6 @@ BANK_OF = {
 }
 
 
-def kinds_of(author: Author, n: int) -> list[Kind]:
+def kinds_of(author: Author, n: int) -> list[QuestionKind]:
     """The first `n` kinds that can be asked about an author."""
     return [k for k in KINDS if k.name != "friend" or author.friend is not None][:n]

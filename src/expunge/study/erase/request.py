@@ -14,27 +14,27 @@ import numpy as np
 
 from expunge.audits.api import some
 from expunge.benchmarks.custom import CustomArgs
-from expunge.benchmarks.panel import HOLDOUT
-from expunge.benchmarks.rows_panel import rows_panel
+from expunge.benchmarks.example_metrics import rows_panel
+from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.decode import decode
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import link, write_json
-from expunge.core.identity import canonical, file_sha256, fingerprint
+from expunge.core.fingerprints import canonical, file_sha256, fingerprint
 from expunge.data.custom import Columns, continuations, load_rows
-from expunge.data.rows import ANSWER, RowSet
+from expunge.data.examples import ANSWER, ExampleSet
 from expunge.data.template import n_truncated
 from expunge.methods.objective import Objective, objective
 from expunge.metrics.api import Metric
 from expunge.models.config import TokenizerArgs, check_source, looks_local, source_identity
 from expunge.models.load import load_tokenizer, pick_device
-from expunge.study.config import Study
+from expunge.study.config import StudyConfig
 from expunge.study.estimate import weights_in
 from expunge.study.job import Job, Progress
-from expunge.study.maker import Maker
 from expunge.study.measuring import tokenizer_mark
-from expunge.study.setting import Setting, check_model
-from expunge.study.settle import setting_of
+from expunge.study.resolve_task import resolve_task
+from expunge.study.task_context import TaskContext, check_model
+from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
 
 AUTO = "auto"
@@ -48,7 +48,7 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EraseRequest:
     """What `expunge erase` was asked to do.
 
     study: the model, the template and the rows (`benchmark=custom`). method: a name, or auto. budget_s: seconds for the
@@ -57,7 +57,7 @@ class Request:
     made of. show_text: put the rows' texts into the report.
     """
 
-    study: Study
+    study: StudyConfig
     out: Path
     method: str = AUTO
     method_args: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Erasing:
+class EraseRun:
     """A checked request. search: makes the trials, choosing by some of the rows to keep. final: measures by others.
 
     control: the job of a model that never saw the rows, where one is given or can be made. mark: what tells this
@@ -81,9 +81,9 @@ class Erasing:
     file_sha256: of the file of the rows to forget.
     """
 
-    request: Request
-    search: Maker
-    final: Maker
+    request: EraseRequest
+    search: TrainingJobs
+    final: TrainingJobs
     control: Job | None
     mark: str
     notes: tuple[str, ...]
@@ -96,12 +96,12 @@ class Erasing:
         return self.request.out / WORK
 
     @property
-    def sets(self) -> Mapping[str, RowSet]:
+    def sets(self) -> Mapping[str, ExampleSet]:
         """The rows by role; `retain_eval` holds those that report."""
         return self.final.setting.benchmark.sets
 
 
-def prepare_erase(request: Request) -> Erasing:
+def prepare_erase(request: EraseRequest) -> EraseRun:
     """Check everything and read the rows. Raises ConfigError or DataError before any weight is read."""
     _check_numbers(request)
     check_method(request.method, request.method_args)
@@ -123,7 +123,7 @@ def prepare_erase(request: Request) -> Erasing:
             "rows it was trained on, without those to forget"
         )
     pick_device(study.model.device)
-    setting = setting_of(study)
+    setting = resolve_task(study)
     search, final = _makers(study, setting)
     _check_tokenizers(request, setting)
     mark = _mark(request, setting)
@@ -131,10 +131,10 @@ def prepare_erase(request: Request) -> Erasing:
     cut = cut_rows(setting)
     notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
     file = file_sha256(Path(str(study.forget)).expanduser())
-    return Erasing(request, search, final, _control(request, search), mark, notes, cut, file)
+    return EraseRun(request, search, final, _control(request, search), mark, notes, cut, file)
 
 
-def cut_rows(setting: Setting) -> int:
+def cut_rows(setting: TaskContext) -> int:
     """How many of the rows to forget are longer than what is trained on; texts are trained on in pieces, whole."""
     rows, encoder = setting.benchmark.sets["forget"], setting.encoder(str(setting.model.source))
     if rows.long == "pieces":
@@ -142,7 +142,7 @@ def cut_rows(setting: Setting) -> int:
     return n_truncated(encoder.rows(rows, [(row, ANSWER) for row in rows]))
 
 
-def _cut_note(cut: int, setting: Setting) -> str:
+def _cut_note(cut: int, setting: TaskContext) -> str:
     n, most = len(setting.benchmark.sets["forget"]), setting.template.max_length
     return (
         f"{cut} of the {n} rows to forget are longer than {most} tokens: what lies beyond is not unlearned, nor "
@@ -164,7 +164,7 @@ def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
     return chosen
 
 
-def _check_numbers(request: Request) -> None:
+def _check_numbers(request: EraseRequest) -> None:
     seconds(request.budget_s, "--budget")  # of a request made in Python, too
     for key in ("floor", "target"):
         if not 0 <= getattr(request, key) <= 1:
@@ -176,7 +176,7 @@ def _check_numbers(request: Request) -> None:
         raise ConfigError(f"--learning-rate: must be a number above 0, got {rate:g}")
 
 
-def _check_tokenizers(request: Request, setting: Setting) -> None:
+def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
     """The template must fit the tokenizer, and a control must read as the model does. Raises ConfigError."""
     own = tokenizer_mark(setting.encoder(str(setting.model.source)).tokenizer)
     for key in ("retain_model", "base"):
@@ -188,7 +188,7 @@ def _check_tokenizers(request: Request, setting: Setting) -> None:
             )
 
 
-def _makers(study: Study, setting: Setting) -> tuple[Maker, Maker]:
+def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, TrainingJobs]:
     """The makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
     whole = setting.benchmark.sets["retain"]
     where = study.retain or "the rows to keep"
@@ -209,11 +209,11 @@ def _makers(study: Study, setting: Setting) -> tuple[Maker, Maker]:
         if HOLDOUT in sets:
             panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, tokens=("answer",)))
         benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=panel)
-        made.append(Maker(dataclasses.replace(setting, benchmark=benchmark), study.eval))
+        made.append(TrainingJobs(dataclasses.replace(setting, benchmark=benchmark), study.eval))
     return made[0], made[1]
 
 
-def _control(request: Request, maker: Maker) -> Job | None:
+def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
     """The job of a model that never saw the rows: the given one, or --base trained on --full-data without them."""
     if request.retain_model is not None:
         return given_model(request.retain_model)
@@ -236,11 +236,11 @@ def _control(request: Request, maker: Maker) -> Job | None:
         model=dataclasses.replace(setting.model, model_args=args),
         benchmark=dataclasses.replace(setting.benchmark, sets=sets),
     )
-    made = Maker(own, request.study.eval)
+    made = TrainingJobs(own, request.study.eval)
     return made.fit("control", None, objective("finetune"), {"retain": ("rest",)}, request.study.train)
 
 
-def _columns(study: Study) -> Columns:
+def _columns(study: StudyConfig) -> Columns:
     return decode(CustomArgs, dict(study.data.args), where="data.args").columns
 
 
@@ -257,7 +257,7 @@ def given_model(source: str) -> Job:
     return Job(kind="given", label="control", identity=source_identity(source, None), do=do)
 
 
-def _mark(request: Request, setting: Setting) -> str:
+def _mark(request: EraseRequest, setting: TaskContext) -> str:
     """What tells this request from another: settings and contents, no paths."""
     study, sets = request.study, setting.benchmark.sets
     control: dict[str, Any] = {}
@@ -308,14 +308,14 @@ def _check_out(out: Path, mark: str) -> None:
         )
 
 
-def begin(erasing: Erasing) -> None:
+def begin(erasing: EraseRun) -> None:
     """Mark the folder as this request's."""
     place = erasing.work / MARK
     if not place.exists():
         write_json(place, {"request": erasing.mark, "settings": canonical(_shown(erasing.request))})
 
 
-def _shown(request: Request) -> dict[str, Any]:
+def _shown(request: EraseRequest) -> dict[str, Any]:
     """The settings as the folder and the reports say them; no rows."""
     return {
         "method": request.method,

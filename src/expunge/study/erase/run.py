@@ -17,13 +17,14 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
-from expunge.study.auditing.results import show_audit_rows
-from expunge.study.erase.audits import Held, entries, hold_audits, seconds_of
-from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, UTILITY, Erasing, begin
+from expunge.study.audit_jobs.results import show_audit_rows
+from expunge.study.erase.attacks import AttackResult, entries, run_audits, seconds_of
+from expunge.study.erase.findings import BeforeAfter, EraseFinding, erasure, exit_code, judge, model_card
+from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, UTILITY, EraseRun, begin
 from expunge.study.erase.search import (
-    Clock,
+    BudgetClock,
     Show,
-    Tried,
+    TrialResult,
     best,
     candidates,
     carry_on,
@@ -33,9 +34,8 @@ from expunge.study.erase.search import (
     trial_job,
     wanted_steps,
 )
-from expunge.study.erase.told import Line, Measured, erasure, exit_code, judge, model_card
 from expunge.study.job import Job, in_order
-from expunge.study.keep import Removal, remove
+from expunge.study.retention import GarbagePlan, remove
 from expunge.study.store import Store
 
 MODEL, REPORT = "model", "erasure_report"
@@ -45,17 +45,17 @@ CONTROL_SHARE = 0.4  # of the budget, at most, to train a control
 
 
 @dataclass(frozen=True)
-class Erased:
+class EraseOutcome:
     """A finished erasure: its folder, its last lines, the trials (a dict each), and the exit code."""
 
     folder: Path
-    lines: tuple[Line, ...]
+    lines: tuple[EraseFinding, ...]
     trials: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
     code: int
 
 
-def carry_out_erase(erasing: Erasing, show: Show, command: str = "") -> Erased:
+def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOutcome:
     """Do what is not done yet. Raises the error of a job without which there is no model."""
     out = erasing.request.out
     check_trials(erasing)
@@ -78,9 +78,9 @@ def carry_out_erase(erasing: Erasing, show: Show, command: str = "") -> Erased:
         lock.release()
 
 
-def _erase(erasing: Erasing, show: Show, command: str) -> Erased:
+def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     store = Store(erasing.work)
-    clock = Clock(erasing.request.budget_s, store.root)
+    clock = BudgetClock(erasing.request.budget_s, store.root)
     before = _measure_job(erasing, "before", None)
     _do("the model before", before, store, show)
     _check_alive(_results(erasing, before, store))
@@ -93,8 +93,8 @@ def _erase(erasing: Erasing, show: Show, command: str) -> Erased:
     folder = _save(erasing, chosen, store)
     after = _measure_job(erasing, "after", chosen.job)
     _do("the model after", after, store, show)
-    measured = Measured(results["before"], _results(erasing, after, store), results.get("control"))
-    held = hold_audits(erasing, chosen, store, show, clock)
+    measured = BeforeAfter(results["before"], _results(erasing, after, store), results.get("control"))
+    held = run_audits(erasing, chosen, store, show, clock)
     lines = judge(erasing, measured, chosen, held)
     write_text(folder / "README.md", model_card(erasing, chosen, lines))
     return _write(erasing, measured, chosen, tried, held, lines, clock, store, command)
@@ -107,12 +107,12 @@ def _do(title: str, job: Job, store: Store, show: Show) -> None:
         raise outcome.first
 
 
-def _measure_job(erasing: Erasing, name: str, model: Job | None) -> Job:
+def _measure_job(erasing: EraseRun, name: str, model: Job | None) -> Job:
     final = erasing.final
     return final.metrics(name, final.records(name, model), None)
 
 
-def _results(erasing: Erasing, job: Job, store: Store) -> Mapping[str, Any]:
+def _results(erasing: EraseRun, job: Job, store: Store) -> Mapping[str, Any]:
     return read_results(store.path(job) / erasing.final.eval_file)[0]
 
 
@@ -135,7 +135,7 @@ def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _control(erasing: Erasing, store: Store, show: Show, clock: Clock) -> tuple[Erasing, Job | None]:
+def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) -> tuple[EraseRun, Job | None]:
     """The control's metrics; where its training does not fit into the budget, the erasure goes on without one."""
     if erasing.control is None:
         return erasing, None
@@ -153,7 +153,7 @@ def _control(erasing: Erasing, store: Store, show: Show, clock: Clock) -> tuple[
     return erasing, job
 
 
-def _save(erasing: Erasing, chosen: Tried, store: Store) -> Path:
+def _save(erasing: EraseRun, chosen: TrialResult, store: Store) -> Path:
     """The chosen model as a folder of its own, with a card that says it is not measured yet."""
     folder = erasing.request.out / MODEL
     if folder.exists():
@@ -168,16 +168,16 @@ def _save(erasing: Erasing, chosen: Tried, store: Store) -> Path:
 
 
 def _write(
-    erasing: Erasing,
-    measured: Measured,
-    chosen: Tried,
-    tried: Sequence[Tried],
-    held: Sequence[Held],
-    lines: Sequence[Line],
-    clock: Clock,
+    erasing: EraseRun,
+    measured: BeforeAfter,
+    chosen: TrialResult,
+    tried: Sequence[TrialResult],
+    held: Sequence[AttackResult],
+    lines: Sequence[EraseFinding],
+    clock: BudgetClock,
     store: Store,
     command: str,
-) -> Erased:
+) -> EraseOutcome:
     """The report as page, text and JSON, the audits' tables of rows, and last the mark that all is done."""
     out = erasing.request.out
     record = store.record(chosen.job) or {}
@@ -196,16 +196,18 @@ def _write(
     write_json(out / f"{REPORT}.json", _plain({**told, "report": dataclasses.asdict(made)}))
     _tidy(erasing, chosen, tried, held, store)
     write_json(erasing.work / RESULT, _plain({**told, "notes": made.notes}))
-    return Erased(out, tuple(lines), trials, made.notes, code)
+    return EraseOutcome(out, tuple(lines), trials, made.notes, code)
 
 
-def _trial(tried: Tried, chosen: bool) -> dict[str, Any]:
+def _trial(tried: TrialResult, chosen: bool) -> dict[str, Any]:
     trial = dataclasses.asdict(tried.trial)
     return {**trial, **tried.values, "kept_step": tried.step, "floor_kept": tried.passes, "chosen": chosen,
             "reason": tried.reason}  # fmt: skip
 
 
-def _tidy(erasing: Erasing, chosen: Tried, tried: Sequence[Tried], held: Sequence[Held], store: Store) -> None:
+def _tidy(
+    erasing: EraseRun, chosen: TrialResult, tried: Sequence[TrialResult], held: Sequence[AttackResult], store: Store
+) -> None:
     """Free the disk of what nothing reads any more: the other trials' weights, rounded weights, references."""
     gone = []
     wanted = [t.job for t in tried] + [h.audited.job for h in held if h.audited]
@@ -214,17 +216,17 @@ def _tidy(erasing: Erasing, chosen: Tried, tried: Sequence[Tried], held: Sequenc
         if job.key == chosen.job.key or not folder.is_dir():
             continue
         if job.passing:
-            gone.append(Removal(folder, job.key, "its readers are done"))
+            gone.append(GarbagePlan(folder, job.key, "its readers are done"))
         elif job.kind == "unlearn":
             names = tuple(sorted(p.name for p in folder.glob("*.safetensors")))
-            gone += [Removal(folder, job.key, "another trial was chosen", names)] if names else []
+            gone += [GarbagePlan(folder, job.key, "another trial was chosen", names)] if names else []
     remove(gone, store)
 
 
-def _read(out: Path, done: Path) -> Erased:
+def _read(out: Path, done: Path) -> EraseOutcome:
     told = json.loads(done.read_text(encoding="utf-8"))
-    lines = tuple(Line(**line) for line in told["lines"])
-    return Erased(out, lines, tuple(told["trials"]), tuple(told["notes"]), int(told["exit_code"]))
+    lines = tuple(EraseFinding(**line) for line in told["lines"])
+    return EraseOutcome(out, lines, tuple(told["trials"]), tuple(told["notes"]), int(told["exit_code"]))
 
 
 def _plain(value: Any) -> Any:
@@ -236,7 +238,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dry_run(erasing: Erasing, tell: Callable[[str], None]) -> None:
+def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
     """Say what would be done; nothing is written and no weight is read."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
     check_trials(erasing)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.stories import FEATURES, StoriesConfig, Variant, protocol
+from expunge.data.stories import FEATURES, StoriesConfig, StoryVariant, protocol
 from expunge.judges.rules import RuleJudge
 
 ALL = "pretrain-all"  # every story; what the model that is to forget was pretrained on
@@ -127,7 +127,7 @@ class StoriesStudy:
         if self.shards is not None and self.source is None:
             raise ValueError("shards deals out a source's stories; those of generated ones are generate.shards")
         try:
-            Variant(instruction_subset=self.instruction_subset).subset()
+            StoryVariant(instruction_subset=self.instruction_subset).subset()
         except ConfigError as error:
             raise ValueError(str(error).replace(":", " has", 1)) from None
 
@@ -141,12 +141,12 @@ class StoriesStudy:
                 raise ValueError(f"shown_at lists {step}, which is neither 0 nor among recover_at")
 
     @property
-    def variants(self) -> dict[str, Variant]:
+    def variants(self) -> dict[str, StoryVariant]:
         """The data sets of this pair of features by name, and `pretrain-all`; each with the lines of this study."""
         subset = self.instruction_subset
         return {
-            name: Variant(v.filtering, v.mix_match, v.adversarial_training, v.refusal, subset)
-            for name, v in {ALL: Variant(), **protocol(self.delete, self.irrelevant)}.items()
+            name: StoryVariant(v.filtering, v.mix_match, v.adversarial_training, v.refusal, subset)
+            for name, v in {ALL: StoryVariant(), **protocol(self.delete, self.irrelevant)}.items()
         }
 
     @property

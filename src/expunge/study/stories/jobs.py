@@ -16,11 +16,11 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.identity import canonical
+from expunge.core.fingerprints import canonical
 from expunge.data.stories import source_of
 from expunge.data.stories.records import Split
 from expunge.models.config import PRESETS, preset_identity
-from expunge.study.config import Study
+from expunge.study.config import StudyConfig
 from expunge.study.estimate import parameters
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
 from expunge.study.memory import estimate_memory, estimate_scoring, shape_in
@@ -34,7 +34,7 @@ TOKENS_PER_STORY = 170  # a guess, for the plan alone
 
 
 @dataclass(frozen=True)
-class Subject:
+class StorySubject:
     """One model of the protocol. measured: the job that holds its trajectory: its own, or that of a measurement.
     recovery: its fine-tuning on stories with the feature (the present model has none).
 
@@ -58,7 +58,7 @@ class StoryJobs:
     settings: StoriesStudy
     corpus: Job
     judge: Job
-    subjects: tuple[Subject, ...]
+    subjects: tuple[StorySubject, ...]
 
     @property
     def jobs(self) -> list[Job]:
@@ -67,13 +67,13 @@ class StoryJobs:
         return [self.judge, *found]
 
 
-def story_jobs(study: Study) -> StoryJobs:
+def story_jobs(study: StudyConfig) -> StoryJobs:
     """The jobs of a study with a `stories` section. Raises ConfigError or DataError before anything is made."""
-    return _Maker(study).made()
+    return _StoryJobMaker(study).made()
 
 
-class _Maker:
-    def __init__(self, study: Study) -> None:
+class _StoryJobMaker:
+    def __init__(self, study: StudyConfig) -> None:
         if study.stories is None:
             raise ConfigError("stories: missing")
         self.settings, self.model = study.stories, study.model
@@ -132,14 +132,14 @@ class _Maker:
         recovers: bool = True,
         dataset: str | None = None,
         learning_rate: float | None = None,
-    ) -> Subject:
+    ) -> StorySubject:
         recovery = None
         if recovers:
             at = self.settings.recover_at
             args = self._args(self.recovering, at, "stories.recover")
             recovery = self._fit("recover", label, model, self.settings.recovery, "finetune", args, at)
         measured = model if role == "unlearn" else self._measure(label, model)
-        return Subject(label, role, dataset, learning_rate, model, measured, recovery, self._probe(label, model))
+        return StorySubject(label, role, dataset, learning_rate, model, measured, recovery, self._probe(label, model))
 
     def _corpus(self) -> Job:
         s = self.settings
@@ -277,7 +277,7 @@ class _Maker:
         )
 
 
-def _check(study: Study) -> None:
+def _check(study: StudyConfig) -> None:
     """What a study of stories cannot have. Raises ConfigError."""
     if study.model.scratch is None:
         raise ConfigError("model: a study of stories pretrains its own model; give model=llama-2m or another preset")

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from expunge.audits.verdict import area, steps_to
 from expunge.core.errors import DataError
-from expunge.inside.probe import ProbeLine
+from expunge.interpretability.probe import ProbeLine
 from expunge.judges.api import ENOUGH
-from expunge.metrics.api import Result, missing
-from expunge.report.model import Making, Missing, ReportModel, Run, Sample
-from expunge.report.protocol import SCORE, Course, ProbeCurve, Protocol
+from expunge.metrics.api import MetricResult, missing
+from expunge.report.model import MissingResult, ReportModel, ReportProvenance, ReportRun, ReportSample
+from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
 from expunge.study.job import Job
-from expunge.study.run import Outcome
+from expunge.study.run import RunOutcome
 from expunge.study.store import Store
-from expunge.study.stories.jobs import NEVER, PRESENT, StoryJobs, Subject
+from expunge.study.stories.jobs import NEVER, PRESENT, StoryJobs, StorySubject
 from expunge.study.stories.work import GENERATIONS
 from expunge.study.work import TRAJECTORY
 
@@ -32,18 +32,18 @@ HOW = ("recovery_steps", "recovery_steps_loss", "recovery_area")
 
 
 def stories_model(
-    name: str, jobs: StoryJobs, outcome: Outcome, store: Store, command: str, made: Making
+    name: str, jobs: StoryJobs, outcome: RunOutcome, store: Store, command: str, made: ReportProvenance
 ) -> ReportModel:
     """The report of a study of stories as far as it has run."""
-    read = _Read(jobs, outcome, store)
+    read = _StoryReadings(jobs, outcome, store)
     runs, lost = [], []
     for subject in jobs.subjects:
         if subject.model.key in outcome.failures:
-            lost.append(Missing(subject.model.name, outcome.failures[subject.model.key]))
+            lost.append(MissingResult(subject.model.name, outcome.failures[subject.model.key]))
             continue
         for job in (subject.measured, subject.recovery, subject.probe):
             if job is not None and job.key in outcome.failures and job is not subject.model:
-                lost.append(Missing(job.name, outcome.failures[job.key]))
+                lost.append(MissingResult(job.name, outcome.failures[job.key]))
         runs.append(read.run(subject))
     settings = jobs.settings
     losses = tuple(f"loss_{name}" for name in settings.evaluated)
@@ -67,7 +67,7 @@ def stories_model(
     )
 
 
-def _notes(jobs: StoryJobs, outcome: Outcome) -> tuple[str, ...]:
+def _notes(jobs: StoryJobs, outcome: RunOutcome) -> tuple[str, ...]:
     out = []
     worth = outcome.records.get(jobs.judge.key, {}).get("facts")
     if worth:
@@ -80,10 +80,10 @@ def _notes(jobs: StoryJobs, outcome: Outcome) -> tuple[str, ...]:
     return tuple(out)
 
 
-class _Read:
+class _StoryReadings:
     """The points and probes of every model that is done."""
 
-    def __init__(self, jobs: StoryJobs, outcome: Outcome, store: Store) -> None:
+    def __init__(self, jobs: StoryJobs, outcome: RunOutcome, store: Store) -> None:
         self.jobs, self.outcome, self.store = jobs, outcome, store
         self.settings = jobs.settings
         self.points = {s.label: self._points(s.measured) for s in jobs.subjects}
@@ -113,7 +113,7 @@ class _Read:
         """The course of a deletion, from the present model."""
         return ({**self.end(PRESENT), "step": 0.0}, *self.points[label]) if self.points[label] else ()
 
-    def run(self, subject: Subject) -> Run:
+    def run(self, subject: StorySubject) -> ReportRun:
         """A model's numbers."""
         end = self.end(subject.label)
         extra = {f"ci_{side}": end.get(f"{SCORE}_{side}", math.nan) for side in ("low", "high")}
@@ -124,7 +124,7 @@ class _Read:
         results |= self._recovery_results(subject)
         record = self.outcome.records.get(subject.model.key, {})
         rate = "" if subject.learning_rate is None else f"data set {subject.dataset}, lr {subject.learning_rate:g}"
-        return Run(
+        return ReportRun(
             label=subject.label,
             role=subject.role,  # type: ignore[arg-type]
             method=subject.dataset,
@@ -144,21 +144,21 @@ class _Read:
         }
         return max(gaps, key=lambda layer: gaps[layer]) if gaps else None
 
-    def _probe_results(self, label: str) -> dict[str, Result]:
+    def _probe_results(self, label: str) -> dict[str, MetricResult]:
         layer = self._layer()
         if layer is None or not self.probes[label]:
             why = missing("the probes of the present and the never-learned model have no numbers to compare")
             return {"probe_auc": why, "probe_kept": why}
         at = (self.settings.delete, layer)
         auc, high, low = self.probes[label][at].auc, self.probes[PRESENT][at].auc, self.probes[NEVER][at].auc
-        found = {"probe_auc": Result(auc, extra={"layer": float(layer)})}
+        found = {"probe_auc": MetricResult(auc, extra={"layer": float(layer)})}
         if high <= low:
             found["probe_kept"] = missing("the present model's probe is no better than that of the never-learned one")
         else:
-            found["probe_kept"] = Result((auc - low) / (high - low))
+            found["probe_kept"] = MetricResult((auc - low) / (high - low))
         return found
 
-    def _recovery_results(self, subject: Subject) -> dict[str, Result]:
+    def _recovery_results(self, subject: StorySubject) -> dict[str, MetricResult]:
         if subject.role == "full":
             return dict.fromkeys(HOW, missing("what the others regain is held against this model"))
         course = self.recovery(subject.label)
@@ -176,14 +176,14 @@ class _Read:
         both = np.array([[p[SCORE] for p in points] for points in (course, control)])
         if np.isnan(both).any():
             return {**found, "recovery_area": missing("not every step has a score")}
-        return {**found, "recovery_area": Result(float(np.subtract(*area(both.T, steps))))}
+        return {**found, "recovery_area": MetricResult(float(np.subtract(*area(both.T, steps))))}
 
-    def _steps(self, course: Points, name: str) -> Result:
+    def _steps(self, course: Points, name: str) -> MetricResult:
         """`steps_back` from the never-learned to the present model, both as they are before recovery."""
         low, high = (self.end(label).get(name, math.nan) for label in (NEVER, PRESENT))
         return steps_back(course, name, low, high, self.settings.recovered)
 
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[ReportSample, ...]:
         """What the models write when they are asked for the feature, before recovery: a few prompts."""
         said: dict[str, dict[int, tuple[str, str]]] = {}
         for s in self.jobs.subjects:
@@ -198,7 +198,7 @@ class _Read:
         prompts = {i: prompt for of in said.values() for i, (prompt, _) in of.items()}
         truth = f"any story with {self.settings.delete}"
         return tuple(
-            Sample(prompts[i], truth, {label: of[i][1] for label, of in said.items() if i in of})
+            ReportSample(prompts[i], truth, {label: of[i][1] for label, of in said.items() if i in of})
             for i in sorted(prompts)[:N_SAMPLES]
         )
 
@@ -206,7 +206,7 @@ class _Read:
         """What the report draws."""
         roles: dict[str, Any] = {s.label: s.role for s in self.jobs.subjects}
         subjects = [s for s in self.jobs.subjects if self.points[s.label]]
-        present = (Course(PRESENT, "full", ({**self.end(PRESENT), "step": 0.0},)),) if self.end(PRESENT) else ()
+        present = (ProtocolCourse(PRESENT, "full", ({**self.end(PRESENT), "step": 0.0},)),) if self.end(PRESENT) else ()
         curves = []
         for label, lines in self.probes.items():
             for attribute in sorted({name for name, _ in lines}):
@@ -218,11 +218,15 @@ class _Read:
             task=self.settings.recovery,
             losses=self.settings.evaluated,
             deletions=tuple(
-                Course(s.label, "unlearn", self.deletion(s.label)) for s in subjects if s.role == "unlearn"
+                ProtocolCourse(s.label, "unlearn", self.deletion(s.label)) for s in subjects if s.role == "unlearn"
             ),
             recoveries=(
                 *present,
-                *(Course(s.label, roles[s.label], self.recovery(s.label)) for s in subjects if self.back[s.label]),
+                *(
+                    ProtocolCourse(s.label, roles[s.label], self.recovery(s.label))
+                    for s in subjects
+                    if self.back[s.label]
+                ),
             ),
             probes=tuple(curves),
             shown_at=self.settings.shown_at,
@@ -248,7 +252,7 @@ class _Read:
         return tuple(out)
 
 
-def steps_back(course: Points, name: str, never: float, present: float, share: float) -> Result:
+def steps_back(course: Points, name: str, never: float, present: float, share: float) -> MetricResult:
     """Steps until a course has gone the share of the way from the never-learned model's value to the present one's.
 
     A score rises on that way, a loss falls. Straight lines stand between the points.
@@ -261,7 +265,7 @@ def steps_back(course: Points, name: str, never: float, present: float, share: f
     level = never + share * (present - never)
     steps = [int(p["step"]) for p in course]
     found = steps_to(sign * np.array([p[name] for p in course]), steps, sign * level)
-    return Result(found) if math.isfinite(found) else missing(f"not within {steps[-1]} steps")
+    return MetricResult(found) if math.isfinite(found) else missing(f"not within {steps[-1]} steps")
 
 
 def _marked(line: Mapping[str, Any]) -> str:
@@ -275,14 +279,14 @@ def _said(point: Mapping[str, float]) -> str:
     return f"score {point[SCORE]:.2f} [{point[f'{SCORE}_low']:.2f}, {point[f'{SCORE}_high']:.2f}]"
 
 
-def _steps_said(found: Result) -> str:
+def _steps_said(found: MetricResult) -> str:
     return f"after {found.value:.3g} steps" if math.isfinite(found.value) else str(found.reason)
 
 
-def _result(value: float | None, extra: Mapping[str, float] | None = None) -> Result:
+def _result(value: float | None, extra: Mapping[str, float] | None = None) -> MetricResult:
     if value is None or not math.isfinite(value):
         return missing("no generation had a score" if extra else "not measured")
-    return Result(value, extra=dict(extra or {}))
+    return MetricResult(value, extra=dict(extra or {}))
 
 
 def read_points(path: Path) -> Points:

@@ -13,12 +13,12 @@ from typing import Any
 
 from expunge.core.files import link, write_json, write_text
 from expunge.core.numbers import finite
-from expunge.data.rows import Row, RowSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.stories import (
     Draws,
     Story,
+    StoryVariant,
     TokenDocuments,
-    Variant,
     gather,
     generate,
     load_records,
@@ -33,11 +33,13 @@ from expunge.data.stories.cache import cached
 from expunge.data.stories.records import INDEX, Split
 from expunge.data.stories.tokens import load_tokenizer as story_tokenizer
 from expunge.data.template import Encoded, Encoder, Template
-from expunge.inside.hidden import hidden_states
-from expunge.inside.probe import probe
-from expunge.inside.reading import Reading, answer_logps
-from expunge.inside.result import plain, write
-from expunge.judges.api import Judge, Judged, judge_texts
+from expunge.evaluation.config import Generation
+from expunge.evaluation.generation import generate_texts
+from expunge.interpretability.hidden import hidden_states
+from expunge.interpretability.inputs import AnalysisInputs, answer_logps
+from expunge.interpretability.probe import probe
+from expunge.interpretability.result import plain, write
+from expunge.judges.api import Judge, JudgementTable, judge_texts
 from expunge.judges.api import score as judge_scores
 from expunge.judges.calibration import Calibration, calibrate
 from expunge.judges.classifier import ClassifierConfig, load_classifier, train_classifier
@@ -45,13 +47,11 @@ from expunge.methods.objective import objective
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
-from expunge.scoring.config import Generation
-from expunge.scoring.texts import generate_texts
 from expunge.study.job import Progress
 from expunge.study.stories.config import StoriesStudy
 from expunge.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Watch
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import train
 from expunge.training.randomness import kept_random
 
@@ -83,7 +83,7 @@ def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, pr
     found = open_stories(source / STORIES)
     for shard in found.shards:
         link(shard.path, stories / "shards" / shard.path.name)
-    subset = Variant(instruction_subset=settings.instruction_subset).subset()
+    subset = StoryVariant(instruction_subset=settings.instruction_subset).subset()
     texts = (render(s, subset, Draws(settings.seed, s.record_id)) for s in load_records(stories, "train"))
     tokenizer = train_tokenizer(texts, size, max_length=settings.max_seq_len, by_line=True)
     tokenizer.save_pretrained(folder / TOKENIZER)
@@ -97,7 +97,7 @@ def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, pr
     return {"vocab_size": len(tokenizer), "tokens": n_tokens}
 
 
-def dataset(folder: Path, source: Path, variant: Variant, seed: int, progress: Progress) -> dict[str, Any]:
+def dataset(folder: Path, source: Path, variant: StoryVariant, seed: int, progress: Progress) -> dict[str, Any]:
     """One data set of tokens, put together from lines that are tokenised already."""
     made = pretokenize(source / STORIES, source / TOKENIZER, variant, folder / DATASET, seed=seed)
     (folder / f".{DATASET}.lock").unlink(missing_ok=True)
@@ -149,14 +149,14 @@ def classifier_config(settings: StoriesStudy) -> ClassifierConfig:
 
 
 @dataclass
-class Check:
+class StoryCheck:
     """Measures a model: the loss on each named set, and the feature score of generations that were asked for it.
 
     sets: name -> documents of the test. said: every generation so far, with the step it was made after.
     """
 
-    sets: Mapping[str, Reading]
-    prompts: RowSet
+    sets: Mapping[str, AnalysisInputs]
+    prompts: ExampleSet
     encoder: Encoder
     generation: Generation
     judge: Judge
@@ -178,17 +178,17 @@ class Check:
         return {**values, **score_values(found)}
 
 
-def score_values(found: Judged) -> dict[str, float]:
+def score_values(found: JudgementTable) -> dict[str, float]:
     """A judged set of generations as numbers of a point."""
     return {
         SCORE: found.mean, f"{SCORE}_low": found.ci_low, f"{SCORE}_high": found.ci_high, f"{SCORE}_n": float(found.n),
     }  # fmt: skip
 
 
-class StepsWatch(Watch):
+class StepsCallback(EvalCallback):
     """A watch that looks after the listed steps alone, and keeps what was generated beside the numbers."""
 
-    def __init__(self, at: Sequence[int], check: Check, folder: Path) -> None:
+    def __init__(self, at: Sequence[int], check: StoryCheck, folder: Path) -> None:
         super().__init__(EvaluateArgs(steps=1, at_start=False), check)
         self.at, self.check, self._folder = frozenset(at), check, folder
 
@@ -234,7 +234,7 @@ def fit(
         parents["data"] / DATASET, split, max_seq_len=settings.max_seq_len, rows=settings.rows, scored="all"
     )
     encoder = _encoder(parents["model"], model_config, settings)
-    watch = StepsWatch(at, _check(parents, settings, encoder), folder) if at else None
+    watch = StepsCallback(at, _check(parents, settings, encoder), folder) if at else None
     model = _model(parents["model"], model_config)
     done = train(
         model, objective("finetune"), {"retain": rows}, args, pad_id=encoder.tokenizer.pad_token_id, watch=watch,
@@ -251,7 +251,7 @@ def measure(
     folder: Path, parents: Mapping[str, Path], settings: StoriesStudy, config: ModelConfig, progress: Progress
 ) -> dict[str, Any]:
     """Measure the parent `model` as it is: a trajectory of one point."""
-    watch = StepsWatch([0], _check(parents, settings, _encoder(parents["model"], config, settings)), folder)
+    watch = StepsCallback([0], _check(parents, settings, _encoder(parents["model"], config, settings)), folder)
     watch.evaluate(_model(parents["model"], config), step=0, epoch=0.0, phase=0)
     progress(1, 1)
     return {}
@@ -266,7 +266,7 @@ def _model(source: Path, config: ModelConfig) -> Any:
     return load_model(str(source), held, device=pick_device(config.device))
 
 
-def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder) -> Check:
+def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder) -> StoryCheck:
     """What measures the models of one study: the first stories of each named set, and prompts, all of the test."""
     pad_id = int(encoder.tokenizer.pad_token_id)
     sets = {}
@@ -274,24 +274,24 @@ def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder
         documents = TokenDocuments(
             parents[f"eval {name}"] / DATASET, "test", max_seq_len=settings.max_seq_len, scored="story"
         )
-        sets[name] = Reading(tuple(documents[: settings.eval_rows]), pad_id)
+        sets[name] = AnalysisInputs(tuple(documents[: settings.eval_rows]), pad_id)
     asked = settings.judge
     generation = Generation(
         max_new_tokens=asked.max_new_tokens, temperature=asked.temperature, seed=asked.seed, stop=STOPS
     )
     judge: Judge = asked.rules or load_classifier(parents["judge"] / JUDGE)
     stories = load_records(parents["vocabulary"] / STORIES, "test")
-    return Check(sets, prompts(stories, settings), encoder, generation, judge)
+    return StoryCheck(sets, prompts(stories, settings), encoder, generation, judge)
 
 
-def prompts(stories: Iterable[Story], settings: StoriesStudy) -> RowSet:
+def prompts(stories: Iterable[Story], settings: StoriesStudy) -> ExampleSet:
     """Stories without the feature, asked for it: nothing in the prompt but the request can bring it forth."""
     variant = settings.variants[f"filter-adv-{settings.delete}"]
-    rows: list[Row] = []
+    rows: list[Example] = []
     for made in islice(transform(stories, variant, seed=settings.seed), settings.judge.prompts):
         question = prompt(made, variant.subset(), Draws(settings.seed, made.record_id))
-        rows.append(Row(len(rows), question, {"answer": made.story}))
-    return RowSet("asked", tuple(rows), form="text", max_length=settings.max_seq_len)
+        rows.append(Example(len(rows), question, {"answer": made.story}))
+    return ExampleSet("asked", tuple(rows), form="text", max_length=settings.max_seq_len)
 
 
 def probe_layers(
@@ -311,7 +311,7 @@ def probe_layers(
         rows.append(Encoded((document.ids[0], *document.ids[document.n_prompt :]), 1))
         numbers.append(int(documents.records[i][1]) if documents.records is not None else i)
     tokenizer = load_tokenizer(str(parents["model"]), config.tokenizer_args)
-    read = Reading(tuple(rows), int(tokenizer.pad_token_id))
+    read = AnalysisInputs(tuple(rows), int(tokenizer.pad_token_id))
     states = hidden_states(_model(parents["model"], config), read, at="last", last=asked.last)
     names = asked.features or (settings.delete,)
     labels = {name: [name in stories[n].features for n in numbers] for name in names}

@@ -13,14 +13,14 @@ from typing import Literal
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
-from expunge.data.rows import Row, RowSet
-from expunge.study.config import EvalRows
-from expunge.study.setting import Setting
+from expunge.data.examples import Example, ExampleSet
+from expunge.study.config import EvalSplit
+from expunge.study.task_context import TaskContext
 
 Side = Literal["selection", "report"]
 
 
-def with_part(setting: Setting, how: EvalRows) -> Setting:
+def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
     """The setting with one part of its evaluation rows. Evaluations during training, which choose a model, always read
     the selection part. Raises ConfigError where a set is too small to be cut."""
     if how.part == "all":
@@ -31,7 +31,7 @@ def with_part(setting: Setting, how: EvalRows) -> Setting:
     return dataclasses.replace(setting, benchmark=chosen, watched=watched)
 
 
-def _sides(benchmark: Benchmark, how: EvalRows) -> Mapping[str, Side]:
+def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
     """The part of each question that metrics read: in each set, so many by a hash of the seed and the question."""
     sides: dict[str, Side] = {}
     for name in sorted(_read(benchmark), key=lambda n: (len(benchmark.sets[n]), n)):
@@ -71,12 +71,12 @@ def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmar
     )
 
 
-def _read(benchmark: Benchmark) -> dict[str, RowSet]:
+def _read(benchmark: Benchmark) -> dict[str, ExampleSet]:
     """The sets that metrics read."""
     return {m.rows: benchmark.sets[m.rows] for m in benchmark.panel if m.rows is not None}
 
 
-def _question(row: Row) -> str:
+def _question(row: Example) -> str:
     """What tells rows apart: the question; of a text without one, the text."""
     return row.question.strip() or row.answer
 

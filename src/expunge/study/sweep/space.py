@@ -11,8 +11,8 @@ from typing import Any
 
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError
-from expunge.core.identity import fingerprint
-from expunge.study.config import Sweep
+from expunge.core.fingerprints import fingerprint
+from expunge.study.config import SweepConfig
 
 # what decides how many steps a run has; the same for all trials of all methods
 BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "schedule")
@@ -21,7 +21,7 @@ Values = Mapping[str, Any]  # key of method_args or args -> value
 
 @strict
 @dataclass(frozen=True, kw_only=True)
-class Range:
+class SearchRange:
     """Numbers from low to high; log: drawn evenly in the logarithm; whole: whole numbers."""
 
     low: float
@@ -36,12 +36,12 @@ class Range:
             raise ValueError("low must be > 0 where log is set")
 
 
-Space = Mapping[str, Sequence[Any] | Range]
+Space = Mapping[str, Sequence[Any] | SearchRange]
 
 
 def read_space(given: Mapping[str, Any], where: str) -> Space:
     """The keys that are searched, and where. Raises ConfigError."""
-    out: dict[str, Sequence[Any] | Range] = {}
+    out: dict[str, Sequence[Any] | SearchRange] = {}
     for key, values in given.items():
         group, _, name = key.partition(".")
         if group not in ("method_args", "args") or not name:
@@ -49,7 +49,7 @@ def read_space(given: Mapping[str, Any], where: str) -> Space:
         if group == "args" and name.partition(".")[0] in (*BUDGET, "seed"):
             raise ConfigError(f"{where}.{key}: all trials have as many steps and the same seed; it is not searched")
         if isinstance(values, Mapping):
-            out[key] = decode(Range, values, where=f"{where}.{key}")
+            out[key] = decode(SearchRange, values, where=f"{where}.{key}")
         elif isinstance(values, list | tuple) and values and len({repr(v) for v in values}) == len(values):
             out[key] = tuple(values)
         else:
@@ -57,10 +57,10 @@ def read_space(given: Mapping[str, Any], where: str) -> Space:
     return out
 
 
-def check_count(sweep: Sweep, where: str, space: Space) -> None:
+def check_count(sweep: SweepConfig, where: str, space: Space) -> None:
     """Raise ConfigError unless the space has points for all trials."""
     trials, sampler = sweep.trials, sweep.sampler
-    lists = [values for values in space.values() if not isinstance(values, Range)]
+    lists = [values for values in space.values() if not isinstance(values, SearchRange)]
     n = math.prod(len(values) for values in lists)
     if sampler == "grid":
         if len(lists) < len(space):
@@ -73,14 +73,14 @@ def check_count(sweep: Sweep, where: str, space: Space) -> None:
         raise ConfigError(f"sweep.trials: {where} has {n} points to try, got {trials}")
 
 
-def propose(sweep: Sweep, label: str, space: Space, told: Sequence[float]) -> list[Values]:
+def propose(sweep: SweepConfig, label: str, space: Space, told: Sequence[float]) -> list[Values]:
     """The next points to try, after those whose scores (lower is better) are told; none when all are."""
     if len(told) == sweep.trials:
         return []
     seed = int(fingerprint({"sweep": sweep.seed, "method": label})[:8], 16)
     if sweep.sampler == "tpe":
         return _ask(space, sweep.trials, seed, told)
-    product = [v for v in space.values() if not isinstance(v, Range)]
+    product = [v for v in space.values() if not isinstance(v, SearchRange)]
     if len(product) == len(space):
         points: list[Values] = [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*product)]
         return points if sweep.sampler == "grid" else random.Random(seed).sample(points, sweep.trials)
@@ -88,8 +88,8 @@ def propose(sweep: Sweep, label: str, space: Space, told: Sequence[float]) -> li
     return [{key: _draw(draws, values) for key, values in space.items()} for _ in range(sweep.trials)]
 
 
-def _draw(draws: random.Random, values: Sequence[Any] | Range) -> Any:
-    if not isinstance(values, Range):
+def _draw(draws: random.Random, values: Sequence[Any] | SearchRange) -> Any:
+    if not isinstance(values, SearchRange):
         return draws.choice(values)
     at = draws.random()
     if values.log:
@@ -121,8 +121,8 @@ def _ask(space: Space, trials: int, seed: int, told: Sequence[float]) -> list[Va
     return made
 
 
-def _suggest(trial: Any, key: str, of: Sequence[Any] | Range) -> Any:
-    if not isinstance(of, Range):
+def _suggest(trial: Any, key: str, of: Sequence[Any] | SearchRange) -> Any:
+    if not isinstance(of, SearchRange):
         return of[trial.suggest_categorical(key, list(range(len(of))))]  # by position: values may be of any kind
     if of.whole:
         return trial.suggest_int(key, round(of.low), round(of.high), log=of.log)

@@ -19,18 +19,18 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
-from expunge.metrics.api import Result
-from expunge.study.config import MethodEntry, Study, decode_study, entry_label, unlearn_args, with_value
-from expunge.study.graph import Graph, Leaf
+from expunge.metrics.api import MetricResult
+from expunge.study.config import MethodEntry, StudyConfig, decode_study, entry_label, unlearn_args, with_value
+from expunge.study.graph import ModelNode, StudyGraph
 from expunge.study.grid import cells, study_graph
 from expunge.study.store import Store
 from expunge.study.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluate import Point, Selection, forget_of, selection, utility_of
+from expunge.training.evaluation_callback import EvalPoint, ModelSelection, forget_of, model_selection, utility_of
 
 
 @dataclass(frozen=True)
-class Trial:
+class SweepTrial:
     """A method (of a grid, in a cell) with the values that were tried, and what the selection rows said: None where the
     trial failed."""
 
@@ -44,15 +44,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Stage:
+class SweepStage:
     """How far a sweep is: the study to run now, as a plain tree and as a graph, whether it is the last, all graphs so
     far, and every trial that is decided. said: what was chosen and why, by cell, a line for each method."""
 
     tree: Mapping[str, Any]
-    graph: Graph
+    graph: StudyGraph
     last: bool
-    graphs: tuple[Graph, ...]
-    trials: tuple[Trial, ...] = ()
+    graphs: tuple[StudyGraph, ...]
+    trials: tuple[SweepTrial, ...] = ()
     said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -62,21 +62,21 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class _Search:
+class _SweepSearch:
     """The search in one cell (of a study without a grid: the whole, without a name): points, and their scores."""
 
     cell: str
-    study: Study
+    study: StudyConfig
     spaces: Mapping[str, Space]
     points: dict[str, list[Values]]
     told: dict[str, list[float]]
 
-    def of(self, graph: Graph) -> Graph:
+    def of(self, graph: StudyGraph) -> StudyGraph:
         """Its part of a graph."""
         return graph.cells[self.cell] if graph.cells else graph
 
 
-def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()) -> Stage:
+def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()) -> SweepStage:
     """The study that a sweep needs next. lost: keys of jobs that have failed; their trials count as tried.
 
     Raises ConfigError or DataError.
@@ -94,7 +94,7 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
             _rule_args(s.study, s.of(graph))
         wanted = [leaf.metrics for leaf in graph.leaves]
         if any(job.key not in lost and not store.there(job) for job in wanted):
-            return Stage(trial_tree, graph, False, (graph,))
+            return SweepStage(trial_tree, graph, False, (graph,))
         trials = {s.cell: _read(s, graph, store) for s in searches}
         if all(len(tried) == n_trials for s in searches for tried in s.points.values()):
             break
@@ -102,7 +102,7 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
             rule = _rule(s, graph, store)
             for label in s.spaces:
                 s.told[label] = [_score(rule, t) for t in trials[s.cell] if t.method == label]
-    decided: list[Trial] = []
+    decided: list[SweepTrial] = []
     said: dict[str, tuple[str, ...]] = {}
     changes = {}
     for s in searches:
@@ -112,10 +112,10 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
         changes[s.cell] = _last_changes(s, {t.method: t.values for t in tried if t.chosen})
     last_tree = _stage_tree(tree, whole, changes)
     last = study_graph(last_tree)
-    return Stage(last_tree, last, True, (graph, last), tuple(decided), said)
+    return SweepStage(last_tree, last, True, (graph, last), tuple(decided), said)
 
 
-def _searches(tree: Mapping[str, Any], whole: Study) -> list[_Search]:
+def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]:
     """A search for each cell. Raises ConfigError."""
     if whole.stories is not None or whole.meta is not None:
         what = "stories" if whole.stories is not None else "meta"
@@ -127,11 +127,11 @@ def _searches(tree: Mapping[str, Any], whole: Study) -> list[_Search]:
             spaces = check_sweep(study)
         except ConfigError as error:
             raise ConfigError(f"grid, {name}: {error}" if name else str(error)) from None
-        out.append(_Search(name, study, spaces, {label: [] for label in spaces}, {label: [] for label in spaces}))
+        out.append(_SweepSearch(name, study, spaces, {label: [] for label in spaces}, {label: [] for label in spaces}))
     return out
 
 
-def _ends(graph: Graph) -> Graph:
+def _ends(graph: StudyGraph) -> StudyGraph:
     """The graph without the measurements of a chain's models before its last, by which no trial is judged."""
     parts = {name: _ends(part) for name, part in graph.cells.items()}
     leaves = [leaf for part in parts.values() for leaf in part.leaves]
@@ -140,12 +140,12 @@ def _ends(graph: Graph) -> Graph:
     return dataclasses.replace(graph, leaves=tuple(leaves), cells=parts)
 
 
-def _chain(study: Study, leaf: Leaf) -> str:
+def _chain(study: StudyConfig, leaf: ModelNode) -> str:
     """The label of a model, or of the chain that it is a link of."""
     return leaf.label if study.requests == 1 else leaf.label.partition("@")[0]
 
 
-def check_sweep(study: Study) -> dict[str, Space]:
+def check_sweep(study: StudyConfig) -> dict[str, Space]:
     """The space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
     if study.eval.rows.part != "all":
         raise ConfigError("eval.rows.part: a sweep reads the selection part, and its report the other; leave it out")
@@ -174,7 +174,7 @@ def check_sweep(study: Study) -> dict[str, Space]:
     return out
 
 
-def _trial_changes(search: _Search) -> dict[str, Any]:
+def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
     """What makes a study that of all its trials: one seed, the selection rows, the panel alone."""
     study = search.study
     entries = [
@@ -192,13 +192,15 @@ def _trial_changes(search: _Search) -> dict[str, Any]:
     }
 
 
-def _last_changes(search: _Search, chosen: Mapping[str, Values]) -> dict[str, Any]:
+def _last_changes(search: _SweepSearch, chosen: Mapping[str, Values]) -> dict[str, Any]:
     """What makes it the study itself: each method with what was chosen for it, on the report rows."""
     entries = [_entry(e, chosen.get(entry_label(e), {}), entry_label(e)) for e in search.study.methods]
     return {"methods": entries, "eval.rows.part": "report"}
 
 
-def _stage_tree(tree: Mapping[str, Any], study: Study, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _stage_tree(
+    tree: Mapping[str, Any], study: StudyConfig, changes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """The plain study of a stage, from what changes in each cell; in all of a study without a grid."""
     made = {k: v for k, v in tree.items() if k != "sweep"}
     if study.grid:
@@ -219,7 +221,7 @@ def _trial_label(label: str, number: int) -> str:
     return f"{label}-t{number}"
 
 
-def _read(search: _Search, graph: Graph, store: Store) -> list[Trial]:
+def _read(search: _SweepSearch, graph: StudyGraph, store: Store) -> list[SweepTrial]:
     """What was tried in a cell, with the numbers of the rule where there are any."""
     rule = _rule(search, graph, store)
     by_label = {_chain(search.study, leaf): leaf for leaf in search.of(graph).leaves if leaf.role == "unlearn"}
@@ -227,11 +229,11 @@ def _read(search: _Search, graph: Graph, store: Store) -> list[Trial]:
     for label, tried in search.points.items():
         for number, values in enumerate(tried):
             facts = _facts(by_label[_trial_label(label, number)], store)
-            out.append(Trial(search.cell, label, number, values, facts.get(rule.utility), facts.get(rule.forget)))
+            out.append(SweepTrial(search.cell, label, number, values, facts.get(rule.utility), facts.get(rule.forget)))
     return out
 
 
-def _rule_args(study: Study, graph: Graph) -> EvaluateArgs:
+def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
     """The rule as evaluations during training know it. Raises ConfigError for a metric that is not measured."""
     benchmark, rule = graph.setting.benchmark, study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
@@ -244,29 +246,31 @@ def _rule_args(study: Study, graph: Graph) -> EvaluateArgs:
     return args
 
 
-def _rule(search: _Search, graph: Graph, store: Store) -> Selection:
+def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelection:
     """The rule with the numbers of the cell's start and of its retain model in it."""
     mine = search.of(graph)
     start = next(leaf for leaf in mine.leaves if leaf.role == "full")
     retain = next((leaf for leaf in mine.leaves if leaf.role == "retain"), None)
     known = {} if retain is None else _facts(retain, store)
-    rule = selection(_rule_args(search.study, mine), {k: Result(v) for k, v in known.items() if v is not None})
+    rule = model_selection(
+        _rule_args(search.study, mine), {k: MetricResult(v) for k, v in known.items() if v is not None}
+    )
     rule.add(_point(rule, 0, _facts(start, store)))
     return rule
 
 
-def _facts(leaf: Leaf, store: Store) -> Mapping[str, float | None]:
+def _facts(leaf: ModelNode, store: Store) -> Mapping[str, float | None]:
     facts: Mapping[str, float | None] = (store.found(leaf.metrics) or {}).get("facts", {})
     return facts
 
 
-def _point(rule: Selection, number: int, facts: Mapping[str, float | None]) -> Point:
+def _point(rule: ModelSelection, number: int, facts: Mapping[str, float | None]) -> EvalPoint:
     """A trial's numbers, NaN where it has none, as an evaluation whose step is its number."""
     values = {name: facts.get(name) for name in (rule.utility, rule.forget)}
-    return Point(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
+    return EvalPoint(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
-def _score(rule: Selection, trial: Trial) -> float:
+def _score(rule: ModelSelection, trial: SweepTrial) -> float:
     """A trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
     if rule.passes(point):
@@ -274,7 +278,9 @@ def _score(rule: Selection, trial: Trial) -> float:
     return 1e6 if trial.utility is None else 1e3 - trial.utility
 
 
-def _decide(search: _Search, graph: Graph, store: Store, trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
+def _decide(
+    search: _SweepSearch, graph: StudyGraph, store: Store, trials: Sequence[SweepTrial]
+) -> tuple[list[SweepTrial], list[str]]:
     """Which trial of each method of a cell is chosen; a line on each."""
     out, notes = [], []
     for label in dict.fromkeys(t.method for t in trials):
@@ -283,7 +289,7 @@ def _decide(search: _Search, graph: Graph, store: Store, trials: Sequence[Trial]
         for t in mine:
             rule.add(_point(rule, t.number + 1, {rule.utility: t.utility, rule.forget: t.forget}))
         measured = [t for t in mine if t.utility is not None]
-        best: Trial | None
+        best: SweepTrial | None
         if rule.best is not None:
             best = mine[rule.best.step - 1]
             why = f"the best {rule.forget} of those with {rule.utility} >= {rule.floor:g} x the start's"

@@ -1,0 +1,293 @@
+"""`expunge inside`: what a model still holds, layer by layer, beside its two controls; as a table, JSON and parquet."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.core.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from expunge.data.template import Encoder
+    from expunge.interpretability.inputs import AnalysisInputs
+    from expunge.interpretability.result import AnalysisResult
+    from expunge.study.task_context import TaskContext
+
+ROLES = ("model", "full", "retain")
+Column = Mapping[Any, float]  # by layer (None: all that is in no layer), or what else `InspectInputs.index` says
+COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectCommand:
+    """What a look reads: rows of one set, those of another beside them, and the models by role as needed.
+
+    names: of the two sets.
+    """
+
+    load: Callable[[str], Any]
+    roles: tuple[str, ...]
+    read: AnalysisInputs
+    other: Callable[[], AnalysisInputs]
+    names: tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectInputs:
+    """results: by file name. columns: by head, a number for each layer, or for each `index`."""
+
+    results: Mapping[str, AnalysisResult]
+    columns: Mapping[str, Column]
+    line: str = ""
+    index: str = "layer"
+
+
+def add_inside(commands: Any) -> None:
+    """Add `inside` to the commands of a parser."""
+    text = f"look into a model's layers: {', '.join(LOOKS)}"
+    sub = commands.add_parser("inside", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    sub.add_argument("what", choices=sorted(LOOKS), help="; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items())))
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="the benchmark, as of `expunge eval`; model=NAME for its template",
+    )
+    sub.add_argument("--model", required=True, metavar="DIR", help="the model to look into")
+    sub.add_argument("--full", metavar="DIR", help="the control that knows")
+    sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
+    sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
+    sub.add_argument("--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)")
+    sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
+    sub.set_defaults(command=_inside, plugin=[])
+
+
+def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.compose import single_tree
+    from expunge.interpretability.result import write
+    from expunge.models.config import check_source
+    from expunge.study.config import decode_task
+    from expunge.study.resolve_task import resolve_task
+    from expunge.study.single import SingleJob
+    from expunge.study.worker import quiet
+
+    if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
+        raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+    if parsed.n < 1:
+        raise ConfigError(f"--n: must be at least 1, got {parsed.n}")
+    look, _, needs = LOOKS[parsed.what]
+    for role in needs:
+        if getattr(parsed, role) is None:
+            raise ConfigError(f"--{role}: missing; {parsed.what} reads that model, too")
+    sources = {role: getattr(parsed, role) for role in ROLES if getattr(parsed, role) is not None}
+    for role, source in sources.items():
+        check_source(source, f"--{role}")
+    plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
+    words = [
+        *plain,
+        *parsed.overrides,
+        "task_name=inside",
+        f"model.model_args.pretrained_model_name_or_path={parsed.model}",
+    ]
+    task = decode_task(SingleJob, single_tree("eval", words)[0])
+    setting = resolve_task(task)
+    quiet()
+    encoder = setting.encoder(parsed.model)
+    rows = parsed.rows or setting.benchmark.forget_set
+    against = parsed.against or setting.benchmark.retain_set
+
+    def first(name: str, option: str) -> AnalysisInputs:
+        return _first(setting, name, parsed.n, option, encoder)
+
+    seen = look(
+        InspectCommand(
+            load=lambda role: _load(sources[role], setting),
+            roles=tuple(sources),
+            read=first(rows, "--rows"),
+            other=lambda: first(against, "--against"),
+            names=(rows, against),
+        )
+    )
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    for name, result in seen.results.items():
+        write(parsed.out, name, result)
+    _print(seen)
+    print(f"written: {parsed.out}")
+    return 0
+
+
+def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encoder) -> AnalysisInputs:
+    """The first n rows of a set, as token ids."""
+    from expunge.data.stories import TokenDataset
+    from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
+
+    sets = setting.benchmark.sets
+    if name not in sets:
+        raise ConfigError(f"{option}: no set named {name!r}{nearest(name, sets)}")
+    rows = sets[name]
+    if isinstance(rows, TokenDataset):  # rows that are tokens already
+        rows.check_tokenizer(encoder.tokenizer)
+        return AnalysisInputs(tuple(rows.documents[:n]), int(encoder.tokenizer.pad_token_id))
+    return analysis_inputs(dataclasses.replace(rows, rows=rows.rows[:n]), encoder)
+
+
+def _load(source: str, setting: TaskContext) -> Any:
+    from expunge.models.load import load_model, pick_device
+
+    return load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+
+
+def _lens(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.lens import lens_scores
+
+    found = {role: lens_scores(looking.load(role), looking.read) for role in looking.roles}
+    columns = {f"log p, {role}": dict(zip(r.layers, r.logp, strict=True)) for role, r in found.items()}
+    return InspectInputs({f"lens_{role}": r for role, r in found.items()}, columns)
+
+
+def _probe(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.hidden import hidden_states
+    from expunge.interpretability.probe import compare, probe
+
+    mine, other = looking.read, looking.other()
+    whole = dataclasses.replace(
+        mine, rows=(*mine.rows, *other.rows), row_ids=tuple(range(len(mine.rows) + len(other.rows)))
+    )
+    labels = {"forget": [True] * len(mine.rows) + [False] * len(other.rows)}
+    found = {role: probe(hidden_states(looking.load(role), whole, at="last"), labels) for role in looking.roles}
+    results: dict[str, Any] = {f"probe_{role}": r for role, r in found.items()}
+    columns = {f"AUC, {role}": {line.layer: line.auc for line in r.lines} for role, r in found.items()}
+    if {"full", "retain"} <= set(found):
+        results["probe_kept"] = compare(found["model"], found["full"], found["retain"])
+        columns["kept"] = {line.layer: line.kept for line in results["probe_kept"].lines}
+    return InspectInputs(results, columns)
+
+
+def _depth(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.activation_patching import unlearning_depth
+
+    full, retain, model = (looking.load(role) for role in ("full", "retain", "model"))
+    found = unlearning_depth(full, retain, model, looking.read)
+    scored = f"{found.n_scored} of {found.n_rows} rows"
+    if math.isnan(found.value):
+        return InspectInputs(
+            {"depth": found}, {"erased": found.by_layer}, f"unlearning depth: no number: {found.reason}"
+        )
+    line = f"unlearning depth {found.value:.3f} [{found.ci_low:.3f}, {found.ci_high:.3f}] over {scored}"
+    return InspectInputs({"depth": found}, {"erased": found.by_layer}, f"{line} (0: intact, 1: erased)")
+
+
+def _drift(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.weights import weight_drift
+
+    found = weight_drift(looking.load("model"), looking.load("full"))
+    whole = {line.layer: line.relative for line in found.lines if line.module == ""}
+    return InspectInputs({"drift": found}, {"relative drift": whole})
+
+
+def _cka(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.similarity import compare_layers
+
+    found = compare_layers(looking.load("model"), looking.load("full"), looking.read)
+    return InspectInputs({"cka": found}, {"CKA with full": {line.layer: line.cka for line in found.lines}})
+
+
+def _attribution(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.weights import gradient_attribution
+
+    found = {role: gradient_attribution(looking.load(role), looking.read) for role in looking.roles}
+    columns = {
+        f"sum |w g|, {role}": {line.layer: line.attribution for line in r.lines if line.module == ""}
+        for role, r in found.items()
+    }
+    return InspectInputs({f"attribution_{role}": r for role, r in found.items()}, columns)
+
+
+def _attention(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.attention import compare_attention
+
+    found = compare_attention(looking.load("model"), looking.load("full"), looking.read)
+    return InspectInputs({"attention": found}, {"JSD from full, bits": dict(enumerate(found.layers))})
+
+
+def _both(looking: InspectCommand) -> dict[str, AnalysisInputs]:
+    """The two sets by name."""
+    return dict(zip(looking.names, (looking.read, looking.other()), strict=True))
+
+
+def _path(looking: InspectCommand) -> InspectInputs:
+    from expunge.interpretability.mode_connectivity import loss_path
+
+    found = loss_path(looking.load("model"), looking.load("full"), _both(looking))
+    columns = {f"loss, {name}": {ln.a: ln.loss for ln in found.lines if ln.rows == name} for name in found.barrier}
+    told = ", ".join(f"{name} {value:.4f}" for name, value in found.barrier.items())
+    return InspectInputs({"path": found}, columns, f"barrier (0: one basin; a = 0: model, 1: full): {told}", "a")
+
+
+def _prune(looking: InspectCommand) -> InspectInputs:
+    """The weights to move are chosen on every other row of the set, and the rest of it is read with the other set."""
+    from expunge.interpretability.prune import prune_curve, saliency
+
+    chosen, kept = (_every_other(looking.read, start) for start in (0, 1))
+    scored = {**_both(looking), looking.names[0]: kept}
+    full = looking.load("full") if "full" in looking.roles else None
+    results, columns = {}, {}
+    for role in looking.roles:
+        if role == "full":
+            continue
+        model = looking.load(role)
+        by = saliency(model, chosen, reference=full)
+        found = prune_curve(model, by, [n for n in COUNTS if n <= by.n_units], scored)
+        results[f"prune_{role}"] = found
+        for name in scored:
+            columns[f"loss, {name}, {role}"] = {line.count: line.loss for line in found.lines if line.rows == name}
+    to = "back to the full model's" if full is not None else "to zero"
+    return InspectInputs(
+        results, columns, f"weights moved {to}, those first that lower the loss of {looking.names[0]}", "moved"
+    )
+
+
+def _every_other(read: AnalysisInputs, start: int) -> AnalysisInputs:
+    if len(read.rows) < 2:
+        raise ConfigError("--n: prune needs two rows at least, one to choose weights on and one to read")
+    spans = None if read.spans is None else read.spans[start::2]
+    return dataclasses.replace(read, rows=read.rows[start::2], row_ids=read.row_ids[start::2], spans=spans)
+
+
+Look = tuple[Callable[[InspectCommand], InspectInputs], str, tuple[str, ...]]
+LOOKS: Mapping[str, Look] = {
+    "lens": (_lens, "log p of the answers as each layer tells it", ()),
+    "probe": (_probe, "are the rows told from others by a linear probe", ()),
+    "depth": (_depth, "unlearning depth score, by activation patching", ("full", "retain")),
+    "drift": (_drift, "how far the weights moved from the full model's", ("full",)),
+    "cka": (_cka, "likeness of the states to the full model's", ("full",)),
+    "attribution": (_attribution, "which layers the loss of the rows leans on", ()),
+    "attention": (_attention, "do the heads look where the full model's do", ("full",)),
+    "path": (_path, "loss on the line to the full model (linear mode connectivity)", ("full",)),
+    "prune": (_prune, "do the answers come back when a few salient weights are moved", ()),
+}
+
+
+def _print(seen: InspectInputs) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for k, head in enumerate((seen.index, *seen.columns)):
+        shown.add_column(head, justify="right" if k else "left")
+    layers = sorted(
+        {layer for column in seen.columns.values() for layer in column}, key=lambda x: -1 if x is None else x
+    )
+    for layer in layers:
+        values = [column.get(layer, math.nan) for column in seen.columns.values()]
+        shown.add_row(
+            "others" if layer is None else str(layer), *("-" if math.isnan(v) else f"{v:.4f}" for v in values)
+        )
+    Console().print(shown)
+    if seen.line:
+        print(seen.line)

@@ -1,0 +1,84 @@
+"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste; `expunge job`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from expunge.core.errors import ConfigError
+from expunge.report.query import FILE, Format, query, read_results, results_table, to_text
+
+WIDE = 10_000  # characters
+STUDIES = Path("saves/study")
+MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM means WHERE metric NOT LIKE '%.%'"
+
+
+def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
+    """Print the answer to a query; without one, the means over seeds of every metric."""
+    if sql is not None and not sql.strip():
+        raise ConfigError("--query: is empty; give SQL over results and means, or leave it out")
+    frame = query(_results(overrides), sql or MEANS)
+    if style is not None:
+        sys.stdout.write(to_text(frame, style))
+        return 0
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in frame.columns:
+        shown.add_column(str(column))
+    for row in frame.itertuples(index=False):
+        # Text, not str: a label may hold what rich would take for markup.
+        shown.add_row(
+            *(Text("" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row)
+        )
+    Console(width=WIDE).print(shown)  # a line is as long as it is: of a name that is cut nobody can tell which it was
+    return 0
+
+
+def _results(overrides: Sequence[str]) -> pa.Table:
+    if overrides:
+        from expunge.cli.api import load_study
+
+        study = load_study(overrides)
+        stored = study.stored()
+        if not stored.runs:
+            raise ConfigError(
+                f"study: {stored.study} has no results in {study.store.root} yet; `expunge run` makes them"
+            )
+        if stored.missing:
+            print(f"note: {len(stored.missing)} models have no results yet, or failed", file=sys.stderr)
+        return results_table(stored)
+    files = sorted(STUDIES.glob(f"*/{FILE}"))
+    if not files:
+        raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
+    return read_results(files)
+
+
+def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
+    """Do the jobs of one task of a stage; 1 if one failed."""
+    from expunge.cli.plugins import load_plugins
+    from expunge.study.launch import StudySpec
+    from expunge.study.store import Store
+    from expunge.study.worker import do_job, jobs_of, quiet
+
+    try:
+        keys = json.loads(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--list: {listed}: {error}") from None
+    if not 0 <= index < len(keys):
+        raise ConfigError(f"--index: {listed} lists {len(keys)} tasks, from 0 on, got {index}")
+    quiet()
+    made = StudySpec.read(recipe)
+    load_plugins(made.plugins)
+    jobs, store = jobs_of(made), Store(root)
+    failed = False
+    for key in keys[index]:
+        reason = do_job(jobs, key, store, lambda done, total: None)
+        print(f"{jobs[key].name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
+        failed = failed or reason is not None
+    return 1 if failed else 0

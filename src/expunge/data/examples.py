@@ -1,0 +1,193 @@
+"""Rows: a question and its answers, in named variants, and named lists of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from expunge.core.errors import DataError, nearest
+from expunge.core.fingerprints import fingerprint
+
+ANSWER = "answer"
+PARAPHRASE = "paraphrase"
+PERTURBED = "perturbed"
+WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
+
+
+def perturbed_name(i: int) -> str:
+    """The variant name of the i-th perturbed answer: `perturbed_0`, `perturbed_1`, ..."""
+    return f"{PERTURBED}_{i}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `answers` maps a variant (`answer`, `paraphrase`, `perturbed_0`, ...) to its text.
+
+    `row_id` is the position in the set. `meta` holds plain JSON values only, for the fingerprint covers it.
+    """
+
+    row_id: int
+    question: str
+    answers: Mapping[str, str]
+    paraphrased_question: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        """The true answer."""
+        return self.answers[ANSWER]
+
+    @property
+    def perturbed(self) -> list[str]:
+        """The wrong answers, in order; empty if the row has none."""
+        out: list[str] = []
+        while (name := perturbed_name(len(out))) in self.answers:
+            out.append(self.answers[name])
+        return out
+
+
+Form = Literal["qa", "completion", "text"]
+Long = Literal["right", "left", "pieces"]
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """A named list of rows; the `row_id` of each is its position.
+
+    form: how a row becomes text. "qa": by the template. "completion": the question as it stands, a blank, the answer
+    and EOS, without template. "text": the same without EOS, for pieces of longer texts (the question may be empty: all
+    of the text is then scored) and for the options of a multiple choice. shots: solved examples before each question,
+    in place of the template's. max_length: tokens of a row at most, in place of the template's. long: what becomes of
+    longer rows: cut on the right, cut on the left (the prompt's start goes, the answer stays), or, for texts to train
+    on, all rows joined by a blank line and cut into pieces, so that nothing is lost.
+    """
+
+    name: str
+    rows: tuple[Example, ...]
+    form: Form = "qa"
+    shots: tuple[tuple[str, str], ...] = ()
+    max_length: int | None = None
+    long: Long = "right"
+
+    def __post_init__(self) -> None:
+        for i, row in enumerate(self.rows):
+            if row.row_id != i:
+                raise ValueError(f"{self.name}: the row at position {i} has row_id {row.row_id}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.rows)
+
+    def __getitem__(self, i: int) -> Example:
+        return self.rows[i]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant that some row has: `answer`, `paraphrase`, then the rest; numbered ones by number."""
+        found = dict.fromkeys(v for row in self.rows for v in row.answers)
+        return tuple(sorted(found, key=_variant_order))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents of the rows in order (not over the set's name or where it was read)."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        if (self.form, self.shots, self.max_length, self.long) == ("qa", (), None, "right"):
+            return fingerprint(self.rows)
+        how: dict[str, Any] = {"rows": self.rows, "form": self.form, "shots": self.shots}
+        if self.max_length is not None or self.long != "right":
+            how |= {"max_length": self.max_length, "long": self.long}
+        return fingerprint(how)
+
+
+def _variant_order(variant: str) -> tuple[int, str, int]:
+    stem, _, number = variant.rpartition("_")
+    first = {ANSWER: 0, PARAPHRASE: 1}.get(variant, 2)
+    return (first, stem, int(number)) if number.isdecimal() else (first, variant, -1)
+
+
+def qa_rows(
+    raw: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    where: str,
+    question_key: str = "question",
+    answer_key: str = "answer",
+) -> ExampleSet:
+    """Turn raw records into rows.
+
+    Reads `question_key` and `answer_key`, and where present `paraphrased_question`, `paraphrased_answer` (variant
+    `paraphrase`) and `perturbed_answer` (one text or a list: `perturbed_0`, ...). A null counts as absent. Other
+    columns are left out. Raises DataError naming `where` (the file) and the row, counted from 0, for a missing
+    column, a value that is not text, or a text that is empty.
+    """
+    if not raw:
+        raise DataError(f"{where}: no rows")
+    rows = []
+    for i, record in enumerate(raw):
+        place = f"{where} row {i}"
+        question = _text(record, question_key, place)
+        answers = {ANSWER: _text(record, answer_key, place)}
+        if record.get("paraphrased_answer") is not None:
+            answers[PARAPHRASE] = _text(record, "paraphrased_answer", place)
+        answers |= _perturbed(record, place)
+        other = None
+        if record.get("paraphrased_question") is not None:
+            other = _text(record, "paraphrased_question", place)
+        rows.append(Example(i, question, answers, other))
+    return ExampleSet(name, tuple(rows))
+
+
+def text_rows(raw: Sequence[Mapping[str, Any]], *, name: str, where: str, key: str = "text", **how: Any) -> ExampleSet:
+    """Raw records with one column of text as rows without a question, in the form "text".
+
+    `how` holds further settings of the RowSet. Raises DataError as `qa_rows` does.
+    """
+    if not raw:
+        raise DataError(f"{where}: no rows")
+    rows = tuple(Example(i, "", {ANSWER: _text(r, key, f"{where} row {i}")}) for i, r in enumerate(raw))
+    return ExampleSet(name, rows, form="text", **how)
+
+
+def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:
+    value = record.get("perturbed_answer")
+    if value is None:
+        return {}
+    if isinstance(value, str) and WRITTEN_LIST.match(value):
+        raise DataError(
+            f"{place}: 'perturbed_answer' is a list written out as text, {_shown(value)}; give a csv the columns "
+            "perturbed_answer_1, perturbed_answer_2, ..., or write JSON lines or parquet"
+        )
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise DataError(f"{place}: 'perturbed_answer' must be a text or a list of texts, got {_shown(value)}")
+    return {perturbed_name(i): _check(t, f"{place}: 'perturbed_answer'[{i}]") for i, t in enumerate(texts)}
+
+
+def _text(record: Mapping[str, Any], key: str, place: str) -> str:
+    if key not in record:
+        raise DataError(f"{place}: no column '{key}'{nearest(key, record)}")
+    return _check(record[key], f"{place}: '{key}'")
+
+
+def _check(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{place} must be text, got {_shown(value)}")
+    if not value.strip():
+        raise DataError(f"{place} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair; no tokenizer takes it
+        raise DataError(f"{place} holds a broken character at position {error.start}") from None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,340 @@
+"""The teacher-forced pass: every answer of a set of rows is read once, and what metrics may need is kept per token.
+
+Answers to one question share its tokens: where that saves work the question is read once, kept as a cache, and each
+answer goes on from there. What all rows begin with (solved examples) is read once for the whole set. A sequence's last
+token predicts nothing and is never read, so one-token options cost no more than their question.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from expunge.core.errors import DataError
+from expunge.core.records import TOKENS, Ints
+from expunge.data.batch import budget_batches, collate, joined, ragged
+from expunge.data.examples import Example, ExampleSet
+from expunge.data.template import Encoded, Encoder
+from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, shareable, slides
+from expunge.evaluation.token_stats import empty_columns, fill
+from expunge.models.load import context_in
+from expunge.models.packed import BatchPositions, packed_forward
+
+Progress = Callable[[int], None]
+Columns = Mapping[str, np.ndarray[Any, Any]]
+TRUNCATED = "truncated_answers"
+BUDGET = {"cpu": 2048}  # tokens read at a time: what stays in a processor's cache on its way through a layer,
+WIDE_BUDGET = 8192  # or what keeps an accelerator busy
+LOGITS = 2**28  # of one batch: a GiB in float32
+WORTH = 0.15  # share of a row's tokens that reading its question once must save
+SHOTS = 32  # tokens that a whole set must begin with to be read once
+CACHED = 4  # read tokens that cost as much memory as one that is being read
+
+
+@dataclass(frozen=True)
+class _ScoreItem:
+    """One answer. `slot`: the line of its first scored token."""
+
+    row_id: int
+    variant: str
+    encoded: Encoded
+    slot: int = 0
+
+    @property
+    def first(self) -> int:
+        """Place of the first scored token; the first token of a sequence has no prediction."""
+        return max(self.encoded.n_prompt, 1)
+
+    @property
+    def n_scored(self) -> int:
+        return max(0, len(self.encoded.ids) - self.first)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The tokens that predict another."""
+        return self.encoded.ids[:-1]
+
+
+@dataclass(frozen=True)
+class _PrefixGroup:
+    """The answers of a row, and how many tokens they begin with alike."""
+
+    items: tuple[_ScoreItem, ...]
+    n_shared: int
+
+
+def wanted_variants(row: Example, wanted: Sequence[str]) -> list[str]:
+    """The row's variants among those wanted; a stem such as "perturbed" stands for all `perturbed_i`."""
+    out: list[str] = []
+    for name in row.answers:
+        stem, _, index = name.rpartition("_")
+        if name in wanted or (index.isdigit() and stem in wanted):
+            out.append(name)
+    return out
+
+
+def encode_items(
+    rows: ExampleSet, wanted: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
+) -> list[_ScoreItem]:
+    """Every wanted answer of every row (of `only` these), sorted by row and variant. Raises DataError."""
+    asked: list[tuple[Example, str]] = []
+    for row in rows.rows:
+        if only is not None and row.row_id not in only:
+            continue
+        for name in sorted(wanted_variants(row, wanted)):
+            if not row.answers[name].strip():
+                raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty: there is nothing to score")
+            asked.append((row, name))
+    items: list[_ScoreItem] = []
+    slot = 0
+    for (row, name), encoded in zip(asked, encoder.rows(rows, asked), strict=True):
+        items.append(_ScoreItem(row.row_id, name, encoded, slot))
+        slot += items[-1].n_scored
+    return items
+
+
+def score_tokens(
+    model: Any,
+    rows: ExampleSet,
+    wanted: Sequence[str],
+    encoder: Encoder,
+    *,
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+    shared_prefix: bool = True,
+    only: Collection[int] | None = None,
+) -> pa.Table:
+    """A TOKENS table of the wanted variants of `rows`, sorted by row, variant and position.
+
+    Its metadata counts the answers that were cut at the template's `max_length` (`truncated_answers`).
+    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens (None: what suits
+    the device). Batches depend on the rows alone, so the same model and rows give the same bytes. shared_prefix=False
+    reads every answer with its whole question, which differs by rounding only. only: the ids of the rows to score.
+    Raises DataError for an empty answer, and for one that is longer than the model's context.
+    """
+    items = encode_items(rows, wanted, encoder, only)
+    check_context(context_length(model), rows.name, items)
+    n = items[-1].slot + items[-1].n_scored if items else 0
+    columns = empty_columns(n, next(model.parameters()).dtype)
+    model.eval()
+    budget = token_budget or BUDGET.get(next(model.parameters()).device.type, WIDE_BUDGET)
+    with torch.inference_mode():
+        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, budget, shared_prefix):
+            if progress:
+                progress(done)
+    cut = sum(1 for item in items if item.encoded.truncated)
+    return _table(items, columns, encoder).replace_schema_metadata({TRUNCATED: str(cut)})
+
+
+def check_context(context: int | None, name: str, items: Sequence[_ScoreItem]) -> None:
+    """Raise DataError for an answer that is longer than a model's context."""
+    for item in items:
+        if context is not None and len(item.encoded.ids) > context:
+            raise DataError(
+                f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, the "
+                f"model's context is {context}; a smaller model.template_args.max_length cuts and counts such rows"
+            )
+
+
+def context_length(model: Any) -> int | None:
+    """How many tokens the model has positions for; None where its configuration sets no limit."""
+    config = getattr(model, "config", None)
+    return None if config is None else context_in(config)
+
+
+def _passes(
+    model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_id: int, budget: int, shared_prefix: bool
+) -> Any:
+    """Run the model over all items and fill the columns; yields the number of items each time some are done."""
+    groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
+    if groups and not _agrees(model, min(groups, key=_size), n_all, pad_id):
+        groups, n_all, alone = [], 0, list(items)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    scale = vocabulary * budget / LOGITS
+    for batch in budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget):
+        _score_alone(model, batch, columns, pad_id)
+        yield len(batch)
+    if not groups:
+        return
+    start = _read_start(model, groups[0].items[0].read[:n_all], pad_id)
+    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED, 1) for g in groups]
+    for some in budget_batches(groups, lengths, budget):
+        _score_groups(model, some, start, columns, pad_id, budget, scale)
+        yield sum(len(g.items) for g in some)
+
+
+def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], int, list[_ScoreItem]]:
+    """Rows whose answers are read from a shared start, how much all rows share, and the items that are read alone."""
+    if not shareable(model):
+        return [], 0, list(items)
+    by_row: dict[int, list[_ScoreItem]] = {}
+    for item in items:
+        if item.n_scored:
+            by_row.setdefault(item.row_id, []).append(item)
+    groups = [_PrefixGroup(tuple(some), common_length([i.read for i in some])) for some in by_row.values()]
+    n_all = 0
+    if len(groups) > 1 and not slides(model):
+        every = [i for g in groups for i in g.items]
+        unscored = min(i.first for i in every) - 1  # what is scored must be read where it is asked
+        n_all = min(common_length([i.read for i in every]), min(g.n_shared for g in groups) - 1, unscored)
+    if n_all >= SHOTS:
+        return groups, n_all, []
+    shared = [g for g in groups if g.n_shared * (len(g.items) - 1) >= WORTH * _size(g)]
+    rows = {g.items[0].row_id for g in shared}
+    return shared, 0, [i for i in items if i.row_id not in rows]
+
+
+def _size(group: _PrefixGroup) -> int:
+    """Tokens of a row's answers, each with its whole question."""
+    return sum(len(i.read) for i in group.items)
+
+
+def _agrees(model: Any, group: _PrefixGroup, n_all: int, pad_id: int) -> bool:
+    """Whether the model says the same of a row's answers read from a shared start as of each read by itself."""
+    items, slot = [], 0
+    for i in group.items:
+        items.append(_ScoreItem(i.row_id, i.variant, i.encoded, slot))
+        slot += i.n_scored
+    dtype = next(model.parameters()).dtype
+    alone, shared = empty_columns(slot, dtype), empty_columns(slot, dtype)
+    _score_alone(model, items, alone, pad_id)
+    start = _read_start(model, items[0].read[:n_all], pad_id)
+    _score_groups(model, [_PrefixGroup(tuple(items), group.n_shared)], start, shared, pad_id, budget=2**30, scale=0.0)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
+    both = np.isfinite(alone["logp"]) & np.isfinite(shared["logp"])
+    return not both.any() or float(np.abs(alone["logp"] - shared["logp"])[both].mean()) <= tolerance
+
+
+def _score_alone(model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_id: int) -> None:
+    """Each item read by itself, in one padded batch."""
+    batch = collate([i.encoded for i in items], pad_id=pad_id).to(next(model.parameters()).device)
+    if not len(batch.token_N):
+        return
+    packed = packed_forward(
+        model, BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False
+    )
+    slot_N = ragged([i.slot for i in items], [i.n_scored for i in items])[1]
+    fill(columns, packed.logits_NV, np.arange(len(slot_N)), batch.token_N.cpu().numpy(), slot_N)
+
+
+def _read_start(model: Any, ids: Sequence[int], pad_id: int) -> PrefixCache | None:
+    """What all rows begin with, read once; None if that is nothing."""
+    if not ids:
+        return None
+    nowhere = torch.zeros(0, dtype=torch.long)
+    return read_on(model, None, [ids], (nowhere, nowhere), pad_id=pad_id, side="left")[0]
+
+
+class _ScoreRequest:
+    """The predictions wanted of one forward, and the tokens held against each."""
+
+    def __init__(self) -> None:
+        self.items: list[_ScoreItem] = []
+        self.spans: list[tuple[int, int, int, int]] = []  # row of the forward, where it begins, places low..high-1
+
+    def add(self, row: int, item: _ScoreItem, low: int, high: int) -> None:
+        """The scored tokens of an item that the tokens at places low..high-1 predict; these begin the row."""
+        self.items.append(item)
+        self.spans.append((row, low, max(low, item.first - 1), min(high, len(item.encoded.ids) - 1)))
+
+    def lines(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """Of each prediction: row of the forward, place in the row, token, slot."""
+        row_I, begin_I, low_I, high_I = np.array(self.spans, dtype=np.int64).reshape(-1, 4).T
+        of_N, place_N = ragged(low_I, np.maximum(0, high_I - low_I))
+        lengths = np.array([len(i.encoded.ids) for i in self.items], dtype=np.int64)
+        start_I, slot_I = np.cumsum(lengths) - lengths, np.array([i.slot - i.first + 1 for i in self.items], np.int64)
+        token_N = joined([i.encoded.ids for i in self.items])[start_I[of_N] + place_N + 1]
+        return row_I[of_N], place_N - begin_I[of_N], token_N, slot_I[of_N] + place_N
+
+    def answer(self, read: Callable[[tuple[torch.Tensor, torch.Tensor]], Any], columns: Columns) -> Any:
+        """Run the forward and fill in what it says. Returns what it leaves to read on from."""
+        row, place, token, slot = self.lines()
+        width = int(place.max(initial=0)) + 1
+        at, which = np.unique(row * width + place, return_inverse=True)
+        order = np.argsort(which, kind="stable")
+        prefix, logits_UV = read((torch.from_numpy(at // width), torch.from_numpy(at % width)))
+        fill(columns, logits_UV, which[order], token[order], slot[order])
+        return prefix
+
+
+def _score_groups(
+    model: Any,
+    groups: Sequence[_PrefixGroup],
+    start: PrefixCache | None,
+    columns: Columns,
+    pad_id: int,
+    budget: int,
+    scale: float,
+) -> None:
+    """Rows whose questions are read once, and their answers from there."""
+    n_all = 0 if start is None else start.mask_BT.shape[1]
+    device = next(model.parameters()).device
+    asked = _ScoreRequest()
+    for k, group in enumerate(groups):
+        for item in group.items:
+            asked.add(k, item, n_all, group.n_shared)
+    before = None if start is None else start.rows(torch.zeros(len(groups), dtype=torch.long, device=device))
+    ids = [g.items[0].read[n_all : g.n_shared] for g in groups]
+    read = asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="left"), columns)
+    tails = [(k, i) for k, g in enumerate(groups) for i in g.items if len(i.read) > g.n_shared]
+    costs = []
+    for k, item in tails:
+        n = len(item.read) - groups[k].n_shared
+        costs.append(max(n, len(item.read) // CACHED, int(n * scale)))
+    for some in budget_batches(tails, costs, budget):
+        _score_tails(model, some, [groups[k].n_shared for k, _ in some], read, columns, pad_id)
+
+
+def _score_tails(
+    model: Any,
+    tails: Sequence[tuple[int, _ScoreItem]],
+    lows: Sequence[int],
+    read: PrefixCache,
+    columns: Columns,
+    pad_id: int,
+) -> None:
+    """Answers from the places `lows` on, each after the row of `read` that it names."""
+    asked = _ScoreRequest()
+    for k, ((_, item), low) in enumerate(zip(tails, lows, strict=True)):
+        asked.add(k, item, low, len(item.encoded.ids))
+    before = read.rows(torch.tensor([k for k, _ in tails], device=read.mask_BT.device))
+    ids = [item.read[low:] for (_, item), low in zip(tails, lows, strict=True)]
+    asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="right"), columns)
+
+
+def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
+    """The text of the scored tokens without special ones, as UTF-8."""
+    text: str = encoder.tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) :], skip_special_tokens=True)
+    return text.encode()
+
+
+def _table(items: Sequence[_ScoreItem], columns: Columns, encoder: Encoder) -> pa.Table:
+    items = [i for i in items if i.n_scored]
+    if not items:
+        return TOKENS.empty_table()
+    counts = np.array([i.n_scored for i in items])
+    ends = np.cumsum(counts)
+    of_item = np.repeat(np.arange(len(items)), counts)
+    position = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    token_id = joined([i.encoded.ids[i.first :] for i in items]).astype(np.int32)
+    names = sorted({i.variant for i in items})
+    code = {name: k for k, name in enumerate(names)}
+    variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]
+    texts = [_scored_text(i.encoded, encoder) for i in items]
+    made = {
+        "row_id": np.array([i.row_id for i in items], dtype=np.int32)[of_item],
+        "variant": pa.DictionaryArray.from_arrays(pa.array(variant), pa.array(names)).cast(pa.string()),
+        "position": position.astype(np.int32),
+        "token_id": token_id,
+        "is_eos": (position == counts[of_item] - 1) & (token_id == encoder.eos),
+        "zlib": np.array([len(zlib.compress(text)) for text in texts], dtype=np.int32)[of_item],
+        "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
+        **columns,
+    }
+    return pa.table({n: pa.array(made[n], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)

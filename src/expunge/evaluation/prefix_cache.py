@@ -1,0 +1,126 @@
+"""What sequences begin with alike is computed once: a batch of prefixes, kept as a cache that others continue from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from expunge.data.batch import pad
+from expunge.models.packed import head_at
+
+ROOM = 64  # tokens a cache grows by at a time
+
+
+class _Roomy(DynamicLayer):
+    """A cache layer that writes into spare room: the plain one copies all it holds at every new token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if self.room is None or end > self.room[0].shape[-2]:
+            b, h, _, d = key_states.shape
+            room = (
+                key_states.new_empty(b, h, end + ROOM, d),
+                value_states.new_empty(b, value_states.shape[1], end + ROOM, value_states.shape[-1]),
+            )
+            if self.keys is not None and self.values is not None and held:
+                room[0][:, :, :held], room[1][:, :, :held] = self.keys, self.values
+            self.room = room
+        self.room[0][:, :, held:end], self.room[1][:, :, held:end] = key_states, value_states
+        self.keys, self.values = self.room[0][:, :, :end], self.room[1][:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.room = None
+
+
+def new_cache(model: Any) -> Any:
+    """An empty cache of the kind the model keeps."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """B sequences a model has read: its cache, mask_BT (1 on real tokens) and how many real tokens each row has."""
+
+    cache: Any
+    mask_BT: Tensor
+    length_B: Tensor
+
+    def rows(self, index_N: Tensor) -> PrefixCache:
+        """Some of the rows, each as often as it is listed; this prefix stays as it is."""
+        cache = copy.copy(self.cache)
+        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
+        cache.batch_select_indices(index_N)
+        return PrefixCache(cache, self.mask_BT[index_N], self.length_B[index_N])
+
+
+def shareable(model: Any) -> bool:
+    """Whether the model keeps a plain cache of keys and values (a recurrent state is not one)."""
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False  # an architecture whose cache transformers does not describe in its configuration
+    return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
+
+
+def slides(model: Any) -> bool:
+    """Whether a layer of the model sees a window only, so that padding amid a sequence would shift what it sees."""
+    return any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=model.config).layers)
+
+
+def read_on(
+    model: Any,
+    before: PrefixCache | None,
+    ids: Sequence[Sequence[int]],
+    at: tuple[Tensor, Tensor],
+    *,
+    pad_id: int,
+    side: Literal["left", "right"],
+) -> tuple[PrefixCache, Tensor]:
+    """Read more tokens after `before` (its cache is used up); the sequences with them, and logits_NV.
+
+    ids: B lists of tokens. at: row and place in its own list of each of the N tokens whose predictions are wanted.
+    side: where the shorter lists are padded; only those padded at the left can be read on from.
+    """
+    device = next(model.parameters()).device
+    padded, there = pad(ids, pad_id=pad_id, side=side)
+    width = padded.shape[1]
+    starts = torch.tensor([width - len(row) if side == "left" else 0 for row in ids])
+    offset = torch.arange(width)[None] - starts[:, None]
+    padded, mask, offset = padded.to(device), there.long().to(device), offset.to(device)
+    cache = new_cache(model) if before is None else before.cache
+    length = torch.zeros(len(ids), dtype=torch.long, device=device) if before is None else before.length_B
+    whole = mask if before is None else torch.cat([before.mask_BT, mask], dim=1)
+    row_N, pos_N = at[0].to(device), (at[1] + starts[at[0]]).to(device)
+    with head_at(model, row_N, pos_N):
+        out = model(
+            input_ids=padded,
+            attention_mask=whole,
+            position_ids=(offset + length[:, None]).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return PrefixCache(cache, whole, length + mask.sum(1)), out.logits[0]
+
+
+def common_length(rows: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all of the rows begin with."""
+    first, last = min(rows), max(rows)  # in lexicographic order, what these two share all share
+    n = min(len(first), len(last))
+    return next((i for i in range(n) if first[i] != last[i]), n)

@@ -1,0 +1,84 @@
+"""Similarity of generations to answers, by an embedding model: mean pooling and cosine."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from expunge.core.errors import ConfigError
+from expunge.core.records import SIMILARITY, GeneratedText
+from expunge.data.batch import budget_batches
+from expunge.data.examples import ExampleSet
+from expunge.models.config import looks_local
+
+KEY = "eval.embedder"
+MAX_LENGTH = 256
+
+
+class Embedder:
+    """A sentence encoder: the mean of the last hidden states over a text's tokens, as unit vectors."""
+
+    def __init__(self, source: str, device: torch.device) -> None:
+        """Raises ConfigError if `source` (a folder or hub id) holds no encoder and tokenizer."""
+        from transformers import AutoModel, AutoTokenizer
+
+        place = os.path.expanduser(source) if looks_local(source) else source
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
+            model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True)
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"{KEY}: {source} cannot be loaded: {first}") from None
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._model = model.to(device).eval()
+        limit = getattr(model.config, "max_position_embeddings", MAX_LENGTH) or MAX_LENGTH
+        self._limit = min(MAX_LENGTH, int(limit))
+
+    def __call__(self, texts: Sequence[str], *, token_budget: int = 8192) -> dict[str, torch.Tensor]:
+        """Each distinct text's unit vector, in float64. A text without tokens has none."""
+        distinct = sorted(set(texts))
+        ids = {t: self._tokenizer(t, truncation=True, max_length=self._limit)["input_ids"] for t in distinct}
+        kept = [t for t in distinct if t.strip() and ids[t]]
+        out: dict[str, torch.Tensor] = {}
+        device = next(self._model.parameters()).device
+        with torch.inference_mode():
+            for part in budget_batches(kept, [len(ids[t]) for t in kept], token_budget):
+                width = max(len(ids[t]) for t in part)
+                batch = torch.full((len(part), width), int(self._tokenizer.pad_token_id or 0), dtype=torch.long)
+                mask = torch.zeros((len(part), width), dtype=torch.long)
+                for i, text in enumerate(part):
+                    batch[i, : len(ids[text])] = torch.tensor(ids[text])
+                    mask[i, : len(ids[text])] = 1
+                hidden = self._model(input_ids=batch.to(device), attention_mask=mask.to(device)).last_hidden_state
+                mean = (hidden * mask.to(device)[:, :, None]).sum(1) / mask.to(device).sum(1, keepdim=True)
+                unit = torch.nn.functional.normalize(mean.double(), dim=-1).cpu()
+                out |= dict(zip(part, unit, strict=True))
+        return out
+
+
+def score_similarity(
+    embedder: Embedder, texts: Sequence[GeneratedText], rows: ExampleSet, variants: Sequence[str]
+) -> pa.Table:
+    """A SIMILARITY table: each generation against each named answer of its row, sorted."""
+    answers: Mapping[int, Mapping[str, str]] = {r.row_id: r.answers for r in rows}
+    pairs = [(t, v, answers[t.row_id][v]) for t in texts for v in variants if v in answers[t.row_id]]
+    vectors = embedder([*(t.generation for t, _, _ in pairs), *(truth for _, _, truth in pairs)])
+    lines = [
+        {
+            "row_id": text.row_id,
+            "sample": text.sample,
+            "variant": variant,
+            "cosine": float(vectors[text.generation] @ vectors[truth])
+            if text.generation in vectors and truth in vectors
+            else math.nan,
+        }
+        for text, variant, truth in pairs
+    ]
+    lines.sort(key=lambda line: (line["row_id"], line["sample"], line["variant"]))
+    return pa.Table.from_pylist(lines, schema=SIMILARITY)

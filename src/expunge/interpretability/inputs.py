@@ -1,0 +1,167 @@
+"""What a measurement reads: rows of token ids, which of their tokens count, and padded batches of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.core.records import Floats, Ints
+from expunge.data.batch import Batch, budget_batches, collate
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoded, Encoder
+from expunge.models.packed import BatchPositions, PackedOutput, packed_forward, token_logps
+
+At = Literal["predicts", "own", "last"]
+
+
+@dataclass(frozen=True)
+class AnalysisInputs:
+    """R rows. Only the tokens of `spans` count where it is given, else every scored token (EOS with them).
+
+    spans: for each row the first and the end of its tokens that count, 0 being the row's first scored token. Batches
+    hold at most `token_budget` padded tokens. Raises DataError for a row of which no token counts.
+    """
+
+    rows: tuple[Encoded, ...]
+    pad_id: int
+    row_ids: tuple[int, ...] = ()
+    spans: tuple[tuple[int, int], ...] | None = None
+    token_budget: int = 8192
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise DataError("rows: there are none to read")
+        if not self.row_ids:
+            object.__setattr__(self, "row_ids", tuple(range(len(self.rows))))
+        if len(self.row_ids) != len(self.rows) or (self.spans is not None and len(self.spans) != len(self.rows)):
+            raise DataError(f"row_ids and spans: expected one for each of the {len(self.rows)} rows")
+        for i, row in enumerate(self.rows):
+            n = len(row.ids) - max(row.n_prompt, 1)
+            first, end = self.spans[i] if self.spans is not None else (0, n)
+            if not 0 <= first < end <= n:
+                raise DataError(f"row {self.row_ids[i]}: tokens {first} to {end} of {n} scored ones: none counts")
+
+    @functools.cached_property
+    def offsets(self) -> Ints:
+        """Row i's counted tokens are offsets[i]:offsets[i + 1] of the N of all rows; shape (R + 1,)."""
+        counts = [len(self.positions(i, "own")) for i in range(len(self.rows))]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def positions(self, i: int, at: At, last: int = 10) -> range:
+        """Positions in row i: those that predict its counted tokens, their own, or the row's last `last` ones."""
+        row = self.rows[i]
+        if at == "last":
+            return range(max(0, len(row.ids) - last), len(row.ids))
+        first = max(row.n_prompt, 1)
+        start, end = self.spans[i] if self.spans is not None else (0, len(row.ids) - first)
+        shift = 1 if at == "predicts" else 0
+        return range(first + start - shift, first + end - shift)
+
+    def batches(self, device: Any, at: At = "predicts", last: int = 10) -> Iterator[tuple[list[int], Batch]]:
+        """Right-padded batches, with the rows in each; row_N and pos_N list the positions of `at`, row after row.
+
+        token_N holds the counted tokens, which is the token predicted (at="predicts") or the one that stands there.
+        """
+        lengths = [len(r.ids) for r in self.rows]
+        for chosen in budget_batches(range(len(self.rows)), lengths, self.token_budget):
+            made = collate([self.rows[i] for i in chosen], pad_id=self.pad_id)
+            places = [self.positions(i, at, last) for i in chosen]
+            row_N = torch.tensor([k for k, place in enumerate(places) for _ in place])
+            pos_N = torch.tensor([p for place in places for p in place])
+            token_N = made.ids_BT[row_N, pos_N + (at == "predicts")]
+            yield chosen, dataclasses.replace(made, row_N=row_N, pos_N=pos_N, token_N=token_N).to(device)
+
+    def flat(self, chosen: Sequence[int]) -> Ints:
+        """Places of the chosen rows' counted tokens among the N of all rows."""
+        offsets = self.offsets
+        return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in chosen])
+
+
+def analysis_inputs(
+    rows: ExampleSet, encoder: Encoder, variant: str = "answer", *, token_budget: int = 8192
+) -> AnalysisInputs:
+    """One answer of every row of a set that has it. Raises DataError where none does, or a prompt leaves no room."""
+    kept = [r for r in rows.rows if variant in r.answers]
+    if not kept:
+        raise DataError(f"{rows.name}: no row has an answer {variant!r}")
+    return AnalysisInputs(
+        tuple(encoder.row(rows, r, variant) for r in kept),
+        int(encoder.tokenizer.pad_token_id),
+        tuple(r.row_id for r in kept),
+        token_budget=token_budget,
+    )
+
+
+def find_span(tokenizer: Any, row: Encoded, text: str) -> tuple[int, int] | None:
+    """Return the span of scored tokens that contains the first occurrence of `text`, or None."""
+    ids = row.ids[max(row.n_prompt, 1) :]
+    ends = [len(tokenizer.decode(ids[: k + 1])) for k in range(len(ids))]
+    start = tokenizer.decode(ids).find(text) if text else -1
+    if start < 0:
+        return None
+    first = next(k for k, end in enumerate(ends) if end > start)
+    last = next(k for k, end in enumerate(ends) if end >= start + len(text))
+    return first, last + 1
+
+
+def forward(model: Any, batch: Batch) -> PackedOutput:
+    """Logits at a batch's positions. Rows are right-padded, so no mask is needed under causal attention."""
+    return packed_forward(model, BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's first parameter lies."""
+    found: torch.device = next(model.parameters()).device
+    return found
+
+
+def answer_logps(model: Any, read: AnalysisInputs) -> Floats:
+    """log p of every counted token in nats, shape (N,), row after row (`read.offsets`)."""
+    out = np.full(int(read.offsets[-1]), np.nan)
+    model.eval()
+    with torch.inference_mode():
+        for chosen, batch in read.batches(device_of(model)):
+            logps = token_logps(forward(model, batch).logits_NV, batch.token_N)
+            out[read.flat(chosen)] = logps.double().cpu().numpy()
+    return out
+
+
+def row_means(values_N: Floats, read: AnalysisInputs) -> Floats:
+    """The mean of each row's tokens, shape (..., N) -> (..., R)."""
+    return np.add.reduceat(values_N, read.offsets[:-1], axis=-1) / np.diff(read.offsets)
+
+
+def mean_loss(model: Any, read: AnalysisInputs) -> float:
+    """Mean over rows of a row's mean negative log-likelihood, in nats per token."""
+    return -float(row_means(answer_logps(model, read), read).mean())
+
+
+@contextmanager
+def swapped(model: Any, changed: Mapping[str, Tensor]) -> Iterator[None]:
+    """Hold other values in the named parameters for a while; the old ones come back bit by bit, after an error too.
+
+    Raises ConfigError for a name the model does not have.
+    """
+    held = dict(model.named_parameters())
+    for name in changed:
+        if name not in held:
+            raise ConfigError(f"the model has no parameter {name!r}")
+    kept = {name: held[name].detach().clone() for name in changed}
+    try:
+        with torch.no_grad():
+            for name, value in changed.items():
+                held[name].copy_(value)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                held[name].copy_(value)

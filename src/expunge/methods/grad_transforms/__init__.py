@@ -1,0 +1,42 @@
+"""One step wrapper per file: a rule that turns the gradients of any loss's terms into the gradient to use.
+
+A new file in this folder is the whole registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from expunge.methods.grad_transforms.api import (
+    GradientRequest,
+    GradTransform,
+    GradTransformSpec,
+    Perturbation,
+    Which,
+    find_step,
+    grad_transform,
+    grad_transform_identity,
+    grad_transform_registry,
+    make_grad_transform,
+    needed,
+    spec_of,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "GradientRequest",
+    "Perturbation",
+    "GradTransform",
+    "GradTransformSpec",
+    "Which",
+    "find_step",
+    "make_grad_transform",
+    "needed",
+    "spec_of",
+    "grad_transform",
+    "grad_transform_identity",
+    "grad_transform_registry",
+]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.methods.grad_transforms.api import GradientRequest, Perturbation, grad_transform
+from expunge.methods.grad_transforms.vectors import add, over
+
+
+@grad_transform("latent", revision=1, needs=("forget",), paper="arXiv:2403.05030, arXiv:2407.15549")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Latent adversarial training over any loss (Casper et al. 2024, arXiv:2403.05030; Sheshadri et al. 2024,
+    arXiv:2407.15549).
+
+    Idea: an adversary that may change the hidden states of the forget rows tries to bring the knowledge back (to raise
+    the forget loss); train against the worst it finds.
+    Formula: delta_0 = 0;  delta_{i+1} = P(delta_i + s * d/||d||), d the gradient of the forget term by delta_i;
+        g = g_f(w; h + delta_k) + g_r(w)
+        h    the output of `layer` at every position of the forget rows (prompt included)
+        P    projection of each position's vector to norm <= eps; d/||d|| is taken position by position as well
+        k    inner_steps;  s = step_size, or 2 * eps / inner_steps where it is null
+    The retain rows are never perturbed.
+
+    Pitfalls: eps is in the units of the hidden states, whose norm grows with depth. A position that the forget loss
+    does not depend on keeps delta = 0. Cost: inner_steps + 2 forwards and backwards for each micro-batch.
+
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=latent \
++trainer.args.step_args.layer=model.layers.8
+    """
+
+    layer: str
+    eps: float = 1.0
+    inner_steps: int = 4
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < float("inf"):
+            raise ValueError("eps must be a number > 0")
+        if self.inner_steps < 1:
+            raise ValueError("inner_steps must be at least 1")
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise ValueError("step_size must be a number > 0, or null")
+
+    def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
+        """The gradient under the worst perturbation found, per parameter."""
+        step_size = 2 * self.eps / self.inner_steps if self.step_size is None else self.step_size
+        delta: Tensor | None = None
+        for _ in range(self.inner_steps):
+            (uphill,) = ask("forget", nudge=Perturbation(self.layer, delta), inner=True)
+            far = step_size * over(uphill, _lengths(uphill))
+            delta = project(far if delta is None else delta + far, self.eps)
+        return add(ask("forget", nudge=Perturbation(self.layer, delta)), ask("retain"))
+
+
+def project(delta: Tensor, eps: float) -> Tensor:
+    """Each vector (last dimension) shortened to norm eps where it is longer."""
+    shorter: Tensor = delta * torch.clamp(over(torch.full_like(delta, eps), _lengths(delta)), max=1.0)
+    return shorter
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """Norm of each vector of the last dimension, repeated along it so that the shapes agree."""
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).expand_as(x)
+    return lengths

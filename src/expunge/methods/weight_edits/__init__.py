@@ -1,0 +1,34 @@
+"""One edit of weights per file: weights in, weights out, no data and no training.
+
+A new file in this folder is the whole registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from expunge.methods.weight_edits.api import (
+    State,
+    WeightEdit,
+    WeightEditSpec,
+    find_edit,
+    make_weight_edit,
+    weight_edit,
+    weight_edit_identity,
+    weight_edit_registry,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "WeightEdit",
+    "WeightEditSpec",
+    "State",
+    "weight_edit",
+    "weight_edit_identity",
+    "weight_edit_registry",
+    "find_edit",
+    "make_weight_edit",
+]

@@ -1,0 +1,126 @@
+"""What an edit is: a pure function from the tensors of some models to those of one.
+
+Arithmetic is in float32 at least, and each result is cast back to the dtype it had in the first model. Tensors that do
+not hold floating-point numbers are taken from the first model as they are. Nothing given is changed in place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.registry import Registry
+from expunge.methods.terms import wide
+
+State = Mapping[str, Tensor]
+
+
+class WeightEdit(Protocol):
+    """A frozen dataclass of settings that is called with the tensors of the models it reads."""
+
+    def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
+        """New weights from `base` and the other models, tensors by name.
+
+        Raises ConfigError naming the tensor where the models differ in names or shapes, or if there are too few or too
+        many of them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WeightEditSpec:
+    """A registered edit. others: what each further model is, in one word for errors and lists ("" for none)."""
+
+    name: str
+    revision: int
+    cls: type[Any]
+    others: str
+    paper: str
+
+    @property
+    def page(self) -> str:
+        """The edit's page: its class docstring."""
+        return (self.cls.__doc__ or "").strip()
+
+
+_REGISTRY: Registry[WeightEditSpec] = Registry("edit", lambda spec: spec.cls)
+C = TypeVar("C", bound=type[Any])
+
+
+def weight_edit(name: str, *, revision: int, others: str, paper: str) -> Callable[[C], C]:
+    """Register a frozen dataclass as an edit under the name users type."""
+
+    def register(cls: C) -> C:
+        _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper))
+        return cls
+
+    return register
+
+
+def weight_edit_registry() -> Mapping[str, WeightEditSpec]:
+    """All edits by name."""
+    return _REGISTRY.all()
+
+
+def find_edit(name: str, where: str = "edit") -> WeightEditSpec:
+    """The edit of a name. Raises ConfigError with the nearest right name."""
+    return _REGISTRY.find(name, where)
+
+
+def make_weight_edit(name: str, args: Mapping[str, Any], where: str = "edit") -> WeightEdit:
+    """Decode an edit's name and settings. Raises ConfigError."""
+    made: WeightEdit = decode(find_edit(name, where).cls, args, where=f"{where}_args")
+    return made
+
+
+def weight_edit_identity(rule: WeightEdit) -> dict[str, Any]:
+    """What a fingerprint covers of an edit: name, revision and every setting."""
+    spec = _REGISTRY.of(rule)
+    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
+
+
+def check_same(base: State, others: Sequence[State], *, what: str) -> None:
+    """Every other model must have the tensors of the first, by name and shape. Raises ConfigError naming the tensor."""
+    for number, other in enumerate(others, start=1):
+        label = f"{what} {number}" if len(others) > 1 else what
+        for name in base:
+            if name not in other:
+                raise ConfigError(f"{label}: has no tensor {name!r}, which the base has{nearest(name, other)}")
+        for name, tensor in other.items():
+            if name not in base:
+                raise ConfigError(f"{label}: has a tensor {name!r} that the base has not{nearest(name, base)}")
+            if tensor.shape != base[name].shape:
+                raise ConfigError(
+                    f"{label}: {name!r} has shape {tuple(tensor.shape)}, in the base it has {tuple(base[name].shape)}"
+                )
+
+
+def each(base: State, rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
+    """`rule(name, tensor)` of every floating-point tensor, in float32 at least, cast back; the rest are copied.
+
+    Names that share one storage (tied embeddings) get one result, under the first name.
+    """
+    out: dict[str, Tensor] = {}
+    done: dict[tuple[Any, ...], str] = {}
+    for name, tensor in base.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key in done and tensor.numel():
+            out[name] = out[done[key]]
+            continue
+        done[key] = name
+        out[name] = rule(name, wide(tensor)).to(tensor.dtype) if tensor.is_floating_point() else tensor.clone()
+    return out
+
+
+def seeded(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator that depends on the seed and the names alone, not on the order in which tensors are visited."""
+    text = "\0".join(str(n) for n in (seed, *names))
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.methods.weight_edits.api import State, seeded, weight_edit
+from expunge.methods.weight_edits.merge import check_density, check_weights, elect, merge, weighted_sum
+
+
+@weight_edit("dare", revision=1, others="model", paper="arXiv:2311.03099")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class DARE:
+    """DARE merging (Yu et al. 2023, arXiv:2311.03099): drop entries of each difference at random, rescale the rest.
+
+    Formula: d_i = mask_i * (theta_i - base) / density, each entry of mask_i being 1 with probability density, else 0
+        combine=linear  theta' = base + sum_i w_i d_i
+        combine=ties    signs are elected and those that agree averaged, as in `ties`, without its trimming
+    The rescaling keeps each entry's expected value. Masks depend on the seed, the tensor's name and the model's place
+    in the list alone.
+
+    Pitfalls: at a low density of large differences single weights are thrown far off; try several seeds.
+    """
+
+    density: float = 0.8
+    weights: tuple[float, ...] | None = None
+    combine: Literal["linear", "ties"] = "linear"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        check_weights(self.weights)
+
+    def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
+        """The merged weights. Raises ConfigError."""
+        combine = weighted_sum if self.combine == "linear" else elect
+
+        def rule(name: str, deltas: list[Tensor], weights: list[float]) -> Tensor:
+            return combine([self._drop(name, i, d) for i, d in enumerate(deltas)], weights)
+
+        return merge(base, others, self.weights, rule)
+
+    def _drop(self, name: str, index: int, delta: Tensor) -> Tensor:
+        drawn = torch.rand(delta.shape, generator=seeded(self.seed, name, index)) < self.density
+        return torch.where(drawn.to(delta.device), delta / self.density, torch.zeros_like(delta))

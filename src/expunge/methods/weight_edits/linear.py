@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.methods.weight_edits.api import State, weight_edit
+from expunge.methods.weight_edits.merge import check_weights, merge, weighted_sum
+
+
+@weight_edit("linear", revision=1, others="model", paper="arXiv:2212.04089")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Linear merging: add weighted differences to a base (task arithmetic, Ilharco et al. 2022, arXiv:2212.04089).
+
+    Formula: theta' = base + sum_i w_i (theta_i - base);  w_i = 1 where `weights` is null
+    Weights that sum to 1 give a weighted mean of the models.
+
+    Pitfalls: differences of opposite sign cancel, and those that agree add up beyond each single one.
+    """
+
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+
+    def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
+        """The merged weights. Raises ConfigError."""
+        return merge(base, others, self.weights, lambda name, deltas, w: weighted_sum(deltas, w))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.methods.weight_edits.api import State, each, seeded, weight_edit
+
+
+@weight_edit("noise", revision=1, others="", paper="arXiv:2506.06278")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Shrink and perturb, the noise step of UNDO (Lee et al. 2025, arXiv:2506.06278).
+
+    Idea: unlearning often hides knowledge; noise in the weights destroys part of what is left, and distilling the
+    unlearned model into the noised one then brings back the behaviour without the hidden rest.
+    Formula: theta' = (1 - a) * theta + a * beta * s * z;  z ~ N(0, 1)
+        s  the standard deviation of the tensor's own entries, so every tensor gets noise of its own size
+    Vectors (biases, gains of norms) are left as they are unless vectors=true: they are no random draws to begin with,
+    and shrinking a gain scales its whole layer. Draws depend on the seed and the tensor's name alone.
+
+    Pitfalls: this is the middle of three steps; by itself it harms everything alike. The paper draws its noise from
+    the initialiser's distribution instead of one of the tensor's own width.
+    """
+
+    a: float = 0.1
+    beta: float = 1.0
+    vectors: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.a <= 1:
+            raise ValueError("a must be at least 0 and at most 1")
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError("beta must be a number >= 0")
+
+    def __call__(self, base: State, others: Sequence[State] = ()) -> dict[str, Tensor]:
+        """theta' from theta. Raises ConfigError if another model is given."""
+        if others:
+            raise ConfigError(f"noise: reads no other model, got {len(others)}")
+        return each(base, self._one)
+
+    def _one(self, name: str, theta: Tensor) -> Tensor:
+        if theta.numel() == 0 or (theta.dim() < 2 and not self.vectors):
+            return theta.clone()
+        z = torch.randn(theta.shape, generator=seeded(self.seed, name), dtype=theta.dtype).to(theta.device)
+        return (1 - self.a) * theta + self.a * self.beta * theta.std(correction=0) * z

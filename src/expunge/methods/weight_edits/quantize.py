@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.methods.weight_edits.api import State, each, weight_edit
+
+KEPT = ("embed", "lm_head", "wte", "wpe")
+
+
+@weight_edit("quantize", revision=1, others="", paper="round to nearest; as an audit of forgetting arXiv:2410.16454")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Quantize:
+    """Quantisation: every weight matrix rounded to a few levels, and written back in its own type.
+
+    Formula: s = max |w| / (2^(bits-1) - 1) over a group;  w' = s round(w / s)
+    A group is a row of the matrix (one output of a linear layer) for 8 bits, and `group` neighbouring entries of a row
+    for 4; the last group of a row may be shorter. Levels are symmetric about 0, and 0 stays 0. Nothing is calibrated
+    on data.
+
+    keep: tensors whose names hold one of these stay as they are, as is usual for embeddings and the LM head; vectors
+    (norms, biases) stay always.
+
+    Pitfalls: GPT-2 stores its matrices transposed, so that a row is an input there.
+    """
+
+    bits: int = 8
+    group: int = 64
+    keep: tuple[str, ...] = KEPT
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ValueError("bits must be 4 or 8")
+        if self.group < 1:
+            raise ValueError("group must be at least 1")
+
+    def __call__(self, base: State, others: Sequence[State] = ()) -> dict[str, Tensor]:
+        """theta' from theta. Raises ConfigError if another model is given."""
+        if others:
+            raise ConfigError(f"quantize: reads no other model, got {len(others)}")
+        return each(base, self._one)
+
+    def _one(self, name: str, theta: Tensor) -> Tensor:
+        if theta.dim() != 2 or theta.numel() == 0 or any(part in name for part in self.keep):
+            return theta.clone()
+        return nearest_levels(theta, self.bits, theta.shape[1] if self.bits == 8 else self.group)
+
+
+def nearest_levels(theta_OI: Tensor, bits: int, group: int) -> Tensor:
+    """Each group of `group` entries of a row rounded to its nearest of 2^bits - 1 levels."""
+    n_out, n_in = theta_OI.shape
+    padded = torch.nn.functional.pad(theta_OI, (0, -n_in % group)).reshape(n_out, -1, group)
+    scale = padded.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    levels = torch.round(padded / torch.where(scale > 0, scale, 1))
+    rounded: Tensor = (levels * scale).reshape(n_out, -1)[:, :n_in]
+    return rounded

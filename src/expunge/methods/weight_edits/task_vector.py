@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from expunge.core.decode import strict
+from expunge.core.errors import ConfigError
+from expunge.methods.terms import wide
+from expunge.methods.weight_edits.api import State, check_same, each, weight_edit
+
+
+@weight_edit("task_vector", revision=1, others="reinforced", paper="arXiv:2212.04089")
+@strict
+@dataclass(frozen=True, kw_only=True)
+class TaskVector:
+    """Negated task vector (Ilharco et al. 2022, arXiv:2212.04089).
+
+    Idea: train the model further on the forget rows, then walk from the model the other way.
+    Formula: theta' = theta - alpha * (theta_reinforced - theta)
+        theta             the model that shall forget
+        theta_reinforced  the same model after fine-tuning on the forget rows alone
+    alpha=0 gives theta back; alpha=1 goes as far back as the fine-tuning went.
+
+    Pitfalls: the right alpha depends on how far the reinforcing run went; measure utility at several.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError("alpha must be a number >= 0")
+
+    def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
+        """theta' from theta and [theta_reinforced]. Raises ConfigError."""
+        if len(others) != 1:
+            raise ConfigError(f"task_vector: reads exactly one other model, the reinforced one, got {len(others)}")
+        check_same(base, others, what="reinforced model")
+        return each(base, lambda name, theta: theta - self.alpha * (wide(others[0][name]) - theta))

@@ -1,0 +1,73 @@
+"""Settles what a task names: its rows, its panel, its model, before any job is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
+from expunge.benchmarks.extras import with_extras
+from expunge.core.errors import DataError
+from expunge.data.refusals import REFUSALS, read_refusals
+from expunge.evaluation.config import check_backend
+from expunge.models.config import check_source
+from expunge.study import harness
+from expunge.study.config import TaskConfig
+from expunge.study.requests import narrowed
+from expunge.study.sweep.selection import with_part
+from expunge.study.task_context import TaskContext
+
+
+def benchmark_of(task: TaskConfig) -> Benchmark:
+    """The rows and the panel. Raises ConfigError or DataError."""
+    wanted = BenchmarkConfig(
+        root=task.data.root,
+        forget_split=task.forget_split,
+        retain_split=task.retain_split,
+        holdout_split=task.holdout_split,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
+        background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
+    )
+    return find_benchmark(task.benchmark).make(wanted)
+
+
+def resolve_task(task: TaskConfig) -> TaskContext:
+    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
+    DataError."""
+    if task.eval.lm_eval.tasks:
+        harness.check_tasks(task.eval.lm_eval)
+    refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
+    check_backend(task.eval.generation)
+    check_backend(task.eval.sampling, where="eval.sampling")
+    benchmark = benchmark_of(task)
+    check_holdout(benchmark)
+    for key in ("embedder", "original"):
+        named = getattr(task.eval, key)
+        if named is not None:
+            check_source(named, f"eval.{key}")
+    benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    setting = with_part(TaskContext(benchmark, task.model, task.template_args, refusals), task.eval.rows)
+    return setting if task.data.request is None else narrowed(setting, task.data.request)
+
+
+def check_holdout(benchmark: Benchmark) -> None:
+    """Rows that no model has seen must not be among those to be forgotten, nor among those an attack tells them from.
+
+    Raises DataError with the first that is.
+    """
+    rows = {m.name: m.rows or "" for m in benchmark.panel}
+    attacks = [m.parents for m in benchmark.panel if m.family == "attack_auc"]
+    pairs = [(benchmark.forget_set, "holdout")]
+    pairs += [(rows.get(p.get("members", ""), ""), rows.get(p.get("others", ""), "")) for p in attacks]
+    for seen, unseen in dict.fromkeys(pairs):
+        known = {(r.question, r.answer): r.row_id for r in benchmark.sets.get(seen, ())}
+        for row in benchmark.sets.get(unseen, ()):
+            if (row.question, row.answer) in known:
+                raise DataError(
+                    f"{unseen} row {row.row_id} is {seen} row {known[row.question, row.answer]} as well: "
+                    f"{(row.question or row.answer)[:60]!r}; no model may have seen a {unseen} row"
+                )

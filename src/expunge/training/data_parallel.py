@@ -1,0 +1,121 @@
+"""The micro-batches of a run, shared over processes so that their number changes nothing but the rounding.
+
+A step is the mean over its micro-batches, each weighing alike, whoever computes it. Process r of n takes every n-th of
+a step's micro-batches from the r-th on. Where they do not come out even, the processes that lack one compute one of the
+others' again at weight 0, for all must take part in every exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from expunge.core.distributed import Rank, here
+from expunge.core.errors import JobError
+from expunge.methods.api import Quantity
+from expunge.methods.objective import Objective
+from expunge.training.batching import TrainingSample
+from expunge.training.config import TrainArgs
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A micro-batch. weight: what its loss is multiplied by, so that the mean over all that a step's processes compute
+    is the mean over the step's micro-batches; 0 for one that only fills a gap."""
+
+    samples: Sequence[TrainingSample]
+    weight: float = 1.0
+
+
+class RankBatches(Dataset[MicroBatch]):
+    """The micro-batches of one process, in order."""
+
+    def __init__(self, micros: Sequence[MicroBatch]) -> None:
+        self._micros = micros
+
+    def __len__(self) -> int:
+        return len(self._micros)
+
+    def __getitem__(self, index: int) -> MicroBatch:
+        return self._micros[index]
+
+
+def per_process(args: TrainArgs, rank: Rank) -> int:
+    """Micro-batches of a whole step that one process computes."""
+    return -(-args.gradient_accumulation_steps // rank.world)
+
+
+def rank_batches(samples: Sequence[TrainingSample], args: TrainArgs, rank: Rank) -> RankBatches:
+    """A process's micro-batches of these samples; every process has as many."""
+    size, of_step, n = args.per_device_train_batch_size, args.gradient_accumulation_steps, rank.world
+    micros = [samples[i : i + size] for i in range(0, len(samples), size)]
+    mine: list[MicroBatch] = []
+    for first in range(0, len(micros), of_step):
+        step = micros[first : first + of_step]
+        rounds = -(-len(step) // n)
+        for at in range(rank.number, rounds * n, n):
+            weight = rounds * n / len(step) if at < len(step) else 0.0
+            mine.append(MicroBatch(step[at % len(step)], weight))
+    return RankBatches(mine)
+
+
+def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool) -> None:
+    """Raise JobError for what needs one process, or a whole model in each."""
+    if rank.alone:
+        return
+    name = objective.spec.name
+    if step:
+        raise JobError("a step runs in one process: its gradients are not exchanged; start the run without launcher")
+    if hasattr(objective.method, "total"):
+        raise JobError(
+            f"{name} learns its weights from one micro-batch after another, which takes one process; start the run "
+            "without launcher"
+        )
+    needs = objective.needs
+    if sharded and Quantity.HIDDEN in (needs.forget, needs.alternate, needs.retain):
+        raise JobError(
+            f"{name} reads a layer and leaves the rest of the model out, which a model in shards cannot do; use ddp"
+        )
+
+
+def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:
+    """Give a model in shards its whole weights again, on the CPU of the first process; elsewhere it is used up.
+
+    wrapped: what the accelerator has made of the model.
+    """
+    state = accelerator.get_state_dict(wrapped)
+    unset_hf_deepspeed_config()  # else transformers cuts what is loaded from here on as well
+    if not here().first:
+        return
+    made: dict[int, nn.Parameter] = {}  # tied weights stay one
+    for name, p in list(model.named_parameters(remove_duplicate=False)):
+        owner, _, last = name.rpartition(".")
+        if id(p) not in made:
+            made[id(p)] = nn.Parameter(state[name].float(), requires_grad=p.requires_grad)
+        setattr(model.get_submodule(owner), last, made[id(p)])
+
+
+class _WholeForward(nn.Module):
+    """A model whose forward is a loss: all forwards a loss is made of are one to what wraps it.
+
+    DistributedDataParallel follows one forward to one backward; a loss may run the model twice, or a part of it, and
+    reads the LM head's weights outside of the model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss: Callable[[Any], Tensor]) -> Tensor:
+        return loss(self.model)
+
+
+def in_one_forward(model: Any) -> DistributedDataParallel:
+    """The model, its gradients averaged over processes: to be called with a function from the model to its loss."""
+    return DistributedDataParallel(_WholeForward(model), find_unused_parameters=True)

@@ -1,0 +1,92 @@
+"""What is read of named sets of rows while a run goes on: their mean token loss, and how their prompts go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from expunge.data.batch import budget_batches, collate
+from expunge.data.template import Encoded, Encoder
+from expunge.evaluation.config import Generation
+from expunge.evaluation.generation import continued
+from expunge.models.packed import BatchPositions, packed_forward, token_logps
+from expunge.training.randomness import kept_random
+
+BUDGET = 8192  # padded tokens of a forward
+
+
+@dataclass(frozen=True)
+class EvalLosses:
+    """The mean negative log-likelihood of the scored tokens of each set, in nats, as `loss/<set>`.
+
+    The sum over all scored tokens of the first rows of a set, by their number: neither batches nor padding count.
+    """
+
+    rows: Mapping[str, Sequence[Encoded]]
+    pad_id: int
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Each set's loss. The model and all random generators are left as they were."""
+        was_training = model.training
+        model.eval()
+        with kept_random(), torch.inference_mode():
+            found = {f"loss/{name}": self._loss(model, rows) for name, rows in self.rows.items()}
+        model.train(was_training)
+        return found
+
+    def _loss(self, model: Any, rows: Sequence[Encoded]) -> float:
+        device = next(model.parameters()).device
+        total, n = 0.0, 0
+        for part in budget_batches(rows, [len(r.ids) for r in rows], BUDGET):
+            batch = collate(part, pad_id=self.pad_id).to(device)
+            at = BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
+            logits_NV = packed_forward(model, at, use_mask=False).logits_NV
+            total -= float(token_logps(logits_NV, batch.token_N).double().sum())
+            n += len(batch.token_N)
+        return total / n if n else float("nan")
+
+
+@dataclass
+class GenerationTable:
+    """Continues prompts at every `every`-th evaluation: a line for each prompt, with the step.
+
+    prompts: by set, rows whose first `n_prompt` ids are the prompt and whose others are the target. always: the steps
+    up to this one generate at every evaluation. tell: is given all lines, and those that are new.
+    """
+
+    prompts: Mapping[str, Sequence[Encoded]]
+    encoder: Encoder
+    generation: Generation
+    every: int = 1
+    always: int = 0
+    tell: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None] | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(self, model: Any, step: int, number: int) -> None:
+        """Generate at the evaluation of this number (from 0) if its turn has come."""
+        if number % self.every and step > self.always:
+            return
+        decode = self.encoder.tokenizer.decode
+        new: list[dict[str, Any]] = []
+        was_training = model.training
+        with kept_random():
+            for name, rows in self.prompts.items():
+                asked = [r.ids[: r.n_prompt] for r in rows]
+                for row, text in zip(rows, continued(model, asked, self.encoder, self.generation), strict=True):
+                    prompt, target = (
+                        decode(i, skip_special_tokens=True) for i in (row.ids[: row.n_prompt], row.ids[row.n_prompt :])
+                    )
+                    new.append({"step": step, "set": name, "prompt": prompt, "generation": text, "target": target})
+        model.train(was_training)
+        self.lines += new
+        if self.tell is not None:
+            self.tell(self.lines, new)
+
+
+def as_lines(lines: Sequence[Mapping[str, Any]]) -> str:
+    """JSON lines."""
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,344 @@
+"""Evaluation while a run goes on: a panel of metrics over a bounded number of rows, and the choice of the best model.
+
+The panel is asked through `MetricSuite`, which the caller makes from a benchmark's metrics and rows; the loop asks it
+for
+numbers, and knows neither. Nothing here touches the state of a random generator that training draws from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from expunge.core import distributed
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.numbers import finite
+from expunge.core.records import GeneratedText, TokenRecords, token_records
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoder
+from expunge.evaluation.config import Generation
+from expunge.evaluation.distributed import RankShard, generate_texts_sharded, score_tokens_sharded, this_rank_shard
+from expunge.evaluation.speculative import drafts_of
+from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.compute import OptionalRecords, Texts, compute, in_order, requests, with_parents
+from expunge.training.checkpoint import put_weights, trained_weights
+from expunge.training.config import EvaluateArgs, SelectionRule
+from expunge.training.eval_losses import GenerationTable
+from expunge.training.randomness import kept_random
+
+FAST = ("probability", "truth_ratio", "extraction_strength")  # families of the fast panel
+SIDES = ("forget", "retain")  # how the names of its rows begin
+
+
+def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "trainer.args.evaluate") -> list[Metric]:
+    """The metrics of a benchmark's panel that are evaluated during training, with those they read.
+
+    Metrics that read gradients, several samples, an original model, an embedding model or several retain models are
+    measured at the end alone. Raises ConfigError for an unknown name, a metric that cannot be evaluated here, or where
+    the benchmark has nothing for the fast panel.
+    """
+    by_name = {m.name: m for m in panel}
+    able = {m.name for m in in_order(panel) if _able(m)}
+    lost = {m.name for m in panel} - able
+    for metric in in_order(panel):
+        if lost & set(metric.parents.values()):
+            lost.add(metric.name)
+    if isinstance(args.panel, tuple):
+        for i, name in enumerate(args.panel):
+            if name not in by_name:
+                raise ConfigError(f"{where}.panel[{i}]: no metric named {name!r}{nearest(name, by_name)}")
+            if name in lost:
+                raise ConfigError(
+                    f"{where}.panel[{i}]: {name} is measured after training alone: it reads more than answer tokens "
+                    "and greedy generations"
+                )
+        names: Collection[str] = args.panel
+    elif args.panel == "full":
+        names = [m.name for m in panel if m.name not in lost]
+    else:
+        names = [m.name for m in panel if m.name not in lost and _fast(m)]
+        if not names:
+            raise ConfigError(
+                f"{where}.panel: fast finds nothing in this benchmark's panel; list metrics of it, or full"
+            )
+    chosen = with_parents(panel, names)
+    known = {m.name for m in chosen}
+    if args.chooses:
+        for key, name in (("utility", utility_of(args)), ("forget", forget_of(args))):
+            if name not in known:
+                raise ConfigError(
+                    f"{where}.rule.{key}: {name!r} is not evaluated during training{nearest(name, known)}"
+                )
+    return chosen
+
+
+def _able(metric: Metric) -> bool:
+    return not (metric.grads or metric.agreement or metric.sampled or metric.similar or metric.shadows)
+
+
+def _fast(metric: Metric) -> bool:
+    plain = metric.family != "probability" or metric.tokens == ("answer",)
+    return metric.family in FAST and plain and metric.texts is None and (metric.rows or "").startswith(SIDES)
+
+
+def utility_of(args: EvaluateArgs) -> str:
+    """The name of the metric that the rule's floor is about."""
+    return args.rule.utility or ("model_utility" if args.panel == "full" else "retain_Q_A_Prob")
+
+
+def forget_of(args: EvaluateArgs) -> str:
+    """The name of the metric that the rule minimises, maximises or brings to its target."""
+    return args.rule.forget or ("forget_quality" if args.panel == "full" else "forget_Q_A_Prob")
+
+
+@dataclass(frozen=True)
+class MetricSuite:
+    """Metrics with the rows they read, ready to be asked of a model again and again.
+
+    sets: the sets of rows by name. rows: at most so many of each. kept: metric -> the rows its `where` leaves. retain:
+    the retain model's results on the same rows, where there is one.
+    """
+
+    metrics: Sequence[Metric]
+    sets: Mapping[str, ExampleSet]
+    encoder: Encoder
+    generation: Generation
+    rows: int | None = None
+    kept: Mapping[str, Collection[int]] = field(default_factory=dict)
+    retain: Mapping[str, MetricResult] | None = None
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were.
+
+        Several processes share the rows, and all get the same values. A model in shards reads every row in each
+        process, for all must take part in each of its forwards.
+        """
+        shard = RankShard() if distributed.sharded() else this_rank_shard()
+        wanted = requests(self.metrics)
+        was_training = model.training
+        with kept_random():
+            tokens = {
+                rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
+                for rows, names in wanted.tokens.items()
+            }
+            known = {rows: drafts_of(tokens[rows], "answer") for rows in wanted.texts if rows in tokens}
+            made = {
+                rows: generate_texts_sharded(
+                    model, self._cut(rows), "answer", self.encoder, self.generation, shard, drafts=known.get(rows)
+                )
+                for rows in wanted.texts
+            }
+        model.train(was_training)
+        return {name: result.value for name, result in self.results(tokens, made).items()}
+
+    def results(
+        self, tokens: Mapping[str, TokenRecords], made: Mapping[str, Sequence[GeneratedText]]
+    ) -> dict[str, MetricResult]:
+        """The metrics over records, cut to the rows of this panel; a model's that was scored elsewhere as well."""
+        texts: Texts = {
+            (rows, answer): [
+                dataclasses.replace(t, reference=self.sets[rows].rows[t.row_id].answers[answer])
+                for t in made[rows]
+                if t.row_id < self.n_rows(rows)
+            ]
+            for rows, answers in requests(self.metrics).texts.items()
+            if rows in made
+            for answer in answers
+        }
+        cut = {rows: of.of_rows(range(self.n_rows(rows))) for rows, of in tokens.items()}
+        return compute(self.metrics, cut, texts, self.retain, OptionalRecords(kept=self.kept))
+
+    def n_rows(self, rows: str) -> int:
+        """How many rows of a set are read: the first so many."""
+        n = len(self.sets[rows].rows)
+        return n if self.rows is None else min(n, self.rows)
+
+    def _cut(self, rows: str) -> ExampleSet:
+        whole = self.sets[rows]
+        return dataclasses.replace(whole, rows=whole.rows[: self.n_rows(rows)])
+
+    @property
+    def read(self) -> dict[str, int]:
+        """The sets of rows that are read, and how many rows of each."""
+        wanted = requests(self.metrics)
+        return {rows: self.n_rows(rows) for rows in sorted({*wanted.tokens, *wanted.texts})}
+
+
+@dataclass(frozen=True)
+class EvalPoint:
+    """One evaluation: after so many steps, epochs (passes of its phase) and in which phase (from 1; 0: the start)."""
+
+    step: int
+    epoch: float
+    phase: int
+    values: Mapping[str, float]
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """As a line of trajectory.jsonl: a missing number is null."""
+        values = {name: finite(value) for name, value in self.values.items()}
+        return {"step": self.step, "epoch": round(self.epoch, 6), "phase": self.phase, **values}
+
+
+@dataclass
+class ModelSelection:
+    """The best of a run's evaluations so far, by the rule. goal: the value the forget metric should be near to."""
+
+    utility: str
+    forget: str
+    floor: float
+    goal: float
+    start: EvalPoint | None = None
+    best: EvalPoint | None = None
+    since: int = 0  # evaluations after the best one
+
+    def add(self, point: EvalPoint) -> bool:
+        """Take in an evaluation; whether it is the best so far. The first one is the start, and no candidate."""
+        if self.start is None:
+            self.start = point
+            return False
+        if self.passes(point) and (self.best is None or self._rank(point) < self._rank(self.best)):
+            self.best, self.since = point, 0
+            return True
+        self.since += 1
+        return False
+
+    def passes(self, point: EvalPoint) -> bool:
+        """Whether an evaluation's utility is at least the floor; a missing number never is."""
+        least = self.floor * self.start.values[self.utility] if self.start else math.nan
+        return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
+
+    def away(self, point: EvalPoint) -> float:
+        """How far an evaluation is from the goal; less is better."""
+        value = point.values[self.forget]
+        return math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
+
+    def _rank(self, point: EvalPoint) -> tuple[float, float, int]:
+        return self.away(point), -point.values[self.utility], point.step
+
+    def facts(self) -> dict[str, Any]:
+        """What the job's record says of the choice."""
+        target = {math.inf: "high", -math.inf: "low"}.get(self.goal, self.goal)
+        rule = {"utility": self.utility, "floor": self.floor, "forget": self.forget, "target": target}
+        if self.best is None:
+            note = (
+                f"no evaluation had {self.utility} of at least {self.floor:g} times the start's; the last model counts"
+            )
+            return {"rule": rule, "best_step": None, "note": note}
+        found = self.best.values[self.forget]
+        note = f"step {self.best.step}: {self.forget} {found:.4g} is the best of those with enough {self.utility}"
+        return {"rule": rule, "best_step": self.best.step, "note": note}
+
+
+def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | None) -> ModelSelection:
+    """The rule of these settings, its target known: the retain model's value where asked for and there is one."""
+    rule: SelectionRule = args.rule
+    forget = forget_of(args)
+    goal = math.inf if forget == "forget_quality" or rule.target == "high" else -math.inf
+    if not isinstance(rule.target, str):
+        goal = rule.target
+    elif rule.target == "retain" and forget != "forget_quality" and retain and forget in retain:
+        goal = retain[forget].value if math.isfinite(retain[forget].value) else goal
+    return ModelSelection(utility_of(args), forget, rule.floor, goal)
+
+
+def is_due(
+    args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int, finegrained: int = 0
+) -> bool:
+    """Whether an evaluation follows this step of a phase (from 1): one does after each whole multiple of the period.
+
+    before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase. finegrained: up to this
+    step of the run a period of steps is a tenth as long.
+    """
+    if args.steps is not None:
+        closely = before + step <= finegrained
+        return (before + step) % (max(1, args.steps // 10) if closely else args.steps) == 0
+    if args.every is None:
+        return False
+    period = args.every * n_epoch
+    done, done_before = (min(k * rows, n_samples) for k in (step, step - 1))
+    return math.floor(done / period + 1e-9) > math.floor(done_before / period + 1e-9)
+
+
+def _agreed(values: Mapping[str, float]) -> dict[str, float]:
+    """The first process's values, so that all choose and stop alike."""
+    told = distributed.told({name: repr(value) for name, value in values.items()})
+    return {name: float(value) for name, value in told.items()}
+
+
+class EvalCallback:
+    """Evaluates a run as it goes on: keeps the trajectory, the weights of the best model, and says when to stop.
+
+    panel: a model's values by metric. choice: the rule, where a best model is asked for. tell: is given the trajectory
+    after each evaluation. table: continues prompts then.
+    """
+
+    def __init__(
+        self,
+        args: EvaluateArgs,
+        panel: Callable[[Any], Mapping[str, float]],
+        choice: ModelSelection | None = None,
+        tell: Callable[[Sequence[EvalPoint]], None] | None = None,
+        table: GenerationTable | None = None,
+    ) -> None:
+        self.args, self._panel, self._choice, self._tell, self._table = args, panel, choice, tell, table
+        self.points: list[EvalPoint] = []
+        self._weights: dict[str, Tensor] = {}
+
+    def begin(self, model: Any) -> None:
+        """Evaluate the model before its first step, where asked for."""
+        if self.args.at_start:
+            self.evaluate(model, step=0, epoch=0.0, phase=0)
+
+    def evaluate(self, model: Any, *, step: int, epoch: float, phase: int) -> bool:
+        """Evaluate the model as it is now; whether the run should stop, since it has not got better for long enough."""
+        values = _agreed(self._panel(model))
+        self.points.append(EvalPoint(step, epoch, phase, values))
+        if self._choice is not None and self._choice.add(self.points[-1]) and self.args.keep == "best":
+            self._weights = trained_weights(model)
+        if self._tell is not None:
+            self._tell(self.points)
+        if self._table is not None:
+            self._table(model, step, len(self.points) - 1)
+        patience = self.args.patience
+        return patience is not None and self._choice is not None and self._choice.since >= patience
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose model would be kept now, where the best one is; None before there is one."""
+        if self.args.keep != "best" or self._choice is None or self._choice.best is None:
+            return None
+        return self._choice.best.step
+
+    def end(self, model: Any) -> dict[str, Any]:
+        """Put the best weights into the model where they are to be kept; what was chosen, for the record."""
+        facts: dict[str, Any] = {} if self._choice is None else self._choice.facts()
+        kept = self.points[-1].step if self.points else None
+        if self._weights:
+            put_weights(model, self._weights)
+            kept = facts["best_step"]
+        return {"evaluations": len(self.points), "kept_step": kept, **facts}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it."""
+        best = self._choice.best.step if self._choice and self._choice.best else None
+        since = self._choice.since if self._choice else 0
+        state = {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
+        return state if self._table is None else {**state, "table": self._table.lines}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a state."""
+        self.points = [EvalPoint(**p) for p in state["points"]]
+        self._weights = dict(state["weights"])
+        if self._table is not None:
+            self._table.lines = [dict(line) for line in state["table"]]
+        if self._choice is not None and self.points:
+            self._choice.start, self._choice.since = self.points[0], state["since"]
+            self._choice.best = next((p for p in self.points[1:] if p.step == state["best"]), None)
+        if self._tell is not None:
+            self._tell(self.points)

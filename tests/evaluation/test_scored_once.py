@@ -1,0 +1,49 @@
+"""Every distinct sequence of an evaluation is read once: what the model is given is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoder, Template
+from expunge.data.tofu import load_tofu
+from expunge.evaluation.loglikelihood import encode_items, score_tokens, wanted_variants
+from expunge.metrics.compute import requests
+
+
+@pytest.mark.shared
+def test_tofu_with_every_metric_asks_for_each_distinct_sequence_once(shared: Path) -> None:
+    sets = load_tofu(
+        str(shared / "data" / "tofu"), forget_split="forget10", retain_split="retain90", holdout_split="holdout10"
+    )
+    asked = [
+        (name, row.question, row.row_id, variant)
+        for name, wanted in requests(tofu_panel(holdout=True)).tokens.items()
+        for row in sets[name]
+        for variant in wanted_variants(row, wanted)
+    ]
+    assert len(asked) == len(set(asked)) == 6868
+    assert len({(name, row_id) for name, _, row_id, _ in asked}) == 1417
+
+
+def test_the_model_reads_each_sequence_once(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
+    encoder = Encoder(Template(), tokenizer)
+    wanted = ("answer", "paraphrase", "perturbed")
+    read: list[tuple[int, ...]] = []
+
+    def keep(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+        read.extend(tuple(row.tolist()) for row in given["input_ids"])
+
+    handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        score_tokens(model, rows, wanted, encoder, shared_prefix=False)
+    finally:
+        handle.remove()
+    items = encode_items(rows, wanted, encoder)
+    assert len(read) == len(items)
+    for item in items:
+        assert any(row[: len(item.encoded.ids)] == item.encoded.ids for row in read)
