@@ -145,3 +145,23 @@ def test_texts_none_of_which_got_a_score_are_no_success(
     assert "api: no number" in out
     assert said.strip().endswith("said.jsonl: no text has a score")
     assert json.loads((here / "verdicts.jsonl").read_text())["score"] is None
+
+
+@pytest.mark.parametrize("out", ["said.jsonl", "rules.yaml", "sub/../said.jsonl"])
+def test_the_output_never_replaces_an_input(here: Path, expunge: Run, out: str) -> None:
+    (here / "rules.yaml").write_text(RULES)
+    (here / "sub").mkdir()
+    lines(here / "said.jsonl", [{"text": "a"}])
+    before = {name: (here / name).read_bytes() for name in ("said.jsonl", "rules.yaml")}
+    code, _, message = expunge("judge", "said.jsonl", "--rules", "rules.yaml", "--out", out)
+    assert code == 2 and "--out" in message and "is an input" in message
+    assert {name: (here / name).read_bytes() for name in before} == before
+
+
+def test_the_output_is_not_put_into_the_classifier(here: Path, expunge: Run) -> None:
+    train_classifier("fox", [f"fox {i % 2} {i}" for i in range(40)], [bool(i % 2) for i in range(40)]).save(
+        here / "fox"
+    )
+    lines(here / "said.jsonl", [{"text": "a"}])
+    code, _, message = expunge("judge", "said.jsonl", "--classifier", "fox", "--out", "fox/classifier.json")
+    assert code == 2 and "inside --classifier" in message

@@ -216,7 +216,7 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
         ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),
         ({"--validation": "./nowhere"}, (), "nowhere"),
-        ({"--mmlu": "x"}, (), "--mmlu: is read for the scores alone; give --score as well"),
+        ({"--mmlu": "x"}, (), "--mmlu: used for the scores alone; give --score as well"),
         ({}, ("experiment=semeval/zjulab",), "did you mean 'semeval/zjuklab'"),
         ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: it needs another model first"),
         ({}, ("benchmark=world",), "benchmark=world: `expunge semeval` reads"),
@@ -262,3 +262,14 @@ def test_merged_runs_are_single_jobs_too(places: tuple[Path, Path, Path], expung
     assert sorted(p.name.rpartition("-")[0] for p in (here / "saves" / "store" / "unlearn").iterdir()) == [
         "z-model1", "z-model2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["mia", "mmlu"])
+def test_optional_inputs_are_checked_before_the_run(
+    places: tuple[Path, Path, Path], tmp_path: Path, expunge: Run, key: str
+) -> None:
+    model, forget, retain = map(str, places)
+    out = tmp_path / "out"
+    words = ("--model", model, "--forget", forget, "--retain", retain, "--out", str(out), "--score")
+    code, _, message = expunge("semeval", *words, f"--{key}", str(tmp_path / "nope"))
+    assert code == 2 and f"--{key}: no folder" in message and not out.exists()

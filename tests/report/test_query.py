@@ -100,3 +100,22 @@ def test_no_form_for_programs_loses_digits(model: ReportModel) -> None:
 def test_an_unknown_table_is_told_those_there_are(model: ReportModel) -> None:
     with pytest.raises(ConfigError, match=r"nothing does not exist! \(the tables are results and means\)$"):
         query(results_table(model), "SELECT * FROM nothing")
+
+
+@pytest.mark.parametrize("sql", [";", "-- nothing", "SELECT 1; SELECT 2", "; ;"])
+def test_a_query_is_one_statement(model: ReportModel, sql: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--query: must be one SQL statement, got \d"):
+        query(results_table(model), sql)
+
+
+@pytest.mark.parametrize("style", ["csv", "latex", "markdown", "json"])
+def test_lists_and_structs_are_values(model: ReportModel, style: str) -> None:
+    frame = query(
+        results_table(model), "SELECT label, list(value) AS v, {'n': count(*)} AS s FROM results GROUP BY label"
+    )
+    assert "npo" in to_text(frame, style)  # type: ignore[arg-type]
+
+
+def test_csv_holds_no_formula(model: ReportModel) -> None:
+    frame = query(results_table(model), "SELECT '=1+1' AS \"=head\", '  @x' AS b, -1.5 AS n, 'fine' AS c")
+    assert to_text(frame, "csv") == "'=head,b,n,c\n'=1+1,'  @x,-1.5,fine\n"

@@ -37,8 +37,7 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.files import write_text
     from expunge.judges.api import judge_texts
 
-    if parsed.out is not None and parsed.out.is_dir():
-        raise ConfigError(f"--out: {parsed.out} is a folder; name a file")
+    _check_out(parsed)
     judge = _made(parsed)
     records = _records(parsed.file)
     groups = _groups(records, parsed.by, parsed.file)
@@ -59,6 +58,20 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if all(line["score"] is None for line in verdicts.values()):
         raise JobError(f"{parsed.file}: no text has a score")
     return 0
+
+
+def _check_out(parsed: argparse.Namespace) -> None:
+    """Raise ConfigError if the output is a folder or one of the inputs."""
+    if parsed.out is None:
+        return
+    if parsed.out.is_dir():
+        raise ConfigError(f"--out: {parsed.out} is a folder; name a file")
+    inputs = {"the generations": parsed.file, "--rules": parsed.rules, "--http": parsed.http}
+    for name, path in inputs.items():
+        if path is not None and path.exists() and parsed.out.exists() and path.samefile(parsed.out):
+            raise ConfigError(f"--out: {parsed.out} is an input ({name}) and would be replaced; name another file")
+    if parsed.classifier is not None and parsed.out.resolve().is_relative_to(parsed.classifier.resolve()):
+        raise ConfigError(f"--out: {parsed.out} is inside --classifier {parsed.classifier}; name another file")
 
 
 def told(found: JudgementTable) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.core.errors import ConfigError
-from expunge.report.query import FILE, Format, query, read_results, results_table, to_text
+from expunge.report.query import FILE, Format, is_missing, query, read_results, results_table, to_text
 
 WIDE = 10_000  # characters
 STUDIES = Path("saves/study")
@@ -33,9 +33,7 @@ def show_results(overrides: Sequence[str], sql: str | None, style: Format | None
         shown.add_column(str(column))
     for row in frame.itertuples(index=False):
         # Text, not str: a label may hold what rich would take for markup.
-        shown.add_row(
-            *(Text("" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row)
-        )
+        shown.add_row(*(Text("" if is_missing(v) else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
     Console(width=WIDE).print(shown)  # a line is as long as it is: of a name that is cut nobody can tell which it was
     return 0
 

@@ -97,8 +97,11 @@ def run_semeval(parsed: argparse.Namespace) -> int:
     every = seconds(parsed.save_every, "--save-every")
     where = (parsed.model, parsed.forget, parsed.retain, parsed.validation)
     for key in ("mia", "mmlu"):
-        if getattr(parsed, key) is not None and not parsed.score:
-            raise ConfigError(f"--{key}: is read for the scores alone; give --score as well")
+        named = getattr(parsed, key)
+        if named is not None and not parsed.score:
+            raise ConfigError(f"--{key}: used for the scores alone; give --score as well")
+        if named is not None and not Path(named).expanduser().exists():
+            raise ConfigError(f"--{key}: no folder {named}")
     entry = prepare_run(decode_task(SingleJob, _tree("unlearn", *where, parsed.overrides)))
     out = parsed.out.expanduser()
     check_folder(out)

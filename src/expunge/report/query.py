@@ -15,6 +15,7 @@ from scipy.stats import t as student_t
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
 from expunge.core.numbers import finite
+from expunge.report.csv_cells import cell_text
 from expunge.report.model import ReportModel, ReportRun
 
 if TYPE_CHECKING:
@@ -116,7 +117,10 @@ def query(results: pa.Table, sql: str) -> pandas.DataFrame:
         database.execute(MEANS)
         database.execute("SET enable_external_access = false")
         try:
-            return database.execute(sql).df()
+            statements = database.extract_statements(sql)
+            if len(statements) != 1:
+                raise ConfigError(f"--query: must be one SQL statement, got {len(statements)}")
+            return database.execute(statements[0]).df()
         except duckdb.CatalogException as error:
             raise ConfigError(f"--query: {_problem(error)} (the tables are results and means)") from None
         except duckdb.Error as error:
@@ -137,7 +141,8 @@ def _student(largest: int) -> pa.Table:
 def to_text(frame: pandas.DataFrame, style: Format) -> str:
     """A table as text. Missing values are empty (null in JSON); markup in names is escaped. LaTeX needs booktabs."""
     if style == "csv":
-        return str(frame.to_csv(index=False, lineterminator="\n"))
+        guarded = frame.map(lambda value: cell_text(value) if isinstance(value, str) else value)
+        return str(guarded.rename(columns=lambda c: cell_text(str(c))).to_csv(index=False, lineterminator="\n"))
     if style == "latex":
         return str(frame.to_latex(index=False, escape=True, na_rep="", float_format=_short))
     if style == "json":
@@ -151,11 +156,20 @@ def to_text(frame: pandas.DataFrame, style: Format) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value on one line that markdown shows as it is."""
-    if value is None or value != value:
+    """Return a value on one line that markdown shows as it is."""
+    if is_missing(value):
         return ""
     text = _short(value) if isinstance(value, float) else str(value)
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a query result is null or NaN. Lists and structs are values."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
 
 
 def _short(value: float) -> str:

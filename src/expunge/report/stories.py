@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from expunge.report.csv_cells import cell_text
 from expunge.report.drawing import GREY, Figure, FigureStyle, looks_of, safe, styled
 from expunge.report.model import ReportModel
 from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
@@ -64,7 +65,7 @@ def _text(value: float | None, digits: int = 3) -> str:
 
 
 def recovery_csv(told: Protocol) -> str:
-    """Every point of every course: stage, model, step, quantity, value."""
+    """Return every point of every curve as CSV: stage, model, role, step, quantity, value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["stage", "model", "role", "step", "name", "value"])
@@ -73,7 +74,8 @@ def recovery_csv(told: Protocol) -> str:
             for point in course.points:
                 for name, value in point.items():
                     if name != "step":
-                        writer.writerow([stage, course.label, course.role, int(point["step"]), name, repr(value)])
+                        label, quantity = cell_text(course.label), cell_text(name)
+                        writer.writerow([stage, label, course.role, int(point["step"]), quantity, repr(value)])
     return out.getvalue()
 
 

@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from expunge.report.audits import ABOUT, HEADS, NUMBERS, audit_rows
+from expunge.report.csv_cells import cell_text
 from expunge.report.model import ReportModel
 from expunge.report.overview import LEGEND, AuditSummary, overview
 from expunge.report.protocol import Protocol
@@ -26,7 +27,6 @@ from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, ReportTable, TableRow, table
 
-FORMULA = ("=", "+", "-", "@")
 _GAP = 2  # spaces that rich puts around a column of this style
 
 
@@ -158,12 +158,12 @@ def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
     seed = "" if run is None or run.seed is None else str(run.seed)
     about = [
         kind,
-        _cell_text(row.name),
-        _cell_text(row.label),
+        cell_text(row.name),
+        cell_text(row.label),
         row.role,
-        _cell_text((run and run.method) or ""),
-        _cell_text(run.settings if run else ""),
-        _cell_text(seed),
+        cell_text((run and run.method) or ""),
+        cell_text(run.settings if run else ""),
+        cell_text(seed),
         str(row.n),
     ]
     line = [*about, row.flag or ""]
@@ -177,12 +177,7 @@ def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
         else:
             line.append(_raw(value))
     reasons = dict.fromkeys(made.footnotes[cell.note - 1] for cell in row.cells if cell.note)
-    return [*line, _cell_text("; ".join(reasons))]
-
-
-def _cell_text(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: what begins like one has an apostrophe before it."""
-    return f"'{text}" if text.lstrip()[:1] in FORMULA or text[:1] in ("\t", "\r") else text
+    return [*line, cell_text("; ".join(reasons))]
 
 
 def _raw(value: float) -> str:
