@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from expunge.core.errors import ConfigError
 from expunge.models.config import ModelArgs, TokenizerArgs, check_source, looks_local
+from expunge.models.interchange import add_older_forms
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -162,6 +163,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Weights as safetensors, with configuration and tokenizer, as a plain Hugging Face folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    add_older_forms(folder)
 
 
 def _expand(source: str) -> str:
