@@ -30,7 +30,7 @@ BANNED = {
     r"what": "a noun instead of a 'what' clause",
     r"(said|says|told|tells|asked|asks|hears|heard|speaks|spoken)": "returns, contains, reports, requests",
     r"shall": "must, or the present tense",
-    r"(?<=[,;:] )for (it|they|there|he|this|these|those|no|none|nothing|its|their|each|every)\b(?= \w+)": "because",
+    r"(?<=[,;:] )for (it|they|there|he|this|these|those|no|none|nothing)\b(?= \w+)": "because",
     r"as (it|they) stands?": "unchanged, current",
     r"goes by|go by|goes on from|go on from|looked after|at hand|gives? back|handed in|hands? in": "a plain verb",
     r"of its own|of their own|by itself|by themselves|apart from": "own, alone, except",
