@@ -1,6 +1,6 @@
-"""One audit per file: what is done to every unlearned model and to its two controls, and how the result is read.
+"""One audit per file: an attack or analysis of every unlearned model and its two controls, and its interpretation.
 
-A new file in this folder is the whole registration.
+A new file in this folder registers itself.
 """
 
 from __future__ import annotations
