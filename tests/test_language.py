@@ -32,9 +32,8 @@ BANNED = {
     r"shall": "must, or the present tense",
     r"(?<=[,;:] )for (it|they|there|he|this|these|those|no|none|nothing)\b(?= \w+)": "because",
     r"as (it|they) stands?": "unchanged, current",
-    r"goes by|go by|goes on from|go on from|looked after|at hand|gives? back|handed in|hands? in": "a plain verb",
-    r"of its own|of their own|by itself|by themselves|apart from": "own, alone, except",
-    r"no matter|whatever|whichever|whose is|such as are|as are": "a plain clause",
+    r"goes by|go by|goes on from|go on from|looked after|at hand|handed in|hands? in": "a plain verb",
+    r"whatever|whichever|such as are": "a plain clause",
 }
 BANNED_RE = {re.compile(rf"\b{word}\b", re.IGNORECASE): hint for word, hint in BANNED.items()}
 
@@ -43,7 +42,7 @@ QUOTED = re.compile(r"`[^`]*`|'[^'\n]*'|^\w+ must\b")  # code, quotations, and t
 # Participles and bare verbs that do not name a thing.
 NAMES = frozenset(
     "found said told made held kept asked given lost taken wanted served tried gone gave chosen drawn met "
-    "heard got brought put sent shown wanting asking saying".split()
+    "heard got brought put sent wanting asking saying".split()
 )
 NOT_IMPERATIVE = frozenset(
     "the a an what which how whether where each every all one those this these its as of if in for with from no nothing "
@@ -87,9 +86,10 @@ def texts(source: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, name) of each variable, parameter and function that the module defines."""
+    """Yield (line, name) of each variable, parameter and function; fields belong to the public interface and are not listed."""
+    fields = {id(s.target) for n in ast.walk(tree) if isinstance(n, ast.ClassDef) for s in n.body if isinstance(s, ast.AnnAssign)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in fields:
             yield node.lineno, node.id
         elif isinstance(node, ast.arg):
             yield node.lineno, node.arg

@@ -144,7 +144,7 @@ def rows_of(result: MetricResult, metric: Metric, ids: Sequence[int]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One finding on one model.
 
     value: the measured mean, with its 95 % interval over rows; retain, full: the same of the controls. position: 0 is
@@ -174,7 +174,7 @@ def compare_to_controls(
     known: float,
     note: str = "",
     details: Mapping[str, float] | None = None,
-) -> Finding:
+) -> AuditFinding:
     """Summarise a number per row of the model, the retain and the target model as a finding.
 
     Args:
@@ -193,7 +193,7 @@ def compare_to_controls(
     scores = sides[0][~np.isnan(sides[0])]
     low, high = bootstrap_interval(scores) if len(scores) > 1 else (math.nan, math.nan)
     judgement, remark = verdict(where, margin=margin, known=known)
-    return Finding(
+    return AuditFinding(
         name, means[0], low, high, means[1], means[2], where.value, where.low, where.high, judgement,
         "; ".join(part for part in (remark, note) if part), details or {},
     )  # fmt: skip
@@ -203,7 +203,7 @@ def compare_to_controls(
 class AuditFindings:
     """The findings of an audit on a model, and a table of rows (columns of equal length), if it has one."""
 
-    readings: tuple[Finding, ...]
+    readings: tuple[AuditFinding, ...]
     rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 

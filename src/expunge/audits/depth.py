@@ -10,12 +10,12 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     audit,
     check_judging,
@@ -99,7 +99,7 @@ class DepthAudit:
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return the finding, with UDS in its details, and the table."""
         if outputs.lacking:
-            return collect_findings([Finding("patching", note=outputs.lacking)])
+            return collect_findings([AuditFinding("patching", note=outputs.lacking)])
         logps = columns(outputs, NAME, NAME)
         own = columns(outputs, NAME, OWN)[0][0]
         sides = {layer: _exp(three) for layer, three in logps.items()}

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from expunge.audits.api import AuditInputs, Finding
+from expunge.audits.api import AuditFinding, AuditInputs
 from expunge.audits.verdict import KNOWN, OPEN, TRACES, ControlPosition, auc, auc_difference, verdict
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
@@ -72,7 +72,7 @@ def stands_out(
     margin: float,
     known: float,
     details: Mapping[str, float] | None = None,
-) -> Finding:
+) -> AuditFinding:
     """Compare the AUC of erased rows (M,) against unseen ones (O,) under a score with the retain model's AUC.
 
     The verdict depends on the difference of the two AUCs, as a share of 0.5, the largest distance of an AUC from
@@ -90,6 +90,6 @@ def stands_out(
     elif judgement in (KNOWN, TRACES):
         judgement, note = TRACES, "erased rows stand out from rows never seen"
     more = {"difference": values[0] - values[1], "difference_low": gap[0], "difference_high": gap[1]}
-    return Finding(
+    return AuditFinding(
         name, values[0], low, high, retain=values[1], verdict=judgement, note=note, details={**(details or {}), **more}
     )

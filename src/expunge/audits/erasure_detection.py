@@ -9,12 +9,12 @@ import numpy as np
 from expunge.audits.api import (
     AS_IT_IS,
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     Results,
     audit,
@@ -162,7 +162,7 @@ class ErasureDetectionAudit:
         why = self.expand(inputs).missing.get(GREY)
         if inputs.holdout is None or outputs.retain is None or why:
             note = why or "there is no retain model to compare it with"
-            return AuditFindings(tuple(Finding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
+            return AuditFindings(tuple(AuditFinding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
         sizes = (len(inputs.forget), len(inputs.holdout))
         labels = np.repeat([1, 0], sizes)
         groups = [*groups_of(inputs.forget), *groups_of(inputs.holdout)]
@@ -170,7 +170,7 @@ class ErasureDetectionAudit:
         usable = [name for name in model if np.isfinite(model[name] + retain[name]).all()]
         if not usable:
             note = "no signal has a value for every candidate in both models"
-            return AuditFindings(tuple(Finding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
+            return AuditFindings(tuple(AuditFinding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
         relative = {name: model[name] - retain[name] for name in usable if not name.startswith(DIRECTION)}
         attackers: dict[str, tuple[Signals, Signals]] = {
             GREY: (_select(model, usable, SIGNALS), _select(retain, usable, SIGNALS)),

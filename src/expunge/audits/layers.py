@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expunge.audits.api import AuditFindings, AuditOutputs, Finding, compare_to_controls
+from expunge.audits.api import AuditFinding, AuditFindings, AuditOutputs, compare_to_controls
 from expunge.audits.verdict import differ, position
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
@@ -48,12 +48,14 @@ def counting(sides: Mapping[int, Sides]) -> list[int]:
     return [layer for layer, (_, retain, full) in sides.items() if differ(retain, full)]
 
 
-def read_layers(name: str, sides: Mapping[int, Sides], *, margin: float, known: float, note: str = "") -> Finding:
+def read_layers(name: str, sides: Mapping[int, Sides], *, margin: float, known: float, note: str = "") -> AuditFinding:
     """Compare the mean over the layers that count with the controls; details: every layer's means."""
     used = counting(sides)
     details = layer_means(sides)
     if not used:
-        return Finding(name, note="at no layer does the target model differ from the retain model", details=details)
+        return AuditFinding(
+            name, note="at no layer does the target model differ from the retain model", details=details
+        )
     means = [np.mean([sides[layer][side] for layer in used], axis=0) for side in range(3)]
     where = position(means[0], means[1], means[2])
     remark = f"layers {', '.join(map(str, used))}" + (f"; {note}" if note else "")
@@ -83,7 +85,7 @@ def rows_by_layer(name: str, sides: Mapping[int, Sides]) -> dict[str, list[objec
 
 
 def collect_findings(
-    readings: Sequence[Finding], tables: Sequence[Mapping[str, Sequence[object]]] = ()
+    readings: Sequence[AuditFinding], tables: Sequence[Mapping[str, Sequence[object]]] = ()
 ) -> AuditFindings:
     """Join findings, and their tables one below the other."""
     keys = tables[0] if tables else ()

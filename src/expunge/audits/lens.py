@@ -7,12 +7,12 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     audit,
     check_judging,
@@ -78,7 +78,7 @@ class LensAudit:
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return one finding over the layers that count, and the table."""
         if outputs.lacking:
-            return collect_findings([Finding("answer", note=outputs.lacking)])
+            return collect_findings([AuditFinding("answer", note=outputs.lacking)])
         sides = columns(outputs, NAME, NAME)
         return collect_findings(
             [read_layers("answer", sides, margin=self.margin, known=self.known)], [rows_by_layer("answer", sides)]

@@ -8,12 +8,12 @@ import numpy as np
 
 from expunge.audits.api import (
     AS_IT_IS,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Results,
     audit,
     check_judging,
@@ -87,9 +87,9 @@ class MembershipAudit:
             _table(outputs, panel, ids, self.percentile),
         )
 
-    def _known_rows(self, outputs: AuditOutputs, ids: Sequence[int]) -> Finding:
+    def _known_rows(self, outputs: AuditOutputs, ids: Sequence[int]) -> AuditFinding:
         if outputs.retain is None or outputs.full is None:
-            return Finding("known_rows", note=outputs.lacking or "")
+            return AuditFinding("known_rows", note=outputs.lacking or "")
         losses = [_column(of, LOSS, ids) for of in (outputs.model, outputs.retain, outputs.full)]
         flags = [_flags(-loss, -losses[1], self.percentile) for loss in losses]
         sides = (flags[0], flags[1], flags[2])
@@ -100,11 +100,11 @@ class MembershipAudit:
             "known_rows", sides, position(*sides), margin=self.margin, known=self.known, note=note, details=details
         )
 
-    def _erased(self, outputs: AuditOutputs, inputs: AuditInputs) -> Finding:
+    def _erased(self, outputs: AuditOutputs, inputs: AuditInputs) -> AuditFinding:
         if inputs.holdout is None:
-            return Finding("erased_rows", note="there are no rows that no model has seen; name a holdout split")
+            return AuditFinding("erased_rows", note="there are no rows that no model has seen; name a holdout split")
         if outputs.retain is None:
-            return Finding("erased_rows", note=outputs.lacking or "")
+            return AuditFinding("erased_rows", note=outputs.lacking or "")
         # The same rows in both models, so that one bootstrap draw serves both.
         pairs = [
             (_column(of, LOSS, range(len(inputs.forget))), _column(of, UNSEEN, range(len(inputs.holdout))))
@@ -112,7 +112,7 @@ class MembershipAudit:
         ]
         scored = [~np.isnan(pairs[0][side] + pairs[1][side]) for side in (0, 1)]
         if min(int(k.sum()) for k in scored) < 2:
-            return Finding("erased_rows", note="fewer than two rows of a side have a value in both models")
+            return AuditFinding("erased_rows", note="fewer than two rows of a side have a value in both models")
         plain = [(erased[scored[0]], others[scored[1]]) for erased, others in pairs]
         far = [
             (two_sided(erased, float(np.median(others))), two_sided(others, float(np.median(others))))

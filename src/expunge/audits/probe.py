@@ -9,12 +9,12 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     audit,
     check_judging,
@@ -210,12 +210,12 @@ class ProbeAudit:
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return a finding for each of `what`; the table is that of truth."""
         missing = self.expand(inputs).missing
-        readings: list[Finding] = []
+        readings: list[AuditFinding] = []
         tables: list[Mapping[str, Sequence[object]]] = []
         for what in self.what:
             why = missing.get(what) or outputs.lacking
             if why:
-                readings.append(Finding(what, note=why))
+                readings.append(AuditFinding(what, note=why))
             elif what == TRUTH:
                 sides = columns(outputs, TRUTH, TRUTH)
                 readings.append(read_layers(TRUTH, sides, margin=self.margin, known=self.known))
@@ -224,7 +224,7 @@ class ProbeAudit:
                 readings.append(self._membership(outputs))
         return collect_findings(readings, tables)
 
-    def _membership(self, outputs: AuditOutputs) -> Finding:
+    def _membership(self, outputs: AuditOutputs) -> AuditFinding:
         """Return the AUC over the layers that count, between those of the controls."""
         layers = layers_of(outputs.model[MEMBERSHIP], FORGET_SIDE)
         won: dict[int, list[Floats]] = {}
@@ -237,7 +237,7 @@ class ProbeAudit:
         used = [k for k, (_, retain, full) in won.items() if wins_position(retain, retain, full)[0].reason is None]
         if not used:
             why = "at no layer is the target model's probe better than the retain model's"
-            return Finding(MEMBERSHIP, note=why, details=details)
+            return AuditFinding(MEMBERSHIP, note=why, details=details)
         mean = [np.mean([won[layer][side] for layer in used], axis=0) for side in range(3)]
         where, (low, high) = wins_position(mean[0], mean[1], mean[2])
         judgement, remark = verdict(where, margin=self.margin, known=self.known)
@@ -254,8 +254,8 @@ def _placed(
     judgement: str,
     note: str,
     details: Mapping[str, float],
-) -> Finding:
-    return Finding(
+) -> AuditFinding:
+    return AuditFinding(
         name, values[0], *ends, retain=values[1], full=values[2], position=where.value, position_low=where.low,
         position_high=where.high, verdict=judgement, note=note, details=details,
     )  # fmt: skip

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from expunge.audits.api import (
     AS_IT_IS,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     audit,
     check_judging,
     compare_to_controls,
@@ -99,9 +99,9 @@ class PromptingAudit:
         plan = self.expand(inputs)
         panel = {m.name: m for m in plan.probes[0].panel}
         names = [n for n in ("worst_prob", "worst_rouge", "leak") if n in panel]
-        absent = [Finding(name, note=why) for name, why in plan.missing.items()]
+        absent = [AuditFinding(name, note=why) for name, why in plan.missing.items()]
         if outputs.lacking:
-            return AuditFindings((*(Finding(name, note=outputs.lacking) for name in names), *absent))
+            return AuditFindings((*(AuditFinding(name, note=outputs.lacking) for name in names), *absent))
         findings = []
         rows: dict[str, Sequence[object]] = {}
         for name in names:

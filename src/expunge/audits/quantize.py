@@ -5,13 +5,13 @@ from typing import Literal
 
 from expunge.audits.api import (
     AS_IT_IS,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
     Change,
-    Finding,
     Nf4Spec,
     audit,
     check_judging,
@@ -73,7 +73,7 @@ class QuantizeAudit:
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return a finding for each form, and every row's score in each."""
         if outputs.lacking:
-            return AuditFindings(tuple(Finding(form, note=outputs.lacking) for form in self.forms))
+            return AuditFindings(tuple(AuditFinding(form, note=outputs.lacking) for form in self.forms))
         metric = self._metric(inputs)
         before = outputs.columns(AS_IT_IS, metric)
         start = position(*before)

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 
 from expunge.audits.api import (
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     RelearnSpec,
     audit,
     check_judging,
@@ -149,12 +149,12 @@ class RelearnAudit:
         """Return a finding for each condition, and the curves by row."""
         plan = self.expand(inputs)
         rest = self._split(inputs)[1]
-        readings: list[Finding] = []
+        readings: list[AuditFinding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("way", "step", "row_id", "model", "retain", "full")}
         for way in self.ways:
             why = plan.missing.get(way) or outputs.lacking
             if why:
-                readings.append(Finding(way, note=why))
+                readings.append(AuditFinding(way, note=why))
                 continue
             at = [outputs.columns(f"{way}@{step}", self._metric) for step in self.steps]
             curves = tuple(np.stack([columns[side] for columns in at]) for side in range(3))
@@ -165,11 +165,11 @@ class RelearnAudit:
                     rows[key] += column
         return AuditFindings(tuple(readings), rows)
 
-    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> Finding:
+    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> AuditFinding:
         there = ~np.isnan(np.concatenate(curves)).any(axis=0)
         model, retain, full = (curve[:, there] for curve in curves)
         if model.shape[1] < 2:
-            return Finding(way, note=f"only {model.shape[1]} rows have a value at every step")
+            return AuditFinding(way, note=f"only {model.shape[1]} rows have a value at every step")
         areas = tuple(area(curve, self.steps) for curve in (model, retain, full))
         where = position(*areas)
         back = recovery(model, retain, full, self.steps, self.recover)

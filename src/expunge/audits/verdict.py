@@ -89,7 +89,7 @@ def verdict(where: ControlPosition, *, margin: float, known: float) -> tuple[str
 
 
 def area(curve_SR: Floats, steps: Sequence[int]) -> Floats:
-    """Return the mean height of each row's curve over the steps, by trapezoids; (S, R) -> (R,), in units of the score."""
+    """Return the mean height of each row's curve over the steps, by trapezoids; (S, R) -> (R,), in score units."""
     x = np.asarray(steps, dtype=float)
     heights: Floats = np.trapezoid(curve_SR, x=x, axis=0) / (x[-1] - x[0])
     return heights
