@@ -56,7 +56,7 @@ def score(
     """Return plain scores of texts, NaN for a missing one. Raises DataError if the lists differ in length."""
     for name, values in (("prompts", prompts), ("references", references)):
         if values is not None and len(values) != len(texts):
-            raise DataError(f"{name}: {len(values)} for {len(texts)} texts; give one for each text")
+            raise DataError(f"{name}: {len(values)} for {len(texts)} texts")
     replies = [
         JudgeReply(text, prompts[i] if prompts else "", references[i] if references else "")
         for i, text in enumerate(texts)
@@ -116,7 +116,7 @@ def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
 
 
 def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, str]:
-    """Return a 95 % interval of a mean: Wilson's for a share of yes among rows judged once, else a bootstrap over rows."""
+    """Return a 95 % interval of a mean: Wilson's for a share of yes of rows judged once, else a bootstrap."""
     if single and bool(np.isin(values, (0.0, 1.0)).all()):
         wilson = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
         return float(wilson.low), float(wilson.high), "wilson"

@@ -133,7 +133,7 @@ def train_classifier(
 def load_classifier(folder: Path) -> TextClassifier:
     """Read a saved judge. Raises DataError if files are missing, have another format, or do not fit each other."""
     try:
-        scores = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder}: not a saved classifier: {str(error).splitlines()[0]}") from None
