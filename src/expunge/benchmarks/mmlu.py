@@ -35,7 +35,7 @@ class MmluArgs:
     limit: int = 0
     """Number of questions per subject, the first ones (0: all)."""
     max_length: int = 4096
-    """Largest number of tokens of a question; the oldest are cut."""
+    """Largest number of tokens; a longer prompt loses its beginning."""
 
     def __post_init__(self) -> None:
         check_shots(self.shots, "shots")

@@ -40,7 +40,7 @@ class WmdpArgs:
     mmlu_limit: int = 0
     """Number of MMLU questions per subject (0: all)."""
     question_length: int = 4096
-    """Largest number of tokens of a question; the oldest are cut."""
+    """Largest number of tokens; a longer prompt loses its beginning."""
 
     def __post_init__(self) -> None:
         check_shots(self.mmlu_shots, "mmlu_shots")
