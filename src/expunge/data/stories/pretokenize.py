@@ -106,30 +106,30 @@ def pretokenize(
         for shard in source.shards:
             (part / f"{shard.name}.json").unlink()
         os.rename(part, out)
-    return _dataset(out, {"shards": shards}, made=True)
+    return _dataset(out, {"shards": shards}, is_new=True)
 
 
 def _there(out: Path, key: str) -> PretokenizedDataset:
-    found = read_dataset(out)
-    if found["fingerprint"] != key:
+    described = read_dataset(out)
+    if described["fingerprint"] != key:
         raise ConfigError(f"dataset_name: {out} holds another data set; give another name, or remove it")
-    return _dataset(out, found, made=False)
+    return _dataset(out, described, is_new=False)
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
     """The description of a data set. Raises DataError if the folder holds none."""
     try:
-        found = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-        return dict(found, shards=list(found["shards"]), fingerprint=str(found["fingerprint"]))
+        described = json.loads((folder / DATASET).read_text(encoding="utf-8"))
+        return dict(described, shards=list(described["shards"]), fingerprint=str(described["fingerprint"]))
     except FileNotFoundError:
-        beside = [p.parent.name for p in folder.parent.glob(f"*/{DATASET}") if not p.parent.name.startswith(".")]
-        raise DataError(f"{folder} holds no data set (no {DATASET}){nearest(folder.name, beside)}") from None
+        temporary = [p.parent.name for p in folder.parent.glob(f"*/{DATASET}") if not p.parent.name.startswith(".")]
+        raise DataError(f"{folder} holds no data set (no {DATASET}){nearest(folder.name, temporary)}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DATASET}: not the description of a data set: {error}") from None
 
 
-def _dataset(folder: Path, found: Mapping[str, Any], *, made: bool) -> PretokenizedDataset:
-    return PretokenizedDataset(folder, made, **{name: sum(s[name] for s in found["shards"]) for name in SUMS})
+def _dataset(folder: Path, described: Mapping[str, Any], *, is_new: bool) -> PretokenizedDataset:
+    return PretokenizedDataset(folder, is_new, **{name: sum(s[name] for s in described["shards"]) for name in SUMS})
 
 
 def _fill_cache(root: Path, shard: StoryShard, tokenizer: Path, seed: int) -> None:
@@ -145,8 +145,8 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
         blocks = from_texts(read_shard(shard), token, variant, seed)
     index = [np.zeros((3, 0), np.int64)]
     at = changed = refused = 0
-    beside = part / f".{shard.name}.bin.tmp"
-    with open(beside, "wb") as f:
+    temporary = part / f".{shard.name}.bin.tmp"
+    with open(temporary, "wb") as f:
         for block in blocks:
             f.write(block.ids.tobytes())
             ends = at + np.cumsum(block.lengths)
@@ -155,7 +155,7 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
         index.append(np.array([[at], [0], [0]]))
         f.flush()
         os.fsync(f.fileno())
-    os.replace(beside, part / f"{shard.name}.bin")
+    os.replace(temporary, part / f"{shard.name}.bin")
     joined = np.concatenate(index, axis=1)
     np.save(part / f"{shard.name}.index.npy", joined)
     numbers = (shard.records, joined.shape[1] - 1, at, changed, refused)

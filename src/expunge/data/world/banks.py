@@ -1,4 +1,4 @@
-"""The word banks of the embedded world. All names of people, books, houses and prizes are made up."""
+"""The word banks of the embedded world. All names of people, books, publishers and prizes are fictitious."""
 
 from __future__ import annotations
 
