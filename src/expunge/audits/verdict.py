@@ -72,7 +72,7 @@ def differ(retain_R: Floats, full_R: Floats) -> bool:
 
 
 def verdict(where: ControlPosition, *, margin: float, known: float) -> tuple[str, str]:
-    """Return the verdict, and a remark. By the ends of the interval:
+    """Return the verdict, and a remark, from the ends of the interval.
 
     forgotten    low <= margin and high < known: not distinguishable from the retain model, and no large part is left
     traces       low > margin: more is left than in the retain model

@@ -79,7 +79,7 @@ def _frobenius(x: Tensor, y: Tensor) -> float:
 
 
 def _hsic_1(x: Tensor, y: Tensor) -> float:
-    """Compute the unbiased estimator from features. With K, L the Gram matrices without their diagonals:
+    """Compute the unbiased estimator from features, with K, L the Gram matrices without their diagonals.
 
     HSIC_1 = [tr(K L) + (1'K1)(1'L1) / ((n-1)(n-2)) - 2 (1'K L 1) / (n-2)] / (n (n-3)).
     """

@@ -65,7 +65,9 @@ class LazyLogits(Protocol):
     """Logits of N positions, computed on demand. vocabulary: V."""
 
     @property
-    def vocabulary(self) -> int: ...
+    def vocabulary(self) -> int:
+        """V, the number of logits of a position."""
+        ...
 
     def __call__(self) -> Tensor:
         """Return all logits, (N, V)."""

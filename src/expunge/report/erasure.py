@@ -205,7 +205,7 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
     lines += ["## Request", "", HASHES, ""]
     lines += ["| set | rows | SHA-256 of the rows | SHA-256 of the file |", "| --- | --: | --- | --- |"]
     lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.sha256)} | {_md(a.file_sha256)} |" for a in erasure.asked] + [""]
-    texts = [text for asked in erasure.asked for text in asked.texts]
+    texts = [text for request in erasure.asked for text in request.texts]
     lines += [*(f"- {_md(text)}" for text in texts), ""] if texts else []
     lines += ["## Actions", "", *(f"- {_md(name)}: {_md(value)}" for name, value in _done(erasure)), ""]
     if erasure.command:

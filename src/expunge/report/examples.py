@@ -92,7 +92,7 @@ def _rounded(value: float) -> float | int | None:
 
 
 def rows_table(explorer: Explorer) -> pa.Table:
-    """Return all rows in full, a line per row and model: set, row_id, question, answer, model, says, and each score."""
+    """Return all rows in full, a line per row and model, with the model's answer (`says`) and each score."""
     n = len(explorer.models)
     rows = explorer.rows
     columns: dict[str, pa.Array] = {

@@ -155,8 +155,8 @@ def _probes(protocol: Protocol, looks: Mapping[str, FigureStyle]) -> list[Figure
     figure.update_xaxes(title="layer", row=n_rows, dtick=1)
     caption = (
         "How well a linear probe of the mean state of a story's last tokens detects the feature; "
-        f"{protocol.feature} is the deleted one. 0.5 is guessing. A deletion with the probe scores of the never-learned "
-        "model has lost the feature; one with those of the present model has hidden it."
+        f"{protocol.feature} is the deleted one. 0.5 is guessing. A deletion with the probe scores of the "
+        "never-learned model has lost the feature; one with those of the present model has hidden it."
     )
     return [Figure("probes", "Probes of each layer", caption, styled(figure, 240 + 220 * n_rows))]
 
