@@ -21,7 +21,9 @@ def rows_for(make_rows, n_forget: int, n_retain: int):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 4, 8])
-@pytest.mark.parametrize(("n_forget", "n_retain", "ratio"), [(1, 3, 1), (3, 10, 2), (10, 3, 1), (40, 100, 1), (40, 30, 2)])
+@pytest.mark.parametrize(
+    ("n_forget", "n_retain", "ratio"), [(1, 3, 1), (3, 10, 2), (10, 3, 1), (40, 100, 1), (40, 30, 2)]
+)
 def test_no_row_twice_in_a_micro_batch(make_rows, n_forget: int, n_retain: int, ratio: int, size: int, world: int):
     rows = rows_for(make_rows, n_forget, n_retain)
     args = TrainArgs(

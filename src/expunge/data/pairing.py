@@ -11,8 +11,9 @@ often (the counts differ by 1 at most). Three rules give this:
 - `group_by_length` moves samples inside one pass only. A micro-batch that lies across two passes stays as it is.
 - The cursor of a chunked plan runs on around the retain rows if a chunk needs more of them than there are.
 
-The gap is half of the set (at most 1024 rows), whatever the batch size: the order does not depend on the batch size up
-to there. Larger micro-batches that cut a pass need a larger gap.
+The gap is half of the set, at least 8 rows (or all of them) and at most 1024, whatever the batch size: the order does
+not depend on the batch size up to there. Larger micro-batches that cut a pass need a larger gap. A set of up to 8 rows
+so has one order, which each pass repeats.
 """
 
 from __future__ import annotations
@@ -45,21 +46,21 @@ class Pairing:
         return 0 if side is None else len(side)
 
 
-GAP = 1024  # rows: the largest gap that is kept for every batch size
+LEAST, MOST = 8, 1024  # rows: bounds of the gap that is kept for every batch size
 
 
 def gap(n_rows: int, batch: int = 1) -> int:
     """Samples from one visit of a row to its next one, at least, so that micro-batches of `batch` hold it once."""
-    half = min((n_rows + 1) // 2, GAP)
+    always = min(n_rows, max(LEAST, (n_rows + 1) // 2), MOST)
     if batch % n_rows == 0 or n_rows % batch == 0:  # micro-batches and passes end together
-        return half
-    return n_rows if batch > n_rows else max(half, batch)
+        return always
+    return n_rows if batch > n_rows else max(always, batch)
 
 
 def shuffled_stream(n_rows: int, length: int, seed: int, stream: int, batch: int = 1) -> Rows:
     """`length` positions of a set of `n_rows`, in passes that each use every row once, each pass in a new order.
 
-    batch: rows of this side in a micro-batch. It counts only if the micro-batch is larger than half of the set.
+    batch: rows of this side in a micro-batch. It counts only if the micro-batch is larger than the gap and cuts a pass.
     """
     passes: list[Rows] = []
     for k in range(math.ceil(length / max(n_rows, 1))):
@@ -221,7 +222,7 @@ def group_by_length(
         return order
     marks = np.unique(np.concatenate([[0.0, n], np.asarray([] if ends is None else ends, dtype=float)]))
     out, span, number = order.copy(), batch * window, 0
-    for low, high in zip(marks[:-1], marks[1:], strict=True):
+    for low, high in itertools.pairwise(marks.tolist()):
         first = math.ceil(low / batch) * batch
         last = n if high == n else int(high // batch) * batch
         for start in range(first, last, span):

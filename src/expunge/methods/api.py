@@ -16,6 +16,7 @@ from torch import Tensor
 
 from expunge.core.errors import ConfigError
 from expunge.core.registry import Registry
+from expunge.methods.reduction import REDUCTIONS, Reduction
 
 
 class Quantity(enum.Enum):
@@ -178,8 +179,9 @@ def _constant_reader(beside: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
 class LossInputs:
     """All a loss may see of one step.
 
-    memory: what a method keeps from step to step of one run. Before each step the loop puts `memory["epoch"]` there:
-    how many passes over the forget rows are done (0, 1, ...; a fraction is cut off).
+    memory: what a method keeps from step to step of one run. Before each call the loop writes two entries:
+    `memory["epoch"]`, the completed passes over the forget rows (0, 1, ...), and `memory["micro_batch"]`, the number of
+    this micro-batch in its optimiser step and how many the step has.
     """
 
     forget: SideOutputs | None = None
@@ -197,6 +199,8 @@ class ForgetLoss(Protocol):
     """A method's own part: its forget term. Retaining and weighting are shared (`objective.py`).
 
     A method whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
+    The same holds for `reduction`. A token mean that leaves tokens out has `counted(n_tokens)`: how many of an answer's
+    tokens it counts.
     A method that weighs its terms by a rule of its own (dual variables) has `total(forget, retain, weights, memory)`.
     One whose teacher is "reinforced" may change that model's training settings by a property `reinforce`; one that
     starts from noised weights says how by `noise(seed)`, an edit.
@@ -214,6 +218,8 @@ Teacher = Literal["", "reinforced", "start"]
 class MethodSpec:
     """A registered method: its class, its needs and its defaults for the shared weights.
 
+    reduction: what its forget term averages over. "token": the scored tokens of the forget rows (of the alternates for
+    a method that reads no forget rows). "row": the rows. "micro_batch": neither, so each micro-batch weighs alike.
     teacher: the other model it learns from, if any. "reinforced": the model before unlearning, trained further on the
     forget rows. "start": the model the run is given, before `noise` changes its weights.
     """
@@ -228,6 +234,7 @@ class MethodSpec:
     retain_loss_type: str | None  # None: the method takes no retain rows
     aliases: tuple[str, ...] = ()
     teacher: Teacher = ""
+    reduction: Reduction = "micro_batch"
 
     @property
     def page(self) -> str:
@@ -250,8 +257,13 @@ def method(
     retain_loss_type: str | None = "NLL",
     aliases: tuple[str, ...] = (),
     teacher: Teacher = "",
+    reduction: Reduction = "micro_batch",
 ) -> Callable[[C], C]:
-    """Register a frozen dataclass as an unlearning method under the name users type."""
+    """Register a frozen dataclass as an unlearning method under the name users type.
+
+    reduction: what the forget term averages over (`MethodSpec`). Declare "token" or "row", or a step of several
+    micro-batches weighs rows of small micro-batches more than others.
+    """
 
     def register(cls: C) -> C:
         if (needs.forget_teacher or needs.retain_teacher) and not teacher:
@@ -261,7 +273,11 @@ def method(
                 f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
                 "under @method"
             )
-        made = MethodSpec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
+        if reduction not in REDUCTIONS:
+            raise ConfigError(f"method {name}: reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
+        made = MethodSpec(
+            name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher, reduction
+        )
         _REGISTRY.add(made, aliases)
         return cls
 
@@ -280,7 +296,10 @@ def find(name: str, where: str = "trainer") -> MethodSpec:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A step's loss: the total to differentiate, and its unweighted parts for the log."""
+    """The loss of a micro-batch: the total to differentiate, and its terms without gamma and alpha for the log.
+
+    Both contain the shares of the terms (`methods.reduction`): their mean over a step's micro-batches is the step's.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)

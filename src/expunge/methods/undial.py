@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
+from expunge.methods.reduction import Reduction
 from expunge.methods.terms import log_probs, require, tokens, wide
 
 
@@ -16,6 +17,7 @@ from expunge.methods.terms import log_probs, require, tokens, wide
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS),
     paper="arXiv:2402.10052",
+    reduction="token",
     alpha=0.0,
 )
 @strict
@@ -49,6 +51,11 @@ class UNDIAL:
         """Both models' distributions on the forget rows."""
         where = ScoredPositions.ALL if self.compat == "openunlearning" else ScoredPositions.ANSWER
         return Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_positions=where)
+
+    @property
+    def reduction(self) -> Reduction:
+        """The mean over tokens; over a padded batch it depends on the micro-batch."""
+        return "token" if self.compat == "paper" else "micro_batch"
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """The cross-entropy to the adjusted reference."""

@@ -1,4 +1,4 @@
-"""What a step is: a rule over gradients, called once for each micro-batch, that wraps any loss.
+"""What a gradient transform is: a rule over gradients, called once for each optimiser step, that wraps any loss.
 
 A step never sees a model, a batch or a loss. It asks for the gradient of a term at the weights as they stand now, and
 returns the gradient to use. Exactly one step wraps a run: a step reads the terms apart and gives back one gradient, so
@@ -29,7 +29,7 @@ class Perturbation:
 
 
 class GradientRequest(Protocol):
-    """How a step asks for gradients of one micro-batch. Each call is a forward and a backward of its own."""
+    """How a transform requests gradients of a step. Each call is a forward and a backward of each micro-batch."""
 
     def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         """Gradient of a term (gamma * forget, alpha * retain, or their total) at the present weights, per parameter.
@@ -44,7 +44,7 @@ class GradientRequest(Protocol):
 
 
 class GradTransform(Protocol):
-    """A frozen dataclass of settings that is called once for each micro-batch.
+    """A frozen dataclass of settings that is called once for each optimiser step (or micro-batch, by its `scope`).
 
     A step whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
     """
@@ -56,13 +56,18 @@ class GradTransform(Protocol):
 
 @dataclass(frozen=True)
 class GradTransformSpec:
-    """A registered step: its class, and the terms without which it makes no sense."""
+    """A registered transform: its class, and the terms without which it makes no sense.
+
+    scope: "step" for a rule over the gradients of a whole optimiser step. "micro_batch" for a rule over single samples,
+    whose gradients add up over micro-batches.
+    """
 
     name: str
     revision: int
     cls: type[Any]
     needs: tuple[Which, ...]
     paper: str
+    scope: Literal["step", "micro_batch"] = "step"
 
     @property
     def page(self) -> str:
@@ -74,11 +79,18 @@ _REGISTRY: Registry[GradTransformSpec] = Registry("step", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
-def grad_transform(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> Callable[[C], C]:
+def grad_transform(
+    name: str,
+    *,
+    revision: int,
+    needs: tuple[Which, ...],
+    paper: str,
+    scope: Literal["step", "micro_batch"] = "step",
+) -> Callable[[C], C]:
     """Register a frozen dataclass as a step under the name users type."""
 
     def register(cls: C) -> C:
-        _REGISTRY.add(GradTransformSpec(name, revision, cls, needs, paper))
+        _REGISTRY.add(GradTransformSpec(name, revision, cls, needs, paper, scope))
         return cls
 
     return register

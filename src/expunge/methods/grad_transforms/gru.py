@@ -11,7 +11,7 @@ from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, dot, over, running_mean
 
 
-@grad_transform("gru", revision=1, needs=("forget", "retain"), paper="arXiv:2503.09117")
+@grad_transform("gru", revision=2, needs=("forget", "retain"), paper="arXiv:2503.09117")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class GRU:
@@ -20,13 +20,13 @@ class GRU:
     Idea: where unlearning and retaining pull against each other, take out of the forget gradient the part that would
     raise the retain loss, and nothing else.
     Formula: c = min(0, <g_f, m_r>) / ||m_r||^2;  g = (g_f - c m_r) + g_r
-        m_r  the retain gradient, as a running mean over micro-batches: momentum * old + (1 - momentum) * g_r
+        m_r  the retain gradient, as a running mean over steps: momentum * old + (1 - momentum) * g_r
     keep_retain=false leaves the last g_r out: the retain rows then only steer, and no step is taken on their loss.
 
     momentum has no published default: the authors search 0.8, 0.9, 0.95 and none, and none is the default here.
 
-    Pitfalls: gradients of a micro-batch are noisy, so with momentum=0 (default) small micro-batches find conflicts that
-    are chance; momentum costs one more copy of the gradient. gamma and alpha weight g_f and g_r before the rule: alpha
+    Pitfalls: gradients of a step are noisy, so with momentum=0 (default) small steps find conflicts that are chance;
+    momentum costs one more copy of the gradient. gamma and alpha weight g_f and g_r before the rule: alpha
     does not change the direction that is taken out.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=gru
@@ -43,7 +43,6 @@ class GRU:
         """The forget gradient without its conflict, plus the retain gradient, per parameter."""
         forget, retain = ask("forget"), ask("retain")
         steer = running_mean(memory, "gru_retain", retain, self.momentum)
-        overlap = dot(forget, steer)
-        if overlap < 0:
-            forget = add(forget, steer, -over(overlap, dot(steer, steer)))
+        conflict = dot(forget, steer).clamp(max=0)  # 0, so no change, if they agree: no value is read from the device
+        forget = add(forget, steer, -over(conflict, dot(steer, steer)))
         return add(forget, retain) if self.keep_retain else forget
