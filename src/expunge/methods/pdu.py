@@ -33,8 +33,8 @@ class PDU:
     mode reads the whole retain set anew; here the steps' own retain losses are averaged.
 
     Pitfalls: F is of the size of squared logits (hundreds), so alpha = 1 hardly holds the model before lambda grows.
-    R is averaged over the micro-batches of an optimiser step in one process, so one process trains. With alpha = 0 the bound begins to
-    count after the warm-up.
+    R is averaged over the micro-batches of an optimiser step in one process, so one process trains. With alpha = 0 the
+    bound begins to count after the warm-up.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU trainer.method_args.alpha=50
     """
