@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import regex
+
 from expunge.core.decode import strict
 from expunge.judges.api import JudgeReply, JudgeScores
+from expunge.metrics.words import blank_separated, whole_words_pattern
 
 QUOTED = re.compile(r'"[^"]+"|\u201c[^\u201d]+\u201d|\u00ab[^\u00bb]+\u00bb')
 
@@ -19,8 +22,9 @@ class JudgeRule:
     """Conditions on a text, all of which must hold. At least one must be given.
 
     any_of, all_of: words or phrases that stand in it, whole ("art" is not in "start"). regex: a pattern found in it.
-    min_words, max_words: length in words. min_quotes: quoted passages (" ", curly, or guillemets). contains_reference:
-    the true answer stands in it, whole, blanks and case apart; a text without a true answer has no score.
+    min_words, max_words: length in words; in scripts without blanks between words, in characters. min_quotes: quoted
+    passages (" ", curly, or guillemets). contains_reference: the true answer stands in it, whole, blanks and case
+    apart; a text without a true answer has no score.
     case_sensitive: for words and patterns. negate: the rule holds where the conditions do not.
     """
 
@@ -54,7 +58,7 @@ class JudgeRule:
     def holds(self, said: JudgeReply) -> bool:
         """Whether the text satisfies the rule."""
         flags = 0 if self.case_sensitive else re.IGNORECASE
-        n = len(said.text.split())
+        n = len(blank_separated(said.text))
         held = (
             (not self.any_of or any(_whole(w, flags).search(said.text) for w in self.any_of))
             and all(_whole(w, flags).search(said.text) for w in self.all_of)
@@ -67,10 +71,9 @@ class JudgeRule:
         return held != self.negate
 
 
-def _whole(words: str, flags: int) -> re.Pattern[str]:
-    """Words as they stand, any blanks between them, not inside a longer word."""
-    pattern = r"\s+".join(re.escape(w) for w in words.split())
-    return re.compile(rf"(?<!\w){pattern}(?!\w)", flags)
+def _whole(words: str, flags: int) -> regex.Pattern[str]:
+    """A pattern of words as they stand, with any blanks between them, not inside of a longer word."""
+    return regex.compile(whole_words_pattern(words), flags)
 
 
 @strict

@@ -28,21 +28,27 @@ CELLS = 4_000_000  # numbers drawn at once: bounds the memory of one step of a b
 
 
 def mean_over_rows(
-    row_ids: Ids, values_R: Floats, per_row: Mapping[str, list[Score]], extra: Mapping[str, float] | None = None
+    row_ids: Ids,
+    values_R: Floats,
+    per_row: Mapping[str, list[Score]],
+    extra: Mapping[str, float] | None = None,
+    *,
+    unscored: str = UNSCORED,
 ) -> MetricResult:
     """The mean of one value per row, with its interval.
 
     values_R: shape (R,), NaN where a row has no value. per_row: statistic -> R entries, stored beside the rows.
     The result's `extra` holds n_missing (rows without a value), and ci_low, ci_high: the 95 % percentile bootstrap
     interval over rows (1000 resamples, fixed seed), where at least two rows have a value and both ends are finite. The
-    order of the rows does not matter. If no row has a value the result is missing, with its rows kept.
+    order of the rows does not matter. If no row has a value the result is missing, with its rows kept; `unscored` says
+    why rows have none.
     """
     order = np.argsort(row_ids, kind="stable")
     rows = {int(row_ids[i]): {name: column[i] for name, column in per_row.items()} for i in order}
     kept = values_R[order][~np.isnan(values_R[order])]
     counted = dict(extra or {}) | {"n_missing": float(len(values_R) - len(kept))}
     if not len(kept):
-        said = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
+        said = f"none of the {len(values_R)} rows could be scored: {unscored}"
         return MetricResult(math.nan, reason=said, per_row=rows, extra=counted)
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are infinite, or whose sum is
         value = float(kept.mean())
