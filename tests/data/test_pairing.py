@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expunge.data.pairing import choices, group_by_length, pair, shuffled_stream
+from expunge.data.pairing import choices, gap, group_by_length, pair, pass_ends, shuffled_stream
 
 
 @pytest.mark.parametrize(("n_rows", "length"), [(7, 7), (7, 21), (7, 24), (7, 3), (1, 5)])
@@ -93,3 +93,58 @@ def test_grouping_brings_like_lengths_together_in_a_seeded_order() -> None:
 def test_grouping_nothing() -> None:
     empty = np.zeros(0, dtype=np.int64)
     assert group_by_length(empty, empty, batch=4, seed=0).tolist() == []
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 10, 40])
+@pytest.mark.parametrize("batch", [1, 2, 4, 7, 8, 16, 40])
+def test_a_micro_batch_holds_each_row_equally_often(n_rows: int, batch: int) -> None:
+    stream = shuffled_stream(n_rows, 12 * n_rows + 5, seed=1, stream=0, batch=batch)
+    for start in range(0, 12 * n_rows + 5 - batch, batch):
+        counts = np.bincount(stream[start : start + batch], minlength=n_rows)
+        assert counts.max() - counts.min() <= 1, (start, stream[start : start + batch])
+
+
+@pytest.mark.parametrize("n_rows", [10, 40, 400])
+def test_the_order_does_not_depend_on_micro_batches_of_up_to_half_of_the_set(n_rows: int) -> None:
+    plain = shuffled_stream(n_rows, 5 * n_rows, seed=0, stream=0)
+    for batch in {1, 3, 8, n_rows // 4, n_rows // 2}:
+        assert shuffled_stream(n_rows, 5 * n_rows, seed=0, stream=0, batch=batch).tolist() == plain.tolist()
+    last = {int(row): at for at, row in enumerate(plain[:n_rows])}
+    gaps = [n_rows + at - last[int(row)] for at, row in enumerate(plain[n_rows : 2 * n_rows])]
+    assert min(gaps) >= gap(n_rows) == max(8, n_rows // 2)
+    assert len(set(gaps)) > n_rows // 4 or n_rows == 10  # still shuffled
+
+
+def test_every_row_may_take_most_places_of_the_next_pass() -> None:
+    """The gap keeps the last rows of a pass from the first places of the next one, and nothing else."""
+    n = 18
+    seen = np.zeros((n, n), dtype=int)
+    for seed in range(3000):
+        stream = shuffled_stream(n, 2 * n, seed=seed, stream=0)
+        at = {int(row): place for place, row in enumerate(stream[:n])}
+        for place, row in enumerate(stream[n:]):
+            seen[at[int(row)], place] += 1
+    allowed = np.array([[n - i + j >= 9 for j in range(n)] for i in range(n)])
+    assert (seen[~allowed] == 0).all() and (seen[allowed] > 20).all()
+
+
+def test_pass_ends_are_where_rows_come_again() -> None:
+    assert pass_ends(np.array([0, 1, 2, 1, 0, 2, 2, 0])).tolist() == [3, 6]
+    assert pass_ends(np.array([[0, 1], [2, 0], [1, 2], [0, 1]])).tolist() == [1.5, 3.0]
+    assert pass_ends(np.zeros(0, dtype=np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 10, 40])
+@pytest.mark.parametrize("batch", [2, 4, 8])
+def test_grouping_never_crosses_a_pass(n_rows: int, batch: int) -> None:
+    lengths = np.random.default_rng(0).integers(5, 90, size=n_rows)
+    visits = shuffled_stream(n_rows, 10 * n_rows, seed=0, stream=0, batch=batch)
+    order = np.arange(len(visits))
+    grouped = visits[group_by_length(order, lengths[visits], batch=batch, seed=0, ends=pass_ends(visits))]
+    for start in range(0, len(visits), n_rows):
+        assert sorted(grouped[start : start + n_rows]) == list(range(n_rows))
+    for start in range(0, len(visits) - batch, batch):
+        counts = np.bincount(grouped[start : start + batch], minlength=n_rows)
+        assert counts.max() - counts.min() <= 1
+    if n_rows == 40:
+        assert grouped.tolist() != visits.tolist()

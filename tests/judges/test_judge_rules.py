@@ -65,3 +65,18 @@ def test_no_true_answer_is_missing() -> None:
 def test_wrong_rules_are_one_line(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decode(RuleJudge, {"rules": [rule]})
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "holds"),
+    [
+        ("抱歉。我不知道答案。", {"any_of": ["我不知道"]}, True),
+        ("抱歉。我不知道答案。", {"min_words": 10, "max_words": 10}, True),
+        ("मैं नहीं जानता", {"any_of": ["नह"]}, False),
+        ("मैं नहीं जानता", {"any_of": ["नहीं"]}, True),
+        ("Я не знаю.", {"any_of": ["не ЗНАЮ"]}, True),
+        ("Я не знаюсь.", {"any_of": ["не знаю"]}, False),
+    ],
+)
+def test_conditions_in_other_scripts(text: str, rule: dict[str, Any], holds: bool) -> None:
+    assert score(decode(RuleJudge, {"rules": [rule]}), [text]) == [float(holds)]

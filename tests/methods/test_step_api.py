@@ -44,7 +44,7 @@ def test_wrong_settings_are_named_with_their_key() -> None:
 def test_identity_covers_name_revision_and_every_setting() -> None:
     assert grad_transform_identity(make_grad_transform("sam", {"rho": 0.5})) == {
         "name": "sam",
-        "revision": 1,
+        "revision": 2,
         "args": {"rho": 0.5, "at": "forget"},
     }
 

@@ -74,7 +74,47 @@ def test_equals_the_package_rouge_score_to_the_last_bit() -> None:
     ("a", "b", "n"), [("", "x", 0), ("abcbdab", "bdcaba", 4), ("aaaa", "aa", 2), ("ab" * 50, "ba" * 50, 99)]
 )
 def test_longest_common_subsequence_by_hand(a: str, b: str, n: int) -> None:
-    assert rouge._common(list(a), list(b)) == rouge._common(list(b), list(a)) == n
+    truth, said = (" ".join(letters) for letters in (a, b))
+    recall = rouge.pair_scores([(truth, said, False)], "rouge_score")[0][1]
+    assert recall == pytest.approx(n / len(a)) if a else math.isnan(recall)
+
+
+@pytest.mark.parametrize(
+    ("reference", "generation", "recall"),
+    [
+        ("Москва 1984", "Лондон 1984", 1 / 2),
+        ("Она родилась в Киеве", "она родилась в Одессе", 3 / 4),
+        ("हिन्दी में लिखा", "हिन्दु में लिखा", 2 / 3),
+        ("كَتَبَ مُحَمَّد", "كَتَبَ أحمد", 1 / 2),
+        ("東京で生まれた", "大阪で生まれた", 5 / 7),
+        ("เกิดที่เชียงใหม่", "เกิดที่เชียงใหม่", 1.0),
+        ("ភ្នំពេញ", "បាត់ដំបង", 0.0),
+        ("서울에서 태어났다", "부산에서 태어났다", 1 / 2),
+        ("Straße in Köln", "STRASSE in Köln", 1.0),
+        ("cafe\u0301 noir fort à", "café noir fort à", 1.0),
+        ("im Jahr ١٩٨٤ — год", "im Jahr 1984 год", 1.0),
+    ],
+)
+def test_every_script_is_read(reference: str, generation: str, recall: float) -> None:
+    result = run([GeneratedText(0, 0, "", generation, reference, 3, True)])
+    assert result.per_row[0]["rougeL_recall"] == pytest.approx(recall)
+    assert result.extra["unicode_words"] == 1
+
+
+def test_a_set_with_few_other_letters_stays_with_rouge_score() -> None:
+    plain = [GeneratedText(i, 0, "", "the novels", "the writer wrote long novels" * 4, 3, True) for i in range(9)]
+    one = GeneratedText(9, 0, "", "Garcia", "García", 3, True)
+    mixed = run([*plain, one])
+    assert "unicode_words" not in mixed.extra
+    assert mixed.per_row[9]["rougeL_recall"] == 0 and mixed.per_row[0] == run(plain).per_row[0]
+    alone = run([one], tokenizer="unicode")
+    assert alone.extra["unicode_words"] == 1 and alone.value == 0
+    assert run(plain, tokenizer="unicode").per_row[0]["rouge1_recall"] == mixed.per_row[0]["rouge1_recall"]
+
+
+def test_wrong_tokenizer() -> None:
+    with pytest.raises(ConfigError, match=r"args\.tokenizer: 'unicod': no such choice; did you mean 'unicode'\?"):
+        run(TEXTS, tokenizer="unicod")
 
 
 def test_several_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +124,7 @@ def test_several_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     plain = rouge._in_a_process
     monkeypatch.setattr(rouge, "FEWEST", 30)
     monkeypatch.setattr(rouge.os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(rouge, "_in_a_process", lambda pairs: (asked.append(len(pairs)), plain(pairs))[1])
+    monkeypatch.setattr(rouge, "_in_a_process", lambda pairs, how: (asked.append(len(pairs)), plain(pairs, how))[1])
     many = rouge.rouge_of_all(texts)
     assert sorted(asked) == [30, 31]
     assert [str(s) for s in many] == [str(s) for s in alone]

@@ -121,12 +121,12 @@ def test_the_model_is_left_in_evaluation_mode(make_model, rows) -> None:
     assert not model.training
 
 
-def step_of(make_model, rows, size: int, accumulate: int) -> tuple[Any, torch.Tensor]:
+def step_of(make_model, rows, size: int, accumulate: int, **more: Any) -> tuple[Any, torch.Tensor]:
     """One step of plain gradient descent: the samples' order and -gradient."""
     model = make_model()
     before = flat(model)
     keys = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate, "max_steps": 1}
-    args = TrainArgs(learning_rate=1.0, **keys, **PLAIN)
+    args = TrainArgs(learning_rate=1.0, **keys, **PLAIN, **more)
     done = train(model, objective("finetune"), rows, args, pad_id=0)
     assert done.n_steps == 1
     order = [rows["retain"][s.retain] for s in plan_samples(objective("finetune"), rows, args)]
@@ -142,25 +142,34 @@ def test_accumulation_of_rows_of_equal_length_changes_nothing(make_model, make_r
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 8), (2, 4), (4, 2), (8, 1)])
-def test_accumulation_is_the_mean_over_micro_batches(make_model, rows, size: int, accumulate: int) -> None:
-    """Of token means: with rows of unequal length, a row in a small micro-batch weighs more per token."""
+def test_accumulation_is_the_token_mean_of_the_step(make_model, rows, size: int, accumulate: int) -> None:
     order, moved = step_of(make_model, rows, size, accumulate)
+    torch.testing.assert_close(moved, gradient(make_model(), [order]), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_the_old_way_is_the_mean_over_micro_batches(make_model, rows, size: int, accumulate: int) -> None:
+    """Of token means: with rows of unequal length, a row in a small micro-batch weighs more per token."""
+    order, moved = step_of(make_model, rows, size, accumulate, accumulation="mean_of_means")
     micro = [order[i : i + size] for i in range(0, 8, size)]
     torch.testing.assert_close(moved, gradient(make_model(), micro), rtol=1e-4, atol=2e-6)
 
 
-def test_a_last_short_step_is_the_mean_over_what_it_has(make_model, rows) -> None:
+@pytest.mark.parametrize("accumulation", ["whole_step", "mean_of_means"])
+def test_a_last_short_step_is_the_mean_over_what_it_has(make_model, rows, accumulation: str) -> None:
     """7 rows in micro-batches of 2, where a step would take 8 of them: 4 micro-batches, the last of one row."""
     model = make_model()
     before = flat(model)
     keys = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "num_train_epochs": 1}
-    args = TrainArgs(learning_rate=1.0, **keys, **PLAIN)
+    args = TrainArgs(learning_rate=1.0, accumulation=accumulation, **keys, **PLAIN)
     done = train(model, objective("GradAscent"), rows, args, pad_id=0)
     order = [rows["forget"][s.forget] for s in plan_samples(objective("GradAscent"), rows, args)]
     micro = [order[i : i + 2] for i in range(0, 7, 2)]
     assert [len(m) for m in micro] == [2, 2, 2, 1]
     assert done.n_steps == 1 == args.n_steps(7)
-    torch.testing.assert_close(before - flat(model), -gradient(make_model(), micro), rtol=1e-4, atol=2e-6)
+    expected = gradient(make_model(), micro if accumulation == "mean_of_means" else [order])
+    torch.testing.assert_close(before - flat(model), -expected, rtol=1e-4, atol=2e-6)
+    assert done.history[0]["loss"] == pytest.approx(done.history[0]["forget"], rel=1e-6)
 
 
 def test_steps_progress_and_log(make_model, rows) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 
 from expunge.core.decode import decode
@@ -109,6 +110,32 @@ def test_targets(make_model) -> None:
         with_lora(make_model(), LoraArgs(target_modules=("v_proj", "qproj")), seed=0)
     with pytest.raises(ConfigError, match="'lm_head' shares its weights with the embeddings"):
         with_lora(make_model(), LoraArgs(target_modules=("lm_head",)), seed=0)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("c_attn", "c_fc")])
+def test_gpt2s_linear_modules_take_adapters(rows, targets: Any) -> None:
+    """They are no torch.nn.Linear: their class is Conv1D, with the weight as (in, out)."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 67, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    plain = transformers.GPT2LMHeadModel(config).eval()
+    before = plain(IDS).logits.detach()
+    model = with_lora(plain, LoraArgs(r=4, target_modules=targets), seed=0)
+    named = {n.rpartition(".lora_A")[0].rpartition(".")[2] for n, _ in model.named_modules() if ".lora_A.default" in n}
+    assert named == ({"c_attn", "c_fc", "c_proj"} if targets == "all-linear" else {"c_attn", "c_fc"})
+    run(model, rows, "GradDiff", num_train_epochs=2)
+    trained = model(IDS).logits.detach()
+    assert float((trained - before).abs().max()) > 1e-3
+    torch.testing.assert_close(merged(model)(IDS).logits, trained, rtol=1e-4, atol=1e-4)
+
+
+def test_one_key_of_lora_leaves_the_others_at_their_defaults() -> None:
+    """`trainer.args.lora.r=2` alone: composed, it is a group with that key."""
+    assert decode(TrainArgs, {"lora": {"r": 2}}, where="trainer.args").lora == LoraArgs(r=2)
+    assert decode(TrainArgs, {"lora": {}}, where="trainer.args").lora == LoraArgs()
+    with pytest.raises(ConfigError, match=r"^trainer\.args\.lora\.rank: unknown key"):
+        decode(TrainArgs, {"lora": {"rank": 2}}, where="trainer.args")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft, on loading

@@ -134,7 +134,7 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
         for p in model.parameters():
             p.mul_(1.01)  # so that the reference is elsewhere
     stepper = GradTransformRunner(make_grad_transform(name, {}), goal, server, serve)
-    stepper(model, lambda which, its: which(its.view(model, samples, device=CPU)), share=1.0)
+    stepper(model, [lambda which, its: which(its.view(model, samples, device=CPU))], share=1.0)
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
 
 
@@ -178,7 +178,7 @@ def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows
         return terms
 
     rule = make_grad_transform("latent", {"layer": "model.layers.0", "eps": 2.0, "inner_steps": 3})
-    GradTransformRunner(rule, goal, serve(goal.needs), serve)(model, compute, share=1.0)
+    GradTransformRunner(rule, goal, serve(goal.needs), serve)(model, [compute], share=1.0)
     forget = found[:4]  # three inner steps, then the one that trains
     assert forget == sorted(forget) and forget[-1] > forget[0] + 0.1
     assert len(found) == 5  # and the retain term, without it
@@ -255,7 +255,7 @@ def test_a_step_counts_in_the_identity_and_leaves_no_trace_without() -> None:
     plain = TrainArgs().identity
     assert not {"step", "step_args", "lora", "trainable_last_k_layers", "trainable_params_regex"} & set(plain)
     sam = TrainArgs(step="sam").identity
-    assert sam == {**plain, "step": {"name": "sam", "revision": 1, "args": {"rho": 0.01, "at": "forget"}}}
+    assert sam == {**plain, "step": {"name": "sam", "revision": 2, "args": {"rho": 0.01, "at": "forget"}}}
     assert fingerprint(sam) == fingerprint(TrainArgs(step="sam", step_args={"rho": 0.01}).identity)
     assert fingerprint(sam) != fingerprint(TrainArgs(step="sam", step_args={"rho": 0.02}).identity)
     with pytest.raises(ConfigError, match=r"^trainer\.args\.step: no step named 'sma'"):

@@ -42,6 +42,11 @@ class Batch:
         return int(self.ids_BT.shape[0])
 
 
+def scored_tokens(row: Encoded) -> int:
+    """How many tokens of a row `collate` lists as scored. The first token of a sequence has no prediction."""
+    return max(0, len(row.ids) - max(row.n_prompt, 1))
+
+
 def collate(
     rows: Sequence[Encoded],
     *,

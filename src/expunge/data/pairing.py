@@ -1,9 +1,19 @@
 """Which rows meet in which step: a plan made before training, from the seed alone.
 
-Interleaved: the anchor side is passed through epoch by epoch, shuffled anew each time; the other side is drawn without
-replacement: its rows are shuffled, used once each, shuffled again, and so on. In chunks: forget rows in consecutive
-parts, with retain rows from a cursor. Alternating: parts of the forget rows alone, and of the retain rows alone. The
-k-th sample of the run is the same whatever the number of workers, ranks or interruptions.
+Interleaved: each side is drawn without replacement. Its rows are shuffled, used once each, shuffled again, and so on.
+In chunks: forget rows in consecutive parts, with retain rows from a cursor. Alternating: parts of the forget rows
+alone, and of the retain rows alone. The k-th sample of the run does not depend on workers, ranks or interruptions.
+
+A micro-batch never holds a row twice, unless the set is smaller than the micro-batch. Then it holds each row equally
+often (the counts differ by 1 at most). Three rules give this:
+
+- A row comes again after at least `gap(n_rows, batch)` samples of its side, also from one pass to the next.
+- `group_by_length` moves samples inside one pass only. A micro-batch that lies across two passes stays as it is.
+- The cursor of a chunked plan runs on around the retain rows if a chunk needs more of them than there are.
+
+The gap is half of the set, at least 8 rows (or all of them) and at most 1024, whatever the batch size: the order does
+not depend on the batch size up to there. Larger micro-batches that cut a pass need a larger gap. A set of up to 8 rows
+so has one order, which each pass repeats.
 """
 
 from __future__ import annotations
@@ -17,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
+Places = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,40 @@ class Pairing:
         return 0 if side is None else len(side)
 
 
-def shuffled_stream(n_rows: int, length: int, seed: int, stream: int) -> Rows:
-    """`length` positions of a set of `n_rows`, in passes that each use every row once, each pass in a new order."""
-    passes = [
-        np.random.default_rng([seed, stream, k]).permutation(n_rows) for k in range(math.ceil(length / max(n_rows, 1)))
-    ]
+LEAST, MOST = 8, 1024  # rows: bounds of the gap that is kept for every batch size
+
+
+def gap(n_rows: int, batch: int = 1) -> int:
+    """Samples from one visit of a row to its next one, at least, so that micro-batches of `batch` hold it once."""
+    always = min(n_rows, max(LEAST, (n_rows + 1) // 2), MOST)
+    if batch % n_rows == 0 or n_rows % batch == 0:  # micro-batches and passes end together
+        return always
+    return n_rows if batch > n_rows else max(always, batch)
+
+
+def shuffled_stream(n_rows: int, length: int, seed: int, stream: int, batch: int = 1) -> Rows:
+    """`length` positions of a set of `n_rows`, in passes that each use every row once, each pass in a new order.
+
+    batch: rows of this side in a micro-batch. It counts only if the micro-batch is larger than the gap and cuts a pass.
+    """
+    passes: list[Rows] = []
+    for k in range(math.ceil(length / max(n_rows, 1))):
+        rng = np.random.default_rng([seed, stream, k])
+        passes.append(_next_pass(passes[-1], gap(n_rows, batch), rng) if k else rng.permutation(n_rows))
     return np.concatenate(passes)[:length].astype(np.int64) if passes else np.zeros(0, dtype=np.int64)
+
+
+def _next_pass(before: Rows, distance: int, rng: np.random.Generator) -> Rows:
+    """A random order in which each row lies at least `distance` samples after its place in the pass `before`."""
+    n = len(before)
+    free = before[: n - distance + 1].tolist()  # rows that may come first
+    draws = rng.random(distance - 1)
+    head: list[int] = []
+    for j in range(distance - 1):
+        at = int(draws[j] * len(free))
+        head.append(free[at])
+        free[at] = int(before[n - distance + 1 + j])  # it may come next
+    return np.concatenate([np.array(head, dtype=np.int64), rng.permutation(np.array(free, dtype=np.int64))])
 
 
 def pair(
@@ -51,14 +90,19 @@ def pair(
     seed: int,
     ratio: int = 1,
     n_epoch: int = 0,
+    batch: int = 1,
 ) -> Pairing:
-    """An interleaved run's samples; a side with no rows (None) is left out. Both sides are drawn without replacement,
-    so the anchor only decides how many samples an epoch has, which the caller says by `n_samples`."""
-    return Pairing(
-        forget=None if n_forget is None else shuffled_stream(n_forget, n_samples, seed, 0),
-        retain=None if n_retain is None else shuffled_stream(n_retain, n_samples * ratio, seed, 1).reshape(-1, ratio),
-        n_epoch=n_epoch,
-    )
+    """Return an interleaved run's samples; a side with no rows (None) is left out.
+
+    Both sides are drawn without replacement, so the anchor only decides how many samples an epoch has (`n_samples`).
+    batch: samples of a micro-batch.
+    """
+    forget = retain = None
+    if n_forget is not None:
+        forget = shuffled_stream(n_forget, n_samples, seed, 0, batch)
+    if n_retain is not None:
+        retain = shuffled_stream(n_retain, n_samples * ratio, seed, 1, batch * ratio).reshape(-1, ratio)
+    return Pairing(forget, retain, n_epoch)
 
 
 def in_chunks(
@@ -74,7 +118,8 @@ def in_chunks(
     """A pairing per chunk of consecutive forget rows; `samples_of` gives the samples of a run over so many rows.
 
     Every forget row has its own `ratio` retain rows, the same in each pass: the cursor takes the next ones, around the
-    retain rows and on from chunk to chunk. `shuffle` puts both sides in a seeded order first.
+    retain rows and on from chunk to chunk. If a chunk needs more retain rows than there are, the cursor runs on from
+    pass to pass instead. `shuffle` puts both sides in a seeded order first.
     """
     retain = None if n_retain is None else _order(n_retain, seed, 1, shuffle)
     out: list[Pairing] = []
@@ -82,8 +127,10 @@ def in_chunks(
         visits = np.arange(samples_of(len(chunk))) % len(chunk)
         beside = None
         if retain is not None:
-            cursor = np.arange(start * ratio, (start + len(chunk)) * ratio) % len(retain)
-            beside = retain[cursor].reshape(-1, ratio)[visits]
+            once = len(chunk) * ratio <= len(retain)
+            cursor = start * ratio + np.arange((len(chunk) if once else len(visits)) * ratio)
+            beside = retain[cursor % len(retain)].reshape(-1, ratio)
+            beside = beside[visits] if once else beside
         out.append(Pairing(chunk[visits], beside, len(chunk)))
     return out
 
@@ -99,6 +146,7 @@ def alternating(
     share: float,
     seed: int,
     shuffle: bool,
+    batch: int = 1,
 ) -> list[Pairing]:
     """Pairings of one side each: every chunk of forget rows; after each `every` whole chunks a random share of the
     retain rows; at the end all retain rows. Each pass of each pairing is in a new seeded order."""
@@ -106,7 +154,7 @@ def alternating(
     out: list[Pairing] = []
 
     def passes(rows: Rows, n_samples: int) -> Rows:
-        return rows[shuffled_stream(len(rows), n_samples, seed, next(streams))]
+        return rows[shuffled_stream(len(rows), n_samples, seed, next(streams), batch)]
 
     def anneal(rows: Rows) -> None:
         out.append(Pairing(None, passes(rows, anneal_samples_of(len(rows)))[:, None], len(rows)))
@@ -143,21 +191,46 @@ def choices(visited: Rows, n: int, seed: int) -> Rows:
     return out
 
 
-def group_by_length(order: Rows, lengths: Rows, *, batch: int, seed: int, window: int = 16) -> Rows:
-    """Reorder samples so that a batch holds rows of like length, to waste less on padding.
+def pass_ends(visited: Rows) -> Places:
+    """Return where new passes through a side begin, in samples: at each row that the present pass has visited already.
 
-    Within each window of `window` batches the samples are sorted by length and the batches put in a seeded order; no
-    sample leaves its window, so the passes of `shuffled_stream` stay passes (but for the windows on their seams).
+    visited: the rows of each sample, shape (S,) or (S, ratio). A pass that ends inside of a sample gives a fraction.
     """
-    out: list[Rows] = []
-    span = batch * window
-    for k, start in enumerate(range(0, len(order), span)):
-        index = np.arange(start, min(start + span, len(order)))
-        index = index[np.argsort(lengths[order[index]], kind="stable")]
-        blocks = [index[i : i + batch] for i in range(0, len(index), batch)]
-        full = [b for b in blocks if len(b) == batch]
-        rest = [b for b in blocks if len(b) < batch]
-        for b in np.random.default_rng([seed, 2, k]).permutation(len(full)):
-            out.append(order[full[b]])
-        out.extend(order[b] for b in rest)
-    return np.concatenate(out) if out else order
+    flat = visited.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    before = np.full(len(flat), -1, dtype=np.int64)  # the visit before this one, of the same row
+    again = flat[order[1:]] == flat[order[:-1]]
+    before[order[1:][again]] = order[:-1][again]
+    began, ends = 0, []
+    for at in np.flatnonzero(before >= 0).tolist():
+        if before[at] >= began:
+            began = at
+            ends.append(at)
+    return np.array(ends, dtype=np.float64) * len(visited) / max(len(flat), 1)
+
+
+def group_by_length(
+    order: Rows, lengths: Rows, *, batch: int, seed: int, ends: Places | None = None, window: int = 16
+) -> Rows:
+    """Reorder samples so that a micro-batch holds rows of like length, to waste less on padding.
+
+    Within each window of `window` micro-batches the samples are sorted by length and the micro-batches put in a seeded
+    order. No window crosses the end of a pass (`ends`, places in the order). A micro-batch across one stays as it is.
+    """
+    n = len(order)
+    if not n:
+        return order
+    marks = np.unique(np.concatenate([[0.0, n], np.asarray([] if ends is None else ends, dtype=float)]))
+    out, span, number = order.copy(), batch * window, 0
+    for low, high in itertools.pairwise(marks.tolist()):
+        first = math.ceil(low / batch) * batch
+        last = n if high == n else int(high // batch) * batch
+        for start in range(first, last, span):
+            index = np.arange(start, min(start + span, last))
+            index = index[np.argsort(lengths[order[index]], kind="stable")]
+            n_full = len(index) // batch
+            blocks = np.random.default_rng([seed, 2, number]).permutation(n_full)
+            places = [index[b * batch : (b + 1) * batch] for b in blocks] + [index[n_full * batch :]]
+            out[start : start + len(index)] = order[np.concatenate(places)]
+            number += 1
+    return out

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import regex
+
 from expunge.core.decode import strict
 from expunge.judges.api import JudgeReply, JudgeScores
+from expunge.metrics.words import blank_separated, whole_words_pattern
 
 QUOTED = re.compile(r'"[^"]+"|\u201c[^\u201d]+\u201d|\u00ab[^\u00bb]+\u00bb')
 
@@ -57,7 +60,7 @@ class JudgeRule:
     def holds(self, reply: JudgeReply) -> bool:
         """Return whether the text satisfies the rule."""
         flags = 0 if self.case_sensitive else re.IGNORECASE
-        n = len(reply.text.split())
+        n = len(blank_separated(reply.text))
         satisfied = (
             (not self.any_of or any(_whole(w, flags).search(reply.text) for w in self.any_of))
             and all(_whole(w, flags).search(reply.text) for w in self.all_of)
@@ -70,10 +73,9 @@ class JudgeRule:
         return satisfied != self.negate
 
 
-def _whole(words: str, flags: int) -> re.Pattern[str]:
-    """Match words exactly, with any blanks between them, not inside a longer word."""
-    pattern = r"\s+".join(re.escape(w) for w in words.split())
-    return re.compile(rf"(?<!\w){pattern}(?!\w)", flags)
+def _whole(words: str, flags: int) -> regex.Pattern[str]:
+    """A pattern of words as they stand, with any blanks between them, not inside of a longer word."""
+    return regex.compile(whole_words_pattern(words), flags)
 
 
 @strict

@@ -10,7 +10,7 @@ from expunge.methods.api import LossInputs, method
 from expunge.methods.dpo import PAIRS, dpo, reward
 
 
-@method("AltPO", revision=1, needs=PAIRS, paper="arXiv:2409.13474", alpha=2.0)
+@method("AltPO", revision=1, needs=PAIRS, paper="arXiv:2409.13474", reduction="row", alpha=2.0)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class AltPO:

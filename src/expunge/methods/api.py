@@ -16,6 +16,7 @@ from torch import Tensor
 
 from expunge.core.errors import ConfigError
 from expunge.core.registry import Registry
+from expunge.methods.reduction import REDUCTIONS, Reduction
 
 
 class Quantity(enum.Enum):
@@ -184,8 +185,9 @@ def _constant_reader(source: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
 class LossInputs:
     """All inputs of a loss at one step.
 
-    memory: state that a method carries between the steps of one run. Before each step the loop sets `memory["epoch"]`
-    to the number of complete passes over the forget examples (0, 1, ...).
+    memory: state that a method carries between the steps of one run. Before each call the loop writes two entries:
+    `memory["epoch"]`, the number of complete passes over the forget examples (0, 1, ...), and `memory["micro_batch"]`,
+    the number of this micro-batch in its optimiser step and the number of micro-batches of the step.
     """
 
     forget: SideOutputs | None = None
@@ -206,6 +208,8 @@ class ForgetLoss(Protocol):
     `total(forget, retain, weights, memory)`, if the method weighs its terms by its own rule (dual variables);
     `reinforce`, a property with changes to the training settings of a "reinforced" teacher; `noise(seed)`, the weight
     edit that produces the initial weights.
+    `reduction`, a property that overrides the registered reduction; `counted(n_tokens)`, the number of an answer's
+    tokens in the mean, if it excludes some.
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
@@ -222,6 +226,9 @@ class MethodSpec:
 
     teacher: the other model that the method learns from, if any. "reinforced": the model before unlearning, trained
     further on the forget examples. "start": the initial model of the run, before `noise` changes its weights.
+    reduction: the mean of the forget term. "token": over the scored tokens of the forget examples (of the alternates,
+    for a method that reads no forget examples). "row": over examples. "micro_batch": neither, so all micro-batches have
+    equal weight.
     """
 
     name: str
@@ -234,6 +241,7 @@ class MethodSpec:
     retain_loss_type: str | None  # None: the method reads no retain examples
     aliases: tuple[str, ...] = ()
     teacher: Teacher = ""
+    reduction: Reduction = "micro_batch"
 
     @property
     def page(self) -> str:
@@ -256,6 +264,7 @@ def method(
     retain_loss_type: str | None = "NLL",
     aliases: tuple[str, ...] = (),
     teacher: Teacher = "",
+    reduction: Reduction = "micro_batch",
 ) -> Callable[[C], C]:
     """Register a frozen dataclass as an unlearning method.
 
@@ -269,6 +278,8 @@ def method(
         retain_loss_type: Default retain loss, or None for a method without retain examples.
         aliases: Other names that users may type.
         teacher: The other model that the loss reads; required if `needs` names a teacher's quantity.
+        reduction: The mean of the forget term (`MethodSpec`). Declare "token" or "row"; otherwise rows of small
+            micro-batches have more weight than others.
 
     Raises:
         ConfigError: If the class is not a dataclass, the name is taken, or a teacher is required and not named.
@@ -282,7 +293,11 @@ def method(
                 f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
                 "under @method"
             )
-        spec = MethodSpec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
+        if reduction not in REDUCTIONS:
+            raise ConfigError(f"method {name}: reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
+        spec = MethodSpec(
+            name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher, reduction
+        )
         _REGISTRY.add(spec, aliases)
         return cls
 
@@ -301,7 +316,10 @@ def find(name: str, where: str = "trainer") -> MethodSpec:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss of a step: the total to differentiate, and its unweighted parts for the log."""
+    """The loss of a micro-batch: the total to differentiate, and its terms without gamma and alpha for the log.
+
+    Both contain the shares of the terms (`methods.reduction`): their mean over a step's micro-batches is the step's.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from expunge.methods.terms import log_probs, ranks, require, tokens, wide
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS),
     paper="arXiv:2503.01224",
+    reduction="token",
     alpha=0.0,
     aliases=("CE-U", "CE_U"),
 )
@@ -43,6 +44,10 @@ class CEU:
     def __post_init__(self) -> None:
         if self.ignore_first_n_answer_tokens < 0:
             raise ValueError("ignore_first_n_answer_tokens must be a whole number >= 0")
+
+    def counted(self, n_tokens: int) -> int:
+        """How many of an answer's tokens the loss counts."""
+        return max(0, n_tokens - self.ignore_first_n_answer_tokens)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute CE-U over the included forget tokens; 0 if the loss excludes all of them."""

@@ -14,7 +14,7 @@ PAIRS = Requirements(
 )
 
 
-@method("DPO", revision=1, needs=PAIRS, paper="arXiv:2305.18290", aliases=("IdkDPO",))
+@method("DPO", revision=1, needs=PAIRS, paper="arXiv:2305.18290", reduction="row", aliases=("IdkDPO",))
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DPO:

@@ -13,6 +13,7 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
     revision=1,
     needs=Requirements(retain=Quantity.LOGPS),
     paper="maximum likelihood",
+    reduction="token",
     aliases=("full", "retain", "retrain"),
 )
 @strict

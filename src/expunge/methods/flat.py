@@ -20,6 +20,7 @@ Divergence = Literal["TV", "KL", "JS", "Pearson"]
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS, alternate=Quantity.LOGPS),
     paper="arXiv:2410.11143",
+    reduction="row",
     alpha=0.0,
 )
 @strict

@@ -14,6 +14,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS),
     paper="arXiv:2210.01504",
+    reduction="token",
     retain_loss_type=None,
     aliases=("ascent",),
 )

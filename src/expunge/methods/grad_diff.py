@@ -14,6 +14,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS),
     paper="arXiv:2203.12817",
+    reduction="token",
     aliases=("difference",),
 )
 @strict

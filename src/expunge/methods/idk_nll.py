@@ -14,6 +14,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(alternate=Quantity.LOGPS),
     paper="arXiv:2401.06121",
+    reduction="token",
     gamma=0.5,
     alpha=0.5,
     aliases=("idk", "IDK"),

@@ -9,7 +9,7 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import log_probs, require, tokens
 
 
-@method("IHL", revision=1, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2408.06621")
+@method("IHL", revision=1, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2408.06621", reduction="token")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class IHL:

@@ -12,7 +12,12 @@ from expunge.methods.terms import require
 
 
 @method(
-    "JensUn", revision=1, needs=Requirements(alternate=Quantity.LOGPS), paper="arXiv:2509.02820", retain_loss_type="JSD"
+    "JensUn",
+    revision=1,
+    needs=Requirements(alternate=Quantity.LOGPS),
+    paper="arXiv:2509.02820",
+    reduction="token",
+    retain_loss_type="JSD",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS),
     paper="arXiv:2401.06121",
+    reduction="token",
     retain_loss_type="KL",
     aliases=("kl",),
 )

@@ -15,6 +15,7 @@ from expunge.methods.terms import log_probs, require
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS),
     paper="arXiv:2410.08109",
+    reduction="token",
     gamma=0.1,
     aliases=("MaxEntropy", "ME+GD"),
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
+from expunge.methods.reduction import Reduction
 from expunge.methods.terms import require
 
 
@@ -16,6 +17,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS, forget_ref=Quantity.LOGPS),
     paper="arXiv:2404.05868",
+    reduction="row",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,11 @@ class NPO:
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
             raise ValueError("beta must be a number > 0")
+
+    @property
+    def reduction(self) -> Reduction:
+        """The mean over answers, or over tokens."""
+        return "row" if self.level == "sequence" else "token"
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the NPO loss over the forget answers, or over their tokens; a scalar."""

@@ -35,6 +35,7 @@ from expunge.methods.api import (
     SideOutputs,
     find,
 )
+from expunge.methods.reduction import Reduction, TermMean, every_token
 from expunge.methods.terms import hidden, log_probs, require
 
 SHARED = ("gamma", "alpha", "retain_loss_type", "nll_weight", "compat")
@@ -110,21 +111,49 @@ class Objective:
         """Whether there is a forget term; fine-tuning has none."""
         return self.needs.forget is not None or self.needs.alternate is not None
 
-    def __call__(self, view: LossInputs) -> LossOutput:
-        """Compute the loss of a step: `total = gamma * forget + alpha * retain`."""
+    @property
+    def means(self) -> dict[str, TermMean]:
+        """The mean of each term of the loss."""
+        out: dict[str, TermMean] = {}
+        needs = self.needs
+        if self.forgets:
+            reduction: Reduction = getattr(self.method, "reduction", self.spec.reduction)
+            side = "forget" if needs.forget is not None else "alternate"
+            out["forget"] = TermMean(side, reduction, getattr(self.method, "counted", every_token))
+        if needs.retain is not None:
+            out["retain"] = TermMean("retain", self._retain_reduction)
+        if self.weights.nll_weight:
+            out["retain_nll"] = TermMean("retain", "token")
+        return out
+
+    @property
+    def _retain_reduction(self) -> Reduction:
+        padded = self.weights.compat == "openunlearning" and self.weights.retain_loss_type in ("KL", "EMBED_DIFF")
+        if padded:  # it depends on how long the other rows of the micro-batch are
+            return "micro_batch"
+        return "row" if self.weights.retain_loss_type == "EMBED_DIFF" else "token"
+
+    def __call__(self, view: LossInputs, shares: Mapping[str, float] | None = None) -> LossOutput:
+        """Compute the loss of a micro-batch: `total = gamma * forget + alpha * retain`.
+
+        shares: the factor of each term (`TermMean.share`); None for a step of one micro-batch.
+        """
         parts: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
+
+        def note(name: str, term: Tensor) -> Tensor:
+            share = 1.0 if shares is None else shares.get(name, 1.0)
+            parts[name] = term if share == 1.0 else share * term
+            return parts[name]
+
         if self.forgets:
-            parts["forget"] = self._one_number(self.method.forget_loss(view))
-            weighted.append(self.weights.gamma * parts["forget"])
+            weighted.append(self.weights.gamma * note("forget", self._one_number(self.method.forget_loss(view))))
         if self.needs.retain is not None:
-            parts["retain"] = retain_loss(self.weights, view)
-            weighted.append(self.weights.alpha * parts["retain"])
+            weighted.append(self.weights.alpha * note("retain", retain_loss(self.weights, view)))
         if hasattr(self.method, "total"):
             weighted = [self.method.total(parts["forget"], parts.get("retain"), self.weights, view.memory)]
         if self.weights.nll_weight:
-            parts["retain_nll"] = require(view.retain, "retain").nll
-            weighted.append(self.weights.nll_weight * parts["retain_nll"])
+            weighted.append(self.weights.nll_weight * note("retain_nll", require(view.retain, "retain").nll))
         return LossOutput(total=torch.stack(weighted).sum(), parts=parts)
 
     def _one_number(self, loss: Any) -> Tensor:

@@ -12,7 +12,7 @@ from expunge.methods.objective import TermWeights
 from expunge.methods.terms import require, wide
 
 
-@method("PDU", revision=2, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2506.05314")
+@method("PDU", revision=3, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2506.05314", reduction="token")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PDU:
@@ -34,8 +34,8 @@ class PDU:
     project evaluates the whole retain set again; this one averages the retain losses of the steps.
 
     Pitfalls: F has the size of squared logits (hundreds), so alpha = 1 hardly restrains the model until lambda grows.
-    Each accumulated micro-batch counts as a step, so only one process can train. With alpha = 0 the bound starts to
-    count after the warm-up.
+    R is the mean over the micro-batches of an optimiser step in one process, so only one process can train. With
+    alpha = 0 the bound starts to count after the warm-up.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU trainer.method_args.alpha=50
     """
@@ -71,33 +71,46 @@ class PDU:
         return require(view.forget, "forget").per_token(margin).square().mean()
 
     def total(self, forget: Tensor, retain: Tensor | None, weights: TermWeights, memory: dict[str, Any]) -> Tensor:
-        """Compute gamma F + lambda (R - eps). A call with gradients enabled counts as a step of the dual variable."""
+        """Compute gamma F + lambda (R - eps). The last micro-batch of a step with gradients updates the dual variable."""
         if retain is None:
             return weights.gamma * forget
         excess = retain - self.retain_loss_eps
         dual: Tensor = memory.setdefault("dual", excess.new_tensor(weights.alpha))
         if self.primal_dual and torch.is_grad_enabled():
-            dual = self._ascend(memory, excess.detach())
+            number, count = memory.get("micro_batch", (0, 1))
+            if number == 0:
+                self._begin_step(memory)
+            dual = torch.as_tensor(memory["dual"])
+            self._add(memory, excess.detach(), number, count)
         return weights.gamma * forget + dual * excess
 
-    def _ascend(self, memory: dict[str, Any], excess: Tensor) -> Tensor:
-        """Return the dual variable of this step, and store the next one in `memory`."""
+    def _begin_step(self, memory: dict[str, Any]) -> None:
+        """Move the dual variable if an epoch has ended, by the mean of R - eps over that epoch's steps."""
         if "epoch" not in memory:
             raise ValueError("PDU reads memory['epoch']: the training loop must set it before each step")
-        epoch = int(memory["epoch"])
         if self.dual_update_upon == "step":
-            dual: Tensor = memory["dual"]
-            if epoch >= self.dual_warmup_epochs:
-                memory["dual"] = self._moved(dual, excess)
-            return dual
+            return
+        epoch = int(memory["epoch"])
         begun, seen = memory.get("dual_epoch", epoch), memory.get("dual_seen", 0)
         if epoch > begun:
             if begun >= self.dual_warmup_epochs:
                 memory["dual"] = self._moved(memory["dual"], memory["dual_sum"] / seen)
             seen = 0
-        memory["dual_sum"] = excess + memory["dual_sum"] if seen else excess
-        memory["dual_epoch"], memory["dual_seen"] = epoch, seen + 1
-        return torch.as_tensor(memory["dual"])
+        memory["dual_epoch"], memory["dual_seen"] = epoch, seen
+
+    def _add(self, memory: dict[str, Any], excess: Tensor, number: int, count: int) -> None:
+        """Take in R - eps of a micro-batch. The mean over the step counts once the step is complete."""
+        if number:
+            excess = excess + memory.pop("dual_partial")
+        if number < count - 1:
+            memory["dual_partial"] = excess
+            return
+        excess = excess / count
+        if self.dual_update_upon == "epoch":
+            memory["dual_sum"] = excess + memory["dual_sum"] if memory["dual_seen"] else excess
+            memory["dual_seen"] += 1
+        elif int(memory["epoch"]) >= self.dual_warmup_epochs:
+            memory["dual"] = self._moved(memory["dual"], excess)
 
     def _moved(self, dual: Tensor, excess: Tensor) -> Tensor:
         return (dual + self.dual_step_size * excess).clamp(min=0)

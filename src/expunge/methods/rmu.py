@@ -10,6 +10,7 @@ from torch import Tensor
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
 from expunge.methods.objective import embed_diff
+from expunge.methods.reduction import Reduction
 from expunge.methods.terms import hidden, require
 
 
@@ -18,6 +19,7 @@ from expunge.methods.terms import hidden, require
     revision=1,
     needs=Requirements(forget=Quantity.HIDDEN, forget_positions=ScoredPositions.OWN),
     paper="arXiv:2403.03218",
+    reduction="row",
     retain_loss_type="EMBED_DIFF",
 )
 @strict
@@ -83,6 +85,11 @@ class RMU:
         return Requirements(
             forget=Quantity.HIDDEN, forget_ref=ref, forget_positions=ScoredPositions.OWN, layer=self.layer
         )
+
+    @property
+    def reduction(self) -> Reduction:
+        """The mean over rows; `compat=openunlearning` multiplies two means of a micro-batch."""
+        return "row" if self.compat == "paper" else "micro_batch"
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the mean squared distance of the forget examples' hidden states from the control vector."""

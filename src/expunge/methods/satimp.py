@@ -10,7 +10,15 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
 
 
-@method("SatImp", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2505.11953", gamma=1.0, alpha=0.1)
+@method(
+    "SatImp",
+    revision=1,
+    needs=Requirements(forget=Quantity.LOGPS),
+    paper="arXiv:2505.11953",
+    reduction="token",
+    gamma=1.0,
+    alpha=0.1,
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SatImp:

@@ -14,6 +14,7 @@ from expunge.methods.terms import require
     revision=1,
     needs=Requirements(forget=Quantity.LOGPS),
     paper="a participant's pipeline in SemEval-2025 task 4",
+    reduction="row",
     gamma=0.5,
     alpha=1.0,
     retain_loss_type="KL",

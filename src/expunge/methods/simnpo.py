@@ -10,7 +10,14 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
 
 
-@method("SimNPO", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2410.07163", gamma=0.125)
+@method(
+    "SimNPO",
+    revision=1,
+    needs=Requirements(forget=Quantity.LOGPS),
+    paper="arXiv:2410.07163",
+    reduction="row",
+    gamma=0.125,
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SimNPO:

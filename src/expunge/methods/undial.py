@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
+from expunge.methods.reduction import Reduction
 from expunge.methods.terms import log_probs, require, tokens, wide
 
 
@@ -16,6 +17,7 @@ from expunge.methods.terms import log_probs, require, tokens, wide
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS),
     paper="arXiv:2402.10052",
+    reduction="token",
     alpha=0.0,
 )
 @strict
@@ -53,6 +55,11 @@ class UNDIAL:
         """Logits of the forget answers, of the model and of the reference."""
         where = ScoredPositions.ALL if self.compat == "openunlearning" else ScoredPositions.ANSWER
         return Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_positions=where)
+
+    @property
+    def reduction(self) -> Reduction:
+        """The mean over tokens; over a padded batch it depends on the micro-batch."""
+        return "token" if self.compat == "paper" else "micro_batch"
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the cross-entropy to the adjusted reference; a scalar in nats."""

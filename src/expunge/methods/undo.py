@@ -16,6 +16,7 @@ from expunge.methods.weight_edits.noise import Noise
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS, forget_teacher=Quantity.LOGITS),
     paper="arXiv:2506.06278",
+    reduction="token",
     retain_loss_type="TEACHER_KL",
     teacher="start",
 )

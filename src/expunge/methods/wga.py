@@ -9,7 +9,7 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
 
 
-@method("WGA", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2502.19301")
+@method("WGA", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2502.19301", reduction="token")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WGA:

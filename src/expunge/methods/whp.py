@@ -20,6 +20,7 @@ from expunge.methods.terms import log_probs, logits, require, wide
     revision=1,
     needs=Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_teacher=Quantity.LOGITS),
     paper="arXiv:2310.02238",
+    reduction="token",
     retain_loss_type=None,
     teacher="reinforced",
 )

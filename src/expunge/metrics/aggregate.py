@@ -28,7 +28,12 @@ CELLS = 4_000_000  # random numbers per batch: bounds the memory of one step of 
 
 
 def mean_over_rows(
-    row_ids: Ids, values_R: Floats, per_row: Mapping[str, list[Score]], extra: Mapping[str, float] | None = None
+    row_ids: Ids,
+    values_R: Floats,
+    per_row: Mapping[str, list[Score]],
+    extra: Mapping[str, float] | None = None,
+    *,
+    unscored: str = UNSCORED,
 ) -> MetricResult:
     """Return the mean of one value per row, with its interval.
 
@@ -41,13 +46,14 @@ def mean_over_rows(
         values_R: Shape (R,), NaN for a row without a value.
         per_row: Statistic -> R entries, stored with the rows.
         extra: Further numbers of the result.
+        unscored: Reason for rows without a value.
     """
     order = np.argsort(row_ids, kind="stable")
     rows = {int(row_ids[i]): {name: column[i] for name, column in per_row.items()} for i in order}
     scores = values_R[order][~np.isnan(values_R[order])]
     numbers = dict(extra or {}) | {"n_missing": float(len(values_R) - len(scores))}
     if not len(scores):
-        reason = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
+        reason = f"none of the {len(values_R)} rows could be scored: {unscored}"
         return MetricResult(math.nan, reason=reason, per_row=rows, extra=numbers)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite values, or an infinite sum
         value = float(scores.mean())

@@ -11,6 +11,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family, missing
+from expunge.metrics.words import blank_separated
 
 Shape = Literal["distinct_1", "distinct_2", "repetition_4", "ended", "n_tokens", "empty"]
 SHAPES: tuple[str, ...] = get_args(Shape)
@@ -18,7 +19,7 @@ SHAPES: tuple[str, ...] = get_args(Shape)
 
 @family(
     "fluency",
-    revision=2,
+    revision=3,
     higher_is="distinct: more varied; repetition: more repeated; ended: more texts end before the length limit",
     range="[0, 1]; [0, inf) for n_tokens",
     paper="distinct-n: Li et al. 2016 (arXiv:1510.03055); repetition: Welleck et al. 2019 (arXiv:1908.04319)",
@@ -26,7 +27,7 @@ SHAPES: tuple[str, ...] = get_args(Shape)
 def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> MetricResult:
     """Measure whether answers still look like answers: a ruined model repeats itself, is silent, or never stops.
 
-    Formula, over the words of one generation (split at blanks):
+    Formula, over the words of one generation (split at blanks; characters in scripts without blanks):
         distinct_n    different n-grams / n-grams, n = 1 or 2
         repetition_4  1 - different 4-grams / 4-grams (default)
         ended         1 if the model ended the text, 0 at the length limit
@@ -59,7 +60,7 @@ def shape(text: GeneratedText) -> list[float]:
     """Return the six statistics of one generation, in the order of SHAPES."""
     if not text.n_new_tokens:  # an interrupted text is neither fluent nor repetitive
         return [math.nan] * len(SHAPES)
-    words = text.generation.split()
+    words = blank_separated(text.generation)
     return [
         _distinct(words, 1),
         _distinct(words, 2),

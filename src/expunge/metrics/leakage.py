@@ -13,6 +13,7 @@ from expunge.core.records import Floats, GeneratedText
 from expunge.metrics.aggregate import mean_over_rows, not_available
 from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 from expunge.metrics.rouge import STATISTICS, rouge_scores
+from expunge.metrics.words import Chosen, Tokenizer, choose_tokenizer
 
 Measure = Literal["rouge1_recall", "rougeL_recall", "rougeL_f1", "similarity"]
 Count = Annotated[int, Field(ge=1)]
@@ -21,13 +22,18 @@ Threshold = Annotated[float, Field(ge=0.0, le=1.0)]
 
 @family(
     "leak_at_k",
-    revision=1,
+    revision=2,
     higher_is="more leaks within k tries",
     range="[0, 1]",
     paper="leak@k (arXiv:2511.04934)",
 )
 def leak_at_k(
-    inputs: MetricInputs, *, k: Count, statistic: Measure = "rougeL_recall", threshold: Threshold | None = None
+    inputs: MetricInputs,
+    *,
+    k: Count,
+    statistic: Measure = "rougeL_recall",
+    threshold: Threshold | None = None,
+    tokenizer: Tokenizer = "auto",
 ) -> MetricResult:
     """Compute the mean score of the best of k sampled answers, because a second try may leak more than a greedy one.
 
@@ -39,16 +45,17 @@ def leak_at_k(
     `best` (of all n), `mean`.
     Arguments: `k`, at most n; `statistic`: rougeL_recall (default), rougeL_f1, rouge1_recall, or similarity (of an
     embedding model, with `similar`); `threshold` turns a score into leaked (1, at least this) or not (0): the share of
-    rows that leak within k tries.
+    rows that leak within k tries; `tokenizer`: that of `rouge`, auto by default.
     Good direction: near the retain model's value at the same k, temperature and length. It rises with k for any model.
     Pitfalls: recall rewards long samples: use the same `max_new_tokens` for all models. The variance grows as k nears
     n.
     """
     if inputs.texts is None or not inputs.metric.sampled:
         raise ConfigError(f"metric {inputs.metric.name}: family leak_at_k reads samples; set `texts` and `sampled`")
+    chosen = choose_tokenizer(tokenizer, (t.reference for t in inputs.texts))
     by_row: dict[int, list[float]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):
-        by_row.setdefault(text.row_id, []).append(_score(inputs, text, statistic))
+        by_row.setdefault(text.row_id, []).append(_score(inputs, text, statistic, chosen))
     if not by_row:
         return missing("there is no sample")
     n = min(len(scores) for scores in by_row.values())
@@ -75,9 +82,9 @@ def best_of(scores_n: Floats, k: int) -> float:
     return math.fsum(w * s for w, s in zip(weights, np.sort(scores_n).tolist(), strict=True))
 
 
-def _score(inputs: MetricInputs, text: GeneratedText, statistic: str) -> float:
+def _score(inputs: MetricInputs, text: GeneratedText, statistic: str, tokenizer: Chosen) -> float:
     if statistic != "similarity":
-        return float(rouge_scores(text)[STATISTICS.index(statistic)])
+        return float(rouge_scores(text, tokenizer)[STATISTICS.index(statistic)])
     if not inputs.metric.similar:
         raise ConfigError(f"metric {inputs.metric.name}: statistic similarity reads similarities; set `similar`")
     return math.nan if text.similarity is None else text.similarity

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,11 +161,36 @@ def context_in(config: Any) -> int | None:
     return n if isinstance(n, int) and n > 0 else None
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights as safetensors, with configuration and tokenizer, as a plain Hugging Face folder."""
-    model.save_pretrained(folder)
+def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = None) -> None:
+    """Write weights as safetensors, with configuration and tokenizer, as a plain Hugging Face folder.
+
+    dtype: of the floating-point weights in the files (`models.saved_dtype`); None: that of the model. The model in
+    memory keeps its own.
+    """
+    if dtype is None or model.dtype is _DTYPES[dtype]:
+        model.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=_cast(model.state_dict(), _DTYPES[dtype]))
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     add_older_forms(folder)
+
+
+def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The same state with its floating-point tensors in a dtype; tensors that are tied stay one."""
+    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    out: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if not tensor.is_floating_point():
+            out[name] = tensor
+            continue
+        if key not in cast:
+            cast[key] = tensor.detach().to(dtype)
+        out[name] = cast[key]
+    return out
 
 
 def _expand(source: str) -> str:

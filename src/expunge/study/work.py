@@ -31,6 +31,7 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
+from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 from expunge.study.job import Progress
 from expunge.study.measuring import parts, rows_where
 from expunge.study.task_context import TaskContext
@@ -109,7 +110,10 @@ def fit(
             panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
             watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
         if after_step is not None:
-            moment = TrainerState(model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch)
+            moment = TrainerState(
+                model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch,
+                dtype_to_save(args.save_dtype, source),
+            )  # fmt: skip
             after_step(moment)
             follow = functools.partial(after_step, moment)
         done = train(
@@ -121,7 +125,7 @@ def fit(
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
-    save_model(model, encoder.tokenizer, folder)
+    save_model(model, encoder.tokenizer, folder, dtype=dtype_to_save(args.save_dtype, source))
     write_text(folder / "log.jsonl", as_lines(done.history))
     write_text(folder / "speed.jsonl", as_lines(done.speed_lines))  # apart, for no two runs have the same
     cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
@@ -151,6 +155,7 @@ class TrainerState:
     args: TrainArgs
     reload: Callable[[], Any]
     watch: EvalCallback | None
+    dtype: str | None = None  # of the weights in the files
 
     @property
     def best_step(self) -> int | None:
@@ -163,7 +168,7 @@ class TrainerState:
             plain = self.model
             if self.args.lora is not None:
                 plain = merged_copy(self.model, self.args.lora, self.reload)
-            save_model(plain, self.encoder.tokenizer, folder)
+            save_model(plain, self.encoder.tokenizer, folder, dtype=self.dtype)
 
 
 TRAJECTORY, GENERATIONS = "trajectory.jsonl", "generations.jsonl"
@@ -283,7 +288,7 @@ def apply_edit(
         for role in ("base", *sorted(r for r in parents if r.startswith("other_")))
     )
     base.load_state_dict(edit(base.state_dict(), [other.state_dict() for other in others]))
-    save_model(base, encoder.tokenizer, folder)
+    save_model(base, encoder.tokenizer, folder, dtype=stored_dtype(str(parents["base"])))
     progress(1, 1)
     return {"models": len(others) + 1}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.batch import Batch, collate
+from expunge.data.batch import Batch, collate, scored_tokens
 from expunge.data.template import Encoded, row_lengths
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs
 from expunge.models.packed import LmHead, UnknownLmHead, plain_head
@@ -71,6 +71,12 @@ class LossInputBuilder:
         for group in self._groups():
             self._together(model, group, numbers, device, served)
         return LossInputs(**served, memory=self.memory)
+
+    def answer_tokens(self, samples: Sequence[TrainingSample]) -> dict[str, list[int]]:
+        """By side, the scored tokens of each row of these samples."""
+        return {
+            side: [scored_tokens(self._rows[side][i]) for x in samples for i in x.numbers(side)] for side in self._asks
+        }
 
     def _groups(self) -> list[list[str]]:
         """Sides by forward: one for all that read the LM head, one for a layer, one each where padding counts."""

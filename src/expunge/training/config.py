@@ -14,6 +14,9 @@ from expunge.training.lora import LoraArgs
 from expunge.training.schedule import Schedule
 
 MOST_SEED = 2**32  # what numpy takes
+# Raised when equal settings train other numbers. 2: a step of several micro-batches is one mean, a micro-batch holds no
+# row twice, and a model is saved in the dtype it had.
+REVISION = 2
 
 
 @strict
@@ -165,6 +168,10 @@ class TrainArgs:
     max_steps: int = -1
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 4
+    accumulation: Literal["whole_step", "mean_of_means"] = "whole_step"
+    """What a step of several micro-batches averages over. whole_step (default): each term over all of the step's scored
+    tokens or rows, so that 1 x 4 trains as 4 x 1. mean_of_means: each micro-batch weighs alike, as before and as in
+    OpenUnlearning; rows of micro-batches with few tokens then weigh more."""
     weight_decay: float = 0.01
     warmup_steps: float = 0.0
     warmup_epochs: float | None = None
@@ -196,6 +203,10 @@ class TrainArgs:
     schedule: Schedule = field(default_factory=Schedule)
     reference: Literal["exact", "topk"] = "exact"
     reference_topk: int = 64
+    save_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
+    """The dtype of the saved weights. source (default): that of the files of the model that the run starts from.
+    Training holds float32 weights in any case. A bfloat16 file keeps 8 bits of each weight, so changes below 1/512 of a
+    weight are rounded away on saving: choose float32 to keep them."""
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
 
@@ -283,7 +294,11 @@ class TrainArgs:
         A step, a mask, adapters, chunks, a schedule or evaluations count where they are set, and leave no trace where
         they are not (sums over chunks are rounded otherwise than whole ones). Raises ConfigError for a wrong step.
         """
-        values = dataclasses.asdict(self)
+        values = {"revision": REVISION, **dataclasses.asdict(self)}
+        if self.save_dtype == "source":
+            del values["save_dtype"]
+        if self.accumulation == "whole_step" or self.gradient_accumulation_steps == 1:
+            del values["accumulation"]
         if self.topk is None:
             del values["reference"], values["reference_topk"]
         for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "step_args", "checkpoint"):

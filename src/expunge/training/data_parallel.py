@@ -1,8 +1,8 @@
 """The micro-batches of a run, shared over processes so that their number changes nothing but the rounding.
 
-A step is the mean over its micro-batches, each weighing alike, whoever computes it. Process r of n takes every n-th of
-a step's micro-batches from the r-th on. Where they do not come out even, the processes that lack one compute one of the
-others' again at weight 0, for all must take part in every exchange.
+A step is the mean over its micro-batches, each term multiplied by its share (`methods.reduction`). Process r of n
+takes every n-th of a step's micro-batches from the r-th on. If they do not come out even, the processes that lack one
+compute one of the others' again at weight 0, because all must take part in every exchange.
 """
 
 from __future__ import annotations
@@ -26,11 +26,17 @@ from expunge.training.config import TrainArgs
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch. weight: what its loss is multiplied by, so that the mean over all that a step's processes compute
-    is the mean over the step's micro-batches; 0 for one that only fills a gap."""
+    """A micro-batch of one process.
+
+    weight: the factor of its loss, so that the mean over all that a step's processes compute is the mean over the
+    step's micro-batches; 0 for one that only fills a gap. step: the samples of the whole step, of all processes; empty
+    if each micro-batch weighs alike. n_micro: the micro-batches of the step.
+    """
 
     samples: Sequence[TrainingSample]
     weight: float = 1.0
+    step: Sequence[TrainingSample] = ()
+    n_micro: int = 1
 
 
 class RankBatches(Dataset[MicroBatch]):
@@ -58,10 +64,11 @@ def rank_batches(samples: Sequence[TrainingSample], args: TrainArgs, rank: Rank)
     mine: list[MicroBatch] = []
     for first in range(0, len(micros), of_step):
         step = micros[first : first + of_step]
+        whole = samples[first * size : (first + of_step) * size] if args.accumulation == "whole_step" else ()
         rounds = -(-len(step) // n)
         for at in range(rank.number, rounds * n, n):
             weight = rounds * n / len(step) if at < len(step) else 0.0
-            mine.append(MicroBatch(step[at % len(step)], weight))
+            mine.append(MicroBatch(step[at % len(step)], weight, whole, len(step)))
     return RankBatches(mine)
 
 

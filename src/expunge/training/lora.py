@@ -23,8 +23,8 @@ from expunge.core.errors import ConfigError, JobError, nearest
 class LoraArgs:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W x + (lora_alpha / r) B A dropout(x); A, B are trained.
 
-    target_modules: `all-linear` (every linear module but the LM head), or the last parts of module names
-    (`[q_proj, v_proj]`). bias: which biases are trained beside the adapters.
+    target_modules: `all-linear` (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of
+    module names (`[q_proj, v_proj]`; `[c_attn]` for GPT-2). bias: which biases are trained beside the adapters.
 
     quantize (QLoRA, Dettmers et al. 2023, arXiv:2305.14314): hold the frozen linear weights in 4 bits (nf4) or 8 (int8)
     while training; adapters, embeddings and the LM head stay in float32. What is saved are the adapters added to the
@@ -77,11 +77,14 @@ def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
         target_modules=targets,
         bias=args.bias,
         task_type="CAUSAL_LM",
+        fan_in_fan_out=_transposed(model, targets),
     )
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         # peft reads an attribute by the name it had before transformers renamed it
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # a model may have linear modules of both layouts; peft settles it for each module, and warns
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
     # Checkpointed layers pass gradients on only if what enters them asks for one, and the embeddings are frozen.
@@ -127,10 +130,26 @@ def save_adapter(model: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # an empty form that names the base model's folder
 
 
-def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+def _linear_modules(model: Any) -> dict[str, Any]:
+    """The modules that adapters can be put on, by name: torch's linear ones and GPT-2's Conv1D."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
+
+
+def _transposed(model: Any, targets: Any) -> bool:
+    """Whether a targeted module keeps its weight as (in, out), as Conv1D does."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(
+        isinstance(m, Conv1D) and (isinstance(targets, str) or name.rpartition(".")[2] in targets or name in targets)
+        for name, m in _linear_modules(model).items()
+    )
+
+
+def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
+    linear = _linear_modules(model)
     embeddings = model.get_input_embeddings().weight
     for i, target in enumerate(targets):
         found = [m for name, m in linear.items() if name == target or name.endswith(f".{target}")]

@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair
+from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_length, in_chunks, pair, pass_ends
 from expunge.data.template import Encoded, row_lengths
 from expunge.methods.grad_transforms import GradTransform, make_grad_transform, spec_of
 from expunge.methods.objective import Objective
@@ -52,7 +52,7 @@ def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> lis
         total = own.n_samples(n_epoch)
         made = pair(
             n_forget=n_forget, n_retain=n_retain, n_samples=total, seed=args.seed, ratio=plan.retain_ratio,
-            n_epoch=n_epoch,
+            n_epoch=n_epoch, batch=args.per_device_train_batch_size,
         )  # fmt: skip
         return [(made, own)]
     size = plan.chunk_size or n_forget
@@ -66,7 +66,7 @@ def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> lis
     parts = alternating(
         n_forget=n_forget, n_retain=n_retain, chunk_size=size, samples_of=own.n_samples,
         anneal_samples_of=anneal.n_samples, every=plan.anneal_every, share=plan.anneal_share, seed=args.seed,
-        shuffle=plan.shuffle,
+        shuffle=plan.shuffle, batch=args.per_device_train_batch_size,
     )  # fmt: skip
     return [(part, anneal if part.forget is None else own) for part in parts]
 
@@ -176,14 +176,13 @@ def _phase(
         objective = part
         if step is not None and made.forget is None and spec_of(step).needs:
             step = None  # a rule about the forget term has nothing to say where the retain term is alone
-    span = len(made) if plan.kind == "interleaved" else made.n_epoch
-    return Phase(objective, _samples(objective, rows, made, own, span), own, made.n_epoch, step)
+    return Phase(objective, _samples(objective, rows, made, own), own, made.n_epoch, step)
 
 
 def _samples(
-    objective: Objective, rows: Mapping[str, Sequence[Encoded]], made: Pairing, args: TrainArgs, span: int
+    objective: Objective, rows: Mapping[str, Sequence[Encoded]], made: Pairing, args: TrainArgs
 ) -> PhaseSamples:
-    """A phase's samples, grouped by length (where asked) within each `span` of them."""
+    """A phase's samples, grouped by length (if asked for) within each pass of each side."""
     sides = _sides(objective)
     n_rows = {side: len(of) for side, of in rows.items()}
     numbers = {s: found for s in sides if (found := _numbers(made, s, n_rows, args.seed)) is not None}
@@ -191,9 +190,10 @@ def _samples(
     if args.group_by_length:
         lengths = {s: row_lengths(rows[s]) for s in sides}
         widths = [lengths[s][numbers[s]].reshape(len(made), -1).max(axis=1) for s in sides]
-        parts = [order[i : i + span] for i in range(0, len(order), span)]
-        keys = {"batch": args.per_device_train_batch_size, "seed": args.seed}
-        order = np.concatenate([group_by_length(p, np.max(widths, axis=0), **keys) for p in parts])
+        ends = np.concatenate([pass_ends(found) for side, found in numbers.items() if side != "alternate"])
+        order = group_by_length(
+            order, np.max(widths, axis=0), batch=args.per_device_train_batch_size, seed=args.seed, ends=ends
+        )
     return PhaseSamples({side: found[order] for side, found in numbers.items()})
 
 

@@ -1,12 +1,13 @@
-"""How a step wrapper takes the place of the plain backward: it asks for terms' gradients, and its answer accumulates.
+"""How a gradient transform takes the place of the plain backward: it requests gradients of terms and returns one.
 
+Unless it is registered for micro-batches it is called once per optimiser step, with the gradients of the whole step.
 Each term is an objective of its own, served by a server of its own, so asking for one side runs that side's rows alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +23,7 @@ from expunge.methods.terms import require
 from expunge.models.packed import find_module
 from expunge.training.batching import LossInputBuilder
 
-Compute = Callable[
-    [Objective, LossInputBuilder], LossOutput
-]  # the terms of the present micro-batch, checked to be finite
+Compute = Callable[[Objective, LossInputBuilder], LossOutput]  # the terms of one micro-batch
 
 
 def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.step") -> None:
@@ -125,10 +124,19 @@ class GradTransformRunner:
                 alone.memory = server.memory  # a method remembers the same things whichever term is asked for
                 self._sources[which] = (part, alone)
 
-    def __call__(self, model: Any, compute: Compute, *, share: float) -> LossOutput:
-        """Add share * (the step's gradient) to the parameters' `grad`; the terms as they were first computed."""
+    @property
+    def whole_step(self) -> bool:
+        """Whether the transform takes all micro-batches of an optimiser step together."""
+        return spec_of(self._step).scope == "step"
+
+    def __call__(self, model: Any, computes: Sequence[Compute], *, share: float) -> TransformOutput:
+        """Add share * (the transform's gradient) to the parameters' `grad`.
+
+        computes: the micro-batches that the transform takes together. Returns the means over them of the terms as they
+        were first computed.
+        """
         params = [p for p in model.parameters() if p.requires_grad]
-        gradients = _Gradients(model, params, self._sources, compute)
+        gradients = _Gradients(model, params, self._sources, computes)
         made = self._step(gradients, params, self.memory)
         for p, gradient, reached in zip(params, made, gradients.reached, strict=True):
             if not reached:  # as in a plain backward: no gradient, so no weight decay either
@@ -138,14 +146,21 @@ class GradTransformRunner:
         return gradients.terms()
 
 
+@dataclass(frozen=True)
+class TransformOutput(LossOutput):
+    """The terms as the log shows them. totals: the loss of each request, as it was first computed, to be checked."""
+
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass
 class _Gradients:
-    """Answers a step's questions about one micro-batch (`methods.grad_transforms.GradientRequest`)."""
+    """The gradients of terms over some micro-batches (`methods.grad_transforms.GradientRequest`)."""
 
     model: Any
     params: list[Tensor]
     sources: Mapping[Which, tuple[Objective, LossInputBuilder]]
-    compute: Compute
+    computes: Sequence[Compute]
     reached: list[bool] = field(init=False)
     totals: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -156,31 +171,59 @@ class _Gradients:
     def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         if which not in self.sources:
             return [torch.zeros_like(p) for p in self.params]
+        if nudge is not None and len(self.computes) > 1:
+            raise ValueError(
+                "a perturbation has the shape of one micro-batch; register the transform for micro-batches"
+            )
+        outputs: list[LossOutput] = []
+        sums: list[Tensor | None] = []
+        for compute in self.computes:
+            made, given = self._of_one(which, compute, nudge, inner)
+            outputs.append(made)
+            sums = [_sum(a, b) for a, b in zip(sums, given, strict=True)] if sums else given
+        self._note(which, outputs)
+        if inner:
+            return [g for g in sums if g is not None]
+        if which != "relearn":
+            self.reached = [r or g is not None for r, g in zip(self.reached, sums, strict=True)]
+        n = len(self.computes)
+        means = [g if g is None or n == 1 else g / n for g in sums]
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, means, strict=True)]
+
+    def _of_one(
+        self, which: Which, compute: Compute, nudge: Perturbation | None, inner: bool
+    ) -> tuple[LossOutput, list[Tensor | None]]:
+        """The terms of a micro-batch, and the gradient by each parameter, or by the perturbation (`inner`)."""
         with _perturbed(self.model, nudge, with_gradient=inner) as held:
-            terms = self.compute(*self.sources[which])
-            if which != "relearn":
-                self._note(which, terms)
+            terms = compute(*self.sources[which])
             if nudge is not None and not held:
                 raise JobError(f"step: the {which} term does not run the layer {nudge.layer!r}")
             if inner:
                 (found,) = torch.autograd.grad(terms.total, held[:1], allow_unused=True)
-                return [torch.zeros_like(held[0]) if found is None else found]
-            given = torch.autograd.grad(terms.total, self.params, allow_unused=True)
-        if which != "relearn":
-            self.reached = [r or g is not None for r, g in zip(self.reached, given, strict=True)]
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, given, strict=True)]
+                return terms, [torch.zeros_like(held[0]) if found is None else found]
+            return terms, list(torch.autograd.grad(terms.total, self.params, allow_unused=True))
 
-    def _note(self, which: Which, terms: LossOutput) -> None:
-        self.totals.setdefault(which, terms.total.detach())
-        for name, part in terms.parts.items():
-            self.parts.setdefault(name, part.detach())
+    def _note(self, which: Which, outputs: Sequence[LossOutput]) -> None:
+        if which in self.totals:
+            return
+        self.totals[which] = torch.stack([o.total.detach() for o in outputs]).mean()
+        if which == "relearn":
+            return
+        for name in outputs[0].parts:
+            self.parts.setdefault(name, torch.stack([o.parts[name].detach() for o in outputs]).mean())
 
-    def terms(self) -> LossOutput:
-        """Each term as first computed, and their total: what the log shows."""
-        total = self.totals.get("total")
-        return LossOutput(
-            total=total if total is not None else torch.stack(list(self.totals.values())).sum(), parts=self.parts
-        )
+    def terms(self) -> TransformOutput:
+        """Each term as first computed, and their total."""
+        of_loss = [value for which, value in self.totals.items() if which != "relearn"]
+        total = self.totals.get("total", torch.stack(of_loss).sum() if of_loss else None)
+        if total is None:
+            raise JobError("step: the gradient transform requested no term of the loss")
+        return TransformOutput(total, self.parts, self.totals)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """a + b, not in place: autograd may return one tensor for several parameters."""
+    return b if a is None else a if b is None else a + b
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.methods.api import LossOutput, Requirements
 from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
-from expunge.training.batching import LossInputBuilder, TrainingSample
+from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
 from expunge.training.evaluation_callback import is_due
@@ -28,7 +28,7 @@ from expunge.training.fsdp import cut_before, in_shards, own_shards, shard_anywh
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.run_state import Diverged, PhasePosition, RunState
-from expunge.training.step import GradTransformRunner
+from expunge.training.step import Compute, GradTransformRunner
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
 
 
 def as_batch(micros: Sequence[MicroBatch]) -> dict[str, Any]:
-    """What the Trainer is given of a micro-batch: which samples, and how much it counts."""
-    return {"samples": micros[0].samples, "weight": micros[0].weight}
+    """The fields of a micro-batch, as the Trainer passes them on."""
+    return dict(vars(micros[0]))
 
 
 class PhaseTrainer(transformers.Trainer):
@@ -86,7 +86,8 @@ class PhaseTrainer(transformers.Trainer):
     history: list[dict[str, float]]
 
     def prepare(self, phase: Phase, server: LossInputBuilder, place: PhasePosition, run: RunState) -> None:
-        """Bind the loss. Losses are means over a micro-batch, so the Trainer divides by the accumulation steps."""
+        """Bind the loss. The shares of its terms are relative to the mean over a step's micro-batches, so the Trainer
+        divides by the accumulation steps."""
         self.model_accepts_loss_kwargs = False
         sharded = not str(self.accelerator.distributed_type.value).startswith(("NO", "MULTI_"))
         if self.accelerator.num_processes != distributed.here().world:
@@ -100,6 +101,8 @@ class PhaseTrainer(transformers.Trainer):
         self.begun = 0
         self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
+        self._totals: dict[str, list[Tensor]] = {}  # losses of this step's micro-batches, on the device
+        self._waiting: list[Mapping[str, Any]] = []  # micro-batches of this step for a gradient transform
         self._stepper: GradTransformRunner | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -193,18 +196,28 @@ class PhaseTrainer(transformers.Trainer):
         return watch.evaluate(self.model, step=before + step, epoch=epoch, phase=self.place.number)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch: the Trainer's own forward and backward, or the step's."""
+        """Run one micro-batch: the Trainer's own forward and backward, or the gradient transform's."""
         if self._stepper is None:
             plain: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return plain
         model.train()
+        self._waiting.append(inputs)
+        whole = self._stepper.whole_step and self.phase.args.accumulation == "whole_step"
+        if whole and not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
 
-        def compute(objective: Objective, server: LossInputBuilder) -> LossOutput:
-            with self.compute_loss_context_manager():
-                return self._terms(model, objective, server, inputs["samples"])
+        def of(waiting: Mapping[str, Any]) -> Compute:
+            def compute(objective: Objective, server: LossInputBuilder) -> LossOutput:
+                with self.compute_loss_context_manager():
+                    return self._terms(model, objective, server, waiting)
 
-        share = 1 / self.current_gradient_accumulation_steps
-        terms = self._stepper(model, compute, share=share)
+            return compute
+
+        share = len(self._waiting) / self.current_gradient_accumulation_steps
+        terms = self._stepper(model, [of(waiting) for waiting in self._waiting], share=share)
+        self._waiting.clear()
+        for which, value in terms.totals.items():
+            self._totals.setdefault(which, []).append(value)
         self._note(terms)
         return terms.total * share
 
@@ -215,42 +228,62 @@ class PhaseTrainer(transformers.Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The objective of one micro-batch."""
+        """Return the objective of one micro-batch."""
         noted: list[LossOutput] = []
 
         def loss(inner: Any) -> Tensor:
-            noted.append(self._terms(inner, self.objective, self.server, inputs["samples"]))
+            noted.append(self._terms(inner, self.objective, self.server, inputs))
             return noted[0].total
 
         total = model(loss) if isinstance(model, DistributedDataParallel) else loss(model)
         weight = inputs["weight"]
+        self._totals.setdefault("total", []).append(noted[0].total.detach())
         self._note(noted[0], counts=bool(weight))
         total = total if weight == 1 else total * weight
         return (total, None) if return_outputs else total
 
     def _terms(
-        self, model: Any, objective: Objective, server: LossInputBuilder, samples: Sequence[TrainingSample]
+        self, model: Any, objective: Objective, server: LossInputBuilder, inputs: Mapping[str, Any]
     ) -> LossOutput:
-        """The terms of one micro-batch. Raises JobError, in every process, unless each has a total that is finite and
-        within the limit; ConfigError where nothing that is trained has a part in it."""
-        self.server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
-        terms = objective(server.view(model, samples, device=self.args.device))
+        """Return the terms of one micro-batch, each with its share of the step.
+
+        Raises ConfigError if the loss depends on no trained parameter. Reads nothing back from the device: `check_loss`
+        does that once per optimiser step.
+        """
+        samples, step = inputs["samples"], inputs.get("step", ())
+        server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
+        server.memory["micro_batch"] = (len(self._totals.get("total", ())), inputs["n_micro"]) if len(step) else (0, 1)
+        shares = None
+        if inputs.get("n_micro", 1) > 1 and len(step):
+            own, all_of_step = server.answer_tokens(samples), server.answer_tokens(step)
+            shares = {k: m.share(own, all_of_step, inputs["n_micro"]) for k, m in objective.means.items()}
+        terms = objective(server.view(model, samples, device=self.args.device), shares)
         if not terms.total.requires_grad:
             raise ConfigError(
                 f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
                 "choose others by trainable_last_k_layers, trainable_params_regex or lora.target_modules"
             )
-        found = distributed.values(float(terms.total.detach()))
-        value = next((v for v in found if not abs(v) <= self.limit), found[0])
-        if not math.isfinite(value) or abs(value) > self.limit:
-            said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
-            done, total = self.place.steps(self.state)
-            phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
-            raise Diverged(
-                f"{objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
-                "learning rate, or stop earlier"
-            )
         return terms
+
+    def check_loss(self) -> None:
+        """Read the mean loss of the step's micro-batches from the device, before the weights change.
+
+        Raises Diverged, in every process, unless the loss of each process is finite and within the limit. With a
+        gradient transform that holds for each term it requests.
+        """
+        means = torch.stack([torch.stack(values).float().mean() for values in self._totals.values()]).cpu().tolist()
+        self._totals.clear()
+        found = distributed.values(next((v for v in means if not abs(v) <= self.limit), means[0]))
+        value = next((v for v in found if not abs(v) <= self.limit), found[0])
+        if math.isfinite(value) and abs(value) <= self.limit:
+            return
+        said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
+        done, total = self.place.steps(self.state)
+        phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
+        raise Diverged(
+            f"{self.objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
+            "learning rate, or stop earlier"
+        )
 
     def _note(self, terms: LossOutput, *, counts: bool = True) -> None:
         """Keep a micro-batch's loss and its terms for the log; of one that does not count, that there was a step."""
@@ -310,6 +343,10 @@ class StepCallback(TrainerCallback):
             if self._run.checkpoints is not None and self._run.checkpoints.stopping:
                 raise KeyboardInterrupt
             self._run.meter.go()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The gradients of the step are complete, and the weights are still those before it."""
+        self._trainer.check_loss()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the caller how far the run is, and evaluate."""

@@ -1,4 +1,4 @@
-"""The interface of a gradient transform: a rule over gradients, called once per micro-batch, around any loss.
+"""The interface of a gradient transform: a rule over gradients, called once per optimiser step, around any loss.
 
 A transform reads no model, batch or loss. It requests the gradient of a term at the current weights, and returns the
 gradient to use. A run has at most one transform: it reads the terms separately and returns one gradient, so a second
@@ -29,7 +29,7 @@ class Perturbation:
 
 
 class GradientRequest(Protocol):
-    """How a transform requests gradients of one micro-batch. Each call runs one forward and one backward."""
+    """How a transform requests gradients of a step. Each call runs one forward and one backward of each micro-batch."""
 
     def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         """Return the gradient of a term at the current weights, per parameter.
@@ -48,7 +48,7 @@ class GradientRequest(Protocol):
 
 
 class GradTransform(Protocol):
-    """A frozen dataclass of settings that is called once per micro-batch.
+    """A frozen dataclass of settings that is called once per optimiser step (or per micro-batch, by its `scope`).
 
     A transform whose terms depend on its settings has a property `needs`, which overrides the registered one.
     """
@@ -60,13 +60,18 @@ class GradTransform(Protocol):
 
 @dataclass(frozen=True)
 class GradTransformSpec:
-    """A registered gradient transform: its class, and the terms that it requires."""
+    """A registered gradient transform: its class, and the terms that it requires.
+
+    scope: "step" for a rule over the gradients of a whole optimiser step. "micro_batch" for a rule over single samples,
+    whose gradients add up over micro-batches.
+    """
 
     name: str
     revision: int
     cls: type[Any]
     needs: tuple[Which, ...]
     paper: str
+    scope: Literal["step", "micro_batch"] = "step"
 
     @property
     def page(self) -> str:
@@ -78,11 +83,18 @@ _REGISTRY: Registry[GradTransformSpec] = Registry("step", lambda spec: spec.cls)
 C = TypeVar("C", bound=type[Any])
 
 
-def grad_transform(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> Callable[[C], C]:
+def grad_transform(
+    name: str,
+    *,
+    revision: int,
+    needs: tuple[Which, ...],
+    paper: str,
+    scope: Literal["step", "micro_batch"] = "step",
+) -> Callable[[C], C]:
     """Register a frozen dataclass as a gradient transform under the name that users type."""
 
     def register(cls: C) -> C:
-        _REGISTRY.add(GradTransformSpec(name, revision, cls, needs, paper))
+        _REGISTRY.add(GradTransformSpec(name, revision, cls, needs, paper, scope))
         return cls
 
     return register

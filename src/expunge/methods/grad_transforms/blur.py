@@ -11,7 +11,7 @@ from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, dot, over
 
 
-@grad_transform("blur", revision=1, needs=("forget", "retain"), paper="arXiv:2506.08164")
+@grad_transform("blur", revision=2, needs=("forget", "retain"), paper="arXiv:2506.08164")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class BLUR:
@@ -26,8 +26,8 @@ class BLUR:
 
     Pitfalls: if the two agree, the part of g_r along g_f is also removed. The retain term never restrains an unbounded
     forget loss (GradAscent, GradDiff), so the loss diverges faster than without BLUR: use a bounded one, such as NPO.
-    With gradient accumulation each micro-batch is projected. The authors project once per step, with the gradients of
-    its last micro-batch.
+    With gradient accumulation the gradients of the whole step are projected once. The authors' code projects with the
+    gradients of its last micro-batch.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=blur
     """

@@ -11,7 +11,7 @@ from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, dot, over, running_mean
 
 
-@grad_transform("gru", revision=1, needs=("forget", "retain"), paper="arXiv:2503.09117")
+@grad_transform("gru", revision=2, needs=("forget", "retain"), paper="arXiv:2503.09117")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class GRU:
@@ -20,15 +20,15 @@ class GRU:
     Idea: if unlearning and retaining conflict, remove from the forget gradient only the part that would raise the
     retain loss.
     Formula: c = min(0, <g_f, m_r>) / ||m_r||^2;  g = (g_f - c m_r) + g_r
-        m_r  the retain gradient, as a running mean over micro-batches: momentum * old + (1 - momentum) * g_r
+        m_r  the retain gradient, as a running mean over steps: momentum * old + (1 - momentum) * g_r
     keep_retain=false removes the last g_r: the retain examples then only steer, and their loss is not minimised.
 
     Defaults: momentum has no published default: the authors search 0.8, 0.9, 0.95 and none, and none is the default
     here.
 
-    Pitfalls: gradients of a micro-batch are noisy, so with momentum=0 (default) small micro-batches show conflicts by
-    chance. momentum costs one more copy of the gradient. gamma and alpha weigh g_f and g_r before the rule: alpha does
-    not change the direction to remove.
+    Pitfalls: gradients of a step are noisy, so with momentum=0 (default) small steps show conflicts by chance. momentum
+    costs one more copy of the gradient. gamma and alpha weigh g_f and g_r before the rule: alpha does not change the
+    direction to remove.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=gru
     """
@@ -46,7 +46,6 @@ class GRU:
         """Return the forget gradient without its conflict, plus the retain gradient, per parameter."""
         forget, retain = gradient("forget"), gradient("retain")
         steer = running_mean(memory, "gru_retain", retain, self.momentum)
-        overlap = dot(forget, steer)
-        if overlap < 0:
-            forget = add(forget, steer, -over(overlap, dot(steer, steer)))
+        conflict = dot(forget, steer).clamp(max=0)  # 0, so no change, if they agree: no value is read from the device
+        forget = add(forget, steer, -over(conflict, dot(steer, steer)))
         return add(forget, retain) if self.keep_retain else forget

@@ -12,7 +12,9 @@ from expunge.methods.grad_transforms.api import GradientRequest, Perturbation, g
 from expunge.methods.grad_transforms.vectors import add, over
 
 
-@grad_transform("latent", revision=1, needs=("forget",), paper="arXiv:2403.05030, arXiv:2407.15549")
+@grad_transform(
+    "latent", revision=1, needs=("forget",), paper="arXiv:2403.05030, arXiv:2407.15549", scope="micro_batch"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Latent:

@@ -11,10 +11,10 @@ from expunge.core.decode import strict
 from expunge.methods.grad_transforms.api import GradientRequest, Which, grad_transform
 from expunge.methods.grad_transforms.vectors import add, norm, over, restored, running_mean, scaled, shift, write
 
-SEEN, ADVERSARY = "mudman_seen", "mudman_adversary"  # keys of the state carried between micro-batches
+SEEN, ADVERSARY = "mudman_seen", "mudman_adversary"  # keys of the state carried between steps
 
 
-@grad_transform("mudman", revision=2, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484")
+@grad_transform("mudman", revision=3, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MUDMAN:
@@ -24,9 +24,9 @@ class MUDMAN:
     not hurt retaining, by an amount that does not fade with the forget gradient.
     Formula: g_f at w_a;  w_a <- w_a - adversary_lr * d NLL_f / d w_a, relearn_steps times;
         u = g_f where sign(g_f) = sign(m_r), else 0;  g = forget_norm * u / ||g_f|| + g_r at w
-        w_a          the adversary: a copy of the weights w, copied again every fork_every micro-batches
-        NLL_f        the forget answers' negative log-likelihood on this micro-batch, for any wrapped loss
-        m_r          the retain gradient, as a running mean over micro-batches (momentum; 0: of this one alone)
+        w_a          the adversary: a copy of the weights w, copied again every fork_every steps
+        NLL_f        the forget answers' negative log-likelihood on the examples of this step, for any wrapped loss
+        m_r          the retain gradient, as a running mean over steps (momentum; 0: of this one alone)
         forget_norm  the norm of the forget gradient over all parameters before the mask; null does not change it
     meta=false reads g_f at w, without adversary. keep_retain=false removes g_r.
 
@@ -34,12 +34,11 @@ class MUDMAN:
     of the authors' reference code. The paper's own runs search adversary_lr from 3e-4, and fork_every from 6 to 42 (on
     WMDP 60 to 400), once per model.
 
-    Cost per micro-batch: relearn_steps + 2 forwards and backwards, and two further copies of the trained weights.
+    Cost per step: relearn_steps + 2 forwards and backwards, and two further copies of the trained weights.
 
-    Pitfalls: the log shows the adversary's forget loss, not the model's. With gradient accumulation the adversary moves
-    at each micro-batch, the model does not. The adversary uses plain gradient descent. With forget_norm set, gamma has
-    no effect on the result. Adam divides much of a gradient's size out again, so the normalisation counts most with
-    optim=sgd.
+    Pitfalls: the log shows the adversary's forget loss, not the model's. The adversary uses plain gradient descent. With
+    forget_norm set, gamma has no effect on the result. Adam divides much of a gradient's size out again, so the
+    normalisation counts most with optim=sgd.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=mudman
     """
@@ -90,7 +89,7 @@ class MUDMAN:
     def _at_the_adversary(
         self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]
     ) -> list[Tensor]:
-        """Return the forget gradient at the adversary's weights, which then relearn this micro-batch."""
+        """Return the forget gradient at the adversary's weights, which then relearn this step's examples."""
         seen = memory.get(SEEN, 0)
         memory[SEEN] = seen + 1
         if seen % self.fork_every == 0:

@@ -11,7 +11,7 @@ from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, moved, norm, over, scaled
 
 
-@grad_transform("sam", revision=1, needs=("forget",), paper="arXiv:2502.05374")
+@grad_transform("sam", revision=2, needs=("forget",), paper="arXiv:2502.05374")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SAM:
@@ -21,7 +21,7 @@ class SAM:
     Formula: delta = rho * g_f / ||g_f||, with g_f the gradient of gamma * forget and the norm over all parameters.
         at=forget (default)  g = g_f(w + delta) + g_r(w): as in the paper, the maximum is over the forget term only
         at=total             g = g_f(w + delta) + g_r(w + delta): one backward less, and the retain term is robust too
-    Cost per micro-batch: three forwards and backwards (at=total: two, one of them over both sides).
+    Cost per step: three forwards and backwards (at=total: two, one of them over both sides).
 
     Defaults: rho = 0.01, confirmed in a copy of the authors' scripts for NPO on MUSE and on WMDP (a settings file has
     0.1).
