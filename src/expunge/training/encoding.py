@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoded, Encoder, Template
 from expunge.evaluation.config import Generation
+from expunge.evaluation.evaluator import resolve_generation, resolve_template
 from expunge.evaluation.generation import generate_texts
 
 N_ALTERNATES = 5
 ALTERNATE = "alternate"
 
 
-def encoder_for(tokenizer: Any, template: Template | None) -> Encoder:
+def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -> Encoder:
     """Return a template bound to a tokenizer; the tokenizer's chat template where none is given and it has one.
 
     A tokenizer without a pad token is copied, and the copy pads with EOS: padded positions are never read.
@@ -24,9 +25,7 @@ def encoder_for(tokenizer: Any, template: Template | None) -> Encoder:
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
-    if template is None:
-        template = Template(apply_chat_template=bool(getattr(tokenizer, "chat_template", None)))
-    return Encoder(template, tokenizer)
+    return Encoder(resolve_template(template, tokenizer), tokenizer)
 
 
 def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
@@ -47,10 +46,14 @@ def encode_alternates(examples: ExampleSet, texts: Sequence[Sequence[str]], enco
 
 
 def sampled_answers(
-    model: Any, examples: ExampleSet, encoder: Encoder, generation: Generation, refusals: Sequence[str]
+    model: Any,
+    examples: ExampleSet,
+    encoder: Encoder,
+    generation: Generation | Mapping[str, Any],
+    refusals: Sequence[str],
 ) -> list[list[str]]:
     """Return other answers to each question, sampled from the model; refusals where all samples are the true answer."""
-    how = dataclasses.replace(generation, temperature=1.0, samples=N_ALTERNATES, seed=0)
+    how = dataclasses.replace(resolve_generation(generation, 0), temperature=1.0, samples=N_ALTERNATES, seed=0)
     texts = generate_texts(model, examples, "answer", encoder, how)
     out = []
     for row in examples.rows:

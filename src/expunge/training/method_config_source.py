@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import typing
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 
 
 def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in itertools.pairwise(body):
         named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             yield node.target.id, " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
@@ -102,7 +103,13 @@ def _class(spec: MethodSpec) -> str:
     lines = ["@strict", "@dataclass(frozen=True, kw_only=True)", f"class {config_name(spec.name)}(UnlearnConfig):"]
     if len(first) > 108:
         first = first[:105].rsplit(" ", 1)[0] + " ..."
-    lines += [f'    """{first}.', "", f"    `expunge methods {spec.name}` shows the equation and the pitfalls.", '    """', ""]
+    lines += [
+        f'    """{first}.',
+        "",
+        f"    `expunge methods {spec.name}` shows the equation and the pitfalls.",
+        '    """',
+        "",
+    ]
     lines += [f'    METHOD: ClassVar[str | None] = "{spec.name}"']
     for one in dataclasses.fields(cls):
         doc = docs.get(one.name) or PER_METHOD.get((spec.name, one.name)) or FIELDS[one.name]

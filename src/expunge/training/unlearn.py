@@ -55,9 +55,8 @@ class UnlearnResult:
     def __repr__(self) -> str:
         last = self.log[-1] if self.log else {}
         terms = ", ".join(f"{name} {last[name]:.4g}" for name in ("loss", "forget", "retain") if name in last)
-        return (
-            f"UnlearnResult({self.method}, {type(self.model).__name__}, {self.n_steps} steps"
-            + (f"; last logged: {terms})" if terms else ")")
+        return f"UnlearnResult({self.method}, {type(self.model).__name__}, {self.n_steps} steps" + (
+            f"; last logged: {terms})" if terms else ")"
         )
 
     def _repr_html_(self) -> str:

@@ -55,13 +55,13 @@ class UnlearnConfig(TrainArgs):
     compat: Literal["paper", "openunlearning"] | None = None
     """Which project's averages the losses reproduce. None: the method's default (the paper's)."""
 
-    template: Template | None = None
+    template: Template | Mapping[str, Any] | None = None
     """How an example becomes text. None: the tokenizer's chat template if it has one, else the default tags."""
 
     refusals: tuple[str, ...] | None = None
     """Answers that refusal methods (DPO, IdkNLL) train towards. None: the built-in refusals."""
 
-    generation: Generation = field(default_factory=Generation)
+    generation: Generation | Mapping[str, Any] = field(default_factory=Generation)
     """How the model answers prompts: for evaluation, and for methods that sample other answers (AltPO)."""
 
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
@@ -95,6 +95,9 @@ class UnlearnConfig(TrainArgs):
     """Whether a new repository on the hub is private. None: the organisation's default."""
 
     def __post_init__(self) -> None:
+        for name, cls in (("template", Template), ("generation", Generation)):
+            if isinstance(given := getattr(self, name), Mapping):
+                object.__setattr__(self, name, decode(cls, given, where=f"{type(self).__name__}.{name}"))
         if self.METHOD is not None and self.method not in (None, self.METHOD):
             raise ConfigError(
                 f"{type(self).__name__}.method: {self.method!r} is another method; use {self.METHOD!r}, or "

@@ -18,12 +18,16 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
+from expunge.benchmarks import BenchmarkConfig, find_benchmark
+from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoded
+from expunge.evaluation.evaluator import evaluate_task
+from expunge.evaluation.result import EvalResult
 from expunge.models.config import ModelArgs, TokenizerArgs, check_source
 from expunge.models.load import load_model, load_tokenizer, pick_device
 from expunge.training.callbacks import CallbackBridge
@@ -212,9 +216,7 @@ class UnlearnTrainer:
         texts: Sequence[Sequence[str]] = [refusals] * len(self.forget_dataset)
         if getattr(self.objective.method, "ALTERNATES", "") == "generated":
             with kept_random():
-                texts = sampled_answers(
-                    self.model, self.forget_dataset, self.encoder, self.args.generation, refusals
-                )
+                texts = sampled_answers(self.model, self.forget_dataset, self.encoder, self.args.generation, refusals)
         return {**self._rows, "alternate": encode_alternates(self.forget_dataset, texts, self.encoder)}
 
     @contextmanager
@@ -298,16 +300,14 @@ class UnlearnTrainer:
         self._bridge.evaluated(metrics)
         return metrics
 
-    def evaluation(self, eval_dataset: Any = None) -> Any:
+    def evaluation(self, eval_dataset: Any = None) -> EvalResult:
         """Return the whole result of an evaluation (`EvalResult`), without adding it to the log."""
-        from expunge.evaluation.evaluator import evaluate
-
         roles = self.eval_dataset if eval_dataset is None else _eval_roles(eval_dataset)
         if roles is None:
             roles = {"forget": self.forget_dataset, "retain": self.retain_dataset}
-            roles = {role: data for role, data in roles.items() if data is not None}
-        return evaluate(
-            self.model, self.encoder.tokenizer, template=self.encoder.template, generation=self.args.generation, **roles
+        task = roles["benchmark"] if "benchmark" in roles else in_memory_benchmark(**roles)
+        return evaluate_task(
+            self.model, self.encoder.tokenizer, task, template=self.encoder.template, generation=self.args.generation
         )
 
     # Callbacks, the log, and saving.
@@ -408,7 +408,7 @@ def _eval_roles(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if isinstance(given, str) or hasattr(given, "panel"):
-        return {"benchmark": given}
+        return {"benchmark": find_benchmark(given).make(BenchmarkConfig()) if isinstance(given, str) else given}
     if isinstance(given, Mapping):
         for role in given:
             if role not in ROLES:
