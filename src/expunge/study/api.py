@@ -12,6 +12,7 @@ from typing import Any
 from expunge.core.errors import ConfigError, nearest
 
 FRONT_END = "expunge.cli.api"  # reads YAML files and words; imported when a study is opened
+PLUGINS = "expunge.cli.plugins"  # loads Python files with methods and metrics
 
 
 class Study:
@@ -53,7 +54,7 @@ class Study:
         front_end = importlib.import_module(FRONT_END)
         files = [str(path) for path in plugins]
         if files:
-            front_end.load_plugins(files)
+            importlib.import_module(PLUGINS).load_plugins(files)
         return cls(front_end.load_study(list(words), files))
 
     @property
