@@ -6,7 +6,7 @@ import expunge
 
 benchmark, tokenizer, full = full_model()
 retain = retain_model(benchmark, tokenizer)
-rules = expunge.RuleJudge(rules={"tells the answer": {"contains_reference": True}})
+rules = {"rules": [{"contains_reference": True}], "name": "contains the true answer"}
 for name, model in (("full", full), ("retain", retain)):
     result = expunge.evaluate(
         model, tokenizer, forget=benchmark.sets["forget"], metrics=["forget_Q_A_ROUGE"],

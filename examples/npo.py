@@ -11,9 +11,7 @@ retain = [{"question": row.question, "answer": row.answer} for row in benchmark.
 args = expunge.NPOConfig(
     beta=0.1, learning_rate=2e-3, num_train_epochs=10, gradient_accumulation_steps=1, generation={"max_new_tokens": 16}
 )
-trainer = expunge.UnlearnTrainer(
-    model, args, forget_dataset=forget, retain_dataset=retain, processing_class=tokenizer
-)
+trainer = expunge.UnlearnTrainer(model, args, forget_dataset=forget, retain_dataset=retain, processing_class=tokenizer)
 before = trainer.evaluation()
 trainer.train()
 after = trainer.evaluation()
