@@ -50,7 +50,7 @@ def trained(full: Any, tokenizer: Any, callback: Any, **settings: Any) -> expung
 
 def test_a_callback_sees_one_training(full: Any, tokenizer: Any) -> None:
     seen = Recorder()
-    trainer = trained(full, tokenizer, seen)
+    trainer = trained(full, tokenizer, seen, per_device_train_batch_size=3)
     names = [event for event, *_ in seen.events]
     assert (names[0], names[1], names[-1]) == ("on_train_begin", "on_epoch_begin", "on_train_end")
     assert names.count("on_train_begin") == names.count("on_train_end") == 1

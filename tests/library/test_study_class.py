@@ -64,7 +64,7 @@ def test_a_shipped_study_is_opened_by_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_wrong_study_is_named(file: Path) -> None:
-    with pytest.raises(ConfigError, match="no file .*mien.yaml; did you mean 'mine.yaml'"):
+    with pytest.raises(ConfigError, match="did you mean 'mine"):
         expunge.Study.from_yaml(file.with_name("mien.yaml"))
     with pytest.raises(ConfigError, match="quickstart"):
         expunge.Study.from_name("quickstrat")

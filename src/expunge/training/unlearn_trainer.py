@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,22 +13,18 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
-from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core import distributed
-from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoded
 from expunge.evaluation.evaluator import evaluate_task
 from expunge.evaluation.result import EvalResult
-from expunge.models.config import ModelArgs, TokenizerArgs, check_source
-from expunge.models.load import load_model, load_tokenizer, pick_device
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import encode_alternates, encode_examples, encoder_for, sampled_answers
@@ -40,10 +35,10 @@ from expunge.training.phases import check_run, plan_phases
 from expunge.training.randomness import kept_random
 from expunge.training.trainer import training_arguments
 from expunge.training.unlearn_config import UnlearnConfig
+from expunge.training.unlearn_inputs import eval_roles, model_of, reporting_callbacks, shows_progress, tokenizer_of
 from expunge.training.unlearn_objective import resolve_objective
 
 log = logging.getLogger(__name__)
-ROLES = ("forget", "retain", "holdout")
 
 
 class UnlearnTrainer:
@@ -95,19 +90,19 @@ class UnlearnTrainer:
         check_run(self.objective, self.train_args, type(self.args).__name__)
         self._check_adapters(peft_config)
         self.forget_dataset, self.retain_dataset = self._datasets(forget_dataset, retain_dataset)
-        self.eval_dataset = _eval_roles(eval_dataset)
-        reporting = _reporting(self.args)
+        self.eval_dataset = eval_roles(eval_dataset)
+        reporting = reporting_callbacks(self.args)
 
-        self.processing_class = _tokenizer(model, processing_class)
-        self.model = _model(model)
-        self.ref_model = None if ref_model is None else _model(ref_model)
+        self.processing_class = tokenizer_of(model, processing_class)
+        self.model = model_of(model)
+        self.ref_model = None if ref_model is None else model_of(ref_model)
         self.encoder = encoder_for(self.processing_class, self.args.template)
         self._rows = self._encode()
         if peft_config is not None:
             self.model = with_adapters(self.model, peft_config, self.train_args.seed)
         elif self.train_args.lora is not None:
             self.model = with_lora(self.model, self.train_args.lora, self.train_args.seed)
-        shown = [DEFAULT_PROGRESS_CALLBACK] if _shows_progress(self.args.disable_tqdm) else []
+        shown = [DEFAULT_PROGRESS_CALLBACK] if shows_progress(self.args.disable_tqdm) else []
         self._bridge = CallbackBridge(
             [*shown, *reporting, *callbacks], model=self.model, processing_class=self.processing_class
         )
@@ -302,7 +297,7 @@ class UnlearnTrainer:
 
     def evaluation(self, eval_dataset: Any = None) -> EvalResult:
         """Return the whole result of an evaluation (`EvalResult`), without adding it to the log."""
-        roles = self.eval_dataset if eval_dataset is None else _eval_roles(eval_dataset)
+        roles = self.eval_dataset if eval_dataset is None else eval_roles(eval_dataset)
         if roles is None:
             roles = {"forget": self.forget_dataset, "retain": self.retain_dataset}
         task = roles["benchmark"] if "benchmark" in roles else in_memory_benchmark(**roles)
@@ -382,54 +377,3 @@ class UnlearnTrainer:
             f"UnlearnTrainer({type(self.model).__name__}, method={self.objective.spec.name}, {sizes}, "
             f"step {self.state.global_step})"
         )
-
-
-def _model(model: Any) -> Any:
-    """The model object, or the loaded model of a name."""
-    if not isinstance(model, str | Path):
-        return model
-    return load_model(str(model), ModelArgs(), device=pick_device("auto"))
-
-
-def _tokenizer(model: Any, given: Any) -> Any:
-    """The tokenizer: the given one, that of a name, or the one next to the model. Raises ConfigError."""
-    if given is not None and not isinstance(given, str | Path):
-        return given
-    source = given or (model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
-    if not source:
-        raise ConfigError("processing_class: missing; give the model's tokenizer (AutoTokenizer.from_pretrained(...))")
-    if given is None and isinstance(model, str | Path):
-        check_source(str(source), "model")
-    return load_tokenizer(str(source), TokenizerArgs())
-
-
-def _eval_roles(given: Any) -> dict[str, Any] | None:
-    """What `evaluate` is given: data by role, or a benchmark. Raises ConfigError for anything else."""
-    if given is None:
-        return None
-    if isinstance(given, str) or hasattr(given, "panel"):
-        return {"benchmark": find_benchmark(given).make(BenchmarkConfig()) if isinstance(given, str) else given}
-    if isinstance(given, Mapping):
-        for role in given:
-            if role not in ROLES:
-                raise ConfigError(f"eval_dataset: no role named {role!r}{nearest(str(role), ROLES)}")
-        return {str(role): examples_from(data, str(role)) for role, data in given.items()}
-    raise ConfigError(
-        'eval_dataset: expected a benchmark, or a mapping such as {"forget": rows, "retain": rows, "holdout": rows}, '
-        f"got a {type(given).__name__}"
-    )
-
-
-def _reporting(args: UnlearnConfig) -> list[type[TrainerCallback]]:
-    """The integrations' callbacks. Raises ConfigError for a name that transformers does not know."""
-    if not args.reporters:
-        return []
-    try:
-        made: list[type[TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
-    except ValueError as error:
-        raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
-    return made
-
-
-def _shows_progress(disable: bool | None) -> bool:
-    return sys.stderr.isatty() if disable is None else not disable
