@@ -12,16 +12,16 @@ from expunge.core.records import GeneratedText
 from expunge.metrics.api import Metric, find_family
 from expunge.metrics.compute import OptionalRecords, compute, identity, in_order, requests, with_parents
 
-PROB = Metric("prob", "probability", rows="r", tokens=("answer",))
-PERT = Metric("pert", "probability", rows="r", tokens=("perturbed",))
-ROUGE = Metric("rouge", "rouge", rows="r", texts="answer")
-PARA = Metric("para", "rouge", rows="r", texts="paraphrase")
-RATIO = Metric("tr", "truth_ratio", rows="r", tokens=("answer", "perturbed"), args={"aggregate": "true_better"})
+PROB = Metric("prob", "probability", rows="r", reads={"tokens": ("answer",)})
+PERT = Metric("pert", "probability", rows="r", reads={"tokens": ("perturbed",)})
+ROUGE = Metric("rouge", "rouge", rows="r", reads={"texts": ("answer",)})
+PARA = Metric("para", "rouge", rows="r", reads={"texts": ("paraphrase",)})
+RATIO = Metric("tr", "truth_ratio", rows="r", reads={"tokens": ("answer", "perturbed")}, args={"aggregate": "true_better"})
 MEAN = Metric("mean", "model_utility", parents={"a": "prob", "b": "rouge"})
 
 
 def test_requests_are_the_union() -> None:
-    other = Metric("other", "probability", rows="q", tokens=("paraphrase",))
+    other = Metric("other", "probability", rows="q", reads={"tokens": ("paraphrase",)})
     wanted = requests([ROUGE, RATIO, PROB, PARA, PERT, MEAN, other])
     assert wanted.tokens == {"q": ("paraphrase",), "r": ("answer", "perturbed")}
     assert wanted.texts == {"r": ("answer", "paraphrase")}
@@ -50,7 +50,7 @@ def test_a_stem_stands_for_all_its_variants(records) -> None:
     [
         (PROB, "no 'answer' answers of the rows 'r' were scored"),
         (RATIO, "no 'answer' answers of the rows 'r' were scored"),
-        (Metric("x", "probability", rows="q", tokens=("answer",)), "no answers of the rows 'q' were scored"),
+        (Metric("x", "probability", rows="q", reads={"tokens": ("answer",)}), "no answers of the rows 'q' were scored"),
         (PARA, "no generations for the rows 'r' with the reference 'paraphrase'"),
     ],
 )
@@ -67,8 +67,8 @@ def test_what_was_not_recorded_is_missing_with_a_reason(records, metric: Metric,
         ([PROB, PROB], "metric prob: listed twice"),
         ([Metric("x", "probabilty")], "no metric family named 'probabilty'; did you mean 'probability'"),
         ([Metric("x", "model_utility", parents={"a": "prop"}), PROB], r"parents\.a: no metric named 'prop'.*'prob'"),
-        ([Metric("x", "probability", tokens=("answer",))], "`rows` must name a set of rows"),
-        ([Metric("x", "rouge", texts="answer")], "`rows` must name a set of rows"),
+        ([Metric("x", "probability", reads={"tokens": ("answer",)})], "`rows` must name a set of rows"),
+        ([Metric("x", "rouge", reads={"texts": ("answer",)})], "`rows` must name a set of rows"),
         ([Metric("x", "probability", rows="r")], r"reads tokens \(answers\), got \[\]"),
         (
             [Metric("x", "model_utility", parents={"a": "y"}), Metric("y", "model_utility", parents={"a": "x"})],
@@ -89,17 +89,17 @@ def test_a_metric_without_records_says_so() -> None:
 def test_identity_follows_definition_and_revision_not_order() -> None:
     one = fingerprint(identity([PROB, RATIO]))
     assert fingerprint(identity([RATIO, PROB])) == one
-    changed = Metric("tr", "truth_ratio", rows="r", tokens=RATIO.tokens, args={"aggregate": "closer_to_1_better"})
+    changed = Metric("tr", "truth_ratio", rows="r", reads={"tokens": RATIO.tokens}, args={"aggregate": "closer_to_1_better"})
     assert fingerprint(identity([PROB, changed])) != one
     assert identity([PROB])[0]["revision"] == find_family("probability").revision
 
 
 def test_other_kinds_of_records_are_asked_for_and_missed_by_name() -> None:
     metrics = [
-        Metric("leak", "leak_at_k", rows="r", texts="answer", sampled=True, args={"k": 1}),
-        Metric("near", "semantic_similarity", rows="r", texts="answer", similar=True),
-        Metric("grad", "gradnorm_score", rows="r", grads="answer"),
-        Metric("same", "agreement", rows="r", agreement="answer"),
+        Metric("leak", "leak_at_k", rows="r", reads={"samples": ("answer",)}, args={"k": 1}),
+        Metric("near", "semantic_similarity", rows="r", reads={"texts": ("answer",), "texts_similarity": ("answer",)}),
+        Metric("grad", "gradnorm_score", rows="r", reads={"grads": ("answer",)}),
+        Metric("same", "agreement", rows="r", reads={"agreement": ("answer",)}),
     ]
     wanted = requests(metrics)
     assert wanted.samples == wanted.texts == wanted.grads == wanted.agreement == {"r": ("answer",)}
@@ -117,7 +117,7 @@ def test_other_kinds_of_records_are_asked_for_and_missed_by_name() -> None:
 
 def test_a_metric_of_some_rows_only(records) -> None:
     tokens = {"r": records({"answer": {0: [math.log(0.5)], 1: [math.log(0.25)], 2: [math.log(0.25)]}})}
-    some = Metric("some", "probability", rows="r", tokens=("answer",), where={"kind": "book"})
+    some = Metric("some", "probability", rows="r", reads={"tokens": ("answer",)}, where={"kind": "book"})
     found = compute([some, PROB], tokens, {}, None, OptionalRecords(kept={"some": {1, 2}}))
     assert (found["some"].value, list(found["some"].per_row)) == (pytest.approx(0.25), [1, 2])
     assert found["prob"].value == pytest.approx(1 / 3)
@@ -136,7 +136,7 @@ def test_the_ancestors_of_a_metric() -> None:
 def test_a_row_that_is_not_a_number_is_counted_and_never_averaged(records, family: str) -> None:
     tokens = {"r": records({"answer": {0: [-1.0, -2.0, -0.1], 1: [-1.0, math.nan, -0.1]}})}
     alone = {"r": records({"answer": {0: [-1.0, -2.0, -0.1]}})}
-    metric = Metric("m", family, rows="r", tokens=("answer",))
+    metric = Metric("m", family, rows="r", reads={"tokens": ("answer",)})
     result = compute([metric], tokens, {})["m"]
     assert result.extra["n_missing"] == 1
     assert result.value == compute([metric], alone, {})["m"].value

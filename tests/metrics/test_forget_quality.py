@@ -13,7 +13,7 @@ from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
 
-RATIO = Metric("tr", "truth_ratio", rows="r", tokens=("answer", "perturbed"), args={"aggregate": "closer_to_1_better"})
+RATIO = Metric("tr", "truth_ratio", rows="r", reads={"tokens": ("answer", "perturbed")}, args={"aggregate": "closer_to_1_better"})
 QUALITY = Metric("fq", "forget_quality", parents={"truth_ratio": "tr"}, retain="tr")
 
 

@@ -34,7 +34,7 @@ def test_many_samples_do_not_overflow() -> None:
 
 def run(k: int, **more):
     texts = {("r", "answer"): [GeneratedText(i, s, "", "red", "red blue", 1, True) for i in range(3) for s in range(4)]}
-    metric = Metric("m", "leak_at_k", rows="r", texts="answer", args={"k": k}, **({"sampled": True} | more))
+    metric = Metric("m", "leak_at_k", rows="r", reads={"texts": ("answer",)}, args={"k": k}, **({"sampled": True} | more))
     return compute([metric], {}, texts, None, OptionalRecords(samples=texts))["m"]
 
 

@@ -18,8 +18,8 @@ from expunge.metrics.membership import auc_interval
 
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")
 LISTED = [
-    Metric("members", "loss_score", rows="forget", tokens=("answer",)),
-    Metric("others", "loss_score", rows="holdout", tokens=("answer",)),
+    Metric("members", "loss_score", rows="forget", reads={"tokens": ("answer",)}),
+    Metric("others", "loss_score", rows="holdout", reads={"tokens": ("answer",)}),
     Metric("auc", "attack_auc", parents={"members": "members", "others": "others"}, retain="auc"),
     Metric("leak", "privleak", parents={"auc": "auc"}, retain="auc"),
 ]

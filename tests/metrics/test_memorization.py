@@ -13,7 +13,7 @@ from expunge.metrics.compute import compute
 
 def strength(records, right: tuple[bool, ...], **args) -> float:
     tokens = records({"answer": {0: [-1.0] * (len(right) + 1)}}, is_argmax={"answer": {0: [*right, False]}})
-    metric = Metric("m", "extraction_strength", rows="r", tokens=("answer",), args=args)
+    metric = Metric("m", "extraction_strength", rows="r", reads={"tokens": ("answer",)}, args=args)
     return compute([metric], {"r": tokens}, {})["m"].value
 
 

@@ -80,7 +80,7 @@ def inputs_of(case: dict, records) -> MetricInputs:
         case["family"],
         rows="rows",
         tokens=tuple(case.get("tokens", ())),
-        texts="answer" if "texts" in case else None,
+        reads={"texts": ("answer",)} if "texts" in case else None,
         args=case.get("args", {}),
         parents=case.get("named", {}) or {role: f"metric_{role}" for role in parents},
         sampled=case.get("sampled", False),

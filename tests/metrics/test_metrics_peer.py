@@ -168,7 +168,7 @@ def test_rouge(peer, shared: Path, model: str, metric: str, reference: str | Non
 
 def test_no_reference_of_the_panel_is_without_words(shared: Path) -> None:
     """Ours gives NaN where a reference has no word to recall, theirs 0: in TOFU there is no such answer."""
-    metric = Metric("m", "rouge", rows="r", texts="answer")
+    metric = Metric("m", "rouge", rows="r", reads={"texts": ("answer",)})
     for name in ("forget10", "retain", "real_authors", "world_facts"):
         lines = (shared / "data" / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
         texts = [

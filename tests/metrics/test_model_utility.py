@@ -8,7 +8,7 @@ from expunge.core.errors import ConfigError
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 
-PART = Metric("retain_Q_A_Prob", "probability", rows="retain", tokens=("answer",))
+PART = Metric("retain_Q_A_Prob", "probability", rows="retain", reads={"tokens": ("answer",)})
 
 
 def test_missing_part_is_named_with_its_reason() -> None:

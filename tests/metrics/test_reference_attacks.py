@@ -12,8 +12,8 @@ from expunge.core.errors import ConfigError
 from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import OptionalRecords, compute
 
-FORGET = Metric("f", "loss_score", rows="f", tokens=("answer",))
-HOLDOUT = Metric("h", "loss_score", rows="h", tokens=("answer",))
+FORGET = Metric("f", "loss_score", rows="f", reads={"tokens": ("answer",)})
+HOLDOUT = Metric("h", "loss_score", rows="h", reads={"tokens": ("answer",)})
 RMIA = Metric("rmia", "rmia_score", parents={"losses": "f", "population": "h"}, shadows=True)
 LIRA = Metric("lira", "lira_score", parents={"losses": "f"}, shadows=True)
 

@@ -21,7 +21,7 @@ TEXTS = [
 
 
 def run(texts: list[GeneratedText], **args):
-    metric = Metric("m", "rouge", rows="r", texts="answer", args=args)
+    metric = Metric("m", "rouge", rows="r", reads={"texts": ("answer",)}, args=args)
     return compute([metric], {}, {("r", "answer"): texts})["m"]
 
 

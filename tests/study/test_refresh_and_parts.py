@@ -236,7 +236,7 @@ def test_a_holdout_row_that_is_to_be_forgotten() -> None:
 
 
 def test_rows_that_an_attack_tells_apart_must_differ() -> None:
-    sides = [Metric(f"loss_{r}", "loss_score", rows=r, tokens=("answer",)) for r in ("forget", "unseen")]
+    sides = [Metric(f"loss_{r}", "loss_score", rows=r, reads={"tokens": ("answer",)}) for r in ("forget", "unseen")]
     auc = Metric("auc", "attack_auc", parents={"members": "loss_forget", "others": "loss_unseen"})
     made = benchmark("Rome.")
     made = dataclasses.replace(
@@ -251,7 +251,7 @@ def test_rows_by_what_their_meta_says() -> None:
     rows = ExampleSet("r", tuple(Example(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
 
     def kept(**where: Any) -> set[int]:
-        return set(measuring.rows_where(rows, Metric("m", "probability", rows="r", tokens=("answer",), where=where)))
+        return set(measuring.rows_where(rows, Metric("m", "probability", rows="r", reads={"tokens": ("answer",)}, where=where)))
 
     assert kept(kind="book") == {0, 2}
     assert kept(keys=["a1", "a2"]) == {0, 1}

@@ -112,7 +112,7 @@ def test_the_fast_panel_reads_no_texts() -> None:
 
 
 def test_the_full_panel_and_named_metrics() -> None:
-    panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", grads="answer"))
+    panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", reads={"grads": ("answer",)}))
     assert {m.name for m in suite_metrics(panel[:-1], EvaluateArgs(every=1, panel="full"))} == {
         m.name for m in panel[:-1]
     }
