@@ -175,7 +175,10 @@ def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
     panel = [
         Metric("prob", "probability", rows="r", reads={"tokens": ("answer",)}),
         *(Metric(n, n, rows="r", reads={"tokens": ("answer",)}) for n in ("exact_memorization", "extraction_strength")),
-        *(Metric(n, f"{n}_score", rows="r", reads={"tokens": ("answer",)}) for n in ("loss", "zlib", "min_k", "min_k_plus_plus")),
+        *(
+            Metric(n, f"{n}_score", rows="r", reads={"tokens": ("answer",)})
+            for n in ("loss", "zlib", "min_k", "min_k_plus_plus")
+        ),
     ]
     some = ExampleSet("r", tuple(r for r in rows.rows[:8]))
 
@@ -188,7 +191,7 @@ def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
         hook = embedding.register_forward_hook(spoil)
         table = score_tokens(model, some, WANTED, encoder, shared_prefix=shared_prefix)
         hook.remove()
-        return compute(panel, {"r": token_records(table)}, {})
+        return compute(panel, {"tokens": {"r": token_records(table)}})
 
     sound = measured(set())
     ids = {i: set(encoder.row(some, r, "answer").ids[:-1]) for i, r in enumerate(some)}

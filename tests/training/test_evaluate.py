@@ -108,7 +108,7 @@ def test_the_fast_panel_reads_no_texts() -> None:
     assert {m.name for m in found} == {
         "forget_Q_A_Prob", "retain_Q_A_Prob", "forget_truth_ratio", "retain_Truth_Ratio", "extraction_strength",
     }  # fmt: skip
-    assert all(m.texts is None for m in found)
+    assert all("texts" not in m.reads for m in found)
 
 
 def test_the_full_panel_and_named_metrics() -> None:
