@@ -251,8 +251,8 @@ def evaluate_task(
 ) -> EvalResult:
     """Measure a model on a task. `expunge.evaluate` documents the arguments."""
     chosen = choose_metrics(task.panel, metrics, task.sets)
-    how = resolve_generation(generation, GREEDY, seed, "generation")
-    several = resolve_generation(sampling, SAMPLING, seed, "sampling")
+    how = resolve_generation(generation, seed)
+    several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     retain = retain_of(retain_results)
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
@@ -318,7 +318,11 @@ def resolve_template(template: Template | Mapping[str, Any] | None, tokenizer: A
 
 
 def resolve_generation(
-    given: Generation | Mapping[str, Any] | None, default: Generation, seed: int, where: str
+    given: Generation | Mapping[str, Any] | None,
+    seed: int = 0,
+    *,
+    default: Generation = GREEDY,
+    where: str = "generation",
 ) -> Generation:
     """Return generation settings; of a mapping, laid over the defaults. Raises ConfigError at the key."""
     if not isinstance(given, Generation):

@@ -96,7 +96,7 @@ def evaluate(
     else:
         task = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
     if extras:
-        samples = resolve_generation(sampling, SAMPLING, seed, "sampling").samples
+        samples = resolve_generation(sampling, seed, default=SAMPLING, where="sampling").samples
         _check_extras(extras)
         task = with_extras(task, extras, samples=samples, refusals=REFUSALS)
     return evaluate_task(
