@@ -67,10 +67,10 @@ class MembershipAudit:
     def expand(self, ground: AuditInputs) -> AuditPlan:
         """One probe: the model as it is."""
         sets, _ = rows_in(ground, self.ways, share=0.5, shots=3, seed=0)
-        own = [Metric(n, n, rows=ground.forget.name, tokens=("answer",)) for n in (LOSS, STRENGTH, MIN_K)]
+        own = [Metric(n, n, rows=ground.forget.name, reads={"tokens": ("answer",)}) for n in (LOSS, STRENGTH, MIN_K)]
         made = {s.name: s for s in sets.values()}
         if ground.holdout is not None:
-            own.append(Metric(UNSEEN, LOSS, rows=ground.holdout.name, tokens=("answer",)))
+            own.append(Metric(UNSEEN, LOSS, rows=ground.holdout.name, reads={"tokens": ("answer",)}))
             made[ground.holdout.name] = ground.holdout
         return AuditPlan(made, (AuditProbe(AS_IT_IS, None, (*worst_panel(sets, "prob"), *own)),))
 

@@ -54,7 +54,7 @@ class QuantizeAudit:
         check_judging(self.margin, self.known)
 
     def _metric(self, ground: AuditInputs) -> Metric:
-        return Metric("forget", self.score, rows=ground.forget.name, tokens=("answer",))
+        return Metric("forget", self.score, rows=ground.forget.name, reads={"tokens": ("answer",)})
 
     def expand(self, ground: AuditInputs) -> AuditPlan:
         """The model as it is and in each form."""

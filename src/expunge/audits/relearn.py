@@ -86,7 +86,7 @@ class RelearnAudit:
 
     @property
     def _metric(self) -> Metric:
-        return Metric("rest", self.score, rows=SCORED, tokens=("answer",))
+        return Metric("rest", self.score, rows=SCORED, reads={"tokens": ("answer",)})
 
     def expand(self, ground: AuditInputs) -> AuditPlan:
         """A training run for each way that there are rows for."""

@@ -71,7 +71,7 @@ def default_metrics(
     one = next(iter(sets.values()))
     suite = list(rows_panel({"forget_eval": one, "retain_eval": one, **sets}, truth_ratio=truth_ratio))
     for family in ("exact_memorization", "extraction_strength"):
-        suite.append(Metric(f"retain_{family}", family, rows="retain_eval", tokens=("answer",)))
+        suite.append(Metric(f"retain_{family}", family, rows="retain_eval", reads={"tokens": ("answer",)}))
     kept: dict[str, Metric] = {}
     for metric in in_order(suite):
         lacks_rows = metric.rows is not None and metric.rows not in sets

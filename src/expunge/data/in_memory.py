@@ -95,8 +95,8 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
             turns.append(_conversation(whole, f"{name} row {i}: {prompt!r} and {answer!r}"))
         return _questions(records, turns, name, prompt, answer)
     plain = [{k: v for k, v in record.items() if k in (prompt, answer, *VARIANTS)} for record in records]
-    for record, whole in zip(plain, records, strict=True):
-        context = whole.get("input")
+    for record, source in zip(plain, records, strict=True):
+        context = source.get("input")
         if (prompt, answer) == ("instruction", "output") and isinstance(context, str) and context.strip():
             record[prompt] = f"{record[prompt]}\n\n{context}"  # Alpaca's third column belongs to the question
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family
 
@@ -27,7 +26,7 @@ def agreement(inputs: MetricInputs, *, statistic: Statistic = "kl") -> MetricRes
     Formula: kl = (1/n) sum_t KL(p_original(. | q, a_<t) || p_model(. | q, a_<t)) over the whole vocabulary;
     top1 = share of tokens at which both models' first choice is the same. The value is the mean over rows.
 
-    Reads: agreement records (`agreement="answer"`), for which both models read each answer once. A study takes the full
+    Reads: agreement records, for which both models read each answer once. A study takes the full
     model as the original, `expunge unlearn` the model it started from, `expunge eval` the one named in `eval.original`.
     Per row: `kl`, `top1`; both missing where one of the models' logits were not numbers.
     Arguments: `statistic`.
@@ -35,13 +34,9 @@ def agreement(inputs: MetricInputs, *, statistic: Statistic = "kl") -> MetricRes
     Pitfalls: on forget rows a large kl is not forgetting: anything that breaks the model raises it. Sampling and greedy
     answers can agree while kl is large, for it is ruled by what the original thinks likely and the model does not.
     """
-    if inputs.agreement is None:
-        raise ConfigError(
-            f"metric {inputs.metric.name}: family agreement reads agreement records; set `agreement` to an answer's "
-            "name"
-        )
-    found = {name: inputs.agreement.columns[COLUMNS[name]] for name in COLUMNS}
+    numbers = inputs.numbers("agreement")
+    found = {name: numbers.columns[COLUMNS[name]] for name in COLUMNS}
     # Where the divergence is not a number neither were the logits, and their first choice is no choice.
     columns = {name: np.where(np.isnan(found["kl"]), np.nan, column) for name, column in found.items()}
     rows = {name: column.tolist() for name, column in columns.items()}
-    return mean_over_rows(inputs.agreement.row_ids, columns[statistic], rows)
+    return mean_over_rows(numbers.row_ids, columns[statistic], rows)

@@ -33,9 +33,9 @@ def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
     """The length-normalised probability the model gives to an answer.
 
     Formula: P = exp(-(1/n) sum_t -log p(a_t | q, a_<t)) over the n scored tokens of the answer, EOS included. The
-    value is the mean over rows; where a row has several answers (`tokens=("perturbed",)`), over its answers first.
+    value is the mean over rows; where a row has several answers (the name "perturbed"), over its answers first.
 
-    Arguments: `over` takes the largest of a row's answers in place of their mean. Over refusals (`tokens=("refusal",)`)
+    Arguments: `over` takes the largest of a row's answers in place of their mean. Over refusals (the name "refusal")
     that is how readily the model refuses in the words it likes best.
     Reads: one token name. Per row: `prob` and `avg_loss` (nats per token), lists where the name stands for several.
     Good direction: low on forget rows (as low as the retain model's, no lower), high on all others.

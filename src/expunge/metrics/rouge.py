@@ -51,9 +51,7 @@ def rouge(inputs: MetricInputs, *, statistic: Statistic = "rougeL_recall") -> Me
     model's logits were not numbers. A gibberish model scores low too: read with model_utility.
     """
     if inputs.texts is None:
-        raise ConfigError(
-            f"metric {inputs.metric.name}: family rouge reads generations; set `texts` to an answer's name"
-        )
+        raise ConfigError(f"metric {inputs.metric.name}: family rouge reads generations; set reads={{'texts': ANSWER}}")
     texts = sorted(inputs.texts, key=lambda t: (t.row_id, t.sample))
     by_row: dict[int, list[tuple[float, float, float]]] = {}
     for text, scores in zip(texts, rouge_of_all(texts), strict=True):

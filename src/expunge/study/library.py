@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
+from expunge.benchmarks.extras import EXTRAS, with_extras
 from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core.decode import decode
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, nearest
+from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
-from expunge.evaluation.evaluator import evaluate_task
+from expunge.evaluation.evaluator import SAMPLING, evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.api import Metric, MetricResult
 
@@ -45,6 +47,10 @@ def evaluate(
     retain_results: EvalResult | Mapping[str, MetricResult] | str | Path | None = None,
     template: Template | Mapping[str, Any] | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
+    sampling: Generation | Mapping[str, Any] | None = None,
+    original: Any = None,
+    embedder: str | None = None,
+    extras: Sequence[str] = (),
     batch_tokens: int | None = None,
     seed: int = 0,
 ) -> EvalResult:
@@ -60,15 +66,19 @@ def evaluate(
             question and answer, prompt and completion, messages, or text.
         retain: Examples to be kept.
         holdout: Examples like those to be forgotten that no model has seen. They add the membership attacks.
-        metrics: Names of metrics of the benchmark (or of those that the data allows), or Metric objects. Metrics that
-            they read are added. None: all.
+        metrics: Names of metrics of the benchmark (or of those that the data allows), names of metric families that
+            declare their records (a plugin's), or Metric objects. Metrics that they read are added. None: all.
         retain_results: Results of a retain model on the same examples: an EvalResult, or the path of its folder or EVAL
             file. Forget quality and PrivLeak need them.
         template: How an example becomes text: a Template, or a mapping of its fields. None: the tokenizer's chat
             template if it has one, else the tags "Question: " and "Answer: ".
         generation: How texts are generated: a Generation, or a mapping of its fields. None: greedy, 200 tokens at most.
+        sampling: The same for the several samples of a question, which leak@k reads. None: 8 at temperature 1.
+        original: The model that agreement compares with, an object or a name.
+        embedder: The sentence encoder that similarity uses, a folder or hub id.
+        extras: Groups of further metrics, such as "leak" or "fluency" (see `eval.extras`).
         batch_tokens: Tokens of a padded batch at most. None: what suits the device.
-        seed: The seed of sampled generations.
+        seed: The seed of sampled generations, if `generation` and `sampling` do not name one.
 
     Returns:
         The values by metric name, with statistics by example and generated texts.
@@ -85,6 +95,10 @@ def evaluate(
         raise ConfigError("evaluate: give benchmark= or data (forget=, retain=, holdout=), not both")
     else:
         task = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+    if extras:
+        samples = resolve_generation(sampling, seed, default=SAMPLING, where="sampling").samples
+        _check_extras(extras)
+        task = with_extras(task, extras, samples=samples, refusals=REFUSALS)
     return evaluate_task(
         model,
         tokenizer,
@@ -93,6 +107,16 @@ def evaluate(
         retain_results=retain_results,
         template=template,
         generation=generation,
+        sampling=sampling,
+        original=original,
+        embedder=embedder,
         batch_tokens=batch_tokens,
         seed=seed,
     )
+
+
+def _check_extras(extras: Sequence[str]) -> None:
+    """Raise ConfigError for a group of metrics that does not exist."""
+    for name in extras:
+        if name not in EXTRAS:
+            raise ConfigError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")
