@@ -10,7 +10,6 @@ import copy
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from expunge.audits.api import (
@@ -29,10 +28,9 @@ from expunge.audits.api import (
     make_audit,
 )
 from expunge.core.errors import ConfigError, nearest
-from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.api import MetricResult
 
 if TYPE_CHECKING:
-    from expunge.data.examples import ExampleSet
     from expunge.data.template import Encoder, Template
     from expunge.evaluation.config import Generation
 
@@ -111,8 +109,8 @@ def audit(
     controls: Mapping[str, Any] | None = None,
     template: Template | Mapping[str, Any] | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
+    sampling: Generation | Mapping[str, Any] | None = None,
     learning_rate: float = 1e-5,
-    samples: int = 1,
 ) -> AuditReport:
     """Try to bring back what a model has forgotten, and compare it with two controls.
 
@@ -129,8 +127,8 @@ def audit(
         controls: The control models by role: {"retain": model, "full": model}. Without them there is no verdict.
         template: How an example becomes text, as for `evaluate`.
         generation: How texts are generated, as for `evaluate`. None: greedy, 200 tokens at most.
+        sampling: The same for the several samples of a question (leak@k of the prompting audit). None: 8 samples.
         learning_rate: Learning rate of the relearning audit, if its settings name none.
-        samples: Samples per question of the prompting audit's leak@k; it needs at least 2.
 
     Returns:
         The findings by audit. `to_pandas()` is a table with positions between the controls and verdicts.
@@ -145,8 +143,12 @@ def audit(
             raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
     from expunge.benchmarks.in_memory import in_memory_benchmark
     from expunge.data.template import Encoder
-    from expunge.evaluation.evaluator import resolve_generation, resolve_model, resolve_template
+    from expunge.evaluation.evaluator import SAMPLING, resolve_generation, resolve_model, resolve_template
 
+    texts = (
+        resolve_generation(generation),
+        resolve_generation(sampling, default=SAMPLING, where="sampling"),
+    )
     sets = in_memory_benchmark(forget=forget, retain=retain, holdout=holdout).sets
     model, tokenizer = resolve_model(model, tokenizer)
     models = {"model": model}
@@ -156,9 +158,9 @@ def audit(
     tags = encoder.template.user_start_tag, encoder.template.user_end_tag + encoder.template.asst_start_tag
     inputs = AuditInputs(
         forget=sets["forget_eval"], retain=sets.get("retain"), holdout=sets.get("holdout"),
-        opens=("", "\n") if encoder.template.apply_chat_template else tags, samples=samples,
+        opens=("", "\n") if encoder.template.apply_chat_template else tags, samples=texts[1].samples,
     )  # fmt: skip
-    probes = _Probes(models, encoder, learning_rate, resolve_generation(generation, 0))
+    probes = _Probes(models, encoder, learning_rate, texts)
     names = [name for name, _ in made]
     found: dict[str, AuditFindings] = {}
     plans = [(name, one, one.expand(inputs)) for name, one in made]
@@ -184,26 +186,15 @@ def _audits(given: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[tupl
     return out
 
 
-@dataclass(frozen=True)
-class _AuditTask:
-    """Examples and metrics of one probe, as the evaluator reads them."""
-
-    sets: Mapping[str, ExampleSet]
-    panel: tuple[Metric, ...]
-    name: str = "audit"
-    split: str = ""
-    eval_name: str = "AUDIT"
-    generation: Mapping[str, Any] = field(default_factory=dict)
-
-
 class _Probes:
     """Runs probes on models in memory: the audited one under "model", the controls under their roles."""
 
     def __init__(
-        self, models: Mapping[str, Any], encoder: Encoder, learning_rate: float, generation: Generation
+        self, models: Mapping[str, Any], encoder: Encoder, learning_rate: float, texts: tuple[Generation, Generation]
     ) -> None:
         self._models, self._encoder = models, encoder
-        self._learning_rate, self._generation = learning_rate, generation
+        self._learning_rate = learning_rate
+        self._generation, self._sampling = texts
 
     def results(self, role: str, plan: AuditPlan) -> dict[str, Mapping[str, MetricResult]]:
         """The results of every probe of a plan on one model; a relearning has one for each of its steps."""
@@ -219,13 +210,13 @@ class _Probes:
         return out
 
     def _measured(self, model: Any, plan: AuditPlan, probe: AuditProbe) -> Mapping[str, MetricResult]:
-        from expunge.evaluation.evaluator import evaluate_task
+        from expunge.evaluation.evaluator import Evaluator
 
-        task = _AuditTask(plan.sets, probe.panel)
-        made = evaluate_task(
-            model, self._encoder.tokenizer, task, template=self._encoder.template, generation=self._generation
-        )
-        return made.results
+        evaluator = Evaluator(
+            metrics=probe.panel, sets=plan.sets, encoder=self._encoder, generation=self._generation,
+            sampling=self._sampling,
+        )  # fmt: skip
+        return evaluator.results(evaluator.score(model))
 
     def _analysed(self, role: str, plan: AuditPlan, analysis: Analysis) -> Mapping[str, MetricResult]:
         def load(name: str) -> Any:
