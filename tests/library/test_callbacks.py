@@ -11,6 +11,7 @@ import transformers
 from library_facts import FORGET, RETAIN, SHORT
 
 import expunge
+from expunge.core.errors import ConfigError
 
 
 class Recorder(transformers.TrainerCallback):
@@ -144,3 +145,19 @@ def test_callbacks_can_be_added_and_removed(full: Any, tokenizer: Any) -> None:
     trainer.add_callback(Recorder)
     assert isinstance(trainer.pop_callback(Recorder), Recorder)
     assert trainer.pop_callback(Recorder) is None
+
+
+def test_early_stopping_ends_the_run(full: Any, tokenizer: Any) -> None:
+    settings = {"eval_strategy": "epoch", "metric_for_best_model": "forget_Q_A_Prob", "num_train_epochs": 6,
+                "per_device_train_batch_size": 3, "generation": {"max_new_tokens": 4}}  # fmt: skip
+    stop = transformers.EarlyStoppingCallback(early_stopping_patience=2)
+    trainer = trained(full, tokenizer, stop, greater_is_better=True, **settings)  # it falls, so the first is the best
+    assert trainer.state.global_step == 3
+    assert trainer.state.best_global_step == 1
+
+
+def test_early_stopping_without_its_metric_is_an_error(full: Any, tokenizer: Any) -> None:
+    with pytest.raises(AssertionError, match="metric_for_best_model"):
+        trained(full, tokenizer, transformers.EarlyStoppingCallback())
+    with pytest.raises(ConfigError, match="did you mean 'eval_forget_Q_A_Prob'"):
+        trained(full, tokenizer, Recorder(), eval_strategy="epoch", metric_for_best_model="forget_Q_A_Prb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def test_words_change_a_study_and_scripts_are_exported(file: Path, tmp_path: Pat
     assert (study.plan()["kind"] == "unlearn").sum() == 2
     scripts = study.export_slurm(tmp_path / "slurm")
     assert scripts[-1].name == "queue.sh" and all(script.is_file() for script in scripts)
+
+
+def test_a_study_reads_methods_of_ones_own(file: Path, method_file: Callable[..., Path]) -> None:
+    body = """
+    def forget_loss(self, view: LossInputs) -> Tensor:
+        return require(view.forget, "forget").nll
+    """
+    mine = method_file(file.parent, "StudyOwn", body)
+    study = expunge.Study.from_yaml(file, "methods=[{trainer: StudyOwn}]", plugins=[mine])
+    assert "methods: StudyOwn" in repr(study)
 
 
 def test_a_shipped_study_is_opened_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

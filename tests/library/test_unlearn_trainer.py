@@ -183,9 +183,12 @@ def test_the_result_is_short_and_saves(full: Any, tokenizer: Any, tmp_path: Path
     assert repr(result).startswith("UnlearnResult(NPO, LlamaForCausalLM, 3 steps; last logged: loss ")
     assert list(result.to_pandas()["step"]) == [1, 2, 3]
     assert "<table" in result._repr_html_()
-    again = expunge.evaluate(str(result.save(tmp_path / "model")), forget=FORGET, metrics=["forget_Q_A_Prob"])
+    folder = str(result.save(tmp_path / "model"))
+    again = expunge.evaluate(folder, forget=FORGET, metrics=["forget_Q_A_Prob"])
     here = expunge.evaluate(full, tokenizer, forget=FORGET, metrics=["forget_Q_A_Prob"])
     assert again["forget_Q_A_Prob"] == pytest.approx(here["forget_Q_A_Prob"], rel=1e-4)
+    loaded = expunge.unlearn(folder, FORGET, method="GradAscent", **SHORT)  # a name; its tokenizer lies next to it
+    assert loaded.n_steps == 3 and loaded.model is not full
 
 
 def test_nothing_is_written_unless_asked(

@@ -10,8 +10,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.trainer_callback import CallbackHandler
+
+from expunge.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from expunge.training.trainer import PhaseTrainer
@@ -25,18 +34,23 @@ FORWARDED = (
 class CallbackBridge:
     """The callbacks of one run, its state and its control.
 
-    An exception in one of transformers' own callbacks (progress bars, printers, integrations) is logged, and that
-    callback is removed: a broken display does not end a training. An exception in your callback ends the run.
+    An exception in a display (a progress bar, a printer, an integration) is logged, and that callback is removed: a
+    broken display does not end a training. An exception in any other callback ends the run.
     """
 
     def __init__(
-        self, callbacks: Sequence[TrainerCallback | type[TrainerCallback]], *, model: Any, processing_class: Any
+        self,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+        *,
+        args: Any,
+        model: Any,
+        processing_class: Any,
     ) -> None:
         self.handler = CallbackHandler([DefaultFlowCallback], model, processing_class, None, None)
         self.handler.pop_callback(DefaultFlowCallback)  # the phases' own Trainers have one; it silences a warning here
         for one in callbacks:
             self.handler.add_callback(one)
-        self.state, self.control, self.args = TrainerState(), TrainerControl(), None
+        self.state, self.control, self.args = TrainerState(), TrainerControl(), args
         self._begun = False
         self._epoch = self._phase = 0
         self._epochs_before = 0.0
@@ -54,7 +68,7 @@ class CallbackBridge:
                     eval_dataloader=handler.eval_dataloader, **extra,
                 )  # fmt: skip
             except Exception as error:
-                if not type(one).__module__.startswith("transformers."):
+                if not _is_display(one):
                     raise
                 log.warning(
                     "%s.%s failed (%s: %s); the callback is removed, and training continues",
@@ -99,6 +113,19 @@ class CallbackBridge:
         """Add an evaluation to `state.log_history` and send `on_log` and `on_evaluate`, as transformers does."""
         self.logged({**metrics, "step": float(self.state.global_step)})
         self.call("on_evaluate", metrics=dict(metrics))
+        self._keep_best(metrics)
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        """Set `state.best_metric` after an evaluation, as transformers does; EarlyStoppingCallback compares with it."""
+        name = getattr(self.args, "metric_for_best_model", None)
+        if name is None:
+            return
+        key = name if name.startswith("eval_") else f"eval_{name}"
+        if key not in metrics:
+            raise ConfigError(f"metric_for_best_model: the evaluation has no metric {key!r}{nearest(key, metrics)}")
+        best, value = self.state.best_metric, metrics[key]
+        if best is None or (value > best if self.args.greater_is_better else value < best):
+            self.state.best_metric, self.state.best_global_step = value, self.state.global_step
 
     def of_phase(self, trainer: PhaseTrainer) -> TrainerCallback:
         """Return the callback of one phase that passes its events on."""
@@ -126,6 +153,12 @@ class CallbackBridge:
             self.call("on_epoch_end")
             if self.state.global_step < self.state.max_steps:
                 self.call("on_epoch_begin")
+
+
+def _is_display(callback: TrainerCallback) -> bool:
+    """Whether a callback only shows or reports a run."""
+    own = type(callback).__module__.startswith(("transformers.integrations", "transformers.utils.notebook"))
+    return own or isinstance(callback, ProgressCallback | PrinterCallback)
 
 
 class _PhaseEvents(TrainerCallback):

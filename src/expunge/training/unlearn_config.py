@@ -73,6 +73,12 @@ class UnlearnConfig(TrainArgs):
     eval_on_start: bool = False
     """Whether `evaluate()` runs before the first step as well."""
 
+    metric_for_best_model: str | None = None
+    """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: none."""
+
+    greater_is_better: bool | None = None
+    """Whether a larger value of that metric is better. None: False if its name ends with "loss", else True."""
+
     report_to: str | tuple[str, ...] | None = None  # type: ignore[assignment]  # wider than the jobs' own reporters
     """Integrations that receive the log, by transformers' names ("wandb", "tensorboard", ...). None: none."""
 

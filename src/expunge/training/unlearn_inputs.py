@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, nearest
@@ -69,3 +70,14 @@ def reporting_callbacks(args: UnlearnConfig) -> list[type[TrainerCallback]]:
 
 def shows_progress(disable: bool | None) -> bool:
     return sys.stderr.isatty() if disable is None else not disable
+
+
+def shown_arguments(given: TrainingArguments, args: UnlearnConfig, method: str) -> TrainingArguments:
+    """Complete the TrainingArguments that callbacks see: names, integrations, and what early stopping reads."""
+    given.run_name = args.run_name or args.output_dir or method or None
+    given.report_to = list(args.reporters)
+    given.eval_strategy = IntervalStrategy(args.eval_strategy)
+    given.metric_for_best_model = args.metric_for_best_model
+    better = args.greater_is_better
+    given.greater_is_better = not (args.metric_for_best_model or "").endswith("loss") if better is None else better
+    return given

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import TrainOutput
 
@@ -35,7 +35,14 @@ from expunge.training.phases import check_run, plan_phases
 from expunge.training.randomness import kept_random
 from expunge.training.trainer import training_arguments
 from expunge.training.unlearn_config import UnlearnConfig
-from expunge.training.unlearn_inputs import eval_roles, model_of, reporting_callbacks, shows_progress, tokenizer_of
+from expunge.training.unlearn_inputs import (
+    eval_roles,
+    model_of,
+    reporting_callbacks,
+    shown_arguments,
+    shows_progress,
+    tokenizer_of,
+)
 from expunge.training.unlearn_objective import resolve_objective
 
 log = logging.getLogger(__name__)
@@ -104,7 +111,10 @@ class UnlearnTrainer:
             self.model = with_lora(self.model, self.train_args.lora, self.train_args.seed)
         shown = [DEFAULT_PROGRESS_CALLBACK] if shows_progress(self.args.disable_tqdm) else []
         self._bridge = CallbackBridge(
-            [*shown, *reporting, *callbacks], model=self.model, processing_class=self.processing_class
+            [*shown, *reporting, *callbacks],
+            args=shown_arguments(TrainingArguments(use_cpu=self._device.type == "cpu"), self.args, ""),
+            model=self.model,
+            processing_class=self.processing_class,
         )
         self._bridge.call("on_init_end")
 
@@ -250,14 +260,14 @@ class UnlearnTrainer:
         """Tell the callbacks how long the run will be."""
         phases = plan_phases(self.objective, rows, args)
         given = training_arguments(phases[0], args.seed, folder, self.model)
-        given.run_name = self.args.run_name or self.args.output_dir or self.objective.spec.name
-        given.report_to = list(self.args.reporters)
         steps = sum(phase.n_steps for phase in phases)
         epochs = math.ceil(sum(len(phase.samples) / phase.n_epoch for phase in phases))
         given.num_train_epochs, given.max_steps = epochs, steps
+        self._bridge.begin(shown_arguments(given, self.args, self.objective.spec.name), max_steps=steps,
+                           num_train_epochs=epochs)  # fmt: skip
         if self.args.eval_on_start:
-            self.evaluate()
-        self._bridge.begin(given, max_steps=steps, num_train_epochs=epochs)
+            with kept_random():
+                self.evaluate()
 
     def _after_step(self) -> bool:
         """Evaluate if it is time, or if a callback asks for it; whether the run should end."""
