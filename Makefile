@@ -37,8 +37,8 @@ test-browser: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/browser
 
 check: .venv/.installed-dev
-	$(BIN)/ruff format --check --quiet src tests perf
-	$(BIN)/ruff check --quiet src tests perf
+	$(BIN)/ruff format --check --quiet src tests perf examples
+	$(BIN)/ruff check --quiet src tests perf examples
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 

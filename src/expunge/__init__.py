@@ -1,20 +1,265 @@
-"""Expunge makes a language model forget chosen data, and measures whether it did."""
+"""Expunge makes a language model forget chosen data, and measures whether it did.
+
+    import expunge
+
+    result = expunge.unlearn(model, forget, retain=retain, tokenizer=tokenizer, method="NPO", learning_rate=1e-5)
+    print(expunge.evaluate(model, tokenizer, forget=forget, retain=retain))
+
+`dir(expunge)` lists the public names. Each is loaded when it is first used, so `import expunge` is fast.
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` loads the same names
+    from expunge.audits.api import Finding, audit_registry
+    from expunge.audits.run import AuditReport, audit
+    from expunge.benchmarks.api import Benchmark, benchmark
+    from expunge.benchmarks.api import benchmarks as benchmark_registry
+    from expunge.cli.api import load_job, load_study
+    from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError
+    from expunge.data.examples import Example, ExampleSet
+    from expunge.data.in_memory import examples_from
+    from expunge.data.template import Template
+    from expunge.evaluation.compare import Comparison, compare
+    from expunge.evaluation.config import Generation
+    from expunge.evaluation.result import EvalResult
+    from expunge.interpretability.layer_report import LayerReport
+    from expunge.judges.api import Judge, JudgementTable
+    from expunge.judges.rules import RuleJudge
+    from expunge.methods.api import LossInputs, Quantity, Requirements, SideOutputs, method
+    from expunge.methods.api import registry as method_registry
+    from expunge.methods.custom_loss import CustomLoss, unlearning_loss
+    from expunge.metrics.api import Metric
+    from expunge.study.api import Study
+    from expunge.study.inspection import inspect
+    from expunge.study.judging import judge
+    from expunge.study.library import evaluate, load_benchmark
+    from expunge.training.lora import LoraArgs
+    from expunge.training.method_configs import (
+        AltPOConfig,
+        CEUConfig,
+        DPOConfig,
+        FinetuneConfig,
+        FLATConfig,
+        GradAscentConfig,
+        GradDiffConfig,
+        IdkNLLConfig,
+        IHLConfig,
+        JensUnConfig,
+        KLConfig,
+        MEConfig,
+        NPOConfig,
+        PDUConfig,
+        RMUConfig,
+        SatImpConfig,
+        SemEvalGAConfig,
+        SimNPOConfig,
+        UNDIALConfig,
+        UNDOConfig,
+        WGAConfig,
+        WHPConfig,
+    )
+    from expunge.training.schedule import Schedule
+    from expunge.training.unlearn import UnlearnResult, unlearn
+    from expunge.training.unlearn_config import UnlearnConfig
+    from expunge.training.unlearn_trainer import UnlearnTrainer
 
 __version__ = "0.1.0"
-__all__ = ["load_job", "load_study"]
 
-# peft imports bitsandbytes where it is installed, which on a CPU then tells of a kernel that it does without
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda said: "from kernels-community" not in str(said.msg))
+__all__ = [
+    # Unlearning
+    "unlearn",
+    "UnlearnResult",
+    "UnlearnTrainer",
+    "UnlearnConfig",
+    "LoraArgs",
+    "Schedule",
+    "AltPOConfig",
+    "CEUConfig",
+    "DPOConfig",
+    "FinetuneConfig",
+    "FLATConfig",
+    "GradAscentConfig",
+    "GradDiffConfig",
+    "IdkNLLConfig",
+    "IHLConfig",
+    "JensUnConfig",
+    "KLConfig",
+    "MEConfig",
+    "NPOConfig",
+    "PDUConfig",
+    "RMUConfig",
+    "SatImpConfig",
+    "SemEvalGAConfig",
+    "SimNPOConfig",
+    "UNDIALConfig",
+    "UNDOConfig",
+    "WGAConfig",
+    "WHPConfig",
+    # Losses and methods of your own
+    "unlearning_loss",
+    "CustomLoss",
+    "LossInputs",
+    "SideOutputs",
+    "Requirements",
+    "Quantity",
+    "method",
+    "method_registry",
+    # Evaluation
+    "evaluate",
+    "EvalResult",
+    "compare",
+    "Comparison",
+    "Generation",
+    "Metric",
+    # Data and benchmarks
+    "load_benchmark",
+    "Benchmark",
+    "benchmark",
+    "benchmark_registry",
+    "examples_from",
+    "Example",
+    "ExampleSet",
+    "Template",
+    # Audits, inspection and judges
+    "audit",
+    "AuditReport",
+    "Finding",
+    "audit_registry",
+    "inspect",
+    "LayerReport",
+    "judge",
+    "Judge",
+    "JudgementTable",
+    "RuleJudge",
+    # Studies
+    "Study",
+    "load_study",
+    "load_job",
+    # Errors
+    "ExpungeError",
+    "ConfigError",
+    "DataError",
+    "JobError",
+]
+
+# The modules that define the public names.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "training.unlearn": (
+        "unlearn",
+        "UnlearnResult",
+    ),
+    "training.unlearn_trainer": ("UnlearnTrainer",),
+    "training.unlearn_config": ("UnlearnConfig",),
+    "training.lora": ("LoraArgs",),
+    "training.schedule": ("Schedule",),
+    "training.method_configs": (
+        "AltPOConfig",
+        "CEUConfig",
+        "DPOConfig",
+        "FinetuneConfig",
+        "FLATConfig",
+        "GradAscentConfig",
+        "GradDiffConfig",
+        "IdkNLLConfig",
+        "IHLConfig",
+        "JensUnConfig",
+        "KLConfig",
+        "MEConfig",
+        "NPOConfig",
+        "PDUConfig",
+        "RMUConfig",
+        "SatImpConfig",
+        "SemEvalGAConfig",
+        "SimNPOConfig",
+        "UNDIALConfig",
+        "UNDOConfig",
+        "WGAConfig",
+        "WHPConfig",
+    ),
+    "methods.custom_loss": (
+        "unlearning_loss",
+        "CustomLoss",
+    ),
+    "methods.api": (
+        "LossInputs",
+        "SideOutputs",
+        "Requirements",
+        "Quantity",
+        "method",
+        "method_registry",
+    ),
+    "study.library": (
+        "evaluate",
+        "load_benchmark",
+    ),
+    "evaluation.result": ("EvalResult",),
+    "evaluation.compare": (
+        "compare",
+        "Comparison",
+    ),
+    "evaluation.config": ("Generation",),
+    "metrics.api": ("Metric",),
+    "benchmarks.api": (
+        "Benchmark",
+        "benchmark",
+        "benchmark_registry",
+    ),
+    "data.in_memory": ("examples_from",),
+    "data.examples": (
+        "Example",
+        "ExampleSet",
+    ),
+    "data.template": ("Template",),
+    "audits.run": (
+        "audit",
+        "AuditReport",
+    ),
+    "audits.api": (
+        "Finding",
+        "audit_registry",
+    ),
+    "study.inspection": ("inspect",),
+    "interpretability.layer_report": ("LayerReport",),
+    "study.judging": ("judge",),
+    "judges.api": (
+        "Judge",
+        "JudgementTable",
+    ),
+    "judges.rules": ("RuleJudge",),
+    "study.api": ("Study",),
+    "cli.api": (
+        "load_study",
+        "load_job",
+    ),
+    "core.errors": (
+        "ExpungeError",
+        "ConfigError",
+        "DataError",
+        "JobError",
+    ),
+}
+_INNER = {"method_registry": "registry", "benchmark_registry": "benchmarks"}  # other names in their modules
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+# peft imports bitsandbytes where it is installed, which on a CPU reports a missing kernel that it does not need
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "from kernels-community" not in str(record.msg)
+)
 
 
 def __getattr__(name: str) -> Any:
-    """The API, loaded when first used: importing `expunge` alone stays quick."""
-    if name in __all__:
-        return getattr(importlib.import_module("expunge.cli.api"), name)
-    raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    """Load a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'expunge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"expunge.{_MODULES[name]}"), _INNER.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__"})

@@ -40,11 +40,11 @@ def test_some_groups_cost_no_scoring(name: str) -> None:
 
 
 def test_what_the_others_ask_to_be_scored() -> None:
-    assert requests(made("gradnorm").panel).grads == {"forget_eval": ("answer",), "holdout": ("answer",)}
-    assert requests(made("leak").panel).samples == {"forget_eval": ("answer",)}
+    assert requests(made("gradnorm").panel)["grads"] == {"forget_eval": ("answer",), "holdout": ("answer",)}
+    assert requests(made("leak").panel)["samples"] == {"forget_eval": ("answer",)}
     assert [m.args["k"] for m in made("leak").panel if m.family == "leak_at_k"] == [1, 2, 4, 6]
-    assert requests(made("agreement").panel).agreement == {"forget_eval": ("answer",), "retain_eval": ("answer",)}
-    assert set(requests(made("similarity").panel).similar_texts) == {"forget_eval", "retain_eval"}
+    assert requests(made("agreement").panel)["agreement"] == {"forget_eval": ("answer",), "retain_eval": ("answer",)}
+    assert set(requests(made("similarity").panel)["texts_similarity"]) == {"forget_eval", "retain_eval"}
     refusing = made("refusal")
     assert requests(refusing.panel).tokens["forget_eval_refusals"] == ("refusal",)
     assert len(refusing.sets["forget_eval_refusals"][0].answers) == N_REFUSALS + 1

@@ -101,7 +101,7 @@ def test_correct_answer_of_each_truth_ratio() -> None:
 
 
 def test_nothing_scored_is_all_missing_with_reasons() -> None:
-    results = compute(tofu_panel(), {}, {})
+    results = compute(tofu_panel(), {})
     assert all(r.reason for r in results.values())
     assert "needs retain_Q_A_Prob" in (results["model_utility"].reason or "")
 

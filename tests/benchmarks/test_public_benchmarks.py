@@ -9,7 +9,7 @@ import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError
-from expunge.core.records import GeneratedText
+from expunge.core.records import GeneratedText, GeneratedTexts
 from expunge.metrics.compute import compute, requests
 from expunge.metrics.semeval import TERMS
 
@@ -49,13 +49,17 @@ def test_semeval_from_generations_to_the_task_aggregate(tmp_path: Path) -> None:
     """A model that forgot what it should and kept the rest: 1, and no aggregate without its other parts."""
     made = find_benchmark("semeval").make(BenchmarkConfig(root=str(semeval_folder(tmp_path, mia=False))))
     texts = {
-        (name, "answer"): [
-            GeneratedText(r.row_id, 0, r.question, "none" if name.startswith("forget") else r.answer, r.answer, 1, True)
-            for r in made.sets[name]
-        ]
+        name: GeneratedTexts(
+            [
+                GeneratedText(
+                    r.row_id, 0, r.question, "none" if name.startswith("forget") else r.answer, r.answer, 1, True
+                )
+                for r in made.sets[name]
+            ]
+        )
         for name in TERMS
     }
-    results = compute(made.panel, {}, texts)
+    results = compute(made.panel, {"texts": texts})
     assert results["task_aggregate"].value == 1.0
     assert results["forget_Task1_knowledge"].value == 0.0
     assert results["mia_score"].reason == "no membership documents were given (data.args.mia)"

@@ -13,7 +13,7 @@ import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
-from expunge.core.records import texts_table
+from expunge.core.records import GeneratedTexts, texts_table
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.evaluation import generation
@@ -180,7 +180,9 @@ def test_logits_that_are_not_numbers_make_no_text(model: Any, rows: ExampleSet, 
             weights.copy_(held)
     assert (got[1].generation, got[1].n_new_tokens, got[1].stopped) == ("", 0, False)
     assert [got[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
-    result = compute([Metric("m", "rouge", rows="r", texts="answer")], {}, {("r", "answer"): got})["m"]
+    result = compute(
+        [Metric("m", "rouge", rows="r", reads={"texts": ("answer",)})], {"texts": {"r": GeneratedTexts(got)}}
+    )["m"]
     assert np.isnan(result.per_row[1]["rougeL_recall"])
     assert result.extra["n_missing"] == 1
     assert result.value == pytest.approx(np.mean([result.per_row[i]["rougeL_recall"] for i in (0, 2, 3)]))

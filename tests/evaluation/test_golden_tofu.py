@@ -15,14 +15,11 @@ import torch
 
 from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.decode import decode
-from expunge.core.records import token_records
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
-from expunge.evaluation.generation import generate_texts
-from expunge.evaluation.loglikelihood import score_tokens
+from expunge.evaluation.evaluator import Evaluator, results_of
 from expunge.metrics.api import MetricResult
-from expunge.metrics.compute import compute, requests
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
 
@@ -49,19 +46,13 @@ def evaluate(
 ) -> dict[str, MetricResult]:
     """The panel of one model. Without a retain model the attacks that need one take the model itself, as theirs did."""
     model = load_model(str(folder), ModelArgs(), device=torch.device("cpu"))
-    wanted = requests(PANEL)
-    tokens = {n: token_records(score_tokens(model, sets[n], v, encoder)) for n, v in wanted.tokens.items()}
-    texts = {}
-    for name, references in wanted.texts.items():
-        made = generate_texts(model, sets[name], "answer", encoder, Generation(max_new_tokens=200))
-        for variant in references:
-            texts[name, variant] = [
-                dataclasses.replace(t, reference=sets[name][t.row_id].answers[variant]) for t in made
-            ]
-    found = compute(PANEL, tokens, texts, retain)
+    evaluator = Evaluator(metrics=PANEL, sets=sets, encoder=encoder, generation=Generation(max_new_tokens=200))
+    tables = evaluator.score(model)
+    found = evaluator.results(tables, retain)
     if retain is None:
         alone = [m for m in PANEL if m.name.startswith("mia_")]
-        found |= compute(alone, tokens, {}, {n: r for n, r in found.items() if n.startswith("mia_loss_")})
+        losses = {n: r for n, r in found.items() if n.startswith("mia_loss_")}
+        found |= results_of(alone, tables, sets, losses)
     return found
 
 

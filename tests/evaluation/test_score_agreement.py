@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from expunge.core.errors import JobError
-from expunge.core.records import AGREEMENT, agreement_records
+from expunge.core.records import AGREEMENT, answer_numbers
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.evaluation import agreement
@@ -32,7 +32,7 @@ def moved(model: Any) -> Any:
 def test_a_model_agrees_with_itself(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
     table = score_agreement(model, model, rows, ("answer",), Encoder(Template(), tokenizer))
     assert table.schema == AGREEMENT
-    found = agreement_records(table)["answer"]
+    found = answer_numbers(table)["answer"]
     assert found.row_ids.tolist() == list(range(23))
     assert found.columns["kl"].max() == 0.0
     assert found.columns["same_argmax"].min() == 1.0
@@ -40,7 +40,7 @@ def test_a_model_agrees_with_itself(model: Any, tokenizer: Any, rows: ExampleSet
 
 def test_divergence_from_the_whole_distributions(model: Any, moved: Any, tokenizer: Any, rows: ExampleSet) -> None:
     encoder = Encoder(Template(), tokenizer)
-    found = agreement_records(score_agreement(moved, model, rows, ("answer", "paraphrase"), encoder))
+    found = answer_numbers(score_agreement(moved, model, rows, ("answer", "paraphrase"), encoder))
     for variant in ("answer", "paraphrase"):
         for i, row in enumerate(rows):
             encoded = encoder.row(rows, row, variant)
@@ -60,9 +60,9 @@ def test_batches_and_chunks_do_not_count(
 ) -> None:
     encoder = Encoder(Template(), tokenizer)
     few = dataclasses.replace(rows, rows=rows.rows[:7])
-    one = agreement_records(score_agreement(moved, model, few, ("answer",), encoder))["answer"]
+    one = answer_numbers(score_agreement(moved, model, few, ("answer",), encoder))["answer"]
     monkeypatch.setattr(agreement, "rows_at_a_time", lambda logits: 5)
-    other = agreement_records(score_agreement(moved, model, few, ("answer",), encoder, token_budget=1))["answer"]
+    other = answer_numbers(score_agreement(moved, model, few, ("answer",), encoder, token_budget=1))["answer"]
     for name in ("kl", "same_argmax"):
         assert other.columns[name] == pytest.approx(one.columns[name], rel=1e-4, abs=1e-6)
 

@@ -173,9 +173,12 @@ def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
 ) -> None:
     """One token's embedding is broken: the rows that read it have no value, the means are those of the others."""
     panel = [
-        Metric("prob", "probability", rows="r", tokens=("answer",)),
-        *(Metric(n, n, rows="r", tokens=("answer",)) for n in ("exact_memorization", "extraction_strength")),
-        *(Metric(n, f"{n}_score", rows="r", tokens=("answer",)) for n in ("loss", "zlib", "min_k", "min_k_plus_plus")),
+        Metric("prob", "probability", rows="r", reads={"tokens": ("answer",)}),
+        *(Metric(n, n, rows="r", reads={"tokens": ("answer",)}) for n in ("exact_memorization", "extraction_strength")),
+        *(
+            Metric(n, f"{n}_score", rows="r", reads={"tokens": ("answer",)})
+            for n in ("loss", "zlib", "min_k", "min_k_plus_plus")
+        ),
     ]
     some = ExampleSet("r", tuple(r for r in rows.rows[:8]))
 
@@ -188,7 +191,7 @@ def test_logits_that_are_not_numbers_reach_the_metrics_as_missing_rows(
         hook = embedding.register_forward_hook(spoil)
         table = score_tokens(model, some, WANTED, encoder, shared_prefix=shared_prefix)
         hook.remove()
-        return compute(panel, {"r": token_records(table)}, {})
+        return compute(panel, {"tokens": {"r": token_records(table)}})
 
     sound = measured(set())
     ids = {i: set(encoder.row(some, r, "answer").ids[:-1]) for i, r in enumerate(some)}

@@ -11,13 +11,13 @@ from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 
 NAMES = ("loss", "zlib", "min_k", "min_k_plus_plus")
-REFERENCE = Metric("ref", "reference_score", rows="r", tokens=("answer",), retain="loss")
+REFERENCE = Metric("ref", "reference_score", rows="r", reads={"tokens": ("answer",)}, retain="loss")
 
 
 def score(records, attack: str, logps: list[float], **args) -> float:
-    metric = Metric("m", f"{attack}_score", rows="r", tokens=("answer",), args=args)
+    metric = Metric("m", f"{attack}_score", rows="r", reads={"tokens": ("answer",)}, args=args)
     tokens = records({"answer": {0: logps}}, var={"answer": {0: [1.0] * len(logps)}})
-    return compute([metric], {"r": tokens}, {})["m"].value
+    return compute([metric], {"tokens": {"r": tokens}})["m"].value
 
 
 @pytest.mark.parametrize("attack", NAMES)
@@ -32,11 +32,11 @@ def test_an_impossible_token_is_infinite_not_missing(records, attack: str) -> No
 
 @pytest.mark.parametrize("attack", NAMES)
 def test_a_token_without_a_number_takes_its_row_and_no_other(records, attack: str) -> None:
-    metric = Metric("m", f"{attack}_score", rows="r", tokens=("answer",))
+    metric = Metric("m", f"{attack}_score", rows="r", reads={"tokens": ("answer",)})
     rows = {0: [-1.0, math.nan, -3.0, -1.0], 1: [-2.0, -1.0, -0.5, -1.0]}
     var = {"answer": {i: [1.0] * 4 for i in rows}}
-    result = compute([metric], {"r": records({"answer": rows}, var=var)}, {})["m"]
-    alone = compute([metric], {"r": records({"answer": {1: rows[1]}}, var={"answer": {1: [1.0] * 4}})}, {})["m"]
+    result = compute([metric], {"tokens": {"r": records({"answer": rows}, var=var)}})["m"]
+    alone = compute([metric], {"tokens": {"r": records({"answer": {1: rows[1]}}, var={"answer": {1: [1.0] * 4}})}})["m"]
     assert math.isnan(result.per_row[0]["score"])
     assert (result.value, result.extra["n_missing"]) == (alone.value, 1)
 
@@ -49,13 +49,13 @@ def test_wrong_share(records, attack: str, k: float | str) -> None:
 
 
 def test_reference_reads_the_retain_models_losses(records) -> None:
-    loss = Metric("loss", "loss_score", rows="r", tokens=("answer",))
-    retain = compute([loss], {"r": records({"answer": {3: [-1.0], 5: [-2.0], 6: []}})}, {})
+    loss = Metric("loss", "loss_score", rows="r", reads={"tokens": ("answer",)})
+    retain = compute([loss], {"tokens": {"r": records({"answer": {3: [-1.0], 5: [-2.0], 6: []}})}})
     mine = {"r": records({"answer": {3: [-4.0], 5: [-math.inf], 6: [-1.0]}})}
-    result = compute([REFERENCE], mine, {}, retain)["ref"]
+    result = compute([REFERENCE], {"tokens": mine}, retain)["ref"]
     assert result.column("score") == pytest.approx([3.0, math.inf, math.nan], nan_ok=True)
     assert result.extra["n_missing"] == 1
-    both = compute([REFERENCE], {"r": records({"answer": {3: [-1.0], 5: [-2.0], 6: []}})}, {}, retain)["ref"]
+    both = compute([REFERENCE], {"tokens": {"r": records({"answer": {3: [-1.0], 5: [-2.0], 6: []}})}}, retain)["ref"]
     assert both.value == 0.0
 
 
@@ -69,6 +69,6 @@ def test_reference_reads_the_retain_models_losses(records) -> None:
 )
 def test_reference_without_losses_says_why(records, retain: MetricResult | None, reason: str) -> None:
     given = None if retain is None else {"loss": retain}
-    result = compute([REFERENCE], {"r": records({"answer": {0: [-1.0]}})}, {}, given)["ref"]
+    result = compute([REFERENCE], {"tokens": {"r": records({"answer": {0: [-1.0]}})}}, given)["ref"]
     assert math.isnan(result.value)
     assert result.reason == reason

@@ -13,7 +13,9 @@ from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
 
-RATIO = Metric("tr", "truth_ratio", rows="r", tokens=("answer", "perturbed"), args={"aggregate": "closer_to_1_better"})
+RATIO = Metric(
+    "tr", "truth_ratio", rows="r", reads={"tokens": ("answer", "perturbed")}, args={"aggregate": "closer_to_1_better"}
+)
 QUALITY = Metric("fq", "forget_quality", parents={"truth_ratio": "tr"}, retain="tr")
 
 
@@ -23,7 +25,7 @@ def quality(records, log_ratios, retain: MetricResult | None) -> MetricResult:
         "perturbed_0": {i: [-5000.0 + float(x)] for i, x in enumerate(log_ratios)},
     }
     given = None if retain is None else {"tr": retain}
-    return compute([QUALITY, RATIO], {"r": records(by_variant)}, {}, given)["fq"]
+    return compute([QUALITY, RATIO], {"tokens": {"r": records(by_variant)}}, given)["fq"]
 
 
 def ratios(records, log_ratios) -> MetricResult:
@@ -31,7 +33,7 @@ def ratios(records, log_ratios) -> MetricResult:
         "answer": {i: [-5000.0] for i in range(len(log_ratios))},
         "perturbed_0": {i: [-5000.0 + float(x)] for i, x in enumerate(log_ratios)},
     }
-    return compute([RATIO], {"r": records(by_variant)}, {})["tr"]
+    return compute([RATIO], {"tokens": {"r": records(by_variant)}})["tr"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 40, 400])
@@ -95,13 +97,13 @@ def test_missing_says_why(records, retain: MetricResult | None, reason: str) -> 
 
 
 def test_missing_truth_ratio_is_named() -> None:
-    result = compute([QUALITY, RATIO], {}, {}, {"tr": MetricResult(0.5, per_row={0: {"score": 1.0}})})["fq"]
-    assert result.reason == "needs tr, which is missing: no answers of the rows 'r' were scored"
+    result = compute([QUALITY, RATIO], {}, {"tr": MetricResult(0.5, per_row={0: {"score": 1.0}})})["fq"]
+    assert result.reason == "needs tr, which is missing: no tokens records of the rows 'r' were made"
 
 
 def test_needs_its_parent() -> None:
     with pytest.raises(ConfigError, match="needs the parent truth_ratio"):
-        compute([Metric("fq", "forget_quality")], {}, {})
+        compute([Metric("fq", "forget_quality")], {})
 
 
 def test_the_distance_and_its_interval() -> None:
@@ -131,6 +133,6 @@ def test_the_value_may_be_a_log(records) -> None:
             "answer": {i: [-5000.0] for i in range(20)},
             "perturbed_0": {i: [-5000.0 + float(v)] for i, v in enumerate(x)},
         }
-        found = compute([metric, RATIO], {"r": records(by_variant)}, {}, {"tr": ratios(records, y)})["fq"]
+        found = compute([metric, RATIO], {"tokens": {"r": records(by_variant)}}, {"tr": ratios(records, y)})["fq"]
         assert found.value == plain.extra[value] < 0
         assert found.extra == plain.extra

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import GeneratedText
+from expunge.core.records import GeneratedText, GeneratedTexts
 from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family
-from expunge.metrics.compute import OptionalRecords, compute
+from expunge.metrics.compute import compute
 from expunge.metrics.leakage import best_of
 
 
@@ -32,24 +32,24 @@ def test_many_samples_do_not_overflow() -> None:
     assert best_of(np.linspace(0, 1, 500), 250) == pytest.approx(250 / 251, abs=2e-3)
 
 
-def run(k: int, **more):
-    texts = {("r", "answer"): [GeneratedText(i, s, "", "red", "red blue", 1, True) for i in range(3) for s in range(4)]}
-    metric = Metric("m", "leak_at_k", rows="r", texts="answer", args={"k": k}, **({"sampled": True} | more))
-    return compute([metric], {}, texts, None, OptionalRecords(samples=texts))["m"]
+def run(k: int, kind: str = "samples"):
+    texts = [GeneratedText(i, s, "", "red", "red blue", 1, True) for i in range(3) for s in range(4)]
+    metric = Metric("m", "leak_at_k", rows="r", reads={kind: ("answer",)}, args={"k": k})
+    return compute([metric], {kind: {"r": GeneratedTexts(texts)}})["m"]
 
 
 def test_samples_are_read_and_greedy_texts_are_not() -> None:
     assert run(4).value == 0.5
     assert (run(4).extra["ci_low"], run(4).extra["ci_high"]) == (0.5, 0.5)
     with pytest.raises(ConfigError, match="metric m: family leak_at_k reads samples"):
-        run(4, sampled=False)
+        run(4, "texts")
     with pytest.raises(ConfigError, match=r"metric m: args\.k: 0"):
         run(0)
 
 
 def worst(parents: dict[str, MetricResult], **args) -> MetricResult:
     metric = Metric("w", "worst_case", parents={role: f"p_{role}" for role in parents}, args=args)
-    return find_family("worst_case").compute(MetricInputs(metric, None, None, parents, None), **args)
+    return find_family("worst_case").compute(MetricInputs(metric, {}, parents), **args)
 
 
 def test_a_worst_case_is_at_least_each_parent_by_row() -> None:

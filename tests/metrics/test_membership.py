@@ -18,8 +18,8 @@ from expunge.metrics.membership import auc_interval
 
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")
 LISTED = [
-    Metric("members", "loss_score", rows="forget", tokens=("answer",)),
-    Metric("others", "loss_score", rows="holdout", tokens=("answer",)),
+    Metric("members", "loss_score", rows="forget", reads={"tokens": ("answer",)}),
+    Metric("others", "loss_score", rows="holdout", reads={"tokens": ("answer",)}),
     Metric("auc", "attack_auc", parents={"members": "members", "others": "others"}, retain="auc"),
     Metric("leak", "privleak", parents={"auc": "auc"}, retain="auc"),
 ]
@@ -32,7 +32,7 @@ def run(
         name: records({"answer": {i: [-x] for i, x in enumerate(losses)}})
         for name, losses in (("forget", members), ("holdout", others))
     }
-    return compute(LISTED, tokens, {}, None if retain is None else {"auc": retain})
+    return compute(LISTED, {"tokens": tokens}, None if retain is None else {"auc": retain})
 
 
 def test_it_is_the_area_under_the_curve(records) -> None:
@@ -83,8 +83,8 @@ def test_distance_counts_both_sides(records, retain: float, distance: float) -> 
 
 
 def test_what_is_missing_is_named(records) -> None:
-    results = compute(LISTED, {"forget": records({"answer": {0: [-1.0]}})}, {})
-    reason = "needs others, which is missing: no answers of the rows 'holdout' were scored"
+    results = compute(LISTED, {"tokens": {"forget": records({"answer": {0: [-1.0]}})}})
+    reason = "needs others, which is missing: no tokens records of the rows 'holdout' were made"
     assert results["auc"].reason == reason
     assert results["leak"].reason == f"needs auc, which is missing: {reason}"
     leak = run(records, [1.0], [2.0], missing("not scored"))["leak"]
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(records) -> None:
 )
 def test_metrics_that_cannot_be_right(records, metric: Metric, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compute([*LISTED, metric], {"forget": records({"answer": {0: [-1.0]}})}, {})
+        compute([*LISTED, metric], {"tokens": {"forget": records({"answer": {0: [-1.0]}})}})
 
 
 def test_attacks_from_a_model_and_its_retain_model(records) -> None:
@@ -117,16 +117,16 @@ def test_attacks_from_a_model_and_its_retain_model(records) -> None:
             made[name] = records({"answer": logps}, var=spread, zlib={"answer": {i: 40 for i in logps}})
         return made
 
-    retain = compute(panel, tokens(4.0), {})
+    retain = compute(panel, {"tokens": tokens(4.0)})
     assert {n for n, r in retain.items() if r.reason} == {
         "privleak",
         *(f"mia_reference{e}" for e in ("", "_forget", "_holdout")),
     }
     assert retain["mia_loss"].value == 0.5
-    again = compute(panel, tokens(4.0), {}, retain)
+    again = compute(panel, {"tokens": tokens(4.0)}, retain)
     assert again["mia_reference"].value == 0.5
     assert again["privleak"].value == 0.0
-    known = compute(panel, tokens(1.0), {}, retain)
+    known = compute(panel, {"tokens": tokens(1.0)}, retain)
     assert {name: known[name].value for name in ATTACKS} == dict.fromkeys(ATTACKS, 1.0)
     assert known["privleak"].value == pytest.approx(-100.0)
     assert known["mia_loss"].extra["auc_distance"] == 0.5

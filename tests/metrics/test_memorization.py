@@ -13,8 +13,8 @@ from expunge.metrics.compute import compute
 
 def strength(records, right: tuple[bool, ...], **args) -> float:
     tokens = records({"answer": {0: [-1.0] * (len(right) + 1)}}, is_argmax={"answer": {0: [*right, False]}})
-    metric = Metric("m", "extraction_strength", rows="r", tokens=("answer",), args=args)
-    return compute([metric], {"r": tokens}, {})["m"].value
+    metric = Metric("m", "extraction_strength", rows="r", reads={"tokens": ("answer",)}, args=args)
+    return compute([metric], {"tokens": {"r": tokens}})["m"].value
 
 
 def test_every_pattern_of_five_tokens_against_the_definition(records) -> None:
@@ -35,7 +35,6 @@ def test_a_right_token_more_never_lowers_it(records) -> None:
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ((), r"reads tokens \(answer\), got \[\]"),
         (("answer", "perturbed"), r"reads tokens \(answer\), got \['answer', 'perturbed'\]"),
         (("perturbed",), "one answer to each row, 'perturbed' stands for 2"),
     ],
@@ -43,7 +42,7 @@ def test_a_right_token_more_never_lowers_it(records) -> None:
 def test_one_answer_to_each_row(records, family: str, tokens: tuple[str, ...], message: str) -> None:
     made = records({"answer": {0: [-1.0]}, "perturbed_0": {0: [-1.0]}, "perturbed_1": {0: [-1.0]}})
     with pytest.raises(ConfigError, match=f"metric m: family {family} .*{message}"):
-        compute([Metric("m", family, rows="r", tokens=tokens)], {"r": made}, {})
+        compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": made}})
 
 
 def test_unknown_compat(records) -> None:

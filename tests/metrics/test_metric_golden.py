@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from expunge.core.records import ExampleNumbers, GeneratedText
+from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts
 from expunge.metrics import Metric, MetricInputs, MetricResult, families, find_family, missing
 
 FILES = sorted((Path(__file__).resolve().parent.parent / "golden" / "metrics").glob("*.json"))
@@ -52,6 +52,24 @@ def by_row(variants: dict[str, dict[str, list]]) -> dict[str, dict[int, list]]:
     return {v: {int(i): values for i, values in rows.items()} for v, rows in variants.items()}
 
 
+NUMBERS = ("grads", "agreement")
+
+
+def texts_kind(case: dict) -> str:
+    return "samples" if case.get("sampled") else "texts"
+
+
+def reads_of(case: dict) -> dict[str, tuple[str, ...]]:
+    reads = {kind: ("answer",) for kind in NUMBERS if kind in case}
+    if case.get("tokens"):
+        reads["tokens"] = tuple(case["tokens"])
+    if "texts" in case:
+        reads[texts_kind(case)] = ("answer",)
+        if case.get("similar"):
+            reads[f"{texts_kind(case)}_similarity"] = ("answer",)
+    return reads
+
+
 def inputs_of(case: dict, records) -> MetricInputs:
     parents: dict[str, MetricResult] = {}
     for role, value in case.get("parents", {}).items():
@@ -79,21 +97,20 @@ def inputs_of(case: dict, records) -> MetricInputs:
         case["name"],
         case["family"],
         rows="rows",
-        tokens=tuple(case.get("tokens", ())),
-        texts="answer" if "texts" in case else None,
+        reads=reads_of(case),
         args=case.get("args", {}),
         parents=case.get("named", {}) or {role: f"metric_{role}" for role in parents},
-        sampled=case.get("sampled", False),
-        similar=case.get("similar", False),
     )
     shadows = {role: [losses(probs) for probs in of] for role, of in case.get("shadow_probs", {}).items()}
     retain = ratios(case.get("retain_scores"))
     if "retain_value" in case:
         retain = MetricResult(number(case["retain_value"]))
-    given = {kind: numbers_of(case[kind]) for kind in ("grads", "agreement") if kind in case}
-    return MetricInputs(
-        metric=metric, tokens=tokens, texts=texts, parents=parents, retain=retain, shadows=shadows, **given
-    )
+    records_of = {kind: AnswerNumbers({"answer": numbers_of(case[kind])}) for kind in NUMBERS if kind in case}
+    if tokens is not None:
+        records_of["tokens"] = tokens
+    if texts is not None:
+        records_of[texts_kind(case)] = GeneratedTexts(texts)
+    return MetricInputs(metric, records_of, parents, retain, shadows)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['family']}-{case['name']}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from expunge.benchmarks.metric_suite import UTILITY_PARTS, tofu_panel
-from expunge.core.records import GeneratedText, TokenRecords
+from expunge.core.records import GeneratedText, GeneratedTexts, TokenRecords
 from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family
 from expunge.metrics.compute import compute
 
@@ -63,8 +63,8 @@ def tokens(peer, records) -> dict[str, dict[str, TokenRecords]]:
 
 @pytest.fixture(scope="module")
 def ours(tokens) -> dict[str, dict[str, MetricResult]]:
-    retain = compute(PANEL, tokens["retain90"], {})
-    return {"retain90": retain, "full": compute(PANEL, tokens["full"], {}, retain)}
+    retain = compute(PANEL, {"tokens": tokens["retain90"]})
+    return {"retain90": retain, "full": compute(PANEL, {"tokens": tokens["full"]}, retain)}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -94,7 +94,7 @@ def test_rows(peer, ours, model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_their_floor_gives_their_rows_more_closely(peer, tokens, ours, model: str) -> None:
     """1e-10 in the denominator is what is left of the difference in the truth ratios."""
-    floored = compute([m for m in tofu_panel(floor=1e-10) if m.family == "truth_ratio"], tokens[model], {})
+    floored = compute([m for m in tofu_panel(floor=1e-10) if m.family == "truth_ratio"], {"tokens": tokens[model]})
     for name, result in floored.items():
         theirs = [peer[model]["rows"][name][str(i)]["score"] for i in result.per_row]
         ours_off = np.max(np.abs(np.array(ours[model][name].column("score")) / theirs - 1))
@@ -114,14 +114,14 @@ def test_forget_quality(peer, ours) -> None:
 
 
 def test_a_retain_model_against_itself(tokens, ours) -> None:
-    again = compute(PANEL, tokens["retain90"], {}, ours["retain90"])["forget_quality"]
+    again = compute(PANEL, {"tokens": tokens["retain90"]}, ours["retain90"])["forget_quality"]
     assert (again.value, again.extra["ks_distance"]) == (1.0, 0.0)
 
 
 def test_a_retain_model_of_another_split_gives_no_number(tokens, ours) -> None:
     theirs = ours["retain90"]["forget_truth_ratio"]
     half = replace(theirs, per_row=dict(list(theirs.per_row.items())[:200]))
-    result = compute(PANEL, tokens["full"], {}, {"forget_truth_ratio": half})["forget_quality"]
+    result = compute(PANEL, {"tokens": tokens["full"]}, {"forget_truth_ratio": half})["forget_quality"]
     assert math.isnan(result.value)
     assert "cover other rows: 200 against 400" in (result.reason or "")
 
@@ -137,7 +137,7 @@ def test_model_utility(peer, ours, model: str) -> None:
         else:
             parents[part] = ours[model][part]
     metric = Metric("model_utility", "model_utility", parents={part: part for part in UTILITY_PARTS})
-    result = find_family("model_utility").compute(MetricInputs(metric, None, None, parents, None))
+    result = find_family("model_utility").compute(MetricInputs(metric, {}, parents))
     assert result.value == pytest.approx(peer[model]["aggregates"]["model_utility"], rel=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_rouge(peer, shared: Path, model: str, metric: str, reference: str | Non
         for g in peer[model]["generations"]
     ]
     named = next(m for m in tofu_panel() if m.name == metric)
-    result = compute([named], {}, {("forget_eval", named.texts or ""): texts})[metric]
+    result = compute([named], {"texts": {"forget_eval": GeneratedTexts(texts)}})[metric]
     assert len(result.per_row) == 50
     for row, stats in result.per_row.items():
         assert stats == pytest.approx(peer[model]["rows"][metric][str(row)], abs=1e-9), row
@@ -168,7 +168,7 @@ def test_rouge(peer, shared: Path, model: str, metric: str, reference: str | Non
 
 def test_no_reference_of_the_panel_is_without_words(shared: Path) -> None:
     """Ours gives NaN where a reference has no word to recall, theirs 0: in TOFU there is no such answer."""
-    metric = Metric("m", "rouge", rows="r", texts="answer")
+    metric = Metric("m", "rouge", rows="r", reads={"texts": ("answer",)})
     for name in ("forget10", "retain", "real_authors", "world_facts"):
         lines = (shared / "data" / "tofu" / f"{name}_perturbed.json").read_text(encoding="utf-8").splitlines()
         texts = [
@@ -177,6 +177,6 @@ def test_no_reference_of_the_panel_is_without_words(shared: Path) -> None:
             for key in ("answer", "paraphrased_answer")
             if key in row
         ]
-        result = compute([metric], {}, {("r", "answer"): texts})["m"]
+        result = compute([metric], {"texts": {"r": GeneratedTexts(texts)}})["m"]
         assert (result.value, result.extra["n_missing"]) == (0.0, 0.0), name
         assert len(result.per_row) == len(lines)

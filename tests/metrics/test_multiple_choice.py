@@ -17,8 +17,10 @@ Build = Callable[..., TokenRecords]
 
 
 def given(tokens: TokenRecords | None, *names: str, **parents: MetricResult) -> MetricInputs:
-    metric = Metric("m", "multiple_choice", rows="r", tokens=names, parents={k: f"{k}_metric" for k in parents})
-    return MetricInputs(metric, tokens, None, parents, None)
+    metric = Metric(
+        "m", "multiple_choice", rows="r", reads={"tokens": names}, parents={k: f"{k}_metric" for k in parents}
+    )
+    return MetricInputs(metric, {"tokens": tokens}, parents)
 
 
 def test_sums_and_sums_per_byte(records: Build) -> None:

@@ -10,10 +10,10 @@ from scipy.stats import norm
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import Metric, MetricResult, missing
-from expunge.metrics.compute import OptionalRecords, compute
+from expunge.metrics.compute import compute
 
-FORGET = Metric("f", "loss_score", rows="f", tokens=("answer",))
-HOLDOUT = Metric("h", "loss_score", rows="h", tokens=("answer",))
+FORGET = Metric("f", "loss_score", rows="f", reads={"tokens": ("answer",)})
+HOLDOUT = Metric("h", "loss_score", rows="h", reads={"tokens": ("answer",)})
 RMIA = Metric("rmia", "rmia_score", parents={"losses": "f", "population": "h"}, shadows=True)
 LIRA = Metric("lira", "lira_score", parents={"losses": "f"}, shadows=True)
 
@@ -27,7 +27,7 @@ def drawn(records):
         {rows: records({"answer": {i: [-x] for i, x in enumerate(of[m])}}) for rows, of in losses.items()}
         for m in range(4)
     ]
-    shadows = [compute([FORGET, HOLDOUT], t, {}) for t in tokens[1:]]
+    shadows = [compute([FORGET, HOLDOUT], {"tokens": t}) for t in tokens[1:]]
     return losses, tokens[0], shadows
 
 
@@ -35,7 +35,7 @@ def drawn(records):
 def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
     losses, mine, shadows = drawn
     metric = Metric("rmia", "rmia_score", parents=RMIA.parents, shadows=True, args={"a": a, "gamma": gamma})
-    found = compute([FORGET, HOLDOUT, metric], mine, {}, None, OptionalRecords(shadows=shadows))["rmia"]
+    found = compute([FORGET, HOLDOUT, metric], {"tokens": mine}, shadows=shadows)["rmia"]
 
     def ratio(rows: str, i: int) -> float:
         out = sum(math.exp(-losses[rows][m][i]) for m in (1, 2, 3)) / 3
@@ -48,7 +48,7 @@ def test_rmia_counted_pair_by_pair(drawn, a: float, gamma: float) -> None:
 
 def test_lira_is_the_tail_of_the_shadow_models(drawn) -> None:
     losses, mine, shadows = drawn
-    found = compute([FORGET, HOLDOUT, LIRA], mine, {}, None, OptionalRecords(shadows=shadows))["lira"]
+    found = compute([FORGET, HOLDOUT, LIRA], {"tokens": mine}, shadows=shadows)["lira"]
     p = np.exp(-losses["f"])
     phi = np.log(p / (1 - p))
     sigma = np.sqrt(phi[1:].var(axis=0, ddof=1).mean())
@@ -67,16 +67,14 @@ def test_a_learned_row_stands_out(records) -> None:
     shadows = [{"f": result(0.0)} for _ in range(3)]
     for shift, sign in ((-1.0, -1), (1.0, 1)):
         tokens = {"f": records({"answer": {i: [-(x + shift)] for i, x in enumerate(base)}})}
-        value = compute([FORGET, LIRA], tokens, {}, None, OptionalRecords(shadows=shadows))["lira"].value
+        value = compute([FORGET, LIRA], {"tokens": tokens}, shadows=shadows)["lira"].value
         assert value * sign > 5
 
 
 def test_the_retain_log_serves_where_there_are_no_shadow_models(drawn) -> None:
     _, mine, shadows = drawn
-    one = compute([FORGET, HOLDOUT, RMIA], mine, {}, shadows[0])["rmia"]
-    assert repr(one) == repr(
-        compute([FORGET, HOLDOUT, RMIA], mine, {}, None, OptionalRecords(shadows=shadows[:1]))["rmia"]
-    )
+    one = compute([FORGET, HOLDOUT, RMIA], {"tokens": mine}, shadows[0])["rmia"]
+    assert repr(one) == repr(compute([FORGET, HOLDOUT, RMIA], {"tokens": mine}, shadows=shadows[:1])["rmia"])
 
 
 @pytest.mark.parametrize(
@@ -88,21 +86,21 @@ def test_the_retain_log_serves_where_there_are_no_shadow_models(drawn) -> None:
 )
 def test_retain_models_that_cannot_serve(drawn, shadow: MetricResult, reason: str) -> None:
     _, mine, _ = drawn
-    found = compute([FORGET, LIRA], mine, {}, None, OptionalRecords(shadows=[{"f": shadow}] * 2))["lira"]
+    found = compute([FORGET, LIRA], {"tokens": mine}, shadows=[{"f": shadow}] * 2)["lira"]
     assert reason in (found.reason or "")
 
 
 def test_rows_without_a_loss_have_no_score(records) -> None:
     shadows = [{"f": MetricResult(1.0, per_row={0: {"score": 1.0 + m}, 1: {"score": 1.0}})} for m in (0, 1)]
     tokens = {"f": records({"answer": {0: [-1.0], 1: []}})}
-    found = compute([FORGET, LIRA], tokens, {}, None, OptionalRecords(shadows=shadows))["lira"]
+    found = compute([FORGET, LIRA], {"tokens": tokens}, shadows=shadows)["lira"]
     assert math.isnan(found.per_row[1]["score"])
     assert found.extra["n_missing"] == 1
 
 
 def test_wrong_parents_and_arguments() -> None:
     with pytest.raises(ConfigError, match=r"rmia_score needs the parents losses, population, got \['losses'\]"):
-        compute([FORGET, Metric("m", "rmia_score", parents={"losses": "f"})], {}, {})
+        compute([FORGET, Metric("m", "rmia_score", parents={"losses": "f"})], {})
     for args in ({"a": 1.5}, {"gamma": 0.5}):
         with pytest.raises(ConfigError, match=rf"metric m: args\.{next(iter(args))}"):
-            compute([FORGET, Metric("m", "rmia_score", parents={"losses": "f"}, args=args)], {}, {})
+            compute([FORGET, Metric("m", "rmia_score", parents={"losses": "f"}, args=args)], {})

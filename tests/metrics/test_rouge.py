@@ -9,7 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import GeneratedText
+from expunge.core.records import GeneratedText, GeneratedTexts
 from expunge.metrics import rouge
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
@@ -21,8 +21,8 @@ TEXTS = [
 
 
 def run(texts: list[GeneratedText], **args):
-    metric = Metric("m", "rouge", rows="r", texts="answer", args=args)
-    return compute([metric], {}, {("r", "answer"): texts})["m"]
+    metric = Metric("m", "rouge", rows="r", reads={"texts": ("answer",)}, args=args)
+    return compute([metric], {"texts": {"r": GeneratedTexts(texts)}})["m"]
 
 
 def test_order_of_rows_does_not_matter() -> None:
@@ -46,7 +46,7 @@ def test_wrong_statistic() -> None:
 
 def test_needs_generations() -> None:
     with pytest.raises(ConfigError, match="metric m: family rouge reads generations"):
-        compute([Metric("m", "rouge", rows="r")], {}, {})
+        compute([Metric("m", "rouge", rows="r")], {})
 
 
 WORDS = ("the", "author", "authors", "wrote", "writing", "novels", "of", "Paris", "1991", "naïve", "a", "", "—")

@@ -34,7 +34,7 @@ PUBLISHED = [
 
 def given(family: str, parents: dict[str, MetricResult], **args: float) -> MetricInputs:
     metric = Metric("m", family, args=args, parents={role: role for role in parents})
-    return MetricInputs(metric=metric, tokens=None, texts=None, parents=parents, retain=None)
+    return MetricInputs(metric, parents=parents)
 
 
 def part(value: float, rows: int = 2) -> MetricResult:

@@ -16,8 +16,8 @@ FORGET = {"aggregate": "closer_to_1_better"}
 
 def run(records, right: float, wrong: list[float], family: str = "truth_ratio", **args):
     by_variant = {"answer": {0: [right]}} | {f"perturbed_{k}": {0: [x]} for k, x in enumerate(wrong)}
-    metric = Metric("m", family, rows="r", tokens=("answer", "perturbed"), args=args)
-    return compute([metric], {"r": records(by_variant)}, {})["m"]
+    metric = Metric("m", family, rows="r", reads={"tokens": ("answer", "perturbed")}, args=args)
+    return compute([metric], {"tokens": {"r": records(by_variant)}})["m"]
 
 
 @pytest.mark.parametrize("aggregator", ["geometric", "arithmetic"])
@@ -94,15 +94,15 @@ def test_wrong_arguments(records, args: dict, message: str) -> None:
 
 
 def test_needs_two_kinds_of_answers(records) -> None:
-    metric = Metric("m", "truth_ratio", rows="r", tokens=("answer",), args=FORGET)
+    metric = Metric("m", "truth_ratio", rows="r", reads={"tokens": ("answer",)}, args=FORGET)
     with pytest.raises(ConfigError, match=r"reads tokens \(correct, wrong\), got \['answer'\]"):
-        compute([metric], {"r": records({"answer": {0: [-1.0]}})}, {})
+        compute([metric], {"tokens": {"r": records({"answer": {0: [-1.0]}})}})
 
 
 @pytest.mark.parametrize("family, tokens", [("probability", ("perturbed",)), ("answer_loss", ("perturbed",))])
 def test_a_row_with_an_answer_that_is_no_number_has_no_mean_over_the_others(records, family, tokens) -> None:
     made = records({"perturbed_0": {0: [-1.0], 1: [-1.0]}, "perturbed_1": {0: [-2.0], 1: [math.nan]}})
-    found = compute([Metric("m", family, rows="r", tokens=tokens)], {"r": made}, {})["m"]
+    found = compute([Metric("m", family, rows="r", reads={"tokens": tokens})], {"tokens": {"r": made}})["m"]
     assert found.extra["n_missing"] == 1
     assert found.value == pytest.approx(1.5 if family == "answer_loss" else (math.exp(-1) + math.exp(-2)) / 2)
 
@@ -116,7 +116,7 @@ def test_a_wrong_answer_that_is_no_number_neither_raises_nor_lowers_the_row(reco
         }
     )
     for family, args in (("truth_ratio", {"aggregate": "raw"}), ("probability_w_options", {})):
-        metric = Metric("m", family, rows="r", tokens=("answer", "perturbed"), args=args)
-        found = compute([metric], {"r": made}, {})["m"]
+        metric = Metric("m", family, rows="r", reads={"tokens": ("answer", "perturbed")}, args=args)
+        found = compute([metric], {"tokens": {"r": made}})["m"]
         assert found.extra["n_missing"] == 1
         assert found.value == pytest.approx(1.0 if family == "truth_ratio" else 1 / 3)

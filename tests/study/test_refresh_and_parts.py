@@ -14,6 +14,7 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
+from expunge.evaluation import score_kinds
 from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
@@ -100,13 +101,13 @@ def test_texts_begin_with_what_the_scores_of_the_same_model_have_shown(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[tuple[str, list[int]]] = []
-    plain = measuring.generate_texts_sharded
+    plain = score_kinds.generate_texts_sharded
 
     def spy(model: Any, rows: ExampleSet, *args: Any, **options: Any) -> Any:
         known.append((rows.name, sorted(options["drafts"] or ())))
         return plain(model, rows, *args, **options)
 
-    monkeypatch.setattr(measuring, "generate_texts_sharded", spy)
+    monkeypatch.setattr(score_kinds, "generate_texts_sharded", spy)
     done(single(models, tmp_path, "a"))
     assert len(known) == 4
     assert all(ids for _, ids in known)
@@ -236,7 +237,7 @@ def test_a_holdout_row_that_is_to_be_forgotten() -> None:
 
 
 def test_rows_that_an_attack_tells_apart_must_differ() -> None:
-    sides = [Metric(f"loss_{r}", "loss_score", rows=r, tokens=("answer",)) for r in ("forget", "unseen")]
+    sides = [Metric(f"loss_{r}", "loss_score", rows=r, reads={"tokens": ("answer",)}) for r in ("forget", "unseen")]
     auc = Metric("auc", "attack_auc", parents={"members": "loss_forget", "others": "loss_unseen"})
     made = benchmark("Rome.")
     made = dataclasses.replace(
@@ -251,7 +252,9 @@ def test_rows_by_what_their_meta_says() -> None:
     rows = ExampleSet("r", tuple(Example(i, "q", {"answer": "a"}, meta=m) for i, m in enumerate(metas)))
 
     def kept(**where: Any) -> set[int]:
-        return set(measuring.rows_where(rows, Metric("m", "probability", rows="r", tokens=("answer",), where=where)))
+        return set(
+            measuring.rows_where(rows, Metric("m", "probability", rows="r", reads={"tokens": ("answer",)}, where=where))
+        )
 
     assert kept(kind="book") == {0, 2}
     assert kept(keys=["a1", "a2"]) == {0, 1}

@@ -108,11 +108,11 @@ def test_the_fast_panel_reads_no_texts() -> None:
     assert {m.name for m in found} == {
         "forget_Q_A_Prob", "retain_Q_A_Prob", "forget_truth_ratio", "retain_Truth_Ratio", "extraction_strength",
     }  # fmt: skip
-    assert all(m.texts is None for m in found)
+    assert all("texts" not in m.reads for m in found)
 
 
 def test_the_full_panel_and_named_metrics() -> None:
-    panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", grads="answer"))
+    panel = (*tofu_panel(), Metric("grads", "gradnorm_score", rows="forget_eval", reads={"grads": ("answer",)}))
     assert {m.name for m in suite_metrics(panel[:-1], EvaluateArgs(every=1, panel="full"))} == {
         m.name for m in panel[:-1]
     }

@@ -144,13 +144,13 @@ class ErasureDetectionAudit:
             return AuditPlan({}, (), {GREY: why or ""})
         named = dict(zip(SIDES, (inputs.forget.name, inputs.holdout.name), strict=True))
         panel = [
-            Metric(f"{signal}.{side}", family, rows=rows, tokens=("answer",))
+            Metric(f"{signal}.{side}", family, rows=rows, reads={"tokens": ("answer",)})
             for side, rows in named.items()
             for signal, family in SIGNALS.items()
         ]
         if self.gradients:
             panel += [
-                Metric(f"{GRADIENT}.{side}", "gradnorm_score", rows=rows, grads="answer")
+                Metric(f"{GRADIENT}.{side}", "gradnorm_score", rows=rows, reads={"grads": ("answer",)})
                 for side, rows in named.items()
             ]
         look = HiddenStatesAnalysis(tuple(named.values()), self.components)

@@ -71,10 +71,10 @@ class MembershipAudit:
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan one probe of the unchanged model."""
         sets, _ = rows_in(inputs, self.ways, share=0.5, shots=3, seed=0)
-        own = [Metric(n, n, rows=inputs.forget.name, tokens=("answer",)) for n in (LOSS, STRENGTH, MIN_K)]
+        own = [Metric(n, n, rows=inputs.forget.name, reads={"tokens": ("answer",)}) for n in (LOSS, STRENGTH, MIN_K)]
         by_name = {s.name: s for s in sets.values()}
         if inputs.holdout is not None:
-            own.append(Metric(UNSEEN, LOSS, rows=inputs.holdout.name, tokens=("answer",)))
+            own.append(Metric(UNSEEN, LOSS, rows=inputs.holdout.name, reads={"tokens": ("answer",)}))
             by_name[inputs.holdout.name] = inputs.holdout
         return AuditPlan(by_name, (AuditProbe(AS_IT_IS, None, (*worst_panel(sets, "prob"), *own)),))
 

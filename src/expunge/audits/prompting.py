@@ -89,7 +89,9 @@ class PromptingAudit:
         missing = {f"way {way}": why for way, why in lacking.items()}
         if self.leak and inputs.samples > 1:
             args = {"k": inputs.samples}
-            panel.append(Metric("leak", "leak_at_k", rows=inputs.forget.name, texts="answer", sampled=True, args=args))
+            panel.append(
+                Metric("leak", "leak_at_k", rows=inputs.forget.name, reads={"samples": ("answer",)}, args=args)
+            )
         elif self.leak:
             missing["leak"] = "leak@k needs several samples of each row, and eval.sampling.samples is 1"
         return AuditPlan({s.name: s for s in sets.values()}, (AuditProbe(AS_IT_IS, None, tuple(panel)),), missing)
@@ -168,9 +170,9 @@ def _named(rows: ExampleSet, name: str, way: str) -> ExampleSet:
 def worst_panel(sets: Mapping[str, ExampleSet], short: str) -> tuple[Metric, ...]:
     """Return a metric for each variant, `WAY_short`, and the worst of them by row, `worst_short`."""
     one = {
-        way: Metric(f"{way}_{short}", "probability", rows=rows.name, tokens=("answer",))
+        way: Metric(f"{way}_{short}", "probability", rows=rows.name, reads={"tokens": ("answer",)})
         if short == "prob"
-        else Metric(f"{way}_{short}", "rouge", rows=rows.name, texts="answer")
+        else Metric(f"{way}_{short}", "rouge", rows=rows.name, reads={"texts": ("answer",)})
         for way, rows in sets.items()
     }
     if len(one) < 2:

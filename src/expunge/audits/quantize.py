@@ -57,7 +57,7 @@ class QuantizeAudit:
         check_judging(self.margin, self.known)
 
     def _metric(self, inputs: AuditInputs) -> Metric:
-        return Metric("forget", self.score, rows=inputs.forget.name, tokens=("answer",))
+        return Metric("forget", self.score, rows=inputs.forget.name, reads={"tokens": ("answer",)})
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan the unchanged model and each form."""

@@ -95,7 +95,7 @@ class RelearnAudit:
 
     @property
     def _metric(self) -> Metric:
-        return Metric("rest", self.score, rows=SCORED, tokens=("answer",))
+        return Metric("rest", self.score, rows=SCORED, reads={"tokens": ("answer",)})
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan a training run for each condition that has rows."""

@@ -58,5 +58,5 @@ def _fitted(metric: Metric, sets: Mapping[str, ExampleSet], selected: set[str]) 
     if metric.name in RATIOS:
         rows = sets[metric.rows or ""]
         correct = PARAPHRASE if all(PARAPHRASE in row.answers for row in rows) else "answer"
-        return dataclasses.replace(metric, tokens=(correct, "perturbed"))
+        return dataclasses.replace(metric, reads={"tokens": (correct, "perturbed")})
     return metric

@@ -50,7 +50,9 @@ def with_extras(benchmark: Benchmark, names: Sequence[str], *, samples: int, ref
 
 
 def _gradnorm(request: MetricGroupRequest) -> GroupMetrics:
-    sides = [Metric(f"mia_gradnorm_{s}", "gradnorm_score", rows=r, grads="answer") for s, r in SIDES.items()]
+    sides = [
+        Metric(f"mia_gradnorm_{s}", "gradnorm_score", rows=r, reads={"grads": ("answer",)}) for s, r in SIDES.items()
+    ]
     return [_auc("mia_gradnorm"), *sides], {}
 
 
@@ -80,13 +82,16 @@ def _auc(name: str) -> Metric:
 
 def _losses() -> list[Metric]:
     """Return the loss metrics of the TOFU panel, for benchmarks without them."""
-    return [Metric(f"mia_loss_{side}", "loss_score", rows=rows, tokens=("answer",)) for side, rows in SIDES.items()]
+    return [
+        Metric(f"mia_loss_{side}", "loss_score", rows=rows, reads={"tokens": ("answer",)})
+        for side, rows in SIDES.items()
+    ]
 
 
 def _leak(request: MetricGroupRequest) -> GroupMetrics:
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < request.samples]
     return [
-        Metric(f"forget_leak_at_{k}", "leak_at_k", rows=FORGET, texts="answer", sampled=True, args={"k": k})
+        Metric(f"forget_leak_at_{k}", "leak_at_k", rows=FORGET, reads={"samples": ("answer",)}, args={"k": k})
         for k in (*ks, request.samples)
     ], {}
 
@@ -100,8 +105,8 @@ def _worst_case(request: MetricGroupRequest) -> GroupMetrics:
     variants = {"as_it_is": FORGET} | {name: f"{FORGET}_{name}" for name in names}
     metrics = []
     for way, of in variants.items():
-        metrics.append(Metric(f"forget_Q_A_Prob_{way}", "probability", rows=of, tokens=("answer",)))
-        metrics.append(Metric(f"forget_Q_A_ROUGE_{way}", "rouge", rows=of, texts="answer"))
+        metrics.append(Metric(f"forget_Q_A_Prob_{way}", "probability", rows=of, reads={"tokens": ("answer",)}))
+        metrics.append(Metric(f"forget_Q_A_ROUGE_{way}", "rouge", rows=of, reads={"texts": ("answer",)}))
     for short in ("Prob", "ROUGE"):
         parents = {way: f"forget_Q_A_{short}_{way}" for way in variants}
         statistic = {"Prob": "prob", "ROUGE": "rougeL_recall"}[short]
@@ -113,9 +118,9 @@ def _refusal(request: MetricGroupRequest) -> GroupMetrics:
     name = f"{FORGET}_refusals"
     sets = {name: with_refusals(request.benchmark.sets[FORGET], request.refusals[:N_REFUSALS])}
     return [
-        Metric("forget_refusal_Prob", "probability", rows=name, tokens=(REFUSAL,)),
-        Metric("forget_refusal_Prob_max", "probability", rows=name, tokens=(REFUSAL,), args={"over": "max"}),
-        Metric("forget_refusal_loss", "answer_loss", rows=name, tokens=(REFUSAL,)),
+        Metric("forget_refusal_Prob", "probability", rows=name, reads={"tokens": (REFUSAL,)}),
+        Metric("forget_refusal_Prob_max", "probability", rows=name, reads={"tokens": (REFUSAL,)}, args={"over": "max"}),
+        Metric("forget_refusal_loss", "answer_loss", rows=name, reads={"tokens": (REFUSAL,)}),
     ], sets
 
 
@@ -124,14 +129,18 @@ def _fluency(request: MetricGroupRequest) -> GroupMetrics:
     for short, rows in (("forget", FORGET), ("retain", RETAIN)):
         for name, statistic in (("repetition", "repetition_4"), ("distinct", "distinct_2"), ("ended", "ended")):
             metrics.append(
-                Metric(f"{short}_{name}", "fluency", rows=rows, texts="answer", args={"statistic": statistic})
+                Metric(
+                    f"{short}_{name}", "fluency", rows=rows, reads={"texts": ("answer",)}, args={"statistic": statistic}
+                )
             )
     return metrics, {}
 
 
 def _agreement(request: MetricGroupRequest) -> GroupMetrics:
     return [
-        Metric(f"{short}_{name}", "agreement", rows=rows, agreement="answer", args={"statistic": statistic})
+        Metric(
+            f"{short}_{name}", "agreement", rows=rows, reads={"agreement": ("answer",)}, args={"statistic": statistic}
+        )
         for short, rows in (("forget", FORGET), ("retain", RETAIN))
         for name, statistic in (("KL_to_original", "kl"), ("top1_as_original", "top1"))
     ], {}
@@ -139,7 +148,12 @@ def _agreement(request: MetricGroupRequest) -> GroupMetrics:
 
 def _similarity(request: MetricGroupRequest) -> GroupMetrics:
     return [
-        Metric(f"{short}_similarity", "semantic_similarity", rows=rows, texts="answer", similar=True)
+        Metric(
+            f"{short}_similarity",
+            "semantic_similarity",
+            rows=rows,
+            reads={"texts": ("answer",), "texts_similarity": ("answer",)},
+        )
         for short, rows in (("forget", FORGET), ("retain", RETAIN))
     ], {}
 
@@ -151,7 +165,7 @@ def _entity(request: MetricGroupRequest) -> GroupMetrics:
         name = request.benchmark.name
         raise ConfigError(f"eval.extras: entity reads the entities of rows (meta.keys), which {name} lacks")
     return [
-        Metric(f"retain_{short}_Q_A_Prob", "probability", rows=RETAIN, tokens=("answer",), where={key: keys})
+        Metric(f"retain_{short}_Q_A_Prob", "probability", rows=RETAIN, reads={"tokens": ("answer",)}, where={key: keys})
         for short, key in (("entity", "keys"), ("other", "!keys"))
     ], {}
 
@@ -161,7 +175,7 @@ def _arcsf(request: MetricGroupRequest) -> GroupMetrics:
 
     def ratio(name: str, rows: str, aggregate: str) -> Metric:
         args = {"aggregate": aggregate, "aggregator": "arithmetic"}
-        return Metric(name, "truth_ratio", rows=rows, tokens=("answer", "perturbed"), args=args)
+        return Metric(name, "truth_ratio", rows=rows, reads={"tokens": ("answer", "perturbed")}, args=args)
 
     def utility(name: str, parts: Sequence[str], **args: object) -> Metric:
         return Metric(name, "model_utility", parents={p: p for p in parts}, args=args)
@@ -186,10 +200,10 @@ def _arcsf(request: MetricGroupRequest) -> GroupMetrics:
         prob, rouge = f"arcsf_{short}_mean_probability_gt", f"arcsf_{short}_mean_rougeL_recall"
         tr = "arcsf_forget_mean_clamped_tr" if short == "forget" else "arcsf_retain_mean_tr"
         metrics += [
-            Metric(prob, "probability", rows=rows, tokens=("answer",)),
-            Metric(rouge, "rouge", rows=rows, texts="answer"),
-            Metric(f"arcsf_{short}_mean_loss_gt", "answer_loss", rows=rows, tokens=("answer",)),
-            Metric(f"arcsf_{short}_mean_loss_perturbed", "answer_loss", rows=rows, tokens=("perturbed",)),
+            Metric(prob, "probability", rows=rows, reads={"tokens": ("answer",)}),
+            Metric(rouge, "rouge", rows=rows, reads={"texts": ("answer",)}),
+            Metric(f"arcsf_{short}_mean_loss_gt", "answer_loss", rows=rows, reads={"tokens": ("answer",)}),
+            Metric(f"arcsf_{short}_mean_loss_perturbed", "answer_loss", rows=rows, reads={"tokens": ("perturbed",)}),
             utility(f"arcsf_{short}_model_utility", (tr, rouge), **complement),
             utility(f"arcsf_{short}_model_utility_3", (prob, rouge, tr), **complement),
             utility(f"arcsf_{short}_arithmetic_model_utility_3", (prob, rouge, tr), mean="arithmetic", **complement),

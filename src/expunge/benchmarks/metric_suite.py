@@ -49,8 +49,14 @@ def tofu_panel(
         _rouge("forget_Q_A_ROUGE", FORGET, "answer"),
         # The same generations compared with the paraphrased answer, not answers to the paraphrased question.
         _rouge("forget_Q_A_PARA_ROUGE", FORGET, "paraphrase"),
-        Metric("exact_memorization", "exact_memorization", rows=FORGET, tokens=("answer",)),
-        Metric("extraction_strength", "extraction_strength", rows=FORGET, tokens=("answer",), args={"compat": compat}),
+        Metric("exact_memorization", "exact_memorization", rows=FORGET, reads={"tokens": ("answer",)}),
+        Metric(
+            "extraction_strength",
+            "extraction_strength",
+            rows=FORGET,
+            reads={"tokens": ("answer",)},
+            args={"compat": compat},
+        ),
         *(_attacks() if holdout else ()),
         Metric("model_utility", "model_utility", parents={part: part for part in UTILITY_PARTS}),
         *_probabilities("retain", RETAIN, paraphrase=True),
@@ -72,7 +78,9 @@ def _attacks() -> tuple[Metric, ...]:
         metrics.append(Metric(name, "attack_auc", parents=parents, retain=name))
         for short, rows in (("forget", FORGET), ("holdout", HOLDOUT)):
             retain = f"mia_loss_{short}" if attack == "reference" else None
-            metrics.append(Metric(f"{name}_{short}", f"{attack}_score", rows=rows, tokens=("answer",), retain=retain))
+            metrics.append(
+                Metric(f"{name}_{short}", f"{attack}_score", rows=rows, reads={"tokens": ("answer",)}, retain=retain)
+            )
     return (*metrics, Metric("privleak", "privleak", parents={"auc": "mia_min_k"}, retain="mia_min_k"))
 
 
@@ -84,7 +92,7 @@ def _choices(short: str, rows: str, truth_ratio: str, floor: float) -> tuple[Met
             f"{short}_Q_A_Prob_normalised",
             "probability_w_options",
             rows=rows,
-            tokens=("answer", "perturbed"),
+            reads={"tokens": ("answer", "perturbed")},
             args={"floor": floor},
         ),
         _rouge(f"{short}_Q_A_ROUGE", rows, "answer"),
@@ -95,16 +103,16 @@ def _choices(short: str, rows: str, truth_ratio: str, floor: float) -> tuple[Met
 def _probabilities(short: str, rows: str, *, paraphrase: bool) -> tuple[Metric, ...]:
     read = {"Prob": "answer", "PARA_Prob": "paraphrase", "PERT_Prob": "perturbed"}
     return tuple(
-        Metric(f"{short}_Q_A_{ending}", "probability", rows=rows, tokens=(answers,))
+        Metric(f"{short}_Q_A_{ending}", "probability", rows=rows, reads={"tokens": (answers,)})
         for ending, answers in read.items()
         if paraphrase or answers != "paraphrase"
     )
 
 
 def _rouge(name: str, rows: str, reference: str) -> Metric:
-    return Metric(name, "rouge", rows=rows, texts=reference, args={"statistic": "rougeL_recall"})
+    return Metric(name, "rouge", rows=rows, reads={"texts": (reference,)}, args={"statistic": "rougeL_recall"})
 
 
 def _ratio(name: str, rows: str, correct: str, aggregate: str, aggregator: str, floor: float) -> Metric:
     args = {"aggregate": aggregate, "aggregator": aggregator, "floor": floor}
-    return Metric(name, "truth_ratio", rows=rows, tokens=(correct, "perturbed"), args=args)
+    return Metric(name, "truth_ratio", rows=rows, reads={"tokens": (correct, "perturbed")}, args=args)

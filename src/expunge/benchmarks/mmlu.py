@@ -47,7 +47,7 @@ class MmluArgs:
 
 def choice_metric(name: str, score: Score = "sum") -> Metric:
     """Return accuracy over the multiple-choice rows of a set, with the set's name."""
-    return Metric(name, "multiple_choice", rows=name, tokens=(ANSWER, WRONG), args={"score": score})
+    return Metric(name, "multiple_choice", rows=name, reads={"tokens": (ANSWER, WRONG)}, args={"score": score})
 
 
 def mmlu_panel(names: Iterable[str], score: Score = "sum") -> tuple[Metric, ...]:

@@ -83,7 +83,7 @@ def muse(config: BenchmarkConfig) -> Benchmark:
 
 def muse_panel(*, attacks: bool = False) -> tuple[Metric, ...]:
     """Return the metrics of MUSE with their usual names."""
-    verbmem = {"rows": "forget_verbmem", "tokens": ("answer",)}
+    verbmem = {"rows": "forget_verbmem", "reads": {"tokens": ("answer",)}}
     panel = [
         *(_rouge(name) for name in ("forget_knowmem", "forget_verbmem", "retain_knowmem")),
         Metric("extraction_strength", "extraction_strength", **verbmem),  # type: ignore[arg-type]
@@ -97,10 +97,12 @@ def muse_panel(*, attacks: bool = False) -> tuple[Metric, ...]:
         for side in ("forget", "holdout"):
             reference = f"mia_loss_{side}" if attack == "reference" else None
             rows = f"privleak_{side}"
-            panel.append(Metric(f"{name}_{side}", f"{attack}_score", rows=rows, tokens=("answer",), retain=reference))
+            panel.append(
+                Metric(f"{name}_{side}", f"{attack}_score", rows=rows, reads={"tokens": ("answer",)}, retain=reference)
+            )
     in_order(panel)
     return tuple(panel)
 
 
 def _rouge(rows: str) -> Metric:
-    return Metric(f"{rows}_ROUGE", "rouge", rows=rows, texts="answer", args={"statistic": "rougeL_f1"})
+    return Metric(f"{rows}_ROUGE", "rouge", rows=rows, reads={"texts": ("answer",)}, args={"statistic": "rougeL_f1"})

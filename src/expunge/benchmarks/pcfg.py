@@ -22,8 +22,8 @@ def procedural_benchmark(name: str, config: BenchmarkConfig, tasks: ProceduralTa
     )  # fmt: skip
     sets = task_sets(tasks, sizes)
     measured = [key for key in sets if key.endswith(SUFFIXES)]
-    panel = [Metric(f"{key}_accuracy", "exact_match", rows=key, texts="answer") for key in measured]
-    panel += [Metric(f"{key}_Prob", "probability", rows=key, tokens=("answer",)) for key in measured]
+    panel = [Metric(f"{key}_accuracy", "exact_match", rows=key, reads={"texts": ("answer",)}) for key in measured]
+    panel += [Metric(f"{key}_Prob", "probability", rows=key, reads={"tokens": ("answer",)}) for key in measured]
     in_order(panel)
     guesses = ", ".join(f"{key} {most_common_share(sets[key]):.3f}" for key in measured)
     return Benchmark(

@@ -104,12 +104,12 @@ def rwku_panel(*, members: bool) -> tuple[Metric, ...]:
     panel: list[Metric] = []
     for level in LEVELS:
         statistic = {"statistic": "rougeL_recall"}
-        panel.append(Metric(f"{level}_ROUGE", "rouge", rows=level, texts="answer", args=statistic))
-        panel.append(Metric(f"{level}_Prob", "probability", rows=level, tokens=("answer",)))
+        panel.append(Metric(f"{level}_ROUGE", "rouge", rows=level, reads={"texts": ("answer",)}, args=statistic))
+        panel.append(Metric(f"{level}_Prob", "probability", rows=level, reads={"tokens": ("answer",)}))
     parts = [f"{level}_ROUGE" for level in NEIGHBOR_LEVELS]
     panel.append(Metric("model_utility", "model_utility", parents={part: part for part in parts}))
     if members:
         for name, rows in (("forget_mia_loss", "mia_forget"), ("retain_mia_loss", "mia_retain")):
-            panel.append(Metric(name, "loss_score", rows=rows, tokens=("answer",)))
+            panel.append(Metric(name, "loss_score", rows=rows, reads={"tokens": ("answer",)}))
     in_order(panel)
     return tuple(panel)

@@ -161,12 +161,12 @@ def semeval_panel(
         Metric("mia_score", "semeval_mia", parents={"auc": "mia_auc"} if members else {}),
     ]
     family = {"regurgitation": "semeval_regurgitation", "knowledge": "exact_match"}
-    panel += [Metric(term, family[term.rpartition("_")[2]], rows=term, texts="answer") for term in terms]
+    panel += [Metric(term, family[term.rpartition("_")[2]], rows=term, reads={"texts": ("answer",)}) for term in terms]
     if members:
         panel.append(Metric("mia_auc", "attack_auc", parents={"members": "mia_member", "others": "mia_nonmember"}))
-        panel += [Metric(f"mia_{name}", "loss_score", rows=name, tokens=("answer",)) for name in MEMBERS]
+        panel += [Metric(f"mia_{name}", "loss_score", rows=name, reads={"tokens": ("answer",)}) for name in MEMBERS]
     if mmlu:
         panel += mmlu_panel(mmlu)
-    panel += [Metric(f"{name}_Prob", "probability", rows=name, tokens=("answer",)) for name in watched]
+    panel += [Metric(f"{name}_Prob", "probability", rows=name, reads={"tokens": ("answer",)}) for name in watched]
     in_order(panel)
     return tuple(panel)

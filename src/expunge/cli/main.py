@@ -144,7 +144,8 @@ def _add_studies(commands: Any) -> None:
                 nargs="+",
                 metavar="FOLDER",
                 help="compute the metrics of written folders again from their records, without a model; "
-                "retain_logs_path=FILE gives another retain log, eval.extras=[GROUP] further metrics",
+                "retain_logs_path=FILE gives another retain log, eval.extras=[GROUP] and eval.metrics=[NAME] "
+                "further metrics",
             )
 
 
@@ -342,19 +343,19 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.study.refresh import refresh
 
     settings = [w for w in named if "=" in w and not Path(w).exists()]
-    given = {"retain_logs_path": "", "eval.extras": ""}
+    given = {"retain_logs_path": "", "eval.extras": "", "eval.metrics": ""}
     for word in (*settings, *overrides):
         key, _, value = word.partition("=")
         if key not in given:
             raise ConfigError(
                 f"--refresh: {word}: a folder keeps the settings it was made with (allowed: retain_logs_path=FILE, "
-                "eval.extras=[GROUP,...])"
+                "eval.extras=[GROUP,...], eval.metrics=[NAME,...])"
             )
         given[key] = value
-    named_extras = [w.strip() for w in given["eval.extras"].strip("[]").split(",") if w.strip()]
-    extras = named_extras if given["eval.extras"] else None
+    lists = {key: [w.strip() for w in given[key].strip("[]").split(",") if w.strip()] for key in given}
+    extras, metrics = (lists[key] if given[key] else None for key in ("eval.extras", "eval.metrics"))
     for place in (w for w in named if w not in settings):
-        summary = refresh(Path(place), given["retain_logs_path"] or None, extras)
+        summary = refresh(Path(place), given["retain_logs_path"] or None, extras, metrics)
         print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 

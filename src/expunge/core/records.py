@@ -1,16 +1,16 @@
-"""What scoring stores and metrics read, as columns: one table for each kind of record.
+"""The records that scoring stores and metrics read: the tables of the built-in kinds, and the objects made of them.
 
 Token records hold one line per scored answer token, text records one per generation, gradient records one per answer,
 agreement records one per scored answer token, similarity records one per generation. All are sorted, so that equal
-inputs give equal files.
+inputs give equal files. `evaluation.kinds` registers each kind with the function that computes it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,26 @@ SIMILARITY = pa.schema(
         ("cosine", pa.float64()),  # of the embeddings of generation and answer; NaN where either is empty
     ]
 )
+
+
+class Records(Protocol):
+    """The records of one kind for one set of examples, as a metric reads them."""
+
+    def of_rows(self, ids: Collection[int]) -> Records:
+        """Return the records of the given examples only."""
+        ...
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return what is missing of the names a metric reads, such as "'paraphrase' answers"; None if all are there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The reason for records that do not exist, in place of the records."""
+
+    reason: str
+
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -158,6 +178,14 @@ class TokenRecords:
         cut = {name: answers.of_rows(ids) for name, answers in self.by_variant.items()}
         return TokenRecords({name: answers for name, answers in cut.items() if len(answers.row_ids)})
 
+    def answers(self, name: str) -> list[AnswerTokens]:
+        """Return the answers that a name stands for: the variant of that name, else all of `name_0`, `name_1`, ..."""
+        return [self[name]] if name in self.by_variant else self.family(name)
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return the first name that no answer has."""
+        return next((f"{name!r} answers" for name in names if not self.answers(name)), None)
+
     def family(self, stem: str) -> list[AnswerTokens]:
         """All variants `stem_0`, `stem_1`, ... in order (the perturbed answers of a row)."""
         names = [v for v in self.by_variant if v.rpartition("_")[0] == stem and v.rpartition("_")[2].isdigit()]
@@ -203,6 +231,41 @@ class GeneratedText:
     similarity: float | None = None  # to the reference, where an embedding model has read both
 
 
+@dataclass(frozen=True)
+class GeneratedTexts:
+    """The generations of one set of examples.
+
+    references: row -> variant -> answer, to compare the generations with another answer than the stored reference.
+    None: the stored references stand for every name.
+    """
+
+    texts: Sequence[GeneratedText]
+    references: Mapping[int, Mapping[str, str]] | None = None
+
+    def of_rows(self, ids: Collection[int]) -> GeneratedTexts:
+        """Return the generations of the given examples only."""
+        kept = frozenset(ids)
+        return GeneratedTexts([t for t in self.texts if t.row_id in kept], self.references)
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return the first name that some example has no answer for."""
+        if self.references is None:
+            return None
+        rows = {t.row_id for t in self.texts}
+        return next((f"{n!r} answers" for n in names if any(n not in self.references[row] for row in rows)), None)
+
+    def against(self, name: str, similarity: Similarities | None = None) -> list[GeneratedText]:
+        """Return the generations with the answer of this name as their reference, and their similarity to it."""
+        cosine = {} if similarity is None else similarity.by_variant.get(name, {})
+        out = []
+        for text in self.texts:
+            if self.references is not None:
+                text = replace(text, reference=self.references[text.row_id][name])
+            near = cosine.get((text.row_id, text.sample))
+            out.append(text if near is None else replace(text, similarity=near))
+        return out
+
+
 def text_records(table: pa.Table) -> list[GeneratedText]:
     """A TEXTS table as a list, sorted by row and sample."""
     return sorted((GeneratedText(**line) for line in table.to_pylist()), key=lambda t: (t.row_id, t.sample))
@@ -227,37 +290,73 @@ class ExampleNumbers:
         return ExampleNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
 
 
-def grad_records(table: pa.Table) -> dict[str, ExampleNumbers]:
-    """A GRADS table by variant: the columns l1, l2, linf and tensor_mean."""
-    return {v: ExampleNumbers(ids, columns) for v, ids, columns in _by_variant(table, GRADS.names[2:])}
+@dataclass(frozen=True)
+class AnswerNumbers:
+    """Named numbers of each answer, by variant."""
+
+    by_variant: Mapping[str, ExampleNumbers]
+
+    def __getitem__(self, variant: str) -> ExampleNumbers:
+        return self.by_variant[variant]
+
+    def of_rows(self, ids: Collection[int]) -> AnswerNumbers:
+        """Return the numbers of the given examples only."""
+        return AnswerNumbers({name: numbers.of_rows(ids) for name, numbers in self.by_variant.items()})
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return the first name that no answer has."""
+        return next((f"{name!r} answers" for name in names if name not in self.by_variant), None)
 
 
-def agreement_records(table: pa.Table) -> dict[str, ExampleNumbers]:
-    """An AGREEMENT table by variant: kl and same_argmax, each the mean over a row's tokens."""
-    out: dict[str, ExampleNumbers] = {}
-    for variant, ids, columns in _by_variant(table, ("kl", "same_argmax")):
-        rows, first, counts = np.unique(ids, return_index=True, return_counts=True)
-        means = {name: np.add.reduceat(column, first) / counts for name, column in columns.items()}
-        out[variant] = ExampleNumbers(rows, means)
-    return out
+KEYS = ("row_id", "variant", "position", "sample")  # columns that say which answer, token or sample a line is of
 
 
-def _by_variant(table: pa.Table, names: Iterable[str]) -> list[tuple[str, Ints, dict[str, Floats]]]:
-    """Each variant with its lines' row ids, ascending, and their columns as float64."""
+def answer_numbers(table: pa.Table) -> AnswerNumbers:
+    """Return the numbers of a table by answer: each column's mean over the lines of the answer.
+
+    The table has the columns row_id and variant. Columns that are not numbers are left out. An answer with one line
+    keeps its numbers as they are.
+    """
+    names = [field.name for field in table.schema if field.name not in KEYS and _is_number(field.type)]
     variants = np.asarray(table["variant"].to_pylist(), dtype=object)
     row_id = table["row_id"].to_numpy().astype(np.int64)
     columns = {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
-    found = []
+    out: dict[str, ExampleNumbers] = {}
     for variant in sorted(set(variants.tolist())):
         pick = np.flatnonzero(variants == variant)
         pick = pick[np.argsort(row_id[pick], kind="stable")]
-        found.append((variant, row_id[pick], {name: column[pick] for name, column in columns.items()}))
-    return found
+        rows, first, counts = np.unique(row_id[pick], return_index=True, return_counts=True)
+        means = {name: np.add.reduceat(column[pick], first) / counts for name, column in columns.items()}
+        out[variant] = ExampleNumbers(rows, means)
+    return AnswerNumbers(out)
 
 
-def similarity_records(table: pa.Table) -> dict[str, dict[tuple[int, int], float]]:
-    """A SIMILARITY table as variant -> (row, sample) -> cosine."""
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """The similarity of generations to answers: variant -> (row, sample) -> cosine."""
+
+    by_variant: Mapping[str, Mapping[tuple[int, int], float]]
+
+    def __getitem__(self, variant: str) -> Mapping[tuple[int, int], float]:
+        return self.by_variant[variant]
+
+    def of_rows(self, ids: Collection[int]) -> Similarities:
+        """Return the similarities of the given examples only."""
+        kept = frozenset(ids)
+        return Similarities({v: {k: c for k, c in of.items() if k[0] in kept} for v, of in self.by_variant.items()})
+
+    def lacking(self, names: Sequence[str]) -> str | None:
+        """Return the first name that was not compared with."""
+        return next((f"similarities to {name!r}" for name in names if name not in self.by_variant), None)
+
+
+def similarity_records(table: pa.Table) -> Similarities:
+    """Return the similarities of a SIMILARITY table."""
     out: dict[str, dict[tuple[int, int], float]] = {}
     for line in table.to_pylist():
         out.setdefault(line["variant"], {})[line["row_id"], line["sample"]] = line["cosine"]
-    return out
+    return Similarities(out)

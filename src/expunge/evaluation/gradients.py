@@ -16,6 +16,7 @@ from expunge.core.records import GRADS
 from expunge.data.batch import Batch, collate
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.evaluation.kinds import ScoringInputs, record_kind
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.per_example_gradients import NotByAnswer, PerAnswer
 from expunge.models.packed import BatchPositions, packed_forward, wide
@@ -66,6 +67,12 @@ def score_grads(
         progress(len(items) - len(whole))
     lines = [{"variant": variant, "row_id": row} | norms for (variant, row), norms in sorted(found.items())]
     return pa.Table.from_pylist(lines, schema=GRADS)
+
+
+@record_kind("grads", schema=GRADS, cost=6.0)
+def grads(inputs: ScoringInputs) -> pa.Table:
+    """Measure the norms of the loss gradient of each answer."""
+    return score_grads(inputs.model, inputs.examples, inputs.names, inputs.encoder, progress=inputs.progress)
 
 
 def _agree(model: Any, batch: Batch, weights: Sequence[Tensor]) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from expunge.core.errors import ConfigError
-from expunge.core.records import SIMILARITY, GeneratedText
+from expunge.core.errors import ConfigError, JobError
+from expunge.core.records import SIMILARITY, GeneratedText, similarity_records, text_records
 from expunge.data.batch import budget_batches
 from expunge.data.examples import ExampleSet
+from expunge.evaluation.kinds import NO_EMBEDDER, ScoringInputs, record_kind
 from expunge.models.config import looks_local
 
 KEY = "eval.embedder"
@@ -82,3 +83,27 @@ def score_similarity(
     ]
     lines.sort(key=lambda line: (line["row_id"], line["sample"], line["variant"]))
     return pa.Table.from_pylist(lines, schema=SIMILARITY)
+
+
+def _similarity(inputs: ScoringInputs) -> pa.Table:
+    """Compare stored generations with the named answers. The model itself is not read."""
+    if inputs.embedder is None or inputs.source is None:
+        raise JobError(NO_EMBEDDER)
+    embedder = inputs.embedder
+    if isinstance(embedder, str):
+        embedder = Embedder(embedder, next(inputs.model.parameters()).device)
+    table = score_similarity(embedder, text_records(inputs.source), inputs.examples, inputs.names)
+    if inputs.progress:
+        inputs.progress(table.num_rows)
+    return table
+
+
+for _kind in ("texts", "samples"):
+    record_kind(
+        f"{_kind}_similarity",
+        schema=SIMILARITY,
+        read=lambda table, examples: similarity_records(table),
+        cost=0.0,
+        needs="embedder",
+        follows=_kind,
+    )(_similarity)

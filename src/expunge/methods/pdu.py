@@ -71,7 +71,7 @@ class PDU:
         return require(view.forget, "forget").per_token(margin).square().mean()
 
     def total(self, forget: Tensor, retain: Tensor | None, weights: TermWeights, memory: dict[str, Any]) -> Tensor:
-        """Compute gamma F + lambda (R - eps). The last micro-batch of a step with gradients updates the dual variable."""
+        """Compute gamma F + lambda (R - eps). The last micro-batch of a training step updates the dual."""
         if retain is None:
             return weights.gamma * forget
         excess = retain - self.retain_loss_eps

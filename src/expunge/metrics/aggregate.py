@@ -104,7 +104,7 @@ def log_sum_of_answers(logs_RK: Floats) -> Floats:
 
 def resolve(tokens: TokenRecords, name: str) -> list[AnswerTokens]:
     """Return the answers behind a metric's token name: the variant of that name, else all of `name_0`, `name_1`, ..."""
-    return [tokens[name]] if name in tokens.by_variant else tokens.family(name)
+    return tokens.answers(name)
 
 
 def answer_losses(inputs: MetricInputs) -> tuple[Ids, list[Floats]]:

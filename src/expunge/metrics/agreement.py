@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family
 
@@ -27,21 +26,17 @@ def agreement(inputs: MetricInputs, *, statistic: Statistic = "kl") -> MetricRes
     Formula: kl = (1/n) sum_t KL(p_original(. | q, a_<t) || p_model(. | q, a_<t)) over the whole vocabulary;
     top1 = share of tokens at which both models have the same first choice. The value is the mean over rows.
 
-    Reads: agreement records (`agreement="answer"`), for which both models score each answer once. The original is the
-    target model in a study, the initial model in `expunge unlearn`, and `eval.original` in `expunge eval`.
+    Reads: agreement records, for which both models score each answer once. The original is the target model in a study,
+    the initial model in `expunge unlearn`, and `eval.original` in `expunge eval`.
     Per row: `kl`, `top1`; both missing if the logits of one model were not numbers.
     Arguments: `statistic`.
     Good direction: on retain rows kl near 0 and top1 near 1. On forget rows compare with the retain model's value.
     Pitfalls: on forget rows a large kl is not forgetting: any damage to the model raises it. Sampling and greedy
     answers can agree while kl is large, because tokens that the original prefers and the model avoids dominate kl.
     """
-    if inputs.agreement is None:
-        raise ConfigError(
-            f"metric {inputs.metric.name}: family agreement reads agreement records; set `agreement` to an answer's "
-            "name"
-        )
-    raw = {name: inputs.agreement.columns[COLUMNS[name]] for name in COLUMNS}
+    numbers = inputs.numbers("agreement")
+    raw = {name: numbers.columns[COLUMNS[name]] for name in COLUMNS}
     # If the divergence is not a number, neither were the logits, and their first choice is undefined.
     columns = {name: np.where(np.isnan(raw["kl"]), np.nan, column) for name, column in raw.items()}
     rows = {name: column.tolist() for name, column in columns.items()}
-    return mean_over_rows(inputs.agreement.row_ids, columns[statistic], rows)
+    return mean_over_rows(numbers.row_ids, columns[statistic], rows)

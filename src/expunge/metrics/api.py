@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from expunge.core.records import ExampleNumbers, GeneratedText, TokenRecords
+from expunge.core.errors import ConfigError
+from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
 from expunge.core.registry import Registry
 
 Score = float | list[float]
@@ -44,59 +45,88 @@ def missing(reason: str) -> MetricResult:
 
 @dataclass(frozen=True)
 class Metric:
-    """A named use of a family.
+    """A named use of a family on a set of examples.
 
-    rows: the set of rows it reads; where: only those whose meta says so, such as {"kind": "book"} (a list is any of
-    these, and a key that begins with "!" leaves out those that match). Which kinds of records it reads of them:
-        tokens      the answers teacher-forced, in the order the family says: a variant, or a stem ("perturbed") for all
-                    of perturbed_0, perturbed_1, ...
-        texts       generations, held against this answer; with `sampled` several samples at a temperature in place of
-                    the one; with `similar` each beside its similarity to the answer by an embedding model
-        grads       norms of the loss gradient of this answer
-        agreement   the model against the original one, at the tokens of this answer
-    Scoring computes the union of these over all metrics, once.
+    rows: the set it reads; where: only the examples whose meta matches, such as {"kind": "book"} (a list means any of
+    these; a key that begins with "!" leaves out the examples that match).
+
+    reads: record kind -> the arguments of that kind, such as {"tokens": ("answer", "perturbed")}. `expunge.evaluation`
+    registers the kinds. The built-in ones, with their arguments:
+        tokens              answers read teacher-forced: variants, or a stem ("perturbed" for perturbed_0, ...)
+        texts, samples      greedy generations, and several samples at a temperature: the answer to compare them with
+        texts_similarity,   similarity of the generations to that answer, by an embedding model
+        samples_similarity
+        grads               norms of the loss gradient of an answer
+        agreement           the model against the original one, at the tokens of an answer
+    An evaluation computes the union of these over all metrics, once.
 
     parents: role -> metric name, computed first. retain: name of the metric whose result on the retain model it reads.
-    shadows: it reads the parents' results on all retain models that there are.
+    shadows: it reads the parents' results on all retain models that exist.
     """
 
     name: str
     family: str
     rows: str | None = None
-    tokens: tuple[str, ...] = ()
-    texts: str | None = None  # None, or the variant that serves as the true answer of the generations
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     args: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
     retain: str | None = None
-    sampled: bool = False
-    similar: bool = False
-    grads: str | None = None
-    agreement: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     shadows: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", normal_reads(self.reads))
+
     @property
-    def reads_records(self) -> bool:
-        """Whether it reads records of rows, and not other metrics alone."""
-        return bool(self.tokens or self.texts is not None or self.grads or self.agreement)
+    def tokens(self) -> tuple[str, ...]:
+        """Return the answers that it reads teacher-forced."""
+        return self.reads.get("tokens", ())
+
+
+def normal_reads(reads: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return `reads` with a tuple of names for each kind. One name may be written as a text."""
+    return {kind: (names,) if isinstance(names, str) else tuple(names) for kind, names in reads.items()}
 
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """What a family's function is given: only what its metric declared.
+    """The inputs of a family's function: only what its metric declares.
 
-    shadows: parent role -> that parent's results on the retain models, of all training seeds where a study has several
-    (never on the model that is measured).
+    records: record kind -> the records of the metric's examples. parents: role -> result. retain: the result on the
+    retain model. shadows: parent role -> that parent's results on the retain models, of all training seeds if a study
+    has several (never on the model that is measured).
     """
 
     metric: Metric
-    tokens: TokenRecords | None
-    texts: list[GeneratedText] | None
-    parents: Mapping[str, MetricResult]
-    retain: MetricResult | None
-    grads: ExampleNumbers | None = None
-    agreement: ExampleNumbers | None = None
+    records: Mapping[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, MetricResult] = field(default_factory=dict)
+    retain: MetricResult | None = None
     shadows: Mapping[str, Sequence[MetricResult]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> TokenRecords | None:
+        """Return the token records, if the metric reads any."""
+        return self.records.get("tokens")
+
+    @property
+    def texts(self) -> list[GeneratedText] | None:
+        """Return the generations (greedy or sampled) with their references and similarities, if it reads any."""
+        kind = next((k for k in ("texts", "samples") if k in self.records), None)
+        if kind is None:
+            return None
+        texts: GeneratedTexts = self.records[kind]
+        return texts.against(self.metric.reads[kind][0], self.records.get(f"{kind}_similarity"))
+
+    def numbers(self, kind: str) -> ExampleNumbers:
+        """Return the numbers by example of the first answer that the metric reads of a kind (see `answer_numbers`).
+
+        Raises ConfigError if the metric does not read this kind.
+        """
+        if kind not in self.records:
+            name, family = self.metric.name, self.metric.family
+            raise ConfigError(f"metric {name}: family {family} reads {kind} records; set reads={{{kind!r}: ANSWER}}")
+        records: AnswerNumbers = self.records[kind]
+        return records[self.metric.reads[kind][0]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,7 @@ class MetricFamily:
     range: str
     paper: str
     compute: Callable[..., MetricResult]
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # so that `eval.metrics=[name]` can add it
 
     @property
     def page(self) -> str:
@@ -120,12 +151,28 @@ _FAMILIES: Registry[MetricFamily] = Registry("metric family", lambda entry: entr
 
 
 def family(
-    name: str, *, revision: int, higher_is: str, range: str, paper: str
+    name: str,
+    *,
+    revision: int = 1,
+    higher_is: str = "",
+    range: str = "",
+    paper: str = "",
+    reads: Mapping[str, str | Sequence[str]] | None = None,
 ) -> Callable[[Callable[..., MetricResult]], Callable[..., MetricResult]]:
-    """Register `compute(inputs: Inputs, **args) -> Result` under a family name."""
+    """Register `compute(inputs: MetricInputs, **args) -> MetricResult` under a family name.
+
+    Args:
+        name: The name of the family.
+        revision: Raise it when the same records give other numbers.
+        higher_is: What a larger value means.
+        range: The range of values.
+        paper: The source.
+        reads: The records that the family reads by default, as in Metric. With it, `eval.metrics=[name]` adds the
+            metric to any benchmark.
+    """
 
     def register(compute: Callable[..., MetricResult]) -> Callable[..., MetricResult]:
-        _FAMILIES.add(MetricFamily(name, revision, higher_is, range, paper, compute))
+        _FAMILIES.add(MetricFamily(name, revision, higher_is, range, paper, compute, normal_reads(reads or {})))
         return compute
 
     return register

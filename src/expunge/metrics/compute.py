@@ -4,109 +4,106 @@ from __future__ import annotations
 
 import graphlib
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.records import ExampleNumbers, GeneratedText, TokenRecords
-from expunge.metrics.aggregate import resolve
+from expunge.core.records import Absent, Records
 from expunge.metrics.api import Metric, MetricInputs, MetricResult, find_family, missing
 
-Names = Mapping[str, tuple[str, ...]]
-Texts = Mapping[tuple[str, str], list[GeneratedText]]
+Names = Mapping[str, tuple[str, ...]]  # rows -> arguments of a kind
+RecordsByKind = Mapping[str, Mapping[str, Records | Absent]]  # kind -> rows -> records, or the reason for none
 
 
-@dataclass(frozen=True)
-class RecordRequests:
-    """What a list of metrics reads: rows -> token names, and rows -> names of the answers generations are held against.
+class RecordRequests(Mapping[str, Names]):
+    """The records that a list of metrics reads: kind -> rows -> names, sorted. A kind that none reads has no rows.
 
     A token name is a variant ("answer") or a stem ("perturbed" for all of perturbed_0, perturbed_1, ...). Generations
-    do not depend on the answer they are held against: each rows' prompts are generated from once. samples, grads and
-    agreement: the same for the other kinds of records. similar_texts and similar_samples: rows -> answers whose
-    similarity to the generations is read.
+    do not depend on the answer that they are compared with: each set's prompts are generated from once.
     """
 
-    tokens: Names
-    texts: Names
-    samples: Names = field(default_factory=dict)
-    grads: Names = field(default_factory=dict)
-    agreement: Names = field(default_factory=dict)
-    similar_texts: Names = field(default_factory=dict)
-    similar_samples: Names = field(default_factory=dict)
+    def __init__(self, by_kind: Mapping[str, Names]) -> None:
+        self._by_kind = dict(by_kind)
 
+    def __getitem__(self, kind: str) -> Names:
+        return self._by_kind.get(kind, {})
 
-@dataclass(frozen=True)
-class OptionalRecords:
-    """Records of the kinds that most lists of metrics do not read.
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_kind)
 
-    samples: like `texts` of `compute`. grads, agreement: rows -> answer -> numbers by row. kept: metric -> the rows its
-    `where` leaves. shadows: the results of the retain models that are not measured, by metric name.
-    """
+    def __len__(self) -> int:
+        return len(self._by_kind)
 
-    samples: Texts = field(default_factory=dict)
-    grads: Mapping[str, Mapping[str, ExampleNumbers]] = field(default_factory=dict)
-    agreement: Mapping[str, Mapping[str, ExampleNumbers]] = field(default_factory=dict)
-    kept: Mapping[str, Collection[int]] = field(default_factory=dict)
-    shadows: Sequence[Mapping[str, MetricResult]] = ()
+    @property
+    def tokens(self) -> Names:
+        """Return the answers that are read teacher-forced, by rows."""
+        return self["tokens"]
+
+    @property
+    def texts(self) -> Names:
+        """Return the answers that greedy generations are compared with, by rows."""
+        return self["texts"]
+
+    @property
+    def rows(self) -> set[str]:
+        """Return the names of all sets that are read."""
+        return {rows for names in self._by_kind.values() for rows in names}
 
 
 def requests(metrics: Iterable[Metric]) -> RecordRequests:
-    """The union of what the metrics read, each rows and name once, sorted."""
+    """Return the union of what the metrics read, each set and name once, sorted."""
     wanted: dict[str, dict[str, set[str]]] = {}
-
-    def want(kind: str, rows: str, *names: str) -> None:
-        wanted.setdefault(kind, {}).setdefault(rows, set()).update(names)
-
     for metric in in_order(metrics):
-        if metric.rows is None:
-            continue
-        if metric.tokens:
-            want("tokens", metric.rows, *metric.tokens)
-        if metric.texts is not None:
-            kind = "samples" if metric.sampled else "texts"
-            want(kind, metric.rows, metric.texts)
-            if metric.similar:
-                want(f"similar_{kind}", metric.rows, metric.texts)
-        if metric.grads is not None:
-            want("grads", metric.rows, metric.grads)
-        if metric.agreement is not None:
-            want("agreement", metric.rows, metric.agreement)
-    plain = {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in wanted.items()}
-    return RecordRequests(**({"tokens": {}, "texts": {}} | plain))
+        for kind, names in metric.reads.items():
+            if metric.rows is not None:
+                wanted.setdefault(kind, {}).setdefault(metric.rows, set()).update(names)
+    return RecordRequests(
+        {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in sorted(wanted.items())}
+    )
 
 
 def compute(
     metrics: Iterable[Metric],
-    tokens: Mapping[str, TokenRecords],
-    texts: Texts,
+    records: RecordsByKind,
     retain: Mapping[str, MetricResult] | None = None,
-    extra: OptionalRecords | None = None,
+    *,
+    kept: Mapping[str, Collection[int]] | None = None,
+    shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
     """Compute every metric, parents before those that read them; the results stand in the metrics' given order.
 
-    tokens: rows -> records. texts: (rows, name of the answer held against) -> generations. retain: results of the
-    retain model by metric name. What was not recorded gives a missing result with its reason; a list of metrics that
-    cannot be right (unknown family, argument or parent, a cycle, a name twice) raises ConfigError.
+    Args:
+        metrics: The metrics.
+        records: Record kind -> set name -> records, or an Absent with the reason for none.
+        retain: The results of the retain model by metric name.
+        kept: Metric -> the examples that its `where` leaves.
+        shadows: The results of the retain models that are not measured, by metric name.
+
+    Returns:
+        The results by metric name. Records that do not exist give a missing result with its reason.
+
+    Raises:
+        ConfigError: If the list of metrics cannot be right (unknown family, argument or parent, a cycle, a name twice).
     """
     listed = list(metrics)
-    more = extra or OptionalRecords()
-    references = more.shadows or ((retain,) if retain else ())
+    references = shadows or ((retain,) if retain else ())
     done: dict[str, MetricResult] = {}
     for metric in in_order(listed):
-        found = _records(metric, tokens, texts, more)
-        if isinstance(found, MetricInputs):
-            shadows = {role: [of[name] for of in references if name in of] for role, name in metric.parents.items()}
-            found = replace(
-                found,
-                parents={role: done[name] for role, name in metric.parents.items()},
-                retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
-                shadows=shadows if metric.shadows else {},
-            )
-            found = find_family(metric.family).compute(found, **metric.args)
-        done[metric.name] = found
+        inputs = _inputs(metric, records, (kept or {}).get(metric.name))
+        if isinstance(inputs, MetricResult):
+            done[metric.name] = inputs
+            continue
+        by_role = {role: [of[name] for of in references if name in of] for role, name in metric.parents.items()}
+        inputs = replace(
+            inputs,
+            parents={role: done[name] for role, name in metric.parents.items()},
+            retain=(retain or {}).get(metric.retain) if metric.retain is not None else None,
+            shadows=by_role if metric.shadows else {},
+        )
+        done[metric.name] = find_family(metric.family).compute(inputs, **metric.args)
     return {metric.name: done[metric.name] for metric in listed}
 
 
@@ -165,10 +162,11 @@ def _check(metric: Metric) -> None:
     for p in parameters:
         if p.default is p.empty and p.name not in metric.args:
             raise ConfigError(f"metric {metric.name}: args.{p.name}: missing, {metric.family} needs it")
-    if metric.rows is None and (metric.reads_records or metric.where):
+    if metric.rows is None and (metric.reads or metric.where):
         raise ConfigError(f"metric {metric.name}: reads records, so `rows` must name a set of rows")
-    if (metric.sampled or metric.similar) and metric.texts is None:
-        raise ConfigError(f"metric {metric.name}: reads generations, so `texts` must name an answer")
+    for kind, arguments in metric.reads.items():
+        if not arguments:
+            raise ConfigError(f"metric {metric.name}: reads.{kind}: missing; name an answer, such as 'answer'")
 
 
 def _check_value(where: str, hint: Any, value: Any) -> None:
@@ -182,41 +180,20 @@ def _check_value(where: str, hint: Any, value: Any) -> None:
         raise ConfigError(f"{where}: {value!r}: {problem}") from None
 
 
-def _records(
-    metric: Metric, tokens: Mapping[str, TokenRecords], texts: Texts, extra: OptionalRecords
-) -> MetricInputs | MetricResult:
-    """The records a metric is given, cut to the rows it keeps, or why it cannot be computed."""
-    empty = MetricInputs(metric, None, None, {}, None)
-    if metric.rows is None:
-        return empty
-    records: TokenRecords | None = None
-    generations: list[GeneratedText] | None = None
-    kept = extra.kept.get(metric.name) if metric.where else None
+def _inputs(metric: Metric, records: RecordsByKind, kept: Collection[int] | None) -> MetricInputs | MetricResult:
+    """Return the records that a metric reads, cut to the examples it keeps, or why it cannot be computed."""
     if metric.where and not kept:
         return missing(f"no row of {metric.rows!r} is one of {dict(metric.where)!r}")
-    if metric.tokens:
-        if metric.rows not in tokens:
-            return missing(f"no answers of the rows {metric.rows!r} were scored")
-        records = tokens[metric.rows] if kept is None else tokens[metric.rows].of_rows(kept)
-        for name in metric.tokens:
-            if not resolve(records, name):
-                return missing(f"no {name!r} answers of the rows {metric.rows!r} were scored")
-    if metric.texts is not None:
-        generations = (extra.samples if metric.sampled else texts).get((metric.rows, metric.texts))
-        if generations is None:
-            several = "samples" if metric.sampled else "generations"
-            return missing(f"no {several} for the rows {metric.rows!r} with the reference {metric.texts!r}")
-        if kept is not None:
-            generations = [t for t in generations if t.row_id in kept]
-        if metric.similar and all(t.similarity is None for t in generations):
-            return missing("no embedding model was named to measure similarity with (eval.embedder)")
-    numbers: list[ExampleNumbers | None] = []
-    for answer, of, lacks in (
-        (metric.grads, extra.grads, f"no gradients of the rows {metric.rows!r} were scored"),
-        (metric.agreement, extra.agreement, "no original model was given to compare with"),
-    ):
-        found = None if answer is None else of.get(metric.rows, {}).get(answer)
-        if answer is not None and found is None:
-            return missing(lacks)
-        numbers.append(found if kept is None or found is None else found.of_rows(kept))
-    return replace(empty, tokens=records, texts=generations, grads=numbers[0], agreement=numbers[1])
+    inputs: dict[str, Records] = {}
+    for kind, names in metric.reads.items():
+        of = records.get(kind, {}).get(metric.rows or "")
+        if isinstance(of, Absent):
+            return missing(of.reason)
+        if of is None:
+            return missing(f"no {kind} records of the rows {metric.rows!r} were made")
+        cut = of.of_rows(kept) if metric.where and kept is not None else of
+        lacking = cut.lacking(names)
+        if lacking:
+            return missing(f"no {lacking} of the rows {metric.rows!r} were scored")
+        inputs[kind] = cut
+    return MetricInputs(metric, inputs)

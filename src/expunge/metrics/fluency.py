@@ -43,7 +43,9 @@ def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> Metri
     (`eval.generation.max_new_tokens`).
     """
     if inputs.texts is None:
-        raise ConfigError(f"metric {inputs.metric.name}: family fluency reads generations; set `texts`")
+        raise ConfigError(
+            f"metric {inputs.metric.name}: family fluency reads generations; set reads={{'texts': ANSWER}}"
+        )
     by_row: dict[int, list[list[float]]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):
         by_row.setdefault(text.row_id, []).append(shape(text))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import mean_over_rows
 from expunge.metrics.api import MetricInputs, MetricResult, family
 
@@ -26,16 +25,13 @@ def gradnorm_score(inputs: MetricInputs, *, norm: Norm = "tensor_mean") -> Metri
         tensor_mean (default)  mean over parameter tensors of ||g_tensor||_2, as in OpenUnlearning
         l1, l2, linf           ||g||_p over all weights as one vector, as in the paper
 
-    Reads: gradient records (`grads="answer"`): one backward pass per row, the most expensive attack. Per row: `score`,
+    Reads: gradient records: one backward pass per row, the most expensive attack. Per row: `score`,
     the selected norm. The value is the mean over rows.
     Arguments: `norm`.
     Good direction: on the forget rows as on rows the model never saw (family `attack_auc`).
     Pitfalls: norms grow with the model, so compare AUCs of two models, not values. A method that changes the gradient's
     size (flat minima, ascent) moves this score without a change of knowledge.
     """
-    if inputs.grads is None:
-        raise ConfigError(
-            f"metric {inputs.metric.name}: family gradnorm_score reads gradients; set `grads` to an answer's name"
-        )
-    column = inputs.grads.columns[norm]
-    return mean_over_rows(inputs.grads.row_ids, column, {"score": column.tolist()})
+    numbers = inputs.numbers("grads")
+    column = numbers.columns[norm]
+    return mean_over_rows(numbers.row_ids, column, {"score": column.tolist()})

@@ -41,17 +41,19 @@ def leak_at_k(
         leak@k = sum_{i=k}^{n} s_(i) C(i-1, k-1) / C(n, k)
     an unbiased estimate of E[max of k samples]. The value is the mean over rows.
 
-    Reads: several generations per row at a temperature (`texts` and `sampled`; `eval.sampling`). Per row: `score`,
+    Reads: several generations per row at a temperature (samples; `eval.sampling`). Per row: `score`,
     `best` (of all n), `mean`.
     Arguments: `k`, at most n; `statistic`: rougeL_recall (default), rougeL_f1, rouge1_recall, or similarity (of an
-    embedding model, with `similar`); `threshold` turns a score into leaked (1, at least this) or not (0): the share of
-    rows that leak within k tries; `tokenizer`: that of `rouge`, auto by default.
+    embedding model, from samples_similarity); `threshold` turns a score into leaked (1, at least this) or not (0): the
+    share of rows that leak within k tries; `tokenizer`: that of `rouge`, auto by default.
     Good direction: near the retain model's value at the same k, temperature and length. It rises with k for any model.
     Pitfalls: recall rewards long samples: use the same `max_new_tokens` for all models. The variance grows as k nears
     n.
     """
-    if inputs.texts is None or not inputs.metric.sampled:
-        raise ConfigError(f"metric {inputs.metric.name}: family leak_at_k reads samples; set `texts` and `sampled`")
+    if inputs.texts is None or "samples" not in inputs.metric.reads:
+        raise ConfigError(
+            f"metric {inputs.metric.name}: family leak_at_k reads samples; set reads={{'samples': ANSWER}}"
+        )
     chosen = choose_tokenizer(tokenizer, (t.reference for t in inputs.texts))
     by_row: dict[int, list[float]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):
@@ -85,8 +87,8 @@ def best_of(scores_n: Floats, k: int) -> float:
 def _score(inputs: MetricInputs, text: GeneratedText, statistic: str, tokenizer: Chosen) -> float:
     if statistic != "similarity":
         return float(rouge_scores(text, tokenizer)[STATISTICS.index(statistic)])
-    if not inputs.metric.similar:
-        raise ConfigError(f"metric {inputs.metric.name}: statistic similarity reads similarities; set `similar`")
+    if not any(kind.endswith("_similarity") for kind in inputs.metric.reads):
+        raise ConfigError(f"metric {inputs.metric.name}: statistic similarity reads samples_similarity records")
     return math.nan if text.similarity is None else text.similarity
 
 

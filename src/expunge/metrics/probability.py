@@ -33,10 +33,10 @@ def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
     """Compute the length-normalised probability of an answer.
 
     Formula: P = exp(-(1/n) sum_t -log p(a_t | q, a_<t)) over the n scored tokens of the answer, EOS included. The
-    value is the mean over rows; if a row has several answers (`tokens=("perturbed",)`), over its answers first.
+    value is the mean over rows; if a row has several answers (the name "perturbed"), over its answers first.
 
     Arguments: `over` selects the largest of a row's answers in place of their mean. Over refusals
-    (`tokens=("refusal",)`) that measures how readily the model refuses in its preferred words.
+    (the name "refusal") that measures how readily the model refuses in its preferred words.
     Reads: one token name. Per row: `prob` and `avg_loss` (nats per token), lists if the name stands for several.
     Good direction: low on forget rows (as low as the retain model's, no lower), high on all others.
     Pitfalls: it is the geometric mean of the token probabilities. So answers of different lengths compare, but it is

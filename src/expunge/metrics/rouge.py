@@ -59,9 +59,7 @@ def rouge(
     with model_utility.
     """
     if inputs.texts is None:
-        raise ConfigError(
-            f"metric {inputs.metric.name}: family rouge reads generations; set `texts` to an answer's name"
-        )
+        raise ConfigError(f"metric {inputs.metric.name}: family rouge reads generations; set reads={{'texts': ANSWER}}")
     texts = sorted(inputs.texts, key=lambda t: (t.row_id, t.sample))
     chosen = choose_tokenizer(tokenizer, (t.reference for t in texts))
     by_row: dict[int, list[Scores]] = {}

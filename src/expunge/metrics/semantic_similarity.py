@@ -24,16 +24,16 @@ def semantic_similarity(inputs: MetricInputs) -> MetricResult:
     Formula: cosine of the two texts' embeddings; an embedding is the mean of the last hidden states over the text's
     tokens. The value is the mean over rows (and over a row's samples first).
 
-    Reads: generations and their similarity to the answer (`texts` and `similar`). `eval.embedder` names the embedding
+    Reads: generations and their similarity to the answer (texts_similarity). `eval.embedder` names the embedding
     model, a folder or hub id; without one the result is missing with a reason. Per row: `similarity`.
     Good direction: near the retain model's value on forget rows, high on all others.
     Pitfalls: a negation scores high (about 0.86 between a sentence and its opposite, with a small sentence encoder). So
     the metric detects a leak in other words, and mistakes a denial for one too. Values of different embedding models
     never compare. An empty answer counts as missing.
     """
-    if inputs.texts is None or not inputs.metric.similar:
+    if inputs.texts is None or not any(kind.endswith("_similarity") for kind in inputs.metric.reads):
         raise ConfigError(
-            f"metric {inputs.metric.name}: family semantic_similarity reads similarities; set `texts` and `similar`"
+            f"metric {inputs.metric.name}: family semantic_similarity reads texts and texts_similarity records"
         )
     by_row: dict[int, list[float]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):

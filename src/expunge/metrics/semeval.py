@@ -176,7 +176,7 @@ def _mean_of_texts(inputs: MetricInputs, scores: Callable[[GeneratedText], Mappi
     if inputs.texts is None:
         raise ConfigError(
             f"metric {inputs.metric.name}: family {inputs.metric.family} reads generations; "
-            "set `texts` to an answer's name"
+            "set reads={'texts': ANSWER}"
         )
     by_row: dict[int, list[Mapping[str, float]]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):

@@ -79,6 +79,9 @@ class EvalConfig:
     generation: Generation = field(default_factory=Generation)
     lm_eval: LmEval = field(default_factory=LmEval)
     extras: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    """Names of metric families that join the benchmark's metrics, such as a plugin's. Each is measured on the forget
+    and the retain examples; the family declares the records it reads."""
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     embedder: str | None = None
     original: str | None = None

@@ -96,7 +96,7 @@ class WorkEstimator:
         rows = self.rows[part.rows]
         if n_rows is not None:
             rows = dataclasses.replace(rows, rows=rows.rows[:n_rows])
-        writes = part.kind in ("texts", "samples")
+        writes = part.spec.settings is not None
         lengths = _characters(rows, ("answer",) if writes else part.names)
         length = self._length(part.rows, max(lengths, default=0) / CHARACTERS_PER_TOKEN)
         if writes:
@@ -106,8 +106,7 @@ class WorkEstimator:
             n_rows = len(rows.rows) * generation.samples
         else:
             scored, n_rows = sum(lengths) / CHARACTERS_PER_TOKEN, len(lengths)
-            times = {"tokens": 2.0, "agreement": 4.0, "grads": 6.0}[part.kind]
-            work = Estimate(int(scored), times * self.n_parameters * scored)
+            work = Estimate(int(scored), part.spec.cost * self.n_parameters * scored)
         if isinstance(self.shape, str):
             return dataclasses.replace(work, shapeless=self.shape)
         held = estimate_scoring(self.shape, part.kind, length=length, width=self.scored_bytes, n_rows=n_rows)

@@ -47,7 +47,7 @@ class EvaluationJobs:
         whose = model.label if model else Path(str(self.setting.model.source)).name
         made: dict[str, Job] = {}
         for part in self._parts:
-            if part.kind == "agreement" and given is None:
+            if part.spec.needs == "original" and given is None:
                 continue  # the metrics that read it say that there is no original model
             if part.of is None:
                 made[part.file] = self._scored(whose, model, part, given)
@@ -76,7 +76,7 @@ class EvaluationJobs:
 
     def _how(self, part: measuring.RecordPart) -> Generation:
         """How texts of a part are generated."""
-        return self.evaluation.sampling if part.kind == "samples" else self.evaluation.generation
+        return self.evaluation.sampling if part.spec.settings == "sampling" else self.evaluation.generation
 
     def _limited(self, part: measuring.RecordPart) -> Generation:
         """The same, no longer than the benchmark allows."""
@@ -85,20 +85,20 @@ class EvaluationJobs:
     def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
         """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
         how = self._how(part)
-        writes = part.kind in ("texts", "samples")
+        writes = part.spec.settings is not None
         parents = {} if model is None else {"model": model}
         decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
         limits = self.setting.benchmark.generation.get(part.rows)
         if writes and limits is not None:
             decides["limits"] = limits
-        if part.kind == "agreement":
+        if part.spec.needs == "original":
             if isinstance(original, Job):
                 parents["original"] = original
             else:
                 decides["original"] = source_identity(str(original), None)
 
         def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            other = str(parents.get("original", original))
+            other = None if original is None else str(parents.get("original", original))
             source = self._source(parents)
             return measuring.score(folder, source, self.setting, part, how, self._held, progress, original=other)
 
@@ -116,7 +116,7 @@ class EvaluationJobs:
             parents=parents,
             do=do,
             estimate=self._estimates[part],
-            together=part.kind in ("tokens", "texts", "samples"),
+            together=part.spec.collective,
         )
 
     def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:

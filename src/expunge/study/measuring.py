@@ -1,111 +1,76 @@
-"""What jobs that read models do: records of rows, a part for each kind, and the metrics over them."""
+"""The work of jobs that measure models: one kind of records of one set each, and the metrics over them.
+
+The jobs load models and store tables; `evaluation.evaluator` scores.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from expunge.benchmarks import Limits
-from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link
-from expunge.core.fingerprints import fingerprint
-from expunge.core.records import (
-    AGREEMENT,
-    GRADS,
-    TEXTS,
-    TOKENS,
-    GeneratedText,
-    agreement_records,
-    grad_records,
-    similarity_records,
-    text_records,
-    texts_table,
-    token_records,
-)
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.evaluation.agreement import score_agreement
 from expunge.evaluation.config import Generation
-from expunge.evaluation.distributed import generate_texts_sharded, score_tokens_sharded, this_rank_shard
-from expunge.evaluation.gradients import score_grads
+from expunge.evaluation.evaluator import TOKENIZER, limited, marked, results_of, rows_where, tokenizer_mark
+from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts
 from expunge.evaluation.loglikelihood import TRUNCATED, check_context, encode_items, wanted_variants
 from expunge.evaluation.prompts import make_prompts
-from expunge.evaluation.similarity import Embedder, score_similarity
-from expunge.evaluation.speculative import DraftTexts, drafts_of
+from expunge.evaluation.similarity import Embedder
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.compute import OptionalRecords, Texts, compute, requests, with_parents
+from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
 from expunge.study.job import Progress
-from expunge.study.task_context import TOKENIZER, TaskContext
+from expunge.study.task_context import TaskContext
 
-COLUMNS: Mapping[str, Sequence[str]] = {
-    "tokens": TOKENS.names,
-    "texts": TEXTS.names,
-    "samples": TEXTS.names,
-    "grads": GRADS.names,
-    "agreement": AGREEMENT.names,
-}
-
-
-@dataclass(frozen=True)
-class RecordPart:
-    """One kind of records of one set of rows. Each is a job of its own, so asking for another redoes none.
-
-    kind: tokens, texts, samples, grads, agreement, or the similarity of texts or samples. names: the answers read.
-    """
-
-    rows: str
-    kind: str
-    names: tuple[str, ...]
-
-    @property
-    def file(self) -> str:
-        """The name of its file."""
-        return f"{self.rows}.{self.kind}.parquet"
-
-    @property
-    def of(self) -> str | None:
-        """The kind of records a similarity is taken of."""
-        stem, _, last = self.kind.rpartition("_")
-        return stem if last == "similarity" else None
+__all__ = [
+    "COLUMNS",
+    "ModelCache",
+    "RecordPart",
+    "check_lengths",
+    "compare_texts",
+    "gather",
+    "limited",
+    "measure",
+    "parts",
+    "rows_where",
+    "score",
+    "tokenizer_mark",
+    "tokenizer_of",
+    "units",
+]
 
 
-def parts(panel: Sequence[Metric]) -> list[RecordPart]:
-    """What the panel reads, a part for each set of rows and kind of records."""
-    wanted = requests(panel)
-    kinds = {
-        "tokens": wanted.tokens,
-        "texts": wanted.texts,
-        "samples": wanted.samples,
-        "grads": wanted.grads,
-        "agreement": wanted.agreement,
-        "texts_similarity": wanted.similar_texts,
-        "samples_similarity": wanted.similar_samples,
-    }
-    return [RecordPart(rows, kind, names) for kind, of in kinds.items() for rows, names in of.items()]
+class _Columns(dict[str, Sequence[str]]):
+    """What a job's key holds of each kind, also of kinds that a plugin registers later."""
+
+    def __missing__(self, kind: str) -> Sequence[str]:
+        return find_kind(kind).key
+
+
+COLUMNS: Mapping[str, Sequence[str]] = _Columns()
 
 
 class ModelCache:
-    """The model that was read last for scoring: the parts of one model follow one another, and so read it once.
+    """Cache the last loaded model, so consecutive scoring jobs of one model load it once.
 
-    drafts: what its scores have shown of its texts, by the fingerprint of the rows.
+    tokens: its token records of the true answers, by the fingerprint of the examples; generation reads ahead in them.
     """
 
     def __init__(self) -> None:
         self._source: str | None = None
         self._model: Any = None
-        self.drafts: dict[str, DraftTexts] = {}
+        self.tokens: dict[str, pa.Table] = {}
 
     def model(self, source: str, setting: TaskContext) -> Any:
-        """The model of a source."""
+        """Return the model of a source."""
         if source != self._source:
             self.drop()
             self._model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
@@ -113,9 +78,9 @@ class ModelCache:
         return self._model
 
     def drop(self) -> None:
-        """Let go of it."""
+        """Release the model."""
         self._source = self._model = None
-        self.drafts.clear()
+        self.tokens.clear()
 
 
 def score(
@@ -129,7 +94,7 @@ def score(
     *,
     original: str | None = None,
 ) -> dict[str, Any]:
-    """Records of one part: each answer read once, or each question answered as `generation` says.
+    """Compute the records of one part and write them; return the facts for the job's record.
 
     original: the model that agreement compares with.
     """
@@ -144,27 +109,25 @@ def score(
         done += n
         progress(done, total)
 
+    def load_original() -> Any:
+        return load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
+
+    inputs = ScoringInputs(
+        model=model,
+        examples=rows,
+        names=part.names,
+        encoder=encoder,
+        generation=limited(generation, setting.benchmark.generation.get(part.rows)),
+        original=None if original is None else load_original,
+        tokens=held.tokens.get(rows.fingerprint()),
+        progress=step,
+    )
+    table = part.spec.compute(inputs)
     facts: dict[str, Any] = {"units": total}
     if part.kind == "tokens":
-        table = score_tokens_sharded(model, rows, part.names, encoder, this_rank_shard(), progress=step)
-        scored = token_records(table.filter(pc.equal(table["variant"], "answer")))
-        held.drafts[rows.fingerprint()] = drafts_of(scored, "answer")
+        held.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
-    elif part.kind == "grads":
-        table = score_grads(model, rows, part.names, encoder, progress=step)
-    elif part.kind == "agreement":
-        other = load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
-        table = score_agreement(model, other, rows, part.names, encoder, progress=step)
-    else:
-        limits = setting.benchmark.generation.get(part.rows)
-        how = limited(generation, limits)
-        known = held.drafts.get(rows.fingerprint())
-        made = generate_texts_sharded(
-            model, rows, "answer", encoder, how, this_rank_shard(), progress=step, drafts=known
-        )
-        table = texts_table(made)
-    mark = {TOKENIZER.encode(): tokenizer_mark(encoder.tokenizer).encode()}
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **mark}), folder / part.file)
+    pq.write_table(marked(table, tokenizer_mark(encoder.tokenizer)), folder / part.file)
     return facts
 
 
@@ -173,28 +136,25 @@ def check_lengths(
 ) -> None:
     """Raise DataError for a row of a part that is longer than a model's context."""
     rows = setting.benchmark.sets[part.rows]
-    if part.kind in ("texts", "samples"):
+    if part.spec.settings is not None:
         make_prompts(rows, encoder, generation, context, None)
     else:
         check_context(context, rows.name, encode_items(rows, part.names, encoder))
-
-
-def limited(generation: Generation, limits: Limits | None) -> Generation:
-    """How a set is generated from: as the settings say, but no longer than the benchmark allows."""
-    if limits is None:
-        return generation
-    n = min(generation.max_new_tokens, limits.max_new_tokens)
-    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
 
 
 def compare_texts(
     folder: Path, texts: Path, setting: TaskContext, part: RecordPart, embedder: str, progress: Progress
 ) -> dict[str, Any]:
     """The similarity of stored generations to the named answers. The model itself is not read."""
-    made = text_records(pq.read_table(_made(texts)))
-    table = score_similarity(
-        Embedder(embedder, pick_device(setting.model.device)), made, setting.benchmark.sets[part.rows], part.names
+    inputs = ScoringInputs(
+        model=None,
+        examples=setting.benchmark.sets[part.rows],
+        names=part.names,
+        encoder=None,  # type: ignore[arg-type]  # texts are compared, no model reads
+        embedder=Embedder(embedder, pick_device(setting.model.device)),
+        source=pq.read_table(_made(texts)),
     )
+    table = part.spec.compute(inputs)
     pq.write_table(table, folder / part.file)
     progress(1, 1)
     return {"compared": table.num_rows}
@@ -217,14 +177,9 @@ def _made(folder: Path) -> Path:
     return file
 
 
-def tokenizer_mark(tokenizer: Any) -> str:
-    """What makes two tokenizers the same for records: the ids of all tokens, and the one that ends a text."""
-    return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
-
-
 def units(part: RecordPart, rows: ExampleSet, generation: Generation) -> int:
     """How many answers or prompts a part reads."""
-    if part.kind in ("texts", "samples"):
+    if part.spec.settings is not None:
         return len(rows.rows) * generation.samples
     return sum(len(wanted_variants(r, part.names)) for r in rows.rows)
 
@@ -260,44 +215,9 @@ def _compute(
     retain: Mapping[str, MetricResult] | None,
     shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
-    """The panel over the records that are there; a metric whose records are not is missing, and says so."""
-    wanted = requests(panel)
-    sets = setting.benchmark.sets
-    read = {p: pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
-    of = {(p.rows, p.kind): table for p, table in read.items()}
-    extra = OptionalRecords(
-        samples=_texts(of, "samples", wanted.samples, sets),
-        grads={rows: grad_records(of[rows, "grads"]) for rows in wanted.grads if (rows, "grads") in of},
-        agreement={
-            rows: agreement_records(of[rows, "agreement"]) for rows in wanted.agreement if (rows, "agreement") in of
-        },
-        kept={m.name: rows_where(sets[m.rows], m) for m in panel if m.rows and m.where},
-        shadows=shadows,
-    )
-    tokens = {rows: token_records(of[rows, "tokens"]) for rows in wanted.tokens if (rows, "tokens") in of}
-    return compute(panel, tokens, _texts(of, "texts", wanted.texts, sets), retain, extra)
-
-
-def _texts(
-    of: Mapping[tuple[str, str], Any], kind: str, wanted: Mapping[str, tuple[str, ...]], sets: Mapping[str, ExampleSet]
-) -> Texts:
-    """Generations by rows and answer held against, beside their similarity to it where that was measured."""
-    out: dict[tuple[str, str], list[GeneratedText]] = {}
-    for name, references in wanted.items():
-        if (name, kind) not in of:
-            continue
-        made = text_records(of[name, kind])
-        near = similarity_records(of[name, f"{kind}_similarity"]) if (name, f"{kind}_similarity") in of else {}
-        rows = {r.row_id: r for r in sets[name].rows}
-        for variant in references:
-            cosine = near.get(variant, {})
-            out[name, variant] = [
-                dataclasses.replace(
-                    t, reference=rows[t.row_id].answers[variant], similarity=cosine.get((t.row_id, t.sample))
-                )
-                for t in made
-            ]
-    return out
+    """The panel over the records of a folder."""
+    tables = {(p.rows, p.kind): pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
+    return results_of(panel, tables, setting.benchmark.sets, retain, shadows)
 
 
 def tokenizer_of(records: Path) -> str | None:
@@ -307,22 +227,3 @@ def tokenizer_of(records: Path) -> str | None:
         if found:
             return str(found.decode())
     return None
-
-
-def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
-    """The rows a metric's `where` leaves. Raises ConfigError for a key that no row's meta has."""
-    kept = {r.row_id for r in rows}
-    known = sorted({key for r in rows for key in r.meta})
-    for written, value in metric.where.items():
-        key = written.removeprefix("!")
-        if key not in known:
-            raise ConfigError(
-                f"metric {metric.name}: where.{written}: no row of {rows.name} has such a key{nearest(key, known)}"
-            )
-        wanted = value if isinstance(value, list | tuple) else [value]
-        matched = set()
-        for row in rows:
-            held = row.meta.get(key)
-            matched |= {row.row_id} if any(v in wanted for v in (held if isinstance(held, list) else [held])) else set()
-        kept = kept - matched if written.startswith("!") else kept & matched
-    return frozenset(kept)

@@ -26,17 +26,21 @@ MARK = ".expunge-key"
 
 
 def refresh(
-    place: Path, retain_logs_path: str | None = None, extras: Sequence[str] | None = None
+    place: Path,
+    retain_logs_path: str | None = None,
+    extras: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, float | None]:
     """Compute the panel again for a folder that `expunge eval` or `expunge unlearn` has written.
 
-    place: the folder, or its EVAL.json. retain_logs_path, extras: in place of the retain log and the groups of metrics
-    (`eval.extras`) the folder was made with. The results files and the stored settings are replaced; records and
-    weights stay. A metric whose records were never made is missing and says so. Returns the summary. Raises ConfigError
-    or DataError where the folder is not such a one, or the rows are not those that were scored.
+    place: the folder, or its EVAL.json. retain_logs_path, extras, metrics: in place of the retain log, the groups of
+    metrics (`eval.extras`) and the further metrics (`eval.metrics`) the folder was made with. The
+    results files and the stored settings are replaced; records and weights stay. A metric whose records were never made
+    is missing and says so. Returns the summary. Raises ConfigError or DataError where the folder is not such a one, or
+    the rows are not those that were scored.
     """
     folder, evals = _folders(place)
-    single = _settings(folder, extras)
+    single = _settings(folder, {"extras": extras, "metrics": metrics})
     if retain_logs_path is not None:
         single = dataclasses.replace(single, retain_logs_path=retain_logs_path)
     setting = resolve_task(single)
@@ -73,8 +77,8 @@ def _folders(place: Path) -> tuple[Path, Path]:
     )
 
 
-def _settings(folder: Path, extras: Sequence[str] | None) -> SingleJob:
-    """The settings stored with a folder; with other groups of metrics, where these are named."""
+def _settings(folder: Path, changed: Mapping[str, Sequence[str] | None]) -> SingleJob:
+    """Return the settings stored with a folder, with other lists of metrics if these are given."""
     try:
         tree = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -85,8 +89,9 @@ def _settings(folder: Path, extras: Sequence[str] | None) -> SingleJob:
     model = tree.get("model")
     if template is not None and isinstance(model, dict):
         tree["model"] = {**model, "template_args": template}
-    if extras is not None:
-        tree["eval"] = {**(tree.get("eval") or {}), "extras": list(extras)}
+    named = {key: list(names) for key, names in changed.items() if names is not None}
+    if named:
+        tree["eval"] = {**(tree.get("eval") or {}), **named}
     return decode_task(SingleJob, tree)
 
 

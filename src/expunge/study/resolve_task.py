@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
@@ -9,6 +10,7 @@ from expunge.benchmarks.extras import with_extras
 from expunge.core.errors import DataError
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.evaluation.config import check_backend
+from expunge.metrics.added import added_metrics
 from expunge.models.config import check_source
 from expunge.study import harness
 from expunge.study.config import TaskConfig
@@ -50,6 +52,8 @@ def resolve_task(task: TaskConfig) -> TaskContext:
         if named is not None:
             check_source(named, f"eval.{key}")
     benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
+    added = added_metrics(task.eval.metrics, benchmark.panel, benchmark.sets)
+    benchmark = dataclasses.replace(benchmark, panel=(*benchmark.panel, *added))
     setting = with_part(TaskContext(benchmark, task.model, task.template_args, refusals), task.eval.rows)
     return setting if task.data.request is None else narrowed(setting, task.data.request)
 

@@ -11,12 +11,11 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoder, Template
+from expunge.evaluation.evaluator import TOKENIZER
 from expunge.methods.objective import Objective
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source
 from expunge.models.load import load_tokenizer
-
-TOKENIZER = "tokenizer"  # in the metadata of records: which tokenizer the model read with
 
 
 @dataclass(frozen=True)

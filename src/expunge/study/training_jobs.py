@@ -163,7 +163,7 @@ class TrainingJobs(EvaluationJobs):
         return {
             "panel": panel_identity(panel),
             **({"retain_logs": self._retain_log(retain_file)[1]} if retain_file else {}),
-            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted({*wanted.tokens, *wanted.texts})},
+            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted(wanted.rows)},
             **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
             **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
         }
@@ -188,7 +188,7 @@ class TrainingJobs(EvaluationJobs):
             )
         wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
         sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
-        longest = max((len(sets[name]) for name in {*wanted.tokens, *wanted.texts}), default=0)
+        longest = max((len(sets[name]) for name in wanted.rows), default=0)
         if n_rows is not None and n_rows < longest:
             raise ConfigError(
                 f"trainer.args.evaluate.rows: {n_rows} of up to {longest} rows are evaluated, and retain_logs_path has "

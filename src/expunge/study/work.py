@@ -16,10 +16,6 @@ from expunge.benchmarks import Benchmark
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import write_text
-from expunge.core.records import (
-    text_records,
-    token_records,
-)
 from expunge.data.examples import ExampleSet
 from expunge.data.stories import TokenDataset, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
@@ -33,7 +29,7 @@ from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
 from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 from expunge.study.job import Progress
-from expunge.study.measuring import parts, rows_where
+from expunge.study.measuring import parts
 from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable, as_lines
@@ -215,16 +211,12 @@ def evaluated(
     """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
     results on all rows."""
     watched = setting.watched or setting.benchmark
-    sets = watched.sets
     metrics = watched_metrics(watched, args)
-    kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
-    panel = MetricSuite(metrics, sets, encoder, generation, args.n_rows, kept)
+    panel = MetricSuite(metrics, watched.sets, encoder, generation, args.n_rows, limits=watched.generation)
     if not isinstance(retain, Path):
         return dataclasses.replace(panel, retain=retain)
-    read = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
-    tokens = {rows: token_records(table) for (rows, kind), table in read.items() if kind == "tokens"}
-    texts = {rows: text_records(table) for (rows, kind), table in read.items() if kind == "texts"}
-    return dataclasses.replace(panel, retain=panel.results(tokens, texts))
+    tables = {(p.rows, p.kind): pq.read_table(retain / p.file) for p in parts(metrics)}
+    return dataclasses.replace(panel, retain=panel.results(tables))
 
 
 def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.args.evaluate") -> tuple[str, ...]:

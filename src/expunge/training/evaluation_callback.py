@@ -1,13 +1,11 @@
-"""Evaluation while a run goes on: a panel of metrics over a bounded number of rows, and the choice of the best model.
+"""Evaluation during training: a suite of metrics over a bounded number of examples, and the choice of the best model.
 
-The panel is asked through `MetricSuite`, which the caller makes from a benchmark's metrics and rows; the loop asks it
-for
-numbers, and knows neither. Nothing here touches the state of a random generator that training draws from.
+The caller makes a `MetricSuite` from a benchmark's metrics and examples; the training loop calls it. Nothing here
+changes the state of a random generator that training draws from.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,14 +16,13 @@ from torch import Tensor
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.numbers import finite
-from expunge.core.records import GeneratedText, TokenRecords, token_records
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.config import Generation
-from expunge.evaluation.distributed import RankShard, generate_texts_sharded, score_tokens_sharded, this_rank_shard
-from expunge.evaluation.speculative import drafts_of
+from expunge.evaluation.evaluator import Evaluator, GenerationLimits, Tables
+from expunge.evaluation.kinds import find_kind
 from expunge.metrics.api import Metric, MetricResult
-from expunge.metrics.compute import OptionalRecords, Texts, compute, in_order, requests, with_parents
+from expunge.metrics.compute import in_order, requests, with_parents
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import EvaluateArgs, SelectionRule
 from expunge.training.eval_losses import GenerationTable
@@ -33,6 +30,7 @@ from expunge.training.randomness import kept_random
 
 FAST = ("probability", "truth_ratio", "extraction_strength")  # families of the fast panel
 SIDES = ("forget", "retain")  # how the names of its rows begin
+FORWARD = 2.0  # operations per parameter and token of a forward
 
 
 def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "trainer.args.evaluate") -> list[Metric]:
@@ -78,12 +76,15 @@ def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "tra
 
 
 def _able(metric: Metric) -> bool:
-    return not (metric.grads or metric.agreement or metric.sampled or metric.similar or metric.shadows)
+    """Return whether a metric reads no more than forwards and greedy generations of the model itself."""
+    read = [find_kind(kind) for kind in metric.reads]
+    cheap = all(k.needs is None and k.settings != "sampling" and (k.cost <= FORWARD or k.settings) for k in read)
+    return cheap and not metric.shadows
 
 
 def _fast(metric: Metric) -> bool:
     plain = metric.family != "probability" or metric.tokens == ("answer",)
-    return metric.family in FAST and plain and metric.texts is None and (metric.rows or "").startswith(SIDES)
+    return metric.family in FAST and plain and set(metric.reads) == {"tokens"} and (metric.rows or "").startswith(SIDES)
 
 
 def utility_of(args: EvaluateArgs) -> str:
@@ -98,75 +99,53 @@ def forget_of(args: EvaluateArgs) -> str:
 
 @dataclass(frozen=True)
 class MetricSuite:
-    """Metrics with the rows they read, ready to be asked of a model again and again.
-
-    sets: the sets of rows by name. rows: at most so many of each. kept: metric -> the rows its `where` leaves. retain:
-    the retain model's results on the same rows, where there is one.
-    """
+    """Metrics with the examples they read, for a model that is evaluated again and again during training."""
 
     metrics: Sequence[Metric]
+    """The metrics, with those that they read."""
     sets: Mapping[str, ExampleSet]
+    """The examples by name."""
     encoder: Encoder
+    """The template and the tokenizer."""
     generation: Generation
+    """How texts are generated."""
     rows: int | None = None
-    kept: Mapping[str, Collection[int]] = field(default_factory=dict)
-    retain: Mapping[str, MetricResult] | None = None
+    """At most so many examples of each set are read. None: all."""
+    retain: Mapping[str, MetricResult] | None = field(default=None, kw_only=True)
+    """The retain model's results on the same examples, if there is one."""
+    limits: Mapping[str, GenerationLimits] = field(default_factory=dict, kw_only=True)
+    """The benchmark's limits on generations, by set."""
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Return the evaluator that scores the model, the one that evaluation jobs use."""
+        return Evaluator(
+            metrics=self.metrics,
+            sets=self.sets,
+            encoder=self.encoder,
+            generation=self.generation,
+            limits=self.limits,
+            n_rows=self.rows,
+        )
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Each metric's value, NaN where it is missing. The model and all random generators are left as they were.
+        """Return each metric's value, NaN if it is missing. The model and all random generators are left as they were.
 
-        Several processes share the rows, and all get the same values. A model in shards reads every row in each
-        process, for all must take part in each of its forwards.
+        Several processes share the examples, and all get the same values. A model in shards reads every example in each
+        process, because all processes must take part in each of its forwards.
         """
-        shard = RankShard() if distributed.sharded() else this_rank_shard()
-        wanted = requests(self.metrics)
-        was_training = model.training
         with kept_random():
-            tokens = {
-                rows: token_records(score_tokens_sharded(model, self._cut(rows), names, self.encoder, shard))
-                for rows, names in wanted.tokens.items()
-            }
-            known = {rows: drafts_of(tokens[rows], "answer") for rows in wanted.texts if rows in tokens}
-            made = {
-                rows: generate_texts_sharded(
-                    model, self._cut(rows), "answer", self.encoder, self.generation, shard, drafts=known.get(rows)
-                )
-                for rows in wanted.texts
-            }
-        model.train(was_training)
-        return {name: result.value for name, result in self.results(tokens, made).items()}
+            tables = self.evaluator.score(model, whole=bool(distributed.sharded()))
+        return {name: result.value for name, result in self.results(tables).items()}
 
-    def results(
-        self, tokens: Mapping[str, TokenRecords], made: Mapping[str, Sequence[GeneratedText]]
-    ) -> dict[str, MetricResult]:
-        """The metrics over records, cut to the rows of this panel; a model's that was scored elsewhere as well."""
-        texts: Texts = {
-            (rows, answer): [
-                dataclasses.replace(t, reference=self.sets[rows].rows[t.row_id].answers[answer])
-                for t in made[rows]
-                if t.row_id < self.n_rows(rows)
-            ]
-            for rows, answers in requests(self.metrics).texts.items()
-            if rows in made
-            for answer in answers
-        }
-        cut = {rows: of.of_rows(range(self.n_rows(rows))) for rows, of in tokens.items()}
-        return compute(self.metrics, cut, texts, self.retain, OptionalRecords(kept=self.kept))
-
-    def n_rows(self, rows: str) -> int:
-        """How many rows of a set are read: the first so many."""
-        n = len(self.sets[rows].rows)
-        return n if self.rows is None else min(n, self.rows)
-
-    def _cut(self, rows: str) -> ExampleSet:
-        whole = self.sets[rows]
-        return dataclasses.replace(whole, rows=whole.rows[: self.n_rows(rows)])
+    def results(self, tables: Tables) -> dict[str, MetricResult]:
+        """Return the metrics over (rows, kind) -> records, cut to the examples of this suite."""
+        return self.evaluator.results(tables, self.retain)
 
     @property
     def read(self) -> dict[str, int]:
-        """The sets of rows that are read, and how many rows of each."""
-        wanted = requests(self.metrics)
-        return {rows: self.n_rows(rows) for rows in sorted({*wanted.tokens, *wanted.texts})}
+        """Return the sets that are read, and the number of examples of each."""
+        return {rows: len(self.evaluator.examples(rows)) for rows in sorted(requests(self.metrics).rows)}
 
 
 @dataclass(frozen=True)

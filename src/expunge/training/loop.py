@@ -23,6 +23,7 @@ from expunge.data.template import Encoded
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
 from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
+from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
@@ -52,6 +53,7 @@ def train(
     checkpoints: Path | None = None,
     logged: Logged | None = None,
     after_step: AfterStep | None = None,
+    callbacks: CallbackBridge | None = None,
 ) -> TrainResult:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -65,7 +67,7 @@ def train(
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
     machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each
     line of the log as it is made, and its speed. after_step: is called after each step and its evaluation, and may end
-    the run.
+    the run. callbacks: receives the events of every phase for transformers' callbacks.
     """
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
@@ -73,7 +75,7 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     asked_of = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
     meter = ThroughputMeter(step_flops(model, args.peak_tflops, half=args.bf16 or args.fp16))
-    run = RunState(model, len(phases), watch, progress, meter, logged, after_step=after_step)
+    run = RunState(model, len(phases), watch, progress, meter, logged, after_step=after_step, callbacks=callbacks)
     _find(run, checkpoints, args)
     place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
@@ -146,6 +148,8 @@ def _trainer(
     if phase.step is not None:
         trainer.wrap(phase.step, serve)
     trainer.go_on_from(found)
+    if run.callbacks is not None:  # first, so that their requests are known when the step is evaluated
+        trainer.add_callback(run.callbacks.of_phase(trainer))
     trainer.add_callback(StepCallback(trainer))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer

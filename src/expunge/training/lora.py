@@ -63,8 +63,7 @@ def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
 
     Raises ConfigError if a target module is not there, or shares its weights with the embeddings.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     targets: Any = args.target_modules
     if not isinstance(targets, str):
@@ -79,6 +78,19 @@ def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
         task_type="CAUSAL_LM",
         fan_in_fan_out=_transposed(model, targets),
     )
+    return with_adapters(model, config, seed)
+
+
+def with_adapters(model: Any, config: Any, seed: int) -> Any:
+    """Return the model under a peft wrapper of any peft configuration, its adapters drawn from `seed` alone.
+
+    Raises ConfigError if the model has adapters already.
+    """
+    import torch
+    from peft import get_peft_model
+
+    if hasattr(model, "peft_config"):
+        raise ConfigError("peft_config: the model has adapters already; merge them (merge_and_unload), or leave it out")
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         # peft reads an attribute by the name it had before transformers renamed it

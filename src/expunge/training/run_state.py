@@ -13,6 +13,7 @@ import torch
 
 from expunge.core import distributed
 from expunge.core.errors import JobError
+from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State, of_each, put_weights, trained_weights
 from expunge.training.evaluation_callback import EvalCallback, EvalPoint
 from expunge.training.fsdp import trained_on
@@ -62,6 +63,7 @@ class RunState:
     checkpoints: Checkpoints | None = None
     found: State | None = None
     after_step: AfterStep | None = None
+    callbacks: CallbackBridge | None = None
     stopped: bool = False  # by patience, or by after_step
     resumed_at: int | None = None
 

@@ -24,7 +24,7 @@ def rows(name: str, *questions: str) -> ExampleSet:
 
 
 def setting(**sets: ExampleSet) -> TaskContext:
-    panel = tuple(Metric(f"m_{name}", "probability", rows=name, tokens=("answer",)) for name in sets)
+    panel = tuple(Metric(f"m_{name}", "probability", rows=name, reads={"tokens": ("answer",)}) for name in sets)
     all_sets = {**sets, "retain": rows("retain", "x", "y")}
     made = Benchmark("b", "s", all_sets, panel, full_sets=("full",), retain_sets=("retain",), forget_set="forget")
     return TaskContext(made, ModelConfig(preset="llama-64k"), Template())

@@ -36,8 +36,8 @@ class MUDMAN:
 
     Cost per step: relearn_steps + 2 forwards and backwards, and two further copies of the trained weights.
 
-    Pitfalls: the log shows the adversary's forget loss, not the model's. The adversary uses plain gradient descent. With
-    forget_norm set, gamma has no effect on the result. Adam divides much of a gradient's size out again, so the
+    Pitfalls: the log shows the adversary's forget loss, not the model's. The adversary uses plain gradient descent. If
+    forget_norm is set, gamma has no effect on the result. Adam divides much of a gradient's size out again, so the
     normalisation counts most with optim=sgd.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=mudman

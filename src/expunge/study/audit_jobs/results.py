@@ -61,7 +61,7 @@ def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, di
         rows = {m.rows for m in probe.panel if m.rows}
         for step in probe.change.steps:
             tokens = {name: token_records(pq.read_table(folder / tokens_file(name, step))) for name in rows}
-            out[f"{probe.name}@{step}"] = compute(probe.panel, tokens, {})
+            out[f"{probe.name}@{step}"] = compute(probe.panel, {"tokens": tokens})
     return out
 
 

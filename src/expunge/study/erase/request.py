@@ -207,7 +207,7 @@ def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, Tra
         sets["retain_eval"] = continuations(some(whole, ids, "retain_eval"), "retain_eval", where)
         panel = rows_panel(sets, truth_ratio=study.eval.truth_ratio)
         if HOLDOUT in sets:
-            panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, tokens=("answer",)))
+            panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
         benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=panel)
         made.append(TrainingJobs(dataclasses.replace(setting, benchmark=benchmark), study.eval))
     return made[0], made[1]

@@ -1,0 +1,18 @@
+"""NPO in ten lines: a model, what to forget, what to keep."""
+
+from tiny import full_model
+
+import expunge
+
+benchmark, tokenizer, model = full_model()
+forget = [{"question": row.question, "answer": row.answer} for row in benchmark.sets["forget"]]
+retain = [{"question": row.question, "answer": row.answer} for row in benchmark.sets["retain"]]
+
+args = expunge.NPOConfig(
+    beta=0.1, learning_rate=2e-3, num_train_epochs=10, gradient_accumulation_steps=1, generation={"max_new_tokens": 16}
+)
+trainer = expunge.UnlearnTrainer(model, args, forget_dataset=forget, retain_dataset=retain, processing_class=tokenizer)
+before = trainer.evaluation()
+trainer.train()
+after = trainer.evaluation()
+print(expunge.compare(before, after, metrics=["forget_Q_A_Prob", "retain_Q_A_Prob"]))

@@ -1,0 +1,281 @@
+"""`audit`: every audit on models in memory. Nothing is written, and no model that is given is changed.
+
+An audit asks for probes (`expand`) and reads their results (`read`). Here the probes run one after another in this
+process, on the audited model and on its controls.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from expunge.audits.api import (
+    Analysis,
+    Audit,
+    AuditFindings,
+    AuditInputs,
+    AuditOutputs,
+    AuditPlan,
+    AuditProbe,
+    Change,
+    Finding,
+    Nf4Spec,
+    RelearnSpec,
+    audit_name,
+    make_audit,
+)
+from expunge.core.errors import ConfigError, nearest
+from expunge.metrics.api import MetricResult
+
+if TYPE_CHECKING:
+    from expunge.data.template import Encoder, Template
+    from expunge.evaluation.config import Generation
+
+CONTROLS = ("retain", "full")
+DEFAULT_AUDITS = ("relearn", "quantize", "prompting", "exposure", "probe")
+COLUMNS = (
+    "value", "low", "high", "retain", "full", "position", "position_low", "position_high", "verdict", "note",
+)  # fmt: skip
+
+
+class AuditReport(Mapping[str, tuple[Finding, ...]]):
+    """The findings of every audit of one model: a mapping from an audit's name to its findings.
+
+    Attributes:
+        controls: The roles of the models that the findings are compared with.
+    """
+
+    def __init__(self, findings: Mapping[str, AuditFindings], controls: Sequence[str]) -> None:
+        self._findings = dict(findings)
+        self.controls = tuple(controls)
+
+    def __getitem__(self, name: str) -> tuple[Finding, ...]:
+        if name not in self._findings:
+            raise KeyError(f"no audit named {name!r}{nearest(name, self._findings)}")
+        return self._findings[name].readings
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._findings)
+
+    def __len__(self) -> int:
+        return len(self._findings)
+
+    def examples(self, name: str) -> Any:
+        """Return an audit's table of examples as a DataFrame; it is empty for an audit without one."""
+        import pandas as pd
+
+        self[name]
+        return pd.DataFrame({key: list(column) for key, column in self._findings[name].rows.items()})
+
+    def to_pandas(self) -> Any:
+        """Return one line per finding: value with its 95 % interval, the controls, the position and the verdict.
+
+        The position is 0 for a model like the retain model and 1 for one like the full model.
+        """
+        import pandas as pd
+
+        lines = [
+            {"audit": name, "finding": one.name, **{key: getattr(one, key) for key in COLUMNS}}
+            for name, readings in self.items()
+            for one in readings
+        ]
+        return pd.DataFrame(lines, columns=["audit", "finding", *COLUMNS])
+
+    def __repr__(self) -> str:
+        lines = [f"AuditReport(controls: {', '.join(self.controls) or 'none'})"]
+        for name, readings in self.items():
+            for one in readings:
+                place = "" if math.isnan(one.position) else f", position {one.position:.2f}"
+                value = "" if math.isnan(one.value) else f" {one.value:.3g}{place}"
+                note = f" ({one.note})" if math.isnan(one.value) and one.note else ""
+                lines.append(f"  {name} {one.name}:{value} {one.verdict}{note}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas().to_html(index=False, float_format=lambda x: f"{x:.3g}", na_rep=""))
+
+
+def audit(
+    model: Any,
+    tokenizer: Any = None,
+    audits: Sequence[str | Mapping[str, Any] | Audit] | str = DEFAULT_AUDITS,
+    *,
+    forget: Any,
+    retain: Any = None,
+    holdout: Any = None,
+    controls: Mapping[str, Any] | None = None,
+    template: Template | Mapping[str, Any] | None = None,
+    generation: Generation | Mapping[str, Any] | None = None,
+    sampling: Generation | Mapping[str, Any] | None = None,
+    learning_rate: float = 1e-5,
+) -> AuditReport:
+    """Try to bring back what a model has forgotten, and compare it with two controls.
+
+    Each audit does the same to the model and to both controls: the retain model, which never saw the forget examples,
+    and the full model, which knows them. A model that has forgotten behaves like the retain model (position 0).
+
+    Args:
+        model: The audited model, or its name. It is not changed.
+        tokenizer: Its tokenizer. A model given by name needs none.
+        audits: Names ("relearn"), settings with a name ({"name": "relearn", "rows": 4}), or audit objects.
+        forget: The examples that were forgotten: any data that `evaluate` reads.
+        retain: Examples that the model should still know. Relearning, few-shot prompts and probes draw from them.
+        holdout: Examples like those to be forgotten that no model has seen; for membership attacks.
+        controls: The control models by role: {"retain": model, "full": model}. Without them there is no verdict.
+        template: How an example becomes text, as for `evaluate`.
+        generation: How texts are generated, as for `evaluate`. None: greedy, 200 tokens at most.
+        sampling: The same for the several samples of a question (leak@k of the prompting audit). None: 8 samples.
+        learning_rate: Learning rate of the relearning audit, if its settings name none.
+
+    Returns:
+        The findings by audit. `to_pandas()` is a table with positions between the controls and verdicts.
+
+    Raises:
+        ConfigError: If an audit, a setting or a control is wrong, before any model is read.
+        DataError: If the examples cannot be read.
+    """
+    made = _audits(audits)
+    for role in controls or {}:
+        if role not in CONTROLS:
+            raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
+    from expunge.benchmarks.in_memory import in_memory_benchmark
+    from expunge.data.template import Encoder
+    from expunge.evaluation.evaluator import SAMPLING, resolve_generation, resolve_model, resolve_template
+
+    texts = (
+        resolve_generation(generation),
+        resolve_generation(sampling, default=SAMPLING, where="sampling"),
+    )
+    sets = in_memory_benchmark(forget=forget, retain=retain, holdout=holdout).sets
+    model, tokenizer = resolve_model(model, tokenizer)
+    models = {"model": model}
+    for role, given in (controls or {}).items():
+        models[role] = resolve_model(given, tokenizer)[0]
+    encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
+    tags = encoder.template.user_start_tag, encoder.template.user_end_tag + encoder.template.asst_start_tag
+    inputs = AuditInputs(
+        forget=sets["forget_eval"], retain=sets.get("retain"), holdout=sets.get("holdout"),
+        opens=("", "\n") if encoder.template.apply_chat_template else tags, samples=texts[1].samples,
+    )  # fmt: skip
+    probes = _Probes(models, encoder, learning_rate, texts)
+    names = [name for name, _ in made]
+    found: dict[str, AuditFindings] = {}
+    plans = [(name, one, one.expand(inputs)) for name, one in made]
+    for i, (name, one, plan) in enumerate(plans):
+        results = {role: probes.results(role, plan) for role in models}
+        key = name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
+        outputs = AuditOutputs(results["model"], results.get("retain"), results.get("full"))
+        found[key] = one.read(inputs, outputs)
+    return AuditReport(found, tuple(role for role in CONTROLS if role in models))
+
+
+def _audits(given: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[tuple[str, Audit]]:
+    """The audits with their names. Raises ConfigError."""
+    entries = [given] if isinstance(given, str | Mapping) else list(given)
+    if not entries:
+        raise ConfigError("audits: name at least one audit")
+    out = []
+    for i, entry in enumerate(entries):
+        made: Audit = make_audit(entry, f"audits[{i}]") if isinstance(entry, str | Mapping) else entry
+        if "nf4" in getattr(made, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
+        out.append((audit_name(made), made))
+    return out
+
+
+class _Probes:
+    """Runs probes on models in memory: the audited one under "model", the controls under their roles."""
+
+    def __init__(
+        self, models: Mapping[str, Any], encoder: Encoder, learning_rate: float, texts: tuple[Generation, Generation]
+    ) -> None:
+        self._models, self._encoder = models, encoder
+        self._learning_rate = learning_rate
+        self._generation, self._sampling = texts
+
+    def results(self, role: str, plan: AuditPlan) -> dict[str, Mapping[str, MetricResult]]:
+        """The results of every probe of a plan on one model; a relearning has one for each of its steps."""
+        out: dict[str, Mapping[str, MetricResult]] = {}
+        for probe in plan.probes:
+            change = probe.change
+            if isinstance(change, RelearnSpec):
+                out |= {f"{probe.name}@{step}": of for step, of in self._relearned(role, plan, probe, change).items()}
+            elif not isinstance(change, Analysis):
+                out[probe.name] = self._measured(self._changed(role, change), plan, probe)
+            elif all(control in self._models for control in change.beside):
+                out[probe.name] = self._analysed(role, plan, change)
+        return out
+
+    def _measured(self, model: Any, plan: AuditPlan, probe: AuditProbe) -> Mapping[str, MetricResult]:
+        from expunge.evaluation.evaluator import Evaluator
+
+        evaluator = Evaluator(
+            metrics=probe.panel, sets=plan.sets, encoder=self._encoder, generation=self._generation,
+            sampling=self._sampling,
+        )  # fmt: skip
+        return evaluator.results(evaluator.score(model))
+
+    def _analysed(self, role: str, plan: AuditPlan, analysis: Analysis) -> Mapping[str, MetricResult]:
+        def load(name: str) -> Any:
+            return self._models[role if name == "model" else name].eval()
+
+        return analysis.measure(load, {name: plan.sets[name] for name in analysis.sets}, self._encoder)
+
+    def _changed(self, role: str, change: Change) -> Any:
+        """The model of a role, or a changed copy of it."""
+        model = self._models[role]
+        if change is None:
+            return model
+        if isinstance(change, Nf4Spec):
+            return in_nf4(model)
+        if isinstance(change, RelearnSpec | Analysis):
+            raise TypeError(f"{type(change).__name__} makes no other weights")
+        other = copy.deepcopy(model)
+        other.load_state_dict(change(model.state_dict(), []))
+        return other
+
+    def _relearned(
+        self, role: str, plan: AuditPlan, probe: AuditProbe, change: RelearnSpec
+    ) -> dict[int, Mapping[str, MetricResult]]:
+        """The results after each of a relearning's steps. Its first steps are those of a shorter relearning."""
+        from transformers import TrainerCallback
+
+        from expunge.training.method_configs import FinetuneConfig
+        from expunge.training.unlearn_trainer import UnlearnTrainer
+
+        model = copy.deepcopy(self._models[role])
+        found = {0: self._measured(model, plan, probe)}
+
+        def measure(_: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step in change.steps:
+                found[state.global_step] = self._measured(model, plan, probe)
+
+        watch = type("MeasureSteps", (TrainerCallback,), {"on_step_end": measure})
+        rate = self._learning_rate if change.learning_rate is None else change.learning_rate
+        config = FinetuneConfig(
+            learning_rate=rate, max_steps=max(change.steps), per_device_train_batch_size=change.batch_size,
+            gradient_accumulation_steps=1, weight_decay=0.0, lr_scheduler_type="constant", group_by_length=False,
+            seed=change.seed, template=self._encoder.template, disable_tqdm=True,
+        )  # fmt: skip
+        UnlearnTrainer(
+            model, config, retain_dataset=plan.sets[change.rows], processing_class=self._encoder.tokenizer,
+            callbacks=[watch],
+        ).train()  # fmt: skip
+        return found
+
+
+def in_nf4(model: Any) -> Any:
+    """Return a copy whose linear weights, but for the LM head, are rounded to 4-bit NormalFloat by bitsandbytes."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    other = copy.deepcopy(model)
+    head = other.get_output_embeddings()
+    for module in other.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            packed, state = quantize_4bit(module.weight.data, quant_type="nf4", compress_statistics=True)
+            module.weight.data = dequantize_4bit(packed, state).to(module.weight.dtype)
+    return other

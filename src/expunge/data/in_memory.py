@@ -1,0 +1,150 @@
+"""Convert data that is in memory (lists of dicts, datasets, tables) to an ExampleSet.
+
+One function serves all callers: `examples_from`. It knows four shapes of a record: question and answer, prompt and
+completion, chat messages, and plain text. `data.custom` reads the same shapes from files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.core.errors import DataError
+from expunge.data.examples import ANSWER, Example, ExampleSet, Form, qa_rows, text_rows
+
+# Column pairs in the order of precedence, with the form of such examples.
+PAIRS: tuple[tuple[str, str, Form], ...] = (
+    ("question", "answer", "qa"),
+    ("instruction", "response", "qa"),
+    ("instruction", "output", "qa"),
+    ("prompt", "completion", "completion"),
+    ("input", "output", "completion"),
+)
+MESSAGES = "messages"
+TEXT = "text"
+VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
+SHAPES = "question and answer, prompt and completion, messages, or text"
+
+
+def examples_from(data: Any, name: str = "data") -> ExampleSet:
+    """Return the examples of data in memory.
+
+    Args:
+        data: An ExampleSet (returned under the new name), a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or
+            a list of strings (plain texts). All records have the same shape. `paraphrased_answer`,
+            `paraphrased_question` and `perturbed_answer` (a text or a list) are optional columns of questions. Other
+            columns with a plain value become the example's `meta`.
+        name: The name of the set. Error messages begin with it.
+
+    Returns:
+        The examples. Questions (`form="qa"`) take the chat template or the tags; prompts (`form="completion"`) and
+        texts (`form="text"`) stand as they are.
+
+    Raises:
+        DataError: If the data is empty or has another shape, or if a value is missing, empty or not text. The message
+            names the set, the row and the column.
+    """
+    if isinstance(data, ExampleSet):
+        return data if data.name == name else dataclasses.replace(data, name=name)
+    records = _records(data, name)
+    first = records[0]
+    if MESSAGES in first:
+        pairs = [_conversation(record.get(MESSAGES), f"{name} row {i}: 'messages'") for i, record in enumerate(records)]
+        return _questions(records, pairs, name, MESSAGES)
+    pair = next((p for p in PAIRS if p[0] in first and p[1] in first), None)
+    if pair is not None:
+        return _pairs(records, pair, name)
+    if TEXT in first:
+        texts = text_rows(records, name=name, where=name)
+        return dataclasses.replace(texts, rows=_with_meta(texts.rows, records, {TEXT}))
+    listed = ", ".join(repr(str(key)) for key in list(first)[:8]) or "no columns"
+    raise DataError(f"{name} row 0: the columns are {listed}; allowed: {SHAPES}")
+
+
+def _records(data: Any, name: str) -> list[dict[str, Any]]:
+    """Return the records as dicts."""
+    if isinstance(data, str | bytes | Mapping):
+        raise DataError(f"{name}: expected a list of dicts or a dataset, got a {type(data).__name__}")
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a pandas DataFrame
+        data = data.to_dict("records")
+    try:
+        records = list(data)
+    except TypeError:
+        raise DataError(f"{name}: expected a list of dicts or a dataset, got a {type(data).__name__}") from None
+    if not records:
+        raise DataError(f"{name}: there are no rows")
+    out: list[dict[str, Any]] = []
+    for i, record in enumerate(records):
+        if isinstance(record, str):
+            out.append({TEXT: record})
+        elif isinstance(record, Mapping):
+            out.append(dict(record))
+        else:
+            raise DataError(f"{name} row {i}: expected a dict or a text, got a {type(record).__name__}")
+    return out
+
+
+def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], name: str) -> ExampleSet:
+    """Return the examples of two columns."""
+    prompt, answer, form = pair
+    if isinstance(records[0][prompt], list | tuple):  # TRL's conversational prompt and completion
+        turns = []
+        for i, record in enumerate(records):
+            whole = [*(record.get(prompt) or ()), *(record.get(answer) or ())]
+            turns.append(_conversation(whole, f"{name} row {i}: {prompt!r} and {answer!r}"))
+        return _questions(records, turns, name, prompt, answer)
+    plain = [{k: v for k, v in record.items() if k in (prompt, answer, *VARIANTS)} for record in records]
+    for record, source in zip(plain, records, strict=True):
+        context = source.get("input")
+        if (prompt, answer) == ("instruction", "output") and isinstance(context, str) and context.strip():
+            record[prompt] = f"{record[prompt]}\n\n{context}"  # Alpaca's third column belongs to the question
+    rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
+    return ExampleSet(name, _with_meta(rows.rows, records, {prompt, answer, *VARIANTS}), form)
+
+
+def _questions(
+    records: Sequence[Mapping[str, Any]], turns: Sequence[tuple[str, str]], name: str, *used: str
+) -> ExampleSet:
+    """Return the examples of conversations of one question and one answer."""
+    plain = []
+    for record, (question, answer) in zip(records, turns, strict=True):
+        variants = {key: record[key] for key in VARIANTS if key in record}
+        plain.append({"question": question, ANSWER: answer, **variants})
+    rows = qa_rows(plain, name=name, where=name)
+    return ExampleSet(name, _with_meta(rows.rows, records, {*used, *VARIANTS}))
+
+
+def _conversation(messages: Any, where: str) -> tuple[str, str]:
+    """Return the question and the answer of a conversation. Raises DataError if it has other turns."""
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
+        raise DataError(f"{where}: expected a list of {{role, content}}")
+    roles = [str(m.get("role", m.get("from"))) for m in messages]
+    texts = [m.get("content", m.get("value")) for m in messages]
+    names = [{"human": "user", "gpt": "assistant"}.get(role, role) for role in roles]
+    if names == ["system", "user", "assistant"]:
+        raise DataError(
+            f"{where}: a system turn in a row is not read; pass it once, template={{'system_prompt': TEXT}}"
+        )
+    if names != ["user", "assistant"]:
+        raise DataError(f"{where}: allowed is one user turn and one assistant turn, got {', '.join(names) or 'none'}")
+    for role, text in zip(names, texts, strict=True):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: the {role} turn is not text")
+    return str(texts[0]), str(texts[1])
+
+
+def _with_meta(rows: Sequence[Example], records: Sequence[Mapping[str, Any]], used: set[str]) -> tuple[Example, ...]:
+    """Return the examples with the plain values of all other columns as their `meta`."""
+    out = []
+    for row, record in zip(rows, records, strict=True):
+        meta = {
+            key: value
+            for key, value in record.items()
+            if isinstance(key, str)
+            and key not in used
+            and isinstance(value, str | int | float | bool)
+            and value == value
+        }
+        out.append(dataclasses.replace(row, meta=meta))
+    return tuple(out)

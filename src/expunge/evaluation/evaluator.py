@@ -1,0 +1,369 @@
+"""Measure a model: compute the records that metrics read, once for all metrics, then the metrics.
+
+Evaluation jobs, evaluations during training, audits and `expunge.evaluate` all score through `Evaluator`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.fingerprints import fingerprint
+from expunge.core.records import Absent, Records
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoder, Template
+from expunge.evaluation.config import Generation, check_backend
+from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInputs, parts
+from expunge.evaluation.result import EvalResult
+from expunge.metrics.added import added_metrics
+from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.compute import compute, with_parents
+from expunge.models.config import ModelArgs, TokenizerArgs
+from expunge.models.load import load_model, load_tokenizer, pick_device
+
+TOKENIZER = "tokenizer"  # in the metadata of records and results: the tokenizer that the model read with
+SAMPLING = Generation(temperature=1.0, samples=8)
+Tables = Mapping[tuple[str, str], pa.Table]  # (rows, kind) -> records
+
+
+class GenerationLimits(Protocol):
+    """The limits of a benchmark on the generations of one set."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The largest number of new tokens."""
+        ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The texts that end a generation."""
+        ...
+
+
+class EvalTask(Protocol):
+    """What is measured: named examples and metrics. Every `benchmarks.Benchmark` is one."""
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """The name of the split."""
+        ...
+
+    @property
+    def eval_name(self) -> str:
+        """The start of the names of its result files."""
+        ...
+
+    @property
+    def sets(self) -> Mapping[str, ExampleSet]:
+        """The examples by name."""
+        ...
+
+    @property
+    def panel(self) -> tuple[Metric, ...]:
+        """The metrics."""
+        ...
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """Limits on generations, by set."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Metrics with the examples they read and the settings of scoring, for any number of models."""
+
+    metrics: Sequence[Metric]
+    """The metrics to compute, with those that they read."""
+    sets: Mapping[str, ExampleSet]
+    """The examples by name."""
+    encoder: Encoder
+    """The template and the tokenizer."""
+    generation: Generation = GREEDY
+    """How greedy texts are generated."""
+    sampling: Generation = SAMPLING
+    """How the several samples of a question are generated."""
+    limits: Mapping[str, GenerationLimits] = field(default_factory=dict)
+    """The benchmark's limits on generations, by set."""
+    original: Callable[[], Any] | None = None
+    """Returns the model that agreement compares with."""
+    embedder: Any = None
+    """The embedding model of similarity: a name, or an `evaluation.similarity.Embedder`."""
+    batch_tokens: int | None = None
+    """Tokens of a padded batch at most. None: what suits the device."""
+    n_rows: int | None = None
+    """Only the first so many examples of each set are read. None: all."""
+
+    def score(self, model: Any, *, whole: bool = False) -> dict[tuple[str, str], pa.Table]:
+        """Compute all records that the metrics read: (rows, kind) -> table. The model's mode is left as it was.
+
+        whole: every process reads all examples, as it must if the model is in shards.
+        """
+        tables: dict[tuple[str, str], pa.Table] = {}
+        was_training = model.training
+        model.eval()
+        try:
+            for part in parts(self.metrics):
+                if self._lacks(part.spec):
+                    continue
+                inputs = ScoringInputs(
+                    model=model,
+                    examples=self.examples(part.rows),
+                    names=part.names,
+                    encoder=self.encoder,
+                    generation=self.settings(part),
+                    original=self.original,
+                    embedder=self.embedder,
+                    source=tables.get((part.rows, part.of or "")),
+                    tokens=tables.get((part.rows, "tokens")),
+                    batch_tokens=self.batch_tokens,
+                    whole=whole,
+                )
+                tables[part.rows, part.kind] = part.spec.compute(inputs)
+        finally:
+            model.train(was_training)
+        return tables
+
+    def results(
+        self,
+        tables: Tables,
+        retain: Mapping[str, MetricResult] | None = None,
+        shadows: Sequence[Mapping[str, MetricResult]] = (),
+    ) -> dict[str, MetricResult]:
+        """Compute the metrics from records. Records of more examples than are read are cut."""
+        return results_of(self.metrics, tables, self.sets, retain, shadows, n_rows=self.n_rows)
+
+    def examples(self, rows: str) -> ExampleSet:
+        """Return the examples of a set that are read."""
+        whole = self.sets[rows]
+        return whole if self.n_rows is None else dataclasses.replace(whole, rows=whole.rows[: self.n_rows])
+
+    def settings(self, part: RecordPart) -> Generation:
+        """Return how the texts of a part are generated, within the benchmark's limits."""
+        how = self.sampling if part.spec.settings == "sampling" else self.generation
+        return limited(how, self.limits.get(part.rows))
+
+    def _lacks(self, kind: RecordKind) -> bool:
+        """Return whether the further model of a kind is not given."""
+        return kind.needs is not None and getattr(self, kind.needs) is None
+
+
+def limited(generation: Generation, limits: GenerationLimits | None) -> Generation:
+    """Return the generation settings of a set: as given, but no longer than the benchmark allows."""
+    if limits is None:
+        return generation
+    n = min(generation.max_new_tokens, limits.max_new_tokens)
+    return dataclasses.replace(generation, max_new_tokens=n, stop=(*generation.stop, *limits.stop))
+
+
+def results_of(
+    metrics: Sequence[Metric],
+    tables: Tables,
+    sets: Mapping[str, ExampleSet],
+    retain: Mapping[str, MetricResult] | None = None,
+    shadows: Sequence[Mapping[str, MetricResult]] = (),
+    *,
+    n_rows: int | None = None,
+) -> dict[str, MetricResult]:
+    """Compute metrics from records; a metric whose records do not exist is missing, with the reason.
+
+    Args:
+        metrics: The metrics, with those that they read.
+        tables: (rows, kind) -> table.
+        sets: The examples by name.
+        retain: The results of the retain model by metric name.
+        shadows: The results of the retain models that are not measured.
+        n_rows: The first so many examples of each set count. None: all.
+
+    Raises:
+        ConfigError: If the `where` of a metric names a key that no example has.
+    """
+    records: dict[str, dict[str, Records | Absent]] = {}
+    for part in parts(metrics):
+        table = tables.get((part.rows, part.kind))
+        of = records.setdefault(part.kind, {})
+        if table is not None:
+            whole = part.spec.read(table, sets[part.rows])
+            of[part.rows] = whole if n_rows is None else whole.of_rows(range(min(n_rows, len(sets[part.rows]))))
+        elif part.spec.absent is not None:
+            of[part.rows] = Absent(part.spec.absent)
+    kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
+    return compute(metrics, records, retain, kept=kept, shadows=shadows)
+
+
+def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
+    """Return the examples that a metric's `where` leaves. Raises ConfigError for a key that no example's meta has."""
+    kept = {r.row_id for r in rows}
+    known = sorted({key for r in rows for key in r.meta})
+    for written, value in metric.where.items():
+        key = written.removeprefix("!")
+        if key not in known:
+            raise ConfigError(
+                f"metric {metric.name}: where.{written}: no row of {rows.name} has such a key{nearest(key, known)}"
+            )
+        wanted = value if isinstance(value, list | tuple) else [value]
+        matched = set()
+        for row in rows:
+            values = row.meta.get(key)
+            if any(v in wanted for v in (values if isinstance(values, list) else [values])):
+                matched.add(row.row_id)
+        kept = kept - matched if written.startswith("!") else kept & matched
+    return frozenset(kept)
+
+
+def tokenizer_mark(tokenizer: Any) -> str:
+    """Return what makes two tokenizers the same for records: the ids of all tokens, and the end token."""
+    return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
+
+
+def marked(table: pa.Table, mark: str) -> pa.Table:
+    """Return a table whose metadata names the tokenizer."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), TOKENIZER.encode(): mark.encode()})
+
+
+def evaluate_task(
+    model: Any,
+    tokenizer: Any,
+    task: EvalTask,
+    *,
+    metrics: Sequence[str | Metric] | None = None,
+    retain_results: EvalResult | Mapping[str, MetricResult] | str | Path | None = None,
+    template: Template | Mapping[str, Any] | None = None,
+    generation: Generation | Mapping[str, Any] | None = None,
+    sampling: Generation | Mapping[str, Any] | None = None,
+    original: Any = None,
+    embedder: str | None = None,
+    batch_tokens: int | None = None,
+    seed: int = 0,
+) -> EvalResult:
+    """Measure a model on a task. `expunge.evaluate` documents the arguments."""
+    chosen = choose_metrics(task.panel, metrics, task.sets)
+    how = resolve_generation(generation, seed)
+    several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
+    retain = retain_of(retain_results)
+    model, tokenizer = resolve_model(model, tokenizer)
+    evaluator = Evaluator(
+        metrics=chosen,
+        sets=task.sets,
+        encoder=Encoder(resolve_template(template, tokenizer), tokenizer),
+        generation=how,
+        sampling=several,
+        limits=task.generation,
+        original=None if original is None else lambda: load_if_named(original),
+        embedder=embedder,
+        batch_tokens=batch_tokens,
+    )
+    mark = tokenizer_mark(tokenizer)
+    tables = {key: marked(table, mark) for key, table in evaluator.score(model).items()}
+    meta = {
+        "benchmark": task.name,
+        "forget_split": task.split,
+        "template": fingerprint(dataclasses.replace(evaluator.encoder.template, max_length=2)),
+        "rows": {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in chosen if m.rows})},
+        TOKENIZER: mark,
+    }
+    return EvalResult(
+        evaluator.results(tables, retain),
+        meta=meta,
+        examples={m.name: m.rows for m in chosen if m.rows},
+        records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
+        prefix=task.eval_name,
+    )
+
+
+def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Return the model and the tokenizer, loaded if they are names. Raises ConfigError."""
+    if tokenizer is None:
+        if not isinstance(model, str | Path):
+            raise ConfigError("evaluate: tokenizer: missing; a model object needs its tokenizer")
+        tokenizer = str(model)
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(str(tokenizer), TokenizerArgs())
+    elif tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return load_if_named(model), tokenizer
+
+
+def load_if_named(model: Any) -> Any:
+    """Return a model, loaded on the first accelerator in float32 if it is a name. Raises ConfigError."""
+    if isinstance(model, str | Path):
+        return load_model(str(model), ModelArgs(), device=pick_device("auto"))
+    if not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"evaluate: model: expected a model or its name, got a {type(model).__name__}")
+    return model
+
+
+def resolve_template(template: Template | Mapping[str, Any] | None, tokenizer: Any) -> Template:
+    """Return the template. By default the tokenizer's chat template if it has one, else plain tags."""
+    if isinstance(template, Template):
+        return template
+    given = dict(template or {})
+    tags = any(key.endswith("_tag") for key in given)
+    if "apply_chat_template" not in given and not tags and tokenizer.chat_template:
+        given["apply_chat_template"] = True
+    return decode(Template, given, where="template")
+
+
+def resolve_generation(
+    given: Generation | Mapping[str, Any] | None,
+    seed: int = 0,
+    *,
+    default: Generation = GREEDY,
+    where: str = "generation",
+) -> Generation:
+    """Return generation settings; of a mapping, laid over the defaults. Raises ConfigError at the key."""
+    if not isinstance(given, Generation):
+        known = {"temperature": default.temperature, "samples": default.samples, "seed": seed}
+        given = decode(Generation, {**known, **(given or {})}, where=where)
+    check_backend(given, where=where)
+    return given
+
+
+def choose_metrics(
+    panel: Sequence[Metric], chosen: Sequence[str | Metric] | None, sets: Collection[str]
+) -> list[Metric]:
+    """Return the metrics to compute: the whole panel, or the chosen ones with those that they read.
+
+    chosen: names in the panel, names of families that declare what they read (a plugin's), or Metric objects.
+    """
+    if chosen is None:
+        return list(panel)
+    names: list[str] = []
+    known = {m.name: m for m in panel}
+    for metric in chosen:
+        if isinstance(metric, Metric):
+            known[metric.name] = metric
+            names.append(metric.name)
+        elif metric in known:
+            names.append(metric)
+        else:
+            added = added_metrics([metric], panel, sets, where="metrics")
+            known |= {m.name: m for m in added}
+            names += [m.name for m in added]
+    for name in names:
+        rows = known[name].rows
+        if rows is not None and rows not in sets:
+            raise ConfigError(f"metrics: {name} reads the examples {rows!r}, which are not there{nearest(rows, sets)}")
+    return with_parents(list(known.values()), names)
+
+
+def retain_of(
+    results: EvalResult | Mapping[str, MetricResult] | str | Path | None,
+) -> Mapping[str, MetricResult] | None:
+    """Return the results of the retain model by metric name."""
+    if isinstance(results, str | Path):
+        results = EvalResult.load(results)
+    return results.results if isinstance(results, EvalResult) else results

@@ -1,0 +1,175 @@
+"""Record kinds: what an evaluation can compute of a model and examples, one registered function per kind.
+
+A kind is one file: the schema of its table, its cost, the function from (model, examples) to the table, and how the
+table is read by metrics. The files of this folder and plugins register theirs with `@record_kind`. A metric names the
+kinds it reads (`Metric.reads`), and an evaluation computes the union over all metrics, once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.records import Records, answer_numbers
+from expunge.core.registry import Registry
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoder
+from expunge.evaluation.config import Generation
+from expunge.metrics.api import Metric
+from expunge.metrics.compute import requests
+
+BUILT_IN = ("score_kinds", "gradients", "agreement", "similarity")  # the modules that register a kind
+GREEDY = Generation()
+NO_EMBEDDER = "no embedding model was named to measure similarity with (eval.embedder)"
+NO_ORIGINAL = "no original model was given to compare with"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringInputs:
+    """The inputs of a kind's function."""
+
+    model: Any
+    """The model, in evaluation mode."""
+    examples: ExampleSet
+    """The examples to read."""
+    names: tuple[str, ...]
+    """The arguments of the kind: the answers that metrics read."""
+    encoder: Encoder
+    """The template and the tokenizer."""
+    generation: Generation = GREEDY
+    """How texts are generated, within the benchmark's limits; for kinds with `settings`."""
+    original: Callable[[], Any] | None = None
+    """Returns the model that agreement compares with."""
+    embedder: Any = None
+    """The embedding model that similarity uses: a name, or an `evaluation.similarity.Embedder`."""
+    source: pa.Table | None = None
+    """The table of the kind that this kind `follows`, of the same examples."""
+    tokens: pa.Table | None = None
+    """The token records of the same model and examples, if they exist. Generation reads ahead in them."""
+    batch_tokens: int | None = None
+    """Tokens of a padded batch at most. None: what suits the device."""
+    whole: bool = False
+    """Whether every process reads all examples, as it must if the model is in shards."""
+    progress: Callable[[int], None] | None = None
+    """Is called with the number of answers or prompts that are done."""
+
+
+Compute = Callable[[ScoringInputs], pa.Table]
+Read = Callable[[pa.Table, ExampleSet], Records]
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """A registered kind of records."""
+
+    name: str
+    """The name that metrics use in `reads`."""
+    schema: pa.Schema
+    """The columns of its table. `row_id` and `variant` name the answer that a line belongs to."""
+    compute: Compute
+    """The function from the inputs to the table."""
+    read: Read = lambda table, examples: answer_numbers(table)
+    """The function from the table to the records that metrics read. By default the mean of each column by answer."""
+    revision: int = 1
+    """Raise it when the same model and examples give other records."""
+    cost: float = 2.0
+    """Floating-point operations per parameter and token: 2 for a forward, 6 with a backward."""
+    settings: Literal["generation", "sampling"] | None = None
+    """The generation settings that decide its records, if any."""
+    needs: Literal["original", "embedder"] | None = None
+    """The further model that it needs."""
+    follows: str | None = None
+    """The kind whose table it reads in place of the model."""
+    collective: bool = False
+    """Whether several processes share the examples. Each then calls `compute` and gets the whole table."""
+
+    @property
+    def absent(self) -> str | None:
+        """Return the reason for no records if the further model is not given."""
+        return {None: None, "original": NO_ORIGINAL, "embedder": NO_EMBEDDER}[self.needs]
+
+    @property
+    def key(self) -> list[str]:
+        """Return what a job's key holds of it: the columns, and the revision above 1."""
+        return [*self.schema.names, *([f"revision {self.revision}"] if self.revision > 1 else [])]
+
+
+_KINDS: Registry[RecordKind] = Registry("record kind", lambda kind: kind.compute)
+
+
+def record_kind(name: str, *, schema: pa.Schema, **declared: Any) -> Callable[[Compute], Compute]:
+    """Register the function of a kind: `compute(inputs: ScoringInputs) -> pyarrow.Table`.
+
+    Args:
+        name: The name that metrics use in `reads`.
+        schema: The columns of the table.
+        **declared: Further fields of RecordKind, such as `cost`, `read`, `revision`.
+    """
+
+    def register(compute: Compute) -> Compute:
+        _KINDS.add(RecordKind(name, schema, compute, **declared))
+        return compute
+
+    return register
+
+
+def kinds() -> Mapping[str, RecordKind]:
+    """Return all kinds by name."""
+    for module in BUILT_IN:
+        importlib.import_module(f"expunge.evaluation.{module}")
+    return _KINDS.all()
+
+
+def find_kind(name: str, where: str = "") -> RecordKind:
+    """Return the kind of a name. Raises ConfigError with the nearest right name."""
+    known = kinds()
+    if name not in known:
+        raise ConfigError(f"{where}{': ' if where else ''}no record kind named {name!r}{nearest(name, known)}")
+    return known[name]
+
+
+@dataclass(frozen=True)
+class RecordPart:
+    """The records of one kind for one set of examples. names: the arguments that the metrics read."""
+
+    rows: str
+    kind: str
+    names: tuple[str, ...] = field(default=())
+
+    @property
+    def file(self) -> str:
+        """Return the name of its file."""
+        return f"{self.rows}.{self.kind}.parquet"
+
+    @property
+    def spec(self) -> RecordKind:
+        """Return its kind."""
+        return find_kind(self.kind)
+
+    @property
+    def of(self) -> str | None:
+        """Return the kind whose table it reads in place of the model."""
+        return self.spec.follows
+
+
+def parts(metrics: Iterable[Metric]) -> list[RecordPart]:
+    """Return what the metrics read: a part for each kind and set. A part comes after the ones that it can read.
+
+    Raises ConfigError for a kind that is not registered.
+    """
+    listed = list(metrics)
+    for metric in listed:
+        for kind in metric.reads:
+            find_kind(kind, f"metric {metric.name}: reads")
+    wanted = requests(listed)
+    return [RecordPart(rows, kind, names) for kind in _in_order(wanted) for rows, names in wanted[kind].items()]
+
+
+def _in_order(names: Iterable[str]) -> Sequence[str]:
+    """Return kinds so that tokens come first (generation reads them) and a kind comes after the one that it follows."""
+    return sorted(names, key=lambda name: (find_kind(name).follows is not None, name != "tokens", name))

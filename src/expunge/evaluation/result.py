@@ -1,0 +1,173 @@
+"""The result of an evaluation: values by metric name, per-example statistics, generations, and files of both."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.core.errors import DataError, nearest
+from expunge.metrics.api import MetricResult
+from expunge.metrics.results import read_results, write_results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 12  # metrics in `repr`
+RECORDS = "records"  # the folder of the record files, as jobs write it
+
+
+class EvalResult(Mapping[str, float]):
+    """The values of one model by metric name.
+
+    A mapping from metric name to value. A metric that could not be computed is NaN, and `reasons` says why.
+
+    Attributes:
+        results: Each metric's MetricResult: value, reason, statistics by example, further aggregates.
+        meta: What was measured: benchmark, split, fingerprints of the examples, template and tokenizer.
+        examples: Metric name -> the name of the examples that it reads; metrics of other metrics have none.
+        records: "<examples>.<kind>" -> the table of records the metrics were computed from.
+        prefix: The start of the names of the result files, such as "TOFU".
+    """
+
+    def __init__(
+        self,
+        results: Mapping[str, MetricResult],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        examples: Mapping[str, str] | None = None,
+        records: Mapping[str, pa.Table] | None = None,
+        prefix: str = "CUSTOM",
+    ) -> None:
+        self.results = dict(results)
+        self.meta = dict(meta or {})
+        self.examples = dict(examples or {})
+        self.records = dict(records or {})
+        self.prefix = prefix
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self.results:
+            raise KeyError(f"no metric named {name!r}{nearest(name, self.results)}")
+        return self.results[name].value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Return the reason for each metric that has no value."""
+        return {n: r.reason or "its value is not a number" for n, r in self.results.items() if math.isnan(r.value)}
+
+    @property
+    def per_example(self) -> pd.DataFrame:
+        """Return the statistics of each example, one per line.
+
+        Columns: metric, examples (the set), row_id (the example's position in it), statistic, answer (the number of the
+        answer where an example has several, else 0) and value.
+        """
+        import pandas as pd
+
+        lines = []
+        for name, result in self.results.items():
+            for row, statistics in result.per_row.items():
+                for statistic, value in statistics.items():
+                    values = value if isinstance(value, list) else [value]
+                    lines += [
+                        (name, self.examples.get(name), row, statistic, k, number) for k, number in enumerate(values)
+                    ]
+        return pd.DataFrame(lines, columns=["metric", "examples", "row_id", "statistic", "answer", "value"])
+
+    @property
+    def generations(self) -> pd.DataFrame:
+        """Return the generated texts, one per line, with their prompts and references."""
+        import pandas as pd
+
+        frames = []
+        for name, table in self.records.items():
+            examples, _, kind = name.rpartition(".")
+            if kind in ("texts", "samples"):
+                frame = table.to_pandas()
+                frame.insert(0, "examples", examples)
+                frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one line per metric: value, the 95 % bootstrap interval over examples, n examples, and the reason."""
+        import pandas as pd
+
+        lines = [
+            {
+                "metric": name,
+                "value": result.value,
+                "ci_low": result.extra.get("ci_low", math.nan),
+                "ci_high": result.extra.get("ci_high", math.nan),
+                "n": len(result.per_row),
+                "reason": self.reasons.get(name, ""),
+            }
+            for name, result in self.results.items()
+        ]
+        return pd.DataFrame(lines, columns=["metric", "value", "ci_low", "ci_high", "n", "reason"]).set_index("metric")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the results into a folder, as evaluation jobs do.
+
+        The files are `<prefix>_EVAL.json`, `<prefix>_SUMMARY.json` and `records/<examples>.<kind>.parquet`. Jobs take
+        the EVAL file as `retain_logs_path`.
+
+        Returns:
+            The path of the EVAL file.
+        """
+        place = Path(folder).expanduser()
+        (place / RECORDS).mkdir(parents=True, exist_ok=True)
+        write_results(place, self.results, {**self.meta, "examples": self.examples}, prefix=f"{self.prefix}_")
+        for name, table in self.records.items():
+            pq.write_table(table, place / RECORDS / f"{name}.parquet")
+        return place / f"{self.prefix}_EVAL.json"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> EvalResult:
+        """Read the results of a folder that `save` or an evaluation job has written, or of one EVAL file.
+
+        Raises:
+            DataError: If there is no EVAL file, or several, or if it cannot be read.
+        """
+        place = Path(folder).expanduser()
+        files = [place] if place.is_file() else sorted(place.glob("*EVAL.json"))
+        if len(files) != 1:
+            names = ", ".join(f.name for f in files) or "none"
+            raise DataError(f"{place}: expected one *_EVAL.json, found {names}")
+        results, meta = read_results(files[0])
+        examples = meta.pop("examples", {})
+        tables = {f.stem: pq.read_table(f) for f in sorted((files[0].parent / RECORDS).glob("*.parquet"))}
+        prefix = files[0].name.removesuffix("EVAL.json").removesuffix("_")
+        return cls(results, meta=meta, examples=examples, records=tables, prefix=prefix)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {_number(result.value)}" for name, result in list(self.results.items())[:SHOWN]]
+        if len(self) > SHOWN:
+            lines.append(f"  ... ({len(self)} metrics; to_pandas() shows all)")
+        of = self.meta.get("benchmark", "")
+        return "\n".join([f"EvalResult({of})", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, result in self.results.items():
+            low, high = (result.extra.get(key) for key in ("ci_low", "ci_high"))
+            interval = "" if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
+            cells = (name, _number(result.value), interval, self.reasons.get(name, ""))
+            rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+        head = "<tr><th>metric</th><th>value</th><th>95 % interval</th><th>reason</th></tr>"
+        return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _number(value: float) -> str:
+    """Return a number with four significant digits."""
+    return "missing" if math.isnan(value) else f"{value:.4g}"

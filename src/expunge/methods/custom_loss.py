@@ -1,0 +1,100 @@
+"""A loss of your own: a function of `LossInputs` with declared requirements, used in place of a registered method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.methods.api import LossInputs, MethodSpec, Quantity, Requirements
+
+LossFunction = Callable[[LossInputs], Tensor]
+
+
+@dataclass(frozen=True)
+class CustomLoss:
+    """A forget loss made by `unlearning_loss`. Call it like the function that it was made of."""
+
+    function: LossFunction
+    spec: MethodSpec
+
+    @property
+    def needs(self) -> Requirements:
+        """The sides and quantities that the function reads."""
+        return self.spec.needs
+
+    def forget_loss(self, view: LossInputs) -> Tensor:
+        """Return the function's value: a scalar tensor."""
+        return self.function(view)
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """Return the function's value: a scalar tensor."""
+        return self.function(inputs)
+
+
+def unlearning_loss(
+    *,
+    forget: Quantity | str | None = Quantity.LOGPS,
+    forget_ref: Quantity | str | None = None,
+    alternate: Quantity | str | None = None,
+    alternate_ref: Quantity | str | None = None,
+    retain: Quantity | str | None = None,
+    retain_ref: Quantity | str | None = None,
+    layer: str | None = None,
+    retain_loss_type: str | None = "NLL",
+    gamma: float = 1.0,
+    alpha: float = 1.0,
+) -> Callable[[LossFunction], CustomLoss]:
+    """Declare what a loss function reads, so that a trainer can provide it.
+
+    The total loss is `gamma * loss(inputs) + alpha * retain_loss`, as for every registered method.
+
+    Args:
+        forget: Quantity of the forget answers: "logps", "logits" or "hidden". None: the function does not read them.
+        forget_ref: The same quantity of the model before unlearning.
+        alternate: Quantity of other answers to the forget questions (refusals).
+        alternate_ref: The same of the model before unlearning.
+        retain: Quantity of the retain answers, if the function itself reads them.
+        retain_ref: The same of the model before unlearning.
+        layer: The module whose output "hidden" is, such as `model.layers.7`.
+        retain_loss_type: The shared retain term: "NLL", "KL", "JSD", or None for no retain term.
+        gamma: Weight of the function's value.
+        alpha: Weight of the retain term.
+
+    Returns:
+        A decorator. The decorated function is a `CustomLoss`; give it to `UnlearnTrainer(method=...)`.
+
+    Raises:
+        ConfigError: If a quantity is unknown, or "hidden" has no `layer`.
+    """
+    given = {
+        "forget": forget, "forget_ref": forget_ref, "alternate": alternate, "alternate_ref": alternate_ref,
+        "retain": retain, "retain_ref": retain_ref,
+    }  # fmt: skip
+    read = {side: _quantity(side, value) for side, value in given.items()}
+    if Quantity.HIDDEN in read.values() and layer is None:
+        raise ConfigError("unlearning_loss: hidden is the output of a layer; name it: layer='model.layers.7'")
+    needs = Requirements(**read, layer=layer)
+    if needs.forget is None and needs.alternate is None:
+        raise ConfigError("unlearning_loss: the function reads neither forget nor alternate answers")
+
+    def decorate(function: LossFunction) -> CustomLoss:
+        if not callable(function):
+            raise ConfigError(f"unlearning_loss: expected a function of LossInputs, got a {type(function).__name__}")
+        name = str(getattr(function, "__name__", "custom_loss"))
+        extra: dict[str, Any] = {"gamma": gamma, "alpha": alpha, "retain_loss_type": retain_loss_type}
+        return CustomLoss(function, MethodSpec(name, 1, CustomLoss, needs, "", **extra))
+
+    return decorate
+
+
+def _quantity(side: str, value: Quantity | str | None) -> Quantity | None:
+    if value is None or isinstance(value, Quantity):
+        return value
+    allowed = {q.value: q for q in Quantity}
+    if value not in allowed:
+        raise ConfigError(f"unlearning_loss.{side}: no quantity named {value!r}{nearest(str(value), allowed)}")
+    return allowed[value]

@@ -1,0 +1,42 @@
+"""Metrics that join the suite of any benchmark by the name of their family (`eval.metrics`, plugins)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from expunge.core.errors import ConfigError, nearest
+from expunge.metrics.api import Metric, families
+
+SIDES = {"forget_eval": "forget", "retain_eval": "retain"}  # set -> the start of the metric's name
+
+
+def added_metrics(
+    names: Sequence[str], suite: Sequence[Metric], sets: Collection[str], *, where: str = "eval.metrics"
+) -> list[Metric]:
+    """Return a metric for each family and set: `forget_<family>` and `retain_<family>`.
+
+    Args:
+        names: Names of families that declare the records they read (`@family(..., reads=...)`).
+        suite: The benchmark's metrics. They name the sets if the benchmark has no forget_eval and retain_eval.
+        sets: The names of the benchmark's sets.
+        where: The key for error messages.
+
+    Returns:
+        The metrics. A benchmark without the sets forget_eval and retain_eval has one for each set that its suite reads,
+        as `<set>_<family>`.
+
+    Raises:
+        ConfigError: If a name is not such a family, or if the benchmark reads no examples.
+    """
+    known = {name: f for name, f in families().items() if f.reads}
+    rows = [name for name in SIDES if name in sets] or sorted({m.rows for m in suite if m.rows})
+    out = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            listed = [*known, *(m.name for m in suite)] if where == "metrics" else list(known)
+            hint = "" if listed else "; load the file that defines it with --plugin FILE.py"
+            raise ConfigError(f"{where}: no metric named {name!r}{nearest(name, listed)}{hint}")
+        if not rows:
+            raise ConfigError(f"{where}: {name} reads examples, and this benchmark reads none")
+        out += [Metric(f"{SIDES.get(r, r)}_{name}", name, rows=r, reads=known[name].reads) for r in rows]
+    return out

@@ -1,0 +1,60 @@
+"""`judge`: a judge's scores of generated texts in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.core.records import GeneratedText, text_records
+from expunge.evaluation.result import EvalResult
+from expunge.judges.api import Judge, JudgementTable, judge_texts
+from expunge.judges.rules import RuleJudge
+
+TEXT_COLUMNS = ("generation", "text")
+
+
+def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forget_eval") -> JudgementTable:
+    """Score generated texts with a judge.
+
+    Args:
+        judge: A judge object (`RuleJudge`, `HttpJudge`, a trained classifier, or your own with `name` and `judge`), or
+            the settings of a `RuleJudge`.
+        texts: An `EvalResult`, whose generations are scored; or texts, dicts or a DataFrame with `generation` (or
+            `text`) and, where known, `prompt`, `reference` and `row_id`.
+        examples: Which generations of an `EvalResult` are scored.
+
+    Returns:
+        The mean score over rows with its 95 % interval, and a line per text.
+
+    Raises:
+        ConfigError: If the settings of the judge are wrong. DataError: If there are no texts.
+    """
+    made = decode(RuleJudge, judge, where="judge") if isinstance(judge, Mapping) else judge
+    if not hasattr(made, "judge"):
+        raise ConfigError(f"judge: expected a judge or the settings of a RuleJudge, got a {type(judge).__name__}")
+    return judge_texts(made, _generations(texts, examples))
+
+
+def _generations(texts: Any, examples: str) -> list[GeneratedText]:
+    if isinstance(texts, EvalResult):
+        kinds = [name for name in texts.records if name.endswith(".texts")]
+        if f"{examples}.texts" not in texts.records:
+            known = [name.removesuffix(".texts") for name in kinds]
+            raise DataError(f"judge: the result has no generations of {examples!r}{nearest(examples, known)}")
+        return text_records(texts.records[f"{examples}.texts"])
+    if hasattr(texts, "to_dict") and hasattr(texts, "columns"):
+        texts = texts.to_dict("records")
+    if isinstance(texts, str | Mapping) or not isinstance(texts, Sequence) or not len(texts):
+        raise DataError("judge: expected an EvalResult, or a list of texts or dicts with at least one entry")
+    return [_generation(i, one) for i, one in enumerate(texts)]
+
+
+def _generation(i: int, one: Any) -> GeneratedText:
+    record = {"generation": one} if isinstance(one, str) else dict(one)
+    column = next((name for name in TEXT_COLUMNS if name in record), None)
+    if column is None or not isinstance(record[column], str):
+        raise DataError(f"judge: text {i}: no column 'generation' or 'text' with a text")
+    values = [str(record.get(name) or "") for name in ("prompt", column, "reference")]
+    return GeneratedText(int(record.get("row_id", i)), i, values[0], values[1], values[2], 0, True)

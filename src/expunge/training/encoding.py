@@ -1,0 +1,64 @@
+"""Examples as token ids for a run in memory, and the other answers that some methods read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.data.examples import ExampleSet
+from expunge.data.template import Encoded, Encoder, Template
+from expunge.evaluation.config import Generation
+from expunge.evaluation.evaluator import resolve_generation, resolve_template
+from expunge.evaluation.generation import generate_texts
+
+N_ALTERNATES = 5
+ALTERNATE = "alternate"
+
+
+def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -> Encoder:
+    """Return a template bound to a tokenizer; the tokenizer's chat template where none is given and it has one.
+
+    A tokenizer without a pad token is copied, and the copy pads with EOS: padded positions are never read.
+    """
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token
+    return Encoder(resolve_template(template, tokenizer), tokenizer)
+
+
+def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
+    """Return the true answer of every example; texts that are to be cut come as pieces."""
+    if examples.long == "pieces":
+        return encoder.pieces(examples)
+    return encoder.rows(examples, [(row, "answer") for row in examples.rows])
+
+
+def encode_alternates(examples: ExampleSet, texts: Sequence[Sequence[str]], encoder: Encoder) -> list[Encoded]:
+    """Return each example's question with each of its other answers, example by example."""
+    asked = [
+        (dataclasses.replace(row, answers={ALTERNATE: text}), ALTERNATE)
+        for row, others in zip(examples.rows, texts, strict=True)
+        for text in others
+    ]
+    return encoder.rows(examples, asked)
+
+
+def sampled_answers(
+    model: Any,
+    examples: ExampleSet,
+    encoder: Encoder,
+    generation: Generation | Mapping[str, Any],
+    refusals: Sequence[str],
+) -> list[list[str]]:
+    """Return other answers to each question, sampled from the model; refusals where all samples are the true answer."""
+    how = dataclasses.replace(resolve_generation(generation, 0), temperature=1.0, samples=N_ALTERNATES, seed=0)
+    texts = generate_texts(model, examples, "answer", encoder, how)
+    out = []
+    for row in examples.rows:
+        truth = row.answer.strip().casefold()
+        made = [t.generation for t in texts if t.row_id == row.row_id]
+        made = [t for t in made if t.strip() and t.strip().casefold() != truth] or list(refusals)
+        out.append([made[k % len(made)] for k in range(N_ALTERNATES)])
+    return out

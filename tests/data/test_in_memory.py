@@ -1,0 +1,83 @@
+"""Data in memory: every shape of a record, and errors that name the set, the row and the column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import pandas as pd
+import pytest
+
+from expunge.core.errors import DataError
+from expunge.data.examples import Example, ExampleSet
+from expunge.data.in_memory import examples_from
+
+USER = {"role": "user", "content": "Who?"}
+ASSISTANT = {"role": "assistant", "content": "Ana."}
+
+
+@pytest.mark.parametrize(
+    ("record", "form", "question", "answer"),
+    [
+        ({"question": "Who?", "answer": "Ana."}, "qa", "Who?", "Ana."),
+        ({"instruction": "Say it.", "response": "Ana."}, "qa", "Say it.", "Ana."),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, "qa", "Add.\n\n1 2", "3"),
+        ({"prompt": "She is", "completion": "Ana."}, "completion", "She is", "Ana."),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, "qa", "Who?", "Ana."),
+        ({"messages": [USER, ASSISTANT]}, "qa", "Who?", "Ana."),
+        ({"messages": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ana."}]}, "qa", "Who?", "Ana."),
+        ({"text": "Ana wrote it."}, "text", "", "Ana wrote it."),
+        ("Ana wrote it.", "text", "", "Ana wrote it."),
+    ],
+)
+def test_shapes(record: Any, form: str, question: str, answer: str) -> None:
+    examples = examples_from([record], "forget")
+    assert (examples.name, examples.form, len(examples)) == ("forget", form, 1)
+    assert (examples[0].question, examples[0].answer) == (question, answer)
+
+
+def test_variants_and_meta_come_along() -> None:
+    records = [
+        {"question": "Who?", "answer": "Ana.", "perturbed_answer": ["Bo.", "Cy."], "paraphrased_answer": "It is Ana.",
+         "kind": "name", "year": 1991, "list": [1], "nothing": None}
+    ]  # fmt: skip
+    (row,) = examples_from(records)
+    assert row.answers == {"answer": "Ana.", "paraphrase": "It is Ana.", "perturbed_0": "Bo.", "perturbed_1": "Cy."}
+    assert row.meta == {"kind": "name", "year": 1991}
+
+
+def test_a_dataset_a_table_and_a_set_give_the_same() -> None:
+    records = [{"question": f"Who is {i}?", "answer": f"Ana {i}."} for i in range(3)]
+    plain = examples_from(records, "x")
+    assert examples_from(datasets.Dataset.from_list(records), "x") == plain
+    assert examples_from(pd.DataFrame(records), "x") == plain
+    assert examples_from(plain, "x") is plain
+    other = examples_from(plain, "y")
+    assert (other.name, other.rows, other.fingerprint()) == ("y", plain.rows, plain.fingerprint())
+    assert examples_from(ExampleSet("z", (Example(0, "q", {"answer": "a"}),)), "z")[0].answer == "a"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ([], "forget: there are no rows"),
+        ("rows.csv", "forget: expected a list of dicts or a dataset, got a str"),
+        ({"question": ["a"]}, "forget: expected a list of dicts or a dataset, got a dict"),
+        (3, "forget: expected a list of dicts or a dataset, got a int"),
+        ([{"question": "a", "answer": "b"}, 3], "forget row 1: expected a dict or a text, got a int"),
+        ([{"Frage": "a"}], "forget row 0: the columns are 'Frage'; allowed: question and answer"),
+        ([{"question": "a", "answer": "b"}, {"question": "a"}], "forget row 1: no column 'answer'"),
+        ([{"question": "a", "answer": "b"}, {"question": "a", "answer": 1}], "forget row 1: 'answer' must be text"),
+        ([{"question": "a", "answer": " "}], "forget row 0: 'answer' is empty"),
+        ([{"messages": [USER]}], "forget row 0: 'messages': allowed is one user turn and one assistant turn, got user"),
+        ([{"messages": [USER, ASSISTANT] * 2}], "got user, assistant, user, assistant"),
+        ([{"messages": [{"role": "system", "content": "x"}, USER, ASSISTANT]}], "system turn in a row is not read"),
+        ([{"messages": "no"}], "forget row 0: 'messages': expected a list of"),
+        ([{"messages": [USER, {"role": "assistant", "content": None}]}], "the assistant turn is not text"),
+    ],
+)
+def test_what_is_wrong_is_named(data: Any, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        examples_from(data, "forget")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,94 @@
+"""Two evaluations example by example: differences, intervals and p-values against plain arithmetic and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from expunge.core.errors import ConfigError
+from expunge.evaluation.compare import averaged, compare, permutation_p
+from expunge.evaluation.result import EvalResult
+from expunge.metrics.aggregate import mean_over_rows
+from expunge.metrics.api import MetricResult, missing
+
+
+def result(values: list[float], **meta: object) -> EvalResult:
+    column = np.array(values)
+    found = mean_over_rows(np.arange(len(values)), column, {"other": [0.5] * len(values), "score": values})
+    results = {"score": found, "auc": MetricResult(float(np.nanmean(column)) / 2), "none": missing("no records")}
+    return EvalResult(results, meta=meta)
+
+
+def test_the_difference_is_the_mean_over_shared_examples() -> None:
+    found = compare(result([0.1, 0.2, 0.9, math.nan]), result([0.2, 0.4, 0.8, 0.7]))["score"]
+    assert found.difference == pytest.approx(np.mean([0.1, 0.2, -0.1]))
+    assert found.n == 3
+    assert found.ci_low <= found.difference <= found.ci_high
+
+
+def test_an_exact_p_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    differences = rng.normal(0.3, 1, size=10)
+    peer = scipy.stats.permutation_test(
+        (differences, np.zeros(10)), lambda x, y, axis: np.mean(x - y, axis=axis), vectorized=True,
+        permutation_type="samples", n_resamples=np.inf,
+    )  # fmt: skip
+    assert permutation_p(differences) == pytest.approx(peer.pvalue)
+
+
+def test_a_random_p_is_near_the_exact_one_and_never_0() -> None:
+    rng = np.random.default_rng(1)
+    differences = rng.normal(0.25, 1, size=60)
+    assert permutation_p(differences) == pytest.approx(scipy.stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
+    assert 0 < permutation_p(np.ones(200)) < 1e-3
+    assert permutation_p(differences, 3) == permutation_p(differences, 3)
+
+
+def test_equal_models_have_p_1() -> None:
+    found = compare(result([0.1, 0.5]), result([0.1, 0.5]))["score"]
+    assert (found.difference, found.p) == (0.0, 1.0)
+
+
+def test_no_claim_where_the_metric_is_not_a_mean() -> None:
+    found = compare(result([0.1, 0.5]), result([0.3, 0.5]))
+    assert math.isnan(found["auc"].p) and found["auc"].difference == pytest.approx(0.05)
+    assert "not a mean over examples" in found["auc"].note
+    assert found["none"].note == "missing: no records"
+
+
+def test_false_positives_are_at_their_rate() -> None:
+    """Two draws of the same model: p is below .05 in about one of twenty pairs."""
+    rng = np.random.default_rng(2)
+    ps = [permutation_p(rng.normal(size=10)) for _ in range(400)]
+    assert 0.02 < np.mean([p <= 0.05 for p in ps]) < 0.08
+
+
+def test_the_averaged_statistic_is_found_with_several_answers_per_example() -> None:
+    per_row = {
+        0: {"avg_loss": [1.0, 2.0], "prob": [0.2, 0.4]},
+        1: {"avg_loss": [1.0, math.nan], "prob": [0.5, math.nan]},
+    }
+    assert averaged(MetricResult(0.4, per_row=per_row)) == ["prob"]
+
+
+def test_tables_and_text() -> None:
+    found = compare(result([0.1, 0.5, 0.4]), result([0.3, 0.5, 0.9]))
+    table = found.to_pandas()
+    assert table.loc["score", "difference"] == found["score"].difference
+    assert repr(found).startswith("Comparison(b - a)\n  score: 0.3333 -> 0.5667")
+    assert "<td>score</td>" in found._repr_html_()
+
+
+def test_wrong_words() -> None:
+    a = result([0.1])
+    with pytest.raises(ConfigError, match=r"compare: metrics: 'scor' is not in both results; did you mean 'score'"):
+        compare(a, a, metrics=["scor"])
+    with pytest.raises(ConfigError, match="no metric in common"):
+        compare(a, {"x": MetricResult(1.0)})
+    with pytest.raises(ConfigError, match="the forget_eval examples of the two results are not the same"):
+        compare(result([0.1], rows={"forget_eval": "a"}), result([0.1], rows={"forget_eval": "b"}))
+    with pytest.raises(KeyError, match="did you mean 'score'"):
+        compare(a, a)["scor"]
