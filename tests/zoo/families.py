@@ -177,7 +177,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "jetmoe": {},
     "laguna": {},
     "llama4_text": {"attention_chunk_size": WINDOW},
-    "longcat_flash": {**_LATENT, "zero_expert_num": 2, "moe_topk": 2, "expert_ffn_hidden_size": 16, "ffn_hidden_size": 48, "num_layers": 1},
+    "longcat_flash": {
+        **_LATENT, "zero_expert_num": 2, "moe_topk": 2, "expert_ffn_hidden_size": 16, "ffn_hidden_size": 48,
+        "num_layers": 1,
+    },
     "mellum": {},
     "mimo_v2_flash": {},
     "minimax_m2": {},
@@ -202,7 +205,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mamba": {},
     "mamba2": {"head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 8},
     "minimax": {"layer_types": ["linear_attention", "full_attention"], "block_size": WINDOW},
-    "nemotron_h": {"layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1},
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1,
+    },
     "olmo_hybrid": {},
     "qwen3_5_moe_text": _LINEAR,
     "qwen3_5_text": _LINEAR,

@@ -299,7 +299,9 @@ def _next_logps(logits_TV: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 def _floating(model: Any) -> torch.dtype:
-    """The type of the weights: the narrowest floating-point one."""
+    """The type of the arithmetic: the narrowest floating-point type of the weights, bfloat16 if some are quantised."""
+    if any(not p.is_floating_point() for p in model.parameters()):
+        return torch.bfloat16
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return min(types, key=lambda t: torch.finfo(t).bits, default=torch.float32)
 
@@ -307,4 +309,3 @@ def _floating(model: Any) -> torch.dtype:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-

@@ -87,7 +87,10 @@ def forward_options(model: Any, **options: Any) -> dict[str, Any]:
     logits are left out if the forward does not name them: inside `**kwargs` they would be ignored. All logits are
     asked for if the model's default is to give fewer.
     """
-    named, any_name = _parameters(type(plain_model(model)).forward)
+    forward = getattr(type(plain_model(model)), "forward", None)
+    if forward is None:
+        return options
+    named, any_name = _parameters(forward)
     out: dict[str, Any] = {}
     for name, value in options.items():
         alias = {"past_key_values": "cache_params", "logits_to_keep": "num_logits_to_keep"}.get(name, name)

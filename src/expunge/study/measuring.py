@@ -36,6 +36,7 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.distributed import generate_texts_sharded, score_tokens_sharded, this_rank_shard
 from expunge.evaluation.gradients import score_grads
 from expunge.evaluation.loglikelihood import TRUNCATED, check_context, encode_items, wanted_variants
+from expunge.evaluation.passport import check_model
 from expunge.evaluation.prompts import make_prompts
 from expunge.evaluation.similarity import Embedder, score_similarity
 from expunge.evaluation.speculative import DraftTexts, drafts_of
@@ -43,7 +44,7 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import OptionalRecords, Texts, compute, requests, with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.study.job import Progress
+from expunge.study.job import READING, Progress, store_around
 from expunge.study.task_context import TOKENIZER, TaskContext
 
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -102,13 +103,17 @@ class ModelCache:
     def __init__(self) -> None:
         self._source: str | None = None
         self._model: Any = None
+        self.notes: tuple[str, ...] = ()  # of its passport
         self.drafts: dict[str, DraftTexts] = {}
 
-    def model(self, source: str, setting: TaskContext) -> Any:
-        """The model of a source."""
+    def model(self, source: str, setting: TaskContext, encoder: Encoder, folder: Path) -> Any:
+        """The model of a source, read as its passport says. folder: of a job in the store that keeps passports."""
         if source != self._source:
             self.drop()
-            self._model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+            args = setting.model.model_args
+            self._model = load_model(source, args, device=pick_device(setting.model.device))
+            store = store_around(folder)
+            self.notes = check_model(self._model, encoder.tokenizer, source, args, store=store).notes
             self._source = source
         return self._model
 
@@ -134,7 +139,7 @@ def score(
     original: the model that agreement compares with.
     """
     encoder = setting.encoder(source)
-    model = held.model(source, setting)
+    model = held.model(source, setting, encoder, folder)
     rows = setting.benchmark.sets[part.rows]
     total = units(part, rows, generation)
     done = 0
@@ -144,7 +149,7 @@ def score(
         done += n
         progress(done, total)
 
-    facts: dict[str, Any] = {"units": total}
+    facts: dict[str, Any] = {"units": total, **({READING: list(held.notes)} if held.notes else {})}
     if part.kind == "tokens":
         table = score_tokens_sharded(model, rows, part.names, encoder, this_rank_shard(), progress=step)
         scored = token_records(table.filter(pc.equal(table["variant"], "answer")))
