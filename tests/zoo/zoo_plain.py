@@ -9,10 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
+from zoo_families import VOCABULARY
 
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder, Template
-from zoo.families import VOCABULARY
 
 WANTED = ("answer", "perturbed")
 
@@ -74,3 +74,18 @@ def generated_ids(model: Any, prompt: Sequence[int], n: int, **extra: Any) -> li
             max_new_tokens=n, do_sample=False, pad_token_id=0, eos_token_id=2, **extra,
         )  # fmt: skip
     return out[0, len(prompt) :].tolist()
+
+
+def train_on_rows(model: Any, rows: Sequence[Sequence[int]], steps: int = 25) -> None:
+    """Train a model on each row by itself, so that it comes to know the rows; it ends in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for step in range(steps):
+            ids = torch.tensor([list(rows[step % len(rows)])])
+            logits = model(input_ids=ids).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.zero_grad(set_to_none=True)
