@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slurm test-browser check clean
+.PHONY: help quickstart install test test-zoo test-slurm test-browser check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make quickstart  install, then a whole small study: train, unlearn, measure, report"
 	@echo "make install     the package and its locked dependencies into .venv"
 	@echo "make test        the tests that take seconds"
+	@echo "make test-zoo    models of more than 100 families against plain transformers (minutes)"
 	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
 	@echo "make test-browser  the page in a browser (needs chromium on this machine)"
 	@echo "make check       format, lint, types, floors"
@@ -25,7 +26,11 @@ quickstart: .venv/.installed
 install: .venv/.installed-dev
 
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu and not slurm and not browser" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu and not slurm and not browser and not zoo" tests
+
+# EXPUNGE_VOCABULARIES=FOLDER adds the real tokenizers in FOLDER/tokenizers.
+test-zoo: .venv/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "zoo" tests/zoo
 
 # playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).
 test-slurm: .venv/.installed-dev

@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` loads the same names
-    from expunge.audits.api import Finding, audit_registry
+    from expunge.audits.api import AuditFinding, audit_registry
     from expunge.audits.run import AuditReport, audit
     from expunge.benchmarks.api import Benchmark, benchmark
     from expunge.benchmarks.api import benchmarks as benchmark_registry
@@ -128,7 +128,7 @@ __all__ = [
     # Audits, inspection and judges
     "audit",
     "AuditReport",
-    "Finding",
+    "AuditFinding",
     "audit_registry",
     "inspect",
     "LayerReport",
@@ -220,7 +220,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "AuditReport",
     ),
     "audits.api": (
-        "Finding",
+        "AuditFinding",
         "audit_registry",
     ),
     "study.inspection": ("inspect",),

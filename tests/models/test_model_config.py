@@ -76,6 +76,38 @@ def test_identity_is_the_contents_not_the_place(tmp_path: Path) -> None:
     assert tokenizer_identity("locuslab/m", None) == {"hub": "locuslab/m", "revision": None}
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("generation_config.json", '{"eos_token_id": [1, 2]}'),
+        ("chat_template.jinja", "{{ messages }}"),
+        ("additional_chat_templates/tools.jinja", "{{ tools }}"),
+        ("added_tokens.json", '{"<new>": 7}'),
+        ("modeling_own.py", "x = 1"),
+        ("vocab.txt", "a"),
+    ],
+)
+def test_every_file_that_decides_numbers_is_part_of_the_identity(tmp_path: Path, name: str, text: str) -> None:
+    a = make(tmp_path / "a")
+    before = source_identity(str(a), None), tokenizer_identity(str(a), None)
+    (a / name).parent.mkdir(exist_ok=True)
+    (a / name).write_text(text)
+    assert source_identity(str(a), None) != before[0]
+    assert (tokenizer_identity(str(a), None) != before[1]) == (name != "generation_config.json")
+
+
+def test_the_version_that_wrote_generation_settings_does_not_count(tmp_path: Path) -> None:
+    a = make(tmp_path / "a")
+    identities = []
+    for version in ("4.40.0", "5.0.0"):
+        settings = f'{{"eos_token_id": [1, 2], "_from_model_config": true, "transformers_version": "{version}"}}'
+        (a / "generation_config.json").write_text(settings)
+        identities.append(source_identity(str(a), None))
+    assert identities[0] == identities[1]
+    (a / "generation_config.json").write_text('{"eos_token_id": [1, 3]}')
+    assert source_identity(str(a), None) != identities[0]
+
+
 def test_check_source_leaves_hub_ids_alone(tmp_path: Path) -> None:
     check_source("locuslab/m", "k")
     check_source(str(make(tmp_path / "a")), "k")

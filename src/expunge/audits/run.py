@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from expunge.audits.api import (
     Analysis,
     Audit,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
     Change,
-    Finding,
     Nf4Spec,
     RelearnSpec,
     audit_name,
@@ -41,7 +41,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class AuditReport(Mapping[str, tuple[Finding, ...]]):
+class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
     """The findings of every audit of one model: a mapping from an audit's name to its findings.
 
     Attributes:
@@ -52,7 +52,7 @@ class AuditReport(Mapping[str, tuple[Finding, ...]]):
         self._findings = dict(findings)
         self.controls = tuple(controls)
 
-    def __getitem__(self, name: str) -> tuple[Finding, ...]:
+    def __getitem__(self, name: str) -> tuple[AuditFinding, ...]:
         if name not in self._findings:
             raise KeyError(f"no audit named {name!r}{nearest(name, self._findings)}")
         return self._findings[name].readings

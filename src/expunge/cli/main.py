@@ -18,6 +18,7 @@ from expunge.cli.erase import add_erase
 from expunge.cli.inspect import add_inside
 from expunge.cli.judge import add_judge
 from expunge.cli.memory import add_memory
+from expunge.cli.passport import add_passport
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add_erase(commands)
     add_semeval(commands)
     add_memory(commands)
+    add_passport(commands)
     _add_lists(commands)
     return parser
 

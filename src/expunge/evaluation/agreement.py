@@ -17,8 +17,10 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.kinds import NO_ORIGINAL, ScoringInputs, record_kind
 from expunge.evaluation.loglikelihood import encode_items
+from expunge.evaluation.observation import capabilities
 from expunge.evaluation.token_stats import rows_at_a_time
 from expunge.models.packed import BatchPositions, packed_forward
+from expunge.models.token_ids import n_logits, padding_id
 
 BUDGET = 8192  # padded tokens of a batch
 
@@ -37,7 +39,7 @@ def score_agreement(
 
     Both models read each batch once and are held together. Raises JobError if their vocabularies differ in size.
     """
-    sizes = [m.get_output_embeddings().weight.shape[0] for m in (model, original)]
+    sizes = [n_logits(m) for m in (model, original)]
     if sizes[0] != sizes[1]:
         raise JobError(f"the model and the original one have {sizes[0]} and {sizes[1]} tokens: they cannot be compared")
     items = encode_items(rows, wanted, encoder)
@@ -45,9 +47,11 @@ def score_agreement(
     found: list[tuple[np.ndarray[Any, Any], ...]] = []
     model.eval()
     original.eval()
+    for one in (model, original):
+        capabilities(one)  # observed before the first pass, which reads it
     with torch.inference_mode():
         for part in budget_batches(items, [len(i.encoded.ids) for i in items], token_budget):
-            batch = collate([i.encoded for i in part], pad_id=encoder.tokenizer.pad_token_id)
+            batch = collate([i.encoded for i in part], pad_id=padding_id(model, encoder.tokenizer.pad_token_id))
             kl, same = _compare(model, original, batch)
             row_N = batch.row_N.numpy()
             first = np.concatenate([[0], np.cumsum(np.bincount(row_N, minlength=len(part)))])

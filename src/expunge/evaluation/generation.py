@@ -10,22 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from expunge.core.records import Floats, GeneratedText
-from expunge.data.batch import budget_batches, pad
+from expunge.core.records import GeneratedText
+from expunge.data.batch import budget_batches
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.config import Generation, check_backend
+from expunge.evaluation.decoding import Decoder
 from expunge.evaluation.loglikelihood import CACHED, SHOTS, context_length
-from expunge.evaluation.prefix_cache import PrefixCache, common_length, new_cache, read_on, shareable, slides
-from expunge.evaluation.prompts import Prompt, PromptBatch, draws, make_prompts
+from expunge.evaluation.observation import capabilities
+from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
+from expunge.evaluation.prompts import Prompt, PromptBatch, make_prompts
 from expunge.evaluation.speculative import DraftTexts, with_drafts
-from expunge.evaluation.stop_strings import StopStrings
-from expunge.evaluation.token_stats import greedy
 from expunge.evaluation.vllm_generation import continue_prompts
+from expunge.models.token_ids import check_ids, padding_id
 
 BUDGET = 16384  # tokens a batch may come to hold,
 CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
@@ -60,14 +59,15 @@ def generate_texts(
         decode = continue_prompts(model, generation, ends)
     else:
         model.eval()
-        start = _read_start(model, prompts, encoder.tokenizer.pad_token_id)
+        check_ids(model, [(f"{rows.name} row {p.row_id}", p.ids) for p in prompts])
+        start = _read_start(model, prompts, padding_id(model, encoder.tokenizer.pad_token_id))
         n_all = 0 if start is None else start.mask_BT.shape[1]
         if drafts and generation.temperature == 0:
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]
         costs = [max(n - n_all, n // CACHED) for n in lengths]
         batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
-        decode = _Decoder(model, encoder, generation, ends, start)
+        decode = Decoder(model, encoder.tokenizer, generation, ends, start, mode=capabilities(model).generation)
     out: list[GeneratedText] = []
     for batch in batches:
         for prompt, made in zip(batch, decode(batch), strict=True):
@@ -105,7 +105,8 @@ def continued(
     context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
     limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
     asked = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
-    decode = _Decoder(model, encoder, generation, _ends(model, encoder), None)
+    mode = capabilities(model).generation
+    decode = Decoder(model, encoder.tokenizer, generation, _ends(model, encoder), None, mode=mode)
     out = [""] * len(prompts)
     for batch in budget_batches(asked, [len(p.ids) + p.limit for p in asked], token_budget):
         for prompt, made in zip(batch, decode(batch), strict=True):
@@ -131,7 +132,8 @@ def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
 
 def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> PrefixCache | None:
     """What all prompts begin with, read once; None where that is little, or the model could not go on from it."""
-    if len(prompts) < 2 or not shareable(model) or slides(model):
+    can = capabilities(model)
+    if len(prompts) < 2 or not can.shared_prefix or can.generation != "batched" or slides(model):
         return None
     n = common_length([p.ids for p in prompts])
     n = min(n, min(len(p.ids) for p in prompts) - 1)
@@ -140,95 +142,3 @@ def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> PrefixCac
     nowhere = torch.zeros(0, dtype=torch.long)
     with torch.inference_mode():
         return read_on(model, None, [prompts[0].ids[:n]], (nowhere, nowhere), pad_id=pad_id, side="left")[0]
-
-
-class _Decoder:
-    """Continues batches of prompts with one model."""
-
-    def __init__(
-        self, model: Any, encoder: Encoder, generation: Generation, ends: frozenset[int], start: PrefixCache | None
-    ) -> None:
-        self.model, self.ends, self.start, self.generation = model, ends, start, generation
-        self.pad_id = encoder.tokenizer.pad_token_id
-        self.stops = StopStrings(generation.stop, encoder.tokenizer)
-        self.device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def __call__(self, prompts: Sequence[Prompt]) -> list[PromptBatch]:
-        """The new tokens of each prompt. Rows that have ended leave the batch."""
-        new: list[list[int]] = [[] for _ in prompts]
-        made = [self._known(ids, p) for ids, p in zip(new, prompts, strict=True)]
-        rows = [row for row, done in enumerate(made) if done is None]
-        if not rows:
-            return [done for done in made if done is not None]
-        cache, step_ids, mask, position = self._begin([prompts[row] for row in rows])
-        uniform = self._draws(prompts)
-        for step in range(max(prompts[row].limit - len(new[row]) for row in rows)):
-            out = self.model(
-                input_ids=step_ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits = out.logits[:, -1]
-            chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
-            broken = logits.amax(-1).isnan().tolist()
-            for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
-                if made[row] is None:
-                    made[row] = self._ended(new[row], token, bad, limit=prompts[row].limit)
-            going = [k for k, row in enumerate(rows) if made[row] is None]
-            if not going:
-                break
-            step_ids, position = chosen[:, None], position[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            if len(going) <= len(rows) * 3 // 4:  # compacting copies the cache: only when it pays
-                keep = torch.tensor(going, device=self.device)
-                cache.batch_select_indices(keep)
-                step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
-                rows = [rows[k] for k in going]
-        return [done for done in made if done is not None]
-
-    def _known(self, ids: list[int], prompt: Prompt) -> PromptBatch | None:
-        """Add a prompt's draft to its text; the text if it has ended."""
-        for token in prompt.draft:
-            if (made := self._ended(ids, token, False, limit=prompt.limit)) is not None:
-                return made
-        return None
-
-    def _ended(self, ids: list[int], token: int, bad: bool, *, limit: int) -> PromptBatch | None:
-        """Add a token to a text; the text if it has ended."""
-        if bad:
-            return PromptBatch(None, False)
-        ids.append(token)
-        stopped = token in self.ends or self.stops.ended(ids)
-        return PromptBatch(ids, stopped) if stopped or len(ids) == limit else None
-
-    def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
-        n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
-        padded, there = pad([(*p.ids[n_all:], *p.draft) for p in prompts], pad_id=self.pad_id, side="left")
-        ids, mask = padded.to(self.device), there.long().to(self.device)
-        position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
-        if self.start is None:
-            return new_cache(self.model), ids, mask, position
-        before = self.start.rows(torch.zeros(len(prompts), dtype=torch.long, device=self.device))
-        return before.cache, ids, torch.cat([before.mask_BT, mask], dim=1), position
-
-    def _draws(self, prompts: Sequence[Prompt]) -> Floats | None:
-        if self.generation.temperature == 0:
-            return None
-        uniform = np.zeros((len(prompts), max(p.limit for p in prompts)))
-        for i, p in enumerate(prompts):
-            uniform[i, : p.limit] = draws(self.generation.seed, p)
-        return uniform
-
-    def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
-        """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
-        if uniform is None:
-            return greedy(logits)
-        # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
-        summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
-        at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]
-        return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

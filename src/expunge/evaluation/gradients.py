@@ -18,8 +18,10 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.kinds import ScoringInputs, record_kind
 from expunge.evaluation.loglikelihood import encode_items
+from expunge.evaluation.observation import capabilities
 from expunge.evaluation.per_example_gradients import NotByAnswer, PerAnswer
 from expunge.models.packed import BatchPositions, packed_forward, wide
+from expunge.models.token_ids import check_ids, padding_id
 
 ROOM = {"cpu": 2**26}  # bytes of gradients held at a time: with more, a processor's cache holds too few,
 WIDE_ROOM = 2**30  # or what an accelerator has to spare
@@ -46,8 +48,10 @@ def score_grads(
     weights = [p for p in model.parameters() if p.is_floating_point()]
     if not weights:
         raise JobError("gradient norms need weights in floating point; this model is quantised")
-    device, pad_id = weights[0].device, encoder.tokenizer.pad_token_id
+    capabilities(model)  # observed before the first pass, which reads it
+    device, pad_id = weights[0].device, padding_id(model, encoder.tokenizer.pad_token_id)
     items = encode_items(rows, wanted, encoder)
+    check_ids(model, [(f"{rows.name} row {i.row_id} {i.variant!r}", i.encoded.ids) for i in items])
     whole = [i for i in items if i.n_scored > 1]
     whole.sort(key=lambda i: (len(i.encoded.ids), i.variant, i.row_id))
     held = sum(p.numel() * p.element_size() for p in weights)
@@ -114,10 +118,16 @@ def _forward(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _apart(model: Any, batch: Batch, weights: Sequence[Tensor]) -> dict[str, float]:
-    """The norms of the gradient of one answer."""
+    """The norms of the gradient of one answer. Raises JobError if the model's own code has no backward."""
     with torch.enable_grad(), _needing_gradients(weights, needed=True):
         logits_NV, slope_NV = _forward(model, batch)
-        grads = torch.autograd.grad(logits_NV, list(weights), slope_NV, allow_unused=True)
+        try:
+            grads = torch.autograd.grad(logits_NV, list(weights), slope_NV, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0][:200]
+            raise JobError(f"{type(model).__name__} has no gradients in evaluation mode: {first}") from error
     return _of_tensors([g[None] for g in grads if g is not None])[0]
 
 

@@ -21,10 +21,12 @@ from expunge.core.records import TOKENS, Ints
 from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoded, Encoder
-from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, shareable, slides
+from expunge.evaluation.observation import capabilities
+from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.token_stats import empty_columns, fill
 from expunge.models.load import context_in
 from expunge.models.packed import BatchPositions, packed_forward
+from expunge.models.token_ids import check_ids, n_logits, padding_id
 
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
@@ -123,9 +125,12 @@ def score_tokens(
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
     model.eval()
+    check_ids(model, [(f"{rows.name} row {i.row_id} {i.variant!r}", i.encoded.ids) for i in items])
+    capabilities(model)  # observed before the first pass, which reads it
+    pad_id = padding_id(model, encoder.tokenizer.pad_token_id)
     budget = token_budget or BUDGET.get(next(model.parameters()).device.type, WIDE_BUDGET)
     with torch.inference_mode():
-        for done in _passes(model, items, columns, encoder.tokenizer.pad_token_id, budget, shared_prefix):
+        for done in _passes(model, items, columns, pad_id, budget, shared_prefix):
             if progress:
                 progress(done)
     cut = sum(1 for item in items if item.encoded.truncated)
@@ -153,9 +158,7 @@ def _passes(
 ) -> Any:
     """Run the model over all items and fill the columns; yields the number of items each time some are done."""
     groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
-    if groups and not _agrees(model, min(groups, key=_size), n_all, pad_id):
-        groups, n_all, alone = [], 0, list(items)
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    vocabulary = n_logits(model)
     scale = vocabulary * budget / LOGITS
     for batch in budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget):
         _score_alone(model, batch, columns, pad_id)
@@ -171,7 +174,7 @@ def _passes(
 
 def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], int, list[_ScoreItem]]:
     """Rows whose answers are read from a shared start, how much all rows share, and the items that are read alone."""
-    if not shareable(model):
+    if not capabilities(model).shared_prefix:
         return [], 0, list(items)
     by_row: dict[int, list[_ScoreItem]] = {}
     for item in items:
@@ -193,22 +196,6 @@ def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], 
 def _size(group: _PrefixGroup) -> int:
     """Tokens of a row's answers, each with its whole question."""
     return sum(len(i.read) for i in group.items)
-
-
-def _agrees(model: Any, group: _PrefixGroup, n_all: int, pad_id: int) -> bool:
-    """Whether the model says the same of a row's answers read from a shared start as of each read by itself."""
-    items, slot = [], 0
-    for i in group.items:
-        items.append(_ScoreItem(i.row_id, i.variant, i.encoded, slot))
-        slot += i.n_scored
-    dtype = next(model.parameters()).dtype
-    alone, shared = empty_columns(slot, dtype), empty_columns(slot, dtype)
-    _score_alone(model, items, alone, pad_id)
-    start = _read_start(model, items[0].read[:n_all], pad_id)
-    _score_groups(model, [_PrefixGroup(tuple(items), group.n_shared)], start, shared, pad_id, budget=2**30, scale=0.0)
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.1)
-    both = np.isfinite(alone["logp"]) & np.isfinite(shared["logp"])
-    return not both.any() or float(np.abs(alone["logp"] - shared["logp"])[both].mean()) <= tolerance
 
 
 def _score_alone(model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_id: int) -> None:

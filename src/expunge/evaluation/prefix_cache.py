@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from expunge.data.batch import pad
+from expunge.models.capabilities import forward_options, logits_in, plain_model
 from expunge.models.packed import head_at
 
 ROOM = 64  # tokens a cache grows by at a time
@@ -48,10 +49,19 @@ class _Roomy(DynamicLayer):
 
 
 def new_cache(model: Any) -> Any:
-    """An empty cache of the kind the model keeps."""
-    cache = DynamicCache(config=model.config)
+    """An empty cache of the kind the model keeps; a plain one if its configuration does not describe it."""
+    try:
+        cache = DynamicCache(config=plain_model(model).config)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return DynamicCache()
     cache.layers = [_Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def selectable(cache: Any) -> bool:
+    """Whether rows of a cache can be selected: every layer has to say how."""
+    layers = getattr(cache, "layers", ())
+    return hasattr(cache, "batch_select_indices") and all(hasattr(x, "batch_select_indices") for x in layers)
 
 
 @dataclass(frozen=True)
@@ -109,14 +119,15 @@ def read_on(
     whole = mask if before is None else torch.cat([before.mask_BT, mask], dim=1)
     row_N, pos_N = at[0].to(device), (at[1] + starts[at[0]]).to(device)
     with head_at(model, row_N, pos_N):
-        out = model(
-            input_ids=padded,
+        options = forward_options(
+            model,
             attention_mask=whole,
             position_ids=(offset + length[:, None]).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
         )
-    return PrefixCache(cache, whole, length + mask.sum(1)), out.logits[0]
+        out = model(input_ids=padded, **options)
+    return PrefixCache(cache, whole, length + mask.sum(1)), logits_in(out)[0]
 
 
 def common_length(rows: Sequence[tuple[int, ...]]) -> int:

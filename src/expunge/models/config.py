@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,8 @@ def preset_identity(name: str | None) -> dict[str, Any]:
 class ModelArgs:
     """Arguments of AutoModelForCausalLM.from_pretrained; `dtype` is that of the weights when a model is scored.
 
-    Training holds the weights in float32 whatever `dtype` says.
+    Training holds the weights in float32 whatever `dtype` says. adapter: what becomes of a peft adapter that lies in
+    the model's folder next to its weights: `apply` adds it to them, `ignore` leaves it out.
     """
 
     pretrained_model_name_or_path: str | None = None
@@ -60,6 +62,7 @@ class ModelArgs:
     device_map: str | None = None
     trust_remote_code: bool = False
     revision: str | None = None
+    adapter: Literal["apply", "ignore"] = "apply"
 
 
 @strict
@@ -110,11 +113,23 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tiktoken.model",
     "chat_template.jinja",
+    "chat_template.json",
 )
+ADAPTER = "adapter_config.json"
+_KEPT = (".safetensors", ".json", ".model", ".jinja", ".txt", ".py", ".tiktoken")  # what decides a model's numbers
+_OWN = ("expunge.json", "job.json", "done.json")  # records of jobs
+_CHAT_TEMPLATES = "additional_chat_templates"
+_GENERATION = "generation_config.json"
+_UNREAD = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
 
 
 def looks_local(source: str) -> bool:
@@ -133,27 +148,60 @@ def check_source(source: str, key: str) -> None:
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = nearest(folder.name, names) if names else f" (nor is there a folder {folder.parent})"
         raise ConfigError(f"{key}: no folder {source}{hint}")
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{key}: {source} holds an adapter alone ({ADAPTER}); merge it into its base model, or copy it into the "
+            "base model's folder"
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: {source} holds no config.json, so it is not a model folder")
-    if not any(folder.glob("*.safetensors")):
+    if not any(not p.name.startswith("adapter_") for p in folder.glob("*.safetensors")):
         found = "only pickled weights (.bin), which are not read" if any(folder.glob("*.bin")) else "no weights"
         raise ConfigError(f"{key}: {source} holds {found}; save the model as safetensors")
 
 
-def source_identity(source: str, revision: str | None) -> dict[str, Any]:
-    """What a fingerprint says of a model: the contents of a folder, or the name and revision of a hub id."""
+def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
+    """Return the names of a model folder's files that decide its numbers: weights, settings, tokenizer, template, code.
+
+    adapter: with `ignore`, the files of an adapter are left out.
+    """
+    names = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in _KEPT and p.name not in _OWN]
+    names += [f"{_CHAT_TEMPLATES}/{p.name}" for p in (folder / _CHAT_TEMPLATES).glob("*.jinja")]
+    return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
+
+
+def source_identity(source: str, revision: str | None, adapter: str = "apply") -> dict[str, Any]:
+    """What a fingerprint says of a model: the contents of a folder, or the name and revision of a hub id.
+
+    generation_config.json counts by its settings, which list the end tokens; the version that wrote it does not count.
+    """
     if looks_local(source):
         folder = Path(source).expanduser()
-        kept = (".safetensors", ".json", ".model", ".jinja", ".txt")
-        names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix in kept)
-        skip = ("generation_config.json", "expunge.json", "job.json", "done.json")
-        return {"contents": folder_sha256(folder, [n for n in names if n not in skip])}
+        names = identity_files(folder, adapter=adapter)
+        out: dict[str, Any] = {"contents": folder_sha256(folder, [n for n in names if n != _GENERATION])}
+        settings = _generation_settings(folder / _GENERATION)
+        return {**out, "generation": settings} if settings else out
     return {"hub": source, "revision": revision}
+
+
+def _generation_settings(path: Path) -> Any:
+    """The settings of a generation_config.json; its text if it is no JSON mapping, which loading reports."""
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return {k: v for k, v in found.items() if k not in _UNREAD} if isinstance(found, dict) else text
 
 
 def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
     """The same for a tokenizer alone."""
     if looks_local(source):
         folder = Path(source).expanduser()
-        return {"contents": folder_sha256(folder, [n for n in TOKENIZER_FILES if (folder / n).is_file()])}
+        named = [n for n in TOKENIZER_FILES if (folder / n).is_file()]
+        code = sorted(p.name for p in folder.glob("*.py"))
+        templates = sorted(f"{_CHAT_TEMPLATES}/{p.name}" for p in (folder / _CHAT_TEMPLATES).glob("*.jinja"))
+        return {"contents": folder_sha256(folder, [*named, *code, *templates])}
     return {"hub": source, "revision": revision}

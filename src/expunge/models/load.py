@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +17,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from expunge.core.errors import ConfigError
-from expunge.models.config import ModelArgs, TokenizerArgs, check_source, looks_local
+from expunge.models.config import ADAPTER, ModelArgs, TokenizerArgs, check_source, looks_local
 from expunge.models.interchange import add_older_forms
+from expunge.models.passport import check_folder, check_trainable, quantisation
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,23 +53,32 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     quantize: the linear weights, but for the LM head, in 4 or 8 bits, by bitsandbytes; they cannot be trained.
     """
     check_source(source, "model.model_args.pretrained_model_name_or_path")
+    check_folder(source, args)
+    own = quantisation(source)
+    if own is not None and quantize is not None:
+        check_trainable(source)
     extra: dict[str, Any] = {} if quantize is None else _quantized(quantize, device)
+    if own is not None and not args.device_map:
+        extra["device_map"] = {"": device}
     if args.attn_implementation:
         extra["attn_implementation"] = args.attn_implementation
     if args.device_map:
         extra["device_map"] = args.device_map
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            _expand(source),
-            dtype=_DTYPES[args.dtype],
-            trust_remote_code=args.trust_remote_code,
-            revision=args.revision or "main",
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below, in one line
-            output_loading_info=True,
-            **extra,
-        )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        with _without_adapter(source) as folder:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=_DTYPES[args.dtype],
+                trust_remote_code=args.trust_remote_code,
+                revision=args.revision or "main",
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, in one line
+                output_loading_info=True,
+                **extra,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except _LOAD_ERRORS as error:
         raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
     model, info = loaded
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
@@ -76,9 +89,51 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         )
     if quantize is not None:
         return _one_arithmetic(model).eval()
+    if own is not None:
+        return _one_arithmetic(model).eval()  # bitsandbytes has put it on its device
+    if args.adapter == "apply" and _has_adapter(source):
+        model = _with_adapter(model, source)
     if not args.device_map:
         torch.nn.Module.to(model, device)
     return model.eval()
+
+
+# Configurations and the files of a model are checked in many places of transformers, which share no base class.
+_LOAD_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+
+def _has_adapter(source: str) -> bool:
+    return looks_local(source) and (Path(source).expanduser() / ADAPTER).is_file()
+
+
+@contextlib.contextmanager
+def _without_adapter(source: str) -> Iterator[str]:
+    """Yield the source; where an adapter lies in its folder, a folder of links to the other files.
+
+    transformers would put the adapter on the model by itself, and could not be told not to.
+    """
+    if not _has_adapter(source):
+        yield _expand(source)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for path in Path(source).expanduser().iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(place) / path.name).symlink_to(path.resolve())
+        yield place
+
+
+def _with_adapter(model: Any, source: str) -> Any:
+    """Add the adapter of a folder to the weights. Raises ConfigError if it does not fit them."""
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the place of the base model, which is this folder
+            merged = PeftModel.from_pretrained(model, _expand(source)).merge_and_unload()
+    except _LOAD_ERRORS as error:
+        raise ConfigError(f"model {source}: its adapter does not fit its weights: {_first_line(error)}") from None
+    merged.config._name_or_path = _expand(source)
+    return merged
 
 
 def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.models.capabilities import capabilities_of, forward_options, logits_in
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,63 @@ def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: in
     on no position, so that what wraps the model sees that every parameter is used.
     use_mask=False is right for right-padded rows under causal attention when no padding position is read: real tokens
     never see what comes after them, and attention without a mask is faster.
+
+    A model that was observed to give other numbers in padded batches (`models.capabilities`) reads each row by itself.
     """
-    extra: dict[str, Any] = {}
+    can = capabilities_of(model)
+    if can.masked if use_mask else can.padded:
+        return forward_at_once(model, at, use_mask=use_mask, n_head=n_head, head=can.head)
+    parts, order = [], []
+    for one, index_N in _single_rows(at).values():
+        wanted = None if n_head is None else int((index_N < n_head).sum())
+        parts.append(forward_at_once(model, one, use_mask=False, n_head=wanted, head=can.head))
+        order.append(index_N)
+    if not parts:
+        return forward_at_once(model, at, use_mask=use_mask, n_head=n_head, head=can.head)
+    place_N = torch.cat(order).argsort()
+    logits, hidden = torch.cat([p.logits_NV for p in parts]), torch.cat([p.hidden_ND for p in parts])
+    return PackedOutput(logits if n_head is not None else logits[place_N], hidden[place_N], parts[0].autocast)
+
+
+def _single_rows(at: BatchPositions) -> dict[int, tuple[BatchPositions, Tensor]]:
+    """Each row with scored positions as a batch of one without padding, and which of the N positions are its own.
+
+    Padding at the right stays as far as a position in it is scored; one at the left of the row counts as its first.
+    """
+    out: dict[int, tuple[BatchPositions, Tensor]] = {}
+    for row in at.row_N.unique().tolist():
+        index_N = (at.row_N == row).nonzero()[:, 0]
+        real = at.mask_BT[row].nonzero()[:, 0]
+        low = int(real[0])
+        high = max(int(real[-1]), int(at.pos_N[index_N].max())) + 1
+        pos_N = (at.pos_N[index_N] - low).clamp(min=0)
+        ids, mask = at.ids_BT[row : row + 1, low:high], torch.ones_like(at.mask_BT[row : row + 1, low:high])
+        out[row] = (BatchPositions(ids, mask, torch.zeros_like(pos_N), pos_N), index_N)
+    return out
+
+
+def forward_at_once(
+    model: Any, at: BatchPositions, *, use_mask: bool, n_head: int | None = None, head: bool = True
+) -> PackedOutput:
+    """`packed_forward` in one forward, whatever was observed of the model.
+
+    head: the LM head reads the scored positions only. Otherwise all logits are computed, and there are no hidden
+    states: hidden_ND has width 0.
+    """
+    extra: dict[str, Any] = {"use_cache": False}
     if use_mask:
         extra["attention_mask"] = at.mask_BT.long()
         # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
         first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
         extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
+    options = forward_options(model, **extra)
+    if not head:
+        logits_BTV = logits_in(model(input_ids=at.ids_BT, **options))
+        logits_NV = logits_BTV[at.row_N.to(logits_BTV.device), at.pos_N.to(logits_BTV.device)]
+        return PackedOutput(logits_NV[:n_head], logits_NV.new_zeros(len(logits_NV), 0))
     with head_at(model, at.row_N, at.pos_N, n_head=n_head) as read:
-        out = model(input_ids=at.ids_BT, use_cache=False, **extra)
-    return PackedOutput(logits_NV=out.logits[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
+        out = model(input_ids=at.ids_BT, **options)
+    return PackedOutput(logits_NV=logits_in(out)[0], hidden_ND=read.hidden_ND, autocast=read.autocast)
 
 
 class LmHeadInput:
@@ -125,6 +173,14 @@ def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
     Rows must be right-padded. Raises ConfigError if the model has no module of that name.
     """
     module = find_module(model, layer, key="trainer.method_args.module_regex")
+    if capabilities_of(model).padded or len(at.ids_BT) == 1:
+        return _layer_output(model, module, at)
+    alone = list(_single_rows(at).values())
+    place_N = torch.cat([index_N for _, index_N in alone]).argsort()
+    return torch.cat([_layer_output(model, module, one) for one, _ in alone])[place_N]
+
+
+def _layer_output(model: Any, module: Any, at: BatchPositions) -> Tensor:
     kept: list[Tensor] = []
 
     def stop(_module: Any, _args: Any, output: Any) -> None:
@@ -134,7 +190,7 @@ def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
 
     handle = module.register_forward_hook(stop)
     try:
-        model(input_ids=at.ids_BT, use_cache=False)
+        model(input_ids=at.ids_BT, **forward_options(model, use_cache=False))
     except _StopForward:
         pass
     finally:
@@ -213,7 +269,12 @@ def _frozen(x: Tensor) -> Tensor:
 
 
 def plain_head(model: Any) -> bool:
-    """Whether the LM head is a linear module and nothing else: no adapter, hook or other forward is put on it."""
+    """Whether the LM head is a linear module and nothing else: no adapter, hook or other forward is put on it.
+
+    False as well if the model was observed not to read it at chosen positions (`models.capabilities`).
+    """
+    if not capabilities_of(model).head:
+        return False
     head = bare(model).get_output_embeddings()
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return type(head) is nn.Linear and "forward" not in vars(head) and not any(getattr(head, h) for h in hooks)

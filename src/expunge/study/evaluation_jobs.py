@@ -233,7 +233,7 @@ class EvaluationJobs:
         model = self.setting.model
         out: dict[str, Any] = {"template": self.setting.template, "dtype": model.model_args.dtype}
         if start is None and model.source:
-            out["model"] = source_identity(model.source, model.model_args.revision)
+            out["model"] = source_identity(model.source, model.model_args.revision, model.model_args.adapter)
         named = model.tokenizer_args.pretrained_model_name_or_path
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)

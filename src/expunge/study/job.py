@@ -13,6 +13,7 @@ from expunge.core.fingerprints import fingerprint
 
 Progress = Callable[[int, int], None]  # units done, units in all
 CHECKPOINTS = ".checkpoints"
+LOCKS = ".locks"
 Do = Callable[[Path, Mapping[str, Path], Progress], Mapping[str, Any]]
 
 
@@ -29,6 +30,20 @@ class Estimate:
     bytes: int = 0
     memory: float = 0.0
     shapeless: str = ""
+
+
+READING = "reading"  # in a job's facts: how its model was read, where not as any other
+
+
+def store_around(folder: Path) -> Path | None:
+    """Return the root of the store that a job's folder is made in; None for a folder outside of a store."""
+    root = folder.parent.parent
+    return root if (root / LOCKS).is_dir() else None
+
+
+def reading_notes(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Of a finished job: the notes on how its model was read."""
+    return tuple((record or {}).get("facts", {}).get(READING, ()))
 
 
 def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:

@@ -21,13 +21,14 @@ from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import TOKENIZER, limited, marked, results_of, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts
 from expunge.evaluation.loglikelihood import TRUNCATED, check_context, encode_items, wanted_variants
+from expunge.evaluation.passport import check_model
 from expunge.evaluation.prompts import make_prompts
 from expunge.evaluation.similarity import Embedder
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.study.job import Progress
+from expunge.study.job import READING, Progress, store_around
 from expunge.study.task_context import TaskContext
 
 __all__ = [
@@ -67,13 +68,17 @@ class ModelCache:
     def __init__(self) -> None:
         self._source: str | None = None
         self._model: Any = None
+        self.notes: tuple[str, ...] = ()  # of its passport
         self.tokens: dict[str, pa.Table] = {}
 
-    def model(self, source: str, setting: TaskContext) -> Any:
-        """Return the model of a source."""
+    def model(self, source: str, setting: TaskContext, encoder: Encoder, folder: Path) -> Any:
+        """Return the model of a source, read as its passport says. folder: of a job in the store with the passports."""
         if source != self._source:
             self.drop()
-            self._model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+            args = setting.model.model_args
+            self._model = load_model(source, args, device=pick_device(setting.model.device))
+            store = store_around(folder)
+            self.notes = check_model(self._model, encoder.tokenizer, source, args, store=store).notes
             self._source = source
         return self._model
 
@@ -99,7 +104,7 @@ def score(
     original: the model that agreement compares with.
     """
     encoder = setting.encoder(source)
-    model = held.model(source, setting)
+    model = held.model(source, setting, encoder, folder)
     rows = setting.benchmark.sets[part.rows]
     total = units(part, rows, generation)
     done = 0
@@ -123,7 +128,7 @@ def score(
         progress=step,
     )
     table = part.spec.compute(inputs)
-    facts: dict[str, Any] = {"units": total}
+    facts: dict[str, Any] = {"units": total, **({READING: list(held.notes)} if held.notes else {})}
     if part.kind == "tokens":
         held.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}

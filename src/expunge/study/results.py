@@ -22,7 +22,7 @@ from expunge.study.audit_jobs.results import AuditSubject, audit_lines
 from expunge.study.example_explorer import explorer, making
 from expunge.study.graph import ModelNode, StudyGraph
 from expunge.study.harness import EVAL_FILE
-from expunge.study.job import cut_answers, in_order
+from expunge.study.job import cut_answers, in_order, reading_notes
 from expunge.study.meta_evaluation.jobs import meta_section
 from expunge.study.run import RunOutcome
 from expunge.study.store import Store
@@ -180,7 +180,8 @@ def _notes(graph: StudyGraph, outcome: RunOutcome) -> tuple[str, ...]:
         for name, n in cut_answers(outcome.records.get(job.key)).items():
             limit = (name in sets and sets[name].max_length) or template.max_length
             notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
-    return tuple(notes)
+    read = [note for job in in_order(graph.jobs) for note in reading_notes(outcome.records.get(job.key))]
+    return (*notes, *dict.fromkeys(read))
 
 
 def _texts(leaf: ModelNode, store: Store) -> dict[str, dict[int, str]]:

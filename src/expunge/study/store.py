@@ -25,11 +25,10 @@ from expunge.core.fingerprints import file_sha256
 from expunge.study.collective import do_together
 from expunge.study.delta import SUFFIX as DELTA
 from expunge.study.delta import unpack
-from expunge.study.job import CHECKPOINTS, Job, Progress
+from expunge.study.job import CHECKPOINTS, LOCKS, Job, Progress
 from expunge.study.provenance import provenance
 
 RECORD = "job.json"
-LOCKS = ".locks"
 
 
 class Store:

@@ -16,6 +16,7 @@ from expunge.methods.objective import Objective
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig, check_source
 from expunge.models.load import load_tokenizer
+from expunge.models.passport import check_folder
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def check_model(model: ModelConfig) -> None:
         )
     if model.source:
         check_source(model.source, "model.model_args.pretrained_model_name_or_path")
+        check_folder(model.source, model.model_args)
 
 
 def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen: Objective) -> None:

@@ -15,6 +15,7 @@ from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import identity as panel_identity
 from expunge.metrics.compute import requests
 from expunge.models.config import preset_identity, tokenizer_identity
+from expunge.models.passport import check_trainable
 from expunge.study import measuring, work
 from expunge.study.evaluation_jobs import REVISION, EvaluationJobs
 from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
@@ -86,6 +87,8 @@ class TrainingJobs(EvaluationJobs):
         results, where there are no records.
         """
         check_quantize(args.lora)
+        if start is None and self.setting.model.source:
+            check_trainable(self.setting.model.source)
         check_run(chosen, args)
         check_reporters(args.report_to)
         given = self._given_retain(retain_file, args) if retain_file else None

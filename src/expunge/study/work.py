@@ -21,14 +21,17 @@ from expunge.data.stories import TokenDataset, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
+from expunge.evaluation.passport import check_model
 from expunge.methods.objective import Objective
 from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.api import Metric, MetricResult
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
+from expunge.models.passport import check_trainable
 from expunge.models.saved_dtype import dtype_to_save, stored_dtype
-from expunge.study.job import Progress
+from expunge.models.token_ids import check_ids
+from expunge.study.job import READING, Progress, store_around
 from expunge.study.measuring import parts
 from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -95,6 +98,9 @@ def fit(
             [setting.benchmark.sets[n] for n in sides["forget"]], setting.refusals, alternates, encoder
         )
     model = load_trained(source, setting, quantize=args.lora.quantize if args.lora else None)
+    trained_args = dataclasses.replace(setting.model.model_args, dtype="float32")
+    passport = check_model(model, encoder.tokenizer, source, trained_args, store=store_around(folder))
+    check_rows(model, rows)
     stored = {key: load_reference(path, what, model) for key, (path, what) in (references or {}).items()}
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
@@ -125,7 +131,18 @@ def fit(
     write_text(folder / "log.jsonl", as_lines(done.history))
     write_text(folder / "speed.jsonl", as_lines(done.speed_lines))  # apart, for no two runs have the same
     cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
-    return _facts(done, cut, panel, setting, args.evaluate)
+    facts = _facts(done, cut, panel, setting, args.evaluate)
+    return {**facts, READING: list(passport.notes)} if passport.notes else facts
+
+
+def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
+    """Raise ConfigError for a row to train on with an id beyond the model's embeddings.
+
+    Rows that are tokens on disk are not read here: they were checked against the tokenizer.
+    """
+    for side, encoded in rows.items():
+        if isinstance(encoded, list):
+            check_ids(model, ((f"{side} row {k}", row.ids) for k, row in enumerate(encoded)))
 
 
 def _facts(
@@ -264,6 +281,7 @@ def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
 def load_trained(source: str, setting: TaskContext, *, quantize: Bits | None = None, device: str | None = None) -> Any:
     """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
+    check_trainable(source)
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
     # a model that is to be cut in shards need not fit on one device
     where = device or ("cpu" if distributed.sharded() and quantize is None else setting.model.device)

@@ -14,6 +14,7 @@ from expunge.data.template import Encoded, Encoder
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import continued
 from expunge.models.packed import BatchPositions, packed_forward, token_logps
+from expunge.models.token_ids import padding_id
 from expunge.training.randomness import kept_random
 
 BUDGET = 8192  # padded tokens of a forward
@@ -42,7 +43,7 @@ class EvalLosses:
         device = next(model.parameters()).device
         total, n = 0.0, 0
         for part in budget_batches(rows, [len(r.ids) for r in rows], BUDGET):
-            batch = collate(part, pad_id=self.pad_id).to(device)
+            batch = collate(part, pad_id=padding_id(model, self.pad_id)).to(device)
             at = BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
             logits_NV = packed_forward(model, at, use_mask=False).logits_NV
             total -= float(token_logps(logits_NV, batch.token_N).double().sum())

@@ -20,8 +20,10 @@ import transformers
 from expunge.core import distributed
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
+from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
+from expunge.models.token_ids import padding_id
 from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State
@@ -69,6 +71,8 @@ def train(
     line of the log as it is made, and its speed. after_step: is called after each step and its evaluation, and may end
     the run. callbacks: receives the events of every phase for transformers' callbacks.
     """
+    capabilities(model)  # observed before the first pass, which reads it
+    pad_id = padding_id(model, pad_id)
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:

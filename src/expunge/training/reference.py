@@ -25,9 +25,11 @@ from transformers import AutoConfig
 from expunge.core.errors import JobError
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
+from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
+from expunge.models.token_ids import padding_id
 from expunge.training.forward import ForwardOutput, ForwardSpec, forward
 
 Kept = Mapping[str, Tensor]
@@ -59,6 +61,8 @@ def keep(
     kept = {"offsets": offsets}
     device = next(model.parameters()).device
     was_training = model.training
+    capabilities(model)  # observed before the first pass, which reads it
+    pad_id = padding_id(model, pad_id)
     model.eval()
     with torch.no_grad():
         for start in range(0, len(order), batch):

@@ -1,0 +1,74 @@
+"""`expunge passport MODEL`: what can be relied on when a model is read, a line for each check."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from expunge.core.errors import ConfigError
+
+EPILOG = """\
+Each line ends in ok, fallback or refused, with the reason. A fallback gives the numbers of plain transformers in a
+slower way, which jobs take by themselves. Exit code: 0 for ok and fallback, 2 for refused.
+
+examples:
+  expunge passport FOLDER
+  expunge passport FOLDER dtype=bfloat16 adapter=ignore --json
+"""
+
+
+def add_passport(commands: Any) -> None:
+    """Register the command."""
+    text = "check a model: scoring, generation, token ids, template, end token, quantisation, adapters"
+    sub = commands.add_parser(
+        "passport",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("model", help="a model's folder or hub id")
+    sub.add_argument(
+        "settings", nargs="*", metavar="key=value", help="of model.model_args: dtype=bfloat16 trust_remote_code=true"
+    )
+    sub.add_argument("--tokenizer", metavar="FOLDER", help="where the tokenizer lies (default: with the model)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    sub.add_argument("--json", action="store_true", help="print as JSON")
+    sub.set_defaults(command=_passport, plugin=[])
+
+
+def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    import yaml
+
+    from expunge.core.decode import decode
+    from expunge.evaluation.passport import inspect_model
+    from expunge.models.config import ModelArgs, TokenizerArgs, check_source
+    from expunge.models.load import pick_device
+
+    tree: dict[str, Any] = {}
+    for word in parsed.settings:
+        key, given, value = word.partition("=")
+        if not given:
+            raise ConfigError(f"{word!r} is no setting; write key=value, such as dtype=bfloat16")
+        tree[key.removeprefix("model.model_args.")] = yaml.safe_load(value)
+    args = decode(ModelArgs, tree, where="model.model_args")
+    check_source(parsed.model, "MODEL")
+    tokenizer_args = TokenizerArgs(
+        pretrained_model_name_or_path=parsed.tokenizer, trust_remote_code=args.trust_remote_code
+    )
+    passport = inspect_model(parsed.model, args, tokenizer_args, pick_device(parsed.device))
+    if parsed.json:
+        print(json.dumps(passport.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        width = max(len(line.name) for line in passport.lines)
+        for line in passport.lines:
+            print(f"{line.name:{width}}  {line.status:8}  {line.reason}")
+        print(f"{'passport':{width}}  {passport.status}")
+    refused = next((line for line in passport.lines if line.status == "refused"), None)
+    if refused is not None:
+        print(f"expunge: error: {parsed.model}: {refused.name}: {refused.reason}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,153 @@
+"""Continue prompts token by token with one model: in padded batches, one by one, or without a cache.
+
+The mode is one that was observed to give the model's own tokens (`evaluation.observation`). A token is chosen from its
+prompt's logits alone, so the modes give the same texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.core.records import Floats
+from expunge.data.batch import pad
+from expunge.evaluation.config import Generation
+from expunge.evaluation.prefix_cache import PrefixCache, new_cache, selectable
+from expunge.evaluation.prompts import Prompt, PromptBatch, draws
+from expunge.evaluation.stop_strings import StopStrings
+from expunge.evaluation.token_stats import greedy
+from expunge.models.capabilities import GenerationMode, forward_options, logits_in
+from expunge.models.token_ids import padding_id
+
+
+class Decoder:
+    """Continues batches of prompts with one model."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        generation: Generation,
+        ends: frozenset[int],
+        start: PrefixCache | None,
+        *,
+        mode: GenerationMode = "batched",
+        on_logits: Callable[[Sequence[int], Tensor], None] | None = None,
+    ) -> None:
+        """on_logits: is given the next-token logits of each step, (rows, V), and which prompts the rows belong to."""
+        self.on_logits = on_logits
+        self.model, self.ends, self.start, self.generation, self.mode = model, ends, start, generation, mode
+        self.pad_id = padding_id(model, getattr(tokenizer, "pad_token_id", None))
+        self.stops = StopStrings(generation.stop, tokenizer)
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Prompt]) -> list[PromptBatch]:
+        """The new tokens of each prompt. Rows that have ended leave the batch."""
+        new: list[list[int]] = [[] for _ in prompts]
+        made = [self._known(ids, p) for ids, p in zip(new, prompts, strict=True)]
+        rows = [row for row, done in enumerate(made) if done is None]
+        if self.mode == "batched" and rows:
+            self._batch(prompts, rows, new, made)
+        for row in rows:
+            if made[row] is None:
+                made[row] = self._alone(prompts[row], new[row], row)
+        return [done for done in made if done is not None]
+
+    def _batch(
+        self, prompts: Sequence[Prompt], rows: list[int], new: list[list[int]], made: list[PromptBatch | None]
+    ) -> None:
+        """Continue the prompts `rows` together, until each is in `made`."""
+        cache, step_ids, mask, position = self._begin([prompts[row] for row in rows])
+        uniform = self._draws(prompts)
+        for step in range(max(prompts[row].limit - len(new[row]) for row in rows)):
+            out = self._forward(step_ids, cache, attention_mask=mask, position_ids=position)
+            logits = logits_in(out)[:, -1]
+            if self.on_logits is not None:
+                self.on_logits(rows, logits)
+            chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
+            broken = logits.amax(-1).isnan().tolist()
+            for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
+                if made[row] is None:
+                    made[row] = self._ended(new[row], token, bad, limit=prompts[row].limit)
+            going = [k for k, row in enumerate(rows) if made[row] is None]
+            if not going:
+                break
+            step_ids, position = chosen[:, None], position[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            # compacting copies the cache: only when it pays, and only a cache that can be
+            if len(going) <= len(rows) * 3 // 4 and selectable(cache):
+                keep = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(keep)
+                step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
+                rows = [rows[k] for k in going]
+
+    def _alone(self, prompt: Prompt, new: list[int], row: int) -> PromptBatch:
+        """Continue one prompt without padding, mask or position ids, as `model(ids)` reads it."""
+        cache = new_cache(self.model) if self.mode == "single" else None
+        ids = torch.tensor([[*prompt.ids, *prompt.draft]], device=self.device)
+        uniform = self._draws([prompt])
+        for step in range(prompt.limit - len(new)):
+            logits = logits_in(self._forward(ids, cache))[:, -1]
+            if self.on_logits is not None:
+                self.on_logits([row], logits)
+            chosen = self._pick(logits, None if uniform is None else uniform[:, step])
+            bad = bool(logits.isnan().any())
+            if (made := self._ended(new, int(chosen), bad, limit=prompt.limit)) is not None:
+                return made
+            ids = chosen[:, None] if cache is not None else torch.cat([ids, chosen[:, None]], dim=1)
+        raise AssertionError("a text ends at its limit at the latest")
+
+    def _forward(self, ids: Tensor, cache: Any, **options: Any) -> Any:
+        """One step: the last logits of each row."""
+        if cache is not None:
+            options["past_key_values"] = cache
+        options = forward_options(self.model, use_cache=cache is not None, logits_to_keep=1, **options)
+        return self.model(input_ids=ids, **options)
+
+    def _known(self, ids: list[int], prompt: Prompt) -> PromptBatch | None:
+        """Add a prompt's draft to its text; the text if it has ended."""
+        for token in prompt.draft:
+            if (made := self._ended(ids, token, False, limit=prompt.limit)) is not None:
+                return made
+        return None
+
+    def _ended(self, ids: list[int], token: int, bad: bool, *, limit: int) -> PromptBatch | None:
+        """Add a token to a text; the text if it has ended."""
+        if bad:
+            return PromptBatch(None, False)
+        ids.append(token)
+        stopped = token in self.ends or self.stops.ended(ids)
+        return PromptBatch(ids, stopped) if stopped or len(ids) == limit else None
+
+    def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
+        n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
+        padded, there = pad([(*p.ids[n_all:], *p.draft) for p in prompts], pad_id=self.pad_id, side="left")
+        ids, mask = padded.to(self.device), there.long().to(self.device)
+        position = (mask.cumsum(1) - 1).clamp(min=0) + n_all
+        if self.start is None:
+            return new_cache(self.model), ids, mask, position
+        before = self.start.rows(torch.zeros(len(prompts), dtype=torch.long, device=self.device))
+        return before.cache, ids, torch.cat([before.mask_BT, mask], dim=1), position
+
+    def _draws(self, prompts: Sequence[Prompt]) -> Floats | None:
+        if self.generation.temperature == 0:
+            return None
+        uniform = np.zeros((len(prompts), max(p.limit for p in prompts)))
+        for i, p in enumerate(prompts):
+            uniform[i, : p.limit] = draws(self.generation.seed, p)
+        return uniform
+
+    def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
+        """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
+        if uniform is None:
+            return greedy(logits)
+        # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
+        summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
+        at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]
+        return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,109 @@
+"""What a loaded model can do in one forward: padded batches, masks, caches, logits at chosen positions.
+
+The values come from an observation of the model itself (`evaluation.passport`), never from its family's name. A model
+that was not observed is taken to do everything.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+GenerationMode = Literal["batched", "single", "uncached"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """How a model is read. Every field but `notes` has a fallback that gives the numbers of plain transformers."""
+
+    head: bool = True
+    """The LM head can be run on chosen positions. Fallback: compute all logits, then choose."""
+    padded: bool = True
+    """A right-padded batch without a mask gives the numbers of each row alone. Fallback: row by row."""
+    masked: bool = True
+    """A padded batch with a mask gives the numbers of each row alone. Fallback: row by row."""
+    shared_prefix: bool = True
+    """A prefix that several rows share can be kept as a cache. Fallback: each row is read from its start."""
+    generation: GenerationMode = "batched"
+    """Greedy decoding in padded batches with a cache, one prompt at a time, or without a cache."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each fallback, for reports."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as plain JSON types."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Capabilities:
+        """Return what `to_dict` wrote. Raises TypeError for other keys."""
+        return cls(**{**values, "notes": tuple(values.get("notes", ()))})
+
+
+_OBSERVED: WeakKeyDictionary[Any, Capabilities] = WeakKeyDictionary()
+_EVERYTHING = Capabilities()
+
+
+def plain_model(model: Any) -> Any:
+    """Return the transformers model under wrappers (DistributedDataParallel, DeepSpeed, peft)."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def register_capabilities(model: Any, capabilities: Capabilities) -> None:
+    """Keep what was observed of a model, as long as the model is alive."""
+    _OBSERVED[plain_model(model)] = capabilities
+
+
+def observed_capabilities(model: Any) -> Capabilities | None:
+    """Return what was observed of a model, or None if it was not."""
+    try:
+        return _OBSERVED.get(plain_model(model))
+    except TypeError:  # an object that takes no weak reference is no module
+        return None
+
+
+def capabilities_of(model: Any) -> Capabilities:
+    """Return what was observed of a model; everything, if it was not observed."""
+    return observed_capabilities(model) or _EVERYTHING
+
+
+@functools.cache
+def _parameters(forward: Any) -> tuple[Mapping[str, Any], bool]:
+    """The named parameters of a forward with their defaults, and whether it takes any other name."""
+    found = inspect.signature(forward).parameters.values()
+    named = {p.name: p.default for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in found)
+
+
+def forward_options(model: Any, **options: Any) -> dict[str, Any]:
+    """Return those of some arguments that the model's forward takes, under the names that it has for them.
+
+    `past_key_values` may be `cache_params`, and `logits_to_keep` `num_logits_to_keep`. Position ids and the number of
+    logits are left out if the forward does not name them: inside `**kwargs` they would be ignored. All logits are
+    asked for if the model's default is to give fewer.
+    """
+    forward = getattr(type(plain_model(model)), "forward", None)
+    if forward is None:
+        return options
+    named, any_name = _parameters(forward)
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        alias = {"past_key_values": "cache_params", "logits_to_keep": "num_logits_to_keep"}.get(name, name)
+        if name in named or (alias not in named and any_name and name not in ("position_ids", "logits_to_keep")):
+            out[name] = value
+        elif alias in named:
+            out[alias] = value
+    for name in ("logits_to_keep", "num_logits_to_keep"):
+        if name not in out and named.get(name, 0) not in (0, None, inspect.Parameter.empty):
+            out[name] = 0
+    return out
+
+
+def logits_in(output: Any) -> Any:
+    """Return the logits of a forward's output: its `logits`, or the first of a tuple."""
+    return output.logits if hasattr(output, "logits") else output[0]

@@ -1,0 +1,273 @@
+"""A model's passport: what can be relied on when it is read, a line for each check with its reason.
+
+This file holds the checks of files and tokenizers. `evaluation.passport` adds those that run the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge.core.errors import ConfigError
+from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.models.capabilities import Capabilities
+from expunge.models.config import ADAPTER, ModelArgs, identity_files, looks_local
+
+Status = Literal["ok", "fallback", "refused"]
+REVISION = 1  # of the checks: raised when the same model would get other lines
+QUANTISED = {"bitsandbytes": "bitsandbytes"}  # methods that are loaded as they are, and the package each needs
+SLICE, SLICES = 2**16, 16  # bytes of a weights file that its key covers
+
+
+@dataclass(frozen=True)
+class PassportLine:
+    """One check."""
+
+    name: str
+    """What is checked, in a word or two."""
+    status: Status
+    """`ok`; `fallback`: a slower or narrower way is used; `refused`: the model cannot be used."""
+    reason: str
+    """What was found, with its numbers."""
+
+
+@dataclass(frozen=True)
+class Passport:
+    """All checks of a model, and how it is read."""
+
+    model: str
+    """The folder or hub id."""
+    lines: tuple[PassportLine, ...]
+    """The checks, in order."""
+    capabilities: Capabilities | None = None
+    """How it is read; None if it was refused before it was run."""
+
+    @property
+    def status(self) -> Status:
+        """The worst status of its lines."""
+        found = {line.status for line in self.lines}
+        return "refused" if "refused" in found else "fallback" if "fallback" in found else "ok"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report says of the fallbacks in reading and of the ids."""
+        ids = [line.reason for line in self.lines if line.name == "token ids" and line.status == "fallback"]
+        return (*(self.capabilities.notes if self.capabilities else ()), *ids)
+
+    def require(self) -> None:
+        """Raise ConfigError with the first line that refuses the model."""
+        for line in self.lines:
+            if line.status == "refused":
+                raise ConfigError(f"model {self.model}: {line.name}: {line.reason}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the passport as plain JSON types."""
+        reads = self.capabilities.to_dict() if self.capabilities else None
+        lines = [asdict(line) for line in self.lines]
+        return {"model": self.model, "status": self.status, "lines": lines, "capabilities": reads}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Passport:
+        """Return what `to_dict` wrote. Raises KeyError or TypeError if it did not."""
+        lines = tuple(PassportLine(**line) for line in values["lines"])
+        reads = values["capabilities"]
+        return cls(values["model"], lines, Capabilities.from_dict(reads) if reads else None)
+
+
+def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[str, str]) -> str:
+    """Return the fingerprint that a model's passport is stored under.
+
+    It covers the small files of the folder whole, and of weights their names, sizes and slices of their bytes, so that
+    it takes no time to compute. A hub id is known by its name and revision.
+    """
+    named: Any = {"hub": source, "revision": args.revision}
+    if looks_local(source):
+        folder = Path(source).expanduser()
+        names = identity_files(folder)
+        weights = [n for n in names if n.endswith(".safetensors")]
+        others = {n: file_sha256(folder / n) for n in names if n not in weights}
+        named = {"files": others, "weights": {n: _sampled_sha256(folder / n) for n in weights}}
+    how = {"dtype": args.dtype, "attention": args.attn_implementation, "adapter": args.adapter, "device": device}
+    return fingerprint({"revision": REVISION, "source": named, "how": how, "versions": dict(versions)})
+
+
+def _sampled_sha256(path: Path) -> str:
+    """SHA-256 of a file's size and of slices of its bytes, evenly spaced."""
+    size = path.stat().st_size
+    found = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as f:
+        for k in range(SLICES):
+            f.seek(max(0, (size - SLICE) * k // (SLICES - 1)))
+            found.update(f.read(SLICE))
+    return found.hexdigest()
+
+
+def folder_lines(source: str, args: ModelArgs) -> list[PassportLine]:
+    """Return the checks of a model folder that read no weights: remote code, quantisation, adapters.
+
+    A hub id has none: its files are not on this machine.
+    """
+    if not looks_local(source):
+        return []
+    folder = Path(source).expanduser()
+    config = _json(folder / "config.json")
+    lines = [_remote_code(config, folder, args), _quantised(config), _adapters(folder, config, args)]
+    return [line for line in lines if line is not None]
+
+
+def check_folder(source: str, args: ModelArgs) -> None:
+    """Raise ConfigError for a model folder that cannot be loaded as it is; no weights are read."""
+    Passport(source, tuple(folder_lines(source, args))).require()
+
+
+def check_trainable(source: str) -> None:
+    """Raise ConfigError for a folder whose weights are quantised: they can be scored, not trained."""
+    method = quantisation(source)
+    if method is not None:
+        raise ConfigError(
+            f"model.model_args.pretrained_model_name_or_path: {source} holds {method} weights, which cannot be "
+            "trained; give the model before quantisation, with trainer.args.lora.quantize=nf4 or int8 to save memory"
+        )
+
+
+def quantisation(source: str) -> str | None:
+    """Return the quantisation method that a model folder's configuration names, or None."""
+    if not looks_local(source):
+        return None
+    found = _json(Path(source).expanduser() / "config.json").get("quantization_config")
+    return None if not isinstance(found, dict) else str(found.get("quant_method") or "unnamed")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if it is not there or is none, which loading reports."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remote_code(config: Mapping[str, Any], folder: Path, args: ModelArgs) -> PassportLine | None:
+    if "AutoModelForCausalLM" not in (config.get("auto_map") or {}):
+        return None
+    if args.trust_remote_code:
+        return PassportLine("remote code", "ok", "the folder's own Python files are run, and are part of the key")
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") in CONFIG_MAPPING_NAMES:
+        return PassportLine("remote code", "ok", "the folder's Python files are not run; transformers has this model")
+    return PassportLine(
+        "remote code",
+        "refused",
+        f"the architecture {config.get('model_type')!r} is defined by Python files in {folder.name}; read them, then "
+        "set model.model_args.trust_remote_code=true",
+    )
+
+
+def _quantised(config: Mapping[str, Any]) -> PassportLine | None:
+    found = config.get("quantization_config")
+    if not isinstance(found, dict):
+        return None
+    method = str(found.get("quant_method") or "unnamed")
+    package = QUANTISED.get(method)
+    if package is None:
+        return PassportLine(
+            "quantisation",
+            "refused",
+            f"the weights are quantised by {method}, which is not supported (supported: {', '.join(QUANTISED)}); save "
+            "the model unquantised",
+        )
+    if importlib.util.find_spec(package) is None:
+        return PassportLine("quantisation", "refused", f"{method} weights need {package}; pip install 'expunge[quant]'")
+    bits = 4 if found.get("load_in_4bit") else 8
+    return PassportLine("quantisation", "ok", f"{bits}-bit {method} weights: they are scored as they are, not trained")
+
+
+def _adapters(folder: Path, config: Mapping[str, Any], args: ModelArgs) -> PassportLine | None:
+    if not (folder / ADAPTER).is_file():
+        return None
+    kind = str(_json(folder / ADAPTER).get("peft_type") or "peft").lower()
+    if args.adapter == "ignore":
+        return PassportLine("adapter", "ok", f"the {kind} adapter in the folder is ignored (model_args.adapter=ignore)")
+    if config.get("quantization_config"):
+        return PassportLine(
+            "adapter",
+            "refused",
+            f"the {kind} adapter in the folder cannot be added to quantised weights; set "
+            "model.model_args.adapter=ignore",
+        )
+    return PassportLine(
+        "adapter",
+        "ok",
+        f"the {kind} adapter in the folder is added to its weights; model.model_args.adapter=ignore leaves it out",
+    )
+
+
+def tokenizer_lines(tokenizer: Any, n_embeddings: int | None, ends: Iterable[int]) -> list[PassportLine]:
+    """Return the checks of a tokenizer beside a model with so many embeddings: ids, chat template, end token.
+
+    ends: the ids that end a text.
+    """
+    lines = [] if n_embeddings is None else [_ids(tokenizer, n_embeddings)]
+    lines.append(_template(tokenizer))
+    known = sorted(set(ends))
+    if tokenizer.eos_token_id is None:
+        lines.append(
+            PassportLine("end token", "refused", "the tokenizer has no EOS token, so no answer could ever end")
+        )
+    elif n_embeddings is not None and tokenizer.eos_token_id >= n_embeddings:
+        said = f"EOS is id {tokenizer.eos_token_id}, beyond the model's {n_embeddings} embeddings"
+        lines.append(PassportLine("end token", "refused", said))
+    else:
+        shown = ", ".join(f"{i} {tokenizer.convert_ids_to_tokens(i)!r}" for i in known)
+        lines.append(PassportLine("end token", "ok", f"a text ends at {shown}"))
+    return lines
+
+
+def _ids(tokenizer: Any, n_embeddings: int) -> PassportLine:
+    n_tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad >= n_embeddings and n_tokens == pad + 1:
+        return PassportLine(
+            "token ids",
+            "fallback",
+            f"the pad token is id {pad}, beyond the model's {n_embeddings} embeddings: padding is filled with id 0, "
+            "and masked",
+        )
+    if n_tokens > n_embeddings:
+        return PassportLine(
+            "token ids",
+            "fallback",
+            f"the tokenizer has ids up to {n_tokens - 1}, the model {n_embeddings} embeddings: a row with an id of "
+            f"{n_embeddings} or more is an error",
+        )
+    return PassportLine("token ids", "ok", f"{n_tokens} ids within {n_embeddings} embeddings")
+
+
+TURNS: Sequence[Mapping[str, str]] = (
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+)
+
+
+def _template(tokenizer: Any) -> PassportLine:
+    if not getattr(tokenizer, "chat_template", None):
+        return PassportLine("chat template", "ok", "none: question and answer are joined by the tags of template_args")
+    try:
+        text = tokenizer.apply_chat_template(list(TURNS), tokenize=False)
+        tokenizer.apply_chat_template(list(TURNS[:1]), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template may raise anything: it is a program
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return PassportLine(
+            "chat template",
+            "fallback",
+            f"it fails on a question and its answer ({first}); set apply_chat_template=false",
+        )
+    if str(TURNS[1]["content"]) not in str(text):
+        return PassportLine("chat template", "fallback", "it does not write the answer as given; see template_args")
+    return PassportLine("chat template", "ok", f"it renders a question and its answer ({len(text)} characters)")
