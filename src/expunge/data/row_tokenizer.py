@@ -52,6 +52,10 @@ class RowTokenizer:
             return text
         return self._pattern.sub(lambda m: f"{OPEN}{chr(NUMBER + self.control.index(m.group()))}{CLOSE}", text)
 
+    def finds(self, text: str) -> bool:
+        """Return whether a text contains the text of a special token."""
+        return self._pattern.search(text) is not None
+
     def show(self, text: str) -> str:
         """Return the text that `hide` replaced."""
         return _HIDDEN.sub(lambda m: self.control[ord(m.group(1)) - NUMBER], text)

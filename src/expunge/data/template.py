@@ -79,12 +79,11 @@ class Template:
             getattr(self, f.name) != f.default for f in tags
         )
 
-    def resolved(self, tokenizer: Any) -> Template:
-        """Settle `apply_chat_template: null` for a tokenizer (None: one without a chat template)."""
+    def resolved(self, *, tokenizer_has_one: bool) -> Template:
+        """Settle `apply_chat_template: null`, by whether the tokenizer has a chat template."""
         if self.apply_chat_template is not None:
             return self
-        own = bool(self.chat_template or getattr(tokenizer, "chat_template", None))
-        chat = own and not self.has_tags and self.compat == "clean"
+        chat = (tokenizer_has_one or bool(self.chat_template)) and not self.has_tags and self.compat == "clean"
         return dataclasses.replace(self, apply_chat_template=chat)
 
 
@@ -139,7 +138,7 @@ class Encoder:
     def __init__(self, template: Template, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError("model.tokenizer_args: the tokenizer has no EOS token, so no answer could ever end")
-        template = template.resolved(tokenizer)
+        template = template.resolved(tokenizer_has_one=bool(getattr(tokenizer, "chat_template", None)))
         if template.apply_chat_template and not (template.chat_template or tokenizer.chat_template):
             raise ConfigError("model.template_args.apply_chat_template: this tokenizer has no chat template")
         self.template, self.tokenizer = template, tokenizer
@@ -173,6 +172,18 @@ class Encoder:
         )
         self.notes = chat.notes
         return chat
+
+    def rendered(self) -> str | None:
+        """Return the text of one example by the chat template, special tokens included; None with tags.
+
+        It belongs to the key of a job: another template text, variable or date gives another key.
+        """
+        if self._chat is None:
+            return None
+        if self.template.compat == "openunlearning":
+            return self._chat.render([*self._messages("?"), {"role": "assistant", "content": "!"}])
+        turn = self._chat.turn(self._messages("?"), "!")
+        return turn.prompt + turn.answer + turn.end
 
     def _end_in_tag(self) -> str | None:
         """With tags: `asst_end_tag` up to its first special token, which ends an answer."""

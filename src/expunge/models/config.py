@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
     "chat_template.jinja",
+    "chat_template.json",
 )
 
 
@@ -122,6 +124,20 @@ def looks_local(source: str) -> bool:
     if Path(source).expanduser().exists():
         return True
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.split("/")[0] in ("saves", "models")
+
+
+def has_chat_template(source: str) -> bool:
+    """Return whether a local tokenizer folder contains a chat template; no tokenizer is loaded."""
+    folder = Path(source).expanduser()
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    if (folder / "additional_chat_templates").is_dir():
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading the tokenizer reports what is wrong with it
+    return bool(settings.get("chat_template")) if isinstance(settings, dict) else False
 
 
 def check_source(source: str, key: str) -> None:
