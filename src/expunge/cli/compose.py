@@ -84,7 +84,15 @@ def _words(overrides: Sequence[str]) -> list[str]:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
     # The axes of a grid, what a benchmark or a step takes and stories are checked there, not by the tree of known keys.
-    own = ("grid.", "data.args.", "sweep.space.", "stories.", f"{VARIABLES}.", f"{VARIABLES}=", *(f"{at}.step_args{end}" for at in STEPS for end in ".="))
+    own = (
+        "grid.",
+        "data.args.",
+        "sweep.space.",
+        "stories.",
+        f"{VARIABLES}.",
+        f"{VARIABLES}=",
+        *(f"{at}.step_args{end}" for at in STEPS for end in ".="),
+    )
     return [f"++{bare}" if (bare := word.lstrip("+")).startswith(own) else word for word in overrides]
 
 

@@ -51,7 +51,9 @@ class InspectInputs:
 def add_inspect(commands: Any) -> None:
     """Add `inspect`, and its older name `inside`, to the commands of a parser."""
     for name in ("inspect", "inside"):
-        text = f"look into a model: {', '.join((TEMPLATE, *LOOKS))}" if name == "inspect" else "the older name of inspect"
+        text = (
+            f"look into a model: {', '.join((TEMPLATE, *LOOKS))}" if name == "inspect" else "the older name of inspect"
+        )
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
         what = "; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items()))
         sub.add_argument(

@@ -156,7 +156,9 @@ class Conversation:
                 continue
             if self.thought == "empty" or other != whole:
                 self.variables |= form
-                self.notes.append(f"the chat template opens a thought; it is closed by {name}={next(iter(form.values()))}")
+                self.notes.append(
+                    f"the chat template opens a thought; it is closed by {name}={next(iter(form.values()))}"
+                )
             return
         if self.thought == "empty":
             self._closer = self._closing(start)

@@ -75,16 +75,21 @@ class RowTokenizer:
             out[i] = self._hidden_ids(texts[i])[0]
         return out
 
-    def boundary(self, prompt: str, whole: str, ids: Sequence[int]) -> int | None:
-        """Return the index of the first token of `whole` that reaches past `prompt`; None without offsets."""
+    def boundary(self, prompt: str, whole: str, ids: Sequence[int]) -> tuple[int, bool] | None:
+        """Return the index of the first token of `whole` that reaches past `prompt`; None without offsets.
+
+        The second value: whether that token also contains visible characters of the prompt.
+        """
         if OPEN in whole:
             offsets = self._hidden_ids(whole)[1]
-            end = len(self._swap(prompt))
+            head = self._swap(prompt)
         else:
-            offsets, end = self._offsets(whole, ids), len(prompt)
+            offsets, head = self._offsets(whole, ids), prompt
         if offsets is None:
             return None
-        return next((i for i, (_, stop) in enumerate(offsets) if stop > end), len(offsets))
+        n = next((i for i, (_, stop) in enumerate(offsets) if stop > len(head)), len(offsets))
+        start = offsets[n][0] if n < len(offsets) else len(head)
+        return n, bool(head[start:].strip())
 
     def splits(self, prompt: str, answer: str) -> bool:
         """Return whether prompt and answer give the same ids apart as together, by a check of this tokenizer.
@@ -134,16 +139,17 @@ class RowTokenizer:
                     "a row contains the text of a special token, and this tokenizer cannot encode it as plain text "
                     "inside a template; give model.template_args.split_special_tokens=false or change the row"
                 )
-            return list(self.tokenizer(self.show(text), add_special_tokens=False, split_special_tokens=True).input_ids), None
+            return list(
+                self.tokenizer(self.show(text), add_special_tokens=False, split_special_tokens=True).input_ids
+            ), None
         copy, back = self._plain_copy()
         encoding = copy.encode(self._swap(text), add_special_tokens=False)
-        known = self.tokenizer.convert_tokens_to_ids(list(self.control))
-        made = set(encoding.ids) & set(known)
-        if made:
-            token = self.control[known.index(made.pop())]
+        hidden = {self.control[ord(mark) - NUMBER] for mark in _HIDDEN.findall(text)}
+        made = {t for t in hidden if self.tokenizer.convert_tokens_to_ids(t) in encoding.ids}
+        if made - {getattr(self.tokenizer, "unk_token", None)}:
             raise DataError(
-                f"a row contains {token!r}, which this tokenizer encodes as its special token in plain text, too; give "
-                "model.template_args.split_special_tokens=false or change the row"
+                f"a row contains {min(made)!r}, which this tokenizer encodes as its special token in plain text, too; "
+                "give model.template_args.split_special_tokens=false or change the row"
             )
         return [back.get(i, i) for i in encoding.ids], list(encoding.offsets)
 

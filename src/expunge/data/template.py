@@ -326,18 +326,21 @@ class Encoder:
         """The ids of an example. Raises DataError if the boundary cannot be found, or no answer token is left."""
         with _named(where):
             before = self._prompt_ids(parts.prompt, parts.blank)
+            whole = parts.prompt + parts.rest
             if self.tokens.splits(parts.prompt, parts.rest):
-                ids = self._ids(parts.rest)
+                ids = self._ids(parts.prompt) + self._ids(parts.rest)
             else:
-                whole = parts.prompt + parts.rest
                 ids = self._ids(whole)
-                n = len(before) if ids[: len(before)] == before else self.tokens.boundary(parts.prompt, whole, ids)
-                if n is None:
+            n = len(before)
+            if ids[:n] != before:
+                found = self.tokens.boundary(parts.prompt, whole, ids)
+                if found is None:
                     raise DataError(
                         "this tokenizer joins the prompt's last and the answer's first characters in one token and "
                         "gives no offsets; use a fast tokenizer (tokenizer.json)"
                     )
-                before, ids = ids[:n], ids[n:]
+                n = found[0]
+            before, ids = ids[:n], ids[n:]
         head = self._started(before, bos=parts.bos)
         end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
         tail = [*ids, *end]
@@ -384,8 +387,9 @@ class Encoder:
             ids, *others = (self._ids(text) for text in self._prompt_texts(prompt, blank))
             for probe in others:
                 if probe[: len(ids)] != ids:
-                    n = self.tokens.boundary(prompt, f"{prompt}{blank}A", probe)
-                    ids = ids if n is None else probe[:n]
+                    found = self.tokens.boundary(prompt, f"{prompt}{blank}A", probe)
+                    # a token with a part of the prompt's last word stays whole: generated text begins after that word
+                    ids = ids if found is None or found[1] else probe[: found[0]]
             self._last = ((prompt, blank), ids)
         return self._last[1]
 
