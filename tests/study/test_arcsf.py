@@ -112,7 +112,7 @@ def test_templates_models_and_methods(tmp_path: Path) -> None:
     study = decode_study(yaml.safe_load(made.to_yaml()))
     assert study.model.source == "gpt2"
     tags = {"user_start_tag": "", "user_end_tag": "", "asst_start_tag": " ", "asst_end_tag": ""}
-    assert study.template_args == Template(**tags)
+    assert study.template_args == Template(apply_chat_template=False, **tags)
     assert study.methods[4].trainer == "IdkNLL"
     assert [m.label for m in study.methods[:2]] == ["ascent-longer", "ascent-shorter"]
     said = " ".join(made.notes)

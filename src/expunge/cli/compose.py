@@ -23,11 +23,13 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from expunge.cli.vocabulary import translate, with_split
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
+from expunge.models.config import looks_local
 from expunge.study.config import StudyConfig
 from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+VARIABLES = "model.template_args.template_kwargs"
 STEPS = ("trainer.args", "unlearn", "train")  # where training settings stand, whose `step_args` are the step's own
 
 
@@ -39,7 +41,7 @@ def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"study: missing; give study=NAME or study=FILE.yaml{nearest('', options('study'))}")
     if name.endswith((".yaml", ".yml")) and name not in options("study"):
         return _study_file(Path(name).expanduser(), [w for w in words if not w.startswith("study=")])
-    tree = _compose("run", words)
+    tree = _compose("run", _with_own_template(words))
     tree.pop("study", None)
     tree.setdefault("name", name)
     return _with_models(tree)
@@ -50,9 +52,20 @@ def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], li
     words, notes = translate(_words(overrides))
     if mode == "train":
         words, notes = with_split(words, notes)
-    tree = _compose(mode, words)
+    tree = _compose(mode, _with_own_template(words))
     tree.pop("experiment", None)
     return tree, notes
+
+
+SOURCE = "model.model_args.pretrained_model_name_or_path"
+
+
+def _with_own_template(words: Sequence[str]) -> list[str]:
+    """A model folder without `model=NAME` has its own chat template, not the settings of the default model."""
+    named = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
+    if "model" in named or not looks_local(named.get(SOURCE, "").strip("'\"") or "hub/id"):
+        return list(words)
+    return [*words, "model=llama-1m"]  # has no template settings; the folder stands in place of its preset
 
 
 def options(group: str) -> list[str]:
@@ -71,7 +84,15 @@ def _words(overrides: Sequence[str]) -> list[str]:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word!r}: not of the form key=value")
     # The axes of a grid, what a benchmark or a step takes and stories are checked there, not by the tree of known keys.
-    own = ("grid.", "data.args.", "sweep.space.", "stories.", *(f"{at}.step_args{end}" for at in STEPS for end in ".="))
+    own = (
+        "grid.",
+        "data.args.",
+        "sweep.space.",
+        "stories.",
+        f"{VARIABLES}.",
+        f"{VARIABLES}=",
+        *(f"{at}.step_args{end}" for at in STEPS for end in ".="),
+    )
     return [f"++{bare}" if (bare := word.lstrip("+")).startswith(own) else word for word in overrides]
 
 
@@ -116,6 +137,7 @@ def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
         known.grid,
         known.sweep.space,
         known.data.args,
+        known.model.template_args.template_kwargs,
         known.unlearn.step_args,
         known.train.step_args,
         slurm.env,

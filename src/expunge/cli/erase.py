@@ -68,6 +68,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     from expunge.study.erase.request import prepare_erase
     from expunge.study.erase.run import carry_out_erase, dry_run
+    from expunge.study.template_example import print_example
     from expunge.study.worker import quiet
 
     quiet()
@@ -76,6 +77,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     if erasing.control is None:
         print(f"note: {NO_CONTROL}", file=sys.stderr)
+    print_example(erasing.final.setting, lambda line: print(line, file=sys.stderr))
     if parsed.dry_run:
         dry_run(erasing, print)
         return 0
@@ -92,7 +94,6 @@ NO_CONTROL = (
 )
 
 
-CHAT = "model.template_args.apply_chat_template"
 # Settings of a study that an erasure decides itself: to take them and go on without them would deceive.
 DECIDED = {
     "methods": "name a method by --method",
@@ -167,8 +168,6 @@ def request_of(parsed: argparse.Namespace) -> Any:
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
     if not named:
         tree["model"]["model_args"]["pretrained_model_name_or_path"] = parsed.model
-        if not any(word.lstrip("+~").startswith(CHAT) for word in parsed.overrides):
-            tree["model"]["template_args"]["apply_chat_template"] = _has_chat_template(parsed.model)
     tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
     if parsed.unseen:
         tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}
@@ -187,15 +186,6 @@ def request_of(parsed: argparse.Namespace) -> Any:
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
         full_data=parsed.full_data, show_text=parsed.show_text,
     )  # fmt: skip
-
-
-def _has_chat_template(source: str) -> bool:
-    """Whether the model's tokenizer brings a chat template, which is then how it is asked. Raises ConfigError."""
-    from expunge.models.config import TokenizerArgs, check_source
-    from expunge.models.load import load_tokenizer
-
-    check_source(source, "--model")
-    return bool(load_tokenizer(source, TokenizerArgs()).chat_template)
 
 
 def _stages(console: Any) -> Any:

@@ -1,10 +1,11 @@
-"""`expunge inside`: what a model still holds, layer by layer, beside its two controls; as a table, JSON and parquet."""
+"""`expunge inspect`: what a model contains, layer by layer, next to its two controls; and how examples become tokens."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from expunge.interpretability.result import AnalysisResult
     from expunge.study.task_context import TaskContext
 
+TEMPLATE = "template"
 ROLES = ("model", "full", "retain")
 Column = Mapping[Any, float]  # by layer (None: all that is in no layer), or what else `InspectInputs.index` says
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
@@ -46,34 +48,83 @@ class InspectInputs:
     index: str = "layer"
 
 
-def add_inside(commands: Any) -> None:
-    """Add `inside` to the commands of a parser."""
-    text = f"look into a model's layers: {', '.join(LOOKS)}"
-    sub = commands.add_parser("inside", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-    sub.add_argument("what", choices=sorted(LOOKS), help="; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items())))
-    sub.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="the benchmark, as of `expunge eval`; model=NAME for its template",
-    )
-    sub.add_argument("--model", required=True, metavar="DIR", help="the model to look into")
-    sub.add_argument("--full", metavar="DIR", help="the control that knows")
-    sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
-    sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
-    sub.add_argument("--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)")
-    sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
-    sub.set_defaults(command=_inside, plugin=[])
+def add_inspect(commands: Any) -> None:
+    """Add `inspect`, and its older name `inside`, to the commands of a parser."""
+    for name in ("inspect", "inside"):
+        text = (
+            f"look into a model: {', '.join((TEMPLATE, *LOOKS))}" if name == "inspect" else "the older name of inspect"
+        )
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        what = "; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items()))
+        sub.add_argument(
+            "what", choices=(TEMPLATE, *sorted(LOOKS)), help=f"{TEMPLATE}: how an example becomes tokens; {what}"
+        )
+        sub.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="the benchmark, as of `expunge eval`; model=NAME for its template",
+        )
+        sub.add_argument("--model", required=True, metavar="DIR", help="the model to look into")
+        sub.add_argument("--full", metavar="DIR", help="the control that knows")
+        sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
+        sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
+        sub.add_argument(
+            "--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)"
+        )
+        sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
+        sub.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (not for template)")
+        sub.set_defaults(command=_inspect, plugin=[], name=name)
 
 
-def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.compose import single_tree
-    from expunge.interpretability.result import write
+def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    """`inspect template` prints; every other analysis also writes a folder."""
+    if parsed.name == "inside":
+        print("note: `expunge inside` is now `expunge inspect`", file=sys.stderr)
+    if parsed.what == TEMPLATE:
+        return _template(parsed)
+    if parsed.out is None:
+        raise ConfigError("--out: missing; name a new or empty folder")
+    return _inside(parsed, words)
+
+
+def _template(parsed: argparse.Namespace) -> int:
+    """Print one example as tokens, what is scored, and what the template does. Reads no weights."""
+    from expunge.data.examples import Example, ExampleSet
     from expunge.models.config import check_source
+    from expunge.study.template_example import template_lines, template_notes
+
+    check_source(parsed.model, "--model")
+    named = any(word.startswith(("benchmark=", "experiment=", "forget=")) for word in parsed.overrides)
+    setting = _setting(parsed, () if named else ("benchmark=world",))
+    encoder = setting.encoder(parsed.model)
+    rows = setting.benchmark.sets.get(parsed.rows or setting.benchmark.forget_set)
+    if not named and parsed.rows is None:
+        rows = ExampleSet("example", (Example(0, "Who wrote the red book?", {"answer": "Ana Silva wrote it."}),))
+    if not isinstance(rows, ExampleSet):
+        raise ConfigError(f"--rows: no set named {parsed.rows!r}{nearest(str(parsed.rows), setting.benchmark.sets)}")
+    notes = template_notes(encoder, [rows])
+    for line in (*template_lines(encoder, rows), *(f"note: {note}" for note in notes)):
+        print(line)
+    return 0
+
+
+def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskContext:
+    """The task that the words name, with the model's own template unless a shipped model is named."""
+    from expunge.cli.compose import single_tree
     from expunge.study.config import decode_task
     from expunge.study.resolve_task import resolve_task
     from expunge.study.single import SingleJob
+
+    plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
+    source = f"model.model_args.pretrained_model_name_or_path={parsed.model}"
+    words = [*plain, *extra, *parsed.overrides, "task_name=inspect", source]
+    return resolve_task(decode_task(SingleJob, single_tree("eval", words)[0]))
+
+
+def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.interpretability.result import write
+    from expunge.models.config import check_source
     from expunge.study.worker import quiet
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
@@ -87,15 +138,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     sources = {role: getattr(parsed, role) for role in ROLES if getattr(parsed, role) is not None}
     for role, source in sources.items():
         check_source(source, f"--{role}")
-    plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
-    words = [
-        *plain,
-        *parsed.overrides,
-        "task_name=inside",
-        f"model.model_args.pretrained_model_name_or_path={parsed.model}",
-    ]
-    task = decode_task(SingleJob, single_tree("eval", words)[0])
-    setting = resolve_task(task)
+    setting = _setting(parsed)
     quiet()
     encoder = setting.encoder(parsed.model)
     rows = parsed.rows or setting.benchmark.forget_set

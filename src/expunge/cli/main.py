@@ -15,7 +15,7 @@ from typing import Any
 from expunge import __version__
 from expunge.cli.data import add_data
 from expunge.cli.erase import add_erase
-from expunge.cli.inspect import add_inside
+from expunge.cli.inspect import add_inspect
 from expunge.cli.judge import add_judge
 from expunge.cli.memory import add_memory
 from expunge.cli.passport import add_passport
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(commands)
     add_data(commands)
     add_judge(commands)
-    add_inside(commands)
+    add_inspect(commands)
     add_erase(commands)
     add_semeval(commands)
     add_memory(commands)
@@ -257,6 +257,7 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     console = Console()
     study = load_study(parsed.overrides, parsed.plugin)
+    _print_example(study.graph.setting)
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
@@ -266,6 +267,13 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"failed: {label}: {reason}", markup=False, style="red")
     console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 1 if result.failures else 0
+
+
+def _print_example(setting: Any) -> None:
+    """Show on standard error how one example becomes tokens."""
+    from expunge.study.template_example import print_example
+
+    print_example(setting, lambda line: print(line, file=sys.stderr))
 
 
 def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -326,6 +334,8 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     job = load_job(parsed.mode, parsed.overrides)
     for note in job.notes if here().first else ():
         print(f"note: {note}", file=sys.stderr)
+    if job.prepared.setting is not None and here().first:
+        _print_example(job.prepared.setting)
     console = Console(quiet=not here().first)
     done = job.run(console=console)
     notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}

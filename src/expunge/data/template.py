@@ -1,17 +1,20 @@
-"""From a question and an answer to token ids, with a boundary that is clean.
+"""Turns a question and an answer into token ids with an exact prompt boundary.
 
-Prompt and answer are tokenised apart and joined, so no token spans both, every answer token is scored, and generation
-starts from exactly the prompt ids of training. `compat=openunlearning` tokenises the whole text and takes the first
-len(tokens(prompt)) ids as the prompt, as that project does: with plain tags the first answer token then goes unscored.
+The standard is the tokenizer itself: the ids of an example are those of its whole text, tokenised once. The tokens that
+reach past the prompt's text are the answer. Prompt and answer are tokenised apart only if a check of the tokenizer shows
+that this gives the same ids. `compat=openunlearning` takes the first len(tokens(prompt)) ids as the prompt, as that
+project does: with plain tags the first answer token then has no label.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,36 +22,69 @@ from numpy.typing import NDArray
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
+from expunge.data.conversation import Conversation, Thought
 from expunge.data.examples import Example, ExampleSet
+from expunge.data.row_tokenizer import RowTokenizer, added_tokens, token_pattern
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """How a question and its answer become text.
+    """How a question and its answer become text. The names are those of OpenUnlearning's `template_args`."""
 
-    apply_chat_template uses the tokenizer's own template (with `system_prompt` if given); otherwise the tags are
-    joined around question and answer. Names are those of OpenUnlearning's `template_args`. max_length counts tokens;
-    what is longer is cut on the right and reported.
-    """
-
-    apply_chat_template: bool = False
+    apply_chat_template: bool | None = None
+    """Use the tokenizer's chat template, not the tags. null: use it if the tokenizer has one and no tag is given."""
     chat_template: str | None = None
+    """A chat template (Jinja text) in place of the tokenizer's own."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template, such as {enable_thinking: false}."""
+    thought: Thought = "auto"
+    """What stands for the thought of a reasoning model. auto: the template's own form without a thought; a template
+    without such a form is refused. none: the whole conversation as the template writes it. empty: the generation
+    prompt, its thought closed."""
     system_prompt: str | None = None
+    """The text of a system message. null: no message, so a template's own default stays; "": an empty message."""
     system_prompt_with_special_tokens: str | None = None
+    """With tags: text before the first question, in which special tokens stay special."""
     user_start_tag: str = "Question: "
+    """With tags: the text before a question."""
     user_end_tag: str = "\n"
+    """With tags: the text after a question."""
     asst_start_tag: str = "Answer: "
+    """With tags: the text before an answer."""
     asst_end_tag: str = "\n\n"
+    """With tags: the text after a solved example's answer. A special token in it ends answers, too."""
     date_string: str | None = None
+    """The date that a chat template reads. null: a template that reads today's date gets 10 Apr 2025."""
     few_shot: tuple[tuple[str, str], ...] = ()
+    """Solved examples (question, answer) before each question."""
+    split_special_tokens: bool = True
+    """Encode special-token text inside an example ("<s>") as plain text. false: as the special token."""
     max_length: int = 512
+    """Tokens of an example at most. Longer ones are cut on the right and counted."""
     labels: Literal["answer", "all"] = "answer"
+    """Which tokens have a loss: the answer's and its end token, or all."""
     compat: Literal["clean", "openunlearning"] = "clean"
+    """openunlearning: the ids and labels of that project, to compare with its numbers."""
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise ValueError("max_length must be at least 2 tokens")
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether a tag differs from its default."""
+        tags = [f for f in dataclasses.fields(Template) if f.name.endswith("_tag")]
+        return self.system_prompt_with_special_tokens is not None or any(
+            getattr(self, f.name) != f.default for f in tags
+        )
+
+    def resolved(self, *, tokenizer_has_one: bool) -> Template:
+        """Settle `apply_chat_template: null`, by whether the tokenizer has a chat template."""
+        if self.apply_chat_template is not None:
+            return self
+        chat = (tokenizer_has_one or bool(self.chat_template)) and not self.has_tags and self.compat == "clean"
+        return dataclasses.replace(self, apply_chat_template=chat)
 
 
 @dataclass(frozen=True)
@@ -61,7 +97,7 @@ class Encoded:
 
     @property
     def n_answer(self) -> int:
-        """Scored tokens, the final EOS included."""
+        """Scored tokens, the end token included."""
         return len(self.ids) - self.n_prompt
 
 
@@ -77,74 +113,130 @@ def n_truncated(rows: Sequence[Encoded]) -> int:
     return sum(1 for r in rows if r.truncated) if known is None else int(known)
 
 
-def _many(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts, without special tokens.
+@dataclass(frozen=True)
+class _Parts:
+    """The text of an example in two parts, and the ids that follow it (its end token, if the text has none).
 
-    A fast tokenizer's own library is asked, which spares masks and offsets nobody reads, where it says the same of the
-    first text as the tokenizer does.
+    blank: the prompt's last blanks. They stand at the beginning of `rest`, because most tokenizers join a blank to the
+    word after it.
     """
-    fast: Any = getattr(tokenizer, "backend_tokenizer", None)
-    first = list(tokenizer(texts[0], add_special_tokens=False)["input_ids"])
-    if fast is not None and fast.truncation is None and fast.padding is None:
-        found = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
-        if found[0] == first:
-            return found
-    return [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    prompt: str
+    blank: str
+    rest: str
+    end: tuple[int, ...] = ()
+    bos: bool = True
 
 
 class Encoder:
-    """A template bound to a tokenizer. `prompt` and `encode` agree on the prompt's ids."""
+    """A template bound to a tokenizer. `prompt` and `encode` agree on the prompt's ids.
+
+    eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, which is also what stops a generation.
+    notes: one line for each thing about the template that a user should know.
+    """
 
     def __init__(self, template: Template, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError("model.tokenizer_args: the tokenizer has no EOS token, so no answer could ever end")
+        template = template.resolved(tokenizer_has_one=bool(getattr(tokenizer, "chat_template", None)))
         if template.apply_chat_template and not (template.chat_template or tokenizer.chat_template):
             raise ConfigError("model.template_args.apply_chat_template: this tokenizer has no chat template")
         self.template, self.tokenizer = template, tokenizer
         self.eos = int(tokenizer.eos_token_id)
-        probe = tokenizer("a", add_special_tokens=True)["input_ids"]
-        bos = tokenizer.bos_token_id
-        self._bos = [int(bos)] if bos is not None and probe and probe[0] == bos else []
-        self._last: tuple[str, list[int]] = ("", [])
+        self.notes: list[str] = []
+        self._bos = _leading_ids(tokenizer)
+        self._chat = self._conversation() if template.apply_chat_template else None
+        frame = self._chat.text if self._chat else ""
+        control = added_tokens(tokenizer, lambda t: t.special or t.content in frame)
+        clean = template.compat == "clean"
+        self.tokens = RowTokenizer(tokenizer, control, split_special_tokens=template.split_special_tokens and clean)
+        self.special_text: set[str] = set()  # the rows whose text contains a special token's
+        self._tag_end = self._end_in_tag()
+        self._last: tuple[tuple[str, str] | None, list[int]] = (None, [])
         self._known: Mapping[str, list[int]] = {}
         self._others: dict[tuple[Any, int], Encoder] = {}
+        if self._chat is not None and template.compat == "clean":
+            self._chat.check(self._messages("")[:-1])
+        self.end_ids = frozenset({self.eos, *self._template_ends()})
+
+    def _conversation(self) -> Conversation:
+        """The chat template. Raises ConfigError if the tokenizer has none by that name."""
+        t = self.template
+        chat = Conversation(
+            self.tokenizer,
+            chat_template=t.chat_template,
+            template_kwargs=t.template_kwargs,
+            date_string=t.date_string,
+            thought=t.thought,
+            system_prompt=t.system_prompt is not None,
+        )
+        self.notes = chat.notes
+        return chat
+
+    def rendered(self) -> str | None:
+        """Return the text of one example by the chat template, special tokens included; None with tags.
+
+        It belongs to the key of a job: another template text, variable or date gives another key.
+        """
+        if self._chat is None:
+            return None
+        if self.template.compat == "openunlearning":
+            return self._chat.render([*self._messages("?"), {"role": "assistant", "content": "!"}])
+        turn = self._chat.turn(self._messages("?"), "!")
+        return turn.prompt + turn.answer + turn.end
+
+    def _end_in_tag(self) -> str | None:
+        """With tags: `asst_end_tag` up to its first special token, which ends an answer."""
+        tag = self.template.asst_end_tag
+        found = token_pattern(self.tokenizer).search(tag)
+        return None if found is None or self.template.compat != "clean" else tag[: found.end()]
+
+    def _template_ends(self) -> set[int]:
+        """The ids that end an answer besides EOS."""
+        if self.template.compat != "clean":
+            return set()
+        if self._chat is None and self._tag_end is None:
+            return set()
+        limit = dataclasses.replace(self.template, max_length=2**31)
+        whole = copy.copy(self)
+        whole.template = limit
+        ids = whole.encode("?", "a").ids
+        if self._chat is not None and not self._chat.turn(self._messages("?"), "a").end:
+            self.notes.append("the chat template writes no end token after the answer; the tokenizer's EOS ends it")
+        return {ids[-1]}
 
     def row(self, rows: ExampleSet, row: Example, variant: str) -> Encoded:
         """Ids of one answer of a row of a set, by the set's form and shots."""
-        where = f"{rows.name} row {row.row_id}"
-        own = self._for(rows)
-        if rows.form != "qa":
-            return own._plain(rows, row.question, row.answers[variant], where)
-        return own.encode(row.question, row.answers[variant], where=where)
+        own, where = self._for(rows), f"{rows.name} row {row.row_id}"
+        if rows.form == "qa":
+            return own.encode(row.question, row.answers[variant], where=where)
+        return own._join(own._plain_parts(rows, row.question, row.answers[variant], where), where, rows.long)
 
     def rows(self, rows: ExampleSet, wanted: Sequence[tuple[Example, str]]) -> list[Encoded]:
         """`row` of many answers, their texts tokenised in one call."""
-        own = self._with_known(rows, wanted)
-        return [own.row(rows, row, variant) for row, variant in wanted]
+        own = copy.copy(self._for(rows))
+        if rows.form == "qa" and self.template.compat != "clean":
+            return [own.row(rows, row, variant) for row, variant in wanted]
+        places = [f"{rows.name} row {row.row_id}" for row, _ in wanted]
+        make = own._parts if rows.form == "qa" else functools.partial(own._plain_parts, rows)
+        made = [make(r.question, r.answers[v], where) for (r, v), where in zip(wanted, places, strict=True)]
+        texts = list(dict.fromkeys(t for parts in made for t in own._texts(parts)))
+        own._known = own._many(texts, places)
+        return [own._join(parts, where, rows.long) for parts, where in zip(made, places, strict=True)]
 
     def row_prompts(self, rows: ExampleSet, wanted: Sequence[Example]) -> list[list[int]]:
         """`row_prompt` of many rows, tokenised in one call."""
-        own = self._with_known(rows, [(row, None) for row in wanted])
+        own = copy.copy(self._for(rows))
+        if rows.form != "qa" or self.template.compat == "clean":
+            places = [f"{rows.name} row {row.row_id}" for row in wanted]
+            texts = [text for row in wanted for text in own._prompt_texts(*own._row_prompt_text(rows, row))]
+            own._known = own._many(list(dict.fromkeys(texts)), places)
         return [own.row_prompt(rows, row) for row in wanted]
 
-    def _texts(self, rows: ExampleSet, row: Example, variant: str | None) -> list[str]:
-        """What is tokenised for a row's prompt and an answer, where no chat template joins them."""
-        own = self._for(rows)
-        if rows.form != "qa":
-            if variant is None:
-                return [self._shown(rows, row.question).rstrip(" ")]
-            return list(self._split(rows, row.question, row.answers[variant]))
-        text, lead = own._clean_prompt(row.question)
-        return [text] if variant is None else [text, lead + row.answers[variant]]
-
-    def _with_known(self, rows: ExampleSet, wanted: Sequence[tuple[Example, str | None]]) -> Encoder:
-        """This encoder for a set, with the ids of what it will tokenise at hand, as far as that is known before."""
-        own = copy.copy(self._for(rows))
-        apart = rows.form != "qa" or (self.template.compat == "clean" and not self.template.apply_chat_template)
-        if apart and wanted:
-            texts = list(dict.fromkeys(text for row, v in wanted for text in self._texts(rows, row, v)))
-            own._known = dict(zip(texts, _many(self.tokenizer, texts), strict=True))
-        return own
+    def _many(self, texts: Sequence[str], places: Sequence[str]) -> dict[str, list[int]]:
+        where = f"{places[0]} to {places[-1]}" if places else "rows"
+        with _named(where):
+            return dict(zip(texts, self.tokens.ids(texts), strict=True))
 
     def pieces(self, rows: ExampleSet) -> list[Encoded]:
         """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.
@@ -153,18 +245,28 @@ class Encoder:
         follows it; no piece is ever decoded. A piece starts with BOS where the tokenizer has one, and is all scored
         but for its first token, before which there is nothing.
         """
-        texts = [row.answer for row in rows]
+        texts = [self._hidden(row.answer, f"{rows.name} row {row.row_id}") for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
-        ids = np.concatenate(_many(self.tokenizer, texts))
+        ids = np.concatenate(self.tokens.ids(texts))
         size = self._for(rows).template.max_length - len(self._bos)
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]
 
     def row_prompt(self, rows: ExampleSet, row: Example) -> list[int]:
         """The ids generation starts from, for a row of a set."""
-        if rows.form != "qa":
-            return list(self._bos) + self._prompt_ids(self._shown(rows, row.question).rstrip(" "))
-        return self._for(rows).prompt(row.question)
+        own = self._for(rows)
+        if rows.form == "qa" and self.template.compat != "clean":
+            return own.prompt(row.question)
+        ids = own._prompt_ids(*own._row_prompt_text(rows, row))
+        return own._started(ids, bos=rows.form != "qa" or own._chat is None)
+
+    def _row_prompt_text(self, rows: ExampleSet, row: Example) -> tuple[str, str]:
+        """The text that generation starts from, and the blanks after it, which the answer's first word takes."""
+        where = f"{rows.name} row {row.row_id}"
+        if rows.form == "qa":
+            return _bare(self._prompt_text(row.question, where))
+        bare, blank = _bare(self._shown(rows, row.question, where))
+        return bare, blank or ("" if not bare or bare[-1].isspace() else " ")
 
     def _for(self, rows: ExampleSet) -> Encoder:
         """This encoder with what a set says in place of the template."""
@@ -177,45 +279,88 @@ class Encoder:
             self._others[shots, limit] = other
         return self._others[shots, limit]
 
-    @staticmethod
-    def _shown(rows: ExampleSet, question: str) -> str:
-        return "".join(f"{q} {a}\n\n" for q, a in rows.shots) + question
+    def _hidden(self, text: str, where: str) -> str:
+        """A row's text, special tokens' text hidden from the template and counted."""
+        with _named(where):
+            out = self.tokens.hide(text)
+        if out != text:
+            self.special_text.add(where)
+        return out
 
-    def _split(self, rows: ExampleSet, question: str, answer: str) -> tuple[str, str]:
+    def _shown(self, rows: ExampleSet, question: str, where: str) -> str:
+        return self._hidden("".join(f"{q} {a}\n\n" for q, a in rows.shots) + question, where)
+
+    def _plain_parts(self, rows: ExampleSet, question: str, answer: str, where: str) -> _Parts:
         """Without template: the blank between prompt and answer belongs to the answer's first word."""
-        text = self._shown(rows, question)
-        bare = text.rstrip(" ")
-        joined = not bare or bare[-1].isspace() or answer[:1].isspace()
-        return bare, (text[len(bare) :] or ("" if joined else " ")) + answer
+        bare, own = _bare(self._shown(rows, question, where))
+        answer = self._hidden(answer, where)
+        blank = own or ("" if not bare or bare[-1].isspace() else " ")
+        rest = (own or ("" if answer[:1].isspace() else blank)) + answer
+        return _Parts(bare, blank, rest, (self.eos,) if rows.form == "completion" else ())
 
-    def _plain(self, rows: ExampleSet, question: str, answer: str, where: str) -> Encoded:
-        bare, said = self._split(rows, question, answer)
-        prompt = list(self._bos) + self._prompt_ids(bare)
-        tail = self._ids(said) + ([self.eos] if rows.form == "completion" else [])
-        if rows.long == "left":
-            over = max(0, len(prompt) + len(tail) - self.template.max_length)
-            start = len(self._bos)
-            if over <= len(prompt) - start:
-                return Encoded((*self._bos, *prompt[start + over :], *tail), len(prompt) - over, over)
-        return self._cut(prompt, tail, where)
+    def _parts(self, question: str, answer: str, where: str) -> _Parts:
+        """The text of an example by the template; blanks at the end of the prompt belong to the answer."""
+        answer = self._hidden(answer, where)
+        if self._chat is None:
+            text = self._prompt_text(question, where)
+            end = self._tag_end
+            after, ids = ("", (self.eos,)) if end is None else (end, ())
+        else:
+            with _named(where):
+                turn = self._chat.turn(self._messages(self._hidden(question, where), where), answer)
+            text, answer, after = turn.prompt, turn.answer, turn.end
+            ids = () if after else (self.eos,)
+        bare, blank = _bare(text)
+        return _Parts(bare, blank, blank + answer + after, ids, bos=self._chat is None)
+
+    def _texts(self, parts: _Parts) -> tuple[str, ...]:
+        """What is tokenised: the rest of an example, or all of it, and what its prompt needs."""
+        apart = self.tokens.splits(parts.prompt, parts.rest)
+        return parts.rest if apart else parts.prompt + parts.rest, *self._prompt_texts(parts.prompt, parts.blank)
+
+    def _prompt_texts(self, prompt: str, blank: str) -> tuple[str, ...]:
+        """The prompt, and the prompt before a letter where a letter may change its tokens."""
+        return (prompt,) if self.tokens.splits(prompt, f"{blank}A") else (prompt, f"{prompt}{blank}A")
+
+    def _join(self, parts: _Parts, where: str, long: str = "right") -> Encoded:
+        """The ids of an example. Raises DataError if the boundary cannot be found, or no answer token is left."""
+        with _named(where):
+            before = self._prompt_ids(parts.prompt, parts.blank)
+            whole = parts.prompt + parts.rest
+            if self.tokens.splits(parts.prompt, parts.rest):
+                ids = self._ids(parts.prompt) + self._ids(parts.rest)
+            else:
+                ids = self._ids(whole)
+            n = len(before)
+            if ids[:n] != before:
+                found = self.tokens.boundary(parts.prompt, whole, ids)
+                if found is None:
+                    raise DataError(
+                        "this tokenizer joins the prompt's last and the answer's first characters in one token and "
+                        "gives no offsets; use a fast tokenizer (tokenizer.json)"
+                    )
+                n = found[0]
+            before, ids = ids[:n], ids[n:]
+        head = self._started(before, bos=parts.bos)
+        end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
+        tail = [*ids, *end]
+        start = len(head) - len(before)
+        over = max(0, len(head) + len(tail) - self.template.max_length)
+        if long == "left" and over <= len(before):
+            return Encoded((*head[:start], *head[start + over :], *tail), len(head) - over, over)
+        return self._cut(head, tail, where)
 
     def prompt(self, question: str) -> list[int]:
         """The ids generation starts from."""
         if self.template.compat == "openunlearning":
             return self._peer_ids(self._prompt_text(question), cut=False)
-        return self._start() + self._prompt_ids(self._clean_prompt(question)[0])
+        return self._started(self._prompt_ids(*_bare(self._prompt_text(question))), bos=self._chat is None)
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
         """Ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
             return self._encode_peer(question, answer)
-        text, lead = self._clean_prompt(question)
-        prompt = self._start() + self._prompt_ids(text)
-        chat = self.template.apply_chat_template
-        tail = self._chat_answer(question, answer) if chat else self._ids(lead + answer)
-        if not tail or tail[-1] != self.eos:
-            tail = [*tail, self.eos]
-        return self._cut(prompt, tail, where)
+        return self._join(self._parts(question, answer, where), where)
 
     def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
         ids = prompt + tail
@@ -228,85 +373,90 @@ class Encoder:
             )
         return Encoded(tuple(ids), 0 if self.template.labels == "all" else len(prompt), over)
 
-    def _start(self) -> list[int]:
-        return [] if self.template.apply_chat_template else list(self._bos)
+    def _started(self, ids: list[int], *, bos: bool) -> list[int]:
+        """Ids after the tokenizer's own leading ids, unless the text begins with these itself."""
+        n = len(self._bos)
+        return list(ids) if not bos or (n and ids[:n] == self._bos) else [*self._bos, *ids]
 
-    def _prompt_ids(self, text: str) -> list[int]:
-        """Ids of a prompt; those of the last one are kept, since the answers of a row come one after another."""
-        if self._last[0] != text:
-            self._last = (text, self._ids(text))
+    def _prompt_ids(self, prompt: str, blank: str) -> list[int]:
+        """Ids of a prompt as they are before an answer that begins with a letter, after the prompt's last blanks.
+
+        Those of the last prompt are kept, because the answers of a row come one after another.
+        """
+        if self._last[0] != (prompt, blank):
+            ids, *others = (self._ids(text) for text in self._prompt_texts(prompt, blank))
+            for probe in others:
+                if probe[: len(ids)] != ids:
+                    found = self.tokens.boundary(prompt, f"{prompt}{blank}A", probe)
+                    # a token with a part of the prompt's last word stays whole: generated text begins after that word
+                    ids = ids if found is None or found[1] else probe[: found[0]]
+            self._last = ((prompt, blank), ids)
         return self._last[1]
 
     def _ids(self, text: str) -> list[int]:
         known = self._known.get(text)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if known is None else known
+        return self.tokens.ids([text])[0] if known is None else known
 
-    def _clean_prompt(self, question: str) -> tuple[str, str]:
-        """The prompt's text without its trailing blanks, and those blanks, which belong to the answer's first word."""
-        text = self._prompt_text(question)
-        if self.template.apply_chat_template:
-            return text, ""
-        bare = text.rstrip(" ")
-        return bare, text[len(bare) :]
-
-    def _prompt_text(self, question: str) -> str:
+    def _prompt_text(self, question: str, where: str = "row") -> str:
         t = self.template
-        if t.apply_chat_template:
-            return self._chat(self._messages(question), add_generation_prompt=True)
+        if self._chat is not None:
+            if t.compat == "openunlearning":
+                return self._chat.render(self._messages(question), generation_prompt=True)
+            with _named(where):
+                return self._chat.prompt(self._messages(self._hidden(question, where), where))
         shots = "".join(
-            f"{t.user_start_tag}{q}{t.user_end_tag}{t.asst_start_tag}{a}{t.asst_end_tag}" for q, a in t.few_shot
+            f"{t.user_start_tag}{self._hidden(q, 'few_shot')}{t.user_end_tag}"
+            f"{t.asst_start_tag}{self._hidden(a, 'few_shot')}{t.asst_end_tag}"
+            for q, a in t.few_shot
         )
         head = t.system_prompt_with_special_tokens or t.system_prompt or ""
-        return f"{head}{shots}{t.user_start_tag}{question}{t.user_end_tag}{t.asst_start_tag}"
+        return f"{head}{shots}{t.user_start_tag}{self._hidden(question, where)}{t.user_end_tag}{t.asst_start_tag}"
 
-    def _messages(self, question: str, answer: str | None = None) -> list[dict[str, str]]:
-        turns: list[tuple[str, str]] = [("system", self.template.system_prompt)] if self.template.system_prompt else []
+    def _messages(self, question: str, where: str = "row") -> list[dict[str, str]]:
+        """The conversation before an answer. compat=openunlearning: an empty system prompt is none."""
+        system = self.template.system_prompt
+        given = bool(system) if self.template.compat == "openunlearning" else system is not None
+        turns: list[tuple[str, str]] = [("system", str(system))] if given else []
         for q, a in self.template.few_shot:
-            turns += [("user", q), ("assistant", a)]
+            turns += [("user", self._hidden(q, "few_shot")), ("assistant", self._hidden(a, "few_shot"))]
         turns.append(("user", question))
-        if answer is not None:
-            turns.append(("assistant", answer))
         return [{"role": role, "content": content} for role, content in turns]
-
-    def _chat(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = False) -> str:
-        extra: dict[str, Any] = {"date_string": self.template.date_string} if self.template.date_string else {}
-        if self.template.chat_template:
-            extra["chat_template"] = self.template.chat_template
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **extra
-        )
-        return str(text)
-
-    def _chat_answer(self, question: str, answer: str) -> list[int]:
-        """The assistant turn's ids up to its end-of-turn token; what a template adds after that is not an answer."""
-        prompt = self._prompt_text(question)
-        whole = self._chat(self._messages(question, answer))
-        if not whole.startswith(
-            prompt
-        ):  # templates that rewrite earlier turns: keep their prompt, add the plain answer
-            return self._ids(answer)
-        tail = whole[len(prompt) :]
-        special = set(self.tokenizer.all_special_ids)
-        end = tail.find(answer.strip())
-        if end < 0:  # a template that rewrites the answer: all it wrote, up to its last special token
-            ids = self._ids(tail)
-            return ids[: max((i + 1 for i, token in enumerate(ids) if token in special), default=len(ids))]
-        body = tail[: end + len(answer.strip())]
-        marks = self._ids(tail[len(body) :])
-        first = next((i for i, token in enumerate(marks) if token in special), None)
-        return self._ids(body) + (marks[: first + 1] if first is not None else [])
 
     def _peer_ids(self, text: str, *, cut: bool) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=not self.template.apply_chat_template)["input_ids"])
         return ids[: self.template.max_length] if cut else ids
 
     def _encode_peer(self, question: str, answer: str) -> Encoded:
-        chat = self.template.apply_chat_template
         prompt = self._prompt_text(question)
-        whole = self._chat(self._messages(question, answer)) if chat else prompt + answer
+        whole = prompt + answer
+        if chat := self._chat is not None:
+            whole = self._chat.render([*self._messages(question), {"role": "assistant", "content": answer}])
         ids = self._peer_ids(whole, cut=not chat)
         over = max(0, len(self._peer_ids(whole, cut=False)) - len(ids))
         if ids[-1] != self.eos:
             ids = [*ids, self.eos]
         n_prompt = 0 if self.template.labels == "all" else min(len(self._peer_ids(prompt, cut=not chat)), len(ids) - 1)
         return Encoded(tuple(ids), n_prompt, over)
+
+
+def _bare(text: str) -> tuple[str, str]:
+    """A text without its last blanks, and those."""
+    bare = text.rstrip(" ")
+    return bare, text[len(bare) :]
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Name the row in a DataError that is raised inside."""
+    try:
+        yield
+    except DataError as error:
+        text = str(error)
+        raise DataError(text if text.startswith(f"{where}: ") else f"{where}: {text}") from None
+
+
+def _leading_ids(tokenizer: Any) -> list[int]:
+    """The ids that a tokenizer writes before every text (BOS, for most)."""
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    return next((ids[:i] for i in range(len(ids)) if ids[i : i + len(bare)] == bare), [])

@@ -116,18 +116,21 @@ def continued(
 
 def _text(made: PromptBatch, encoder: Encoder, generation: Generation) -> str:
     """What was made, as text: without special tokens, and without stop texts and what follows them."""
-    text: str = encoder.tokenizer.decode(made.ids or [], skip_special_tokens=True)
+    ids = made.ids or []
+    if ids and ids[-1] in encoder.end_ids:  # an end token that the tokenizer does not name as special
+        ids = ids[:-1]
+    text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     for end in generation.stop:
         text = text.partition(end)[0]
     return text.strip()
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
-    """The tokens that end a text: the tokenizer's EOS, and those the model's generation_config lists (end of turn)."""
+    """Return the ids that end a text: EOS, the template's end token, and those of the model's generation_config."""
     config = getattr(model, "generation_config", None)
     listed = getattr(config, "eos_token_id", None)
     more = [] if listed is None else [listed] if isinstance(listed, int) else listed
-    return frozenset({encoder.eos, *(int(i) for i in more)})
+    return frozenset({*encoder.end_ids, *(int(i) for i in more)})
 
 
 def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> PrefixCache | None:

@@ -297,7 +297,10 @@ def _score_tails(
 
 def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
     """The text of the scored tokens without special ones, as UTF-8."""
-    text: str = encoder.tokenizer.decode(encoded.ids[max(encoded.n_prompt, 1) :], skip_special_tokens=True)
+    ids = encoded.ids[max(encoded.n_prompt, 1) :]
+    if ids and ids[-1] in encoder.end_ids:  # an end token that the tokenizer does not name as special
+        ids = ids[:-1]
+    text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     return text.encode()
 
 
@@ -319,7 +322,7 @@ def _table(items: Sequence[_ScoreItem], columns: Columns, encoder: Encoder) -> p
         "variant": pa.DictionaryArray.from_arrays(pa.array(variant), pa.array(names)).cast(pa.string()),
         "position": position.astype(np.int32),
         "token_id": token_id,
-        "is_eos": (position == counts[of_item] - 1) & (token_id == encoder.eos),
+        "is_eos": (position == counts[of_item] - 1) & np.isin(token_id, list(encoder.end_ids)),
         "zlib": np.array([len(zlib.compress(text)) for text in texts], dtype=np.int32)[of_item],
         "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
         **columns,

@@ -139,6 +139,20 @@ def looks_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.split("/")[0] in ("saves", "models")
 
 
+def has_chat_template(source: str) -> bool:
+    """Return whether a local tokenizer folder contains a chat template; no tokenizer is loaded."""
+    folder = Path(source).expanduser()
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    if (folder / "additional_chat_templates").is_dir():
+        return True
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading the tokenizer reports what is wrong with it
+    return bool(settings.get("chat_template")) if isinstance(settings, dict) else False
+
+
 def check_source(source: str, key: str) -> None:
     """A local model folder must be there and hold a config and safetensors, before anything is loaded."""
     if not looks_local(source):

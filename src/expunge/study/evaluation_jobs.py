@@ -34,6 +34,7 @@ class EvaluationJobs:
         self._parts = measuring.parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
         self._panel = panel_identity(setting.benchmark.panel)
+        self._rendered = setting.rendered_template()
         self._held = measuring.ModelCache()
         self._logs: dict[Path, tuple[Mapping[str, MetricResult], str]] = {}
 
@@ -234,6 +235,8 @@ class EvaluationJobs:
         out: dict[str, Any] = {"template": self.setting.template, "dtype": model.model_args.dtype}
         if start is None and model.source:
             out["model"] = source_identity(model.source, model.model_args.revision, model.model_args.adapter)
+        if self._rendered is not None:
+            out["rendered"] = self._rendered
         named = model.tokenizer_args.pretrained_model_name_or_path
         if named:
             out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)

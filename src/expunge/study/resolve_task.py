@@ -9,9 +9,10 @@ from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
 from expunge.benchmarks.extras import with_extras
 from expunge.core.errors import DataError
 from expunge.data.refusals import REFUSALS, read_refusals
+from expunge.data.template import Template
 from expunge.evaluation.config import check_backend
 from expunge.metrics.added import added_metrics
-from expunge.models.config import check_source
+from expunge.models.config import check_source, has_chat_template, looks_local
 from expunge.study import harness
 from expunge.study.config import TaskConfig
 from expunge.study.requests import narrowed
@@ -54,8 +55,16 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
     added = added_metrics(task.eval.metrics, benchmark.panel, benchmark.sets)
     benchmark = dataclasses.replace(benchmark, panel=(*benchmark.panel, *added))
-    setting = with_part(TaskContext(benchmark, task.model, task.template_args, refusals), task.eval.rows)
+    setting = with_part(TaskContext(benchmark, task.model, template_of(task), refusals), task.eval.rows)
     return setting if task.data.request is None else narrowed(setting, task.data.request)
+
+
+def template_of(task: TaskConfig) -> Template:
+    """Return the template, `apply_chat_template: null` settled if the tokenizer is a local folder or is to be made."""
+    source = task.model.tokenizer_source
+    if source is not None and not looks_local(source):
+        return task.template_args  # a hub id: the encoder settles it
+    return task.template_args.resolved(tokenizer_has_one=source is not None and has_chat_template(source))
 
 
 def check_holdout(benchmark: Benchmark) -> None:

@@ -14,7 +14,7 @@ from expunge.data.template import Encoder, Template
 from expunge.evaluation.evaluator import TOKENIZER
 from expunge.methods.objective import Objective
 from expunge.metrics.results import read_results
-from expunge.models.config import ModelConfig, check_source
+from expunge.models.config import ModelConfig, check_source, looks_local
 from expunge.models.load import load_tokenizer
 from expunge.models.passport import check_folder
 
@@ -37,6 +37,16 @@ class TaskContext:
         """The template bound to the tokenizer that lies with a model, or the one named in tokenizer_args."""
         named = self.model.tokenizer_args.pretrained_model_name_or_path
         return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
+
+    def planned_encoder(self) -> Encoder | None:
+        """The template bound to a tokenizer that is at hand before any job runs: one in a local folder, else None."""
+        source = self.model.tokenizer_source
+        return self.encoder(source) if source is not None and looks_local(source) else None
+
+    def rendered_template(self) -> str | None:
+        """One example as the chat template renders it; None with tags, or while the tokenizer is not at hand."""
+        encoder = self.planned_encoder() if self.template.apply_chat_template else None
+        return None if encoder is None else encoder.rendered()
 
 
 def check_model(model: ModelConfig) -> None:

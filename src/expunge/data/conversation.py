@@ -1,0 +1,266 @@
+"""Applies a chat template and finds the answer in the whole conversation.
+
+The whole conversation is the standard: what stands before the answer in it is the prompt, and the first token that the
+template writes after the answer ends it. A rendering with a marker in the answer's place shows both.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jinja2
+
+from expunge.core.errors import ConfigError, DataError
+from expunge.data.row_tokenizer import token_pattern
+
+KEY = "model.template_args"
+FROZEN_DATE = "10 Apr 2025"  # the date_string of the shipped Llama 3 settings
+Thought = Literal["auto", "none", "empty"]
+Messages = Sequence[Mapping[str, str]]
+
+_MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
+_ASKED = "\U000f9002\U000f9003\U000f9002"
+_OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
+_CLOSED = re.compile(r"</[^<>]*think[^<>]*>|<\|?END_THINK[^<>]*>|<channel\|>|<\|close\|>think", re.IGNORECASE)
+# Variables by which published templates turn a thought off, in the order they are tried.
+_NO_THOUGHT: tuple[dict[str, Any], ...] = (
+    {"enable_thinking": False},
+    {"thinking": False},
+    {"thinking_mode": "off"},
+    {"reasoning": False},
+    {"reasoning_effort": "none"},
+    {"thinking_budget": 0},
+)
+_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The text of a conversation up to the end of its answer: prompt + answer + end. `end` may be empty."""
+
+    prompt: str
+    answer: str
+    end: str
+
+
+class Conversation:
+    """A tokenizer's chat template, or a given one, with fixed variables and a fixed date.
+
+    notes: one line for each thing that the template does and a user should know.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        date_string: str | None = None,
+        thought: Thought = "auto",
+        system_prompt: bool = False,
+    ) -> None:
+        self.tokenizer, self.thought = tokenizer, thought
+        self._has_system = system_prompt
+        self.notes: list[str] = []
+        self.variables: dict[str, Any] = dict(template_kwargs or {})
+        if date_string is not None:
+            self.variables.setdefault("date_string", date_string)
+        self.text = chat_template or self._own_text()
+        self._given = self._with_fixed_date(chat_template, date_string)
+        self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
+        self._ends: dict[str, str | None] = {}
+        self._tokens = token_pattern(tokenizer)
+        self._closer = ""
+
+    def _own_text(self) -> str:
+        try:
+            return str(self.tokenizer.get_chat_template())
+        except ValueError as error:
+            raise ConfigError(f"{KEY}.chat_template: {_line(error)}") from None
+
+    def _with_fixed_date(self, chat_template: str | None, date_string: str | None) -> str | None:
+        """The template with each call for today's date replaced by the fixed date; None: the tokenizer's own."""
+        if not _TODAY.search(self.text):
+            return chat_template
+        shown = date_string or FROZEN_DATE
+        day = next((d for form in _DATES if (d := _parsed(shown, form))), None)
+        if date_string is None:
+            self.notes.append(
+                f"the chat template reads today's date; it is fixed at {shown} ({KEY}.date_string sets another)"
+            )
+        return _TODAY.sub(lambda m: repr(day.strftime(m.group(2)) if day else shown), self.text)
+
+    def render(self, messages: Messages, *, generation_prompt: bool = False, **variables: Any) -> str:
+        """Return the text of a conversation. Raises ConfigError if the template refuses it."""
+        extra = {**self.variables, **variables}
+        if self._given is not None:
+            extra["chat_template"] = self._given
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=generation_prompt, **extra
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {_line(error)}") from None
+        except jinja2.UndefinedError as error:
+            raise ConfigError(
+                f"{KEY}.template_kwargs: the chat template reads a variable that is not given: {_line(error)}"
+            ) from None
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise self._refusal(messages, error) from None
+        return str(text)
+
+    def _refusal(self, messages: Messages, error: Exception) -> ConfigError:
+        """Name the setting that the template refuses: the system prompt if it is the cause, else the template."""
+        if messages and messages[0]["role"] == "system" and self._has_system:
+            try:
+                self.render([m for m in messages if m["role"] != "system"])
+            except ConfigError:
+                pass
+            else:
+                return ConfigError(
+                    f"{KEY}.system_prompt: the chat template refuses a system message: {_line(error)}; give null"
+                )
+        what = "this conversation" if isinstance(error, jinja2.TemplateError) else "a plain conversation"
+        return ConfigError(f"{KEY}.chat_template: the template cannot render {what}: {_line(error)}")
+
+    def check(self, opening: Messages) -> None:
+        """Render one conversation, settle how an open thought is closed, and note what differs from plain use.
+
+        opening: the messages before the question. Raises ConfigError if the template fails, or opens a thought that
+        nothing closes.
+        """
+        asked = [*opening, {"role": "user", "content": _ASKED}]
+        whole, start = self._tails(asked)
+        if self.thought == "none":
+            return
+        if not _open(whole) and (whole.startswith(start) or not _open(start)):
+            if self.thought == "empty":
+                return
+            if not whole.startswith(start):
+                self.notes.append(
+                    f"the chat template's generation prompt ends in {start!r}, and the whole conversation has "
+                    f"{whole!r} before the answer, which is used; {KEY}.thought=empty uses the generation prompt"
+                )
+            return
+        for form in _NO_THOUGHT:
+            name = next(iter(form))
+            if name in self.variables or not re.search(rf"\b{name}\b", self.text):
+                continue
+            other, begun = self._tails(asked, **form)
+            if _open(other) or _open(begun):
+                continue
+            if self.thought == "empty" or other != whole:
+                self.variables |= form
+                self.notes.append(
+                    f"the chat template opens a thought; it is closed by {name}={next(iter(form.values()))}"
+                )
+            return
+        if self.thought == "empty":
+            self._closer = self._closing(start)
+            return
+        raise ConfigError(
+            f"{KEY}.thought: the chat template opens a thought before the answer ({start!r}) and has no form without "
+            "one; give thought=empty (close it) or thought=none (the whole conversation as the template writes it)"
+        )
+
+    def _tails(self, asked: Messages, **form: Any) -> tuple[str, str]:
+        """What stands between question and answer, in the whole conversation and in the generation prompt."""
+        whole = self.render([*asked, {"role": "assistant", "content": _MARKER}], **form)
+        start = self.render(asked, generation_prompt=True, **form)
+        before = whole[: max(whole.rfind(_MARKER), 0)]
+        return before[before.rfind(_ASKED) + len(_ASKED) :], start[start.rfind(_ASKED) + len(_ASKED) :]
+
+    def _closing(self, start: str) -> str:
+        """The text that closes the thought which a generation prompt opens."""
+        found = list(_OPENED.finditer(start))
+        name = found[-1].group(1) if found else None
+        if not name:
+            raise ConfigError(f"{KEY}.thought: no tag is known that closes {start!r}; give none, or template_kwargs")
+        blank = "\n" if start.endswith("\n") else ""
+        closing = f"<{name.replace('START', 'END')}>" if "START" in name else f"</{name}>"
+        return f"{blank}{closing}{blank}{blank}"
+
+    def prompt(self, messages: Messages) -> str:
+        """Return the text before an answer to the last message."""
+        return self._frame_of(messages)[0]
+
+    def turn(self, messages: Messages, answer: str) -> Turn:
+        """Return the text up to the end of the answer. Raises DataError if the answer is not in the conversation."""
+        prompt, after = self._frame_of(messages)
+        whole = self.render([*messages, {"role": "assistant", "content": answer}])
+        if self.thought == "empty":
+            before, after = self._rendered_frame(messages)
+        else:
+            before = prompt
+        body = None
+        for heard in dict.fromkeys((answer, answer.strip())):
+            lead = before.replace(_MARKER, heard)  # a template may repeat the answer: the last one counts
+            if whole.startswith(lead) and whole.endswith(after) and len(lead) + len(after) <= len(whole):
+                body, before = whole[len(lead) : len(whole) - len(after)], lead
+                break
+        if body is None:
+            bare = answer.strip()
+            at = whole.rfind(bare) if bare else -1
+            if at < 0:
+                raise DataError("the chat template rewrites this answer, so its text is not in the conversation")
+            before, body, after = whole[:at], bare, whole[at + len(bare) :]
+        if self.thought != "empty":
+            prompt = before
+        return Turn(prompt, body, self._end(messages, after))
+
+    def _frame_of(self, messages: Messages) -> tuple[str, str]:
+        """The text before and after the answer; that of the last messages is kept."""
+        if self._frame[0] != messages:
+            before, after = self._rendered_frame(messages)
+            if self.thought == "empty":
+                before = self.render(messages, generation_prompt=True) + self._closer
+            self._frame = (list(messages), (before, after))
+        return self._frame[1]
+
+    def _rendered_frame(self, messages: Messages) -> tuple[str, str]:
+        whole = self.render([*messages, {"role": "assistant", "content": _MARKER}])
+        at = whole.rfind(_MARKER)
+        if at < 0:
+            raise ConfigError(f"{KEY}.chat_template: the template does not write the answer of the last turn")
+        return whole[:at], whole[at + len(_MARKER) :]
+
+    def _end(self, messages: Messages, after: str) -> str:
+        """The text from the answer to the token that ends it, inclusive; "" if the template writes none."""
+        if after not in self._ends:
+            found = self._tokens.search(after)
+            self._ends[after] = after[: found.end()] if found else self._end_before_next(messages)
+        return self._ends[after] or ""
+
+    def _end_before_next(self, messages: Messages) -> str | None:
+        """Some templates write the end of a turn only before the next one."""
+        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _ASKED}]
+        try:
+            text = self.render(later)
+        except ConfigError:
+            return None
+        after = text[text.rfind(_MARKER) + len(_MARKER) :] if _MARKER in text else ""
+        found = self._tokens.search(after)
+        return after[: found.end()] if found and not after[: found.start()].strip() else None
+
+
+def _open(text: str) -> bool:
+    """Whether a text ends inside a thought."""
+    opened = [m.start() for m in _OPENED.finditer(text)]
+    closed = [m.start() for m in _CLOSED.finditer(text)]
+    return bool(opened) and (not closed or closed[-1] < opened[-1])
+
+
+def _parsed(text: str, form: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.strptime(text, form)
+    except ValueError:
+        return None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

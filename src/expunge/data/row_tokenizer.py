@@ -1,0 +1,205 @@
+"""Tokenises the text of examples: whole, with an exact prompt boundary, and with special-token text as plain text.
+
+A row may contain the text of a special token ("<s>old price</s>"). The template's own special tokens must stay
+special, the row's must not. `hide` replaces the row's by private characters before the template is applied. `ids`
+then encodes the whole text with a copy of the tokenizer in which only the template's special tokens are special.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from expunge.core.errors import DataError
+
+OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden special token
+NUMBER = 0xF8100  # the private character that stands for special token 0
+_HIDDEN = re.compile(f"{OPEN}(.){CLOSE}")
+# Answers that begin with one of these: a tokenizer that splits them from the prompt splits every such answer.
+_LETTERS = ("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते")
+_DIGITS = ("1991", "7 years", "٣")
+_TAIL = 24  # characters of the prompt that a byte-level pre-tokenizer can join to an answer
+
+
+class RowTokenizer:
+    """One tokenizer, and which of its added tokens are control tokens.
+
+    control: contents of the tokens that a row's text must not turn into. split_special_tokens: encode them in a row as
+    plain text (the name is that of transformers).
+    """
+
+    def __init__(self, tokenizer: Any, control: Iterable[str], *, split_special_tokens: bool) -> None:
+        self.tokenizer = tokenizer
+        self.split = split_special_tokens
+        self.control = tuple(sorted({c for c in control if c}, key=lambda c: (-len(c), c)))
+        self._pattern = re.compile("|".join(map(re.escape, self.control)) or "(?!)")
+        self._copy: tuple[Any, dict[int, int]] | None = None
+        self._apart: dict[tuple[str, str], bool] = {}
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self.backend = backend
+        self._byte_level = backend is not None and "ByteLevel" in str(getattr(backend, "pre_tokenizer", ""))
+
+    def hide(self, text: str) -> str:
+        """Replace the special tokens' text of a row by private characters, which `ids` encodes as plain text.
+
+        Raises DataError if the text itself contains those private characters.
+        """
+        if OPEN in text or CLOSE in text:
+            raise DataError(f"the text contains the private character U+{ord(OPEN):X} or U+{ord(CLOSE):X}; remove it")
+        if not self.split:
+            return text
+        return self._pattern.sub(lambda m: f"{OPEN}{chr(NUMBER + self.control.index(m.group()))}{CLOSE}", text)
+
+    def finds(self, text: str) -> bool:
+        """Return whether a text contains the text of a special token."""
+        return self._pattern.search(text) is not None
+
+    def show(self, text: str) -> str:
+        """Return the text that `hide` replaced."""
+        return _HIDDEN.sub(lambda m: self.control[ord(m.group(1)) - NUMBER], text)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, without the special tokens that the tokenizer adds by itself."""
+        if not texts:
+            return []
+        hidden = [i for i, text in enumerate(texts) if OPEN in text]
+        if not hidden:
+            return self._plain_ids(texts)
+        out: list[list[int]] = [[] for _ in texts]
+        plain = [i for i in range(len(texts)) if OPEN not in texts[i]]
+        for i, found in zip(plain, self._plain_ids([texts[i] for i in plain]), strict=True):
+            out[i] = found
+        for i in hidden:
+            out[i] = self._hidden_ids(texts[i])[0]
+        return out
+
+    def boundary(self, prompt: str, whole: str, ids: Sequence[int]) -> tuple[int, bool] | None:
+        """Return the index of the first token of `whole` that reaches past `prompt`; None without offsets.
+
+        The second value: whether that token also contains visible characters of the prompt.
+        """
+        if OPEN in whole:
+            offsets = self._hidden_ids(whole)[1]
+            head = self._swap(prompt)
+        else:
+            offsets, head = self._offsets(whole, ids), prompt
+        if offsets is None:
+            return None
+        n = next((i for i, (_, stop) in enumerate(offsets) if stop > len(head)), len(offsets))
+        start = offsets[n][0] if n < len(offsets) else len(head)
+        return n, bool(head[start:].strip())
+
+    def splits(self, prompt: str, answer: str) -> bool:
+        """Return whether prompt and answer give the same ids apart as together, by a check of this tokenizer.
+
+        True is proven only for byte-level tokenizers and answers that begin with a letter or a digit, after a blank
+        or not: such a tokenizer cuts text by rules that read a few characters.
+        """
+        start = answer[1:2] if answer[:1] == " " else answer[:1]
+        if not self._byte_level or not start.isalnum() or OPEN in prompt or OPEN in answer:
+            return False
+        kind = f"{answer[:1] if answer[:1] == ' ' else ''}{'9' if start.isdigit() else 'a'}"
+        key = (prompt[-_TAIL:], kind)
+        if key not in self._apart:
+            blank, words = kind[:-1], _DIGITS if kind[-1] == "9" else _LETTERS
+            tail = key[0]
+            texts = [tail, *(blank + w for w in words), *(tail + blank + w for w in words)]
+            first, *rest = self._plain_ids(texts)
+            n = len(words)
+            self._apart[key] = all(first + rest[i] == rest[n + i] for i in range(n))
+        return self._apart[key]
+
+    def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The backend encodes without masks and offsets, if it agrees with the tokenizer on the first text."""
+        if not texts:
+            return []
+        fast = self.backend
+        first = list(self.tokenizer(texts[0], add_special_tokens=False)["input_ids"])
+        if len(texts) == 1:
+            return [first]
+        if fast is not None and fast.truncation is None and fast.padding is None:
+            found = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
+            if found[0] == first:
+                return found
+        return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
+        if self.backend is None:
+            return None
+        made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(made["offset_mapping"]) if list(made["input_ids"]) == list(ids) else None
+
+    def _hidden_ids(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Ids and offsets (in the text of `_swap`) of a text with hidden special tokens."""
+        if self.backend is None:
+            if self._pattern.search(text):
+                raise DataError(
+                    "a row contains the text of a special token, and this tokenizer cannot encode it as plain text "
+                    "inside a template; give model.template_args.split_special_tokens=false or change the row"
+                )
+            return list(
+                self.tokenizer(self.show(text), add_special_tokens=False, split_special_tokens=True).input_ids
+            ), None
+        copy, back = self._plain_copy()
+        encoding = copy.encode(self._swap(text), add_special_tokens=False)
+        hidden = {self.control[ord(mark) - NUMBER] for mark in _HIDDEN.findall(text)}
+        made = {t for t in hidden if self.tokenizer.convert_tokens_to_ids(t) in encoding.ids}
+        if made - {getattr(self.tokenizer, "unk_token", None)}:
+            raise DataError(
+                f"a row contains {min(made)!r}, which this tokenizer encodes as its special token in plain text, too; "
+                "give model.template_args.split_special_tokens=false or change the row"
+            )
+        return [back.get(i, i) for i in encoding.ids], list(encoding.offsets)
+
+    def _swap(self, text: str) -> str:
+        """The text for the copy: the template's control tokens as stand-ins, the row's as they are."""
+        return self.show(self._pattern.sub(lambda m: self._stand_in(self.control.index(m.group())), text))
+
+    @staticmethod
+    def _stand_in(k: int) -> str:
+        return f"{OPEN}{CLOSE}{chr(NUMBER + k)}{CLOSE}"
+
+    def _plain_copy(self) -> tuple[Any, dict[int, int]]:
+        """A copy of the backend in which control tokens are plain text and stand-ins are tokens; ids of stand-ins."""
+        if self._copy is None:
+            from tokenizers import AddedToken, Tokenizer
+
+            tree = json.loads(self.backend.to_str())
+            tree["truncation"] = tree["padding"] = None
+            flags: dict[str, dict[str, Any]] = {}
+            for token in tree["added_tokens"]:
+                if token["content"] in self.control:
+                    token["special"] = True
+                    flags[token["content"]] = token
+            copy = Tokenizer.from_str(json.dumps(tree))
+            copy.encode_special_tokens = True
+            copy.add_tokens(
+                [
+                    AddedToken(
+                        self._stand_in(k),
+                        lstrip=flags.get(c, {}).get("lstrip", False),
+                        rstrip=flags.get(c, {}).get("rstrip", False),
+                        normalized=False,
+                        special=False,
+                    )
+                    for k, c in enumerate(self.control)
+                ]
+            )
+            own = self.tokenizer.convert_tokens_to_ids(list(self.control))
+            back = {int(copy.token_to_id(self._stand_in(k))): int(own[k]) for k in range(len(self.control))}
+            self._copy = (copy, back)
+        return self._copy
+
+
+def added_tokens(tokenizer: Any, wanted: Callable[[Any], bool] = lambda token: True) -> list[str]:
+    """Return the contents of a tokenizer's added tokens, without those of white space alone."""
+    tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return [t.content for t in tokens if t.content.strip() and wanted(t)]
+
+
+def token_pattern(tokenizer: Any) -> re.Pattern[str]:
+    """Return a pattern of a tokenizer's added tokens, the longest first."""
+    tokens = sorted(added_tokens(tokenizer), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
