@@ -54,8 +54,8 @@ def test_a_value_that_fails_stops_no_other_and_a_wrong_one_stops_all(here: Path,
     code, _, said = expunge(*words, "trainer.args.learning_rate=1e-4,-1")
     assert code == 2 and "learning_rate=-1: trainer.args.learning_rate" in said
     assert not (here / "saves").exists()
-    code, out, said = expunge(*words, "trainer.args.learning_rate=1e-4,2e-4", "trainer.args.loss_limit=1e-6,1e6")
+    code, out, said = expunge(*words, "trainer.args.learning_rate=1e-4,2e-4", "trainer.args.max_loss=1e-6,1e6")
     assert code == 1, said + out
     folders = sorted(p.name for p in (here / "saves" / "train" / "x").iterdir())
-    assert folders == ["learning_rate=0.0001,loss_limit=1000000.0", "learning_rate=0.0002,loss_limit=1000000.0"]
-    assert "failed: learning_rate=0.0001,loss_limit=1e-06: " in out and "the loss passed the limit" in out
+    assert folders == ["learning_rate=0.0001,max_loss=1000000.0", "learning_rate=0.0002,max_loss=1000000.0"]
+    assert "failed: learning_rate=0.0001,max_loss=1e-06: " in out and "the loss passed the limit" in out

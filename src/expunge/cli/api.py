@@ -43,7 +43,8 @@ from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.retention import after_run
 from expunge.study.run import JobEvent, PlannedJob, RunOutcome, plan, run
-from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
+from expunge.study.single import PreparedJob, carry_out, prepare
+from expunge.study.single_config import SingleJob
 from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
 from expunge.study.sweep.stages import SweepStage, next_stage
@@ -161,9 +162,9 @@ class StudyHandle:
         if self.graph.meta is not None and self.graph.meta.key in outcome.records:
             show_meta(self.graph.meta, self.store, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
-        keep = self.graph.study.keep
-        if not outcome.failures and (keep.weights != "all" or keep.delta):
-            after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
+        keep = self.graph.study.store
+        if not outcome.failures and (keep.keep_weights != "all" or keep.delta):
+            after_run(self.graphs, self.store, keep.keep_weights, delta=keep.delta)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[JobEvent], None]) -> RunOutcome:

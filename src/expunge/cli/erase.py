@@ -104,7 +104,7 @@ DECIDED = {
     "grid_cells": "it makes one model",
     "meta": "that is for a study, of many models",
     "sweep": "the search is its own, within --budget",
-    "keep": "it keeps what it needs to go on",
+    "store": "it keeps what it needs to go on",
     "launch": "its jobs are done one after the other",
     "paths": "give --out",
     "benchmark": "the rows are those of --forget and --keep",
@@ -120,7 +120,7 @@ DECIDED = {
     "data.request": "give a file of these rows alone by --forget",
     "eval.extras": "what it measures is its own; see `expunge eval`",
     "eval.lm_eval": "what it measures is its own; see `expunge eval`",
-    "eval.rows": "a part of the rows to keep chooses, and another reports",
+    "eval.split": "a part of the rows to keep chooses, and another reports",
 }
 
 

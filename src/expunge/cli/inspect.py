@@ -73,7 +73,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.models.config import check_source
     from expunge.study.config import decode_task
     from expunge.study.resolve_task import resolve_task
-    from expunge.study.single import SingleJob
+    from expunge.study.single_config import SingleJob
     from expunge.study.worker import quiet
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):

@@ -18,6 +18,7 @@ from expunge.cli.erase import add_erase
 from expunge.cli.inspect import add_inside
 from expunge.cli.judge import add_judge
 from expunge.cli.memory import add_memory
+from expunge.cli.renamed import rename_flags
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
@@ -44,8 +45,10 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    notices: list[str] = []
+    words = rename_flags(list(sys.argv[1:] if argv is None else argv), notices)
     parsed = _parsed(words)
+    _notes(notices)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
@@ -247,9 +250,23 @@ def _add_plugin(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _notes(notes: Sequence[str]) -> None:
+    for note in notes if here().first else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _check(mode: str, overrides: Sequence[str], *, told: bool = True) -> None:
+    """Check words and files before torch is imported, and print the notes. Raises ConfigError."""
+    from expunge.cli.compose import check
+
+    notes = check(mode, overrides).notes
+    _notes(notes if told else ())
+
+
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
+    _check("run", parsed.overrides)
     from expunge.cli.api import load_study
 
     console = Console()
@@ -268,6 +285,7 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
+    _check("run", parsed.overrides)
     from expunge.cli.api import load_study
     from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
@@ -308,8 +326,6 @@ def _planned(p: Any) -> dict[str, Any]:
 def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
-    from expunge.cli.api import load_job
-
     if getattr(parsed, "refresh", None):
         return _refresh(parsed.refresh, parsed.overrides)
     if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
@@ -320,9 +336,11 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.cli.multirun import run_all
 
         return run_all(parsed.mode, parsed.overrides, Console())
+    _check(parsed.mode, parsed.overrides, told=False)
+    from expunge.cli.api import load_job
+
     job = load_job(parsed.mode, parsed.overrides)
-    for note in job.notes if here().first else ():
-        print(f"note: {note}", file=sys.stderr)
+    _notes(job.notes)
     console = Console(quiet=not here().first)
     done = job.run(console=console)
     notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
@@ -331,8 +349,7 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
     for why, k in notes.items():
         console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
-    for note in done.notes if here().first else ():
-        print(f"note: {note}", file=sys.stderr)
+    _notes(done.notes)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
 
@@ -360,11 +377,13 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
 
 
 def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.api import load_study
     from expunge.core.errors import ConfigError
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+    _check("run", parsed.overrides)
+    from expunge.cli.api import load_study
+
     *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
     told = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
     print(told if scripts else "nothing to submit: every job of this study is done")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.stats import binomtest
 
 from expunge.core.errors import DataError
 from expunge.core.records import GeneratedText
@@ -119,6 +118,8 @@ def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
 def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, str]:
     """95 % interval of a mean: Wilson's for a share of yes among rows judged once, else the bootstrap's over rows."""
     if single and bool(np.isin(values, (0.0, 1.0)).all()):
+        from scipy.stats import binomtest  # takes half a second to import
+
         found = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high), "wilson"
     if len(values) < 2:

@@ -34,7 +34,7 @@ class UNDO:
 
     gamma = alpha = 1 weigh both rows alike. a = 0 changes nothing: loss and gradient start at 0.
 
-    In a study an entry names the unlearned model: {trainer: UNDO, of: [NPO], method_args: {a: 0.2}}. Alone, the run
+    In a study an entry names the unlearned model: {trainer: UNDO, from: [NPO], method_args: {a: 0.2}}. Alone, the run
     takes the model it is given as the unlearned one.
 
     Pitfalls: more noise needs more distillation: the paper's data are far larger than a forget set; `anchor: retain`

@@ -50,19 +50,13 @@ class LmEval:
             raise ValueError("limit must be a number > 0")
 
 
-@strict
 @dataclass(frozen=True, kw_only=True)
 class EvalSplit:
-    """Which evaluation rows are read: all, or one of two parts that share no question, to choose settings by one and
-    report the other. share: of each set's questions, how many are in the selection part; seed: which."""
+    """The evaluation examples that are read: all, or one of two parts that share no question."""
 
     part: Literal["all", "selection", "report"] = "all"
     share: float = 0.5
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError("share must be a number between 0 and 1")
 
 
 @strict
@@ -72,7 +66,8 @@ class EvalConfig:
 
     extras: groups of metrics beside the benchmark's own (`benchmarks.extras`). sampling: the several samples a question
     that leak@k reads. embedder: a folder or hub id of a sentence encoder, for similarity. original: the model that
-    agreement compares with, where `expunge eval` measures one model. rows: all of them, or a part.
+    agreement compares with, where `expunge eval` measures one model. split, split_share, split_seed: all rows, or a
+    part.
     """
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
@@ -82,9 +77,18 @@ class EvalConfig:
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     embedder: str | None = None
     original: str | None = None
-    rows: EvalSplit = field(default_factory=EvalSplit)
+    split: Literal["all", "selection", "report"] = "all"
+    split_share: float = 0.5
+    split_seed: int = 0
+
+    @property
+    def rows(self) -> EvalSplit:
+        """The evaluation examples that are read."""
+        return EvalSplit(part=self.split, share=self.split_share, seed=self.split_seed)
 
     def __post_init__(self) -> None:
+        if not 0 < self.split_share < 1:
+            raise ValueError("split_share must be a number between 0 and 1")
         for name in self.extras:
             if name not in EXTRAS:
                 raise ValueError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")
@@ -138,8 +142,8 @@ class TaskConfig:
 class MethodEntry:
     """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`.
 
-    trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
-    whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
+    trainer may also name an edit (task_vector, ties, noise, ...); `from` then lists the labels of the earlier
+    methods whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `from` names.
 
     grid: lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`; the entry stands for their
     product, each labelled with its values. search: where a sweep looks for values of such keys.
@@ -149,7 +153,7 @@ class MethodEntry:
     method_args: Mapping[str, Any] = field(default_factory=dict)
     args: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None
-    of: tuple[str, ...] = ()
+    from_models: tuple[str, ...] = ()
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
 
@@ -158,7 +162,7 @@ class MethodEntry:
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """A search for each method's settings, off unless `trials` says how many each method has: as many for all, of as
-    many steps, in each cell of a grid. The rule reads the selection part of the evaluation rows alone (`eval.rows`),
+    many steps, in each cell of a grid. The rule reads the selection part of the evaluation rows alone (`eval.split`),
     the report the other part. Where there are `requests`, a trial is the whole chain, and its last model is judged.
 
     space: keys of method_args or args, each with a list of values or a range {low, high, log, whole}; a method's own
@@ -186,7 +190,7 @@ class RetentionConfig:
     """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
     part of any artifact's identity."""
 
-    weights: Keep = "all"
+    keep_weights: Keep = "all"
     delta: bool = False
 
 
@@ -249,7 +253,7 @@ class StudyConfig(TaskConfig):
     grid_cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stories: StoriesStudy | None = None
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    keep: RetentionConfig = field(default_factory=RetentionConfig)
+    store: RetentionConfig = field(default_factory=RetentionConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     paths: StudyPaths = field(default_factory=StudyPaths)
 
@@ -274,7 +278,7 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     """A plain mapping as a Study. Raises ConfigError."""
-    study = decode_task(StudyConfig, tree)
+    study = decode_task(StudyConfig, _with_python_names(tree))
     _check_study(study)
     spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
@@ -283,6 +287,19 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
     return study
+
+
+def _with_python_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with methods[].from by its field's name (`from` is a word of Python), and names as entries."""
+    entries = tree.get("methods")
+    if not isinstance(entries, list | tuple):
+        return dict(tree)
+    made = [{"trainer": e} if isinstance(e, str) else e for e in entries]
+    named = [{**e, "from_models": e["from"]} if isinstance(e, Mapping) and "from" in e else e for e in made]
+    return {
+        **tree,
+        "methods": [{k: v for k, v in e.items() if k != "from"} if isinstance(e, Mapping) else e for e in named],
+    }
 
 
 def _check_study(study: StudyConfig) -> None:

@@ -17,7 +17,7 @@ from expunge.metrics.results import META, read_results
 from expunge.study import measuring
 from expunge.study.config import decode_task
 from expunge.study.resolve_task import resolve_task
-from expunge.study.single import SingleJob
+from expunge.study.single_config import SingleJob
 from expunge.study.task_context import check_retain_file
 from expunge.study.training_jobs import TrainingJobs
 

@@ -139,7 +139,7 @@ class TrainArgs:
     An epoch is one pass through the anchor side. warmup_steps below 1 is a share of all steps; warmup_epochs, where
     given, counts instead. The weights are float32 (or the model's dtype); bf16 computes in bfloat16 over them.
 
-    step, step_args: one step wrapper around the loss (`expunge.methods.grad_transforms`) and its settings.
+    grad_transform, grad_transform_args: one gradient transform around the loss (`expunge.methods.grad_transforms`) and its settings.
     trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
     whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
     schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
@@ -151,10 +151,10 @@ class TrainArgs:
     other tokens: an approximation, smaller on disk once the model is wider than twice reference_topk. With r the
     probability outside the kept tokens, the target moves by at most r in total variation, so the gradient of a KL or a
     distillation in the logits of a token by at most 2 r (sum of absolute values).
-    head_chunk: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
+    logits_chunk_size: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
     it, so that a large vocabulary does not fill the memory (0: all at once, faster by the second time).
 
-    finegrained_log_iters: the first so many steps are all logged, and evaluations come ten times as often
+    dense_logging_steps: the first so many steps are all logged, and evaluations come ten times as often
     (`evaluate.steps`), each with its generations. compile: the layers are compiled by torch.compile. report_to:
     tensorboard, wandb (offline, unless WANDB_MODE says otherwise), beside the log, in `report_dir`. peak_tflops: of the
     device, in the type that is computed in, for the MFU (None: that of a known GPU).
@@ -177,9 +177,9 @@ class TrainArgs:
     bf16: bool = False
     fp16: bool = False
     activation_checkpointing: bool = False
-    head_chunk: int = 256
+    logits_chunk_size: int = 256
     logging_steps: int = 5
-    finegrained_log_iters: int = 0
+    dense_logging_steps: int = 0
     compile: bool = False
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     report_dir: str = "saves/runs"
@@ -187,9 +187,9 @@ class TrainArgs:
     seed: int = 0
     anchor: Literal["forget", "retain"] = "forget"
     group_by_length: bool = True
-    loss_limit: float = 1e5
-    step: str | None = None
-    step_args: Mapping[str, Any] = field(default_factory=dict)
+    max_loss: float = 1e5
+    grad_transform: str | None = None
+    grad_transform_args: Mapping[str, Any] = field(default_factory=dict)
     trainable_last_k_layers: int = 0
     trainable_params_regex: tuple[str, ...] = ()
     lora: LoraArgs | None = None
@@ -200,7 +200,7 @@ class TrainArgs:
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "num_train_epochs", "loss_limit", "adam_epsilon"):
+        for key in ("learning_rate", "num_train_epochs", "max_loss", "adam_epsilon"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key} must be a number > 0")
         for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "reference_topk"):
@@ -214,12 +214,12 @@ class TrainArgs:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
-        if self.finegrained_log_iters < 0:
-            raise ValueError("finegrained_log_iters must be at least 0")
+        if self.dense_logging_steps < 0:
+            raise ValueError("dense_logging_steps must be at least 0")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
             raise ValueError("peak_tflops must be a number > 0")
-        if self.head_chunk < 0:
-            raise ValueError("head_chunk must be at least 0 (0: all at once)")
+        if self.logits_chunk_size < 0:
+            raise ValueError("logits_chunk_size must be at least 0 (0: all at once)")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError("max_steps must be at least 1 (or -1: num_train_epochs decides)")
         if self.bf16 and self.fp16:
@@ -231,11 +231,11 @@ class TrainArgs:
         self._check_what_is_trained()
 
     def _check_what_is_trained(self) -> None:
-        if self.step_args and self.step is None:
-            raise ValueError("step_args is set, and step is not")
-        if self.step is not None and self.fp16:
+        if self.grad_transform_args and self.grad_transform is None:
+            raise ValueError("grad_transform_args is set, and grad_transform is not")
+        if self.grad_transform is not None and self.fp16:
             raise ValueError(
-                "fp16 cannot be on together with a step, which reads gradients without loss scaling; use bf16"
+                "fp16 cannot be on together with a grad_transform, which reads gradients without loss scaling; use bf16"
             )
         if self.trainable_last_k_layers < 0:
             raise ValueError("trainable_last_k_layers must be at least 0 (0: all layers)")
@@ -286,26 +286,37 @@ class TrainArgs:
         values = dataclasses.asdict(self)
         if self.topk is None:
             del values["reference"], values["reference_topk"]
-        for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "step_args", "checkpoint"):
+        for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "grad_transform_args", "checkpoint"):
             del values[key]
         values["evaluate"] = self.evaluate.identity
         if not self.evaluate.on:
             del values["evaluate"]
-        if self.evaluate.steps is None or not self.finegrained_log_iters:  # it decides what is logged, and no more
-            del values["finegrained_log_iters"]
-        for key in ("step", "compile", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
+        if self.evaluate.steps is None or not self.dense_logging_steps:  # it decides what is logged, and no more
+            del values["dense_logging_steps"]
+        for key in OPTIONAL:
             if not values[key]:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:
             del values["lora"]["quantize"]
         if self.schedule == Schedule():
             del values["schedule"]
-        if self.step is not None:
+        if self.grad_transform is not None:
             from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
 
-            values["step"] = grad_transform_identity(make_grad_transform(self.step, self.step_args, "trainer.args"))
+            made = make_grad_transform(self.grad_transform, self.grad_transform_args, "trainer.args")
+            values["grad_transform"] = grad_transform_identity(made)
         return values
 
+
+# Settings that leave no trace in a fingerprint where they are off.
+OPTIONAL = (
+    "grad_transform",
+    "compile",
+    "logits_chunk_size",
+    "trainable_last_k_layers",
+    "trainable_params_regex",
+    "lora",
+)
 
 OPTIMIZERS = (
     "adamw_torch",

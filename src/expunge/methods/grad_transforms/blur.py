@@ -29,7 +29,7 @@ class BLUR:
     use a bounded one, such as NPO. With gradient accumulation each micro-batch is projected; the authors project once
     per step, with the gradients of its last micro-batch.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=blur
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=blur
     """
 
     def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:

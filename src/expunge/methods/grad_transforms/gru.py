@@ -29,7 +29,7 @@ class GRU:
     are chance; momentum costs one more copy of the gradient. gamma and alpha weight g_f and g_r before the rule: alpha
     does not change the direction that is taken out.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=gru
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=gru
     """
 
     momentum: float = 0.0

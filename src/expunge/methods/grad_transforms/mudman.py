@@ -41,7 +41,7 @@ class MUDMAN:
     has no effect on the result. Adam divides much of a gradient's size out again: the normalisation counts most with
     optim=sgd.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=mudman
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=mudman
     """
 
     forget_norm: float | None = 1.0

@@ -28,7 +28,7 @@ class SAM:
     Pitfalls: rho is in the units of the weights, over all of them together, so a larger model wants a larger rho;
     where g_f is 0 nothing is moved.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=sam
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=sam
     """
 
     rho: float = 0.01
