@@ -22,12 +22,12 @@ from expunge.cli.config_files import (
 )
 from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of, shipped_weight_edits
-from expunge.cli.renamed import rename_key, rename_value
-from expunge.cli.schema import GROUPS, flat, hint_of, members, unknown_key
+from expunge.cli.schema import GROUPS, flat, hint_of, is_text, members, unknown_key
 from expunge.cli.vocabulary import translate, with_split
 from expunge.cli.words import Word, parse_value, split_words
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.renamed import rename_key, rename_value
 from expunge.study.config import TaskConfig, decode_study, decode_task
 from expunge.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
@@ -65,13 +65,14 @@ def check(mode: str, overrides: Sequence[str]) -> Composed:
     """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
     made = compose(mode, overrides)
     if mode == "run":
-        decode_study(made.tree)
+        study = decode_study(made.tree)
         _check_methods(made.tree)
+        _check_files(study)
         return made
     job = decode_task(SingleJob, made.tree)
     decode(TrainArgs, dict(job.trainer.args), where="trainer.args")
     _check_method_keys(job.trainer.handler, job.trainer.method_args)
-    _check_files(job, job.retain_logs_path)
+    _check_files(job)
     return made
 
 
@@ -103,7 +104,6 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     if mode != "run" and not isinstance(tree.get("task_name"), str):
         tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
     tree = resolve(tree)
-    _missing_of_files(tree)
     if mode == "run":
         tree = _with_models(mode, tree)
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
@@ -131,6 +131,8 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     parts = word.key.split(".")
     if word.remove:
         return _without(tree, parts)
+    if is_text(known):
+        notes += _quoted(word)
     value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
     if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
         check_tree(mode, value, "", prefix=f"{word.key}.")
@@ -139,6 +141,14 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
         made = {part: made}
     laid: dict[str, Any] = merge(tree, made)
     return laid
+
+
+def _quoted(word: Word) -> list[str]:
+    """A note for a text in quotes of its own: they were once taken off, and are now part of the value."""
+    text = word.text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
+        return [f"{word.key}: the quotes are part of the value {text}; only the shell takes quotes off"]
+    return []
 
 
 def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
@@ -154,11 +164,6 @@ def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     """One line for an unknown key; near a free group of the tree (method_args), its present keys are the hint."""
     line = unknown_key(mode, key)
     return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
-
-
-def _missing_of_files(tree: Mapping[str, Any]) -> None:
-    if tree.get("benchmark") == "custom" and tree.get("forget") == "":
-        raise ConfigError("forget: missing; give forget=FILE")
 
 
 def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:
@@ -219,9 +224,11 @@ def _check_method_keys(handler: str, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.method_args.{key}: unknown key{nearest(f'trainer.method_args.{key}', names)}")
 
 
-def _check_files(task: TaskConfig, retain_logs: str | None) -> None:
-    """Raise ConfigError or DataError for a local file or folder that is not there."""
+def _check_files(task: TaskConfig) -> None:
+    """Raise ConfigError for an unknown benchmark and for a local model folder that is not there."""
+    from expunge.benchmarks.api import find_benchmark
     from expunge.models.config import check_source
 
+    find_benchmark(task.benchmark)
     if task.model.source:
         check_source(task.model.source, "model.model_args.pretrained_model_name_or_path")

@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from expunge.cli.field_docs import shipped_methods
-from expunge.cli.renamed import rename_tree
 from expunge.cli.schema import GROUPS, hint_of, item_hint, members, tree_of, unknown_key
 from expunge.cli.vocabulary import WITHOUT_EFFECT
 from expunge.cli.words import Verbatim
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.renamed import rename_tree
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 METHOD_KEYS = ("handler", "method_args")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from expunge.cli.schema import tree_of
+from expunge.core.fingerprints import canonical
+from expunge.training.config import TrainArgs
 
 Tree = Mapping[str, Any]
 # (modes, prefix of the key, whether the key has no effect, the reason)
@@ -71,7 +73,7 @@ RULES: tuple[Rule, ...] = (
 def notes_on_effects(mode: str, tree: Tree, given: Collection[str]) -> list[str]:
     """Return a note for each given key that has no effect with the rest of the settings."""
     out = []
-    defaults = tree_of(mode)
+    defaults = {**tree_of(mode), "trainer": {"args": canonical(TrainArgs())}}
     for modes, prefix, idle, reason in RULES:
         if mode not in modes:
             continue

@@ -18,10 +18,10 @@ from expunge.cli.erase import add_erase
 from expunge.cli.inspect import add_inside
 from expunge.cli.judge import add_judge
 from expunge.cli.memory import add_memory
-from expunge.cli.renamed import rename_flags
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
+from expunge.core.renamed import rename_flags
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
 EPILOG = """\

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from expunge.core import distributed
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
-from expunge.core.fingerprints import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
@@ -23,7 +20,7 @@ from expunge.study.collective import all_done, help_with
 from expunge.study.job import Job
 from expunge.study.resolve_task import resolve_task
 from expunge.study.run import JobEvent, run
-from expunge.study.single_config import SingleJob
+from expunge.study.single_config import SingleJob, config_text
 from expunge.study.store import Store
 from expunge.study.task_context import TaskContext, check_model
 from expunge.study.training_jobs import TrainingJobs
@@ -244,5 +241,5 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             link(file, target)
-    write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
+    write_text(part / "config.yaml", config_text(prepared.single))
     write_text(part / ".expunge-key", prepared.key + "\n")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from expunge.core.decode import strict
-from expunge.study.config import TaskConfig
+from expunge.core.fingerprints import canonical
+from expunge.core.renamed import rename_tree
+from expunge.study.config import TaskConfig, decode_task
 
 Mode = Literal["train", "unlearn", "eval"]
 
@@ -77,3 +81,41 @@ class SingleJob(TaskConfig):
     def output_dir(self) -> Path:
         """Where the user finds the result."""
         return Path(self.paths.output_dir or f"saves/{self.mode}/{self.task_name}")
+
+
+def config_text(job: SingleJob) -> str:
+    """Return a job's settings as the YAML of a config.yaml: `experiment=config.yaml` runs the same job again."""
+    tree = canonical(job)
+    tree["model"]["template_args"] = tree.pop("template_args")
+    return yaml.safe_dump(_escaped(tree), sort_keys=False, allow_unicode=True)
+
+
+def read_config(tree: Mapping[str, Any], extras: Sequence[str] | None = None) -> SingleJob:
+    """Return the job of a config.yaml's tree, also of one that an earlier release wrote. Raises ConfigError.
+
+    extras: groups of metrics in place of the file's `eval.extras`.
+    """
+    made = rename_tree(str(tree.get("mode", "eval")), _unescaped(tree), "", [])
+    template = made.pop("template_args", None)
+    if template is not None and isinstance(made.get("model"), dict):
+        made["model"] = {**made["model"], "template_args": template}
+    if extras is not None:
+        made["eval"] = {**(made.get("eval") or {}), "extras": list(extras)}
+    return decode_task(SingleJob, made)
+
+
+def _escaped(value: Any) -> Any:
+    r"""The tree with `${` in texts as `\${`: a config file's reader takes `${key}` for that key's value."""
+    return _texts(value, lambda text: text.replace("${", "\\${"))
+
+
+def _unescaped(value: Any) -> Any:
+    return _texts(value, lambda text: text.replace("\\${", "${"))
+
+
+def _texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _texts(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_texts(v, change) for v in value]
+    return change(value) if isinstance(value, str) else value
