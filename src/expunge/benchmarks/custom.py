@@ -8,7 +8,7 @@ from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settin
 from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.custom import WORLD, Columns, check_file, continuations, load_rows, refuse_shared, retain_rows
+from expunge.data.custom import WORLD, Columns, check_file, continuations, load_examples, refuse_shared, retain_rows
 from expunge.data.examples import ExampleSet
 
 MOST_RETAIN = 400  # retain rows that are evaluated, as many as TOFU evaluates
@@ -43,8 +43,8 @@ class CustomArgs:
 def custom(wanted: BenchmarkConfig) -> Benchmark:
     """A file of the user's own rows is the benchmark: forget=FILE, and if there are any retain=FILE.
 
-    Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
-    text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
+    Columns: question and answer, instruction (with input) and response or output, prompt and completion, query and
+    response, input and output, text and labels, messages, conversations, or text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
     perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions take the model's template; prompts and inputs
     stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole, up to
     model.template_args.max_length tokens; to be measured it is cut in two, its first half the prompt. Of a .txt file
@@ -70,14 +70,17 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
         raise ConfigError(f"data.args.retain_source={args.retain_source}: retain={wanted.retain} was given as well")
     if args.train_full and not wanted.retain:
         raise ConfigError("data.args.train_full=true: a retain model needs rows of its own; give retain=FILE")
-    forget = load_rows(path, "forget", args.columns)
+    loaded = load_examples(path, "forget", args.columns)
+    forget = loaded.rows
     retain, kept, notes = _retain(wanted, args)
+    notes = (loaded.note, *notes)
     sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
     shown = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
     sets["retain_eval"] = continuations(shown, "retain_eval", kept)
     refuse_shared(forget, retain, (path, kept))
     if args.holdout:
-        holdout = load_rows(args.holdout, "holdout", args.columns)
+        unseen = load_examples(args.holdout, "holdout", args.columns)
+        holdout, notes = unseen.rows, (*notes, unseen.note)
         for rows, place in ((forget, path), (retain, kept)):
             refuse_shared(rows, holdout, (place, args.holdout))
         sets["holdout"] = continuations(holdout, "holdout", args.holdout)
@@ -96,9 +99,11 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
 def _retain(wanted: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
     """The rows to keep, where they lie, and a note where the user did not give them."""
     if wanted.retain:
-        return load_rows(wanted.retain, "retain", args.columns), wanted.retain, ()
+        loaded = load_examples(wanted.retain, "retain", args.columns)
+        return loaded.rows, wanted.retain, (loaded.note,)
     if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
-        rows = load_rows(args.retain_source, "retain", args.columns)
-        return rows, args.retain_source, (f"retain rows: {len(rows)} of {args.retain_source}",)
+        loaded = load_examples(args.retain_source, "retain", args.columns)
+        said = f"retain rows: {len(loaded.rows)} of {args.retain_source}"
+        return loaded.rows, args.retain_source, (said, loaded.note)
     rows, said = retain_rows(args.retain_source)
     return rows, args.retain_source, (said,)
