@@ -102,10 +102,10 @@ def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, exp
     mark = (here / "saves/train/full/.expunge-key").read_text()
     written = yaml.safe_load(config.read_text())
     assert written["model"]["template_args"]["user_start_tag"] == "Ask \\${data.root} "
-    code, out, said = expunge("train", "experiment=saves/train/full/config.yaml")
+    code, _, said = expunge("train", "experiment=saves/train/full/config.yaml")
     assert code == 0, said
     assert "has no effect" not in said
-    code, out, said = expunge("train", f"experiment={config}", "task_name=again")
+    code, _, said = expunge("train", f"experiment={config}", "task_name=again")
     assert code == 0, said
     assert (here / "saves/train/again/.expunge-key").read_text() == mark
     code, _, said = expunge("unlearn", f"experiment={config}", "task_name=x")

@@ -63,7 +63,7 @@ def test_the_study_has_all_submissions() -> None:
     assert [entry.label for entry in study.methods] == [
         "GA", "GD", "KL", "NPO", "iterative", "AILS-NTUA", "ZJUKLAB-1", "ZJUKLAB-2", "ZJUKLAB",
     ]  # fmt: skip
-    assert study.methods[-1].of == ("ZJUKLAB-1", "ZJUKLAB-2")
+    assert study.methods[-1].from_models == ("ZJUKLAB-1", "ZJUKLAB-2")
     for i in range(len(study.methods)):
         unlearn_args(study, i, 0)
 

@@ -209,10 +209,10 @@ KINDS: dict[str, str | bytes] = {
     "labels.jsonl": '{"text": "Who?", "labels": "Ann"}\n{"text": "Where, then?", "labels": "Rome, Italy"}\n',
     "messages.jsonl": json.dumps({"messages": TURNS})
     + "\n"
-    + json.dumps({"messages": [{"role": "user", "content": "Where, then?"}, {"role": "assistant", "content": "Rome, Italy"}]}),
+    + json.dumps({"messages": [{**TURNS[0], "content": "Where, then?"}, {**TURNS[1], "content": "Rome, Italy"}]}),
     "shares.jsonl": json.dumps({"conversations": SHARES})
     + "\n"
-    + json.dumps({"conversations": [{"from": "human", "value": "Where, then?"}, {"from": "gpt", "value": "Rome, Italy"}]}),
+    + json.dumps({"conversations": [{**SHARES[0], "value": "Where, then?"}, {**SHARES[1], "value": "Rome, Italy"}]}),
     "trl.jsonl": json.dumps({"prompt": TURNS[:1], "completion": TURNS[1:]})
     + "\n"
     + json.dumps({"prompt": [{"role": "user", "content": "Where, then?"}], "completion": "Rome, Italy"}),
@@ -265,12 +265,11 @@ def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:
         return load_examples(str(tmp_path / name), "forget", Columns()).note.removeprefix(f"{tmp_path}/")
 
     text = "id,Question,Answer,source,note\n1,Who?,Ann,web,\n2,Where?,Rome,web,\n"
-    assert note("r.csv", text) == (
-        "r.csv: reads Question -> question, Answer -> answer, ignores source, note; 2 rows; first row: 'Who?' -> 'Ann'"
-    )
+    assert note("r.csv", text) == ("r.csv: reads Question -> question, Answer -> answer, ignores source, note; 2 rows")
     assert note("t.jsonl", '{"text": "a b"}\n{"text": ""}\n{"text": "c d"}') == (
-        "t.jsonl: reads text -> text; 2 rows, 1 dropped (an empty text); the empty rows are 1; first row: 'a b'"
+        "t.jsonl: reads text -> text; 2 rows, 1 dropped (an empty text: row 1)"
     )
+    assert load_examples(str(tmp_path / "r.csv"), "x", Columns()).preview.endswith("r.csv: first row: 'Who?' -> 'Ann'")
     system = [{"role": "system", "content": "Be brief."}, *TURNS]
     assert "to use it: 'model.template_args.system_prompt=Be brief.'" in note(
         "m.jsonl", json.dumps({"messages": system})
@@ -286,6 +285,6 @@ def test_shared_files_are_read(shared: Path) -> None:
     assert all(counts.values())
     assert made.rows.form == "text"
     found = [load_examples(str(f), "x", Columns()) for f in sorted((shared / "data/muse_news/raw").glob("*.jsonl"))]
-    assert [m.note for m in found if "1 dropped" in m.note and "the empty rows are 821" in m.note]
+    assert [m.note for m in found if "1 dropped (an empty text: row 821)" in m.note]
     with pytest.raises(DataError, match=r"jq '\.\[0\]\.train'"):
         load_rows(str(shared / "data/knowundo/privacy/unlearn.json"), "forget", Columns())

@@ -44,11 +44,12 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
     """A file of the user's own rows is the benchmark: forget=FILE, and if there are any retain=FILE.
 
     Columns: question and answer, instruction (with input) and response or output, prompt and completion, query and
-    response, input and output, text and labels, messages, conversations, or text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
-    perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions take the model's template; prompts and inputs
-    stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole, up to
-    model.template_args.max_length tokens; to be measured it is cut in two, its first half the prompt. Of a .txt file
-    each paragraph, or else each line, is a text.
+    response, input and output, text and labels, messages, conversations, or text; others are named by
+    data.args.question_column, answer_column, text_column. Optional: paraphrased_answer, perturbed_answer (a list)
+    or perturbed_answer_1, ..., id. A note says which columns are read, and which are not. Questions take the
+    model's template; prompts and inputs stand as they are (data.args.form=qa|completion for the other way). A text
+    is trained on whole, up to model.template_args.max_length tokens; to be measured it is cut in two, its first
+    half the prompt. Of a .txt file each paragraph, or else each line, is a text.
 
     Rows to keep that are not given come from data.args.retain_source: world (plain facts that come with the package,
     the default), or a folder or hub id with TOFU's retain90. A note says which were taken.
@@ -72,15 +73,15 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
         raise ConfigError("data.args.train_full=true: a retain model needs rows of its own; give retain=FILE")
     loaded = load_examples(path, "forget", args.columns)
     forget = loaded.rows
-    retain, kept, notes = _retain(wanted, args)
-    notes = (loaded.note, *notes)
+    retain, kept, notes, preview = _retain(wanted, args)
+    notes, preview = (loaded.note, *notes), (loaded.preview, *preview)
     sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
     shown = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
     sets["retain_eval"] = continuations(shown, "retain_eval", kept)
     refuse_shared(forget, retain, (path, kept))
     if args.holdout:
         unseen = load_examples(args.holdout, "holdout", args.columns)
-        holdout, notes = unseen.rows, (*notes, unseen.note)
+        holdout, notes, preview = unseen.rows, (*notes, unseen.note), (*preview, unseen.preview)
         for rows, place in ((forget, path), (retain, kept)):
             refuse_shared(rows, holdout, (place, args.holdout))
         sets["holdout"] = continuations(holdout, "holdout", args.holdout)
@@ -93,17 +94,18 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
         retain_sets=("retain",) if args.train_full else (),
         eval_name="CUSTOM",
         notes=notes,
+        preview=preview,
     )
 
 
-def _retain(wanted: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
-    """The rows to keep, where they lie, and a note where the user did not give them."""
+def _retain(wanted: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...], tuple[str, ...]]:
+    """The rows to keep, where they lie, notes on them, and their first row."""
     if wanted.retain:
         loaded = load_examples(wanted.retain, "retain", args.columns)
-        return loaded.rows, wanted.retain, (loaded.note,)
+        return loaded.rows, wanted.retain, (loaded.note,), (loaded.preview,)
     if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
         loaded = load_examples(args.retain_source, "retain", args.columns)
         said = f"retain rows: {len(loaded.rows)} of {args.retain_source}"
-        return loaded.rows, args.retain_source, (said, loaded.note)
+        return loaded.rows, args.retain_source, (said, loaded.note), (loaded.preview,)
     rows, said = retain_rows(args.retain_source)
-    return rows, args.retain_source, (said,)
+    return rows, args.retain_source, (said,), ()

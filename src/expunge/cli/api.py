@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from expunge.benchmarks.api import Benchmark
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.cli.grid_reports import in_one, write_reports
@@ -111,6 +112,12 @@ class StudyHandle:
     swept: SweepRun | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the benchmarks of the study say of their data: the columns that are read, the examples taken."""
+        graphs = self.graph.cells.values() if self.graph.cells else (self.graph,)
+        return tuple(dict.fromkeys(note for graph in graphs for note in _told(graph.setting.benchmark)))
+
+    @property
     def graphs(self) -> tuple[StudyGraph, ...]:
         """Every study that it is made of: of a sweep the trials and, where they are done, the winners."""
         return self.swept.stage.graphs if self.swept else (self.graph,)
@@ -193,6 +200,10 @@ class StudyHandle:
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
         return in_one(self._reports(RunOutcome(records, waiting), command))
+
+
+def _told(benchmark: Benchmark) -> tuple[str, ...]:
+    return (*benchmark.notes, *benchmark.preview)
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:

@@ -61,7 +61,12 @@ def add_inside(commands: Any) -> None:
     sub.add_argument("--full", metavar="DIR", help="the control that knows")
     sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
     sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
-    sub.add_argument("--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)")
+    sub.add_argument(
+        "--compare-with",
+        dest="against",
+        metavar="SET",
+        help="probe, path, prune: the set beside it (default: its retain set)",
+    )
     sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     sub.set_defaults(command=_inside, plugin=[])
@@ -109,7 +114,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             load=lambda role: _load(sources[role], setting),
             roles=tuple(sources),
             read=first(rows, "--rows"),
-            other=lambda: first(against, "--against"),
+            other=lambda: first(against, "--compare-with"),
             names=(rows, against),
         )
     )

@@ -271,6 +271,7 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     console = Console()
     study = load_study(parsed.overrides, parsed.plugin)
+    _notes(study.notes)
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
@@ -290,6 +291,7 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
     study = load_study(parsed.overrides, parsed.plugin)
+    _notes(study.notes)
     planned = study.plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))

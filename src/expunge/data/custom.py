@@ -35,10 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LoadedRows:
-    """The rows of a file, and a note: which columns were read and ignored, what was left out, and the first row."""
+    """The rows of a file.
+
+    note: which columns were read and ignored, and what was left out. preview: the first row, for the terminal alone.
+    """
 
     rows: ExampleSet
     note: str
+    preview: str
 
 
 def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
@@ -49,7 +53,8 @@ def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
 def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
     """Read the rows of a file: csv, tsv, JSON, JSON lines, parquet, Arrow, a folder of `save_to_disk`, or plain text.
 
-    Of a .txt file each paragraph, or else each line, is a row. A plain text that is empty is left out and counted.
+    Of a .txt file each paragraph, or else each line, is a row. A plain text that is empty, or stands
+    there before, is left out and counted.
 
     Args:
         path: The file or folder.
@@ -68,13 +73,15 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
     where = str(file)
     roles = find_roles(raw, columns, where)
-    rows, dropped, remarks = _rows(raw, roles, name, where)
+    rows, remarks = _rows(raw, roles, name, where)
     _refuse_twice(rows, where)
-    return LoadedRows(rows, _note(where, raw, roles, rows, dropped, remarks))
+    first = rows[0]
+    shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)
+    return LoadedRows(rows, _note(where, raw, roles, rows, remarks), f"{where}: first row: {shown}")
 
 
-def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, dropped: int, remarks: Sequence[str]) -> str:
-    """One line: which columns are read, which are not, how many rows there are, and the first."""
+def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Sequence[str]) -> str:
+    """One line: which columns are read, which are not, and how many rows there are."""
     if roles.question is None:
         read = f"{roles.answer} -> text"
     elif roles.chat is not None and roles.question == roles.answer:
@@ -87,13 +94,9 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, dropped: int
         used.discard("input")
     used |= {roles.question, roles.answer}
     ignored = [name for name in names if name not in used]
-    first = rows[0]
-    shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)
     parts = [
         f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
-        f"{len(rows)} rows" + (f", {dropped} dropped (an empty text)" if dropped else ""),
-        *remarks,
-        f"first row: {shown}",
+        ", ".join([f"{len(rows)} rows", *remarks]),
     ]
     return "; ".join(parts)
 
@@ -145,8 +148,8 @@ def retain_rows(source: str) -> tuple[ExampleSet, str]:
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
 
-def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet, int, list[str]]:
-    """The rows, how many records were left out, and what else the user should know."""
+def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet, list[str]]:
+    """The rows, and what the user should know of them: how many records were left out, and why."""
     if roles.question is None:
         return _texts(raw, roles.answer, name, where)
     remarks: list[str] = []
@@ -165,7 +168,7 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
         Example(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
         for r in made
     )
-    return ExampleSet(name, rows, roles.form), 0, remarks
+    return ExampleSet(name, rows, roles.form), remarks
 
 
 def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -212,16 +215,20 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
     return {"id": value}
 
 
-def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, int, list[str]]:
-    """Rows of plain text: all of it is the answer, to no question. Empty ones are left out and counted."""
-    plain, kept = [], []
+def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, list[str]]:
+    """Rows of plain text: all of it is the answer, to no question. Empty and repeated ones are left out and counted."""
+    plain, kept, empty, twice = [], [], [], []
+    seen: set[str] = set()
     for i, record in enumerate(raw):
         place = f"{where} row {i}"
         if column not in record:
             raise DataError(f"{place}: no column '{column}'{nearest(column, record)}")
         value = record[column]
-        if isinstance(value, str) and not value.strip():
+        if isinstance(value, str) and (not value.strip() or value.strip() in seen):
+            (empty if not value.strip() else twice).append(i)
             continue
+        if isinstance(value, str):
+            seen.add(value.strip())
         plain.append({"question": TEXT, "answer": cell_text(value, f"{place}: '{column}'")})
         kept.append(i)
     if not plain:
@@ -233,9 +240,12 @@ def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet
     rows = tuple(
         Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[i], where, i)) for i, r in zip(kept, made, strict=True)
     )
-    empty = [i for i in range(len(raw)) if i not in set(kept)]
-    remarks = [f"the empty rows are {', '.join(map(str, empty[:5]))}"] if empty else []
-    return ExampleSet(name, rows, "text"), len(empty), remarks
+    dropped = [
+        f"{len(found)} dropped ({why}: row {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''})"
+        for found, why in ((empty, "an empty text"), (twice, "a text that stands there before"))
+        if found
+    ]
+    return ExampleSet(name, rows, "text"), dropped
 
 
 def _paragraphs(file: Path) -> Sequence[str]:

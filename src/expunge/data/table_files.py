@@ -18,6 +18,7 @@ from expunge.core.errors import DataError, nearest
 
 Records = list[dict[str, Any]]
 
+CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -128,6 +129,8 @@ def read_json_object(text: str, path: Path) -> Records | None:
         return None
     if not isinstance(found, dict):
         return None
+    if any(key in found for key in CHATS):
+        return [found]
     lists = {k: v for k, v in found.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
     if len(lists) == 1:
         (name, rows) = next(iter(lists.items()))

@@ -87,7 +87,8 @@ def prepare(single: SingleJob) -> PreparedJob:
         notes.append(
             "trainer.args.logits_chunk_size counts for whole models; one in shards makes all its logits at once"
         )
-    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks)
+    told = (*setting.benchmark.notes, *setting.benchmark.preview)
+    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *told), tasks)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
