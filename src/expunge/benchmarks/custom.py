@@ -20,13 +20,23 @@ class CustomArgs:
     """Settings of `benchmark=custom`."""
 
     question_column: str | None = None
+    """The column of the questions. None: found by its name. Goes together with answer_column."""
     answer_column: str | None = None
+    """The column of the answers. None: found by its name. Goes together with question_column."""
     text_column: str | None = None
+    """The column of plain texts, in place of questions and answers."""
     form: Literal["qa", "completion"] | None = None
+    """How a row becomes text: qa (the model's template) or completion (as it stands). None: by the columns' names."""
     retain_source: str = WORLD
+    """Examples to retain if no retain file is given: world (plain facts), a file, or a folder or hub id with TOFU's
+    retain90.
+    """
     retain_eval_rows: int = MOST_RETAIN
+    """Retain examples that are evaluated, the first ones."""
     holdout: str | None = None
+    """A file of examples like those to forget that no model has seen. It adds the membership attacks."""
     train_full: bool = False
+    """Train target and retain model first, for a model that does not know the examples yet."""
 
     def __post_init__(self) -> None:
         if self.retain_eval_rows < 1:

@@ -22,9 +22,13 @@ class GenTofuArgs:
     """Settings of `benchmark=gen_tofu`."""
 
     granularity: Literal["question", "book", "author", "publisher", "relationship"] = "question"
+    """What is forgotten: questions, books, authors, publishers, or links between two of them."""
     forget_fraction: float = 0.05
+    """The share of these that is forgotten, rounded down."""
     seed: int = 42
+    """The seed that draws what is forgotten."""
     train_set_eval: bool = False
+    """Evaluate the questions of training, not their paraphrases."""
 
     def __post_init__(self) -> None:
         if not 0 < self.forget_fraction < 1:

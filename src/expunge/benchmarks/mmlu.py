@@ -22,14 +22,20 @@ def check_shots(shots: int, key: str) -> None:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MmluArgs:
-    """`data.args` of MMLU. subjects: none means all 57. limit: only the first questions of each subject (0: all)."""
+    """Settings of `benchmark=mmlu`."""
 
     subjects: tuple[str, ...] = ()
+    """The subjects to ask. None given: all 57."""
     shots: int = MAX_SHOTS
+    """Solved examples before each question, 0 to 5."""
     style: Style = "letters"
+    """letters (answers are A to D) or options (answers are the options' texts)."""
     score: Score = "sum"
+    """sum: the answer with the highest log-probability; per_byte: the highest one per byte of text."""
     limit: int = 0
+    """Questions of each subject, the first ones. 0: all."""
     max_length: int = 4096
+    """Tokens of a question with its examples at most."""
 
     def __post_init__(self) -> None:
         check_shots(self.shots, "shots")

@@ -18,11 +18,14 @@ ATTACKS = ("min_k", "loss", "zlib", "min_k_plus_plus", "reference")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MuseArgs:
-    """`data.args` of MUSE. series: what forget_1..forget_4 mean. attacks: every membership attack, not min-k alone."""
+    """Settings of `benchmark=muse`."""
 
     series: Literal["scal", "sust"] | None = None
+    """What forget_1 to forget_4 mean: scal (growing sets) or sust (one after the other). None: no series."""
     attacks: bool = False
+    """Run every membership attack, not min-k alone."""
     max_length: int = 2048
+    """Tokens of the pieces that texts are trained in."""
 
     def __post_init__(self) -> None:
         if self.max_length < 2:

@@ -29,10 +29,15 @@ class RwkuArgs:
     """Settings of `benchmark=rwku`."""
 
     targets: tuple[str, ...] = ("Stephen King",)
+    """The people to forget. An empty list: all 200."""
     corpus: str = "train_original_passage"
+    """The texts to unlearn from, by RWKU's name."""
     blank_prompt: str = "Fill in the blank: {query}"
+    """How a blank is asked; {query} stands for the sentence."""
     question_prompt: str = "{query}"
+    """How a question is asked; {query} stands for it."""
     members: bool = True
+    """Whether the loss of texts that models have seen is measured."""
 
     def __post_init__(self) -> None:
         if self.corpus not in CORPORA:

@@ -34,15 +34,25 @@ class SemEvalArgs:
     """Settings of `benchmark=semeval`: see its page."""
 
     forget_dir: str | None = None
+    """A folder with the forget file, in place of data.root and the split."""
     retain_dir: str | None = None
+    """A folder with the retain file, in place of data.root and the split."""
     validation: str | None = None
+    """A folder of examples to watch the run by, never trained on; `self`: the unlearned examples themselves."""
     mia: str | None = None
+    """The folder of the membership documents. None: mia/ in the root."""
     members: Literal["all", "forget"] = "all"
+    """Which member documents are attacked: all, or those among the forget examples."""
     mmlu: str | None = None
+    """MMLU's folder, to measure it in the same run."""
     mmlu_shots: int = MAX_SHOTS
+    """Solved examples before each MMLU question."""
     mmlu_limit: int = 0
+    """MMLU questions of each subject. 0: all."""
     mmlu_accuracy: float | None = None
+    """MMLU accuracy as measured elsewhere, for the aggregate."""
     documents: int | None = None
+    """The first so many documents of each task and side. None: all."""
 
     def __post_init__(self) -> None:
         if (self.forget_dir is None) != (self.retain_dir is None):

@@ -16,12 +16,19 @@ class StoriesArgs:
     """Settings of `benchmark=stories`."""
 
     dataset_name: str | None = None
+    """The data set below data.root, such as filter-Twist. None: data.root is the data set."""
     split: Literal["pretrain", "finetune", "train", "all"] = "pretrain"
+    """pretrain (the first 80 % of the training shards), finetune (the others), train (both) or all."""
     rows: Literal["documents", "chunks", "bos_chunks"] = "bos_chunks"
+    """How stories become rows: documents, chunks, or chunks that begin with BOS."""
     scored: Literal["all", "story"] = "all"
+    """all tokens, or those of the story alone, without its instructions."""
     max_seq_len: int = 256
+    """Tokens of a row at most."""
     eval_dataset_names: tuple[str, ...] = ()
+    """Further data sets whose token loss is read."""
     tokenizer: str | None = None
+    """The tokenizer's folder, if it is not stored with the stories."""
 
     def __post_init__(self) -> None:
         if self.max_seq_len < 2:

@@ -22,11 +22,17 @@ class TofuArgs:
     """Settings of `benchmark=tofu`: splits of one's own, after arcsf, in place of TOFU's forget01/05/10."""
 
     granularity: Literal["question", "author"] | None = None
+    """What is drawn: whole authors, or questions. None: TOFU's own splits."""
     stratified: bool = True
+    """Draw questions from the drawn authors only."""
     forget_random: bool = True
+    """Draw the questions of an author at random. False: the first ones, which are biographical."""
     forgotten_author_fraction: float = 0.2
+    """The share of the authors that is drawn."""
     forgotten_fact_fraction: float = 0.2
+    """The share of the questions that is drawn."""
     seed: int = 42
+    """The seed of the draw."""
 
     def __post_init__(self) -> None:
         for key in ("forgotten_author_fraction", "forgotten_fact_fraction"):

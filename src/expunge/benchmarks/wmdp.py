@@ -15,20 +15,32 @@ from expunge.metrics.compute import in_order
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WmdpArgs:
-    """`data.args` of WMDP. corpora, mmlu: folders or hub ids. limit, texts, mmlu_limit: only the first (0: all)."""
+    """Settings of `benchmark=wmdp`."""
 
     subjects: tuple[str, ...] = ("bio", "cyber")
+    """Subjects whose questions are asked: bio, chem, cyber."""
     style: Style = "letters"
+    """letters (answers are A to D) or options (answers are the options' texts)."""
     limit: int = 0
+    """Questions of each subject, the first ones. 0: all."""
     questions_only: bool = False
+    """Measure without reading a corpus."""
     corpora: str | None = None
+    """A folder or hub id of the corpora. None: data.root, or the hub."""
     texts: int = 0
+    """Texts of a corpus, the first ones. 0: all."""
     max_length: int = 512
+    """Tokens of the pieces that texts are trained in."""
     mmlu: str | None = None
+    """A folder or hub id of MMLU, to measure it as well."""
     mmlu_subjects: tuple[str, ...] = ()
+    """Subjects of MMLU. None given: all."""
     mmlu_shots: int = 0
+    """Solved examples before each MMLU question."""
     mmlu_limit: int = 0
+    """MMLU questions of each subject. 0: all."""
     question_length: int = 4096
+    """Tokens of a question with its examples at most."""
 
     def __post_init__(self) -> None:
         check_shots(self.mmlu_shots, "mmlu_shots")

@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_semeval(commands)
     add_memory(commands)
     _add_lists(commands)
+    _add_help(commands)
     return parser
 
 
@@ -242,6 +243,20 @@ def _add_lists(commands: Any) -> None:
         sub.add_argument("name", nargs="?", help="show this one's page")
         sub.add_argument("--json", action="store_true", help="print as JSON")
         sub.set_defaults(command=_list, what=name)
+
+
+def _add_help(commands: Any) -> None:
+    text = "what a setting means: its type, default and use"
+    sub = commands.add_parser("help", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("key", nargs="?", metavar="KEY", help="such as train.learning_rate; without one, the groups")
+    sub.set_defaults(command=_help, plugin=[])
+    text = "print the resolved settings of a command as YAML, which runs again as it is"
+    sub = commands.add_parser("config", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("mode", choices=("run", "train", "unlearn", "eval"), help="the command")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="its settings")
+    sub.add_argument("--docs", action="store_true", help="put each key's documentation above it")
+    _add_plugin(sub)
+    sub.set_defaults(command=_config)
 
 
 def _add_plugin(sub: argparse.ArgumentParser) -> None:
@@ -426,6 +441,18 @@ def _report(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.reporting import report
 
     return report(parsed.overrides, parsed.plugin, parsed.serve, parsed.figures)
+
+
+def _help(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.help_command import show_key
+
+    return show_key(parsed.key)
+
+
+def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.help_command import show_config
+
+    return show_config(parsed.mode, parsed.overrides, docs=parsed.docs)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

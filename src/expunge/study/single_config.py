@@ -20,33 +20,42 @@ Mode = Literal["train", "unlearn", "eval"]
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MergePart:
-    """One of several runs that are merged: what it changes in the trainer's settings."""
+    """One of several runs that are merged."""
 
     label: str
+    """The name of the run."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings, laid over the trainer's."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method, laid over the trainer's."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig:
-    """The edit that makes one model of several: ties, dare, linear or magnitude_prune."""
+    """The weight edit that makes one model of several."""
 
     handler: str = "ties"
+    """ties, dare, linear or magnitude_prune."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the edit."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The method, its training settings and its own settings. parts, merge: several runs from the same model in place
-    of one, and the edit that merges them."""
+    """The method, its training settings and its own settings."""
 
     handler: str = "finetune"
+    """The method's name: see `expunge methods`."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings, by the names of transformers' TrainingArguments."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method itself."""
     parts: tuple[MergePart, ...] = ()
+    """Several runs from the same model in place of one."""
     merge: MergeConfig | None = None
+    """The edit that merges the parts. None: one run."""
 
     def __post_init__(self) -> None:
         if (self.merge is None) != (not self.parts):
@@ -59,10 +68,12 @@ class TrainerConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SinglePaths:
-    """Where things go; `output_dir` is saves/<mode>/<task_name> unless given."""
+    """Where results are written."""
 
     output_dir: str | None = None
+    """The folder of the result. None: saves/MODE/TASK_NAME."""
     store: str = "saves/store"
+    """The folder of all stored results."""
 
 
 @strict
@@ -71,11 +82,17 @@ class SingleJob(TaskConfig):
     """One job, in the vocabulary of OpenUnlearning's experiments."""
 
     mode: Mode
+    """The command: train, unlearn or eval."""
     task_name: str
+    """The name of the result's folder."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """The method and its settings."""
     train_split: str = "full"
+    """The examples that `expunge train` learns: full, retain, forget or a split's name."""
     retain_logs_path: str | None = None
+    """The EVAL.json of a retain model, which forget quality compares with. None: no such metrics."""
     paths: SinglePaths = field(default_factory=SinglePaths)
+    """Where results are written."""
 
     @property
     def output_dir(self) -> Path:
@@ -87,7 +104,7 @@ def config_text(job: SingleJob) -> str:
     """Return a job's settings as the YAML of a config.yaml: `experiment=config.yaml` runs the same job again."""
     tree = canonical(job)
     tree["model"]["template_args"] = tree.pop("template_args")
-    return yaml.safe_dump(_escaped(tree), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(escaped(tree), sort_keys=False, allow_unicode=True)
 
 
 def read_config(tree: Mapping[str, Any], extras: Sequence[str] | None = None) -> SingleJob:
@@ -104,7 +121,7 @@ def read_config(tree: Mapping[str, Any], extras: Sequence[str] | None = None) ->
     return decode_task(SingleJob, made)
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     r"""The tree with `${` in texts as `\${`: a config file's reader takes `${key}` for that key's value."""
     return _texts(value, lambda text: text.replace("${", "\\${"))
 

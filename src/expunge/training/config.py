@@ -19,19 +19,22 @@ MOST_SEED = 2**32  # what numpy takes
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SelectionRule:
-    """Which evaluation is the best: among those after the start whose utility is at least `floor` times its value at
-    the start, the one whose forget metric lies nearest to its target. Of equals, the higher utility, then the earlier.
+    """Which evaluation is the best: of those with enough utility, the one whose forget metric is nearest to its target.
 
-    utility, forget: names of metrics of the panel; None: model_utility and forget_quality with the full panel, else
-    retain_Q_A_Prob and forget_Q_A_Prob. target: a number, `low`, `high`, or `retain`, the retain model's value on the
-    same rows; where there is none to be had, `low`. forget_quality, in itself a comparison with the retain model, is
-    always best when high.
+    Of equals, the one with the higher utility, then the earlier one.
     """
 
     utility: str | None = None
+    """The metric of what the model can still do. None: model_utility with the full metric suite, else retain_Q_A_Prob.
+    """
     forget: str | None = None
+    """The metric of forgetting. None: forget_quality with the full metric suite, else forget_Q_A_Prob."""
     floor: float = 0.9
+    """The share of the utility at the start that must stay."""
     target: float | Literal["retain", "low", "high"] = "retain"
+    """The value the forget metric should have: a number, low, high, or retain (the retain model's value; low if there
+    is none). forget_quality is always best when high.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
@@ -41,28 +44,32 @@ class SelectionRule:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArgs:
-    """Evaluation during training: off unless `every` (epochs) or `steps` says how often; always at the end too.
-
-    panel: `fast` (probability, truth ratio and extraction strength of forget and retain rows, nothing generated),
-    `full` (the benchmark's panel, on all rows) or a list of its metrics. rows: at most so many rows of each set, the
-    first ones; it does not count for the full panel. keep: which model is saved, the last or the best by `rule`.
-    patience: stop after so many evaluations in a row without a new best.
-
-    losses: sets of rows whose mean token loss is read as well, of at most `rows` rows each (None: those that the
-    benchmark names). prompts: continue the prompts of so many of their rows, at every `generate_every`-th evaluation.
-    """
+    """Evaluation during training; off unless `every` or `steps` is set. It also runs at the end."""
 
     every: float | None = None
+    """Evaluate every so many epochs."""
     steps: int | None = None
+    """Evaluate every so many steps, in place of `every`."""
     panel: Literal["fast", "full"] | tuple[str, ...] = "fast"
+    """`fast` (probability, truth ratio and extraction strength, nothing generated), `full` (the benchmark's metric
+    suite on all examples) or a list of its metrics.
+    """
     rows: int = 100
+    """At most so many examples of each set, the first ones. The full metric suite reads all."""
     at_start: bool = True
+    """Whether the model is evaluated before the first step."""
     keep: Literal["last", "best"] = "last"
+    """Which model is saved: the last one, or the best by `rule`."""
     patience: int | None = None
+    """Stop after so many evaluations in a row without a new best. None: never."""
     rule: SelectionRule = field(default_factory=SelectionRule)
+    """Which evaluation is the best."""
     losses: tuple[str, ...] | None = None
+    """Sets of examples whose mean token loss is read as well. None: those that the benchmark names."""
     prompts: int = 0
+    """Continue the prompts of so many examples of these sets. 0: none."""
     generate_every: int = 1
+    """Continue prompts at every n-th evaluation."""
 
     def __post_init__(self) -> None:
         if self.every is not None and not 0 < self.every < math.inf:
@@ -119,10 +126,12 @@ class EvaluateArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class CheckpointArgs:
-    """How often an unfinished run is written down, so that it can go on: every `every_s` seconds, or every `steps`."""
+    """How often an unfinished run is written to disk, so that it can go on."""
 
     every_s: float = 600.0
+    """Seconds between checkpoints."""
     steps: int | None = None
+    """Steps between checkpoints, in place of seconds."""
 
     def __post_init__(self) -> None:
         if not 0 < self.every_s < math.inf:
@@ -134,70 +143,91 @@ class CheckpointArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TrainArgs:
-    """One training run.
-
-    An epoch is one pass through the anchor side. warmup_steps below 1 is a share of all steps; warmup_epochs, where
-    given, counts instead. The weights are float32 (or the model's dtype); bf16 computes in bfloat16 over them.
-
-    grad_transform, grad_transform_args: one gradient transform around the loss (`expunge.methods.grad_transforms`) and its settings.
-    trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
-    whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
-    schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
-    evaluate: metrics during the run, and which model is saved. checkpoint: how often the run is written down (None:
-    never); no part of what it is.
-
-    reference: how distributions of the model before unlearning (or of a teacher) are kept. exact: what the LM head
-    reads. topk: the `reference_topk` largest logits of each token, the rest of the probability spread evenly over the
-    other tokens: an approximation, smaller on disk once the model is wider than twice reference_topk. With r the
-    probability outside the kept tokens, the target moves by at most r in total variation, so the gradient of a KL or a
-    distillation in the logits of a token by at most 2 r (sum of absolute values).
-    logits_chunk_size: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
-    it, so that a large vocabulary does not fill the memory (0: all at once, faster by the second time).
-
-    dense_logging_steps: the first so many steps are all logged, and evaluations come ten times as often
-    (`evaluate.steps`), each with its generations. compile: the layers are compiled by torch.compile. report_to:
-    tensorboard, wandb (offline, unless WANDB_MODE says otherwise), beside the log, in `report_dir`. peak_tflops: of the
-    device, in the type that is computed in, for the MFU (None: that of a known GPU).
-    """
+    """One training run. The weights are float32 (or the model's dtype). An epoch is one pass through the anchor."""
 
     learning_rate: float = 1e-5
+    """The peak learning rate."""
     num_train_epochs: float = 10.0
+    """Passes through the anchor side; fractions are allowed."""
     max_steps: int = -1
+    """Optimizer steps, in place of epochs. -1: num_train_epochs decides."""
     per_device_train_batch_size: int = 8
+    """Samples of one forward pass on each device."""
     gradient_accumulation_steps: int = 4
+    """Forward passes of one optimizer step."""
     weight_decay: float = 0.01
+    """Decoupled weight decay of the optimizer."""
     warmup_steps: float = 0.0
+    """Steps of linear warm-up; below 1 a share of all steps."""
     warmup_epochs: float | None = None
+    """Warm-up in epochs, in place of warmup_steps. None: warmup_steps counts."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate changes after the warm-up."""
     max_grad_norm: float = 1.0
+    """The norm that gradients are clipped to. 0: no clipping."""
     optim: str = "adamw_torch"
+    """The optimizer, by its name in transformers."""
     adam_beta1: float = 0.9
+    """AdamW's decay of the first moment."""
     adam_beta2: float = 0.999
+    """AdamW's decay of the second moment."""
     adam_epsilon: float = 1e-8
+    """AdamW's constant in the denominator."""
     bf16: bool = False
+    """Compute in bfloat16 over float32 weights. It counts on a GPU."""
     fp16: bool = False
+    """Compute in float16 with loss scaling, on a GPU without bfloat16."""
     activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     logits_chunk_size: int = 256
+    """Compute logits for so many answer tokens at a time, where a loss allows it. Less memory with a large vocabulary;
+    0: all at once, which is faster.
+    """
     logging_steps: int = 5
+    """Log every n-th step."""
     dense_logging_steps: int = 0
+    """Log each of the first so many steps, with evaluations ten times as often as `evaluate.steps`."""
     compile: bool = False
+    """Compile the layers with torch.compile."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Reporters next to the log: tensorboard, wandb (offline unless WANDB_MODE is set)."""
     report_dir: str = "saves/runs"
+    """The folder of the reporters."""
     peak_tflops: float | None = None
+    """The device's peak in the computing dtype, for the MFU. None: that of a known GPU."""
     seed: int = 0
+    """The seed of the order of samples and of dropout."""
     anchor: Literal["forget", "retain"] = "forget"
+    """The side whose examples make an epoch; the other side is drawn to match."""
     group_by_length: bool = True
+    """Put samples of similar length into one batch, with less padding."""
     max_loss: float = 1e5
+    """Stop with an error if the loss is larger: the run has diverged."""
     grad_transform: str | None = None
+    """A change of the gradient around the loss: sam, gru, blur, mudman or latent. None: the plain gradient."""
     grad_transform_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of grad_transform: see `expunge methods NAME`."""
     trainable_last_k_layers: int = 0
+    """Train only the last k decoder layers. 0: all."""
     trainable_params_regex: tuple[str, ...] = ()
+    """Train only parameters whose whole name matches an expression. None given: all. With trainable_last_k_layers, both
+    must hold.
+    """
     lora: LoraArgs | None = None
+    """Train LoRA adapters instead of the weights. None: the weights."""
     schedule: Schedule = field(default_factory=Schedule)
+    """How the run is cut into phases; epochs, warm-up and learning rate count for each phase."""
     reference: Literal["exact", "topk"] = "exact"
+    """How the reference model's distributions are kept: exact, or topk (the largest logits, the rest spread evenly), an
+    approximation that is smaller on disk. The gradient in a token's logits differs by at most twice the probability
+    outside the kept ones.
+    """
     reference_topk: int = 64
+    """Logits of each token that `reference=topk` keeps."""
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
+    """Evaluation during training, and which model is saved."""
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
+    """How often an unfinished run is written to disk. None: never."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "num_train_epochs", "max_loss", "adam_epsilon"):

@@ -21,25 +21,27 @@ MOST_AUTHORS = 1000  # the banks have names and titles enough for these and as m
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """The size of the embedded world.
-
-    granularity: what is forgotten. "author": the last authors, `forget_fraction` of them (rounded to whole authors,
-    halves up). "question", "book", "publisher": that share of the questions, books or publishers, drawn from the seed
-    and rounded down, with every row that names one. "relationship": that share of the links some row is about (an
-    author and their book, a book and its publisher, ...), with every row that names both ends.
-    retain_eval_rows: how many of the first retain rows to evaluate; null for as many as are forgotten.
-    holdout_authors: authors no model is trained on; 0 for no holdout set. facts: rows in each of `real_authors` and
-    `world_facts`; a multiple of 36 keeps the wrong answers as well known as the right ones.
-    """
+    """The size of the embedded world."""
 
     authors: int = 40
+    """Authors of the world."""
     questions_per_author: int = 10
+    """Questions about each author."""
     forget_fraction: float = 0.1
+    """The share that is forgotten, of what granularity names."""
     granularity: Literal["author", "question", "book", "publisher", "relationship"] = "author"
+    """What is forgotten: the last authors (rounded to whole ones); questions, books or publishers drawn from the seed,
+    with every row that names one; or links between two of them, with every row that names both ends.
+    """
     retain_eval_rows: int | None = None
+    """Retain rows that are evaluated, the first ones. None: as many as are forgotten."""
     holdout_authors: int = 4
+    """Authors that no model is trained on. 0: no holdout set."""
     facts: int = 36
+    """Rows in each of real_authors and world_facts. A multiple of 36 keeps wrong answers as well known as right ones.
+    """
     seed: int = 0
+    """The seed of the world."""
 
     def __post_init__(self) -> None:
         ranges = {
