@@ -173,7 +173,8 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
 
 def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Conversations as records of question and answer. Raises DataError for system messages that differ."""
-    plain, systems = [], {}
+    plain: list[dict[str, Any]] = []
+    systems: dict[str | None, int] = {}
     for i, record in enumerate(raw):
         question, answer, system = read_chat(record, roles, f"{where} row {i}")
         plain.append({"question": question, "answer": answer})
@@ -217,7 +218,10 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
 
 def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, list[str]]:
     """Rows of plain text: all of it is the answer, to no question. Empty and repeated ones are left out and counted."""
-    plain, kept, empty, twice = [], [], [], []
+    plain: list[dict[str, Any]] = []
+    kept: list[int] = []
+    empty: list[int] = []
+    twice: list[int] = []
     seen: set[str] = set()
     for i, record in enumerate(raw):
         place = f"{where} row {i}"
