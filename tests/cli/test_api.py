@@ -47,7 +47,7 @@ def test_a_study_from_python_and_again_from_the_command_line(
 def test_a_method_that_explodes_leaves_the_others(
     here: Path, words: list[str], expunge: Callable[..., tuple[int, str, str]]
 ) -> None:
-    bad = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}]"
+    bad = "methods=[{trainer: GradAscent, args: {max_loss: 1e-6}}, {trainer: NPO}]"
     code, out, _ = expunge("run", *words, bad)
     assert code == 1
     assert "GradAscent: the loss passed the limit" in " ".join(out.split())

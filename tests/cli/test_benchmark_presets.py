@@ -9,7 +9,8 @@ import pytest
 
 from expunge.cli.compose import single_tree
 from expunge.study.config import decode_task
-from expunge.study.single import SingleJob, prepare
+from expunge.study.single import prepare
+from expunge.study.single_config import SingleJob
 
 # experiment -> (mode, batch, accumulation, scheduler, what else must hold)
 TRAINING = {

@@ -25,7 +25,7 @@ def weights(store: Path, kind: str = "unlearn") -> set[str]:
 def test_gc_and_verify(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(STUDY.replace("METHODS", ""))
     (here / "fewer.yaml").write_text(STUDY.replace(", {trainer: GradDiff}METHODS", ""))
-    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, of: [GradDiff]}"))
+    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, from: [GradDiff]}"))
     store = here / "saves/store"
     assert expunge("run", "study=mine.yaml")[0] == 0
     code, out, said = expunge("verify", "study=mine.yaml")
@@ -64,10 +64,10 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
 
 
 def test_weights_kept_as_differences_come_back_bit_for_bit(here: Path, expunge: Run) -> None:
-    words = [f"{STUDY.replace('METHODS', '')}", "keep: {weights: KEEP, delta: DELTA}\n"]
+    words = [f"{STUDY.replace('METHODS', '')}", "store: {keep_weights: KEEP, delta: DELTA}\n"]
     (here / "mine.yaml").write_text("".join(words).replace("KEEP", "all").replace("DELTA", "false"))
     (here / "packed.yaml").write_text("".join(words).replace("KEEP", "all").replace("DELTA", "true"))
-    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, of: [GradDiff]}"))
+    (here / "more.yaml").write_text(STUDY.replace("METHODS", ", {trainer: noise, from: [GradDiff]}"))
     store = here / "saves/store"
     assert expunge("run", "study=mine.yaml")[0] == 0
     plain = {p: p.read_bytes() for p in store.glob("unlearn/*/model.safetensors")}
@@ -91,7 +91,7 @@ def test_weights_kept_as_differences_come_back_bit_for_bit(here: Path, expunge: 
     code, _, _ = expunge("gc", "study=more.yaml", "--delta")
     delta = next(store.glob("unlearn/GradDiff*/model.safetensors.delta"))
     delta.write_bytes(delta.read_bytes()[:-9])
-    again = "{trainer: noise, of: [GradDiff], label: again, method_args: {beta: 0.5}}"
+    again = "{trainer: noise, from: [GradDiff], label: again, method_args: {beta: 0.5}}"
     (here / "again.yaml").write_text(STUDY.replace("METHODS", f", {again}"))
     assert expunge("run", "study=again.yaml")[0] == 0
     assert all(p.read_bytes() == data for p, data in plain.items() if "GradDiff" in p.parent.name)

@@ -7,7 +7,7 @@ import yaml
 
 from expunge.cli.compose import CONF, options, single_tree, study_tree
 from expunge.study.config import decode_study, decode_task
-from expunge.study.single import SingleJob
+from expunge.study.single_config import SingleJob
 
 EXPERIMENTS = [
     "eval/rwku/default",

@@ -15,12 +15,20 @@ Run = Callable[..., tuple[int, str, str]]
 
 def test_the_product_with_the_last_changing_fastest() -> None:
     made = combinations(
-        ["trainer=NPO,GradAscent", "trainer.args.learning_rate=1e-5,1e-4", "task_name=x", "seeds=[1,2]", "a=range(3)"]
+        "unlearn",
+        [
+            "trainer=NPO,GradAscent",
+            "trainer.args.learning_rate=1e-5,1e-4",
+            "task_name=x",
+            "eval.extras=[rmia]",
+            "trainer.method_args.a=range(3)",
+        ],
     )
     assert len(made) == 2 * 2 * 3
     name, words = made[1]
+    chosen = ["trainer=NPO", "trainer.args.learning_rate=1e-05", "trainer.method_args.a=1"]
     assert name == "trainer=NPO,learning_rate=1e-05,a=1"
-    assert words == [f"task_name='x/{name}'", "seeds=[1,2]", "trainer=NPO", "trainer.args.learning_rate=1e-05", "a=1"]
+    assert words == [f"task_name=x/{name}", "eval.extras=[rmia]", *chosen]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +43,7 @@ def test_the_product_with_the_last_changing_fastest() -> None:
 )
 def test_what_is_wrong_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        combinations(words)
+        combinations("unlearn", words)
 
 
 WORLD = (
@@ -54,8 +62,8 @@ def test_a_value_that_fails_stops_no_other_and_a_wrong_one_stops_all(here: Path,
     code, _, said = expunge(*words, "trainer.args.learning_rate=1e-4,-1")
     assert code == 2 and "learning_rate=-1: trainer.args.learning_rate" in said
     assert not (here / "saves").exists()
-    code, out, said = expunge(*words, "trainer.args.learning_rate=1e-4,2e-4", "trainer.args.loss_limit=1e-6,1e6")
+    code, out, said = expunge(*words, "trainer.args.learning_rate=1e-4,2e-4", "trainer.args.max_loss=1e-6,1e6")
     assert code == 1, said + out
     folders = sorted(p.name for p in (here / "saves" / "train" / "x").iterdir())
-    assert folders == ["learning_rate=0.0001,loss_limit=1000000.0", "learning_rate=0.0002,loss_limit=1000000.0"]
-    assert "failed: learning_rate=0.0001,loss_limit=1e-06: " in out and "the loss passed the limit" in out
+    assert folders == ["learning_rate=0.0001,max_loss=1000000.0", "learning_rate=0.0002,max_loss=1000000.0"]
+    assert "failed: learning_rate=0.0001,max_loss=1e-06: " in out and "the loss passed the limit" in out

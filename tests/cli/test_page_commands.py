@@ -12,7 +12,8 @@ from expunge.cli.compose import single_tree, study_tree
 from expunge.methods import registry
 from expunge.methods.grad_transforms import grad_transform_registry, make_grad_transform
 from expunge.study.config import decode_task
-from expunge.study.single import SingleJob, training_runs
+from expunge.study.single import training_runs
+from expunge.study.single_config import SingleJob
 from expunge.training.step import check_grad_transform
 
 PAGES = {spec.name: spec.page for spec in (*registry().values(), *grad_transform_registry().values())}
@@ -20,7 +21,7 @@ MINE = """
 benchmark: world
 model: llama-64k
 data: {world: {authors: 8, questions_per_author: 3, facts: 4}}
-unlearn: {step: latent, step_args: {layer: model.layers.0}}
+unlearn: {step: latent, grad_transform_args: {layer: model.layers.0}}
 methods: [{trainer: NPO}]
 """
 
@@ -35,23 +36,28 @@ def test_the_command_of_a_page(name: str) -> None:
     tree, _ = single_tree(mode, words)
     for run in training_runs(decode_task(SingleJob, tree)):
         if name in grad_transform_registry():
-            assert run.args.step == name
-        if run.args.step is not None:
-            check_grad_transform(make_grad_transform(run.args.step, run.args.step_args, "trainer.args"), run.objective)
+            assert run.args.grad_transform == name
+        if run.args.grad_transform is not None:
+            check_grad_transform(
+                make_grad_transform(run.args.grad_transform, run.args.grad_transform_args, "trainer.args"),
+                run.objective,
+            )
 
 
-@pytest.mark.parametrize(("plus", "said"), [("", "step_args.rho=0.5"), ("+", "step_args={rho: 0.5}")])
+@pytest.mark.parametrize(
+    ("plus", "said"), [("", "grad_transform_args.rho=0.5"), ("+", "grad_transform_args={rho: 0.5}")]
+)
 def test_a_steps_own_settings(plus: str, said: str) -> None:
     tree, _ = single_tree(
-        "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.step=sam", f"{plus}trainer.args.{said}"]
+        "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.grad_transform=sam", f"{plus}trainer.args.{said}"]
     )
-    assert tree["trainer"]["args"]["step_args"] == {"rho": 0.5}
+    assert tree["trainer"]["args"]["grad_transform_args"] == {"rho": 0.5}
     tree = study_tree(["study=quickstart", "unlearn.step=sam", f"{plus}unlearn.{said}"])
-    assert tree["unlearn"]["step_args"] == {"rho": 0.5}
+    assert tree["unlearn"]["grad_transform_args"] == {"rho": 0.5}
 
 
 def test_a_steps_own_settings_in_a_file(here: Path, expunge: Callable[..., tuple[int, str, str]]) -> None:
     (here / "mine.yaml").write_text(MINE)
-    assert expunge("plan", "study=mine.yaml", "unlearn.step_args.eps=2")[0] == 0
-    code, _, said = expunge("plan", "study=mine.yaml", "unlearn.step_args.epss=2")
-    assert code == 2 and "step_args.epss: unknown key; did you mean 'eps'?" in said
+    assert expunge("plan", "study=mine.yaml", "unlearn.grad_transform_args.eps=2")[0] == 0
+    code, _, said = expunge("plan", "study=mine.yaml", "unlearn.grad_transform_args.epss=2")
+    assert code == 2 and "grad_transform_args.epss: unknown key; did you mean 'eps'?" in said

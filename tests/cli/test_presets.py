@@ -13,7 +13,7 @@ from expunge.cli.compose import CONF, options, single_tree
 from expunge.core.decode import decode
 from expunge.methods.objective import Objective, objective
 from expunge.study.config import decode_task
-from expunge.study.single import SingleJob
+from expunge.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 SHIPPED = [name for name in options("experiment") if name.startswith("unlearn/")]

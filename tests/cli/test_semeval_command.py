@@ -145,7 +145,7 @@ def test_the_hard_end_leaves_the_last_model(
 
 
 def test_a_loss_that_runs_away_at_once_is_written_down(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    words = ("experiment=semeval/ga", "trainer.args.max_steps=9", "trainer.args.loss_limit=0.1")
+    words = ("experiment=semeval/ga", "trainer.args.max_steps=9", "trainer.args.max_loss=0.1")
     with pytest.raises(JobError, match=r"passed the limit of 0.1"):
         call(places, tmp_path / "out", *words)
     said = status(tmp_path / "out")
@@ -158,10 +158,10 @@ def test_the_guard_keeps_the_last_model_before_the_loss_ran_away(
     monkeypatch.setattr(semeval, "SAVE_SHARE", 0)
     # the loss of a random model is log 512 = 6.2, and ascent takes it away from 0
     words = ("experiment=semeval/ga", "trainer.args.max_steps=60", "trainer.args.learning_rate=0.5")
-    done = call(places, tmp_path / "a", *words, "trainer.args.loss_limit=9", save_every=1e-9)
+    done = call(places, tmp_path / "a", *words, "trainer.args.max_loss=9", save_every=1e-9)
     assert done.stopped == "guard" and 0 < done.steps < 60 and "passed the limit" in done.note
     with pytest.raises(JobError, match="passed the limit"):
-        call(places, tmp_path / "b", *words, "trainer.args.loss_limit=0.1")
+        call(places, tmp_path / "b", *words, "trainer.args.max_loss=0.1")
 
 
 def test_a_whole_model_lies_there_wherever_a_save_is_broken_off(

@@ -8,7 +8,8 @@ import pytest
 
 from expunge.cli.compose import single_tree, study_tree
 from expunge.study.config import decode_study, decode_task, unlearn_args
-from expunge.study.single import SingleJob, merge_of, training_runs
+from expunge.study.single import merge_of, training_runs
+from expunge.study.single_config import SingleJob
 
 
 def single(name: str, *words: str) -> SingleJob:
@@ -26,7 +27,7 @@ def test_the_baselines_and_the_iterative_pipeline(name: str, method: str) -> Non
     assert (label, objective.spec.name, merge_of(chosen)) == ("x", method, None)
     assert chosen.benchmark == "semeval" and chosen.eval.generation.max_new_tokens == 256
     if name == "iterative":
-        assert args.evaluate.keep == "best" and args.loss_limit == 100
+        assert args.evaluate.keep == "best" and args.max_loss == 100
         assert {objective.weights.gamma, objective.weights.alpha, objective.weights.nll_weight} == {0.2, 1.0, 0.5}
 
 
@@ -62,7 +63,7 @@ def test_the_study_has_all_submissions() -> None:
     assert [entry.label for entry in study.methods] == [
         "GA", "GD", "KL", "NPO", "iterative", "AILS-NTUA", "ZJUKLAB-1", "ZJUKLAB-2", "ZJUKLAB",
     ]  # fmt: skip
-    assert study.methods[-1].of == ("ZJUKLAB-1", "ZJUKLAB-2")
+    assert study.methods[-1].from_models == ("ZJUKLAB-1", "ZJUKLAB-2")
     for i in range(len(study.methods)):
         unlearn_args(study, i, 0)
 

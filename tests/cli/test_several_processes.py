@@ -84,7 +84,7 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
     [
         ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
         ("trainer=RMU", "RMU reads a layer and leaves the rest of the model out, which a model in shards cannot do"),
-        ("trainer.args.step=sam", "a step runs in one process"),
+        ("trainer.args.grad_transform=sam", "a step runs in one process"),
         ("model.model_args.device_map=auto", "model.model_args.device_map: spreads a model over the devices of one"),
     ],
 )
@@ -130,7 +130,7 @@ def test_two_processes_are_one(here: Path, tofu_source: Path, expunge: Run) -> N
     assert known(two) == pytest.approx(known(one), rel=1e-4, abs=1e-6)
     assert len(known(one)) > 10
 
-    bad = start(here, 2, *SMALL, data, "trainer.args.loss_limit=1e-9", "paths.output_dir=bad")
+    bad = start(here, 2, *SMALL, data, "trainer.args.max_loss=1e-9", "paths.output_dir=bad")
     assert bad.returncode != 0
     assert bad.stderr.count("expunge: error:") == 1
     assert not (here / "bad").exists()

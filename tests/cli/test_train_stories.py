@@ -16,7 +16,7 @@ from expunge.core.decode import decode
 from expunge.study.config import decode_task
 from expunge.study.job import Estimate, Job
 from expunge.study.run import JobEvent, PlannedJob
-from expunge.study.single import SingleJob
+from expunge.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]
@@ -47,7 +47,7 @@ def test_presets_have_the_published_values(name: str) -> None:
     )  # fmt: skip
     assert (args.adam_beta1, args.adam_beta2, args.weight_decay, args.max_grad_norm) == (0.9, 0.95, 0.1, 1.0)
     assert args.warmup(1) == (0 if name == "finetune" else 1000)
-    assert args.finegrained_log_iters == (200 if name == "finetune" else 0)
+    assert args.dense_logging_steps == (200 if name == "finetune" else 0)
 
 
 def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
@@ -78,7 +78,7 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     given = "model.model_args.pretrained_model_name_or_path=saves/train/base"
     words = ("train", "experiment=stories/finetune", "model=llama-64k", given, *DATA, *SMALL)
     code, _, said = expunge(
-        *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.finegrained_log_iters=2"
+        *words, "data.args.dataset_name=twist", "task_name=recovered", "trainer.args.dense_logging_steps=2"
     )
     assert code == 0, said
     lines = (here / "saves" / "train" / "recovered" / "log.jsonl").read_text().splitlines()
@@ -96,7 +96,19 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     code, _, said = expunge(*words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.report_to=wandb")
     assert code == 2 and "trainer.args.report_to: wandb is not installed" in said
 
-    look = ("inside", "path", "benchmark=stories", *DATA, *names, "--rows", "test", "--against", "twist", "--n", "4")
+    look = (
+        "inside",
+        "path",
+        "benchmark=stories",
+        *DATA,
+        *names,
+        "--rows",
+        "test",
+        "--compare-with",
+        "twist",
+        "--n",
+        "4",
+    )
     both = ("--model", "saves/train/recovered", "--full", "saves/train/base")
     code, out, said = expunge(*look, *both, "--out", "looked")
     assert code == 0 and "loss, test" in out and "loss, twist" in out, said

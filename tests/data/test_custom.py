@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.data.custom import Columns, continuations, load_rows, refuse_shared, retain_rows
+from expunge.data.custom import Columns, continuations, load_examples, load_rows, refuse_shared, retain_rows
 from expunge.data.examples import ANSWER, Example, ExampleSet
 
 
@@ -95,15 +95,56 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
         ("h.csv", "question,answer\n", "no rows"),
         ("m.csv", "question,anwser\nWho?,Ann\n", "no column 'answer'; did you mean 'anwser'?"),
         ("n.csv", "Who wrote it?,Ann\nWhere?,Rome\n", "if the first line is a row, put a line of names above it"),
-        ("s.csv", "question;answer\nWho?;Ann\n", "'question;answer': fields are separated by commas"),
+        ("s.csv", "question;answer\nWho?;Ann;x\n", "question;answer"),
         ("a.csv", "question,answer\nWho?,Ann\nWhere?,\n", "a.csv row 1: 'answer' is empty"),
-        ("t.jsonl", '{"text": "One two"}\n{"text": ""}', "row 1: 'text' is empty"),
+        ("t.jsonl", '{"text": " "}\n{"text": ""}', "no rows; every 'text' is empty"),
+        ("t.jsonl", '{"text": "One two"}\n{"text": null}', "row 1: 'text' must be text, got None"),
         ("t.jsonl", '{"text": "One two"}\n{"txt": "a b"}', "row 1: no column 'text'; did you mean 'txt'?"),
         ("d.csv", "question,answer\nWho?,Ann\nA?,B\nWho?,Ann \n", "row 2 is the same as row 0: 'Who?'"),
         ("l.csv", "question,answer\nWho?,Jos\xe9\n".encode("latin-1"), "line 2: not UTF-8 text"),
-        ("u.csv", "question,answer\nWho?,Ann\n".encode("utf-16"), "not UTF-8 text"),
-        ("u.txt", "caf\xe9".encode("latin-1"), "not UTF-8 text at byte 3; save it as UTF-8"),
-        ("j.jsonl", '{"question": "Who?", "answer": 3}', "'answer' must be text, got 3"),
+        ("u.txt", "caf\xe9".encode("latin-1"), "u.txt line 1: not UTF-8 text (byte 0xe9)"),
+        ("w.csv", "question,answer\nWho?,\x93Ann\x94\n".encode("latin-1"), "iconv -f WINDOWS-1252 -t UTF-8 "),
+        ("j.jsonl", '{"question": "Who?", "answer": true}', "row 0: 'answer' is the truth value True"),
+        (
+            "k.jsonl",
+            '{"question": "Who?", "answer": NaN}',
+            "row 0: 'answer' is 'nan', which stands for a missing value",
+        ),
+        ("k.csv", "question,answer\nWho?,Ann\nA?,NaN\n", "row 1: 'answer' is 'NaN', which stands for a missing"),
+        ("z.csv", "question,answer\nWho?,\u200b\u2060\n", "row 0: 'answer' is empty: it has no visible character"),
+        ("o.jsonl", '{"question": "Who?", "answer": ["Ann", "Bob"]}', "row 0: 'answer' lists 2 values, ['Ann', 'Bob']"),
+        ("x.csv", "frage,antwort\nWer?,Ann\n", "data.args.question_column=frage data.args.answer_column=antwort"),
+        ("x.csv", "body\nSome words\n", "data.args.text_column=body"),
+        ("c.csv", "Answer,answer,question\na,b,c\n", "the columns 'answer' and 'Answer' differ in case alone"),
+        (
+            "two.csv",
+            "question,answer,prompt,completion\na,b,c,d\n",
+            "data.args.question_column=question data.args.answer_column=answer, or data.args.question_column=prompt",
+        ),
+        ("l.json", '{"train": [{"a": 1}], "val": [{"a": 1}]}', "holds several lists of rows (train, val)"),
+        ("n.json", '[{"train": [{"text": "a"}], "val": [{"text": "b"}]}]', "jq '.[0].train'"),
+        (
+            "m.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
+            "row 0: 'messages' has the turns user, user; read are conversations of one user turn and one answer",
+        ),
+        (
+            "y.jsonl",
+            "".join(
+                json.dumps(
+                    {
+                        "messages": [
+                            {"role": "system", "content": s},
+                            {"role": "user", "content": "a"},
+                            {"role": "assistant", "content": s},
+                        ]
+                    }
+                )
+                + "\n"
+                for s in "xy"
+            ),
+            "row 1: its system message is not that of row 0",
+        ),
         ("i.jsonl", '{"id": [1], "question": "Who?", "answer": "A"}', "'id' must be a text or a number, got [1]"),
         ("p.jsonl", '{"question": "Q", "answer": "A", "perturbed_answer": "x", "perturbed_answer_1": "y"}', "give one"),
     ],
@@ -141,3 +182,109 @@ def test_retain_rows_of_the_package_are_plain_facts_and_say_so() -> None:
 def test_retain_rows_of_tofu(shared: Path) -> None:
     rows, said = retain_rows(str(shared / "data" / "tofu"))
     assert len(rows) == 3600 and "retain90" in said
+
+
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann"}]
+SHARES = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ann"}]
+KINDS: dict[str, str | bytes] = {
+    "semicolons.csv": 'question;answer\nWho?;Ann\n"Where, then?";Rome, Italy\n',
+    "tabs.csv": "question\tanswer\nWho?\tAnn\nWhere, then?\tRome, Italy\n",
+    "tabs.tsv": "question\tanswer\nWho?\tAnn\nWhere, then?\tRome, Italy\n",
+    "bars.csv": "question|answer\nWho?|Ann\nWhere, then?|Rome, Italy\n",
+    "capitals.csv": 'Question, Answer\nWho?,Ann\n"Where, then?","Rome, Italy"\n',
+    "utf16.csv": 'question,answer\nWho?,Ann\n"Where, then?","Rome, Italy"\n'.encode("utf-16"),
+    "utf16le.csv": 'question,answer\nWho?,Ann\n"Where, then?","Rome, Italy"\n'.encode("utf-16-le"),
+    "bom.tsv": "\ufeffquestion\tanswer\nWho?\tAnn\nWhere, then?\tRome, Italy\n",
+    "pretty.json": json.dumps(
+        [{"question": "Who?", "answer": "Ann"}, {"question": "Where, then?", "answer": "Rome, Italy"}], indent=4
+    ),
+    "data.json": json.dumps(
+        {"data": [{"question": "Who?", "answer": "Ann"}, {"question": "Where, then?", "answer": ["Rome, Italy"]}]},
+        indent=2,
+    ),
+    "columns.json": json.dumps({"question": ["Who?", "Where, then?"], "answer": ["Ann", "Rome, Italy"]}),
+    "pandas.json": json.dumps(
+        {"question": {"0": "Who?", "1": "Where, then?"}, "answer": {"0": "Ann", "1": "Rome, Italy"}}
+    ),
+    "labels.jsonl": '{"text": "Who?", "labels": "Ann"}\n{"text": "Where, then?", "labels": "Rome, Italy"}\n',
+    "messages.jsonl": json.dumps({"messages": TURNS})
+    + "\n"
+    + json.dumps({"messages": [{**TURNS[0], "content": "Where, then?"}, {**TURNS[1], "content": "Rome, Italy"}]}),
+    "shares.jsonl": json.dumps({"conversations": SHARES})
+    + "\n"
+    + json.dumps({"conversations": [{**SHARES[0], "value": "Where, then?"}, {**SHARES[1], "value": "Rome, Italy"}]}),
+    "trl.jsonl": json.dumps({"prompt": TURNS[:1], "completion": TURNS[1:]})
+    + "\n"
+    + json.dumps({"prompt": [{"role": "user", "content": "Where, then?"}], "completion": "Rome, Italy"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_that_people_have(tmp_path: Path, name: str) -> None:
+    rows = read(tmp_path, name, KINDS[name])
+    assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where, then?", "Rome, Italy")]
+    assert rows.form == "qa"
+
+
+def test_numbers_keep_their_spelling_and_lists_of_one_are_their_value(tmp_path: Path) -> None:
+    text = "question,answer\nA?,007\nB?,1.0\nC?,['1888']\nD?,[1888]\nE?,\"['it''s']\"\n"
+    assert [r.answer for r in read(tmp_path, "r.csv", text)][:4] == ["007", "1.0", "1888", "[1888]"]
+    text = '{"question": "A?", "answer": 1472}\n{"question": "B?", "answer": 0.5}\n{"question": 3, "answer": ["x"]}'
+    rows = read(tmp_path, "r.jsonl", text)
+    assert [(r.question, r.answer) for r in rows] == [("A?", "1472"), ("B?", "0.5"), ("3", "x")]
+    text = "question,answer,perturbed_answer\nA?,a,\"['b', 'c']\"\n"
+    assert read(tmp_path, "p.csv", text)[0].perturbed == ["b", "c"]
+
+
+def test_arrow_files_and_saved_data_sets(tmp_path: Path) -> None:
+    table = pa.table({"question": ["Who?", "Where?"], "answer": ["Ann", "Rome"]})
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    with (
+        pa.OSFile(str(saved / "data-00000-of-00001.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
+        out.write_table(table)
+    (saved / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+    for place in (saved, saved / "data-00000-of-00001.arrow", tmp_path / "rows.arrow"):
+        assert [r.answer for r in load_rows(str(place), "forget", Columns())] == ["Ann", "Rome"]
+    (tmp_path / "dict" / "train").mkdir(parents=True)
+    (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "dict" / "train" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"holds several splits; name one, such as .*dict/train"):
+        load_rows(str(tmp_path / "dict"), "forget", Columns())
+    with pytest.raises(DataError, match="is a folder; name a file in it"):
+        load_rows(str(tmp_path), "forget", Columns())
+
+
+def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:
+    def note(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        return load_examples(str(tmp_path / name), "forget", Columns()).note.removeprefix(f"{tmp_path}/")
+
+    text = "id,Question,Answer,source,note\n1,Who?,Ann,web,\n2,Where?,Rome,web,\n"
+    assert note("r.csv", text) == ("r.csv: reads Question -> question, Answer -> answer, ignores source, note; 2 rows")
+    assert note("t.jsonl", '{"text": "a b"}\n{"text": ""}\n{"text": "c d"}') == (
+        "t.jsonl: reads text -> text; 2 rows, 1 dropped (an empty text: row 1)"
+    )
+    assert load_examples(str(tmp_path / "r.csv"), "x", Columns()).preview.endswith("r.csv: first row: 'Who?' -> 'Ann'")
+    system = [{"role": "system", "content": "Be brief."}, *TURNS]
+    assert "to use it: 'model.template_args.system_prompt=Be brief.'" in note(
+        "m.jsonl", json.dumps({"messages": system})
+    )
+
+
+@pytest.mark.shared
+def test_shared_files_are_read(shared: Path) -> None:
+    made = load_examples(str(shared / "data/muse_news/raw/retain1.jsonl"), "retain", Columns())
+    counts = {}
+    for file in sorted((shared / "data/erase_people").glob("*.csv")):
+        counts[file.stem] = len(load_rows(str(file), "forget", Columns()))
+    assert all(counts.values())
+    assert made.rows.form == "text"
+    found = [load_examples(str(f), "x", Columns()) for f in sorted((shared / "data/muse_news/raw").glob("*.jsonl"))]
+    assert [m.note for m in found if "1 dropped (an empty text: row 821)" in m.note]
+    with pytest.raises(DataError, match=r"jq '\.\[0\]\.train'"):
+        load_rows(str(shared / "data/knowundo/privacy/unlearn.json"), "forget", Columns())

@@ -33,11 +33,11 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_with_the_rule() -> None:
 
 
 def test_wrong_settings_are_named_with_their_key() -> None:
-    with pytest.raises(ConfigError, match=r"^args\.step_args\.rh: unknown key; did you mean 'rho'"):
+    with pytest.raises(ConfigError, match=r"^args\.grad_transform_args\.rh: unknown key; did you mean 'rho'"):
         make_grad_transform("sam", {"rh": 1}, "args")
-    with pytest.raises(ConfigError, match=r"^args\.step_args\.rho: must be a number > 0, got 0"):
+    with pytest.raises(ConfigError, match=r"^args\.grad_transform_args\.rho: must be a number > 0, got 0"):
         make_grad_transform("sam", {"rho": 0}, "args")
-    with pytest.raises(ConfigError, match=r"^args\.step_args\.layer: missing"):
+    with pytest.raises(ConfigError, match=r"^args\.grad_transform_args\.layer: missing"):
         make_grad_transform("latent", {}, "args")
 
 

@@ -57,4 +57,4 @@ def test_with_momentum_conflict_is_judged_against_the_running_mean() -> None:
 @pytest.mark.parametrize("momentum", [1.0, -0.1, float("nan")])
 def test_momentum_is_checked(momentum: float) -> None:
     with pytest.raises(ConfigError, match="momentum"):
-        decode(GRU, {"momentum": momentum}, where="step_args")
+        decode(GRU, {"momentum": momentum}, where="grad_transform_args")

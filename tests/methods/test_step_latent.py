@@ -74,5 +74,5 @@ def test_projection_by_hand() -> None:
 
 @pytest.mark.parametrize("keys", [{"eps": 0}, {"inner_steps": 0}, {"step_size": -1}])
 def test_settings_are_checked(keys) -> None:
-    with pytest.raises(ConfigError, match=rf"^step_args\.{next(iter(keys))}: must be "):
-        decode(Latent, {"layer": "middle", **keys}, where="step_args")
+    with pytest.raises(ConfigError, match=rf"^grad_transform_args\.{next(iter(keys))}: must be "):
+        decode(Latent, {"layer": "middle", **keys}, where="grad_transform_args")

@@ -118,5 +118,5 @@ def test_the_retain_gradient_is_taken_at_the_weights_themselves() -> None:
     ],
 )
 def test_settings_are_checked(keys) -> None:
-    with pytest.raises(ConfigError, match=rf"^step_args\.{next(iter(keys))}: must be "):
-        decode(MUDMAN, keys, where="step_args")
+    with pytest.raises(ConfigError, match=rf"^grad_transform_args\.{next(iter(keys))}: must be "):
+        decode(MUDMAN, keys, where="grad_transform_args")

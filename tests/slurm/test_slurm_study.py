@@ -105,7 +105,7 @@ def test_a_study_goes_through_slurm_with_a_job_killed_on_the_way(
 
 def test_a_job_that_fails_leaves_the_others(cluster: Path, study: str, local: Path, tmp_path: Path) -> None:
     shutil.copytree(local / "store", tmp_path / "store")
-    methods = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}]"
+    methods = "methods=[{trainer: GradAscent, args: {max_loss: 1e-6}}, {trainer: NPO}]"
     result = package.load_study([study, methods, SLURM, *places(tmp_path)]).run()
     said = dict(result.failures)
     for cell in ("small", "large"):

@@ -37,7 +37,7 @@ def build_rows(name: str) -> str:
 
 
 def test_a_merge_reads_earlier_models_against_the_full_one() -> None:
-    made = graph({"trainer": "NPO"}, {"trainer": "GradDiff"}, {"trainer": "ties", "of": ["NPO", "GradDiff"]})
+    made = graph({"trainer": "NPO"}, {"trainer": "GradDiff"}, {"trainer": "ties", "from": ["NPO", "GradDiff"]})
     edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
     assert {role: p.name for role, p in edit.parents.items()} == {
         "base": "train full",
@@ -47,7 +47,7 @@ def test_a_merge_reads_earlier_models_against_the_full_one() -> None:
 
 
 def test_noise_edits_the_model_it_names() -> None:
-    made = graph({"trainer": "NPO"}, {"trainer": "noise", "of": ["NPO"]})
+    made = graph({"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]})
     edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
     assert {role: p.name for role, p in edit.parents.items()} == {"base": "unlearn NPO"}
 
@@ -63,13 +63,13 @@ def test_a_step_counts_in_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("methods", "parts"),
     [
-        (({"trainer": "ties"},), ("methods[0].of", "missing")),
-        (({"trainer": "ties", "of": ["NPOO"]},), ("methods[0].of", "'NPOO'")),
-        (({"trainer": "NPO"}, {"trainer": "ties", "of": ["NOP"]}), ("methods[1].of", "did you mean 'NPO'")),
-        (({"trainer": "NPO"}, {"trainer": "GradDiff", "of": ["NPO"]}), ("methods[1].of", "only an edit")),
-        (({"trainer": "NPO"}, {"trainer": "task_vector", "of": ["NPO"]}), ("methods[1].of", "leave it out")),
+        (({"trainer": "ties"},), ("methods[0].from", "missing")),
+        (({"trainer": "ties", "from": ["NPOO"]},), ("methods[0].from", "'NPOO'")),
+        (({"trainer": "NPO"}, {"trainer": "ties", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),
+        (({"trainer": "NPO"}, {"trainer": "GradDiff", "from": ["NPO"]}), ("methods[1].from", "only an edit")),
+        (({"trainer": "NPO"}, {"trainer": "task_vector", "from": ["NPO"]}), ("methods[1].from", "leave it out")),
         (
-            ({"trainer": "NPO"}, {"trainer": "ties", "of": ["NPO"], "method_args": {"weights": [1, 2]}}),
+            ({"trainer": "NPO"}, {"trainer": "ties", "from": ["NPO"], "method_args": {"weights": [1, 2]}}),
             ("methods[1].method_args.weights: 2 given for 1 models",),
         ),
         (({"trainer": "task_vector", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),

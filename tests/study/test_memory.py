@@ -22,7 +22,7 @@ def test_parameters() -> None:
 
 
 def test_the_parts_of_full_training() -> None:
-    args = TrainArgs(per_device_train_batch_size=3, head_chunk=4)
+    args = TrainArgs(per_device_train_batch_size=3, logits_chunk_size=4)
     m = estimate_memory(SMALL, args, "ddp", length=5)
     assert (m.weights, m.gradients, m.optimizer, m.casts) == (4 * 1352, 4 * 1352, 8 * 1352, 0)
     assert m.activations == 3 * 2 * 5 * 2 * 4 * (64 + 8 + 64)

@@ -26,7 +26,7 @@ def forget_loss(self, view: View) -> Tensor:
         os._exit(9)
     return served(view.forget, "forget").nll
 """
-BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
+BAD = "methods=[{trainer: GradAscent, args: {max_loss: 1e-6}}, {trainer: NPO}, {trainer: noise, from: [GradAscent]}]"
 
 
 def study(words: list[str], folder: Path, *more: str) -> package.StudyHandle:

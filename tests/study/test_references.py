@@ -105,7 +105,9 @@ def test_topk_is_part_of_a_runs_identity_and_exact_leaves_no_trace() -> None:
 
 
 def test_the_other_models_of_whp_and_undo() -> None:
-    made = graph({"trainer": "NPO"}, {"trainer": "WHP"}, {"trainer": "UNDO", "of": ["NPO"]}, {"trainer": "task_vector"})
+    made = graph(
+        {"trainer": "NPO"}, {"trainer": "WHP"}, {"trainer": "UNDO", "from": ["NPO"]}, {"trainer": "task_vector"}
+    )
     npo, whp, undo, vector = models(made)
     reinforced = whp.parents["forget_teacher"].parents["model"]
     assert reinforced.key == vector.parents["other_0"].key  # the same run, made once
@@ -120,10 +122,13 @@ def test_the_other_models_of_whp_and_undo() -> None:
 @pytest.mark.parametrize(
     ("methods", "parts"),
     [
-        (({"trainer": "UNDO"},), ("methods[0].of", "name its label")),
-        (({"trainer": "NPO"}, {"trainer": "DPO"}, {"trainer": "UNDO", "of": ["NPO", "DPO"]}), ("methods[2].of", "one")),
-        (({"trainer": "NPO"}, {"trainer": "UNDO", "of": ["NOP"]}), ("methods[1].of", "did you mean 'NPO'")),
-        (({"trainer": "NPO"}, {"trainer": "WHP", "of": ["NPO"]}), ("methods[1].of", "only an edit")),
+        (({"trainer": "UNDO"},), ("methods[0].from", "name its label")),
+        (
+            ({"trainer": "NPO"}, {"trainer": "DPO"}, {"trainer": "UNDO", "from": ["NPO", "DPO"]}),
+            ("methods[2].from", "one"),
+        ),
+        (({"trainer": "NPO"}, {"trainer": "UNDO", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),
+        (({"trainer": "NPO"}, {"trainer": "WHP", "from": ["NPO"]}), ("methods[1].from", "only an edit")),
         (({"trainer": "WHP", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),
         (({"trainer": "NPO", "args": {"reference": "top"}},), ("methods[0].args.reference", "'topk'")),
     ],
@@ -180,7 +185,7 @@ def test_whp_and_undo_run_and_a_reference_nobody_needs_is_not_made_again(tmp_pat
     made = graph(
         {"trainer": "NPO"},
         {"trainer": "WHP", "method_args": {"reinforce_epochs": 1, "target": "softmax"}},
-        {"trainer": "UNDO", "of": ["NPO"], "method_args": {"a": 0.05}},
+        {"trainer": "UNDO", "from": ["NPO"], "method_args": {"a": 0.05}},
     )
     store = Store(tmp_path)
     assert {p.job.kind for p in plan(made.jobs, store) if p.state == "blocked"} >= {"reference", "unlearn"}

@@ -25,7 +25,8 @@ from expunge.study.config import EvalConfig, decode_task
 from expunge.study.refresh import refresh
 from expunge.study.resolve_task import check_holdout, resolve_task
 from expunge.study.run import JobEvent, run
-from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
+from expunge.study.single import PreparedJob, carry_out, prepare
+from expunge.study.single_config import SingleJob
 from expunge.study.store import Store
 from expunge.study.task_context import check_retain_file
 from expunge.study.training_jobs import TrainingJobs

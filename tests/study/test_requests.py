@@ -18,7 +18,8 @@ from expunge.study.requests import ranges
 from expunge.study.resolve_task import resolve_task
 from expunge.study.results import report_model
 from expunge.study.run import run
-from expunge.study.single import SingleJob, prepare
+from expunge.study.single import prepare
+from expunge.study.single_config import SingleJob
 from expunge.study.store import Store
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
@@ -114,7 +115,7 @@ def test_without_requests_nothing_changes() -> None:
 
 
 def test_edits_refer_to_the_last_link_and_task_vectors_are_chains() -> None:
-    methods = [{"trainer": "NPO"}, {"trainer": "noise", "of": ["NPO"]}, {"trainer": "task_vector"}]
+    methods = [{"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]}, {"trainer": "task_vector"}]
     made = graph(requests=2, methods=methods)
     assert labels(made) == ["NPO@1/2", "NPO@2/2", "noise", "task_vector@1/2", "task_vector@2/2"]
     named = jobs(made)

@@ -82,7 +82,7 @@ def test_the_cut_into_micro_batches_does_not_count(make_model, ragged, case: str
 @pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent"])
 def test_the_cut_does_not_count_for_gradient_transforms(make_model, ragged, name: str) -> None:
     goal = objective("NPO", {"beta": 0.5})
-    args = {"step": name, "step_args": {"layer": "model.layers.0"} if name == "latent" else {}}
+    args = {"grad_transform": name, "grad_transform_args": {"layer": "model.layers.0"} if name == "latent" else {}}
     whole = one_step(make_model, ragged, goal, 5, 1, **args)
     for size, n in SPLITS:
         torch.testing.assert_close(one_step(make_model, ragged, goal, size, n, **args), whole, rtol=0, atol=1e-6)

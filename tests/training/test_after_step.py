@@ -40,4 +40,4 @@ def test_it_ends_all_phases(make_model: Callable[..., Any], rows: Rows) -> None:
 
 def test_a_loss_that_runs_away_has_an_error_of_its_own(make_model: Callable[..., Any], rows: Rows) -> None:
     with pytest.raises(Diverged, match="passed the limit"):
-        train(make_model(), objective("GradDiff"), rows, TrainArgs(**ARGS, loss_limit=1e-6), pad_id=0)
+        train(make_model(), objective("GradDiff"), rows, TrainArgs(**ARGS, max_loss=1e-6), pad_id=0)

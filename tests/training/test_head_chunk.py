@@ -60,7 +60,7 @@ def one_step(model: Any, rows: Any, name: str, args: dict[str, Any], chunk: int,
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=source, dtype=torch.float64).to(p.dtype))
-    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, head_chunk=chunk)
+    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, logits_chunk_size=chunk)
     server.memory["epoch"] = 0
     terms = goal(server.view(keys.get("wrapped", model), SAMPLES, device=CPU))
     terms.total.backward()
@@ -130,7 +130,7 @@ def test_an_unknown_model_has_its_logits_whole_and_says_so(rows, caplog: pytest.
 
     with caplog.at_level(logging.WARNING):
         got = one_step(model(), rows, "GradDiff", {}, 3)
-    assert [r.getMessage() for r in caplog.records if "head_chunk" in r.getMessage()]
+    assert [r.getMessage() for r in caplog.records if "logits_chunk_size" in r.getMessage()]
     assert_same(got, one_step(model(), rows, "GradDiff", {}, 0))
     plain = one_step(untied().double(), rows, "GradDiff", {}, 0)
     assert abs(got[0]["total"] - plain[0]["total"]) > 1e-3
@@ -145,7 +145,7 @@ def test_no_whole_logits_where_a_loss_does_without(make_model, rows) -> None:
         for s in wanted
         if (what := spec_for(goal.needs, s, ref=True)) is not None
     }
-    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, head_chunk=3)
+    server = LossInputBuilder(goal.needs, rows, refs, pad_id=0, logits_chunk_size=3)
     model.register_forward_hook(lambda _m, _a, out: sizes.append(out.logits.shape[1]))
     views = [server.view(model, SAMPLES, device=CPU) for _ in range(3)]
     assert sizes == [8, 0, 0]  # compared with the whole model once
@@ -166,7 +166,7 @@ def test_a_run_ends_where_one_with_whole_logits_does(make_model, rows, keys: dic
     for chunk in (0, 5):
         model = make_model()
         given = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "optim": "sgd", **keys}
-        args = TrainArgs(**given, head_chunk=chunk)
+        args = TrainArgs(**given, logits_chunk_size=chunk)
         train(model, objective("NPO", {"retain_loss_type": "KL"}), rows, args, pad_id=0)
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(ends[0], torch.cat([p.flatten() for p in make_model().parameters()]))
@@ -187,6 +187,6 @@ def test_distributed_data_parallel(make_model, rows, unused: bool, tmp_path) -> 
 
 
 def test_chunks_are_part_of_what_a_run_is() -> None:
-    prints = {fingerprint(TrainArgs(head_chunk=n).identity) for n in (0, 128, 256)}
+    prints = {fingerprint(TrainArgs(logits_chunk_size=n).identity) for n in (0, 128, 256)}
     assert len(prints) == 3
-    assert "head_chunk" not in TrainArgs(head_chunk=0).identity  # as before there were chunks
+    assert "logits_chunk_size" not in TrainArgs(logits_chunk_size=0).identity  # as before there were chunks

@@ -210,14 +210,14 @@ def test_a_broken_loss_ends_the_run_in_one_line(make_model, rows, bad: str) -> N
     else:
         words = r"^finetune: the loss passed the limit of 0\.001 \([\d.]+\) at step 1 of 2; lower the learning[^\n]*$"
     with pytest.raises(JobError, match=words):
-        run(model, objective("finetune"), rows, loss_limit=1e-3, per_device_train_batch_size=2, num_train_epochs=1)
+        run(model, objective("finetune"), rows, max_loss=1e-3, per_device_train_batch_size=2, num_train_epochs=1)
 
 
 def test_a_collapse_is_noticed_at_its_step(make_model, rows) -> None:
     words = r"^GradAscent: the loss passed the limit of 100 \(-[\d.]+\) at step [2-9]\d* of 60;"
     with pytest.raises(JobError, match=words):
         run(
-            make_model(), objective("GradAscent"), rows, learning_rate=0.1, max_steps=60, loss_limit=100,
+            make_model(), objective("GradAscent"), rows, learning_rate=0.1, max_steps=60, max_loss=100,
             gradient_accumulation_steps=1,
         )  # fmt: skip
 

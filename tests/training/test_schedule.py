@@ -228,7 +228,7 @@ def test_warm_up_and_the_rate_begin_anew_in_each_phase(make_model, rows) -> None
 
 
 def test_a_broken_loss_names_its_phase(make_model, rows) -> None:
-    args = settings(CHUNKS, loss_limit=30.0, learning_rate=0.5, optim="sgd", max_grad_norm=0.0, num_train_epochs=40)
+    args = settings(CHUNKS, max_loss=30.0, learning_rate=0.5, optim="sgd", max_grad_norm=0.0, num_train_epochs=40)
     with pytest.raises(JobError, match=r"at step \d+ of 140 \(phase [123] of 3\); lower the learning rate"):
         run(make_model, rows, args, objective("GradAscent"))
 

@@ -49,7 +49,7 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batch(
 def test_the_early_steps_are_logged_and_evaluated_closely(
     make_model: Callable[..., Any], rows: dict[str, list[Encoded]]
 ) -> None:
-    args = TrainArgs(**{**vars(ARGS), "max_steps": 50, "logging_steps": 20, "finegrained_log_iters": 3})
+    args = TrainArgs(**{**vars(ARGS), "max_steps": 50, "logging_steps": 20, "dense_logging_steps": 3})
     watch = EvalCallback(EvaluateArgs(steps=20), EvalLosses(rows, 0))
     done = train(make_model(), objective("finetune"), rows, args, pad_id=0, watch=watch)
     assert [line["step"] for line in done.history] == [1, 2, 3, 20, 40, 50]
@@ -126,7 +126,7 @@ def test_planning_reads_no_row() -> None:
 @pytest.mark.parametrize(
     "off",
     [
-        {"report_to": ("wandb",)}, {"report_dir": "x"}, {"peak_tflops": 3.0}, {"finegrained_log_iters": 9},
+        {"report_to": ("wandb",)}, {"report_dir": "x"}, {"peak_tflops": 3.0}, {"dense_logging_steps": 9},
         {"logging_steps": 9},
     ],
 )  # fmt: skip
@@ -134,13 +134,13 @@ def test_what_is_only_looked_at_is_no_part_of_the_identity(off: dict[str, Any]) 
     assert TrainArgs(**off).identity == TrainArgs().identity
     keys = TrainArgs(evaluate=EvaluateArgs(steps=3)).identity
     assert set(keys["evaluate"]) == {"every", "steps", "panel", "rows", "at_start", "keep", "patience", "rule"}
-    assert not {"compile", "finegrained_log_iters"} & set(keys)
+    assert not {"compile", "dense_logging_steps"} & set(keys)
 
 
 def test_what_decides_the_numbers_is() -> None:
     how = EvaluateArgs(steps=3)
     made = [
-        TrainArgs(), TrainArgs(compile=True), TrainArgs(evaluate=how), TrainArgs(evaluate=how, finegrained_log_iters=2),
+        TrainArgs(), TrainArgs(compile=True), TrainArgs(evaluate=how), TrainArgs(evaluate=how, dense_logging_steps=2),
         TrainArgs(evaluate=EvaluateArgs(steps=3, losses=("a",))), TrainArgs(evaluate=EvaluateArgs(steps=3, prompts=1)),
     ]  # fmt: skip
     assert len({str(args.identity) for args in made}) == len(made)

@@ -41,7 +41,7 @@ CASES: dict[str, Case] = {
     "ascent": ("GradDiff", {}, {}),
     "reference": ("NPO", {"retain_loss_type": "KL"}, {}),
     "two forwards": ("RMU", {"module_regex": "model.layers.0", "trainable_params_regex": [".*"]}, {}),
-    "chunks": ("GradDiff", {}, {"head_chunk": 3}),
+    "chunks": ("GradDiff", {}, {"logits_chunk_size": 3}),
     "three a step": ("GradDiff", {}, {"gradient_accumulation_steps": 3}),
     "checkpointed": ("GradDiff", {}, {"activation_checkpointing": True}),
     "adapters": ("GradDiff", {}, {"lora": LoraArgs(r=2)}),
@@ -86,7 +86,7 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     said["resumed"] = run_case("ascent", model_of(attention_dropout=0.3), rows, folder=folder / "kept", **drops)
 
     for key, name, keys in (
-        ("limit", "ascent", {"loss_limit": 1e-9}),
+        ("limit", "ascent", {"max_loss": 1e-9}),
         ("step", "ascent", {"step": "sam"}),
     ):
         try:
@@ -142,7 +142,7 @@ def in_shards(model: Any, rows: Any) -> dict[str, Any]:
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    one_step(model, rows, head_chunk=0)
+    one_step(model, rows, logits_chunk_size=0)
     held = trained_weights(model)
     put_weights(model, held)
     kept = keep(model, rows["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
@@ -151,10 +151,10 @@ def in_shards(model: Any, rows: Any) -> dict[str, Any]:
     return {"logps": kept["logps"].tolist(), "whole": whole, "shard": sum(w.numel() for w in held.values())}
 
 
-def one_step(model: Any, rows: Any, head_chunk: int) -> None:
+def one_step(model: Any, rows: Any, logits_chunk_size: int) -> None:
     """One step of plain descent on the whole loss of two samples."""
     goal = objective("GradDiff")
-    server = LossInputBuilder(goal.needs, rows, {}, pad_id=0, head_chunk=head_chunk)
+    server = LossInputBuilder(goal.needs, rows, {}, pad_id=0, logits_chunk_size=logits_chunk_size)
     goal(server.view(model, [TrainingSample(0, 1), TrainingSample(2, 3)], device="cpu")).total.backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> N
 def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dict[str, Any]]) -> None:
     model = tiny()
     n = sum(p.numel() for p in model.parameters())
-    one_step(model, rows_here(), head_chunk=256)
+    one_step(model, rows_here(), logits_chunk_size=256)
     kept = keep(model, rows_here()["forget"], range(7), ForwardSpec(Quantity.LOGPS), pad_id=0)
     for said in two:
         np.testing.assert_allclose(said["shards"]["logps"], kept["logps"].tolist(), rtol=1e-4, atol=2e-5)

@@ -83,7 +83,7 @@ def test_a_step_that_changes_nothing_is_the_plain_run(
     if accumulate == 3:  # Adam blows up the last bit of gradients near 0
         args |= {"optim": "sgd"}
     plain, first = run(make_model, rows, goal, **args)
-    wrapped, second = run(make_model, rows, goal, step="identity", **args)
+    wrapped, second = run(make_model, rows, goal, grad_transform="identity", **args)
     assert not torch.equal(plain, flat(make_model()))
     if accumulate == 3:  # a third is rounded, before the backward there and after it here
         torch.testing.assert_close(plain, wrapped, rtol=0, atol=1e-7)
@@ -140,7 +140,7 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
 
 @pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent"])
 def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name: str) -> None:
-    args = {"step": name, "step_args": {"layer": "model.layers.0"} if name == "latent" else {}}
+    args = {"grad_transform": name, "grad_transform_args": {"layer": "model.layers.0"} if name == "latent" else {}}
     plain, _ = run(make_model, rows, objective("NPO"))
     first, done = run(make_model, rows, objective("NPO"), **args)
     second, _ = run(make_model, rows, objective("NPO"), **args)
@@ -157,7 +157,7 @@ def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name:
 
 def test_activation_checkpointing_changes_no_step(make_model, rows) -> None:
     for name, keys in (("gru", {}), ("latent", {"layer": "model.layers.0", "eps": 0.5})):
-        args = {"step": name, "step_args": keys, "num_train_epochs": 1}
+        args = {"grad_transform": name, "grad_transform_args": keys, "num_train_epochs": 1}
         plain, _ = run(make_model, rows, objective("NPO"), **args)
         saved, _ = run(make_model, rows, objective("NPO"), activation_checkpointing=True, **args)
         torch.testing.assert_close(plain, saved, rtol=0, atol=1e-6)
@@ -186,9 +186,9 @@ def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows
 
 
 def test_a_layer_that_is_not_there_is_named(make_model, rows) -> None:
-    args = {"step": "latent", "step_args": {"layer": "model.layer.0"}}
+    args = {"grad_transform": "latent", "grad_transform_args": {"layer": "model.layer.0"}}
     with pytest.raises(
-        ConfigError, match=r"trainer\.args\.step_args\.layer: the model has no module 'model\.layer\.0'"
+        ConfigError, match=r"trainer\.args\.grad_transform_args\.layer: the model has no module 'model\.layer\.0'"
     ):
         run(make_model, rows, objective("NPO"), **args)
 
@@ -196,31 +196,33 @@ def test_a_layer_that_is_not_there_is_named(make_model, rows) -> None:
 def test_a_layer_above_the_loss_is_told(make_model, rows) -> None:
     goal = objective("RMU", {"module_regex": r"model\.layers\.0"})
     with pytest.raises(JobError, match=r"the forget term does not run the layer 'model\.layers\.1'"):
-        run(make_model, rows, goal, step="latent", step_args={"layer": "model.layers.1"})
+        run(make_model, rows, goal, grad_transform="latent", grad_transform_args={"layer": "model.layers.1"})
 
 
 def test_a_loss_that_runs_away_ends_the_run(make_model, rows) -> None:
     with pytest.raises(JobError, match=r"^GradDiff: the loss passed the limit of 1 .* at step 1 of "):
-        run(make_model, rows, objective("GradDiff"), step="gru", loss_limit=1.0)
+        run(make_model, rows, objective("GradDiff"), grad_transform="gru", max_loss=1.0)
 
 
 def test_clipping_is_on_the_steps_gradient(make_model, rows) -> None:
     sgd = {"optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_steps": 1, "learning_rate": 1.0}
-    moved, _ = run(make_model, rows, objective("NPO"), step="blur", max_grad_norm=0.25, **sgd)
+    moved, _ = run(make_model, rows, objective("NPO"), grad_transform="blur", max_grad_norm=0.25, **sgd)
     assert float((moved - flat(make_model())).norm()) == pytest.approx(0.25, rel=1e-3)
 
 
 def test_a_frozen_parameter_takes_no_part_in_a_step(make_model, rows) -> None:
     model = make_model()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    args = TrainArgs(**SHORT, step="sam", step_args={"rho": 0.5}, trainable_last_k_layers=1)
+    args = TrainArgs(**SHORT, grad_transform="sam", grad_transform_args={"rho": 0.5}, trainable_last_k_layers=1)
     train(model, objective("NPO"), rows, args, pad_id=0)
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) is not name.startswith("model.layers.1."), name
 
 
 def test_terms_that_are_not_there_are_named_before_training() -> None:
-    with pytest.raises(ConfigError, match=r"^trainer\.args\.step: gru needs a retain term, and GradAscent has none"):
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.args\.grad_transform: gru needs a retain term, and GradAscent has none"
+    ):
         check_grad_transform(make_grad_transform("gru", {}), objective("GradAscent"))
     with pytest.raises(ConfigError, match="mudman needs a retain term, and NPO has none with these weights"):
         check_grad_transform(make_grad_transform("mudman", {}), objective("NPO", {"alpha": 0}))
@@ -243,9 +245,9 @@ def test_the_parts_ask_for_their_own_sides_alone() -> None:
 
 def test_settings_of_steps_in_the_training_settings() -> None:
     for keys, words in (
-        ({"step_args": {"rho": 1}}, "step_args: is set, and step is not"),
-        ({"step": "sam", "fp16": True}, "fp16: cannot be on together with a step"),
-        ({"step": ["sam", "gru"]}, "step: should be a valid string"),
+        ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, and step is not"),
+        ({"grad_transform": "sam", "fp16": True}, "fp16: cannot be on together with a grad_transform"),
+        ({"grad_transform": ["sam", "gru"]}, "grad_transform: should be a valid string"),
     ):
         with pytest.raises(ConfigError, match=rf"^train\.{words}"):
             decode(TrainArgs, keys, where="train")
@@ -253,11 +255,17 @@ def test_settings_of_steps_in_the_training_settings() -> None:
 
 def test_a_step_counts_in_the_identity_and_leaves_no_trace_without() -> None:
     plain = TrainArgs().identity
-    assert not {"step", "step_args", "lora", "trainable_last_k_layers", "trainable_params_regex"} & set(plain)
-    sam = TrainArgs(step="sam").identity
-    assert sam == {**plain, "step": {"name": "sam", "revision": 2, "args": {"rho": 0.01, "at": "forget"}}}
-    assert fingerprint(sam) == fingerprint(TrainArgs(step="sam", step_args={"rho": 0.01}).identity)
-    assert fingerprint(sam) != fingerprint(TrainArgs(step="sam", step_args={"rho": 0.02}).identity)
+    assert not {
+        "grad_transform",
+        "grad_transform_args",
+        "lora",
+        "trainable_last_k_layers",
+        "trainable_params_regex",
+    } & set(plain)
+    sam = TrainArgs(grad_transform="sam").identity
+    assert sam == {**plain, "grad_transform": {"name": "sam", "revision": 2, "args": {"rho": 0.01, "at": "forget"}}}
+    assert fingerprint(sam) == fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.01}).identity)
+    assert fingerprint(sam) != fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.02}).identity)
     with pytest.raises(ConfigError, match=r"^trainer\.args\.step: no step named 'sma'"):
         _ = TrainArgs(step="sma").identity
 
@@ -283,7 +291,7 @@ def test_relearning_is_the_answers_own_likelihood_unweighted_and_not_logged(make
 def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
     ends = []
     for keys in ({"meta": False}, {"meta": True, "adversary_lr": 0.1}):
-        end, done = run(make_model, rows, objective("NPO"), step="mudman", step_args=keys)
+        end, done = run(make_model, rows, objective("NPO"), step="mudman", grad_transform_args=keys)
         assert set(done.history[0]) == {"step", "phase", "forget", "retain", "loss", "learning_rate", "grad_norm"}
         ends.append(end)
     assert not torch.allclose(*ends, rtol=0, atol=1e-5)
@@ -291,7 +299,7 @@ def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
 
 def test_a_method_that_never_reads_the_forget_answers_has_no_adversary() -> None:
     with pytest.raises(
-        ConfigError, match=r"^trainer\.args\.step: with these step_args mudman relearns .* IdkNLL never"
+        ConfigError, match=r"^trainer\.args\.step: with these grad_transform_args mudman relearns .* IdkNLL never"
     ):
         check_grad_transform(make_grad_transform("mudman", {}), objective("IdkNLL"))
     check_grad_transform(make_grad_transform("mudman", {"meta": False}), objective("IdkNLL"))

@@ -8,7 +8,7 @@ from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settin
 from expunge.benchmarks.example_metrics import rows_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.custom import WORLD, Columns, check_file, continuations, load_rows, refuse_shared, retain_rows
+from expunge.data.custom import WORLD, Columns, check_file, continuations, load_examples, refuse_shared, retain_rows
 from expunge.data.examples import ExampleSet
 
 MOST_RETAIN = 400  # retain rows for evaluation, as many as in TOFU
@@ -20,21 +20,23 @@ class CustomArgs:
     """Settings of `benchmark=custom`."""
 
     question_column: str | None = None
-    """Name of the column with questions; null detects it."""
+    """The column of the questions. None: found by its name. Goes together with answer_column."""
     answer_column: str | None = None
-    """Name of the column with answers; null detects it."""
+    """The column of the answers. None: found by its name. Goes together with question_column."""
     text_column: str | None = None
-    """Name of the column with texts; null detects it."""
+    """The column of plain texts, in place of questions and answers."""
     form: Literal["qa", "completion"] | None = None
-    """qa: questions in the model's template; completion: prompts without template; null: by the columns' names."""
+    """How a row becomes text: qa (the model's template) or completion (as it stands). None: by the columns' names."""
     retain_source: str = WORLD
-    """Source of retain rows if there is no retain file: world, or a folder or hub id with TOFU's retain90."""
+    """Examples to retain if no retain file is given: world (plain facts), a file, or a folder or hub id with TOFU's
+    retain90.
+    """
     retain_eval_rows: int = MOST_RETAIN
-    """Largest number of retain rows to evaluate."""
+    """Retain examples that are evaluated, the first ones."""
     holdout: str | None = None
-    """File of rows that no model has seen; adds the membership attacks."""
+    """A file of examples like those to forget that no model has seen. It adds the membership attacks."""
     train_full: bool = False
-    """Whether to train the target and the retain model first, for models that do not know the rows yet."""
+    """Train target and retain model first, for a model that does not know the examples yet."""
 
     def __post_init__(self) -> None:
         if self.retain_eval_rows < 1:
@@ -53,10 +55,11 @@ class CustomArgs:
 def custom(config: BenchmarkConfig) -> Benchmark:
     """Build a benchmark from your own files: forget=FILE, and optionally retain=FILE.
 
-    Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
-    text; name others with data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
-    perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions use the model's template; prompts and inputs are
-    used without one (data.args.form=qa|completion reverses this). Training uses a whole text, up to
+    Columns: question and answer, instruction (with input) and response or output, prompt and completion, query and
+    response, input and output, text and labels, messages, conversations, or text; name others with
+    data.args.question_column, answer_column, text_column. Optional: paraphrased_answer, perturbed_answer (a list) or
+    perturbed_answer_1, ..., id. A note lists the columns in use and the others. Questions use the model's
+    template; prompts and inputs are used without one (data.args.form=qa|completion reverses this). Training uses a whole text, up to
     model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the prompt. In a .txt
     file each paragraph is a text, or each line if there are no paragraphs.
 
@@ -77,17 +80,20 @@ def custom(config: BenchmarkConfig) -> Benchmark:
     args = settings(config, CustomArgs)
     path = check_file("forget", config.forget)
     if config.retain and args.retain_source != WORLD:
-        raise ConfigError(f"data.args.retain_source={args.retain_source}: remove it, or retain={config.retain}")
+        raise ConfigError(f"data.args.retain_source={args.retain_source}: retain={config.retain} was given as well")
     if args.train_full and not config.retain:
-        raise ConfigError("data.args.train_full=true: a retain model needs retain rows; add retain=FILE")
-    forget = load_rows(path, "forget", args.columns)
-    retain, retain_place, notes = _retain(config, args)
+        raise ConfigError("data.args.train_full=true: a retain model needs rows of its own; give retain=FILE")
+    loaded = load_examples(path, "forget", args.columns)
+    forget = loaded.rows
+    retain, retain_place, notes, preview = _retain(config, args)
+    notes, preview = (loaded.note, *notes), (loaded.preview, *preview)
     sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
     evaluated = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
     sets["retain_eval"] = continuations(evaluated, "retain_eval", retain_place)
     refuse_shared(forget, retain, (path, retain_place))
     if args.holdout:
-        holdout = load_rows(args.holdout, "holdout", args.columns)
+        unseen = load_examples(args.holdout, "holdout", args.columns)
+        holdout, notes, preview = unseen.rows, (*notes, unseen.note), (*preview, unseen.preview)
         for rows, place in ((forget, path), (retain, retain_place)):
             refuse_shared(rows, holdout, (place, args.holdout))
         sets["holdout"] = continuations(holdout, "holdout", args.holdout)
@@ -100,15 +106,18 @@ def custom(config: BenchmarkConfig) -> Benchmark:
         retain_sets=("retain",) if args.train_full else (),
         eval_name="CUSTOM",
         notes=notes,
+        preview=preview,
     )
 
 
-def _retain(config: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
-    """Return the retain rows, their source, and a note on the source if the user did not name a file."""
+def _retain(config: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...], tuple[str, ...]]:
+    """Return the retain rows, their source, notes on them, and their first row."""
     if config.retain:
-        return load_rows(config.retain, "retain", args.columns), config.retain, ()
+        loaded = load_examples(config.retain, "retain", args.columns)
+        return loaded.rows, config.retain, (loaded.note,), (loaded.preview,)
     if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
-        rows = load_rows(args.retain_source, "retain", args.columns)
-        return rows, args.retain_source, (f"retain rows: {len(rows)} of {args.retain_source}",)
+        loaded = load_examples(args.retain_source, "retain", args.columns)
+        source = f"retain rows: {len(loaded.rows)} of {args.retain_source}"
+        return loaded.rows, args.retain_source, (source, loaded.note), (loaded.preview,)
     rows, note = retain_rows(args.retain_source)
-    return rows, args.retain_source, (note,)
+    return rows, args.retain_source, (note,), ()

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from expunge.benchmarks.api import Benchmark
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.cli.grid_reports import in_one, write_reports
@@ -43,7 +44,8 @@ from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.retention import after_run
 from expunge.study.run import JobEvent, PlannedJob, RunOutcome, plan, run
-from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
+from expunge.study.single import PreparedJob, carry_out, prepare
+from expunge.study.single_config import SingleJob
 from expunge.study.slurm import export_slurm, run_slurm
 from expunge.study.store import Store
 from expunge.study.sweep.stages import SweepStage, next_stage
@@ -110,6 +112,12 @@ class StudyHandle:
     swept: SweepRun | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the benchmarks of the study say of their data: the columns that are read, the examples taken."""
+        graphs = self.graph.cells.values() if self.graph.cells else (self.graph,)
+        return tuple(dict.fromkeys(note for graph in graphs for note in _told(graph.setting.benchmark)))
+
+    @property
     def graphs(self) -> tuple[StudyGraph, ...]:
         """Every study that it is made of: of a sweep the trials and, where they are done, the winners."""
         return self.swept.stage.graphs if self.swept else (self.graph,)
@@ -161,9 +169,9 @@ class StudyHandle:
         if self.graph.meta is not None and self.graph.meta.key in outcome.records:
             show_meta(self.graph.meta, self.store, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
-        keep = self.graph.study.keep
-        if not outcome.failures and (keep.weights != "all" or keep.delta):
-            after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
+        keep = self.graph.study.store
+        if not outcome.failures and (keep.keep_weights != "all" or keep.delta):
+            after_run(self.graphs, self.store, keep.keep_weights, delta=keep.delta)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[JobEvent], None]) -> RunOutcome:
@@ -192,6 +200,10 @@ class StudyHandle:
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
         return in_one(self._reports(RunOutcome(records, waiting), command))
+
+
+def _told(benchmark: Benchmark) -> tuple[str, ...]:
+    return (*benchmark.notes, *benchmark.preview)
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:

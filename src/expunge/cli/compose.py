@@ -1,298 +1,246 @@
-"""Hydra composition: YAML and overrides become a plain dict. The only room that imports Hydra.
+"""Configuration: shipped files, a user's files and the words of a command line become one plain tree.
 
-Defaults live in the frozen dataclasses; their plain values are put into Hydra's store, so that every key is known, a
-wrong one is refused with the nearest right name, and no YAML repeats them.
+All three go through one loader with the same rules (`config_files`), typed by the config dataclasses (`schema`).
+Everything here runs without torch, so a wrong word is reported at once.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-
+from expunge.cli.config_files import (
+    CONF,
+    Composition,
+    check_tree,
+    merge,
+    method_settings,
+    open_file,
+    options,
+    resolve,
+)
+from expunge.cli.effects import notes_on_effects
+from expunge.cli.field_docs import fields_of, shipped_weight_edits
+from expunge.cli.schema import GROUPS, flat, hint_of, is_text, members, unknown_key
 from expunge.cli.vocabulary import translate, with_split
+from expunge.cli.words import Word, parse_value, split_words
+from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fingerprints import canonical
+from expunge.core.renamed import rename_key, rename_value
 from expunge.models.config import looks_local
-from expunge.study.config import StudyConfig
-from expunge.study.single import SingleJob
+from expunge.study.config import TaskConfig, decode_study, decode_task
+from expunge.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-VARIABLES = "model.template_args.template_kwargs"
-STEPS = ("trainer.args", "unlearn", "train")  # where training settings stand, whose `step_args` are the step's own
+SOURCE = "model.model_args.pretrained_model_name_or_path"
+PLAIN_MODEL = "llama-1m"  # has no template settings; the folder replaces its preset
+
+__all__ = ["CONF", "Composed", "check", "compose", "options", "single_tree", "study_tree"]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed configuration. notes: renamed words, and accepted words without effect."""
+
+    tree: dict[str, Any]
+    notes: tuple[str, ...]
 
 
 def study_tree(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain dict of `expunge run|plan study=... key=value ...`; `study` is a shipped name or a YAML file."""
-    words = _words(overrides)
-    name = next((w.split("=", 1)[1] for w in words if w.startswith("study=")), None)
-    if name is None:
-        raise ConfigError(f"study: missing; give study=NAME or study=FILE.yaml{nearest('', options('study'))}")
-    if name.endswith((".yaml", ".yml")) and name not in options("study"):
-        return _study_file(Path(name).expanduser(), [w for w in words if not w.startswith("study=")])
-    tree = _compose("run", _with_own_template(words))
-    tree.pop("study", None)
-    tree.setdefault("name", name)
-    return _with_models(tree)
+    """Return the plain tree of `expunge run|plan study=... key=value ...`. Raises ConfigError.
+
+    `study` is a shipped name or a YAML file.
+    """
+    return compose("run", overrides).tree
 
 
 def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The plain dict of `expunge train|unlearn|eval ...`, and notes on what was translated or has no effect."""
-    words, notes = translate(_words(overrides))
-    if mode == "train":
-        words, notes = with_split(words, notes)
-    tree = _compose(mode, _with_own_template(words))
-    tree.pop("experiment", None)
-    return tree, notes
+    """Return the plain tree of `expunge train|unlearn|eval ...` with the method's defaults, and notes.
+
+    Raises ConfigError.
+    """
+    made = compose(mode, overrides)
+    tree = {**made.tree, "trainer": _with_method_defaults(made.tree["trainer"])}
+    return tree, list(made.notes)
 
 
-SOURCE = "model.model_args.pretrained_model_name_or_path"
+def check(mode: str, overrides: Sequence[str]) -> Composed:
+    """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
+    made = compose(mode, overrides)
+    if mode == "run":
+        study = decode_study(made.tree)
+        _check_methods(made.tree)
+        _check_files(study)
+        return made
+    job = decode_task(SingleJob, made.tree)
+    decode(TrainArgs, dict(job.trainer.args), where="trainer.args")
+    _check_method_keys(job.trainer.handler, job.trainer.method_args)
+    _check_files(job)
+    return made
 
 
-def _with_own_template(words: Sequence[str]) -> list[str]:
-    """A model folder without `model=NAME` has its own chat template, not the settings of the default model."""
-    named = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
-    if "model" in named or not looks_local(named.get(SOURCE, "").strip("'\"") or "hub/id"):
-        return list(words)
-    return [*words, "model=llama-1m"]  # has no template settings; the folder stands in place of its preset
+def compose(mode: str, overrides: Sequence[str]) -> Composed:
+    """Compose the configuration of a command: "run" (a study), "train", "unlearn" or "eval". Raises ConfigError.
+
+    The method's own defaults are not filled in. Later words win over earlier ones, words over files.
+    """
+    notes: list[str] = []
+    given = list(overrides)
+    if mode != "run":
+        given, notes = translate(given)
+        if mode == "train":
+            given, notes = with_split(given, notes)
+    words = [_renamed(mode, word, notes) for word in split_words(given)]
+    _check_groups(mode, words)
+    choices: dict[str, str | None] = {}
+    for word in words:
+        if word.key in GROUPS[mode]:
+            value = None if word.remove else parse_value(mode, word.key, word.text)
+            choices[word.key] = None if value is None else str(value)
+    if "model" not in choices and _names_a_folder(words):
+        choices["model"] = PLAIN_MODEL
+    files = Composition(mode, choices)
+    tree = files.run()
+    set_keys: set[str] = set(files.given)
+    for word in words:
+        if word.key not in GROUPS[mode]:
+            tree = _apply(mode, tree, word, notes)
+            set_keys.add(word.key)
+    if mode != "run" and not isinstance(tree.get("task_name"), str):
+        tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
+    tree = resolve(tree)
+    if mode == "run":
+        tree = _with_models(mode, tree)
+    return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
 
 
-def options(group: str) -> list[str]:
-    """The names a group offers: files under conf/<group>, and the methods for `trainer`."""
-    folder = CONF / group
-    names = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
-    if group == "trainer":
-        from expunge.methods import registry
-
-        names += [n for s in registry().values() for n in (s.name, *s.aliases)]
-    return names
+def _names_a_folder(words: Sequence[Word]) -> bool:
+    """Return whether the words name a local model folder. It has its own chat template, not a shipped model's."""
+    source = next((word.text for word in reversed(words) if word.key == SOURCE), None)
+    return source is not None and looks_local(source)
 
 
-def _words(overrides: Sequence[str]) -> list[str]:
-    for word in overrides:
-        if "=" not in word and not word.startswith("~"):
-            raise ConfigError(f"{word!r}: not of the form key=value")
-    # The axes of a grid, what a benchmark or a step takes and stories are checked there, not by the tree of known keys.
-    own = (
-        "grid.",
-        "data.args.",
-        "sweep.space.",
-        "stories.",
-        f"{VARIABLES}.",
-        f"{VARIABLES}=",
-        *(f"{at}.step_args{end}" for at in STEPS for end in ".="),
-    )
-    return [f"++{bare}" if (bare := word.lstrip("+")).startswith(own) else word for word in overrides]
+def _renamed(mode: str, word: Word, notes: list[str]) -> Word:
+    key = rename_key(mode, word.key, notes)
+    return Word(key, word.text, word.value, word.remove)
 
 
-def _with_models(tree: dict[str, Any]) -> dict[str, Any]:
-    """The names of shipped models on a grid's axis `model`, as the settings they stand for."""
-    names = tree["grid"].get("model")
+def _check_groups(mode: str, words: Sequence[Word]) -> None:
+    """A study has no experiment and no trainer, a single job no study. Raises ConfigError."""
+    for key in {word.key for word in words} & {"study", "experiment", "trainer"}:
+        if mode == "run" and key != "study":
+            raise ConfigError(f"{key}: is for `expunge train`, `unlearn` and `eval`; a study names its `methods`")
+        if key == "study" and mode != "run":
+            raise ConfigError(f"study: is for `expunge run` and `plan`; `expunge {mode}` takes experiment=NAME")
+
+
+def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dict[str, Any]:
+    """Lay one word over the tree. Raises ConfigError for an unknown key or a value that cannot be read."""
+    known = hint_of(mode, word.key)
+    if known is None:
+        raise ConfigError(_unknown(mode, word.key, tree))
+    parts = word.key.split(".")
+    if word.remove:
+        return _without(tree, parts)
+    if is_text(known):
+        notes += _quoted(word)
+    value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
+    if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
+        check_tree(mode, value, "", prefix=f"{word.key}.")
+    made: Any = value
+    for part in reversed(parts):
+        made = {part: made}
+    laid: dict[str, Any] = merge(tree, made)
+    return laid
+
+
+def _quoted(word: Word) -> list[str]:
+    """A note for a text in quotes of its own: they were once taken off, and are now part of the value."""
+    text = word.text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
+        return [f"{word.key}: the quotes are part of the value {text}; only the shell takes quotes off"]
+    return []
+
+
+def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    out = dict(tree)
+    if len(parts) == 1:
+        out.pop(parts[0], None)
+    elif isinstance(out.get(parts[0]), Mapping):
+        out[parts[0]] = _without(out[parts[0]], parts[1:])
+    return out
+
+
+def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
+    """One line for an unknown key; near a free group of the tree (method_args), its present keys are the hint."""
+    line = unknown_key(mode, key)
+    return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
+
+
+def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names on a grid's axis `model` by the settings they stand for. Raises ConfigError."""
+    grid = tree.get("grid")
+    names = grid.get("model") if isinstance(grid, Mapping) else None
     if not isinstance(names, list):
         return tree
     made: dict[str, Any] = {}
     for name in names:
-        if name not in options("model"):
+        if not isinstance(name, str) or name not in options("model"):
             raise ConfigError(f"grid.model: no model named {name!r}{nearest(str(name), options('model'))}")
-        loaded = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
+        file = open_file(mode, "model", name, None, [])
         empty = {"preset": None, "model_args": {"pretrained_model_name_or_path": None}}
-        made[name] = {"model": OmegaConf.to_container(OmegaConf.merge(empty, loaded))}
+        made[name] = {"model": merge(empty, file.tree)}
     return {**tree, "grid": {**tree["grid"], "model": made}}
 
 
-def _study_file(path: Path, words: Sequence[str]) -> dict[str, Any]:
-    """A user's own study file, laid over the defaults; its `defaults` list is not read."""
-    if not path.is_file():
-        raise ConfigError(f"study: no file {path}")
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"study: {path} is not YAML: {' '.join(str(error).split())}") from None
-    except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise ConfigError(f"study: {path}: {_first(error)}") from None
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"study: {path} holds no keys")
-    loaded.pop("defaults", None)
-    chosen = [w for w in words if w.startswith("model=")]
-    words = [w for w in words if w not in chosen]
-    if chosen or isinstance(loaded.get("model"), str):
-        chosen = chosen or [f"model={loaded['model']}"]
-        loaded.pop("model", None)
-    base = {"name": path.stem, **_compose("run", [*chosen, "~study"])}
-    known = OmegaConf.create(base)
-    OmegaConf.set_struct(known, True)
-    slurm = known.launch.slurm
-    for own in (
-        known.grid,
-        known.sweep.space,
-        known.data.args,
-        known.model.template_args.template_kwargs,
-        known.unlearn.step_args,
-        known.train.step_args,
-        slurm.env,
-        slurm.extra,
-        slurm.by_kind,
-    ):  # keys there are the user's own
-        OmegaConf.set_struct(own, False)
-    try:
-        merged = OmegaConf.merge(known, loaded)
-    except OmegaConfBaseException as error:
-        key = re.search(r"full_key: (\S+)", str(error))
-        if not isinstance(error, ConfigKeyError) or key is None:
-            raise ConfigError(f"study: {path}: {_misfit(loaded, base) or _first(error)}") from None
-        raise ConfigError(f"study: {path}: {_unknown_key(key.group(1), base)}") from None
-    tree: dict[str, Any] = OmegaConf.to_container(merged)  # type: ignore[assignment]
-    return _with_models(_override(tree, words))
-
-
-def _misfit(given: Mapping[Any, Any], base: dict[str, Any], prefix: str = "") -> str | None:
-    """The first key whose value is a list where the defaults have a group of keys, or the other way round."""
-    for key, value in given.items():
-        known = base.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
-            if found := _misfit(value, known, f"{prefix}{key}."):
-                return found
-        elif isinstance(value, dict | list) and isinstance(known, dict | list) and type(value) is not type(known):
-            wanted = "a list" if isinstance(known, list) else "a group of keys"
-            return f"{prefix}{key}: expected {wanted}, got {value!r}"
-    return None
-
-
-def _override(tree: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    config = OmegaConf.create(tree)
-    for word in words:
-        try:
-            parsed = OverridesParser.create().parse_override(word)
-        except HydraException as error:
-            raise ConfigError(f"{word!r}: {_first(error)}") from None
-        key = parsed.key_or_group
-        if not (parsed.is_add() or parsed.is_force_add()) and OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
-            raise ConfigError(_unknown_key(key, tree))
-        OmegaConf.update(config, key, parsed.value(), force_add=True)
-    return OmegaConf.to_container(config)  # type: ignore[return-value]
-
-
-_ABSENT = object()
-
-
-def _check_groups(config_name: str, words: Sequence[str]) -> None:
-    """A study has no experiment and no trainer, a single job no study. Raises ConfigError."""
-    study = config_name == "run"
-    for key in {word.lstrip("+~").partition("=")[0] for word in words} & {"study", "experiment", "trainer"}:
-        if study and key != "study":
-            raise ConfigError(f"{key}: is for `expunge train`, `unlearn` and `eval`; a study names its `methods`")
-        if key == "study" and not study:
-            raise ConfigError(f"study: is for `expunge run` and `plan`; `expunge {config_name}` takes experiment=NAME")
-
-
-def _compose(config_name: str, words: Sequence[str]) -> dict[str, Any]:
-    _check_groups(config_name, words)
-    _register()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose(config_name, overrides=list(words))
-            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
-    except HydraException as error:
-        raise ConfigError(_explain(error, config_name, words)) from None
-    except MissingMandatoryValue as error:
-        key = re.sub(r".*full_key: (\S+).*", r"\1", " ".join(str(error).split()))
-        raise ConfigError(f"{key}: missing; give {key}=...") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(_first(error)) from None
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def _explain(error: HydraException, config_name: str, words: Sequence[str]) -> str:
-    """One line for what Hydra says, with the nearest right name."""
-    chain = " ".join(str(e) for e in (error, error.__cause__) if e)
-    text = " ".join(chain.split())
-    group = re.search(r"Could not find '([^']+)'|In '[^']*': Could not find '([^']+)'", text)
-    if group:
-        wanted = next(g for g in group.groups() if g)
-        parent, _, name = wanted.partition("/")
-        return f"{parent}: no {parent} named {name!r}{nearest(name, options(parent))}"
-    key = re.search(r"Could not (?:override|append to config) '([^']+)'", text)
-    if key:
-        chosen = [w for w in words if w.partition("=")[0].lstrip("+") in _GROUPS]
-        return _unknown_key(key.group(1), _without_values(config_name, chosen))
-    return text
-
-
-_GROUPS = ("study", "experiment", "model", "trainer")
-
-
-def _without_values(config_name: str, groups: Sequence[str]) -> dict[str, Any]:
-    """The tree that the chosen groups make, before any single value is changed."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose(config_name, overrides=list(groups)))  # type: ignore[return-value]
-
-
-def _unknown_key(key: str, tree: dict[str, Any]) -> str:
-    """One line for a key that is not in the tree: the nearest in the deepest group that is right, else anywhere."""
-    here: Any = tree
-    right: list[str] = []
-    for part in key.split("."):
-        if not (isinstance(here, dict) and isinstance(here.get(part), dict)):
-            break
-        here, right = here[part], [*right, part]
-    prefix = ".".join(right)
-    names = [f"{prefix}.{k}" if prefix else str(k) for k in here]
-    if right or "." not in key:
-        return f"{key}: unknown key{nearest(key, names)}"
-    return f"{key}: unknown key{nearest(key, _flat(tree))}"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in tree.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _register() -> None:
-    """Put the dataclasses' defaults into Hydra's store: the study, the single job, and a trainer per method."""
-    store = ConfigStore.instance()
-    study = _defaults(StudyConfig, name="study")
-    study["unlearn"] = canonical(TrainArgs())
-    store.store(name="study_defaults", node={k: v for k, v in study.items() if k != "name"})
-    single = _defaults(SingleJob, mode="eval", task_name="???")
-    for key in ("mode", "trainer"):
-        single.pop(key)
-    store.store(name="single_defaults", node=single)
-    from expunge.methods import registry
+def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the trainer's settings over the method's defaults. This imports torch. Raises ConfigError."""
+    from expunge.core.fingerprints import canonical
     from expunge.methods.objective import objective
 
-    for spec in registry().values():
-        chosen = objective(spec.name)
-        shared = canonical(chosen.weights)
-        if spec.retain_loss_type is None:
-            shared = {k: shared[k] for k in ("gamma", "compat")}
-        node = {
-            "args": canonical(TrainArgs()),
-            "method_args": {**canonical(chosen.method), **shared},
-        }
-        for name in (spec.name, *spec.aliases):
-            store.store(group="trainer", name=name, node={"handler": name, **node})
+    chosen = objective(trainer["handler"])
+    shared = canonical(chosen.weights)
+    if chosen.spec.retain_loss_type is None:
+        shared = {k: shared[k] for k in ("gamma", "compat")}
+    defaults = {**canonical(chosen.method), **shared}
+    given = trainer.get("method_args") or {}
+    for key in given:
+        if key not in defaults:
+            names = [f"trainer.method_args.{name}" for name in defaults]
+            raise ConfigError(f"trainer.method_args.{key}: unknown key{nearest(f'trainer.method_args.{key}', names)}")
+    return {**trainer, "method_args": merge(defaults, given)}
 
 
-def _defaults(cls: type[Any], **required: Any) -> dict[str, Any]:
-    tree: dict[str, Any] = canonical(cls(**required))
-    tree["model"]["template_args"] = tree.pop("template_args")
-    return tree
+def _check_methods(tree: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a method of a study that no loss and no weight edit has the name of."""
+    import sys
+
+    if "expunge.methods" in sys.modules:  # a plugin is loaded, and the registries are asked later
+        return
+    known = [*method_settings(), *shipped_weight_edits()]
+    for i, entry in enumerate(tree.get("methods") or ()):
+        name = entry.get("trainer") if isinstance(entry, Mapping) else None
+        if isinstance(name, str) and name not in known:
+            raise ConfigError(f"methods[{i}].trainer: no method named {name!r}{nearest(name, known)}")
+
+
+def _check_method_keys(handler: str, given: Mapping[str, Any]) -> None:
+    own = method_settings().get(handler)
+    if own is None:
+        return
+    known = [*own, *fields_of("methods/objective.py", "TermWeights")]
+    for key in given:
+        if key not in known:
+            names = [f"trainer.method_args.{name}" for name in known]
+            raise ConfigError(f"trainer.method_args.{key}: unknown key{nearest(f'trainer.method_args.{key}', names)}")
+
+
+def _check_files(task: TaskConfig) -> None:
+    """Raise ConfigError for an unknown benchmark and for a local model folder that is not there."""
+    from expunge.benchmarks.api import find_benchmark
+    from expunge.models.config import check_source
+
+    find_benchmark(task.benchmark)
+    if task.model.source:
+        check_source(task.model.source, "model.model_args.pretrained_model_name_or_path")

@@ -19,7 +19,7 @@ TEXT = "make a model forget rows of yours: search, save, audit and report in one
 EPILOG = """\
 examples:
   expunge erase --model SmolLM2-135M-Instruct --forget rows.csv --budget 30m --out erased
-  expunge erase --model saves/train/full --forget rows.jsonl --keep keep.jsonl --unseen holdout.jsonl --out erased
+  expunge erase --model saves/train/full --forget rows.jsonl --retain keep.jsonl --holdout holdout.jsonl --out erased
 exit codes: 0 done and all that was stated is achieved, 3 a model is written and something is not achieved,
   1 a job failed, 2 wrong input, 130 interrupted (the same command goes on)
 """
@@ -38,8 +38,12 @@ def add_erase(commands: Any) -> None:
     )
     sub.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a folder, a hub id or a shipped name")
     sub.add_argument("--forget", required=True, metavar="FILE", help=f"the rows to forget: {ROWS}")
-    sub.add_argument("--keep", metavar="FILE", help="rows the model must go on knowing (default: plain facts)")
-    sub.add_argument("--unseen", metavar="FILE", help="rows like those to forget that the model has surely not seen")
+    sub.add_argument(
+        "--retain", dest="keep", metavar="FILE", help="rows the model must go on knowing (default: plain facts)"
+    )
+    sub.add_argument(
+        "--holdout", dest="unseen", metavar="FILE", help="rows like those to forget that the model has surely not seen"
+    )
     sub.add_argument("--method", default="auto", metavar="auto|NPO|...", help="auto tries several (default)")
     sub.add_argument(
         "--method-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of --method, such as beta=0.5"
@@ -48,11 +52,21 @@ def add_erase(commands: Any) -> None:
     sub.add_argument(
         "--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 1h30m (default: 30m)"
     )
-    sub.add_argument("--floor", type=float, default=0.9, help="share of utility that must stay (default: 0.9)")
-    sub.add_argument("--target", type=float, default=0.2, help="share of the knowledge that may be left (default: 0.2)")
+    sub.add_argument(
+        "--min-utility", dest="floor", type=float, default=0.9, help="share of utility that must stay (default: 0.9)"
+    )
+    sub.add_argument(
+        "--max-residual",
+        dest="target",
+        type=float,
+        default=0.2,
+        help="share of the knowledge that may be left (default: 0.2)",
+    )
     sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
     sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --full-data")
-    sub.add_argument("--full-data", metavar="FILE", help="all rows it was trained on; makes a control from --base")
+    sub.add_argument(
+        "--train-data", dest="full_data", metavar="FILE", help="all rows it was trained on; makes a control from --base"
+    )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--show-text", action="store_true", help="put the rows to forget into the report")
@@ -73,7 +87,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     quiet()
     erasing = prepare_erase(request_of(parsed))
-    for note in erasing.notes:
+    for note in (*erasing.notes, *erasing.search.setting.benchmark.preview):
         print(f"note: {note}", file=sys.stderr)
     if erasing.control is None:
         print(f"note: {NO_CONTROL}", file=sys.stderr)
@@ -89,8 +103,8 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 NO_CONTROL = (
     "without a model that never saw the rows there is no forget quality, no privacy leakage, no reference attack and "
-    "no verdict on relearning; --retain-model gives one, --base with --full-data makes one, and --unseen gives rows to "
-    "compare with"
+    "no verdict on relearning; --retain-model gives one, --base with --train-data makes one, and --holdout gives rows "
+    "to compare with"
 )
 
 
@@ -105,23 +119,23 @@ DECIDED = {
     "grid_cells": "it makes one model",
     "meta": "that is for a study, of many models",
     "sweep": "the search is its own, within --budget",
-    "keep": "it keeps what it needs to go on",
+    "store": "it keeps what it needs to go on",
     "launch": "its jobs are done one after the other",
     "paths": "give --out",
-    "benchmark": "the rows are those of --forget and --keep",
+    "benchmark": "the rows are those of --forget and --retain",
     "forget": "give --forget",
-    "retain": "give --keep",
+    "retain": "give --retain",
     "unlearn.learning_rate": "give --learning-rate",
     "unlearn.seed": "give --seed",
     "unlearn.max_steps": "the steps follow from the rows and --budget",
     "unlearn.num_train_epochs": "the steps follow from the rows and --budget",
-    "unlearn.evaluate": "a trial is evaluated ten times, by --floor",
+    "unlearn.evaluate": "a trial is evaluated ten times, by --min-utility",
     "data.args.train_full": "--model knows the rows already",
-    "data.args.holdout": "give --unseen",
+    "data.args.holdout": "give --holdout",
     "data.request": "give a file of these rows alone by --forget",
     "eval.extras": "what it measures is its own; see `expunge eval`",
     "eval.lm_eval": "what it measures is its own; see `expunge eval`",
-    "eval.rows": "a part of the rows to keep chooses, and another reports",
+    "eval.split": "a part of the rows to keep chooses, and another reports",
 }
 
 
@@ -162,7 +176,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
             raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
         if key.startswith("train.") and parsed.base is None:
             raise ConfigError(
-                f"{key}: is for a control, which --base and --full-data make; `unlearn.*` is the search's"
+                f"{key}: is for a control, which --base and --train-data make; `unlearn.*` is the search's"
             )
     named = [f"model={parsed.model}"] if parsed.model in options("model") else []
     tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])

@@ -1,4 +1,4 @@
-"""`expunge inspect`: what a model contains, layer by layer, next to its two controls; and how examples become tokens."""
+"""`expunge inspect`: the layers of a model next to its two controls, and how examples become tokens."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def add_inspect(commands: Any) -> None:
         sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
         sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
         sub.add_argument(
-            "--against", metavar="SET", help="probe, path, prune: the set beside it (default: its retain set)"
+            "--compare-with",
+            dest="against",
+            metavar="SET",
+            help="probe, path, prune: the other set (default: its retain set)",
         )
         sub.add_argument("--n", type=int, default=200, help="rows of each set at most (default: %(default)s)")
         sub.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder (not for template)")
@@ -114,7 +117,7 @@ def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskConte
     from expunge.cli.compose import single_tree
     from expunge.study.config import decode_task
     from expunge.study.resolve_task import resolve_task
-    from expunge.study.single import SingleJob
+    from expunge.study.single_config import SingleJob
 
     plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
     source = f"model.model_args.pretrained_model_name_or_path={parsed.model}"
@@ -152,7 +155,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             load=lambda role: _load(sources[role], setting),
             roles=tuple(sources),
             read=first(rows, "--rows"),
-            other=lambda: first(against, "--against"),
+            other=lambda: first(against, "--compare-with"),
             names=(rows, against),
         )
     )

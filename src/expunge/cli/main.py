@@ -22,6 +22,7 @@ from expunge.cli.passport import add_passport
 from expunge.cli.semeval_arguments import add_semeval
 from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
+from expunge.core.renamed import rename_flags
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
 EPILOG = """\
@@ -45,8 +46,10 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, e
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    notices: list[str] = []
+    words = rename_flags(list(sys.argv[1:] if argv is None else argv), notices)
     parsed = _parsed(words)
+    _notes(notices)
     try:
         if parsed.plugin or _installed_plugins():
             from expunge.cli.plugins import load_plugins
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add_memory(commands)
     add_passport(commands)
     _add_lists(commands)
+    _add_help(commands)
     return parser
 
 
@@ -244,20 +248,49 @@ def _add_lists(commands: Any) -> None:
         sub.set_defaults(command=_list, what=name)
 
 
+def _add_help(commands: Any) -> None:
+    text = "what a setting means: its type, default and use"
+    sub = commands.add_parser("help", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("key", nargs="?", metavar="KEY", help="such as train.learning_rate; without one, the groups")
+    sub.set_defaults(command=_help, plugin=[])
+    text = "print the resolved settings of a command as YAML, which runs again as it is"
+    sub = commands.add_parser("config", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("mode", choices=("run", "train", "unlearn", "eval"), help="the command")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="its settings")
+    sub.add_argument("--docs", action="store_true", help="put each key's documentation above it")
+    _add_plugin(sub)
+    sub.set_defaults(command=_config)
+
+
 def _add_plugin(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--plugin", action="append", default=[], metavar="FILE.py", help="load a file of methods or metrics of your own"
     )
 
 
+def _notes(notes: Sequence[str]) -> None:
+    for note in notes if here().first else ():
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _check(mode: str, overrides: Sequence[str], *, told: bool = True) -> None:
+    """Check words and files before torch is imported, and print the notes. Raises ConfigError."""
+    from expunge.cli.compose import check
+
+    notes = check(mode, overrides).notes
+    _notes(notes if told else ())
+
+
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
+    _check("run", parsed.overrides)
     from expunge.cli.api import load_study
 
     console = Console()
     study = load_study(parsed.overrides, parsed.plugin)
     _print_example(study.graph.setting)
+    _notes(study.notes)
     result = study.run(console=console, command=shlex.join(["expunge", *words]))
     from expunge.report.text import to_rich
 
@@ -279,10 +312,12 @@ def _print_example(setting: Any) -> None:
 def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
+    _check("run", parsed.overrides)
     from expunge.cli.api import load_study
     from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
 
     study = load_study(parsed.overrides, parsed.plugin)
+    _notes(study.notes)
     planned = study.plan()
     if parsed.json:
         print(json.dumps([_planned(p) for p in planned], indent=1))
@@ -319,8 +354,6 @@ def _planned(p: Any) -> dict[str, Any]:
 def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.console import Console
 
-    from expunge.cli.api import load_job
-
     if getattr(parsed, "refresh", None):
         return _refresh(parsed.refresh, parsed.overrides)
     if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
@@ -331,9 +364,11 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.cli.multirun import run_all
 
         return run_all(parsed.mode, parsed.overrides, Console())
+    _check(parsed.mode, parsed.overrides, told=False)
+    from expunge.cli.api import load_job
+
     job = load_job(parsed.mode, parsed.overrides)
-    for note in job.notes if here().first else ():
-        print(f"note: {note}", file=sys.stderr)
+    _notes(job.notes)
     if job.prepared.setting is not None and here().first:
         _print_example(job.prepared.setting)
     console = Console(quiet=not here().first)
@@ -344,8 +379,7 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
     for why, k in notes.items():
         console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
-    for note in done.notes if here().first else ():
-        print(f"note: {note}", file=sys.stderr)
+    _notes(done.notes)
     console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
     return 0
 
@@ -373,11 +407,13 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
 
 
 def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.api import load_study
     from expunge.core.errors import ConfigError
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+    _check("run", parsed.overrides)
+    from expunge.cli.api import load_study
+
     *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
     told = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
     print(told if scripts else "nothing to submit: every job of this study is done")
@@ -418,6 +454,18 @@ def _report(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.reporting import report
 
     return report(parsed.overrides, parsed.plugin, parsed.serve, parsed.figures)
+
+
+def _help(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.help_command import show_key
+
+    return show_key(parsed.key)
+
+
+def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.help_command import show_config
+
+    return show_config(parsed.mode, parsed.overrides, docs=parsed.docs)
 
 
 def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:

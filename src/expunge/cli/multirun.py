@@ -1,4 +1,4 @@
-"""`expunge train|unlearn|eval --multirun key=a,b ...`: a job for each combination that Hydra makes of the values.
+"""`expunge train|unlearn|eval --multirun key=a,b ...`: a job for each combination of the listed values.
 
 All are checked before the first is done; they run one after the other in this process, and one that fails stops no
 other.
@@ -6,44 +6,40 @@ other.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's own multirun; it has no public name
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from expunge.cli.api import JobHandle, load_job
+from expunge.cli.compose import check
+from expunge.cli.words import split_words, sweep_of
 from expunge.core.errors import ConfigError, ExpungeError
 
 PLACES = ("task_name", "paths.output_dir")
 N_SHOWN = 6
 
 
-def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each combination of the values that are listed: its name, and the words of its own command. Raises ConfigError.
+def combinations(mode: str, words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return each combination of the listed values: its name, and the words of its own command. Raises ConfigError.
 
     The name, `learning_rate=1e-5,beta=0.1`, becomes the last folder of task_name (and of paths.output_dir).
     """
-    parser = OverridesParser.create()
-    try:
-        parsed = [(word, parser.parse_override(word)) for word in words]
-        swept = [override for _, override in parsed if override.is_sweep_override()]
-        (batch,) = BasicSweeper.split_arguments(swept, None)
-    except HydraException as error:
-        raise ConfigError(f"--multirun: {' '.join(str(error).split())}") from None
-    if not swept:
+    split = split_words(words)
+    values = {
+        i: found for i, word in enumerate(split) if not word.remove and (found := sweep_of(mode, word)) is not None
+    }
+    if not values:
         raise ConfigError("--multirun: no value is a list, such as trainer.args.learning_rate=1e-5,1e-4")
-    if any(override.key_or_group in PLACES for override in swept):
+    if any(split[i].key in PLACES for i in values):
         raise ConfigError("--multirun: task_name and paths.output_dir are one; each job takes a folder below")
-    plain = [word for word, override in parsed if not override.is_sweep_override()]
     out = []
-    for chosen in batch:
+    for chosen in itertools.product(*([f"{split[i].key}={value}" for value in found] for i, found in values.items())):
         name = ",".join(_short(word) for word in chosen)
-        out.append((name, [*(_below(word, name) for word in plain), *chosen]))
+        plain = [_below(word, name) for i, word in enumerate(words) if i not in values]
+        out.append((name, [*plain, *chosen]))
     if len({name for name, _ in out}) < len(out):
         raise ConfigError("--multirun: two combinations have the same name; list values that differ")
     return out
@@ -52,7 +48,7 @@ def combinations(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 def _below(word: str, name: str) -> str:
     """The word, with a folder of this name below where it says where things go."""
     key, _, value = word.partition("=")
-    return f"{key}='{value}/{name}'" if key.lstrip("+") in PLACES else word
+    return f"{key}={value}/{name}" if key.lstrip("+") in PLACES else word
 
 
 def _short(word: str) -> str:
@@ -63,8 +59,16 @@ def _short(word: str) -> str:
 
 def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     """Do every combination and show their numbers side by side; 1 if one of them failed."""
+    made = combinations(mode, words)
+    for name, own in made:
+        try:
+            check(mode, own)
+        except ExpungeError as error:
+            raise type(error)(f"{name}: {error}") from None
+    from expunge.cli.api import JobHandle, load_job  # loads torch
+
     jobs: list[tuple[str, JobHandle]] = []
-    for name, own in combinations(words):
+    for name, own in made:
         try:
             jobs.append((name, load_job(mode, own)))
         except ExpungeError as error:

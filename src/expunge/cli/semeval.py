@@ -15,12 +15,13 @@ from rich.console import Console
 
 from expunge.cli.compose import single_tree
 from expunge.cli.display import duration
-from expunge.cli.semeval_arguments import DEFAULT
+from expunge.cli.vocabulary import SEMEVAL_EXPERIMENT
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.study.config import decode_task
 from expunge.study.semeval import PreparedRun, Submission, SubmissionProgress, Tell, check_folder, prepare_run, submit
-from expunge.study.single import SingleJob, prepare
+from expunge.study.single import prepare
+from expunge.study.single_config import SingleJob
 from expunge.study.worker import quiet
 
 EVALS = "evals"  # the scores, within the output folder
@@ -72,7 +73,7 @@ def _tree(
     """The settings of a run or a measurement. Paths are put in as they are, so no character in them has a meaning."""
     words = list(overrides)
     if mode == "unlearn" and not any(word.startswith("experiment=") for word in words):
-        words.insert(0, DEFAULT)
+        words.insert(0, SEMEVAL_EXPERIMENT)
     tree, _ = single_tree(mode, [*words, "task_name=semeval"])
     if tree["benchmark"] != "semeval":
         raise ConfigError(f"benchmark={tree['benchmark']}: `expunge semeval` reads the rows of semeval alone")

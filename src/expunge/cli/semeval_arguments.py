@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DEFAULT = "experiment=semeval/iterative"
+from expunge.cli.vocabulary import SEMEVAL_EXPERIMENT
 
 
 def add_semeval(commands: Any) -> None:
     """The command's arguments."""
     text = "SemEval-2025 Task 4: unlearn within a time limit, a whole model in the output folder from early on"
     sub = commands.add_parser("semeval", help=text, description=f"{text}.")
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings (default: {DEFAULT})")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings (default: {SEMEVAL_EXPERIMENT})")
     sub.add_argument("--model", required=True, metavar="DIR", help="the model that is to forget: a folder or a hub id")
     sub.add_argument("--forget", required=True, metavar="DIR", help="a folder with forget.parquet or forget.jsonl")
     sub.add_argument("--retain", required=True, metavar="DIR", help="a folder with retain.parquet or retain.jsonl")

@@ -3,8 +3,9 @@ is said once and dropped."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+
+SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # what `expunge semeval` runs unless told otherwise
 
 RENAMED = {
     "trainer.args.gradient_checkpointing": "trainer.args.activation_checkpointing",
@@ -84,13 +85,11 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
             made = how.get(name)
             notes.append(f"{name} is now {made}" if made else f"{word} has no effect: see trainer.args.evaluate")
             out += [made] if made and made not in out else []
-        elif name == "experiment":
-            out.append(f"experiment={re.sub(r'[.]ya?ml$', '', value)}")
         elif name in RENAMED:
             notes.append(f"{name} is now {RENAMED[name]}")
             out.append(f"{RENAMED[name]}{equals}{value}")
-        elif name == "trainer.args.report_to" and not value.startswith("["):
-            out.append(f"{name}=[{'' if value in ('none', 'null', '') else value}]")
+        elif name == "trainer.args.report_to" and value in ("none", "null", ""):
+            out.append(f"{name}=[]")
         elif name in WITHOUT_EFFECT:
             notes.append(f"{name} has no effect: {WITHOUT_EFFECT[name]}")
         else:

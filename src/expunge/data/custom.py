@@ -6,64 +6,99 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
-from expunge.data.examples import ANSWER, Example, ExampleSet, Form, qa_rows
-from expunge.data.source import Records, load_raw, read_file
+from expunge.data.column_roles import (
+    KNOWN,
+    NUMBERED,
+    TEXT,
+    Columns,
+    Roles,
+    cell_text,
+    find_roles,
+    read_chat,
+    written_list,
+)
+from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
+from expunge.data.source import load_raw, read_file
+from expunge.data.table_files import Records, decode_text
 from expunge.data.world import WorldConfig, build_world
 from expunge.data.world.facts import MOST_FACTS
 
 WORLD = "world"
-TEXT = "text"
-# A question and its answer by the names people use, in the order they are looked for, and the form of such rows.
-PAIRS: tuple[tuple[str, str, Form], ...] = (
-    ("question", "answer", "qa"),
-    ("instruction", "response", "qa"),
-    ("instruction", "output", "qa"),
-    ("prompt", "completion", "completion"),
-    ("input", "output", "completion"),
-)
-NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
+__all__ = [
+    "WORLD", "Columns", "LoadedRows", "check_file", "continuations", "load_examples", "load_rows", "refuse_shared",
+    "retain_rows",
+]  # fmt: skip
 
 
-@strict
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The names of the columns to read, where they are not among `PAIRS` or `text`.
+@dataclass(frozen=True)
+class LoadedRows:
+    """The rows of a file.
 
-    form: how a row becomes text: "qa" by the model's template, "completion" as it stands. None: by the columns' names.
+    note: which columns were read and ignored, and what was left out. preview: the first row, for the terminal alone.
     """
 
-    question: str | None = None
-    answer: str | None = None
-    text: str | None = None
-    form: Literal["qa", "completion"] | None = None
-
-    def __post_init__(self) -> None:
-        for given, other in (("question", "answer"), ("answer", "question")):
-            if getattr(self, given) is not None and getattr(self, other) is None:
-                raise ValueError(f"{given}_column goes together with {other}_column")
-        if self.text is not None and self.question is not None:
-            raise ValueError("text_column stands alone, without question_column and answer_column")
+    rows: ExampleSet
+    note: str
+    preview: str
 
 
 def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
-    """The rows of a file: csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line.
+    """Return the rows of a file; see `load_examples`."""
+    return load_examples(path, name, columns).rows
 
-    Raises DataError naming the file and the row for an empty file, a column that is not there, a text that is empty or
-    no text, and a row that stands there twice.
+
+def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
+    """Read the rows of a file: csv, tsv, JSON, JSON lines, parquet, Arrow, a folder of `save_to_disk`, or plain text.
+
+    Of a .txt file each paragraph, or else each line, is a row. A plain text that is empty, or stands
+    there before, is left out and counted.
+
+    Args:
+        path: The file or folder.
+        name: The name of the set.
+        columns: Names of columns, and the form, where they are not to be found by the usual names.
+
+    Raises:
+        DataError: naming the file and the row, for an empty file, columns that are not certain, a text that is empty
+            or no text, and a row that stands there twice.
     """
     file = Path(path).expanduser()
-    if file.suffix.lower() == ".txt":
-        rows = _texts([{TEXT: t} for t in _paragraphs(file)], TEXT, name, str(file))
+    if file.suffix.lower() == ".txt" and not file.is_dir():
+        raw: Records = [{TEXT: text} for text in _paragraphs(file)]
+        columns = Columns(text=TEXT)
     else:
-        if not file.is_file():
-            load_raw(str(file))  # its error names what lies there
-        rows = _rows(read_file(file), columns, name, str(file))
-    _refuse_twice(rows, str(file))
-    return rows
+        raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
+    where = str(file)
+    roles = find_roles(raw, columns, where)
+    rows, remarks = _rows(raw, roles, name, where)
+    _refuse_twice(rows, where)
+    first = rows[0]
+    shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)
+    return LoadedRows(rows, _note(where, raw, roles, rows, remarks), f"{where}: first row: {shown}")
+
+
+def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Sequence[str]) -> str:
+    """One line: which columns are read, which are not, and how many rows there are."""
+    if roles.question is None:
+        read = f"{roles.answer} -> text"
+    elif roles.chat is not None and roles.question == roles.answer:
+        read = f"{roles.chat} -> question and answer"
+    else:
+        read = f"{roles.question} -> question, {roles.answer} -> answer"
+    names = dict.fromkeys(str(key) for record in raw for key in record)
+    used = {roles.question, roles.answer, *(n for n in names if n in KNOWN or NUMBERED.fullmatch(n))}
+    if roles.question is None or roles.question.strip().lower() != "instruction":
+        used.discard("input")
+    used |= {roles.question, roles.answer}
+    ignored = [name for name in names if name not in used]
+    parts = [
+        f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
+        ", ".join([f"{len(rows)} rows", *remarks]),
+    ]
+    return "; ".join(parts)
 
 
 def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
@@ -113,59 +148,58 @@ def retain_rows(source: str) -> tuple[ExampleSet, str]:
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
 
-def _rows(raw: Records, columns: Columns, name: str, where: str) -> ExampleSet:
-    if columns.text is not None:
-        return _texts(raw, columns.text, name, where)
-    if columns.question is None and TEXT in raw[0] and not _pair(raw[0]):
-        return _texts(raw, TEXT, name, where)
-    question, answer, form = _columns(raw, columns, where)
-    plain = [_record(record, question, answer, i, where) for i, record in enumerate(raw)]
+def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet, list[str]]:
+    """The rows, and what the user should know of them: how many records were left out, and why."""
+    if roles.question is None:
+        return _texts(raw, roles.answer, name, where)
+    remarks: list[str] = []
+    question, answer = roles.question, roles.answer
+    if roles.chat is not None:
+        plain, remarks = _from_chats(raw, roles, where)
+        question, answer = "question", "answer"
+    else:
+        plain = [_record(record, question, answer, i, where) for i, record in enumerate(raw)]
+    for i, record in enumerate(plain):
+        for key in (question, answer):
+            if key in record:
+                record[key] = cell_text(record[key], f"{where} row {i}: '{key}'")
     made = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
     rows = tuple(
         Example(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
         for r in made
     )
-    return ExampleSet(name, rows, form)
+    return ExampleSet(name, rows, roles.form), remarks
 
 
-def _pair(record: Mapping[str, Any]) -> tuple[str, str, Form] | None:
-    return next((pair for pair in PAIRS if pair[0] in record and pair[1] in record), None)
-
-
-def _columns(raw: Records, columns: Columns, where: str) -> tuple[str, str, Form]:
-    """The question's and the answer's column, and the rows' form. Raises DataError with what the file has."""
-    first = raw[0]
-    if columns.question is not None and columns.answer is not None:
-        for key, column in (("question_column", columns.question), ("answer_column", columns.answer)):
-            if column not in first:
-                raise DataError(f"{where}: no column {column!r} (data.args.{key}){nearest(column, first)}")
-        return columns.question, columns.answer, columns.form or "qa"
-    pair = _pair(first)
-    if pair is not None:
-        return pair[0], pair[1], columns.form or pair[2]
-    known = [c for p in PAIRS for c in p[:2]] + [TEXT]
-    half = next((p for p in PAIRS if p[0] in first or p[1] in first), PAIRS[0])
-    lacks = half[1] if half[0] in first else half[0]
-    listed = ", ".join(_shown(str(c)) for c in list(first)[:6])
-    said = f"{where}: no column '{lacks}'{nearest(lacks, first) if any(c in known for c in first) else ''}"
-    if len(first) == 1 and re.search(r"[;\t|]", next(iter(first))):
-        raise DataError(f"{said}; its header is one column, {listed}: fields are separated by commas")
-    raise DataError(
-        f"{said}; its first line names the columns {listed}. Read are question and answer, instruction and response, "
-        "prompt and completion, input and output, or text; name others by data.args.question_column, answer_column or "
-        "text_column, and if the first line is a row, put a line of names above it"
-    )
+def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Conversations as records of question and answer. Raises DataError for system messages that differ."""
+    plain: list[dict[str, Any]] = []
+    systems: dict[str | None, int] = {}
+    for i, record in enumerate(raw):
+        question, answer, system = read_chat(record, roles, f"{where} row {i}")
+        plain.append({"question": question, "answer": answer})
+        systems.setdefault(system, i)
+    if len(systems) > 1:
+        rows = list(systems.values())
+        raise DataError(
+            f"{where} row {rows[1]}: its system message is not that of row {rows[0]}; write a file for each"
+        )
+    (system,) = systems
+    if not system:
+        return plain, []
+    return plain, [f"the system message is not read; to use it: 'model.template_args.system_prompt={system}'"]
 
 
 def _record(record: Mapping[str, Any], question: str, answer: str, i: int, where: str) -> dict[str, Any]:
     """A record as `qa_rows` reads it: numbered perturbed answers gathered, optional blanks left out."""
     out = {key: record[key] for key in (question, answer) if key in record}
-    context = record.get("input")
-    if (question, answer) == ("instruction", "output") and isinstance(context, str) and context.strip():
+    context = next((v for k, v in record.items() if isinstance(k, str) and k.strip().lower() == "input"), None)
+    if question.strip().lower() == "instruction" and isinstance(context, str) and context.strip():
         out[question] = f"{record[question]}\n\n{context}"  # Alpaca's third column is part of the question
     for key in ("paraphrased_question", "paraphrased_answer", "perturbed_answer"):
         if record.get(key) not in (None, ""):
-            out[key] = record[key]
+            value = record[key]
+            out[key] = (written_list(value) if isinstance(value, str) else None) or value
     numbered = [(int(m[1]), key) for key in record if isinstance(key, str) and (m := NUMBERED.fullmatch(key))]
     wrong = [record[key] for _, key in sorted(numbered) if record[key] not in (None, "")]
     if wrong and "perturbed_answer" in out:
@@ -182,28 +216,47 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
     return {"id": value}
 
 
-def _texts(raw: Records, column: str, name: str, where: str) -> ExampleSet:
-    """Rows of plain text: all of it is the answer, to no question."""
-    plain = []
+def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, list[str]]:
+    """Rows of plain text: all of it is the answer, to no question. Empty and repeated ones are left out and counted."""
+    plain: list[dict[str, Any]] = []
+    kept: list[int] = []
+    empty: list[int] = []
+    twice: list[int] = []
+    seen: set[str] = set()
     for i, record in enumerate(raw):
+        place = f"{where} row {i}"
         if column not in record:
-            raise DataError(f"{where} row {i}: no column '{column}'{nearest(column, record)}")
-        plain.append({"question": TEXT, "answer": record[column]})
+            raise DataError(f"{place}: no column '{column}'{nearest(column, record)}")
+        value = record[column]
+        if isinstance(value, str) and (not value.strip() or value.strip() in seen):
+            (empty if not value.strip() else twice).append(i)
+            continue
+        if isinstance(value, str):
+            seen.add(value.strip())
+        plain.append({"question": TEXT, "answer": cell_text(value, f"{place}: '{column}'")})
+        kept.append(i)
+    if not plain:
+        raise DataError(f"{where}: no rows; every '{column}' is empty")
     try:
         made = qa_rows(plain, name=name, where=where)
     except DataError as error:
         raise DataError(str(error).replace("'answer'", f"'{column}'")) from None
-    rows = tuple(Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[r.row_id], where, r.row_id)) for r in made)
-    return ExampleSet(name, rows, "text")
+    rows = tuple(
+        Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[i], where, i)) for i, r in zip(kept, made, strict=True)
+    )
+    dropped = [
+        f"{len(found)} dropped ({why}: row {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''})"
+        for found, why in ((empty, "an empty text"), (twice, "a text that stands there before"))
+        if found
+    ]
+    return ExampleSet(name, rows, "text"), dropped
 
 
 def _paragraphs(file: Path) -> Sequence[str]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = decode_text(file.read_bytes(), file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     parts = re.split(r"\n[ \t]*\n\s*", text) if re.search(r"\n[ \t]*\n", text) else text.split("\n")
     if not text:

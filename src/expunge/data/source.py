@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
-import csv
-import io
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.table_files import (
+    Records,
+    as_record,
+    decode_text,
+    parse_json,
+    read_arrow,
+    read_csv,
+    read_json_array,
+    read_json_object,
+    read_parquet,
+    read_saved_dataset,
+)
 
-Records = list[dict[str, Any]]
-
-EXTENSIONS = (".json", ".jsonl", ".csv", ".parquet")
+EXTENSIONS = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -64,27 +70,38 @@ def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
 
 
 def read_file(path: Path) -> Records:
-    """Read a JSON array, JSON lines, csv (with a header) or parquet file; the content says which.
+    """Read JSON, JSON lines, csv or tsv (with a header), parquet, Arrow, or a folder of `save_to_disk`.
 
-    Lines end at "\\n" alone, for rows may hold other line separators. Raises DataError naming the file and line.
+    The content says which. Lines end at "\\n" alone, because rows may hold other line separators. Raises DataError
+    naming the file and line.
     """
+    if path.is_dir():
+        saved = read_saved_dataset(path)
+        if saved:
+            return saved
+        raise DataError(f"{path} is a folder; name a file in it{nearest('', _names(path))}")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if data[:4] == b"PAR1":
-        records = _parquet(data, path)
+        records = read_parquet(data, path)
+    elif path.suffix.lower() == ".arrow" or data[:6] == b"ARROW1":
+        records = read_arrow(path)
     else:
-        text = _decoded(data, path)
+        text = decode_text(data, path)
         start = text.lstrip()[:1]
         if path.suffix.lower() == ".parquet" and start not in ("[", "{"):
             raise DataError(f"{path}: not parquet, nor JSON, by its content; a table of fields is read as NAME.csv")
         if start == "[":
-            records = _array(text, path)
-        elif start == "{" or path.suffix.lower() != ".csv":
-            records = _lines(text, path)
+            records = read_json_array(text, path)
+        elif start == "{":
+            whole = read_json_object(text, path)
+            records = _lines(text, path) if whole is None else whole
+        elif path.suffix.lower() in (".csv", ".tsv"):
+            records = read_csv(text, path)
         else:
-            records = _csv(text, path)
+            records = _lines(text, path)
     if not records:
         raise DataError(f"{path}: no rows")
     return records
@@ -133,33 +150,6 @@ def _names(folder: Path, *, files: bool = True) -> list[str]:
     return [p.name for p in found if (p.suffix.lower() in EXTENSIONS and p.is_file() if files else p.is_dir())]
 
 
-def _decoded(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path} line {line}: not UTF-8 text (readable: JSON, JSON lines, csv, parquet)") from None
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # an integer of too many digits; too deep
-        raise DataError(f"{place}: not JSON that can be read: {error}") from None
-
-
-def _array(text: str, path: Path) -> Records:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON that can be read: {error}") from None
-    return [_object(item, f"{path} item {i}") for i, item in enumerate(found)]
-
-
 def _lines(text: str, path: Path) -> Records:
     out = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -167,44 +157,8 @@ def _lines(text: str, path: Path) -> Records:
             place = f"{path} line {number}"
             if number == 1 and path.suffix.lower() not in EXTENSIONS and line.lstrip()[0] != "{":
                 raise DataError(f"{place}: no JSON; a table of fields with commas between them is read as NAME.csv")
-            out.append(_object(_json(line, place), place))
+            out.append(as_record(parse_json(line, place), place))
     return out
-
-
-def _object(value: Any, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: expected an object of columns, got a {type(value).__name__}")
-    return value
-
-
-def _csv(text: str, path: Path) -> Records:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a field may be a whole book
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    out: Records = []
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            twice = next(h for h in header if header.count(h) > 1)
-            raise DataError(f"{path} line 1: the column '{twice}' stands twice in the header")
-        for fields in reader:
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                raise DataError(f"{path} line {reader.line_num}: {len(fields)} fields, the header has {len(header)}")
-            out.append(dict(zip(header, fields, strict=True)))
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not csv: {error}") from None
-    return out
-
-
-def _parquet(data: bytes, path: Path) -> Records:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(pa.BufferReader(data)).to_pylist()  # type: ignore[no-any-return]
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not parquet: {_one_line(error)}") from None
 
 
 def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str]:

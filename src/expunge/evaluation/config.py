@@ -13,18 +13,20 @@ from expunge.core.errors import ConfigError
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """How texts are generated: greedy where `temperature` is 0, else `samples` texts a question from `seed`.
-
-    stop: texts that end a generation; it is cut before the first of them. backend: hf (transformers, in this process)
-    or vllm (an extra; it loads the model's folder again, by itself).
-    """
+    """How texts are generated."""
 
     max_new_tokens: int = 200
+    """Tokens of a generation at most."""
     temperature: float = 0.0
+    """The sampling temperature. 0: greedy."""
     samples: int = 1
+    """Samples a question; more than 1 needs a temperature."""
     seed: int = 0
+    """The seed of sampling."""
     stop: tuple[str, ...] = ()
+    """Texts that end a generation; it is cut before the first of them."""
     backend: Literal["hf", "vllm"] = "hf"
+    """hf (transformers, in this process) or vllm (an extra, which loads the model's folder again)."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.stats import binomtest
 
 from expunge.core.errors import DataError
 from expunge.core.records import GeneratedText
@@ -118,6 +117,8 @@ def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
 def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, str]:
     """Return a 95 % interval of a mean: Wilson's for a share of yes of rows judged once, else a bootstrap."""
     if single and bool(np.isin(values, (0.0, 1.0)).all()):
+        from scipy.stats import binomtest  # takes half a second to import
+
         wilson = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
         return float(wilson.low), float(wilson.high), "wilson"
     if len(values) < 2:

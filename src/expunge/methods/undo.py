@@ -35,7 +35,7 @@ class UNDO:
 
     Defaults: gamma = alpha = 1 weigh both sets equally. With a = 0 loss and gradient start at 0.
 
-    In a study an entry names the unlearned model: {trainer: UNDO, of: [NPO], method_args: {a: 0.2}}. Alone, the run
+    In a study an entry names the unlearned model: {trainer: UNDO, from: [NPO], method_args: {a: 0.2}}. Alone, the run
     uses its initial model as the unlearned model.
 
     Pitfalls: more noise needs more distillation, and the paper's data are far larger than a forget set.

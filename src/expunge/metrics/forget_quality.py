@@ -6,7 +6,6 @@ import math
 from typing import Literal
 
 import numpy as np
-from scipy.special import gammaln
 
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
@@ -133,6 +132,8 @@ def ln_p_two_sided(n: int, k: int) -> float:
 
 def _ln_terms(n: int, k: Floats) -> Floats:
     """Return ln(C(2n, n+k) / C(2n, n))."""
+    from scipy.special import gammaln  # a slow import
+
     terms: Floats = 2 * gammaln(n + 1) - gammaln(n + k + 1) - gammaln(n - k + 1)
     return terms
 

@@ -50,29 +50,35 @@ def preset_identity(name: str | None) -> dict[str, Any]:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ModelArgs:
-    """Arguments of AutoModelForCausalLM.from_pretrained; `dtype` is that of the weights when a model is scored.
-
-    Training holds the weights in float32 whatever `dtype` says. adapter: what becomes of a peft adapter that lies in
-    the model's folder next to its weights: `apply` adds it to them, `ignore` leaves it out.
-    """
+    """Arguments of AutoModelForCausalLM.from_pretrained."""
 
     pretrained_model_name_or_path: str | None = None
+    """A model folder or hub id. None: the preset is built."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The dtype of the weights when a model is scored. Training holds the weights in float32."""
     attn_implementation: str | None = None
+    """The attention of transformers, such as sdpa or eager. None: its default."""
     device_map: str | None = None
+    """Spread the model over the devices of one process, such as auto. None: one device."""
     trust_remote_code: bool = False
+    """Whether code from the model's repository is run."""
     revision: str | None = None
+    """The branch, tag or commit of a hub id. None: main."""
     adapter: Literal["apply", "ignore"] = "apply"
+    """Use of a peft adapter in the folder of the weights: `apply` adds it to them, `ignore` leaves it out."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TokenizerArgs:
-    """Arguments of AutoTokenizer.from_pretrained; by default the tokenizer lies with the model."""
+    """Arguments of AutoTokenizer.from_pretrained."""
 
     pretrained_model_name_or_path: str | None = None
+    """A tokenizer folder or hub id. None: that of the model."""
     trust_remote_code: bool = False
+    """Whether code from the tokenizer's repository is run."""
     revision: str | None = None
+    """The branch, tag or commit of a hub id. None: main."""
 
 
 @strict
@@ -81,11 +87,17 @@ class ModelConfig:
     """A model to load (`model_args`), or else a `preset` to build, with a tokenizer trained on the study's text."""
 
     preset: str | None = None
+    """The shape of a model from scratch, such as llama-1m."""
     vocab_size: int | None = None
+    """Tokens of the tokenizer of a model from scratch. None: the preset's."""
     init_seed: int = 0
+    """The seed of the weights of a model from scratch."""
     device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
     model_args: ModelArgs = field(default_factory=ModelArgs)
+    """The model to load."""
     tokenizer_args: TokenizerArgs = field(default_factory=TokenizerArgs)
+    """The tokenizer to load."""
 
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:

@@ -25,19 +25,22 @@ from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LmEval:
-    """Tasks of lm-evaluation-harness, asked of every model beside the benchmark's own metrics; none by default.
-
-    Settings by its own names: num_fewshot (None: each task's own), limit (questions of a task, or a share below 1),
-    include_path (a folder of your own tasks). batch_size changes the speed only.
-    """
+    """Tasks of lm-evaluation-harness, run on every model next to the benchmark's own metrics."""
 
     tasks: tuple[str, ...] = ()
+    """Names of tasks, such as arc_easy; none by default."""
     num_fewshot: int | None = None
+    """Solved examples before each question. None: each task's own number."""
     batch_size: int = 16
+    """Examples of one forward pass. It changes the speed only."""
     apply_chat_template: bool = False
+    """Whether prompts go through the model's chat template."""
     system_instruction: str | None = None
+    """A system message before each prompt."""
     limit: float | None = None
+    """At most so many questions of a task, or a share of them if below 1. None: all."""
     include_path: str | None = None
+    """A folder of your own task definitions."""
 
     def __post_init__(self) -> None:
         if len(set(self.tasks)) != len(self.tasks):
@@ -50,44 +53,55 @@ class LmEval:
             raise ValueError("limit must be a number > 0")
 
 
-@strict
 @dataclass(frozen=True, kw_only=True)
 class EvalSplit:
-    """Which evaluation rows are read: all, or one of two parts that share no question, to choose settings by one and
-    report the other. share: of each set's questions, how many are in the selection part; seed: which."""
+    """The evaluation examples that are read: all, or one of two parts that share no question."""
 
     part: Literal["all", "selection", "report"] = "all"
     share: float = 0.5
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise ValueError("share must be a number between 0 and 1")
-
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured, and how texts are generated.
-
-    extras: groups of metrics beside the benchmark's own (`benchmarks.extras`). sampling: the several samples a question
-    that leak@k reads. embedder: a folder or hub id of a sentence encoder, for similarity. original: the model that
-    agreement compares with, where `expunge eval` measures one model. rows: all of them, or a part.
-    """
+    """What is measured, and how texts are generated."""
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
+    """How the probabilities of several wrong answers are averaged. Change it only to compare with published numbers."""
     generation: Generation = field(default_factory=Generation)
+    """Generation of the texts that ROUGE and similar metrics read."""
     lm_eval: LmEval = field(default_factory=LmEval)
+    """Tasks of lm-evaluation-harness."""
     extras: tuple[str, ...] = ()
+    """Groups of metrics next to the benchmark's own: see `expunge metrics`."""
     metrics: tuple[str, ...] = ()
     """Names of metric families that join the benchmark's metrics, such as a plugin's. Each is measured on the forget
-    and the retain examples; the family declares the records it reads."""
+    and the retain examples; the family declares the records it reads.
+    """
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
+    """Generation of the several samples a question that leak@k reads."""
     embedder: str | None = None
+    """A folder or hub id of a sentence encoder, for semantic similarity. None: no such metric."""
     original: str | None = None
-    rows: EvalSplit = field(default_factory=EvalSplit)
+    """The model that agreement compares with, in `expunge eval`. None: no such metric."""
+    split: Literal["all", "selection", "report"] = "all"
+    """Which evaluation examples are read: all, or one of two parts that share no question. Choose settings by
+    selection, and report the other.
+    """
+    split_share: float = 0.5
+    """The share of each set's questions that is in the selection part."""
+    split_seed: int = 0
+    """The seed that decides which questions are in the selection part."""
+
+    @property
+    def rows(self) -> EvalSplit:
+        """The evaluation examples that are read."""
+        return EvalSplit(part=self.split, share=self.split_share, seed=self.split_seed)
 
     def __post_init__(self) -> None:
+        if not 0 < self.split_share < 1:
+            raise ValueError("split_share must be a number between 0 and 1")
         for name in self.extras:
             if name not in EXTRAS:
                 raise ValueError(f"extras: no group of metrics named {name!r}{nearest(name, EXTRAS)}")
@@ -98,82 +112,99 @@ class EvalConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where rows come from. `root`: a local folder or a hub id, in place of the benchmark's own hub id.
-
-    refusals: a text file, one refusal a line, in place of the built-in ones. background: full and retain models also
-    learn TOFU's real-author and world-fact answers, in place of the pretraining that a model from scratch lacks (the
-    embedded world always does so with its own). request: `2/4` unlearns only the second of four consecutive parts of
-    the forget rows (`expunge unlearn`; a study has `requests`). args: settings of one benchmark alone, as
-    `expunge benchmarks NAME` says.
-    """
+    """Where examples come from."""
 
     root: str | None = None
+    """A local folder or a hub id, in place of the benchmark's own hub id."""
     request: str | None = None
+    """`2/4` unlearns only the second of four consecutive parts of the forget examples (`expunge unlearn`; a study has
+    `requests`).
+    """
     refusals: str | None = None
+    """A text file with one refusal a line, in place of the built-in ones."""
     background: bool = False
+    """Whether target and retain models also learn TOFU's real-author and world-fact answers. Use it for models from
+    scratch, which lack that pretraining.
+    """
     world: WorldConfig = field(default_factory=WorldConfig)
+    """The embedded world of `benchmark=world`."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of one benchmark alone: see `expunge benchmarks NAME`."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation.
-
-    A split that is not named is the benchmark's own default. forget, retain: files of rows, for `benchmark=custom`.
-    """
+    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation."""
 
     benchmark: str = "world"
+    """The benchmark's name: see `expunge benchmarks`."""
     forget_split: str | None = None
+    """The split to forget. None: the benchmark's default."""
     retain_split: str | None = None
+    """The split to retain. None: the benchmark's default."""
     holdout_split: str | None = None
+    """The split that no model has seen, for membership attacks. None: the benchmark's default."""
     data_split: str | None = None
+    """The data set of a benchmark that has several, such as News or Books of MUSE."""
     forget: str | None = None
+    """A file of examples to forget, for `benchmark=custom`."""
     retain: str | None = None
+    """A file of examples to retain, for `benchmark=custom`. None: plain facts that come with the package."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where examples come from."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The model to load, or the preset to build."""
     template_args: Template = field(default_factory=Template)
+    """How a question and an answer become text; written as `model.template_args`."""
     eval: EvalConfig = field(default_factory=EvalConfig)
+    """What is measured."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MethodEntry:
-    """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`.
-
-    trainer may also name an edit (task_vector, ties, noise, ...); `of` then lists the labels of the earlier methods
-    whose models it reads. UNDO is a loss that goes on from an earlier method's model, which `of` names.
-
-    grid: lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`; the entry stands for their
-    product, each labelled with its values. search: where a sweep looks for values of such keys.
-    """
+    """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`."""
 
     trainer: str
+    """The name of a method or of a weight edit (task_vector, ties, noise, ...): see `expunge methods`."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method itself."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings of this method, laid over the study's `unlearn`."""
     label: str | None = None
-    of: tuple[str, ...] = ()
+    """The name in reports. None: the method's name with its settings."""
+    from_models: tuple[str, ...] = ()
+    """Labels of the earlier methods whose models a weight edit or UNDO reads; written as `from`."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Lists of values for keys of method_args or args, `{method_args.beta: [0.1, 0.5]}`. The entry stands for their
+    product.
+    """
     search: Mapping[str, Any] = field(default_factory=dict)
+    """Where a sweep looks for values of such keys."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """A search for each method's settings, off unless `trials` says how many each method has: as many for all, of as
-    many steps, in each cell of a grid. The rule reads the selection part of the evaluation rows alone (`eval.rows`),
-    the report the other part. Where there are `requests`, a trial is the whole chain, and its last model is judged.
+    """A search for each method's settings under an equal budget, on a part of the evaluation examples.
 
-    space: keys of method_args or args, each with a list of values or a range {low, high, log, whole}; a method's own
-    `search` is laid over it. sampler: grid (all values, so trials must be as many), random, or tpe (Optuna's; needs
-    expunge[optuna]). rule: which trial is chosen, of the panel's metrics.
+    Trials read the selection part (`eval.split`). The report reads the other part. With `requests`, a trial is the
+    whole chain, and its last model is judged.
     """
 
     trials: int = 0
+    """Trials of each method, in each cell of a grid. 0: no sweep."""
     sampler: Literal["grid", "random", "tpe"] = "random"
+    """grid (all values, so trials must be as many), random, or tpe (needs expunge[optuna])."""
     space: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of method_args or args, each with a list of values or a range {low, high, log, whole}. A method's own
+    `search` is laid over it.
+    """
     seed: int = 0
+    """The seed of the sampler."""
     rule: SelectionRule = field(default_factory=SelectionRule)
+    """Which trial is chosen."""
 
     def __post_init__(self) -> None:
         if self.trials < 0:
@@ -186,20 +217,23 @@ Keep = Literal["all", "best", "last", "none"]
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
-    part of any artifact's identity."""
+    """What stays of the unlearned models' weights when the study is done. No part of any job's key."""
 
-    weights: Keep = "all"
+    keep_weights: Keep = "all"
+    """Whose weights stay: all, those of the best or the last model of each method, or none."""
     delta: bool = False
+    """Whether weights that stay are kept as differences from the models they were made of."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SeedsConfig:
-    """Seeds of training (full and retain) and of unlearning, separately; a study runs their product."""
+    """Seeds of training and of unlearning; a study runs their product."""
 
     train: tuple[int, ...] = (0,)
+    """Seeds of the target and the retain model."""
     unlearn: tuple[int, ...] = (0,)
+    """Seeds of unlearning."""
 
     def __post_init__(self) -> None:
         for key in ("train", "unlearn"):
@@ -213,48 +247,55 @@ class SeedsConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class StudyPaths:
-    """Where things go. They are no part of any artifact's identity."""
+    """Where results are written. No part of any job's key."""
 
     store: str = "saves/store"
+    """The folder of all stored results; studies share it."""
     output_dir: str | None = None
+    """The folder of the report. None: saves/study/NAME."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(TaskConfig):
-    """full -> retain -> unlearn (each method) -> score -> metrics -> report.
-
-    requests: the forget rows come in several requests, one after the other: a number of consecutive parts, or the rows
-    of each by name, `{spring: [0, 20], summer: [20, 40]}` (from 0; the end is left out). Each method is then a chain of
-    models. keep_later_requests: a link also retains the rows that later links will forget. audits: what is tried on
-    each unlearned model and on its two controls to bring the forgotten back: names, or groups of keys with a `name`; of
-    a chain, on its last model. meta: which metrics are to be trusted, over pools of models with and without the
-    knowledge (`study.meta_evaluation`).
-
-    grid: the study stands for several, its cells: the product of some axes (`study.grid`). grid_names: what cells and
-    models are called by: their settings, or numbers (experiment_0, full_0, retain_0, forget_0). grid_cells: settings of
-    some cells alone, by their names, laid over those of their axes: `{forget05: {unlearn.num_train_epochs: 3}}`.
-
-    stories: the study is the stories protocol (`study.stories`), which has neither benchmark nor methods.
-    """
+    """A study: target and retain model, unlearning by each method, evaluation, metrics, report."""
 
     name: str
+    """The study's name, and its folder under saves/study."""
     requests: int | Mapping[str, tuple[int, int]] = 1
+    """Requests to forget, one after the other: a number of consecutive parts, or rows by name, `{spring: [0, 20]}`
+    (from 0, the end left out). Each method is then a chain of models.
+    """
     keep_later_requests: bool = False
+    """Whether a link of the chain also retains the rows that later links will forget."""
     train: TrainArgs = field(default_factory=TrainArgs)
+    """Training of the target and the retain model."""
     unlearn: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings of all unlearning methods, by the keys of `train`."""
     methods: tuple[MethodEntry, ...] = ()
+    """The unlearning methods: names, or entries with settings."""
     audits: tuple[str | Mapping[str, Any], ...] = ()
+    """Attacks that try to bring the forgotten back: names, or groups of keys with a `name`. See `expunge audits`."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    """Seeds of training and of unlearning."""
     meta: MetaEvaluationConfig | None = None
+    """Which metrics are to be trusted, over pools of models with and without the knowledge. None: off."""
     grid: Mapping[str, Any] = field(default_factory=dict)
+    """Axes of settings; the study stands for all their combinations, its cells."""
     grid_names: Literal["settings", "numbers"] = "settings"
+    """How cells and models are named: by their settings, or by numbers."""
     grid_cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of single cells by their names, laid over those of the axes."""
     stories: StoriesStudy | None = None
+    """The stories protocol, which has neither benchmark nor methods. None: an ordinary study."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    keep: RetentionConfig = field(default_factory=RetentionConfig)
+    """A search for each method's settings."""
+    store: RetentionConfig = field(default_factory=RetentionConfig)
+    """Which weights stay when the study is done."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Where the jobs run."""
     paths: StudyPaths = field(default_factory=StudyPaths)
+    """Where results are written."""
 
     @property
     def output_dir(self) -> Path:
@@ -277,7 +318,7 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     """A plain mapping as a Study. Raises ConfigError."""
-    study = decode_task(StudyConfig, tree)
+    study = decode_task(StudyConfig, _with_python_names(tree))
     _check_study(study)
     spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
@@ -286,6 +327,19 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
     return study
+
+
+def _with_python_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with methods[].from by its field's name (`from` is a word of Python), and names as entries."""
+    entries = tree.get("methods")
+    if not isinstance(entries, list | tuple):
+        return dict(tree)
+    made = [{"trainer": e} if isinstance(e, str) else e for e in entries]
+    named = [{**e, "from_models": e["from"]} if isinstance(e, Mapping) and "from" in e else e for e in made]
+    return {
+        **tree,
+        "methods": [{k: v for k, v in e.items() if k != "from"} if isinstance(e, Mapping) else e for e in named],
+    }
 
 
 def _check_study(study: StudyConfig) -> None:

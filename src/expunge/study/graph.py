@@ -166,9 +166,9 @@ def check_methods(study: StudyConfig) -> None:
     seen: list[str] = []
     for i, entry in enumerate(study.methods):
         where = f"methods[{i}]"
-        for name in entry.of:
+        for name in entry.from_models:
             if name not in seen:
-                raise ConfigError(f"{where}.of: no earlier method is labelled {name!r}{nearest(name, seen)}")
+                raise ConfigError(f"{where}.from: no earlier method is labelled {name!r}{nearest(name, seen)}")
         seen.append(entry_label(entry))
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
@@ -181,24 +181,24 @@ def check_methods(study: StudyConfig) -> None:
                     "oracle) are in every study, so leave it out"
                 )
             chained = chosen.spec.teacher == "start"
-            if entry.of and not chained:
-                raise ConfigError(f"{where}.of: only an edit reads other methods' models, {entry.trainer} is a loss")
-            if chained and len(entry.of) != 1:
+            if entry.from_models and not chained:
+                raise ConfigError(f"{where}.from: only an edit reads other methods' models, {entry.trainer} is a loss")
+            if chained and len(entry.from_models) != 1:
                 raise ConfigError(
-                    f"{where}.of: {entry.trainer} goes on from one earlier method's model, name its label"
+                    f"{where}.from: {entry.trainer} goes on from one earlier method's model, name its label"
                 )
             check_run(chosen, args, f"{where}.args")
             continue
         edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = weight_edit_registry()[entry.trainer].others
-        if others == "model" and not entry.of:
-            raise ConfigError(f"{where}.of: missing; {entry.trainer} merges earlier methods, name their labels")
+        if others == "model" and not entry.from_models:
+            raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods, name their labels")
         if others == "model":
-            check_count(getattr(edit, "weights", None), len(entry.of), f"{where}.method_args.")
-        if others == "" and len(entry.of) > 1:
-            raise ConfigError(f"{where}.of: {entry.trainer} edits one model, {len(entry.of)} were named")
-        if others == "reinforced" and entry.of:
-            raise ConfigError(f"{where}.of: {entry.trainer} trains its own second model; leave it out")
+            check_count(getattr(edit, "weights", None), len(entry.from_models), f"{where}.method_args.")
+        if others == "" and len(entry.from_models) > 1:
+            raise ConfigError(f"{where}.from: {entry.trainer} edits one model, {len(entry.from_models)} were named")
+        if others == "reinforced" and entry.from_models:
+            raise ConfigError(f"{where}.from: {entry.trainer} trains its own second model; leave it out")
 
 
 def _forget(
@@ -223,7 +223,9 @@ def _forget(
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        model = made[entry.of[0]] if entry.of and entry.trainer not in weight_edit_registry() else full
+        model = (
+            made[entry.from_models[0]] if entry.from_models and entry.trainer not in weight_edit_registry() else full
+        )
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
@@ -262,7 +264,7 @@ def _edit(
     others = weight_edit_registry()[entry.trainer].others
     if others == "reinforced":
         return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
-    named = [made[name] for name in entry.of]
+    named = [made[name] for name in entry.from_models]
     return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
 
 

@@ -24,7 +24,7 @@ from expunge.study.config import StudyConfig, decode_study, with_value
 from expunge.study.graph import ModelNode, Rooms, StudyGraph, build_graph
 from expunge.study.job import Job, in_order
 
-FIXED = ("grid", "grid_cells", "grid_names", "keep", "launch", "name", "paths", "sweep")  # one for the whole grid
+FIXED = ("grid", "grid_cells", "grid_names", "launch", "name", "paths", "store", "sweep")  # one for the whole grid
 
 
 @dataclass(frozen=True)

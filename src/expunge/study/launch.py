@@ -17,28 +17,38 @@ from expunge.core.files import write_json
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SlurmArgs:
-    """Resources of a Slurm job. `by_kind` changes them for a kind of job: {score: {time_min: 30}}.
-
-    setup: shell lines before the job (module load ..., source env/bin/activate). env: variables for the job, such as
-    HF_HOME. extra: further sbatch options by their long names. max_array: most tasks of one array; parallel: most of
-    them at a time. python: the interpreter on the nodes.
-    """
+    """Resources of a Slurm job."""
 
     partition: str | None = None
+    """The partition. None: the cluster's default."""
     account: str | None = None
+    """The account to charge."""
     qos: str | None = None
+    """The quality of service."""
     time_min: int = 240
+    """The time limit in minutes."""
     nodes: int = 1
+    """Nodes of a job."""
     cpus: int = 2
+    """CPU cores of a job."""
     gpus: int = 0
+    """GPUs of a job."""
     mem_gb: float | None = None
+    """Memory in GB. None: the cluster's default."""
     max_array: int = 1000
+    """The most tasks of one array."""
     parallel: int = 256
+    """The most tasks of an array at a time."""
     python: str | None = None
+    """The interpreter on the nodes. None: this one."""
     setup: tuple[str, ...] = ()
+    """Shell lines before the job, such as module load."""
     env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the job, such as HF_HOME."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further sbatch options by their long names."""
     by_kind: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Changes for a kind of job: {score: {time_min: 30}}."""
 
     def __post_init__(self) -> None:
         for key in ("time_min", "nodes", "cpus", "max_array", "parallel"):
@@ -60,18 +70,18 @@ def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """How a study runs.
-
-    kind: "local" (this machine) or "slurm" (a cluster; this command waits and shows the jobs). workers: processes that
-    do jobs side by side on this machine; 0 is one for each device. per_device: jobs that share one GPU. threads: CPU
-    threads of each worker; by default the cores are shared out.
-    """
+    """How a study runs. No part of any job's key."""
 
     kind: Literal["local", "slurm"] = "local"
+    """local (this machine) or slurm (a cluster)."""
     workers: int = 1
+    """Processes that do jobs at the same time on this machine. 0: one for each device."""
     per_device: int = 1
+    """Jobs that share one GPU."""
     threads: int | None = None
+    """CPU threads of each worker. None: the cores are shared out."""
     slurm: SlurmArgs = field(default_factory=SlurmArgs)
+    """Resources of Slurm jobs."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:

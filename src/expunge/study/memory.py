@@ -164,9 +164,9 @@ def estimate_memory(
     read = args.per_device_train_batch_size * sides * length
     kept = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
     activations = float(read * (layers_alive * _of_layer(shape, width) + kept))
-    in_chunks = args.head_chunk and (strategy == "ddp" or processes == 1)
+    in_chunks = args.logits_chunk_size and (strategy == "ddp" or processes == 1)
     # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
-    alive = min(args.head_chunk, read) * 2 if in_chunks else read * 3
+    alive = min(args.logits_chunk_size, read) * 2 if in_chunks else read * 3
     return MemoryEstimate(weights, gradients, optimizer, casts, activations, 4.0 * alive * shape.vocabulary)
 
 

@@ -12,12 +12,10 @@ import yaml
 
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_bytes, write_text
-from expunge.core.fingerprints import canonical
 from expunge.metrics.results import META, read_results
 from expunge.study import measuring
-from expunge.study.config import decode_task
 from expunge.study.resolve_task import resolve_task
-from expunge.study.single import SingleJob
+from expunge.study.single_config import SingleJob, config_text, read_config
 from expunge.study.task_context import check_retain_file
 from expunge.study.training_jobs import TrainingJobs
 
@@ -56,7 +54,7 @@ def refresh(
         summary = measuring.measure(Path(made), evals / "records", setting, setting.benchmark.panel, retain, meta)
         for file in sorted(Path(made).iterdir()):
             write_bytes(evals / file.name, file.read_bytes())
-    write_text(folder / CONFIG, yaml.safe_dump(canonical(single), sort_keys=False))
+    write_text(folder / CONFIG, config_text(single))
     write_text(folder / MARK, "refreshed\n")  # it no longer shows what the job of its first key has made
     return summary
 
@@ -85,14 +83,7 @@ def _settings(folder: Path, changed: Mapping[str, Sequence[str] | None]) -> Sing
         raise ConfigError(f"{folder / CONFIG}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{folder / CONFIG}: expected a group of keys, got {tree!r}")
-    template = tree.pop("template_args", None)
-    model = tree.get("model")
-    if template is not None and isinstance(model, dict):
-        tree["model"] = {**model, "template_args": template}
-    named = {key: list(names) for key, names in changed.items() if names is not None}
-    if named:
-        tree["eval"] = {**(tree.get("eval") or {}), **named}
-    return decode_task(SingleJob, tree)
+    return read_config(tree, changed)
 
 
 def _check_rows(eval_file: Path, meta: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from expunge.core.files import write_json
 from expunge.methods.weight_edits import WeightEdit
 from expunge.study import work
 from expunge.study.resolve_task import resolve_task
-from expunge.study.single import SingleJob, TrainingRun, merge_of, sides_of, training_runs
+from expunge.study.single import TrainingRun, merge_of, sides_of, training_runs
+from expunge.study.single_config import SingleJob
 from expunge.study.task_context import TaskContext, check_model, check_sides
 from expunge.training.budget import Budget
 from expunge.training.evaluation_callback import suite_metrics

@@ -3,100 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from expunge.core import distributed
-from expunge.core.decode import decode, strict
+from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
-from expunge.core.fingerprints import canonical
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
 from expunge.models.load import pick_device
 from expunge.study.collective import all_done, help_with
-from expunge.study.config import TaskConfig
 from expunge.study.job import Job
 from expunge.study.resolve_task import resolve_task
 from expunge.study.run import JobEvent, run
+from expunge.study.single_config import SingleJob, config_text
 from expunge.study.store import Store
 from expunge.study.task_context import TaskContext, check_model
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import check_several
-
-Mode = Literal["train", "unlearn", "eval"]
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class MergePart:
-    """One of several runs that are merged: what it changes in the trainer's settings."""
-
-    label: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    method_args: Mapping[str, Any] = field(default_factory=dict)
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class MergeConfig:
-    """The edit that makes one model of several: ties, dare, linear or magnitude_prune."""
-
-    handler: str = "ties"
-    method_args: Mapping[str, Any] = field(default_factory=dict)
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """The method, its training settings and its own settings. parts, merge: several runs from the same model in place
-    of one, and the edit that merges them."""
-
-    handler: str = "finetune"
-    args: Mapping[str, Any] = field(default_factory=dict)
-    method_args: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[MergePart, ...] = ()
-    merge: MergeConfig | None = None
-
-    def __post_init__(self) -> None:
-        if (self.merge is None) != (not self.parts):
-            raise ValueError("merge needs parts, the runs it makes one model of, and parts need merge")
-        labels = [part.label for part in self.parts]
-        if len(set(labels)) != len(labels):
-            raise ValueError("parts: two have the same label")
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class SinglePaths:
-    """Where things go; `output_dir` is saves/<mode>/<task_name> unless given."""
-
-    output_dir: str | None = None
-    store: str = "saves/store"
-
-
-@strict
-@dataclass(frozen=True, kw_only=True)
-class SingleJob(TaskConfig):
-    """One job, in the vocabulary of OpenUnlearning's experiments."""
-
-    mode: Mode
-    task_name: str
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    train_split: str = "full"
-    retain_logs_path: str | None = None
-    paths: SinglePaths = field(default_factory=SinglePaths)
-
-    @property
-    def output_dir(self) -> Path:
-        """Where the user finds the result."""
-        return Path(self.paths.output_dir or f"saves/{self.mode}/{self.task_name}")
 
 
 @dataclass(frozen=True)
@@ -155,11 +84,12 @@ def prepare(single: SingleJob) -> PreparedJob:
                 maker.check_lengths(str(single.model.source))
     bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
     notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
-    if distributed.sharded() and any(fitting.args.head_chunk for fitting in fittings):
-        notes.append("trainer.args.head_chunk counts for whole models; one in shards makes all its logits at once")
-    prepared = PreparedJob(
-        single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks, setting
-    )
+    if distributed.sharded() and any(fitting.args.logits_chunk_size for fitting in fittings):
+        notes.append(
+            "trainer.args.logits_chunk_size counts for whole models; one in shards makes all its logits at once"
+        )
+    told = (*setting.benchmark.notes, *setting.benchmark.preview)
+    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *told), tasks, setting)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
@@ -175,7 +105,10 @@ def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
         )
     for fitting in fittings:
         check_several(
-            fitting.objective, fitting.args.step is not None, distributed.here(), sharded=bool(distributed.sharded())
+            fitting.objective,
+            fitting.args.grad_transform is not None,
+            distributed.here(),
+            sharded=bool(distributed.sharded()),
         )
         if distributed.sharded() == "fsdp" and fitting.args.optim == "adafactor":
             raise ConfigError("trainer.args.optim: adafactor cannot train a model in FSDP's shards; use adamw_torch")
@@ -310,5 +243,5 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             link(file, target)
-    write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
+    write_text(part / "config.yaml", config_text(prepared.single))
     write_text(part / ".expunge-key", prepared.key + "\n")

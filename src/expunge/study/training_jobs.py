@@ -186,7 +186,7 @@ class TrainingJobs(EvaluationJobs):
             return None
         if self.setting.watched is not None:
             raise ConfigError(
-                "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the "
+                "eval.split: evaluations during training read the rows for selection, and retain_logs_path has the "
                 "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
             )
         wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
@@ -217,7 +217,12 @@ class TrainingJobs(EvaluationJobs):
     ) -> tuple[Job | None, Job | None]:
         """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
         if chosen.spec.teacher == "reinforced":
-            changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
+            changed: dict[str, Any] = {
+                "grad_transform": None,
+                "grad_transform_args": {},
+                "reference": "exact",
+                "schedule": Schedule(),
+            }
             changed["evaluate"] = EvaluateArgs()
             own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
             return self.reinforced(label, start, own), start

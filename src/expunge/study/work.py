@@ -212,9 +212,7 @@ def watching(
     losses = EvalLosses(rows, encoder.tokenizer.pad_token_id)
     table = None
     if how.prompts:
-        table = GenerationTable(
-            prompts, encoder, generation, how.generate_every, args.finegrained_log_iters, tell_texts
-        )
+        table = GenerationTable(prompts, encoder, generation, how.generate_every, args.dense_logging_steps, tell_texts)
     return EvalCallback(how, lambda model: {**panel(model), **losses(model)}, choice, tell, table)
 
 

@@ -44,8 +44,8 @@ class LossInputBuilder:
     """Serves views of samples drawn from encoded rows.
 
     references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
-    head_chunk: logits are computed for so many positions at a time where a loss and the model's head allow it (0: all
-    at once). reading: where what is read is counted.
+    logits_chunk_size: logits are computed for so many positions at a time where a loss and the model's head allow it
+    (0: all at once). reading: where what is read is counted.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class LossInputBuilder:
         references: Mapping[str, Reference],
         *,
         pad_id: int,
-        head_chunk: int = 0,
+        logits_chunk_size: int = 0,
         reading: InputCounter | None = None,
     ) -> None:
         self._reading = InputCounter() if reading is None else reading
-        self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, head_chunk
+        self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, logits_chunk_size
         self._known = False
         self._asks = {s: a for s in SIDES if (a := spec_for(needs, s)) is not None}
         self.memory: dict[str, Any] = {}
@@ -124,7 +124,9 @@ class LossInputBuilder:
                     model, batch, what, head=LmHead(model), chunk=self._chunk, probe=0 if self._known else PROBE
                 )
             except UnknownLmHead:
-                log.warning("head_chunk: this model changes its logits after the LM head, so they are kept whole")
+                log.warning(
+                    "logits_chunk_size: this model changes its logits after the LM head, so they are kept whole"
+                )
                 self._chunk = 0
             else:
                 self._known = True

@@ -22,19 +22,22 @@ REVISION = 2
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SelectionRule:
-    """Which evaluation is the best: among those after the start whose utility is at least `floor` times its value at
-    the start, the one whose forget metric lies nearest to its target. Of equals, the higher utility, then the earlier.
+    """Which evaluation is the best: of those with enough utility, the one whose forget metric is nearest to its target.
 
-    utility, forget: names of metrics of the panel; None: model_utility and forget_quality with the full panel, else
-    retain_Q_A_Prob and forget_Q_A_Prob. target: a number, `low`, `high`, or `retain`, the retain model's value on the
-    same rows; where there is none to be had, `low`. forget_quality, in itself a comparison with the retain model, is
-    always best when high.
+    Of equals, the one with the higher utility, then the earlier one.
     """
 
     utility: str | None = None
+    """The metric of what the model can still do. None: model_utility with the full metric suite, else retain_Q_A_Prob.
+    """
     forget: str | None = None
+    """The metric of forgetting. None: forget_quality with the full metric suite, else forget_Q_A_Prob."""
     floor: float = 0.9
+    """The share of the utility at the start that must stay."""
     target: float | Literal["retain", "low", "high"] = "retain"
+    """The value the forget metric should have: a number, low, high, or retain (the retain model's value; low if there
+    is none). forget_quality is always best when high.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
@@ -44,28 +47,32 @@ class SelectionRule:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArgs:
-    """Evaluation during training: off unless `every` (epochs) or `steps` says how often; always at the end too.
-
-    panel: `fast` (probability, truth ratio and extraction strength of forget and retain rows, nothing generated),
-    `full` (the benchmark's panel, on all rows) or a list of its metrics. rows: at most so many rows of each set, the
-    first ones; it does not count for the full panel. keep: which model is saved, the last or the best by `rule`.
-    patience: stop after so many evaluations in a row without a new best.
-
-    losses: sets of rows whose mean token loss is read as well, of at most `rows` rows each (None: those that the
-    benchmark names). prompts: continue the prompts of so many of their rows, at every `generate_every`-th evaluation.
-    """
+    """Evaluation during training; off unless `every` or `steps` is set. It also runs at the end."""
 
     every: float | None = None
+    """Evaluate every so many epochs."""
     steps: int | None = None
+    """Evaluate every so many steps, in place of `every`."""
     panel: Literal["fast", "full"] | tuple[str, ...] = "fast"
+    """`fast` (probability, truth ratio and extraction strength, nothing generated), `full` (the benchmark's metric
+    suite on all examples) or a list of its metrics.
+    """
     rows: int = 100
+    """At most so many examples of each set, the first ones. The full metric suite reads all."""
     at_start: bool = True
+    """Whether the model is evaluated before the first step."""
     keep: Literal["last", "best"] = "last"
+    """Which model is saved: the last one, or the best by `rule`."""
     patience: int | None = None
+    """Stop after so many evaluations in a row without a new best. None: never."""
     rule: SelectionRule = field(default_factory=SelectionRule)
+    """Which evaluation is the best."""
     losses: tuple[str, ...] | None = None
+    """Sets of examples whose mean token loss is read as well. None: those that the benchmark names."""
     prompts: int = 0
+    """Continue the prompts of so many examples of these sets. 0: none."""
     generate_every: int = 1
+    """Continue prompts at every n-th evaluation."""
 
     def __post_init__(self) -> None:
         if self.every is not None and not 0 < self.every < math.inf:
@@ -122,10 +129,12 @@ class EvaluateArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class CheckpointArgs:
-    """How often an unfinished run is written down, so that it can go on: every `every_s` seconds, or every `steps`."""
+    """How often an unfinished run is written to disk, so that it can go on."""
 
     every_s: float = 600.0
+    """Seconds between checkpoints."""
     steps: int | None = None
+    """Steps between checkpoints, in place of seconds."""
 
     def __post_init__(self) -> None:
         if not 0 < self.every_s < math.inf:
@@ -137,81 +146,102 @@ class CheckpointArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TrainArgs:
-    """One training run.
-
-    An epoch is one pass through the anchor side. warmup_steps below 1 is a share of all steps; warmup_epochs, where
-    given, counts instead. The weights are float32 (or the model's dtype); bf16 computes in bfloat16 over them.
-
-    step, step_args: one step wrapper around the loss (`expunge.methods.grad_transforms`) and its settings.
-    trainable_last_k_layers, trainable_params_regex: train only the last k decoder layers (0: all), only parameters
-    whose whole name matches an expression (none: all), or only what meets both. lora: train adapters instead.
-    schedule: how the run is cut into phases; epochs, warm-up and the learning rate's course then count for each phase.
-    evaluate: metrics during the run, and which model is saved. checkpoint: how often the run is written down (None:
-    never); no part of what it is.
-
-    reference: how distributions of the model before unlearning (or of a teacher) are kept. exact: what the LM head
-    reads. topk: the `reference_topk` largest logits of each token, the rest of the probability spread evenly over the
-    other tokens: an approximation, smaller on disk once the model is wider than twice reference_topk. With r the
-    probability outside the kept tokens, the target moves by at most r in total variation, so the gradient of a KL or a
-    distillation in the logits of a token by at most 2 r (sum of absolute values).
-    head_chunk: logits are computed for so many answer tokens at a time, and again in the backward, where a loss allows
-    it, so that a large vocabulary does not fill the memory (0: all at once, faster by the second time).
-
-    finegrained_log_iters: the first so many steps are all logged, and evaluations come ten times as often
-    (`evaluate.steps`), each with its generations. compile: the layers are compiled by torch.compile. report_to:
-    tensorboard, wandb (offline, unless WANDB_MODE says otherwise), beside the log, in `report_dir`. peak_tflops: of the
-    device, in the type that is computed in, for the MFU (None: that of a known GPU).
-    """
+    """One training run. The weights are float32 (or the model's dtype). An epoch is one pass through the anchor."""
 
     learning_rate: float = 1e-5
+    """The peak learning rate."""
     num_train_epochs: float = 10.0
+    """Passes through the anchor side; fractions are allowed."""
     max_steps: int = -1
+    """Optimizer steps, in place of epochs. -1: num_train_epochs decides."""
     per_device_train_batch_size: int = 8
+    """Samples of one forward pass on each device."""
     gradient_accumulation_steps: int = 4
+    """Forward passes of one optimizer step."""
     accumulation: Literal["whole_step", "mean_of_means"] = "whole_step"
-    """What a step of several micro-batches averages over. whole_step (default): each term over all of the step's scored
-    tokens or rows, so that 1 x 4 trains as 4 x 1. mean_of_means: each micro-batch weighs alike, as before and as in
-    OpenUnlearning; rows of micro-batches with few tokens then weigh more."""
+    """The mean over a step of several micro-batches. whole_step: each term over all scored tokens or rows of the step,
+    so 1 x 4 trains as 4 x 1. mean_of_means: all micro-batches have equal weight, as in OpenUnlearning.
+    """
     weight_decay: float = 0.01
+    """Decoupled weight decay of the optimizer."""
     warmup_steps: float = 0.0
+    """Steps of linear warm-up; below 1 a share of all steps."""
     warmup_epochs: float | None = None
+    """Warm-up in epochs, in place of warmup_steps. None: warmup_steps counts."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate changes after the warm-up."""
     max_grad_norm: float = 1.0
+    """The norm that gradients are clipped to. 0: no clipping."""
     optim: str = "adamw_torch"
+    """The optimizer, by its name in transformers."""
     adam_beta1: float = 0.9
+    """AdamW's decay of the first moment."""
     adam_beta2: float = 0.999
+    """AdamW's decay of the second moment."""
     adam_epsilon: float = 1e-8
+    """AdamW's constant in the denominator."""
     bf16: bool = False
+    """Compute in bfloat16 over float32 weights. It counts on a GPU."""
     fp16: bool = False
+    """Compute in float16 with loss scaling, on a GPU without bfloat16."""
     activation_checkpointing: bool = False
-    head_chunk: int = 256
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    logits_chunk_size: int = 256
+    """Compute logits for so many answer tokens at a time, where a loss allows it. Less memory with a large vocabulary;
+    0: all at once, which is faster.
+    """
     logging_steps: int = 5
-    finegrained_log_iters: int = 0
+    """Log every n-th step."""
+    dense_logging_steps: int = 0
+    """Log each of the first so many steps, with evaluations ten times as often as `evaluate.steps`."""
     compile: bool = False
+    """Compile the layers with torch.compile."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Reporters next to the log: tensorboard, wandb (offline unless WANDB_MODE is set)."""
     report_dir: str = "saves/runs"
+    """The folder of the reporters."""
     peak_tflops: float | None = None
+    """The device's peak in the computing dtype, for the MFU. None: that of a known GPU."""
     seed: int = 0
+    """The seed of the order of samples and of dropout."""
     anchor: Literal["forget", "retain"] = "forget"
+    """The side whose examples make an epoch; the other side is drawn to match."""
     group_by_length: bool = True
-    loss_limit: float = 1e5
-    step: str | None = None
-    step_args: Mapping[str, Any] = field(default_factory=dict)
+    """Put samples of similar length into one batch, with less padding."""
+    max_loss: float = 1e5
+    """Stop with an error if the loss is larger: the run has diverged."""
+    grad_transform: str | None = None
+    """A change of the gradient around the loss: sam, gru, blur, mudman or latent. None: the plain gradient."""
+    grad_transform_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of grad_transform: see `expunge methods NAME`."""
     trainable_last_k_layers: int = 0
+    """Train only the last k decoder layers. 0: all."""
     trainable_params_regex: tuple[str, ...] = ()
+    """Train only parameters whose whole name matches an expression. None given: all. With trainable_last_k_layers, both
+    must hold.
+    """
     lora: LoraArgs | None = None
+    """Train LoRA adapters instead of the weights. None: the weights."""
     schedule: Schedule = field(default_factory=Schedule)
+    """How the run is cut into phases; epochs, warm-up and learning rate count for each phase."""
     reference: Literal["exact", "topk"] = "exact"
+    """How the reference model's distributions are kept: exact, or topk (the largest logits, the rest spread evenly), an
+    approximation that is smaller on disk. The gradient in a token's logits differs by at most twice the probability
+    outside the kept ones.
+    """
     reference_topk: int = 64
+    """Logits of each token that `reference=topk` keeps."""
     save_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
-    """The dtype of the saved weights. source (default): that of the files of the model that the run starts from.
-    Training holds float32 weights in any case. A bfloat16 file keeps 8 bits of each weight, so changes below 1/512 of a
-    weight are rounded away on saving: choose float32 to keep them."""
+    """The dtype of the saved weights. source: that of the files of the initial model. Training holds float32 weights in
+    any case. bfloat16 keeps 8 bits of each weight, so saving rounds away changes below 1/512 of a weight.
+    """
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
+    """Evaluation during training, and which model is saved."""
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
+    """How often an unfinished run is written to disk. None: never."""
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "num_train_epochs", "loss_limit", "adam_epsilon"):
+        for key in ("learning_rate", "num_train_epochs", "max_loss", "adam_epsilon"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key} must be a number > 0")
         for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "reference_topk"):
@@ -225,12 +255,12 @@ class TrainArgs:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
-        if self.finegrained_log_iters < 0:
-            raise ValueError("finegrained_log_iters must be at least 0")
+        if self.dense_logging_steps < 0:
+            raise ValueError("dense_logging_steps must be at least 0")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
             raise ValueError("peak_tflops must be a number > 0")
-        if self.head_chunk < 0:
-            raise ValueError("head_chunk must be at least 0 (0: all at once)")
+        if self.logits_chunk_size < 0:
+            raise ValueError("logits_chunk_size must be at least 0 (0: all at once)")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError("max_steps must be at least 1 (or -1: num_train_epochs decides)")
         if self.bf16 and self.fp16:
@@ -242,11 +272,11 @@ class TrainArgs:
         self._check_what_is_trained()
 
     def _check_what_is_trained(self) -> None:
-        if self.step_args and self.step is None:
-            raise ValueError("step_args is set, and step is not")
-        if self.step is not None and self.fp16:
+        if self.grad_transform_args and self.grad_transform is None:
+            raise ValueError("grad_transform_args is set, and grad_transform is not")
+        if self.grad_transform is not None and self.fp16:
             raise ValueError(
-                "fp16 cannot be on together with a step, which reads gradients without loss scaling; use bf16"
+                "fp16 cannot be on together with a grad_transform, which reads gradients without loss scaling; use bf16"
             )
         if self.trainable_last_k_layers < 0:
             raise ValueError("trainable_last_k_layers must be at least 0 (0: all layers)")
@@ -301,26 +331,37 @@ class TrainArgs:
             del values["accumulation"]
         if self.topk is None:
             del values["reference"], values["reference_topk"]
-        for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "step_args", "checkpoint"):
+        for key in ("logging_steps", "report_to", "report_dir", "peak_tflops", "grad_transform_args", "checkpoint"):
             del values[key]
         values["evaluate"] = self.evaluate.identity
         if not self.evaluate.on:
             del values["evaluate"]
-        if self.evaluate.steps is None or not self.finegrained_log_iters:  # it decides what is logged, and no more
-            del values["finegrained_log_iters"]
-        for key in ("step", "compile", "head_chunk", "trainable_last_k_layers", "trainable_params_regex", "lora"):
+        if self.evaluate.steps is None or not self.dense_logging_steps:  # it decides what is logged, and no more
+            del values["dense_logging_steps"]
+        for key in OPTIONAL:
             if not values[key]:
                 del values[key]
         if self.lora is not None and self.lora.quantize is None:
             del values["lora"]["quantize"]
         if self.schedule == Schedule():
             del values["schedule"]
-        if self.step is not None:
+        if self.grad_transform is not None:
             from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
 
-            values["step"] = grad_transform_identity(make_grad_transform(self.step, self.step_args, "trainer.args"))
+            made = make_grad_transform(self.grad_transform, self.grad_transform_args, "trainer.args")
+            values["grad_transform"] = grad_transform_identity(made)
         return values
 
+
+# Settings that leave no trace in a fingerprint where they are off.
+OPTIONAL = (
+    "grad_transform",
+    "compile",
+    "logits_chunk_size",
+    "trainable_last_k_layers",
+    "trainable_params_regex",
+    "lora",
+)
 
 OPTIMIZERS = (
     "adamw_torch",

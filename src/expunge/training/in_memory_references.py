@@ -44,9 +44,12 @@ def teacher_references(
     """
     if chosen.spec.teacher == "reinforced":
         other = copy.deepcopy(model)
-        changed: dict[str, Any] = {"step": None, "step_args": {}, "reference": "exact", "schedule": Schedule()}
-        changed |= {"grad_transform": None, "grad_transform_args": {}}
-        changed = {key: value for key, value in changed.items() if hasattr(args, key)}
+        changed: dict[str, Any] = {
+            "grad_transform": None,
+            "grad_transform_args": {},
+            "reference": "exact",
+            "schedule": Schedule(),
+        }
         changed |= {"evaluate": EvaluateArgs(), **getattr(chosen.method, "reinforce", {})}
         further_trained(other, rows["forget"], dataclasses.replace(args, **changed), pad_id=pad_id)
         return references_of(other, chosen, rows, args, pad_id=pad_id, teacher=True)

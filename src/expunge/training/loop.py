@@ -63,7 +63,7 @@ def train(
     references: what is known already of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
     What is missing is asked of `model` before its first step, with the same bits; a teacher's must be given.
     With `args.lora` the model is given wrapped (`training.lora.with_lora`). Raises JobError when the loss is no longer
-    finite or passes `args.loss_limit`, ConfigError for a step or a mask that does not fit.
+    finite or passes `args.max_loss`, ConfigError for a step or a mask that does not fit.
 
     watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
     a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
@@ -84,12 +84,14 @@ def train(
     place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
-    head_chunk = (
-        0 if distributed.sharded() else args.head_chunk
+    logits_chunk_size = (
+        0 if distributed.sharded() else args.logits_chunk_size
     )  # outside of a forward the head's weights are in shards
 
     def serve(needs: Requirements) -> LossInputBuilder:
-        return LossInputBuilder(needs, rows, asked_of, pad_id=pad_id, head_chunk=head_chunk, reading=meter.read)
+        return LossInputBuilder(
+            needs, rows, asked_of, pad_id=pad_id, logits_chunk_size=logits_chunk_size, reading=meter.read
+        )
 
     compiled = compiled_layers(model) if args.compile else nullcontext()
     with (

@@ -21,22 +21,24 @@ from expunge.core.errors import ConfigError, JobError, nearest
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LoraArgs:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W x + (lora_alpha / r) B A dropout(x); A, B are trained.
-
-    target_modules: `all-linear` (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of
-    module names (`[q_proj, v_proj]`; `[c_attn]` for GPT-2). bias: which biases are trained beside the adapters.
-
-    quantize (QLoRA, Dettmers et al. 2023, arXiv:2305.14314): hold the frozen linear weights in 4 bits (nf4) or 8 (int8)
-    while training; adapters, embeddings and the LM head stay in float32. What is saved are the adapters added to the
-    weights as they were before: a quantised weight could not hold an update smaller than its own grid.
-    """
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W x + (lora_alpha / r) B A dropout(x); A, B are trained."""
 
     r: int = 16
+    """The rank of the adapters."""
     lora_alpha: float = 32.0
+    """The scale of the adapters, divided by r."""
     lora_dropout: float = 0.0
+    """The dropout before the adapters."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """all-linear (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of module names, such
+    as [q_proj, v_proj].
+    """
     bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained with the adapters."""
     quantize: Literal["nf4", "int8"] | None = None
+    """Hold the frozen linear weights in 4 bits (nf4) or 8 (int8) while training (QLoRA, arXiv:2305.14314). The adapters
+    are added to the weights as they were before. None: not quantised.
+    """
 
     def __post_init__(self) -> None:
         if self.r < 1:

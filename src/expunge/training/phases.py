@@ -80,9 +80,13 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             f"{where}.lora: trains adapters alone, and {objective.spec.name}'s trainable_params_regex would have no "
             "effect: leave it out and use lora.target_modules"
         )
-    step = make_grad_transform(args.step, args.step_args, where) if args.step is not None else None
+    step = (
+        make_grad_transform(args.grad_transform, args.grad_transform_args, where)
+        if args.grad_transform is not None
+        else None
+    )
     if step is not None:
-        check_grad_transform(step, objective, f"{where}.step")
+        check_grad_transform(step, objective, f"{where}.grad_transform")
     plan, name, key = args.schedule, objective.spec.name, f"{where}.schedule"
     if plan.retain_ratio > 1 and objective.needs.retain is None:
         raise ConfigError(f"{key}.retain_ratio: {name} takes no retain rows with these weights, so leave it 1")
@@ -102,8 +106,8 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
             raise ConfigError(f"{key}.kind: alternating needs a {term} term, and {name} has none with these weights")
     if step is not None and len(spec_of(step).needs) > 1:
         raise ConfigError(
-            f"{where}.step: {spec_of(step).name} weighs the forget against the retain term within one step, and "
-            "schedule.kind=alternating never has both"
+            f"{where}.grad_transform: {spec_of(step).name} weighs the forget against the retain term within one "
+            "step, and schedule.kind=alternating never has both"
         )
 
 
@@ -157,7 +161,11 @@ def plan_phases(objective: Objective, rows: Mapping[str, Sequence[Encoded]], arg
     n_rows = {side: len(of) for side, of in rows.items()}
     _check_rows(objective, n_rows)
     drawn = _drawn(objective, n_rows, args)
-    step = make_grad_transform(args.step, args.step_args, "trainer.args") if args.step is not None else None
+    step = (
+        make_grad_transform(args.grad_transform, args.grad_transform_args, "trainer.args")
+        if args.grad_transform is not None
+        else None
+    )
     return [_phase(objective, rows, made, own, step, args.schedule) for made, own in drawn]
 
 

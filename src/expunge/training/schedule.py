@@ -14,25 +14,26 @@ ALTERNATING_ONLY = ("anneal_every", "anneal_share", "anneal_epochs")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Which rows meet when. A phase begins with a fresh optimiser and its own warm-up and learning-rate schedule.
-
-    kind
-        interleaved  one phase: forget and retain rows side by side, both in seeded order
-        chunks       a phase per chunk of `chunk_size` forget rows, in the order of the rows, with retain rows from a
-                     cursor that goes around the retain rows and on from chunk to chunk (SUGD, arXiv:2503.02443)
-        alternating  the forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on
-                     a random share of the retain rows; at the end the retain term on all of them (AGAD, the same paper)
-    retain_ratio: retain rows beside each forget row. shuffle: put both sides in a seeded order before they are cut.
-    anneal_epochs: passes of each phase of the retain term; `num_train_epochs` counts those of the others.
-    """
+    """Which rows meet when. A phase begins with a fresh optimiser and its own warm-up and learning-rate schedule."""
 
     kind: Literal["interleaved", "chunks", "alternating"] = "interleaved"
+    """interleaved: one phase, forget and retain rows side by side, in seeded order. chunks: a phase per chunk of forget
+    rows, in their order, with retain rows from a cursor that goes around (SUGD, arXiv:2503.02443). alternating: the
+    forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on a random share of the
+    retain rows, and at the end on all of them (AGAD, the same paper).
+    """
     retain_ratio: int = 1
+    """Retain rows next to each forget row."""
     chunk_size: int | None = None
+    """Forget rows of a chunk, for chunks and alternating."""
     shuffle: bool = False
+    """Put both sides in a seeded order before they are cut into chunks."""
     anneal_every: int = 1
+    """Whole chunks between two phases of the retain term."""
     anneal_share: float = 0.25
+    """The share of the retain rows of such a phase."""
     anneal_epochs: float = 3.0
+    """Passes of each phase of the retain term; num_train_epochs counts those of the others."""
 
     def __post_init__(self) -> None:
         for key in ("retain_ratio", "chunk_size", "anneal_every"):

@@ -26,7 +26,7 @@ from expunge.training.batching import LossInputBuilder
 Compute = Callable[[Objective, LossInputBuilder], LossOutput]  # the terms of one micro-batch
 
 
-def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.step") -> None:
+def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.grad_transform") -> None:
     """Raise ConfigError unless the objective has the terms that the step takes apart."""
     spec = spec_of(step)
     if hasattr(objective.method, "total"):
@@ -38,8 +38,9 @@ def check_grad_transform(step: GradTransform, objective: Objective, where: str =
     for term in needed(step):
         if term == "relearn" and term not in have:
             raise ConfigError(
-                f"{where}: with these step_args {spec.name} relearns the forget answers, and {objective.spec.name} "
-                "never reads them; choose another method, or step_args that do not relearn"
+                f"{where}: with these grad_transform_args {spec.name} relearns the forget answers, "
+                f"and {objective.spec.name} never reads them; choose another method, or grad_transform_args that do "
+                "not relearn"
             )
         if term not in have:
             raise ConfigError(
@@ -250,7 +251,7 @@ def _perturbed(model: Any, nudge: Perturbation | None, *, with_gradient: bool) -
         new = out + held[0]
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
-    handle = find_module(model, nudge.layer, key="trainer.args.step_args.layer").register_forward_hook(change)
+    handle = find_module(model, nudge.layer, key="trainer.args.grad_transform_args.layer").register_forward_hook(change)
     try:
         yield held
     finally:

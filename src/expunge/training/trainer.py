@@ -94,7 +94,7 @@ class PhaseTrainer(transformers.Trainer):
             raise JobError("several processes train together only where accelerate launch or torchrun has started them")
         check_several(phase.objective, phase.step is not None, distributed.here(), sharded=sharded)
         cut_before(self.accelerator, run.model)
-        self.objective, self.server, self.limit = phase.objective, server, phase.args.loss_limit
+        self.objective, self.server, self.limit = phase.objective, server, phase.args.max_loss
         self.epoch_share, self.epoch_rows, self.place = phase.args.rows_per_step, phase.n_epoch, place
         self.phase, self.run = phase, run
         self.history = []
@@ -188,7 +188,7 @@ class PhaseTrainer(transformers.Trainer):
         last = self.place.number == self.place.n_phases and step >= self.state.max_steps
         due = is_due(
             watch.args, step, before=before, rows=rows, n_epoch=n_epoch, n_samples=n_samples,
-            finegrained=self.phase.args.finegrained_log_iters,
+            finegrained=self.phase.args.dense_logging_steps,
         )  # fmt: skip
         if not (due or last):
             return False
@@ -351,7 +351,7 @@ class StepCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the caller how far the run is, and evaluate."""
         self._tell(state)
-        if self._trainer.place.steps(state)[0] <= self._trainer.phase.args.finegrained_log_iters:
+        if self._trainer.place.steps(state)[0] <= self._trainer.phase.args.dense_logging_steps:
             control.should_log = True
         self._run.meter.rest()
         stop = self._trainer.evaluate_if_due()

@@ -61,10 +61,10 @@ def test_a_set_that_is_trained_on_stays_whole() -> None:
 
 
 def test_a_set_of_one_question_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"eval.rows.share: of the 1 questions of one, all are in the report part"):
+    with pytest.raises(ConfigError, match=r"eval.split_share: of the 1 questions of one, all are in the report part"):
         with_part(setting(one=rows("one", "q")), EvalSplit(part="report"))
-    with pytest.raises(ConfigError, match=r"eval.rows.share: must be a number between 0 and 1"):
-        decode_study({"name": "t", "eval": {"rows": {"share": 1.0}}})
+    with pytest.raises(ConfigError, match=r"eval.split_share: must be a number between 0 and 1"):
+        decode_study({"name": "t", "eval": {"split_share": 1.0}})
 
 
 WORLD = {"authors": 6, "questions_per_author": 4, "forget_fraction": 0.34, "facts": 8, "holdout_authors": 0}
@@ -77,7 +77,7 @@ def test_the_best_checkpoint_is_chosen_by_selection_rows_and_not_by_those_of_the
             "data": {"world": WORLD},
             "model": {"preset": "llama-64k"},
             "methods": [{"trainer": "NPO", "args": {"evaluate": {"every": 1, "keep": "best"}}}],
-            "eval": {"rows": {"part": part}},
+            "eval": {"split": part},
         }
         return study_graph(tree)
 

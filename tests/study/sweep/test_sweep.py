@@ -260,7 +260,7 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
         ({"sweep": {"trials": 9}}, "has 2 points to try, got 9"),
         ({"sweep": {"trials": -1}}, "sweep.trials: must be at least 0"),
         ({"methods": [{"trainer": "NPO", "args": {"max_steps": 3}}]}, r"methods\[0\].args.max_steps: in a sweep all"),
-        ({"eval": {"rows": {"part": "report"}}}, "eval.rows.part: a sweep reads"),
+        ({"eval": {"split": "report"}}, "eval.split: a sweep reads"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], said: str) -> None:
@@ -272,7 +272,7 @@ def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], 
     ("changes", "said"),
     [
         ({"grid": {"sweep.trials": [1, 2]}}, "sets sweep.trials, which is one for the whole grid"),
-        ({"grid": {"eval.rows.part": ["all", "report"]}}, "grid, report: eval.rows.part: a sweep reads"),
+        ({"grid": {"eval.split": ["all", "report"]}}, "grid, report: eval.split: a sweep reads"),
         ({"grid": SPLITS, "grid_cells": {"thrid": {}}}, "grid_cells.thrid: the grid has no such cell; did you mean"),
         ({"grid": SPLITS, "grid_cells": {"third": {"paths.store": "x"}}}, "grid_cells.third sets paths.store, which"),
         ({"meta": {}}, "sweep: a study with meta has no sweep"),

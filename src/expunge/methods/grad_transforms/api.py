@@ -115,7 +115,7 @@ def make_grad_transform(name: str, args: Mapping[str, Any], where: str = "") -> 
     """Decode a gradient transform's name and settings. `where` is the key of the group that holds both."""
     prefix = f"{where}." if where else ""
     spec = find_step(name, f"{prefix}step")
-    transform: GradTransform = decode(spec.cls, args, where=f"{prefix}step_args")
+    transform: GradTransform = decode(spec.cls, args, where=f"{prefix}grad_transform_args")
     return transform
 
 

@@ -33,8 +33,8 @@ class Latent:
     Pitfalls: eps has the unit of the hidden states, whose norm grows with depth. A position that does not affect the
     forget loss keeps delta = 0. Cost: inner_steps + 2 forwards and backwards per micro-batch.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=latent \
-        +trainer.args.step_args.layer=model.layers.8
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=latent \
+        +trainer.args.grad_transform_args.layer=model.layers.8
     """
 
     layer: str

@@ -29,7 +29,7 @@ class SAM:
     Pitfalls: rho has the unit of the weights, over all of them together, so a larger model needs a larger rho. If g_f
     is 0, delta is 0.
 
-    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=sam
+    Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=sam
     """
 
     rho: float = 0.01

@@ -115,11 +115,11 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     if request.retain_model:
         weights_in(request.retain_model, "--retain-model")
     if request.retain_model and (request.base or request.full_data):
-        raise ConfigError("--retain-model: is the control already; leave --base and --full-data out")
+        raise ConfigError("--retain-model: is the control already; leave --base and --train-data out")
     if (request.base is None) != (request.full_data is None):
-        lacks = "--base" if request.base is None else "--full-data"
+        lacks = "--base" if request.base is None else "--train-data"
         raise ConfigError(
-            f"{lacks}: missing; a control is made by training --base, the model as it was before, on --full-data, all "
+            f"{lacks}: missing; a control is made by training --base, the model as it was before, on --train-data, all "
             "rows it was trained on, without those to forget"
         )
     pick_device(study.model.device)
@@ -166,9 +166,9 @@ def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
 
 def _check_numbers(request: EraseRequest) -> None:
     seconds(request.budget_s, "--budget")  # of a request made in Python, too
-    for key in ("floor", "target"):
+    for key, option in (("floor", "--min-utility"), ("target", "--max-residual")):
         if not 0 <= getattr(request, key) <= 1:
-            raise ConfigError(f"--{key}: must be a share from 0 to 1, got {getattr(request, key):g}")
+            raise ConfigError(f"{option}: must be a share from 0 to 1, got {getattr(request, key):g}")
     rate = request.learning_rate
     if not 0 <= request.seed < MOST_SEED:
         raise ConfigError(f"--seed: must be a whole number from 0 to 2**32 - 1, got {request.seed}")
@@ -214,7 +214,7 @@ def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, Tra
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
-    """The job of a model that never saw the rows: the given one, or --base trained on --full-data without them."""
+    """The job of a model that never saw the rows: the given one, or --base trained on --train-data without them."""
     if request.retain_model is not None:
         return given_model(request.retain_model)
     if request.base is None or request.full_data is None:

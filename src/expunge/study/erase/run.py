@@ -247,7 +247,7 @@ def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
         f"rows to keep: {len(sets['retain'])} to train on, {len(sets['retain_eval'])} to choose by, "
         f"{len(erasing.sets['retain_eval'])} to report"
     )
-    control = "none; see --retain-model, --base with --full-data, --unseen" if erasing.control is None else "yes"
+    control = "none; see --retain-model, --base with --train-data, --holdout" if erasing.control is None else "yes"
     tell(f"a model that never saw the rows: {control}")
     steps, store = wanted_steps(erasing), Store(erasing.work)
     for i, option in enumerate(candidates(erasing)):

@@ -12,21 +12,24 @@ from expunge.core.decode import strict
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MetaEvaluationConfig:
-    """Which models are held against each other.
+    """Which models are compared, to test the metrics themselves.
 
-    variations: changes of `train`, such as {num_train_epochs: 10}; the pools hold a full and a retain model for each,
-    and for `train` as it is, for every one of `seeds.train`. The first retain model is no member of the pool: metrics
-    that need a retain model compare with it, and it is the control of relearning. relearn: changes of `unlearn` for the
-    epoch of training on the forget rows. bits: of the quantised weights. utility_floor: unlearned models below this
-    share of the full model's utility are left out, as a broken model is robust to everything.
+    The pools hold a target and a retain model for each variation and each seed of `seeds.train`. The first retain model
+    is in no pool: metrics that need a retain model compare with it, and it is the control of relearning.
 
     Try: expunge run study=meta_tiny
     """
 
     variations: tuple[Mapping[str, Any], ...] = ()
+    """Changes of `train`, such as {num_train_epochs: 10}; each adds a pair of models."""
     relearn: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of `unlearn` for the epoch of training on the forget rows."""
     bits: Literal[4, 8] = 4
+    """Bits of the quantised weights."""
     utility_floor: float = 0.8
+    """Unlearned models below this share of the target model's utility are left out, because a broken model resists
+    everything.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:

@@ -1,6 +1,6 @@
 """The rows that settings are chosen by, apart from those that final numbers are taken from.
 
-`eval.rows.part` cuts every set that metrics read in two, `selection` and `report`. A question that stands in several
+`eval.split` cuts every set that metrics read in two, `selection` and `report`. A question that stands in several
 sets is in the same part of all, so nothing that was selected by can enter a report. What is trained on stays whole.
 """
 
@@ -44,7 +44,7 @@ def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
         found = {sides[q] for q in rows}
         if len(found) < 2:
             raise ConfigError(
-                f"eval.rows.share: of the {len(rows)} questions of {name}, all are in the {found.pop()} part; each "
+                f"eval.split_share: of the {len(rows)} questions of {name}, all are in the {found.pop()} part; each "
                 "part needs one at least"
             )
     return sides

@@ -147,14 +147,14 @@ def _chain(study: StudyConfig, leaf: ModelNode) -> str:
 
 def check_sweep(study: StudyConfig) -> dict[str, Space]:
     """The space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
-    if study.eval.rows.part != "all":
-        raise ConfigError("eval.rows.part: a sweep reads the selection part, and its report the other; leave it out")
+    if study.eval.split != "all":
+        raise ConfigError("eval.split: a sweep reads the selection part, and its report the other; leave it out")
     base = decode(TrainArgs, dict(study.unlearn), where="unlearn")
     shared = read_space(study.sweep.space, "sweep.space")
     out: dict[str, Space] = {}
     for i, entry in enumerate(study.methods):
         own = read_space(entry.search, f"methods[{i}].search")
-        if entry.of:  # goes on from other methods' models, with the settings that it is given
+        if entry.from_models:  # goes on from other methods' models, with the settings that it is given
             if own:
                 raise ConfigError(f"methods[{i}].search: {entry.trainer} reads other methods' models and is not tuned")
             continue
@@ -188,14 +188,14 @@ def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
         "seeds": seeds,
         "audits": [],
         "eval.lm_eval.tasks": [],
-        "eval.rows.part": "selection",
+        "eval.split": "selection",
     }
 
 
 def _last_changes(search: _SweepSearch, chosen: Mapping[str, Values]) -> dict[str, Any]:
     """What makes it the study itself: each method with what was chosen for it, on the report rows."""
     entries = [_entry(e, chosen.get(entry_label(e), {}), entry_label(e)) for e in search.study.methods]
-    return {"methods": entries, "eval.rows.part": "report"}
+    return {"methods": entries, "eval.split": "report"}
 
 
 def _stage_tree(
@@ -211,7 +211,11 @@ def _stage_tree(
 
 
 def _entry(entry: MethodEntry, values: Values, label: str) -> dict[str, Any]:
-    own: dict[str, Any] = dataclasses.asdict(entry) | {"label": label, "search": {}, "of": list(entry.of)}
+    own: dict[str, Any] = dataclasses.asdict(entry) | {
+        "label": label,
+        "search": {},
+        "from_models": list(entry.from_models),
+    }
     for key, value in values.items():
         own = with_value(own, key, value)
     return own

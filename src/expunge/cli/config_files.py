@@ -1,0 +1,456 @@
+"""Config files: the shipped ones and a user's own, read by the same rules.
+
+A file is YAML with a list `defaults` (optional): other files to lay below it, and `override /GROUP: NAME` to choose a
+model or a trainer. A NAME is a shipped file; NAME.yaml is a file, relative to the file that names it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expunge.cli.field_docs import shipped_methods
+from expunge.cli.schema import GROUPS, hint_of, item_hint, members, tree_of, unknown_key
+from expunge.cli.vocabulary import WITHOUT_EFFECT
+from expunge.cli.words import Verbatim
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.renamed import rename_tree
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+METHOD_KEYS = ("handler", "method_args")
+SUFFIXES = (".yaml", ".yml")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 with `1e-3` as a number and dates as text, and an error for a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+|[-+]?\.\d+([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path, key: str) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds. Raises ConfigError naming the key and the file."""
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{key}: {path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{key}: {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be read: {error.strerror or error}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{key}: {path} holds no keys")
+    return loaded
+
+
+@functools.cache
+def shipped(group: str) -> tuple[str, ...]:
+    """Return the names of the shipped files of a group."""
+    folder = CONF / group
+    return tuple(str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml")))
+
+
+def options(group: str) -> list[str]:
+    """Return the names that a group offers: shipped files, and the methods for `trainer`."""
+    return [*shipped(group), *(method_settings() if group == "trainer" else ())]
+
+
+def method_settings() -> Mapping[str, frozenset[str]]:
+    """Return every method's name and aliases, each with its own settings; torch is not imported for it.
+
+    A plugin has imported the registry already; its methods are then included.
+    """
+    import dataclasses
+    import sys
+
+    if "expunge.methods" not in sys.modules:
+        return shipped_methods()
+    from expunge.methods import registry
+
+    own = {spec: frozenset(f.name for f in dataclasses.fields(spec.cls)) for spec in registry().values()}
+    return {name: fields for spec, fields in own.items() for name in (spec.name, *spec.aliases)}
+
+
+@dataclass
+class ConfigFile:
+    """One file of the composition. near: its folder for a user's own file, None for a shipped one."""
+
+    group: str
+    name: str
+    path: Path
+    near: Path | None
+    tree: dict[str, Any]
+    entries: list[Any] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """What an error calls the file."""
+        return str(self.path) if self.near is not None else f"{self.group}={self.name}"
+
+
+def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[str]) -> ConfigFile:
+    """Find and read a file of a group, with the words of earlier releases renamed. Raises ConfigError."""
+    path, own = _find(group, name, near)
+    tree = read_yaml(path, group)
+    entries = tree.pop("defaults", None) or []
+    made = ConfigFile(group, name, path, path.parent if own else None, tree, entries)
+    if not isinstance(entries, list):
+        raise ConfigError(f"{made.label}: defaults: expected a list, got {entries!r}")
+    place = "" if group in ("study", "experiment") else group
+    made.tree = rename_tree(mode, tree, place, notes)
+    _canonical_form(mode, made)
+    return made
+
+
+def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
+    """The path of a named file, and whether it is a user's own. Raises ConfigError with the nearest name."""
+    bare = name.removesuffix(".yaml").removesuffix(".yml")
+    if not name.endswith(SUFFIXES):
+        if bare in shipped(group):
+            return CONF / group / f"{bare}.yaml", False
+        sibling = near / f"{name}.yaml" if near is not None else None
+        if sibling is not None and sibling.is_file():
+            return sibling, True
+        hint = nearest(name, options(group))
+        if Path(f"{name}.yaml").is_file():
+            hint = f"; to read your file, write {group}={name}.yaml"
+        elif group == "model" and (os.sep in name or Path(name).expanduser().is_dir()):
+            hint = f"; to load a folder or a hub id, write model.model_args.pretrained_model_name_or_path={name}"
+        raise ConfigError(f"{group}: no {group} named {name!r}{hint}")
+    path = Path(name).expanduser()
+    for place in [near / path] if near is not None else []:
+        if place.is_file():
+            return place, True
+    if path.is_file():
+        return path, True
+    if bare in shipped(group):
+        return CONF / group / f"{bare}.yaml", False
+    folder = path.parent
+    names = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+    raise ConfigError(f"{group}: no file {path}{nearest(str(path), [*names, *shipped(group)])}")
+
+
+def _canonical_form(mode: str, file: ConfigFile) -> None:
+    """Bring the forms that a written config.yaml or a short file may have to the one form of the tree."""
+    tree = file.tree
+    if file.group not in ("study", "experiment"):
+        return
+    if "template_args" in tree:  # where earlier releases wrote it
+        own = tree.pop("template_args")
+        model = tree.setdefault("model", {})
+        if isinstance(model, dict) and isinstance(own, dict):
+            tree["model"] = {**model, "template_args": {**own, **(model.get("template_args") or {})}}
+    for group in ("model", "trainer"):
+        if group in GROUPS[mode] and isinstance(tree.get(group), str):
+            file.entries = [*file.entries, {f"override /{group}": tree.pop(group)}]
+    if file.near is not None and mode != "run" and tree.get("mode", mode) != mode:
+        raise ConfigError(f"{file.label}: mode: this file is for `expunge {tree['mode']}`, not `expunge {mode}`")
+    if file.near is not None and mode != "run" and "methods" in tree and "trainer" not in tree:
+        raise ConfigError(f"{file.label}: a study, which lists `methods`: expunge run study={file.name}")
+
+
+class Composition:
+    """The files of one command, laid over each other in the order of their `defaults`.
+
+    choices: the group choices of the command line, which win over every file's. notes: what the user should know.
+    """
+
+    def __init__(self, mode: str, choices: Mapping[str, str | None]) -> None:
+        self.mode = mode
+        self.notes: list[str] = []
+        self.choices: dict[str, str | None] = dict(choices)
+        self.near: dict[str, Path | None] = {}
+        self.tree: dict[str, Any] = {}
+        self.given: set[str] = set()
+        self.bare_model = False
+        self._fallback: dict[str, str | None] = {}
+        self._open: list[Path] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return the tree of the files, before any word of the command line. Raises ConfigError."""
+        top = read_yaml(CONF / f"{self.mode}.yaml", self.mode)
+        entries = [e for e in top.pop("defaults") if isinstance(e, dict)]
+        self._fallback = {group: name for entry in entries for group, name in entry.items()}
+        main = GROUPS[self.mode][0]
+        name = self.choices.get(main, self._fallback.get(main))
+        if name == "???":
+            raise ConfigError(f"{main}: missing; give {main}=NAME or {main}=FILE.yaml{nearest('', options(main))}")
+        file = open_file(self.mode, main, name, None, self.notes) if name else None
+        if file is not None:
+            self._collect(file)
+        self.tree = tree_of(self.mode)
+        self._merge_groups()
+        if file is not None:
+            self._merge_file(file)
+            if self.mode == "run":
+                self.tree.setdefault("name", file.path.stem)
+        self.tree = merge(self.tree, top)
+        return self.tree
+
+    def _collect(self, file: ConfigFile) -> None:
+        """Note which model and trainer a file chooses, the including file before the included."""
+        for entry in file.entries:
+            if isinstance(entry, dict):
+                self._choose(entry, file)
+        trainer = file.tree.get("trainer")
+        own = trainer.get("handler") if isinstance(trainer, dict) else None
+        if isinstance(trainer, dict) and isinstance(own, str) and self.choices.setdefault("trainer", own) != own:
+            file.tree["trainer"] = {k: v for k, v in trainer.items() if k not in METHOD_KEYS}
+        if file.near is not None and "model" not in self.choices:
+            model = file.tree.get("model")
+            self.bare_model |= isinstance(model, dict) and _names_model(model)
+        with self._within(file):
+            for included in self._included(file):
+                self._collect(included)
+
+    def _choose(self, entry: Mapping[Any, Any], file: ConfigFile) -> None:
+        for key, name in entry.items():
+            words = str(key).split()
+            group = words[-1].lstrip("/").partition("@")[0]
+            top = group.partition("/")[0]
+            if group not in GROUPS[self.mode][1:]:
+                if top in WITHOUT_EFFECT or top == "hydra":
+                    reason = WITHOUT_EFFECT.get(top, "paths.output_dir says where the result goes")
+                    self.notes.append(f"{file.label}: defaults: {key} has no effect: {reason}")
+                    continue
+                raise ConfigError(f"{file.label}: defaults: no group {group!r}{nearest(group, GROUPS[self.mode][1:])}")
+            if name is not None and not isinstance(name, str):
+                raise ConfigError(f"{file.label}: defaults: {key}: expected a name, got {name!r}")
+            if group not in self.choices:
+                self.choices[group] = name
+                self.near[group] = file.near
+
+    def _included(self, file: ConfigFile) -> Iterator[ConfigFile]:
+        for entry in file.entries:
+            if isinstance(entry, str) and entry != "_self_":
+                yield self._include(entry, file)
+
+    def _include(self, entry: str, file: ConfigFile) -> ConfigFile:
+        group, name, near = file.group, entry, file.near
+        if entry.startswith("/") and not Path(entry).is_file():
+            group, _, name = entry[1:].partition("/")
+            if group != file.group:
+                raise ConfigError(f"{file.label}: defaults: {entry} is no {file.group}")
+            near = None
+        made = open_file(self.mode, group, name, near, [])
+        if made.path in self._open:
+            raise ConfigError(f"{file.label}: defaults: {entry} includes itself")
+        return made
+
+    def _within(self, file: ConfigFile) -> _Opened:
+        return _Opened(self._open, file.path)
+
+    def _merge_groups(self) -> None:
+        for group in GROUPS[self.mode][1:]:
+            name = self.choices.get(group, None if group == "model" and self.bare_model else self._fallback.get(group))
+            if name is None:
+                if group == "trainer":
+                    raise ConfigError(f"trainer: missing; give trainer=NAME{nearest('', options('trainer'))}")
+                continue
+            if group == "trainer" and not name.endswith(SUFFIXES):
+                self._merge_trainer(name, {})
+                continue
+            file = open_file(self.mode, group, name, self.near.get(group), self.notes)
+            own = self._group_tree(file)
+            if group == "trainer":
+                handler = own.pop("handler", None)
+                if not isinstance(handler, str):
+                    raise ConfigError(f"{file.label}: handler: missing; name the method{nearest('', options(group))}")
+                self._merge_trainer(handler, own)
+            else:
+                self.tree = merge(self.tree, {group: own})
+
+    def _group_tree(self, file: ConfigFile) -> dict[str, Any]:
+        """A model's or a trainer's file over the files it includes."""
+        below: dict[str, Any] = {}
+        with self._within(file):
+            for included in self._included(file):
+                below = merge(below, self._group_tree(included))
+        check_tree(self.mode, file.tree, file.label if file.near is not None else "", prefix=f"{file.group}.")
+        return merge(below, file.tree)
+
+    def _merge_trainer(self, name: str, own: Mapping[str, Any]) -> None:
+        from expunge.core.fingerprints import canonical
+        from expunge.training.config import TrainArgs
+
+        if name not in method_settings():
+            raise ConfigError(f"trainer: no trainer named {name!r}{nearest(name, options('trainer'))}")
+        node = {"handler": name, "args": canonical(TrainArgs()), "method_args": {}}
+        self.tree = merge(self.tree, {"trainer": merge(node, own)})
+
+    def _merge_file(self, file: ConfigFile) -> None:
+        """Lay a study or an experiment over the tree, its included files first (or where `_self_` stands)."""
+        entries = [e for e in file.entries if isinstance(e, str)]
+        if "_self_" not in entries:
+            entries.append("_self_")
+        with self._within(file):
+            for entry in entries:
+                if entry == "_self_":
+                    check_tree(self.mode, file.tree, file.label if file.near is not None else "")
+                    own = {k: v for k, v in file.tree.items() if k != "trainer"}
+                    if "trainer" in file.tree:
+                        chosen = self.choices.get("trainer")
+                        own["trainer"] = {k: v for k, v in file.tree["trainer"].items() if k != "handler" or not chosen}
+                    self.tree = merge(self.tree, own)
+                    if file.near is not None:
+                        self.given |= set(_leaves(file.tree))
+                else:
+                    self._merge_file(self._again(entry, file))
+
+    def _again(self, entry: str, file: ConfigFile) -> ConfigFile:
+        """An included file as `_collect` left it: without the settings of a method that was not chosen."""
+        made = self._include(entry, file)
+        trainer = made.tree.get("trainer")
+        if isinstance(trainer, dict) and trainer.get("handler", self.choices.get("trainer")) != self.choices.get(
+            "trainer"
+        ):
+            made.tree["trainer"] = {k: v for k, v in trainer.items() if k not in METHOD_KEYS}
+        return made
+
+
+class _Opened:
+    """Marks a file as open while its included files are read, so that a circle is an error."""
+
+    def __init__(self, opened: list[Path], path: Path) -> None:
+        self._opened, self._path = opened, path
+
+    def __enter__(self) -> None:
+        self._opened.append(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.pop()
+
+
+def _names_model(model: Mapping[str, Any]) -> bool:
+    """Whether settings of a model say which model it is: a preset, or a folder or hub id."""
+    args = model.get("model_args")
+    named = isinstance(args, dict) and args.get("pretrained_model_name_or_path")
+    return bool(model.get("preset") or named)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def merge(below: Any, above: Any) -> Any:
+    """Return a new tree: groups of keys are joined, any other value of `above` replaces the one below."""
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        out = {**below}
+        for key, value in above.items():
+            out[key] = merge(out[key], value) if key in out else value
+        return out
+    return above
+
+
+def check_tree(mode: str, tree: Mapping[Any, Any], label: str, *, prefix: str = "") -> None:
+    """Raise ConfigError for a key that is unknown, or a list in place of a group of keys (or the reverse)."""
+    where = f"{label}: " if label else ""
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}{prefix}{key}: a key must be text, got {key!r}")
+        full = f"{prefix}{key}"
+        hint = hint_of(mode, full)
+        if hint is None:
+            raise ConfigError(unknown_key(mode, full, where=where))
+        if isinstance(value, Mapping):
+            if item_hint(hint) is not None and not _takes_keys(hint):
+                raise ConfigError(f"{where}{full}: expected a list, got {value!r}")
+            if _has_fields(hint):
+                check_tree(mode, value, label, prefix=f"{full}.")
+        elif isinstance(value, list) and item_hint(hint) is None and _takes_keys(hint):
+            raise ConfigError(f"{where}{full}: expected a group of keys, got {value!r}")
+
+
+def _takes_keys(hint: Any) -> bool:
+    import dataclasses
+    from typing import get_origin
+
+    return any(dataclasses.is_dataclass(m) or get_origin(m) in (Mapping, dict) for m in members(hint))
+
+
+def _has_fields(hint: Any) -> bool:
+    import dataclasses
+
+    return hint is not Any and any(dataclasses.is_dataclass(m) for m in members(hint))
+
+
+REFERENCE = re.compile(r"(\\?)\$\{([^{}]*)\}")
+
+
+def resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
+
+    `\\${` stands for the characters `${`. Words of the command line for text keys are left as they stand.
+    Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
+    """
+    out: dict[str, Any] = _resolved(tree, tree, "")
+    return out
+
+
+def _resolved(value: Any, root: Mapping[str, Any], key: str, depth: int = 0) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _resolved(v, root, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, root, f"{key}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Verbatim):
+        return str(value)
+    if value == "???":
+        raise ConfigError(f"{key}: missing; give {key}=...")
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    if depth > 20:
+        raise ConfigError(f"{key}: {value!r} refers to itself")
+    whole = REFERENCE.fullmatch(value)
+    if whole is not None and not whole[1]:
+        return _resolved(_referred(whole[2], root, key), root, key, depth + 1)
+
+    def text(match: re.Match[str]) -> str:
+        if match[1]:
+            return f"${{{match[2]}}}"
+        return str(_resolved(_referred(match[2], root, key), root, key, depth + 1))
+
+    return REFERENCE.sub(text, value)
+
+
+def _referred(name: str, root: Mapping[str, Any], key: str) -> Any:
+    if name.startswith("oc.env:"):
+        variable, comma, default = name.removeprefix("oc.env:").partition(",")
+        if variable not in os.environ and not comma:
+            raise ConfigError(f"{key}: the environment has no variable {variable}")
+        return Verbatim(os.environ.get(variable, default))
+    here: Any = root
+    for part in name.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, root)}")
+        here = here[part]
+    return here

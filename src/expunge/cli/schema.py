@@ -1,0 +1,174 @@
+"""The keys of a configuration and their types, read from the config dataclasses.
+
+The command line and the config files are checked against this schema before torch is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from expunge.core.errors import nearest
+from expunge.core.fingerprints import canonical
+from expunge.data.template import Template
+from expunge.study.config import StudyConfig
+from expunge.study.single_config import SingleJob
+from expunge.training.config import TrainArgs
+
+ROOTS: Mapping[str, type[Any]] = {"run": StudyConfig, "train": SingleJob, "unlearn": SingleJob, "eval": SingleJob}
+# Keys whose dataclass field is a plain mapping (or absent), and the class that checks the mapping later.
+NESTED: Mapping[str, type[Any]] = {"unlearn": TrainArgs, "trainer.args": TrainArgs, "model.template_args": Template}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "run": ("study", "model"),
+    "train": ("experiment", "model", "trainer"),
+    "unlearn": ("experiment", "model", "trainer"),
+    "eval": ("experiment", "model", "trainer"),
+}
+HIDDEN = ("template_args",)  # written as model.template_args
+
+
+def hint_of(mode: str, key: str) -> Any:
+    """Return the type of a dotted key, `Any` for a key below a free mapping, or None for an unknown key."""
+    hint: Any = ROOTS[mode]
+    path: list[str] = []
+    for part in key.split("."):
+        path.append(part)
+        special = NESTED.get(".".join(path))
+        if special is not None and (path[0] != "unlearn" or mode == "run"):
+            hint = special
+        elif len(path) == 1 and part in HIDDEN:
+            return None
+        else:
+            hint = _child(hint, part)
+        if hint is None or hint is Any:
+            break
+    if path[:2] == ["data", "args"] and len(path) == 3:
+        return _benchmark_hint(path[2])
+    return hint
+
+
+def _child(hint: Any, part: str) -> Any:
+    for member in members(hint):
+        if dataclasses.is_dataclass(member):
+            found = _hints(member).get(part)  # type: ignore[arg-type]  # a class is hashable
+            if found is not None:
+                return found
+        elif get_origin(member) in (Mapping, dict):
+            return get_args(member)[-1]
+        elif member in (Mapping, dict, Any):
+            return Any
+    return None
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type alone; None is left out."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(m for arg in get_args(hint) if arg is not type(None) for m in members(arg))
+    return (hint,)
+
+
+def optional(hint: Any) -> bool:
+    """Whether the type allows null."""
+    return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+
+
+def is_text(hint: Any) -> bool:
+    """Whether every value of the type is text (or null): such a value is taken as it stands."""
+
+    def text(member: Any) -> bool:
+        if get_origin(member) is Literal:
+            return all(isinstance(value, str) for value in get_args(member))
+        return member is str or member is Path
+
+    return hint is not None and hint is not Any and all(text(member) for member in members(hint))
+
+
+def item_hint(hint: Any) -> Any:
+    """Return the type of a list's items, or None for a type that holds no list."""
+    for member in members(hint):
+        if get_origin(member) in (tuple, list, Sequence):
+            return get_args(member)[0] if get_args(member) else Any
+    return None
+
+
+def unknown_key(mode: str, key: str, *, where: str = "") -> str:
+    """Return one line for an unknown key, with the nearest right key."""
+    parts = key.split(".")
+    right: list[str] = []
+    for part in parts[:-1]:
+        if hint_of(mode, ".".join([*right, part])) is None:
+            break
+        right.append(part)
+    prefix = ".".join(right)
+    if right or len(parts) == 1:
+        names = [f"{prefix}.{k}" if prefix else k for k in keys_of(mode, prefix)]
+        if not right:
+            names = sorted({*names, *GROUPS[mode]})
+        return f"{where}{key}: unknown key{nearest(key, names)}"
+    return f"{where}{key}: unknown key{nearest(key, list(flat(tree_of(mode))))}"
+
+
+def keys_of(mode: str, prefix: str) -> list[str]:
+    """Return the keys directly below a dotted key; empty where the keys are free."""
+    hint = hint_of(mode, prefix) if prefix else ROOTS[mode]
+    names: list[str] = []
+    for member in members(hint):
+        if dataclasses.is_dataclass(member):
+            names += [f.name for f in dataclasses.fields(member) if prefix or f.name not in HIDDEN]
+    if prefix == "model":
+        names.append("template_args")
+    return names
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a tree."""
+    for key, value in tree.items():
+        yield prefix + key
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+
+
+@functools.cache
+def _defaults(mode: str) -> dict[str, Any]:
+    if mode == "run":
+        tree: dict[str, Any] = canonical(StudyConfig(name="study"))
+        tree["unlearn"] = canonical(TrainArgs())
+        del tree["name"]
+    else:
+        tree = canonical(SingleJob(mode="eval", task_name="task"))
+        for key in ("mode", "trainer", "task_name"):
+            del tree[key]
+    tree["model"]["template_args"] = tree.pop("template_args")
+    return tree
+
+
+def tree_of(mode: str) -> dict[str, Any]:
+    """Return a new tree of the defaults: all known keys with plain values; no model group, no trainer."""
+    copied: dict[str, Any] = _copy(_defaults(mode))
+    return copied
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def _benchmark_hint(name: str) -> Any:
+    """Return the type of `data.args.NAME`, which one of the benchmarks defines; text only if all of them say text."""
+    from expunge.cli.field_docs import annotations_of
+
+    found = annotations_of("benchmarks", name)
+    text = {"str", "str | None", "Path", "Path | None"}
+    if found and found <= text:
+        return str | None if any("None" in f for f in found) else str
+    return Any

@@ -1,0 +1,153 @@
+"""The words of a command line: `key=value`, read by the type of the key.
+
+A value of a text key (a file name, a split, a system prompt) is the rest of the word after the first `=`, exactly as
+it stands; `null` is no value where the key allows it. Other values follow Hydra's override grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.cli.schema import GROUPS, hint_of, is_text, item_hint, members, optional
+from expunge.core.errors import ConfigError
+
+KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
+PLAIN = re.compile(r"-?\d+")
+
+
+class Verbatim(str):
+    """Text that is taken as it stands: `${...}` and `???` in it have no meaning."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a command line.
+
+    value: the parsed value. text: the part after the first `=`. remove: the word is `~key`, which removes the key.
+    """
+
+    key: str
+    text: str = ""
+    value: Any = None
+    remove: bool = False
+
+
+def split_words(words: Sequence[str]) -> list[Word]:
+    """Split each word at its first `=`; values stay unparsed. Raises ConfigError for a word of another form."""
+    out: list[Word] = []
+    for i, word in enumerate(words):
+        if word.startswith("~"):
+            out.append(Word(word[1:].partition("=")[0], remove=True))
+            continue
+        key, equals, text = word.partition("=")
+        bare = key.lstrip("+")
+        if not equals or KEY.fullmatch(bare) is None:
+            raise ConfigError(_not_a_word(word, words[i - 1] if i else ""))
+        out.append(Word(bare, text))
+    return out
+
+
+def _not_a_word(word: str, before: str) -> str:
+    """One line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
+    key, equals, text = before.partition("=")
+    if equals and (_open(text) or word[-1:] in "]})"):
+        return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
+    if equals:
+        return f"{word!r}: not of the form key=value; if it belongs to {key}, write '{before} {word}' in quotes"
+    return f"{word!r}: not of the form key=value"
+
+
+def _open(text: str) -> bool:
+    return any(text.count(a) > text.count(b) for a, b in ("[]", "{}", "()"))
+
+
+def parse_value(mode: str, key: str, text: str) -> Any:
+    """Return the value of a word by the type of its key. Raises ConfigError if the text cannot be read."""
+    hint = hint_of(mode, key)
+    if key in GROUPS[mode] or is_text(hint):
+        return None if text == "null" and (optional(hint) or key in GROUPS[mode]) else Verbatim(text)
+    if PLAIN.fullmatch(text) and item_hint(hint) is None:
+        return int(text)
+    item = item_hint(hint)
+    if item is not None and text and text[0] not in "[{" and not _is_null(text, hint):
+        scalar = any(member is str or getattr(member, "__origin__", None) is not tuple for member in members(hint))
+        if "," in text or not scalar:
+            return _listed(key, text, item)
+    if hint is None or hint is Any:
+        return _free(key, text)
+    return _grammar(key, text)
+
+
+def _is_null(text: str, hint: Any) -> bool:
+    return text == "null" and optional(hint)
+
+
+def _listed(key: str, text: str, item: Any) -> Any:
+    """A list without brackets, `seeds.unlearn=0,1,2`: no shell gives the value another meaning."""
+    if any(member is str for member in members(item)) or is_text(item):
+        return [Verbatim(part.strip()) for part in text.split(",")]
+    return _grammar(key, f"[{text}]")
+
+
+def _free(key: str, text: str) -> Any:
+    """A value of a key whose type only the benchmark or the method knows: the grammar, else the text as it stands."""
+    try:
+        return _grammar(key, text)
+    except ConfigError:
+        if text[:1] in ("[", "{"):
+            raise
+        return Verbatim(text)
+
+
+def _grammar(key: str, text: str) -> Any:
+    """A value in Hydra's override grammar. Raises ConfigError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"x={text}")
+    except HydraException as error:
+        if _open(text):
+            raise ConfigError(
+                f"{key}={text}: the value has no closing bracket. If the shell split it at a blank, quote the whole "
+                f"word: '{key}={text} ...'"
+            ) from None
+        raise ConfigError(f"{key}={text}: not a value: {_first(error)}") from None
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{key}={text}: several values; -m makes a job of each (`expunge train`, `unlearn`, `eval`)")
+    return parsed.value()
+
+
+def sweep_of(mode: str, word: Word) -> list[str] | None:
+    """Return the values of a word that `--multirun` makes a job of each, or None for a word with one value.
+
+    Raises ConfigError for a sweep that cannot be listed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+    from hydra.errors import HydraException
+
+    text = word.key in GROUPS[mode] or is_text(hint_of(mode, word.key))
+    try:
+        parsed = OverridesParser.create().parse_override(f"x={word.text}")
+        if not parsed.is_sweep_override():
+            return None
+        if not parsed.is_discrete_sweep():
+            raise ConfigError(f"--multirun: {word.key}={word.text}: does not support sweep type {parsed.value_type}")
+        if text:
+            found = list(parsed.sweep_iterator(transformer=lambda value: value))
+            return [value.text if isinstance(value, QuotedString) else str(value) for value in found]
+        return [str(value) for value in parsed.sweep_string_iterator()]
+    except HydraException as error:
+        if text:
+            return None
+        raise ConfigError(f"--multirun: {word.key}={word.text}: {_first(error)}") from None
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,216 @@
+"""Which column of a user's file is the question and which is the answer, and what a cell's value means."""
+
+from __future__ import annotations
+
+import ast
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from expunge.core.decode import strict
+from expunge.core.errors import DataError, nearest
+from expunge.data.examples import Form
+from expunge.data.table_files import Records
+
+TEXT = "text"
+# A question and its answer by the names people use, in the order they are looked for, and the form of such rows.
+PAIRS: tuple[tuple[str, str, Form], ...] = (
+    ("question", "answer", "qa"),
+    ("question", "answers", "qa"),
+    ("instruction", "response", "qa"),
+    ("instruction", "output", "qa"),
+    ("prompt", "completion", "completion"),
+    ("prompt", "response", "qa"),
+    ("query", "response", "qa"),
+    ("query", "answer", "qa"),
+    ("input", "output", "completion"),
+    (TEXT, "labels", "qa"),
+)
+CHATS = ("messages", "conversations")
+# Columns that a row may have besides; they are read, and no choice of columns is unsure because of them.
+KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer")
+NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
+WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
+USERS, ASSISTANTS = ("user", "human"), ("assistant", "gpt", "model")
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns to read, where their names are not the usual ones."""
+
+    question: str | None = None
+    """The column of the questions; None: found by its name. Goes together with `answer`."""
+    answer: str | None = None
+    """The column of the answers; None: found by its name. Goes together with `question`."""
+    text: str | None = None
+    """The column of plain texts, in place of questions and answers."""
+    form: Literal["qa", "completion"] | None = None
+    """How a row becomes text: "qa" by the model's template, "completion" as it stands; None: by the columns' names."""
+
+    def __post_init__(self) -> None:
+        for given, other in (("question", "answer"), ("answer", "question")):
+            if getattr(self, given) is not None and getattr(self, other) is None:
+                raise ValueError(f"{given}_column goes together with {other}_column")
+        if self.text is not None and self.question is not None:
+            raise ValueError("text_column stands alone, without question_column and answer_column")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The columns that are read. question: None for plain texts. chat: the column of a conversation, if it is one."""
+
+    question: str | None
+    answer: str
+    form: Form
+    chat: str | None = None
+
+
+def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
+    """Return which columns are read. Raises DataError, with the setting to paste, where that is not certain."""
+    names = list(dict.fromkeys(str(key) for record in raw for key in record))
+    if columns.text is not None:
+        return Roles(None, _named(columns.text, names, "text_column", where), "text")
+    if columns.question is not None and columns.answer is not None:
+        question = _named(columns.question, names, "question_column", where)
+        return Roles(question, _named(columns.answer, names, "answer_column", where), columns.form or "qa")
+    by_name = {_plain(name): name for name in names}
+    if len(by_name) < len(names):
+        twice = [n for n in names if by_name[_plain(n)] != n]
+        raise DataError(f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ in case alone")
+    chats = [by_name[name] for name in CHATS if name in by_name]
+    if chats:
+        return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
+    pairs = [(by_name[q], by_name[a], form) for q, a, form in PAIRS if q in by_name and a in by_name]
+    if by_name.keys() >= {"instruction", "output"} or by_name.keys() >= {"instruction", "response"}:
+        pairs = [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # Alpaca's `input` is part of the question
+    if len(pairs) > 1:
+        raise DataError(
+            f"{where}: it is not certain which columns are meant: "
+            + ", or ".join(f"data.args.question_column={q} data.args.answer_column={a}" for q, a, _ in pairs)
+        )
+    if pairs:
+        question, answer, form = pairs[0]
+        if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
+            return Roles(question, answer, columns.form or "qa", chat=question)
+        return Roles(question, answer, columns.form or form)
+    if TEXT in by_name:
+        return Roles(None, by_name[TEXT], "text")
+    raise DataError(_not_found(raw[0], names, where))
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip("\ufeff").lower()
+
+
+def _named(column: str, names: Sequence[str], key: str, where: str) -> str:
+    if column not in names:
+        raise DataError(f"{where}: no column {column!r} (data.args.{key}){nearest(column, names)}")
+    return column
+
+
+def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """One line for a file whose columns have no known names, with the setting to paste."""
+    nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if nested:
+        return (
+            f"{where}: its rows lie below {', '.join(repr(n) for n in nested[:4])}; write them to a file of their own: "
+            f"jq '.[0].{nested[0]}' {where} > rows.json"
+        )
+    known = [c for pair in PAIRS for c in pair[:2]]
+    plain = [_plain(name) for name in names]
+    half = next((p for p in PAIRS if p[0] in plain or p[1] in plain), PAIRS[0])
+    lacks = half[1] if half[0] in plain else half[0]
+    listed = ", ".join(_short(c) for c in names[:6])
+    said = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
+    hint = ""
+    if len(names) == 2:
+        hint = f" Write: data.args.question_column={names[0]} data.args.answer_column={names[1]}."
+    elif len(names) == 1:
+        hint = f" For plain texts write: data.args.text_column={names[0]}."
+    return (
+        f"{said}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
+        "response, prompt and completion, input and output, messages, conversations, or text; name others by "
+        "data.args.question_column, answer_column or text_column, and if the first line is a row, put a line of names "
+        "above it"
+    )
+
+
+def cell_text(value: Any, place: str) -> Any:
+    """Return a cell as text: a number as it is written, a list of one value as that value.
+
+    Raises DataError for a list of several values, a truth value, NaN and text without a visible character. Other
+    values (None, a missing text) are returned as they are, and refused where rows are made.
+    """
+    if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
+        value = listed
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise DataError(f"{place} lists {len(value)} values, {_short(value)}; give one answer in each row")
+        value = value[0]
+    if isinstance(value, bool):
+        raise DataError(f"{place} is the truth value {value}; write it as text")
+    if isinstance(value, int | float):
+        value = repr(value)
+    if isinstance(value, str):
+        if value.strip().lower() == "nan":
+            raise DataError(f"{place} is {value!r}, which stands for a missing value")
+        if value and not visible(value):
+            raise DataError(f"{place} is empty: it has no visible character")
+    return value
+
+
+def written_list(text: str) -> list[Any] | None:
+    """Return the list that a text such as "['a', 'b']" writes out; None for any other text."""
+    if re.match(r"\s*\[\s*['\"]", text) is None:
+        return None
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def visible(text: str) -> bool:
+    """Whether a text has a character that is neither blank nor of zero width."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
+
+
+def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[Any, Any, str | None]:
+    """Return question, answer and system message of a conversation of one question and one answer.
+
+    Raises DataError for other conversations.
+    """
+    assert roles.chat is not None
+    turns = list(_turns(record.get(roles.chat), f"{place}: '{roles.chat}'"))
+    if roles.answer != roles.chat:
+        turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
+    system = next((text for role, text in turns if role == "system"), None)
+    spoken = [(role, text) for role, text in turns if role != "system"]
+    if [role for role, _ in spoken] != ["user", "assistant"]:
+        order = ", ".join(role for role, _ in spoken) or "nothing"
+        raise DataError(
+            f"{place}: '{roles.chat}' has the turns {order}; read are conversations of one user turn and one answer "
+            "of the assistant"
+        )
+    return spoken[0][1], spoken[1][1], system
+
+
+def _turns(value: Any, place: str, *, answers: bool = False) -> list[tuple[str, Any]]:
+    if answers and isinstance(value, str):
+        return [("assistant", value)]
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        raise DataError(f"{place} must be a list of turns with role and content, got {_short(value)}")
+    out = []
+    for turn in value:
+        role = str(turn.get("role", turn.get("from", ""))).lower()
+        role = "user" if role in USERS else "assistant" if role in ASSISTANTS else role
+        out.append((role, turn.get("content", turn.get("value"))))
+    return out
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,206 @@
+"""The kinds of table files: delimited text, JSON in its usual shapes, Arrow and folders of `save_to_disk`.
+
+Each reader returns a list of records (column -> value) or raises DataError with the file, the line and what to do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import DataError, nearest
+
+Records = list[dict[str, Any]]
+
+CHATS = ("messages", "conversations", "prompt", "completion")  # one row, whose lists are turns
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """Return a file's text: UTF-8, or UTF-16 and UTF-32 by their marks.
+
+    Raises DataError with the command to convert it.
+    """
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None) or _unmarked(data)
+    try:
+        return data.decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        out = path.with_name(f"{path.stem}-utf8{path.suffix}")
+        raise DataError(
+            f"{path} line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}). If it was saved as Windows-1252 "
+            f"(ANSI), convert it: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(out))}"
+        ) from None
+
+
+def _unmarked(data: bytes) -> str | None:
+    """UTF-16 without a mark: every other byte of plain text is zero."""
+    start = data[:200]
+    if len(start) < 4 or b"\0" not in start:
+        return None
+    even, odd = start[0::2].count(0), start[1::2].count(0)
+    if odd > len(start) // 4 and not even:
+        return "utf-16-le"
+    return "utf-16-be" if even > len(start) // 4 and not odd else None
+
+
+def read_csv(text: str, path: Path) -> Records:
+    """Read delimited text with a header. The delimiter is the one that gives every row the header's number of fields.
+
+    Raises DataError for a row with another number of fields than the header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a field may be a whole book
+    if path.suffix.lower() == ".tsv":
+        return _delimited(text, path, "\t")
+    header = text.split("\n", 1)[0]
+    for delimiter in [d for d in DELIMITERS if d in header]:
+        try:
+            return _delimited(text, path, delimiter)
+        except DataError:
+            continue
+    return _delimited(text, path, ",")
+
+
+def _delimited(text: str, path: Path, delimiter: str) -> Records:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    out: Records = []
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            twice = next(h for h in header if header.count(h) > 1)
+            raise DataError(f"{path} line 1: the column '{twice}' stands twice in the header")
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{path} line {reader.line_num}: {len(fields)} fields, the header has {len(header)} "
+                    f"(separated by {DELIMITERS[delimiter]}; a field that holds one stands in double quotes)"
+                )
+            out.append(dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not csv: {error}") from None
+    return out
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Return one JSON value. Raises DataError at a place (a file and line)."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f" of line {error.lineno}" if error.lineno > 1 else ""
+        raise DataError(f"{place}: not JSON: {error.msg} at column {error.colno}{at}") from None
+    except (ValueError, RecursionError) as error:  # an integer of too many digits; too deep
+        raise DataError(f"{place}: not JSON that can be read: {error}") from None
+
+
+def read_json_array(text: str, path: Path) -> Records:
+    """Read a JSON array of objects. Raises DataError naming the line or the item."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON that can be read: {error}") from None
+    return [as_record(item, f"{path} item {i}") for i, item in enumerate(found)]
+
+
+def read_json_object(text: str, path: Path) -> Records | None:
+    """Read a file that is one JSON object: {"data": [rows]}, {"column": [values]}, or one row.
+
+    Returns None if the text is no single object, as with JSON lines. Raises DataError where several lists of rows
+    could be meant.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    if any(key in found for key in CHATS):
+        return [found]
+    lists = {k: v for k, v in found.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
+    if len(lists) == 1:
+        (name, rows) = next(iter(lists.items()))
+        return [as_record(item, f"{path} {name} item {i}") for i, item in enumerate(rows)]
+    if len(lists) > 1:
+        raise DataError(f"{path}: holds several lists of rows ({', '.join(lists)}); write the one to read to a file")
+    columns = _columns_of(found)
+    return columns if columns is not None else [found]
+
+
+def _columns_of(found: Mapping[str, Any]) -> Records | None:
+    """Rows of {"question": [...], "answer": [...]} or of pandas' {"question": {"0": ...}, ...}."""
+    values = [list(v.values()) if isinstance(v, dict) else v for v in found.values()]
+    if len(values) < 2 or not all(isinstance(v, list) and v and not isinstance(v[0], dict) for v in values):
+        return None
+    if len({len(v) for v in values}) != 1 or "messages" in found or "conversations" in found:
+        return None
+    return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def as_record(value: Any, place: str) -> dict[str, Any]:
+    """Return a record. Raises DataError for anything but an object of columns."""
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: expected an object of columns, got a {type(value).__name__}")
+    return value
+
+
+def read_parquet(data: bytes, path: Path) -> Records:
+    """Read a parquet file. Raises DataError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(data)).to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not parquet: {_one_line(error)}") from None
+
+
+def read_arrow(path: Path) -> Records:
+    """Read an Arrow file, in the stream or the file format. Raises DataError."""
+    import pyarrow as pa
+
+    try:
+        with pa.OSFile(str(path)) as source:
+            opened = pa.ipc.open_file if source.read(6) == b"ARROW1" else pa.ipc.open_stream
+            source.seek(0)
+            return opened(source).read_all().to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not an Arrow file: {_one_line(error)}") from None
+
+
+def read_saved_dataset(folder: Path) -> Records | None:
+    """Read a folder of `datasets.Dataset.save_to_disk`; None for any other folder.
+
+    Raises DataError for a folder of several splits, with the line that names one.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(p.name for p in folder.iterdir() if (p / "state.json").is_file())
+        hint = nearest("", [str(folder / name) for name in splits])
+        raise DataError(f"{folder}: holds several splits; name one, such as {folder / (splits or ['train'])[0]}{hint}")
+    if not (folder / "state.json").is_file():
+        return None
+    state = as_record(parse_json((folder / "state.json").read_text(encoding="utf-8"), str(folder / "state.json")), "")
+    files = [str(f.get("filename")) for f in state.get("_data_files", ()) if isinstance(f, dict)]
+    if state.get("_indices_data_files"):
+        raise DataError(f"{folder}: its rows are a selection by indices; save it again after .flatten_indices()")
+    if not files or any(not (folder / name).is_file() for name in files):
+        raise DataError(f"{folder}: state.json names Arrow files that are not there")
+    return [record for name in files for record in read_arrow(folder / name)]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,187 @@
+"""Config files: a copy of a shipped file is the same, and every kind of file is read by the same rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from expunge.cli.compose import CONF, check, compose, options, single_tree, study_tree
+from expunge.core.errors import ConfigError
+
+Run = Callable[..., tuple[int, str, str]]
+
+GIVEN = {  # what a study cannot know
+    "custom": ["forget=rows.csv"],
+    "semeval_tiny": ["data.args.mmlu=mmlu"],
+    "stories_real": ["stories.source=stories"],
+}
+SINGLE = ["task_name=x", "data_split=News"]
+
+
+def copied(group: str, name: str, folder: Path) -> Path:
+    path = folder / "other" / "of mine (1).yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((CONF / group / f"{name}.yaml").read_text())
+    return path
+
+
+@pytest.mark.parametrize("name", options("study"))
+def test_a_copied_study_is_the_same_study(name: str, tmp_path: Path) -> None:
+    words = GIVEN.get(name, [])
+    mine = compose("run", [f"study={copied('study', name, tmp_path)}", *words])
+    assert mine.tree == study_tree([f"study={name}", *words])
+    assert not mine.notes
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_a_copied_experiment_is_the_same_experiment(name: str, tmp_path: Path) -> None:
+    for mode in ("train", "unlearn", "eval"):
+        mine = compose(mode, [f"experiment={copied('experiment', name, tmp_path)}", *SINGLE])
+        assert mine.tree == compose(mode, [f"experiment={name}", *SINGLE]).tree
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_a_copied_model_is_the_same_model(name: str, tmp_path: Path) -> None:
+    path = copied("model", name, tmp_path)
+    assert compose("eval", [f"model={path}", *SINGLE]).tree == compose("eval", [f"model={name}", *SINGLE]).tree
+
+
+def test_a_copied_study_plans_the_same_jobs(here: Path, tofu_source: Path, expunge: Run) -> None:
+    path = copied("study", "tofu_tiny", here)
+
+    def keys(study: str) -> list[str]:
+        code, out, said = expunge("plan", f"study={study}", f"data.root={tofu_source}", "--json")
+        assert code == 0, said
+        return [job["key"] for job in json.loads(out)]
+
+    assert keys(str(path)) == keys("tofu_tiny")
+
+
+def test_files_of_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my model.yaml").write_text("defaults: [llama-2m]\ninit_seed: 3\n")
+    Path("base.yaml").write_text("benchmark: world\ntrainer: {args: {max_steps: 7}}\n")
+    Path("mine.yaml").write_text(
+        "defaults: [base, override /trainer: NPO, override /model: my model.yaml]\nforget_split: ${train_split}\n"
+    )
+    Path("npo.yaml").write_text("handler: NPO\nmethod_args: {beta: 0.7}\nargs: {weight_decay: 0.5}\n")
+    tree, notes = single_tree("unlearn", ["experiment=mine.yaml", "task_name=x", "train_split=half"])
+    assert not notes or "train_split has no effect" in notes[0]
+    assert (tree["model"]["preset"], tree["model"]["init_seed"]) == ("llama-2m", 3)
+    assert (tree["trainer"]["handler"], tree["trainer"]["args"]["max_steps"]) == ("NPO", 7)
+    assert tree["forget_split"] == "half"
+    tree, _ = single_tree("unlearn", ["experiment=mine.yaml", "task_name=x", "trainer=npo.yaml", "model=llama-1m"])
+    assert (tree["trainer"]["method_args"]["beta"], tree["trainer"]["args"]["weight_decay"]) == (0.7, 0.5)
+    assert tree["model"]["preset"] == "llama-1m"
+
+
+def test_a_word_wins_over_the_method_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("trainer: {handler: NPO, args: {max_steps: 7}, method_args: {beta: 0.5}}\n")
+    words = [f"experiment={path}", "task_name=x"]
+    assert single_tree("unlearn", words)[0]["trainer"]["method_args"]["beta"] == 0.5
+    trainer = single_tree("unlearn", [*words, "trainer=GradDiff"])[0]["trainer"]
+    assert (trainer["handler"], trainer["args"]["max_steps"]) == ("GradDiff", 7)
+    assert "beta" not in trainer["method_args"]
+
+
+def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, expunge: Run) -> None:
+    words = (
+        "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=full", f"data.root={tofu_source}",
+        "trainer.args.max_steps=1", "trainer.args.per_device_train_batch_size=2",
+        "model.template_args.user_start_tag=Ask ${data.root} ", "trainer.args.optim=adamw_torch",
+    )  # fmt: skip
+    code, _, said = expunge(*words)
+    assert code == 0, said
+    config = here / "saves/train/full/config.yaml"
+    mark = (here / "saves/train/full/.expunge-key").read_text()
+    written = yaml.safe_load(config.read_text())
+    assert written["model"]["template_args"]["user_start_tag"] == "Ask \\${data.root} "
+    code, _, said = expunge("train", "experiment=saves/train/full/config.yaml")
+    assert code == 0, said
+    assert "has no effect" not in said
+    code, _, said = expunge("train", f"experiment={config}", "task_name=again")
+    assert code == 0, said
+    assert (here / "saves/train/again/.expunge-key").read_text() == mark
+    code, _, said = expunge("unlearn", f"experiment={config}", "task_name=x")
+    assert code == 2 and "this file is for `expunge train`" in said
+
+
+def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    old: dict[str, Any] = {
+        "benchmark": "world",
+        "eval": {"rows": {"part": "report", "share": 0.5, "seed": 1}},
+        "template_args": {"max_length": 99},
+        "trainer": {"handler": "NPO", "args": {"head_chunk": 8, "loss_limit": 9.0, "step": "sam"}},
+    }
+    path.write_text(yaml.safe_dump(old))
+    tree, notes = single_tree("unlearn", [f"experiment={path}", "task_name=x"])
+    assert tree["model"]["template_args"]["max_length"] == 99
+    args = tree["trainer"]["args"]
+    assert (args["logits_chunk_size"], args["max_loss"], args["grad_transform"]) == (8, 9.0, "sam")
+    assert (tree["eval"]["split"], tree["eval"]["split_seed"]) == ("report", 1)
+    assert "trainer.args.head_chunk is now trainer.args.logits_chunk_size; the old name works for this release" in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("benchmrk: world\n", r"mine.yaml: benchmrk: unknown key; did you mean 'benchmark'"),
+        (
+            "train: {learning_rat: 1}\n",
+            r"mine.yaml: train.learning_rat: unknown key; did you mean 'train.learning_rate'",
+        ),
+        ("methods: {trainer: NPO}\n", r"methods: expected a list, got \{'trainer': 'NPO'\}"),
+        ("train: [1]\n", r"train: expected a group of keys, got \[1\]"),
+        ("name: a\nname: b\n", r"line 2: the key 'name' stands twice"),
+        ("defaults: [override /modl: x]\n", r"defaults: no group 'modl'; did you mean 'model'"),
+        ("defaults: [override /model: llama-3m]\n", r"model: no model named 'llama-3m'; did you mean"),
+        ("defaults: [quikstart]\n", r"study: no study named 'quikstart'; did you mean 'quickstart'"),
+        ("defaults: [mine]\n", r"defaults: mine includes itself"),
+        ("defaults: 3\n", r"defaults: expected a list"),
+        ("benchmark: ${nothing}\n", r"benchmark: \$\{nothing\} refers to no key"),
+        ("benchmark: ${oc.env:NO_SUCH_THING}\n", r"the environment has no variable NO_SUCH_THING"),
+        ("benchmark: ???\n", r"benchmark: missing; give benchmark="),
+    ],
+)
+def test_a_wrong_file_names_file_and_key(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        study_tree([f"study={path}"])
+
+
+def test_groups_of_other_projects_are_named_as_without_effect(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults:\n- override /eval: tofu\n- override /trainer: NPO\nbenchmark: world\n")
+    notes = compose("unlearn", [f"experiment={path}", "task_name=x"]).notes
+    assert any("override /eval has no effect" in note for note in notes)
+
+
+def test_a_model_of_ones_own_takes_no_settings_of_the_default_model(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("benchmark: world\nmodel: {preset: llama-64k}\n")
+    tree = compose("train", [f"experiment={path}", "task_name=x"]).tree
+    assert tree["model"]["preset"] == "llama-64k"
+    assert tree["model"]["model_args"]["pretrained_model_name_or_path"] is None
+
+
+def test_settings_without_effect_are_named() -> None:
+    made = check("unlearn", ["model=gpt2", "trainer=NPO", "task_name=x", "model.preset=llama-1m", "benchmark=world",
+                             "model.template_args.system_prompt=Hi", "train_split=retain"])  # fmt: skip
+    keys = ("model.preset", "model.template_args.system_prompt", "train_split")
+    assert [note.partition(" has no effect")[0] for note in made.notes] == list(keys)
+    assert not check("run", ["study=quickstart"]).notes
+
+
+def test_methods_may_be_names() -> None:
+    from expunge.study.config import decode_study
+
+    study = decode_study(study_tree(["study=quickstart", "methods=NPO,SimNPO"]))
+    assert [entry.trainer for entry in study.methods] == ["NPO", "SimNPO"]

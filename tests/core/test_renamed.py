@@ -1,0 +1,67 @@
+"""Configuration words of earlier releases: each has its present name, and a notice."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.core.renamed import rename_flags, rename_key, rename_tree
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("train.head_chunk", "train.logits_chunk_size"),
+        ("unlearn.loss_limit", "unlearn.max_loss"),
+        ("trainer.args.finegrained_log_iters", "trainer.args.dense_logging_steps"),
+        ("trainer.args.step_args.rho", "trainer.args.grad_transform_args.rho"),
+        ("grid.unlearn.step", "grid.unlearn.grad_transform"),
+        ("sweep.space.args.step_args.rho", "sweep.space.args.grad_transform_args.rho"),
+        ("keep.weights", "store.keep_weights"),
+        ("eval.rows.part", "eval.split"),
+        ("data.args.step", "data.args.step"),
+        ("trainer.method_args.step", "trainer.method_args.step"),
+        ("train.learning_rate", "train.learning_rate"),
+    ],
+)
+def test_keys(old: str, new: str) -> None:
+    notes: list[str] = []
+    assert rename_key("run", old, notes) == new
+    assert bool(notes) == (old != new)
+    assert rename_key("run", new, []) == new
+
+
+def test_a_whole_study() -> None:
+    old = {
+        "train": {"head_chunk": 0, "step": "sam", "step_args": {"rho": 0.1}},
+        "unlearn": {"loss_limit": 5},
+        "methods": [{"trainer": "UNDO", "of": ["NPO"], "args": {"loss_limit": 3}, "grid": {"args.head_chunk": [1]}}],
+        "grid": {"unlearn.loss_limit": [1, 2], "part": {"a": {"eval.rows.part": "report"}}},
+        "keep": {"weights": "best", "delta": True},
+        "eval": {"rows": {"share": 0.3}},
+        "data": {"args": {"step": 1}},
+    }
+    notes: list[str] = []
+    assert rename_tree("run", old, "", notes) == {
+        "train": {"logits_chunk_size": 0, "grad_transform": "sam", "grad_transform_args": {"rho": 0.1}},
+        "unlearn": {"max_loss": 5},
+        "methods": [
+            {"trainer": "UNDO", "from": ["NPO"], "args": {"max_loss": 3}, "grid": {"args.logits_chunk_size": [1]}}
+        ],
+        "grid": {"unlearn.max_loss": [1, 2], "part": {"a": {"eval.split": "report"}}},
+        "store": {"keep_weights": "best", "delta": True},
+        "eval": {"split_share": 0.3},
+        "data": {"args": {"step": 1}},
+    }
+    assert "methods.of is now methods.from; the old name works for this release" in notes
+    assert all("is now" in note for note in notes) and len(notes) == len(set(notes))
+
+
+def test_flags_of_a_command() -> None:
+    notes: list[str] = []
+    words = ["erase", "--keep", "a.csv", "--floor=0.8", "--target", "0.1", "--unseen=b", "--full-data", "c"]
+    assert rename_flags(words, notes) == [
+        "erase", "--retain", "a.csv", "--min-utility=0.8", "--max-residual", "0.1", "--holdout=b", "--train-data", "c",
+    ]  # fmt: skip
+    assert notes[0] == "erase --keep is now --retain; the old name works for this release"
+    assert rename_flags(["gc", "study=a", "--keep", "best"], notes) == ["gc", "study=a", "--keep", "best"]
+    assert rename_flags(["inside", "probe", "--against", "x"], [])[2] == "--compare-with"
