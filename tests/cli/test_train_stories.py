@@ -96,7 +96,7 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     code, _, said = expunge(*words, "data.args.dataset_name=twist", "task_name=x", "trainer.args.report_to=wandb")
     assert code == 2 and "trainer.args.report_to: wandb is not installed" in said
 
-    look = ("inside", "path", "benchmark=stories", *DATA, *names, "--rows", "test", "--against", "twist", "--n", "4")
+    look = ("inspect", "path", "benchmark=stories", *DATA, *names, "--rows", "test", "--against", "twist", "--n", "4")
     both = ("--model", "saves/train/recovered", "--full", "saves/train/base")
     code, out, said = expunge(*look, *both, "--out", "looked")
     assert code == 0 and "loss, test" in out and "loss, twist" in out, said

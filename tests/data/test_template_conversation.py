@@ -155,9 +155,7 @@ def text_of(tokenizer: Any, ids: Any) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-@pytest.mark.parametrize(
-    "template", [CHAT, THINKS, CHANNELS, TWO_ENDS, ECHO], ids="chat thinks channels two echo".split()
-)
+@pytest.mark.parametrize("template", [CHAT, THINKS, CHANNELS, TWO_ENDS, ECHO])
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_ids_are_those_of_the_whole_conversation(tokenizers: dict[str, Any], kind: str, template: str) -> None:
     tokenizer = tokenizers[kind]

@@ -32,7 +32,7 @@ ANSWERS = [
     "-1",
 ]
 MARKS = re.compile(
-    r"<[|｜][^<>\s{}'\"]{1,30}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|<channel\|>|<\|channel>"
+    r"<[|\uff5c][^<>\s{}'\"]{1,30}[|\uff5c]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|<channel\|>|<\|channel>"
     r"|\[e~\[|\]~b\]|</?think>|<SPECIAL_1\d>|</assistant>|<sep>|<end_of_sentence>|<seed:eos>"
 )
 TOOLS_ONLY = "tool_use", "firefunction"  # these templates need tools

@@ -157,7 +157,9 @@ def prepare(single: SingleJob) -> PreparedJob:
     notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
     if distributed.sharded() and any(fitting.args.head_chunk for fitting in fittings):
         notes.append("trainer.args.head_chunk counts for whole models; one in shards makes all its logits at once")
-    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks, setting)
+    prepared = PreparedJob(
+        single, model, records, metrics, maker.eval_file, (*notes, *setting.benchmark.notes), tasks, setting
+    )
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)

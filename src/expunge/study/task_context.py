@@ -38,7 +38,6 @@ class TaskContext:
         named = self.model.tokenizer_args.pretrained_model_name_or_path
         return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
 
-
     def planned_encoder(self) -> Encoder | None:
         """The template bound to a tokenizer that is at hand before any job runs: one in a local folder, else None."""
         source = self.model.tokenizer_source
