@@ -1,4 +1,4 @@
-"""`expunge inside`: looks into model folders, as a table, JSON and parquet."""
+"""`expunge inspect`: looks into model folders, as a table, JSON and parquet."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def controls(models: dict[str, str]) -> tuple[str, ...]:
 def test_a_look(
     what: str, files: tuple[str, ...], heads: tuple[str, ...], models: dict[str, str], here: Path, expunge: Run
 ) -> None:
-    code, out, said = expunge("inside", what, *WORLD, *controls(models), "--n", "6", "--out", "looked")
+    code, out, said = expunge("inspect", what, *WORLD, *controls(models), "--n", "6", "--out", "looked")
     assert code == 0, said
     assert all(head in out for head in heads), out
     for name in files:
@@ -56,7 +56,7 @@ def test_a_look(
 
 def test_a_model_against_itself_has_not_moved(models: dict[str, str], here: Path, expunge: Run) -> None:
     same = ("--model", models["full"], "--full", models["full"])
-    code, out, said = expunge("inside", "drift", *WORLD, *same, "--n", "2", "--out", "looked")
+    code, out, said = expunge("inspect", "drift", *WORLD, *same, "--n", "2", "--out", "looked")
     assert code == 0, said
     assert json.loads((here / "looked" / "drift.json").read_text())["relative"] == 0
     assert "0.0000" in out
@@ -66,7 +66,7 @@ def test_two_equal_models_are_alike_in_every_look(models: dict[str, str], here: 
     same = ("--model", models["full"], "--full", models["full"], "--n", "6")
     found = {}
     for what in ("cka", "attention", "path", "prune"):
-        code, _, said = expunge("inside", what, *WORLD, *same, "--out", what)
+        code, _, said = expunge("inspect", what, *WORLD, *same, "--out", what)
         assert code == 0, said
         name = "prune_model" if what == "prune" else what
         found[what] = pq.read_table(here / what / f"{name}.parquet").to_pylist()
@@ -77,12 +77,12 @@ def test_two_equal_models_are_alike_in_every_look(models: dict[str, str], here: 
 
 
 def test_pruned_to_zero_where_no_full_model_is_given(models: dict[str, str], here: Path, expunge: Run) -> None:
-    code, out, said = expunge("inside", "prune", *WORLD, "--model", models["model"], "--n", "4", "--out", "looked")
+    code, out, said = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "4", "--out", "looked")
     assert code == 0 and "weights moved to zero" in out, said
     assert json.loads((here / "looked" / "prune_model.json").read_text())["target"] == "zero"
     losses = [ln for ln in pq.read_table(here / "looked" / "prune_model.parquet").to_pylist() if ln["rows"] == "forget"]
     assert [ln["moved"] for ln in losses][:3] == [0, 1, 10]
-    code, _, said = expunge("inside", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
+    code, _, said = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
     assert code == 2 and "--n: prune needs two rows at least" in said
 
 
@@ -100,7 +100,7 @@ def test_what_is_wrong_is_told_in_one_line(
     words: tuple[str, ...], parts: tuple[str, ...], models: dict[str, str], here: Path, expunge: Run
 ) -> None:
     given = [models["model"] if word == "MODEL" else word for word in words]
-    code, _, said = expunge("inside", given[0], *WORLD, *given[1:], "--model", models["model"], "--out", "looked")
+    code, _, said = expunge("inspect", given[0], *WORLD, *given[1:], "--model", models["model"], "--out", "looked")
     assert code == 2
     assert all(part in said for part in parts), said
     assert len(said.strip().splitlines()) == 1 and not (here / "looked").exists()
@@ -109,5 +109,5 @@ def test_what_is_wrong_is_told_in_one_line(
 def test_a_folder_that_is_not_empty_is_left_alone(models: dict[str, str], here: Path, expunge: Run) -> None:
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").write_text("keep")
-    code, _, said = expunge("inside", "lens", *WORLD, "--model", models["model"], "--out", "mine")
+    code, _, said = expunge("inspect", "lens", *WORLD, "--model", models["model"], "--out", "mine")
     assert code == 2 and "--out: mine already holds something" in said

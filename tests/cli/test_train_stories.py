@@ -97,7 +97,7 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     assert code == 2 and "trainer.args.report_to: wandb is not installed" in said
 
     look = (
-        "inside",
+        "inspect",
         "path",
         "benchmark=stories",
         *DATA,

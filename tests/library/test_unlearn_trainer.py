@@ -169,7 +169,6 @@ def test_a_method_object_and_a_method_class_are_methods(full: Any, tokenizer: An
 
 def test_a_diverging_run_leaves_a_usable_model(full: Any, tokenizer: Any) -> None:
     half = full.to(torch.bfloat16)
-    settings = expunge.UnlearnConfig(method="GradAscent", **{**SHORT, "num_train_epochs": 30, "learning_rate": 1.0})
     limited = {"max_loss": 50.0}
     with pytest.raises(JobError, match="GradAscent: the loss"):
         expunge.unlearn(half, FORGET, tokenizer=tokenizer, method="GradAscent",

@@ -1,4 +1,4 @@
-"""`expunge inspect`: the layers of a model next to its two controls, and how examples become tokens."""
+"""`expunge inspect`: what a model contains, layer by layer, next to its controls; how examples become tokens."""
 
 from __future__ import annotations
 
@@ -82,13 +82,12 @@ def add_inspect(commands: Any) -> None:
 
 def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """`inspect template` prints; every other analysis also writes a folder."""
+    if parsed.what != TEMPLATE and parsed.out is None:
+        raise ConfigError("--out: missing; name a new or empty folder")
+    code = _template(parsed) if parsed.what == TEMPLATE else _inside(parsed, words)
     if parsed.name == "inside":
         print("note: `expunge inside` is now `expunge inspect`", file=sys.stderr)
-    if parsed.what == TEMPLATE:
-        return _template(parsed)
-    if parsed.out is None:
-        raise ConfigError("--out: missing; name a new or empty folder")
-    return _inside(parsed, words)
+    return code
 
 
 def _template(parsed: argparse.Namespace) -> int:

@@ -145,10 +145,10 @@ class RowTokenizer:
         copy, back = self._plain_copy()
         encoding = copy.encode(self._swap(text), add_special_tokens=False)
         hidden = {self.control[ord(mark) - NUMBER] for mark in _HIDDEN.findall(text)}
-        made = {t for t in hidden if self.tokenizer.convert_tokens_to_ids(t) in encoding.ids}
-        if made - {getattr(self.tokenizer, "unk_token", None)}:
+        same = {t for t in hidden if self.tokenizer.convert_tokens_to_ids(t) in encoding.ids}
+        if same - {getattr(self.tokenizer, "unk_token", None)}:
             raise DataError(
-                f"a row contains {min(made)!r}, which this tokenizer encodes as its special token in plain text, too; "
+                f"a row contains {min(same)!r}, which this tokenizer encodes as its special token in plain text, too; "
                 "give model.template_args.split_special_tokens=false or change the row"
             )
         return [back.get(i, i) for i in encoding.ids], list(encoding.offsets)
@@ -188,7 +188,7 @@ class RowTokenizer:
                 ]
             )
             own = self.tokenizer.convert_tokens_to_ids(list(self.control))
-            back = {int(copy.token_to_id(self._stand_in(k))): int(own[k]) for k in range(len(self.control))}
+            back = {int(copy.token_to_id(self._stand_in(k)) or 0): int(own[k]) for k in range(len(self.control))}
             self._copy = (copy, back)
         return self._copy
 

@@ -1,9 +1,9 @@
 """Turns a question and an answer into token ids with an exact prompt boundary.
 
-The standard is the tokenizer itself: the ids of an example are those of its whole text, tokenised once. The tokens that
-reach past the prompt's text are the answer. Prompt and answer are tokenised apart only if a check of the tokenizer
-shows that this gives the same ids. `compat=openunlearning` takes the first len(tokens(prompt)) ids as the prompt, as that
-project does: with plain tags the first answer token then has no label.
+The standard is the tokenizer itself: the ids of an example are those of its whole text, tokenised once. The tokens
+that reach past the prompt's text are the answer. Prompt and answer are tokenised apart only if a check of the tokenizer
+shows that this gives the same ids. `compat=openunlearning` takes the first len(tokens(prompt)) ids as the prompt, as
+that project does: with plain tags the first answer token then has no label.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class LoraArgs:
     lora_dropout: float = 0.0
     """The dropout before the adapters."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """all-linear (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of module names, such
-    as [q_proj, v_proj].
+    """all-linear (every linear module but the LM head, Conv1D of GPT-2 included), or the last parts of module names,
+    such as [q_proj, v_proj].
     """
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained with the adapters."""
