@@ -31,6 +31,7 @@ from expunge.models.load import load_model, load_tokenizer, pick_device
 
 TOKENIZER = "tokenizer"  # in the metadata of records and results: the tokenizer that the model read with
 SAMPLING = Generation(temperature=1.0, samples=8)
+RetainResults = EvalResult | Mapping[str, MetricResult] | str | Path
 Tables = Mapping[tuple[str, str], pa.Table]  # (rows, kind) -> records
 
 
@@ -240,7 +241,7 @@ def evaluate_task(
     task: EvalTask,
     *,
     metrics: Sequence[str | Metric] | None = None,
-    retain_results: EvalResult | Mapping[str, MetricResult] | str | Path | None = None,
+    retain_results: RetainResults | Sequence[RetainResults] | None = None,
     template: Template | Mapping[str, Any] | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
     sampling: Generation | Mapping[str, Any] | None = None,
@@ -254,6 +255,7 @@ def evaluate_task(
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     retain = retain_of(retain_results)
+    first = retain[0] if retain else None
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
         metrics=chosen,
@@ -276,7 +278,7 @@ def evaluate_task(
         TOKENIZER: mark,
     }
     return EvalResult(
-        evaluator.results(tables, retain),
+        evaluator.results(tables, first, retain if len(retain) > 1 else ()),
         meta=meta,
         examples={m.name: m.rows for m in chosen if m.rows},
         records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
@@ -360,10 +362,10 @@ def choose_metrics(
     return with_parents(list(known.values()), names)
 
 
-def retain_of(
-    results: EvalResult | Mapping[str, MetricResult] | str | Path | None,
-) -> Mapping[str, MetricResult] | None:
-    """Return the results of the retain model by metric name."""
-    if isinstance(results, str | Path):
-        results = EvalResult.load(results)
-    return results.results if isinstance(results, EvalResult) else results
+def retain_of(given: RetainResults | Sequence[RetainResults] | None) -> list[Mapping[str, MetricResult]]:
+    """Return the results of each retain model by metric name: none, one, or one for each training seed."""
+    if given is None:
+        return []
+    several: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    loaded = [EvalResult.load(one) if isinstance(one, str | Path) else one for one in several]
+    return [one.results if isinstance(one, EvalResult) else one for one in loaded]
