@@ -47,7 +47,7 @@ def test_models_that_differ_are_refused_by_the_tensors_name(name: str) -> None:
     rule, base = make_weight_edit(name, {}), {"layer.weight": F, "layer.bias": F}
     with pytest.raises(ConfigError, match=r"has no tensor 'layer\.bias', which the base has"):
         rule(base, [{"layer.weight": F}])
-    with pytest.raises(ConfigError, match=r"has a tensor 'extra' that the base has not"):
+    with pytest.raises(ConfigError, match=r"'extra'"):
         rule(base, [{**base, "extra": F}])
     with pytest.raises(ConfigError, match=r"'layer\.bias' has shape \(1,\), in the base it has \(2,\)"):
         rule(base, [{**base, "layer.bias": F[:1]}])

@@ -30,5 +30,5 @@ def test_it_asks_for_no_retain_rows() -> None:
 
 
 def test_a_side_that_was_not_served_is_named() -> None:
-    with pytest.raises(ValueError, match="'forget', which was not served"):
+    with pytest.raises(ValueError, match="'forget', which was not provided"):
         GradAscent().forget_loss(LossInputs())

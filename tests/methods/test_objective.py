@@ -53,9 +53,9 @@ def test_the_order_of_positions_does_not_count_for_kl(logit_side) -> None:
 
 
 def test_what_was_not_served_is_an_error_of_the_caller(side) -> None:
-    with pytest.raises(ValueError, match="not served"):
+    with pytest.raises(ValueError, match="not provided"):
         retain_loss(TermWeights(retain_loss_type="NLL"), LossInputs())
-    with pytest.raises(ValueError, match="logits, which were not served"):
+    with pytest.raises(ValueError, match="logits, which were not provided"):
         retain_loss(TermWeights(retain_loss_type="KL"), LossInputs(retain=side([[-1.0]]), retain_ref=side([[-1.0]])))
 
 
@@ -154,12 +154,12 @@ def test_the_golden_cases_cover_the_methods_that_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize(("loss", "said"), [(torch.zeros(2), r"a tensor of shape \(2,\)"), (1.5, "float")])
-def test_a_loss_that_is_not_one_number_is_told(loss: object, said: str, side) -> None:
+@pytest.mark.parametrize(("loss", "actual"), [(torch.zeros(2), r"a tensor of shape \(2,\)"), (1.5, "float")])
+def test_a_loss_that_is_not_one_number_is_told(loss: object, actual: str, side) -> None:
     class Wrong:
         def forget_loss(self, view: LossInputs) -> object:
             return loss
 
     goal = dataclasses.replace(objective("GradAscent"), method=Wrong())
-    with pytest.raises(ConfigError, match=rf"^method GradAscent: forget_loss gave {said}, and a loss is one number"):
+    with pytest.raises(ConfigError, match=rf"^method GradAscent: forget_loss returned {actual}; a loss is one number"):
         goal(LossInputs(forget=side([[-1.0, -2.0]])))

@@ -56,7 +56,7 @@ def test_what_stands_beside_is_constant() -> None:
 
 def test_logits_that_were_not_served_are_missed() -> None:
     side = SideOutputs(torch.zeros(1), torch.tensor([0]), 1)
-    with pytest.raises(ValueError, match="logits, which were not served"):
+    with pytest.raises(ValueError, match="logits, which were not provided"):
         side.per_token(lambda z: z.sum(-1))
-    with pytest.raises(ValueError, match="logits, which were not served"):
+    with pytest.raises(ValueError, match="logits, which were not provided"):
         side.vocabulary  # noqa: B018

@@ -30,7 +30,7 @@ def test_scored_positions_alone_count_for_the_nll_of_a_padded_batch() -> None:
 
 @pytest.mark.parametrize(("read", "what"), [(logits, "logits"), (tokens, "token ids"), (hidden, "hidden states")])
 def test_what_was_not_served_is_named(read, what: str) -> None:
-    with pytest.raises(ValueError, match=f"reads {what}, which were not served"):
+    with pytest.raises(ValueError, match=f"reads {what}, which were not provided"):
         read(SideOutputs(torch.zeros(1), torch.zeros(1, dtype=torch.long), 1))
-    with pytest.raises(ValueError, match="reads 'alternate', which was not served"):
+    with pytest.raises(ValueError, match="reads 'alternate', which was not provided"):
         require(None, "alternate")

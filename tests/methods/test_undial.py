@@ -69,7 +69,7 @@ def test_the_peers_form_says_what_it_lacks(logit_side) -> None:
     one = torch.tensor([0])
     side = logit_side(torch.zeros(1, 5, dtype=torch.float64), one, one)
     theirs = UNDIAL(compat="openunlearning")
-    with pytest.raises(ValueError, match="which positions are scored, which was not served"):
+    with pytest.raises(ValueError, match="which positions are scored, which was not provided"):
         theirs.forget_loss(LossInputs(forget=side, forget_ref=side))
     side = dataclasses.replace(side, labelled_N=torch.tensor([True]))
     with pytest.raises(ValueError, match="fewer than 100 tokens"):

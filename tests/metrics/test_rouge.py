@@ -101,5 +101,5 @@ def test_a_generation_that_is_none_is_missing_not_zero() -> None:
     assert math.isnan(alone.value)
     assert (
         alone.reason
-        == "none of the 1 rows could be scored: what it reads is missing there, or the model's logits were not numbers"
+        == "none of the 1 rows could be scored: a record is missing for them, or the model's logits were not numbers"
     )

@@ -52,7 +52,7 @@ def test_impossible_answers_have_no_ratio(records) -> None:
     assert math.isnan(result.value)
     assert (
         result.reason
-        == "none of the 1 rows could be scored: what it reads is missing there, or the model's logits were not numbers"
+        == "none of the 1 rows could be scored: a record is missing for them, or the model's logits were not numbers"
     )
     assert run(records, -math.inf, [-1.0], **FORGET).value == 0.0
 

@@ -1,6 +1,6 @@
-"""One audit per file: what is done to every unlearned model and to its two controls, and how the result is read.
+"""One audit per file: an attack or analysis of every unlearned model and its two controls, and its interpretation.
 
-A new file in this folder is the whole registration.
+A new file in this folder registers itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pkgutil
 from expunge.audits.api import (
     Analysis,
     Audit,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
@@ -18,7 +19,6 @@ from expunge.audits.api import (
     AuditProbe,
     AuditSpec,
     Change,
-    Finding,
     Models,
     Nf4Spec,
     RelearnSpec,
@@ -42,7 +42,7 @@ __all__ = [
     "Models",
     "Nf4Spec",
     "AuditProbe",
-    "Finding",
+    "AuditFinding",
     "RelearnSpec",
     "AuditFindings",
     "audit",

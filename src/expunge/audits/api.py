@@ -1,8 +1,8 @@
-"""What an audit is: the jobs it asks for, on a model and on its two controls, and the reading of what they found.
+"""The interface of an audit: the jobs that it requests on a model and on its two controls, and how to read the results.
 
-An audit never trains and never sees a model. `expand` says what is to be done (`AuditProbe`s: a change of the model,
-and metrics of what comes of it); the study makes jobs of that. `read` holds the results of the unlearned model against
-those of the retain and the full model, which went through the same.
+An audit never trains and never sees a model. `expand` plans the work as `AuditProbe`s: a change of the model, and
+metrics to compute afterwards. The study turns these into jobs. `read` compares the results of the unlearned model with
+those of the retain and the target model after the same probes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ STATISTIC = {
     "probability": "prob",
     "answer_loss": "avg_loss",
     "rouge": "rougeL_recall",
-}  # the number of a row, by family; of all others it is `score`
+}  # the per-row number, by family; for all other families it is `score`
 
 
-AS_IT_IS = "as_it_is"  # the probe of an unchanged model
+AS_IT_IS = "as_it_is"  # name of the probe of an unchanged model
 
 
 @dataclass(frozen=True)
 class RelearnSpec:
-    """Train on some rows, and measure after each of the steps (0: before the first)."""
+    """Train on some rows, and evaluate after each of the steps (0: before the first)."""
 
     rows: str
     steps: tuple[int, ...]
@@ -49,16 +49,16 @@ class RelearnSpec:
 
 @dataclass(frozen=True)
 class Nf4Spec:
-    """Hold the linear layers in 4-bit NormalFloat, by bitsandbytes."""
+    """Load the linear layers in 4-bit NormalFloat, with bitsandbytes."""
 
 
-Models = Callable[[str], Any]  # loads "model", the one that is looked at, or the control of a name, in eval mode
+Models = Callable[[str], Any]  # loads "model", the audited one, or the control with a name, in eval mode
 
 
 class Analysis:
-    """Something that is read off the model itself: a frozen dataclass of what decides the numbers.
+    """An analysis of the model itself: a frozen dataclass of the settings that determine its numbers.
 
-    sets: the rows it reads, by name. beside: the controls whose models it needs at hand, "full" or "retain".
+    sets: the rows that it reads, by name. `beside`: the controls whose models it also needs, "full" or "retain".
     """
 
     revision: ClassVar[int] = 1
@@ -66,19 +66,19 @@ class Analysis:
     sets: tuple[str, ...]
 
     def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
-        """Results by name; a number per row is its `score`. A model is loaded each time it is asked for."""
+        """Return results by name; a number per row is its `score`. Each call of `models` loads a model."""
         raise NotImplementedError
 
 
-Change = RelearnSpec | Nf4Spec | Analysis | WeightEdit | None  # an Edit makes other weights of the model's
+Change = RelearnSpec | Nf4Spec | Analysis | WeightEdit | None  # a WeightEdit makes new weights from the model's
 
 
 @dataclass(frozen=True)
 class AuditProbe:
-    """One change of a model (None: as it is) and the metrics that are read off what it gives.
+    """One change of a model (None: unchanged) and the metrics to compute afterwards.
 
-    The results of a Relearn are found under `name@step`, of all others under `name`; a Look has no panel, its results
-    bear the names it gives them.
+    The results of a RelearnSpec have the names `name@step`, all others `name`. An Analysis has no metrics of the panel;
+    it names its results itself.
     """
 
     name: str
@@ -88,7 +88,7 @@ class AuditProbe:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """What an audit asks for: rows by the names its metrics use, probes, and what cannot be asked (name -> reason)."""
+    """The work of an audit: rows by the names in its metrics, probes, and impossible parts (name -> reason)."""
 
     sets: Mapping[str, ExampleSet]
     probes: tuple[AuditProbe, ...]
@@ -97,10 +97,10 @@ class AuditPlan:
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """What a study has for audits. forget: the rows that were to be forgotten; holdout: rows no model has seen.
+    """The data of a study for audits. forget: the forget rows; holdout: rows that no model has seen.
 
-    Both bear the names of the benchmark's own sets, so that what has been scored of them is not scored again.
-    opens: what a template writes before a question and between it and its answer. samples: of `eval.sampling`.
+    Both have the names of the benchmark's own sets, so that existing scores are reused. opens: the template's text
+    before a question, and between it and its answer. samples: from `eval.sampling`.
     """
 
     forget: ExampleSet
@@ -115,7 +115,7 @@ Results = Mapping[str, Mapping[str, MetricResult]]  # probe -> metric -> result
 
 @dataclass(frozen=True)
 class AuditOutputs:
-    """The results of a model, and of its controls where there are such."""
+    """The results of a model, and of its controls if they exist."""
 
     model: Results
     retain: Results | None
@@ -123,13 +123,13 @@ class AuditOutputs:
 
     @property
     def lacking(self) -> str | None:
-        """Why there is nothing to hold the model against, if so."""
+        """The reason why there is nothing to compare the model with, or None."""
         if self.retain is None:
-            return "there is no retain model to hold it against"
-        return "there is no full model to hold it against" if self.full is None else None
+            return "there is no retain model to compare it with"
+        return "there is no target model to compare it with" if self.full is None else None
 
     def columns(self, probe: str, metric: Metric) -> tuple[Floats, Floats, Floats]:
-        """One number per row of the model, the retain and the full model, aligned; NaN where a row has none."""
+        """Return one number per row of the model, the retain and the target model, aligned; NaN for a missing one."""
         sides = [of[probe][metric.name] for of in (self.model, self.retain, self.full) if of is not None]
         ids = sorted(set().union(*(r.per_row for r in sides)))
         model, retain, full = (rows_of(result, metric, ids) for result in sides)
@@ -137,18 +137,18 @@ class AuditOutputs:
 
 
 def rows_of(result: MetricResult, metric: Metric, ids: Sequence[int]) -> Floats:
-    """A metric's number of each of some rows, shape (R,); NaN where a row has none."""
+    """Return a metric's number of each of some rows, shape (R,); NaN for a row without one."""
     name = STATISTIC.get(metric.family, "score")
     values = [result.per_row.get(i, {}).get(name, math.nan) for i in ids]
     return np.array([math.nan if isinstance(v, list) else v for v in values], dtype=float)
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One finding on one model.
 
-    value: what was measured, with its 95 % interval over rows; retain, full: the same of the controls. position: 0 is
-    the retain model, 1 the full one. NaN where there is none, and then `note` says why. details: further numbers.
+    value: the measured mean, with its 95 % interval over rows; retain, full: the same of the controls. position: 0 is
+    the retain model, 1 the target model. NaN if there is none, and then `note` explains it. details: further numbers.
     """
 
     name: str
@@ -165,7 +165,7 @@ class Finding:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-def held_against(
+def compare_to_controls(
     name: str,
     sides: tuple[Floats, Floats, Floats],
     where: ControlPosition,
@@ -174,38 +174,48 @@ def held_against(
     known: float,
     note: str = "",
     details: Mapping[str, float] | None = None,
-) -> Finding:
-    """The reading of a number per row of the model, the retain and the full model, and the position between them."""
+) -> AuditFinding:
+    """Summarise a number per row of the model, the retain and the target model as a finding.
+
+    Args:
+        name: Name of the finding.
+        sides: The numbers of the model, the retain and the target model, each of shape (R,).
+        where: Position of the model between its controls.
+        margin: Upper end of the positions that count as forgotten.
+        known: Position from which the model still knows the rows.
+        note: Further remark.
+        details: Further numbers.
+    """
     means = []
     for column in sides:
-        kept = column[~np.isnan(column)]
-        means.append(float(kept.mean()) if len(kept) else math.nan)
-    kept = sides[0][~np.isnan(sides[0])]
-    low, high = bootstrap_interval(kept) if len(kept) > 1 else (math.nan, math.nan)
-    said, more = verdict(where, margin=margin, known=known)
-    return Finding(
-        name, means[0], low, high, means[1], means[2], where.value, where.low, where.high, said,
-        "; ".join(part for part in (more, note) if part), details or {},
+        numbers = column[~np.isnan(column)]
+        means.append(float(numbers.mean()) if len(numbers) else math.nan)
+    scores = sides[0][~np.isnan(sides[0])]
+    low, high = bootstrap_interval(scores) if len(scores) > 1 else (math.nan, math.nan)
+    judgement, remark = verdict(where, margin=margin, known=known)
+    return AuditFinding(
+        name, means[0], low, high, means[1], means[2], where.value, where.low, where.high, judgement,
+        "; ".join(part for part in (remark, note) if part), details or {},
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class AuditFindings:
-    """What an audit says of a model: its readings, and a table of rows (columns of equal length), if it has one."""
+    """The findings of an audit on a model, and a table of rows (columns of equal length), if it has one."""
 
-    readings: tuple[Finding, ...]
+    readings: tuple[AuditFinding, ...]
     rows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Audit(Protocol):
     """A frozen dataclass of settings."""
 
-    def expand(self, ground: AuditInputs) -> AuditPlan:
-        """The jobs, from the rows alone. Raises ConfigError."""
+    def expand(self, inputs: AuditInputs) -> AuditPlan:
+        """Plan the jobs from the rows alone. Raises ConfigError."""
         ...
 
-    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
-        """What the results say of the model."""
+    def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
+        """Interpret the results of the model."""
         ...
 
 
@@ -220,7 +230,7 @@ class AuditSpec:
 
     @property
     def page(self) -> str:
-        """The audit's page: its class docstring."""
+        """The user page of the audit: its class docstring."""
         return (self.cls.__doc__ or "").strip()
 
 
@@ -229,7 +239,7 @@ C = TypeVar("C", bound=type[Any])
 
 
 def audit(name: str, *, revision: int, paper: str) -> Callable[[C], C]:
-    """Register a frozen dataclass as an audit under the name users type."""
+    """Register a frozen dataclass as an audit under the name that users type."""
 
     def register(cls: C) -> C:
         _REGISTRY.add(AuditSpec(name, revision, cls, paper))
@@ -239,46 +249,46 @@ def audit(name: str, *, revision: int, paper: str) -> Callable[[C], C]:
 
 
 def audit_registry() -> Mapping[str, AuditSpec]:
-    """All audits by name."""
+    """Return all audits by name."""
     return _REGISTRY.all()
 
 
 def make_audit(entry: str | Mapping[str, Any], where: str = "audits") -> Audit:
-    """An audit from its name, or from a mapping with `name` and its settings. Raises ConfigError at the key."""
-    given = {"name": entry} if isinstance(entry, str) else dict(entry)
-    name = given.pop("name", None)
+    """Decode an audit from its name, or from a mapping with `name` and its settings. Raises ConfigError at the key."""
+    settings = {"name": entry} if isinstance(entry, str) else dict(entry)
+    name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"{where}.name: missing; an audit is a name, or a group of keys with one")
-    made: Audit = decode(_REGISTRY.find(name, f"{where}.name").cls, given, where=where)
-    return made
+        raise ConfigError(f"{where}.name: missing; write the audit's name, or a group of keys with `name`")
+    decoded: Audit = decode(_REGISTRY.find(name, f"{where}.name").cls, settings, where=where)
+    return decoded
 
 
-def audit_name(made: Audit) -> str:
-    """The name users type."""
-    return _REGISTRY.of(made).name
+def audit_name(instance: Audit) -> str:
+    """Return the name that users type."""
+    return _REGISTRY.of(instance).name
 
 
-def audit_identity(made: Audit) -> dict[str, Any]:
-    """What a fingerprint covers of an audit: name, revision and every setting."""
-    spec = _REGISTRY.of(made)
-    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(made)}  # type: ignore[call-overload]
+def audit_identity(instance: Audit) -> dict[str, Any]:
+    """Return the content of an audit's fingerprint: name, revision and every setting."""
+    spec = _REGISTRY.of(instance)
+    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(instance)}  # type: ignore[call-overload]
 
 
-def chosen(rows: ExampleSet, n: int, seed: int, name: str, among: Sequence[int] | None = None) -> ExampleSet:
-    """At most n rows of a set, drawn by the seed, in their order, as a set of their own."""
+def sample_rows(rows: ExampleSet, n: int, seed: int, name: str, among: Sequence[int] | None = None) -> ExampleSet:
+    """Return at most n random rows of a set, in their order, as a new set; `among` limits the candidates."""
     ids = np.arange(len(rows)) if among is None else np.array(among, dtype=np.int64)
-    drawn = np.random.default_rng(seed).permutation(ids)[:n]
-    return some(rows, sorted(drawn.tolist()), name)
+    sample = np.random.default_rng(seed).permutation(ids)[:n]
+    return some(rows, sorted(sample.tolist()), name)
 
 
 def some(rows: ExampleSet, ids: Sequence[int], name: str) -> ExampleSet:
-    """The rows of these numbers as a set of their own, numbered from 0."""
-    made = tuple(dataclasses.replace(rows[i], row_id=k) for k, i in enumerate(ids))
-    return dataclasses.replace(rows, name=name, rows=made)
+    """Return the rows with these numbers as a new set, numbered from 0."""
+    renumbered = tuple(dataclasses.replace(rows[i], row_id=k) for k, i in enumerate(ids))
+    return dataclasses.replace(rows, name=name, rows=renumbered)
 
 
 def keys_of(rows: Sequence[Example]) -> set[str]:
-    """The entities that some rows are about."""
+    """Return the entities of some rows (`meta.keys`)."""
     return {key for row in rows for key in row.meta.get("keys", ())}
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from expunge.audits.api import (
     AS_IT_IS,
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     Results,
     audit,
@@ -32,8 +32,8 @@ from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
 
 STATES = "states"
-GREY, WHITE = "grey_box", "white_box"  # who sees probabilities of tokens, and who holds the weights
-REFERENCE = "with_reference"  # who also holds a model that never saw the rows
+GREY, WHITE = "grey_box", "white_box"  # the attacker reads token probabilities, or holds the weights
+REFERENCE = "with_reference"  # the attacker also has a model that never saw the rows
 DIRECTION = "direction_"
 SIDES = ("erased", "unseen")
 SIGNALS = {
@@ -49,17 +49,17 @@ GRADIENT = "gradient"
 
 @dataclass(frozen=True)
 class HiddenStatesAnalysis(Analysis):
-    """Each row's last state: its length, and its place along the directions in which the rows differ most.
+    """Each row's last hidden state: its norm, and its coordinates along the directions of largest variance.
 
-    The state is the last block's, a mean over the row's last ten tokens. The directions (principal components) are
-    found without knowing which rows were erased.
+    The state is the last block's, a mean over the row's last ten tokens. The directions (principal components) do not
+    depend on which rows were erased.
     """
 
     sets: tuple[str, ...]
     components: int
 
     def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
-        """By signal and side: `length`, `direction_0` and so on."""
+        """Return results by signal and side: `length`, `direction_0` and so on."""
         model = models("model")
         states = [
             hidden_states(model, analysis_inputs(sets[name], encoder), at="last").values_LND[-1].double().numpy()
@@ -87,41 +87,48 @@ def _result(column_R: Floats) -> MetricResult:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ErasureDetectionAudit:
-    """Forensic: can someone who has the unlearned model alone tell WHICH rows were erased?
+    """Forensic: does the unlearned model alone reveal WHICH rows were erased?
 
-    The attacker has candidates, some erased and some that no model has seen (`holdout`), and knows of some which they
-    are. Signals of each candidate: loss, min-k, min-k++, loss by zlib, extraction strength, exact memorisation
-    (grey_box: who sees the probabilities of tokens), and the norm of its loss gradient (with `gradients`), the length
-    of its last state and its place along the `components` directions in which the candidates differ most (white_box:
-    who holds the weights). A logistic regression on every signal and on its distance from the
-    median (rows pushed too far down stand out as well as rows still known) is fitted on four fifths of the candidates
-    and tried on the rest, five times, an author's rows always together.
+    The attacker has candidates, some erased and some that no model has seen (`holdout`), and knows the label of part of
+    them. Signals of each candidate:
+        grey_box   loss, min-k, min-k++, loss by zlib, extraction strength, exact memorisation (token probabilities)
+        white_box  also the norm of its loss gradient (`gradients`), the norm of its last hidden state and its
+                   coordinates along the `components` directions of largest variance (weights)
+    A logistic regression on every signal and on its distance from the median is fitted on four fifths of the candidates
+    and tested on the rest, five times. An author's rows stay together. The distance from the median is a signal because
+    over-suppressed rows are as conspicuous as rows that are still known.
 
-    with_reference is the strongest: the attacker also holds the retain model, and reads every signal (but the
-    directions) as its difference from that model's on the same row. The retain model itself then gives nothing, 0.5.
+    with_reference is the strongest: the attacker also has the retain model, and reads every signal (except the
+    directions) as its difference from that model's on the same row. For the retain model itself it is always 0.5.
 
-    Value: the AUC on rows it was not fitted on, with the retain model's AUC as the control: a model that never saw the
-    rows should give nothing away. The verdict is read off the difference, and is never more than "traces". Details: the
-    AUC of every signal alone (by its distance from the median). The table has every candidate's odds.
+    Value: the AUC on test rows, with the retain model's AUC as the control: a model that never saw the rows should
+    reveal nothing. The verdict depends on the difference, and is never more than "traces". Details: the AUC of every
+    signal alone (its distance from the median). The table has every candidate's odds.
 
-    Only the question is FUMA's: the paper's attack is not known to us in its details, and this is not its
+    Only the question is FUMA's: the details of the paper's attack are not known to us, and this is not its
     reproduction. The attacker here does not have the original model.
 
     Cost: for every model, a pass over forget and holdout rows; with `gradients` a backward pass for each of these rows.
 
-    Pitfalls: the interval draws rows, but does not fit again. With few authors the folds are few. Where forget rows
-    and unseen rows differ in more than having been trained on (a tokenizer made from the first), the retain model
-    shows it as well; grey_box and white_box are then undecided, and say so.
+    Pitfalls: the interval resamples rows, but does not fit again. With few authors there are few folds. If forget and
+    unseen rows differ in more than training (a tokenizer trained on the forget rows), the retain model shows it as
+    well; grey_box and white_box are then undecided, with a note.
 
     Try: expunge run study=quickstart data.world.holdout_authors=8 "audits=[forensic]"
     """
 
     gradients: bool = True
+    """Whether the white-box attacker also reads the norm of each row's loss gradient."""
     components: int = 4
+    """Number of principal directions of the last hidden states."""
     strength: float = 0.1
+    """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
+    """Seed of the folds."""
     margin: float = 0.05
+    """Upper end of the positions that count as forgotten."""
     known: float = 0.5
+    """Position from which the model still knows the rows."""
 
     def __post_init__(self) -> None:
         if self.components < 0:
@@ -130,12 +137,12 @@ class ErasureDetectionAudit:
             raise ValueError("strength must be a number > 0")
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: AuditInputs) -> AuditPlan:
-        """The model as it is, and a look at its states; nothing without unseen rows."""
-        why = lacks_unseen(ground)
-        if why or ground.holdout is None:
+    def expand(self, inputs: AuditInputs) -> AuditPlan:
+        """Plan the unchanged model and an analysis of its states; nothing without unseen rows."""
+        why = lacks_unseen(inputs)
+        if why or inputs.holdout is None:
             return AuditPlan({}, (), {GREY: why or ""})
-        named = dict(zip(SIDES, (ground.forget.name, ground.holdout.name), strict=True))
+        named = dict(zip(SIDES, (inputs.forget.name, inputs.holdout.name), strict=True))
         panel = [
             Metric(f"{signal}.{side}", family, rows=rows, reads={"tokens": ("answer",)})
             for side, rows in named.items()
@@ -147,35 +154,35 @@ class ErasureDetectionAudit:
                 for side, rows in named.items()
             ]
         look = HiddenStatesAnalysis(tuple(named.values()), self.components)
-        sets = {rows.name: rows for rows in (ground.forget, ground.holdout)}
+        sets = {rows.name: rows for rows in (inputs.forget, inputs.holdout)}
         return AuditPlan(sets, (AuditProbe(AS_IT_IS, None, tuple(panel)), AuditProbe(STATES, look, ())))
 
-    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
-        """Whether erased rows stand out more than in the retain model, and every candidate's odds."""
-        why = self.expand(ground).missing.get(GREY)
-        if ground.holdout is None or found.retain is None or why:
-            note = why or "there is no retain model to hold it against"
-            return AuditFindings(tuple(Finding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
-        sizes = (len(ground.forget), len(ground.holdout))
+    def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
+        """Return whether erased rows are more conspicuous than in the retain model, and every candidate's odds."""
+        why = self.expand(inputs).missing.get(GREY)
+        if inputs.holdout is None or outputs.retain is None or why:
+            note = why or "there is no retain model to compare it with"
+            return AuditFindings(tuple(AuditFinding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
+        sizes = (len(inputs.forget), len(inputs.holdout))
         labels = np.repeat([1, 0], sizes)
-        groups = [*groups_of(ground.forget), *groups_of(ground.holdout)]
-        model, retain = (_signals(of, sizes) for of in (found.model, found.retain))
+        groups = [*groups_of(inputs.forget), *groups_of(inputs.holdout)]
+        model, retain = (_signals(of, sizes) for of in (outputs.model, outputs.retain))
         usable = [name for name in model if np.isfinite(model[name] + retain[name]).all()]
         if not usable:
             note = "no signal has a value for every candidate in both models"
-            return AuditFindings(tuple(Finding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
-        apart = {name: model[name] - retain[name] for name in usable if not name.startswith(DIRECTION)}
-        tries: dict[str, tuple[Signals, Signals]] = {
-            GREY: (_kept(model, usable, SIGNALS), _kept(retain, usable, SIGNALS)),
-            WHITE: (_kept(model, usable, model), _kept(retain, usable, model)),
-            REFERENCE: (apart, {}),
+            return AuditFindings(tuple(AuditFinding(name, note=note) for name in (GREY, WHITE, REFERENCE)))
+        relative = {name: model[name] - retain[name] for name in usable if not name.startswith(DIRECTION)}
+        attackers: dict[str, tuple[Signals, Signals]] = {
+            GREY: (_select(model, usable, SIGNALS), _select(retain, usable, SIGNALS)),
+            WHITE: (_select(model, usable, model), _select(retain, usable, model)),
+            REFERENCE: (relative, {}),
         }
         table: dict[str, list[object]] = {
             "set": [name for name, size in zip(SIDES, sizes, strict=True) for _ in range(size)],
             "row_id": [i for size in sizes for i in range(size)],
         }
         readings = []
-        for attacker, sides in tries.items():
+        for attacker, sides in attackers.items():
             odds = [self._odds(signals, labels, groups) for signals in sides]
             pairs = [(odds_R[labels == 1], odds_R[labels == 0]) for odds_R in odds]
             alone = _alone(sides[0], labels)
@@ -186,7 +193,7 @@ class ErasureDetectionAudit:
         return AuditFindings(tuple(readings), table)
 
     def _odds(self, signals: Signals, labels: Labels, groups: Sequence[Hashable]) -> Floats:
-        """The log-odds of each candidate; 0 for all where there is nothing to go by."""
+        """Return the log-odds of each candidate; 0 for all without signals."""
         if not signals:
             return np.zeros(len(labels))
         return out_of_fold(np.concatenate(_features(signals), axis=1), labels, groups, self.strength, self.seed)
@@ -195,24 +202,24 @@ class ErasureDetectionAudit:
 Signals = Mapping[str, Floats]
 
 
-def _kept(signals: Signals, usable: Sequence[str], among: Collection[str]) -> Signals:
+def _select(signals: Signals, usable: Sequence[str], among: Collection[str]) -> Signals:
     return {name: signals[name] for name in usable if name in among}
 
 
 def _features(signals: Signals) -> tuple[Floats, Floats]:
-    """Every signal, and its distance from the median; (R, S) each."""
+    """Return every signal, and its distance from the median; (R, S) each."""
     plain = np.stack(list(signals.values()), axis=1)
     return plain, np.abs(plain - np.median(plain, axis=0))
 
 
 def _alone(signals: Signals, labels: Labels) -> dict[str, float]:
-    """The AUC of each signal by itself, by its distance from the median."""
+    """Return the AUC of each signal alone, by its distance from the median."""
     far = _features(signals)[1] if signals else np.zeros((len(labels), 0))
     return {f"auc_{name}": auc(far[labels == 1, k], far[labels == 0, k]) for k, name in enumerate(signals)}
 
 
 def _signals(of: Results, sizes: tuple[int, int]) -> dict[str, Floats]:
-    """Every signal of the candidates, the erased ones first."""
+    """Return every signal of the candidates, the erased ones first."""
     results = {**of[AS_IT_IS], **of[STATES]}
     names = dict.fromkeys(key.rpartition(".")[0] for key in results)
     return {

@@ -9,26 +9,26 @@ import numpy as np
 
 from expunge.audits.api import (
     Analysis,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     Models,
     audit,
     check_judging,
-    chosen,
+    sample_rows,
 )
 from expunge.audits.distinguishability import fitted, groups_of, lacks_unseen, out_of_fold
 from expunge.audits.layers import (
     by_layer,
+    collect_findings,
     columns,
     layer_means,
     layers_of,
     read_layers,
     rows_by_layer,
-    told,
 )
 from expunge.audits.verdict import ControlPosition, verdict, wins, wins_position
 from expunge.core.decode import strict
@@ -47,12 +47,12 @@ FORGET_SIDE, OTHER_SIDE = "erased", "unseen"
 
 
 def true_variant(rows: ExampleSet) -> str:
-    """The variant of the true answer that is worded as the wrong ones are."""
+    """Return the variant of the true answer whose wording resembles the wrong ones."""
     return PARAPHRASE if all(PARAPHRASE in row.answers for row in rows) else ANSWER
 
 
 def wrong_variants(rows: ExampleSet) -> tuple[str, ...]:
-    """The wrong answers that every row has."""
+    """Return the wrong answers that every row has."""
     least = min((len(row.perturbed) for row in rows), default=0)
     return tuple(perturbed_name(i) for i in range(least))
 
@@ -62,20 +62,20 @@ def _states(model: object, rows: ExampleSet, encoder: Encoder, variant: str, las
 
 
 def _at(states: HiddenStates, k: int) -> Floats:
-    made: Floats = states.values_LND[k].double().numpy()
-    return made
+    values: Floats = states.values_LND[k].double().numpy()
+    return values
 
 
 @dataclass(frozen=True)
 class TruthAnalysis(Analysis):
-    """A probe for true against wrong answers, fitted on other rows: how often it picks a forget row's true answer."""
+    """A probe for true against wrong answers, fitted on other rows: how often it ranks a row's true answer higher."""
 
-    sets: tuple[str, ...]  # the rows to test, and those to fit on
+    sets: tuple[str, ...]  # the test rows, and the training rows
     last: int
     strength: float
 
     def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
-        """By layer, the share of a row's wrong answers that score below its true one (ties count half)."""
+        """Return, by layer, the share of a row's wrong answers that score below its true one (ties count half)."""
         tested, taught = (sets[name] for name in self.sets)
         model = models("model")
         variants = [true_variant(taught), *wrong_variants(taught)[:1]]
@@ -92,7 +92,7 @@ class TruthAnalysis(Analysis):
 
 @dataclass(frozen=True)
 class MembershipAnalysis(Analysis):
-    """A probe for forget rows against rows that no model has seen: each row's score from a fold it was not in."""
+    """A probe for forget rows against rows that no model has seen: each row's score from a fold without it."""
 
     sets: tuple[str, ...]  # the forget rows, and the unseen ones
     last: int
@@ -100,7 +100,7 @@ class MembershipAnalysis(Analysis):
     seed: int
 
     def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
-        """By layer and side, the log-odds of having been a forget row."""
+        """Return, by layer and side, the log-odds of being a forget row."""
         erased, unseen = (sets[name] for name in self.sets)
         model = models("model")
         states = [_states(model, rows, encoder, ANSWER, self.last) for rows in (erased, unseen)]
@@ -110,9 +110,9 @@ class MembershipAnalysis(Analysis):
         for k in range(len(states[0].layers)):
             features = np.concatenate([_at(s, k) for s in states])
             scores.append(out_of_fold(features, labels, groups, self.strength, self.seed))
-        made, n = np.stack(scores, axis=1), len(erased)
-        return by_layer(FORGET_SIDE, made[:n], states[0].layers, range(n)) | by_layer(
-            OTHER_SIDE, made[n:], states[0].layers, range(len(unseen))
+        odds, n = np.stack(scores, axis=1), len(erased)
+        return by_layer(FORGET_SIDE, odds[:n], states[0].layers, range(n)) | by_layer(
+            OTHER_SIDE, odds[n:], states[0].layers, range(len(unseen))
         )
 
 
@@ -120,41 +120,48 @@ class MembershipAnalysis(Analysis):
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ProbeAudit:
-    """Probe: can a linear probe read off a layer what the model no longer says?
+    """Probe: does a linear probe of a layer still detect knowledge that the model no longer outputs?
 
-    truth: a logistic regression per layer tells true from wrong answers by the mean state of an answer's last `last`
-    tokens. It is fitted on `rows` retain rows, which the model and both controls have learned, and tested on the forget
-    rows: how often does it put the true answer above a wrong one? 0.5 is chance. The true answer is worded as the wrong
-    ones are (the paraphrase), where there is one. Needs rows with wrong answers.
+    truth: a logistic regression per layer separates true from wrong answers by the mean state of an answer's last
+    `last` tokens. It is fitted on `rows` retain rows, which the model and both controls have learned, and tested on the
+    forget rows. The value is how often it ranks the true answer above a wrong one; 0.5 is chance. The true answer is
+    the paraphrase if there is one, because its wording resembles the wrong ones. Needs rows with wrong answers.
 
-    membership: a probe per layer tells forget rows from rows that no model has seen, fitted and tested across folds
-    that keep an author's rows together. The value is the AUC. Needs holdout rows. It does not say what is known:
-    a row that unlearning has marked stands out as well as one that is remembered (`forensic` asks about that).
+    membership: a probe per layer separates forget rows from rows that no model has seen, fitted and tested across folds
+    that keep an author's rows together. The value is the AUC. Needs holdout rows. It does not measure knowledge: a row
+    that unlearning has marked is as conspicuous as a remembered one (see `forensic`).
 
-    Value: the mean over the layers that count, which are those where the full model's probe is better than the retain
-    model's. Details: every layer's mean. strength: the inverse of the L2 penalty.
+    Value: the mean over the layers that count: those at which the target model's probe is better than the retain
+    model's. Details: every layer's mean.
 
     Cost: for every model, passes over the forget rows (each answer), `rows` retain rows (twice) and the holdout rows,
     and fits on the CPU.
 
-    Pitfalls: a probe that finds nothing says little: a fact may be there in another form, or the rows be too few. Where
-    the tokenizer was made from the forget rows (a model from scratch), names that only they hold are tokens the retain
-    model never trained, and its states tell forget from unseen rows: membership is then missing.
+    Pitfalls: a probe without success proves little: a fact may have another form, or the rows may be too few. If the
+    tokenizer was trained on the forget rows (a model from scratch), some names are tokens that the retain model never
+    trained, and its states separate forget from unseen rows: membership is then missing.
 
     Try: expunge run study=quickstart "audits=[probe]"
     """
 
     what: tuple[What, ...] = (TRUTH, MEMBERSHIP)
+    """The probes to fit: truth, membership, or both."""
     rows: int = 400
+    """Largest number of retain rows to fit the truth probe on."""
     last: int = 2
+    """Number of tokens at the end of an answer whose states are averaged."""
     strength: float = 0.01
+    """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
+    """Seed of the sample of retain rows and of the folds."""
     margin: float = 0.05
+    """Upper end of the positions that count as forgotten."""
     known: float = 0.5
+    """Position from which the model still knows the rows."""
 
     def __post_init__(self) -> None:
         if not self.what or len(set(self.what)) != len(self.what):
-            raise ValueError("what must be a list of different ones")
+            raise ValueError("what must be a list of different names (allowed: truth, membership)")
         for key in ("rows", "last"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
@@ -162,81 +169,81 @@ class ProbeAudit:
             raise ValueError("strength must be a number > 0")
         check_judging(self.margin, self.known)
 
-    def expand(self, ground: AuditInputs) -> AuditPlan:
-        """A look for each of `what` that there are rows for."""
-        sets = {ground.forget.name: ground.forget}
+    def expand(self, inputs: AuditInputs) -> AuditPlan:
+        """Plan an analysis for each of `what` that has rows."""
+        sets = {inputs.forget.name: inputs.forget}
         probes: list[AuditProbe] = []
         missing: dict[str, str] = {}
-        taught = self._taught(ground)
+        taught = self._taught(inputs)
         if TRUTH in self.what:
             if isinstance(taught, str):
                 missing[TRUTH] = taught
             else:
                 sets[TAUGHT] = taught
                 probes.append(
-                    AuditProbe(TRUTH, TruthAnalysis((ground.forget.name, TAUGHT), self.last, self.strength), ())
+                    AuditProbe(TRUTH, TruthAnalysis((inputs.forget.name, TAUGHT), self.last, self.strength), ())
                 )
         if MEMBERSHIP in self.what:
-            why = lacks_unseen(ground)
-            if why or ground.holdout is None:
+            why = lacks_unseen(inputs)
+            if why or inputs.holdout is None:
                 missing[MEMBERSHIP] = why or ""
             else:
-                sets[ground.holdout.name] = ground.holdout
-                names = (ground.forget.name, ground.holdout.name)
+                sets[inputs.holdout.name] = inputs.holdout
+                names = (inputs.forget.name, inputs.holdout.name)
                 probes.append(
                     AuditProbe(MEMBERSHIP, MembershipAnalysis(names, self.last, self.strength, self.seed), ())
                 )
         return AuditPlan(sets, tuple(probes), missing)
 
-    def _taught(self, ground: AuditInputs) -> ExampleSet | str:
-        """Retain rows with a true and a wrong answer, or why there are none."""
-        if not wrong_variants(ground.forget):
+    def _taught(self, inputs: AuditInputs) -> ExampleSet | str:
+        """Return retain rows with a true and a wrong answer, or why there are none."""
+        if not wrong_variants(inputs.forget):
             return "the forget rows have no wrong answers"
-        if ground.retain is None:
+        if inputs.retain is None:
             return "this benchmark has no retain rows"
-        asked = {row.question for row in ground.forget}
-        kept = [row.row_id for row in ground.retain if row.perturbed and row.question not in asked]
-        if len(kept) < 2:
+        questions = {row.question for row in inputs.forget}
+        usable = [row.row_id for row in inputs.retain if row.perturbed and row.question not in questions]
+        if len(usable) < 2:
             return "fewer than two retain rows have wrong answers"
-        return chosen(ground.retain, self.rows, self.seed, TAUGHT, kept)
+        return sample_rows(inputs.retain, self.rows, self.seed, TAUGHT, usable)
 
-    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
-        """A reading for each of `what`; the table is that of truth."""
-        missing = self.expand(ground).missing
-        readings: list[Finding] = []
+    def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
+        """Return a finding for each of `what`; the table is that of truth."""
+        missing = self.expand(inputs).missing
+        readings: list[AuditFinding] = []
         tables: list[Mapping[str, Sequence[object]]] = []
         for what in self.what:
-            why = missing.get(what) or found.lacking
+            why = missing.get(what) or outputs.lacking
             if why:
-                readings.append(Finding(what, note=why))
+                readings.append(AuditFinding(what, note=why))
             elif what == TRUTH:
-                sides = columns(found, TRUTH, TRUTH)
+                sides = columns(outputs, TRUTH, TRUTH)
                 readings.append(read_layers(TRUTH, sides, margin=self.margin, known=self.known))
                 tables.append(rows_by_layer(TRUTH, sides))
             else:
-                readings.append(self._membership(found))
-        return told(readings, tables)
+                readings.append(self._membership(outputs))
+        return collect_findings(readings, tables)
 
-    def _membership(self, found: AuditOutputs) -> Finding:
-        """The AUC over the layers that count, between those of the controls."""
-        layers = layers_of(found.model[MEMBERSHIP], FORGET_SIDE)
+    def _membership(self, outputs: AuditOutputs) -> AuditFinding:
+        """Return the AUC over the layers that count, between those of the controls."""
+        layers = layers_of(outputs.model[MEMBERSHIP], FORGET_SIDE)
         won: dict[int, list[Floats]] = {}
         for layer in layers:
             erased, unseen = (
-                found.columns(MEMBERSHIP, Metric(f"{side}.{layer}", "")) for side in (FORGET_SIDE, OTHER_SIDE)
+                outputs.columns(MEMBERSHIP, Metric(f"{side}.{layer}", "")) for side in (FORGET_SIDE, OTHER_SIDE)
             )
             won[layer] = [wins(e, u) for e, u in zip(erased, unseen, strict=True)]
         details = layer_means({layer: (a.ravel(), b.ravel(), c.ravel()) for layer, (a, b, c) in won.items()})
         used = [k for k, (_, retain, full) in won.items() if wins_position(retain, retain, full)[0].reason is None]
         if not used:
-            why = "at no layer is the full model's probe better than the retain model's"
-            return Finding(MEMBERSHIP, note=why, details=details)
+            why = "at no layer is the target model's probe better than the retain model's"
+            return AuditFinding(MEMBERSHIP, note=why, details=details)
         mean = [np.mean([won[layer][side] for layer in used], axis=0) for side in range(3)]
         where, (low, high) = wins_position(mean[0], mean[1], mean[2])
-        said, more = verdict(where, margin=self.margin, known=self.known)
-        note = f"layers {', '.join(map(str, used))}" + (f"; {more}" if more else "")
+        judgement, remark = verdict(where, margin=self.margin, known=self.known)
+        note = f"layers {', '.join(map(str, used))}" + (f"; {remark}" if remark else "")
         values = [float(m.mean()) for m in mean]
-        return _placed(MEMBERSHIP, values, (low, high), where, said, note, details)
+        return _placed(MEMBERSHIP, values, (low, high), where, judgement, note, details)
 
 
 def _placed(
@@ -244,11 +251,11 @@ def _placed(
     values: Sequence[float],
     ends: tuple[float, float],
     where: ControlPosition,
-    said: str,
+    judgement: str,
     note: str,
     details: Mapping[str, float],
-) -> Finding:
-    return Finding(
+) -> AuditFinding:
+    return AuditFinding(
         name, values[0], *ends, retain=values[1], full=values[2], position=where.value, position_low=where.low,
-        position_high=where.high, verdict=said, note=note, details=details,
+        position_high=where.high, verdict=judgement, note=note, details=details,
     )  # fmt: skip

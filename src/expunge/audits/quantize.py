@@ -5,17 +5,17 @@ from typing import Literal
 
 from expunge.audits.api import (
     AS_IT_IS,
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
     Change,
-    Finding,
     Nf4Spec,
     audit,
     check_judging,
-    held_against,
+    compare_to_controls,
 )
 from expunge.audits.verdict import position
 from expunge.core.decode import strict
@@ -29,14 +29,13 @@ Form = Literal["int8", "int4", "nf4"]
 @strict
 @dataclass(frozen=True, kw_only=True)
 class QuantizeAudit:
-    """Quantisation: small updates can vanish when weights are rounded, and what was forgotten comes back.
+    """Quantisation: rounding the weights can undo small updates, so forgotten answers come back.
 
-    Each form of the weights (int8: a scale for each row; int4: a scale for every 64 entries; both rounded to the
-    nearest without any data; nf4: by bitsandbytes, where it is installed) is given to the model and both controls, and
-    the forget rows are scored again.
+    The model and both controls are converted to each form of the weights, and the forget rows are scored again. int8:
+    one scale per row; int4: one scale per 64 entries; both rounded to the nearest level without data. nf4: by
+    bitsandbytes, if it is installed.
 
     Value: the mean score of the true answers in that form. Details: the same before (before, before_position).
-    score: probability or extraction_strength. margin, known: what the verdict allows.
 
     Cost: for every model and form, one set of weights on disk and a pass over the forget rows.
 
@@ -44,48 +43,52 @@ class QuantizeAudit:
     """
 
     forms: tuple[Form, ...] = ("int8", "int4")
+    """Forms of the weights to try."""
     score: Literal["probability", "extraction_strength"] = "probability"
+    """Metric of the true answers."""
     margin: float = 0.05
+    """Upper end of the positions that count as forgotten."""
     known: float = 0.5
+    """Position from which the model still knows the rows."""
 
     def __post_init__(self) -> None:
         if not self.forms or len(set(self.forms)) != len(self.forms):
-            raise ValueError("forms must be a list of different ones")
+            raise ValueError("forms must be a list of different names (allowed: int8, int4, nf4)")
         check_judging(self.margin, self.known)
 
-    def _metric(self, ground: AuditInputs) -> Metric:
-        return Metric("forget", self.score, rows=ground.forget.name, reads={"tokens": ("answer",)})
+    def _metric(self, inputs: AuditInputs) -> Metric:
+        return Metric("forget", self.score, rows=inputs.forget.name, reads={"tokens": ("answer",)})
 
-    def expand(self, ground: AuditInputs) -> AuditPlan:
-        """The model as it is and in each form."""
+    def expand(self, inputs: AuditInputs) -> AuditPlan:
+        """Plan the unchanged model and each form."""
         changes: dict[str, Change] = {
             "int8": make_weight_edit("quantize", {"bits": 8}),
             "int4": make_weight_edit("quantize", {"bits": 4}),
             "nf4": Nf4Spec(),
         }
-        panel = (self._metric(ground),)
+        panel = (self._metric(inputs),)
         probes = [AuditProbe(AS_IT_IS, None, panel), *(AuditProbe(form, changes[form], panel) for form in self.forms)]
-        return AuditPlan({ground.forget.name: ground.forget}, tuple(probes))
+        return AuditPlan({inputs.forget.name: inputs.forget}, tuple(probes))
 
-    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
-        """A reading for each form, and every row's score in each."""
-        if found.lacking:
-            return AuditFindings(tuple(Finding(form, note=found.lacking) for form in self.forms))
-        metric = self._metric(ground)
-        before = found.columns(AS_IT_IS, metric)
+    def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
+        """Return a finding for each form, and every row's score in each."""
+        if outputs.lacking:
+            return AuditFindings(tuple(AuditFinding(form, note=outputs.lacking) for form in self.forms))
+        metric = self._metric(inputs)
+        before = outputs.columns(AS_IT_IS, metric)
         start = position(*before)
         readings = []
         rows: dict[str, list[object]] = {k: [] for k in ("form", "row_id", "model", "retain", "full")}
         for form in (AS_IT_IS, *self.forms):
-            sides = found.columns(form, metric)
+            sides = outputs.columns(form, metric)
             for key, column in zip(
                 rows, ([form] * len(sides[0]), range(len(sides[0])), *(s.tolist() for s in sides)), strict=True
             ):
                 rows[key] += column
             if form != AS_IT_IS:
-                mean = found.model[AS_IT_IS][metric.name].value
+                mean = outputs.model[AS_IT_IS][metric.name].value
                 readings.append(
-                    held_against(
+                    compare_to_controls(
                         form,
                         sides,
                         position(*sides),

@@ -8,18 +8,18 @@ from typing import Literal
 import numpy as np
 
 from expunge.audits.api import (
+    AuditFinding,
     AuditFindings,
     AuditInputs,
     AuditOutputs,
     AuditPlan,
     AuditProbe,
-    Finding,
     RelearnSpec,
     audit,
     check_judging,
-    chosen,
-    held_against,
+    compare_to_controls,
     keys_of,
+    sample_rows,
     some,
 )
 from expunge.audits.verdict import Recovery, area, position, recovery
@@ -40,39 +40,48 @@ OTHER: Condition = "unrelated"
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RelearnAudit:
-    """Relearning: fine-tune a little, and see how fast the rest of what was forgotten comes back.
+    """Relearning: after a little fine-tuning, how fast do the other forgotten rows come back?
 
-    Three ways, each of `rows` rows at most: same_rows (a few forget rows), entity_rows (retain rows that share an
-    entity with forget rows, where rows name theirs in meta.keys), unrelated (retain rows that share none). The forget
-    rows that are not trained on are scored at `steps`, in the model and in both controls. A model that has truly
+    Three conditions, each with at most `rows` rows: same_rows (a few forget rows), entity_rows (retain rows that share
+    an entity with forget rows, if rows name theirs in meta.keys), unrelated (retain rows that share none). The forget
+    rows outside the training rows are scored at `steps`, in the model and in both controls. A model that has truly
     forgotten learns as the retain model does.
 
     Value: how much higher the model's curve lies than the retain model's, on average over the steps (mean over rows).
-    Position: that of the same means, 1 being the full model relearned. Details: steps to regain `recover` of what was
-    lost against the full model before relearning, those the retain model takes to the same level, and the curves.
+    Position: that of the same means, with 1 the relearned target model. Details: steps to regain `recover` of the loss
+    against the target model before relearning, the retain model's steps to the same level, and the curves.
 
-    score: probability or extraction_strength of the true answer. learning_rate: the study's `unlearn.learning_rate`
-    where null; the rate is constant, without weight decay, in full precision. margin, known: what the verdict allows.
+    Training has a constant learning rate, no weight decay, and full precision.
 
-    Cost: for every model and way, max(steps) steps of training, and a pass over the forget rows at each of the steps.
+    Cost: for every model and condition, max(steps) training steps, and a pass over the forget rows at each of `steps`.
 
     Try: expunge run study=quickstart "audits=[{name: relearn, rows: 4}]"
     """
 
     ways: tuple[Condition, ...] = (SAME, ENTITY, OTHER)
+    """Kinds of training rows to try."""
     rows: int = 8
+    """Largest number of training rows of each condition."""
     steps: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+    """Training steps after which the model is scored; the first must be 0."""
     learning_rate: float | None = None
+    """Learning rate; null uses the study's `unlearn.learning_rate`."""
     batch_size: int = 4
+    """Rows per training step."""
     seed: int = 0
+    """Seed of the sample of rows and of their order."""
     score: Literal["probability", "extraction_strength"] = "probability"
+    """Metric of the true answers."""
     recover: float = 0.5
+    """Share of the loss to regain, above 0 and at most 1."""
     margin: float = 0.05
+    """Upper end of the positions that count as forgotten."""
     known: float = 0.5
+    """Position from which the model still knows the rows."""
 
     def __post_init__(self) -> None:
         if not self.ways or len(set(self.ways)) != len(self.ways):
-            raise ValueError("ways must be a list of different ones")
+            raise ValueError("ways must be a list of different names (allowed: same_rows, entity_rows, unrelated)")
         if len(self.steps) < 2 or self.steps[0] != 0 or list(self.steps) != sorted(set(self.steps)):
             raise ValueError("steps must start with 0 and rise")
         for key in ("rows", "batch_size"):
@@ -88,21 +97,21 @@ class RelearnAudit:
     def _metric(self) -> Metric:
         return Metric("rest", self.score, rows=SCORED, reads={"tokens": ("answer",)})
 
-    def expand(self, ground: AuditInputs) -> AuditPlan:
-        """A training run for each way that there are rows for."""
-        n = len(ground.forget)
+    def expand(self, inputs: AuditInputs) -> AuditPlan:
+        """Plan a training run for each condition that has rows."""
+        n = len(inputs.forget)
         if n < self.rows + 2:
             raise ConfigError(
-                f"audits: relearn.rows: {self.rows} of {n} forget rows leave too few to score; give fewer"
+                f"audits: relearn.rows: {self.rows} of {n} forget rows leave too few to score; use a smaller number"
             )
-        again, rest = self._split(ground)
+        again, rest = self._split(inputs)
         ways: dict[str, ExampleSet] = {SAME: again}
         lacking: dict[str, str] = {}
-        for way, made in self._of_retain(ground).items():
-            if isinstance(made, str):
-                lacking[way] = made
+        for way, candidates in self._of_retain(inputs).items():
+            if isinstance(candidates, str):
+                lacking[way] = candidates
             else:
-                ways[way] = made
+                ways[way] = candidates
         probes = tuple(
             AuditProbe(
                 way,
@@ -112,55 +121,55 @@ class RelearnAudit:
             for way in self.ways
             if way in ways
         )
-        sets = {s.name: s for s in ways.values()} | {SCORED: some(ground.forget, rest, SCORED)}
+        sets = {s.name: s for s in ways.values()} | {SCORED: some(inputs.forget, rest, SCORED)}
         return AuditPlan(sets, probes, {way: why for way, why in lacking.items() if way in self.ways})
 
-    def _split(self, ground: AuditInputs) -> tuple[ExampleSet, list[int]]:
-        """The forget rows to train on, and the numbers of those to score; rows that say the same stay together."""
-        again = chosen(ground.forget, self.rows, self.seed, f"audit_{SAME}")
+    def _split(self, inputs: AuditInputs) -> tuple[ExampleSet, list[int]]:
+        """Return the forget rows to train on, and the numbers of the rows to score; equal texts stay together."""
+        again = sample_rows(inputs.forget, self.rows, self.seed, f"audit_{SAME}")
         taught = {(r.question, r.answer) for r in again}
-        return again, [r.row_id for r in ground.forget if (r.question, r.answer) not in taught]
+        return again, [r.row_id for r in inputs.forget if (r.question, r.answer) not in taught]
 
-    def _of_retain(self, ground: AuditInputs) -> Mapping[str, ExampleSet | str]:
-        """Retain rows about the forget rows' entities and about others, or why there are none."""
-        if ground.retain is None:
+    def _of_retain(self, inputs: AuditInputs) -> Mapping[str, ExampleSet | str]:
+        """Return retain rows about the forget rows' entities and about others, or why there are none."""
+        if inputs.retain is None:
             return dict.fromkeys((ENTITY, OTHER), "this benchmark has no retain rows")
-        keys = keys_of(ground.forget.rows)
-        near = [r.row_id for r in ground.retain if keys & keys_of([r])]
-        far = sorted({r.row_id for r in ground.retain} - set(near))
+        keys = keys_of(inputs.forget.rows)
+        near = [r.row_id for r in inputs.retain if keys & keys_of([r])]
+        far = sorted({r.row_id for r in inputs.retain} - set(near))
         without = "the forget rows name no entities (meta.keys)" if not keys else "no retain row shares an entity"
         return {
-            ENTITY: chosen(ground.retain, self.rows, self.seed, f"audit_{ENTITY}", near) if near else without,
-            OTHER: chosen(ground.retain, self.rows, self.seed, f"audit_{OTHER}", far)
+            ENTITY: sample_rows(inputs.retain, self.rows, self.seed, f"audit_{ENTITY}", near) if near else without,
+            OTHER: sample_rows(inputs.retain, self.rows, self.seed, f"audit_{OTHER}", far)
             if far
             else "every retain row shares an entity with the forget rows",
         }
 
-    def read(self, ground: AuditInputs, found: AuditOutputs) -> AuditFindings:
-        """A reading for each way, and the curves by row."""
-        asked = self.expand(ground)
-        rest = self._split(ground)[1]
-        readings: list[Finding] = []
+    def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
+        """Return a finding for each condition, and the curves by row."""
+        plan = self.expand(inputs)
+        rest = self._split(inputs)[1]
+        readings: list[AuditFinding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("way", "step", "row_id", "model", "retain", "full")}
         for way in self.ways:
-            why = asked.missing.get(way) or found.lacking
+            why = plan.missing.get(way) or outputs.lacking
             if why:
-                readings.append(Finding(way, note=why))
+                readings.append(AuditFinding(way, note=why))
                 continue
-            at = [found.columns(f"{way}@{step}", self._metric) for step in self.steps]
+            at = [outputs.columns(f"{way}@{step}", self._metric) for step in self.steps]
             curves = tuple(np.stack([columns[side] for columns in at]) for side in range(3))
             readings.append(self._reading(way, (curves[0], curves[1], curves[2])))
             for i, step in enumerate(self.steps):
-                told = ([way] * len(rest), [step] * len(rest), rest, *(c[i].tolist() for c in curves))
-                for key, column in zip(rows, told, strict=True):
+                cells = ([way] * len(rest), [step] * len(rest), rest, *(c[i].tolist() for c in curves))
+                for key, column in zip(rows, cells, strict=True):
                     rows[key] += column
         return AuditFindings(tuple(readings), rows)
 
-    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> Finding:
+    def _reading(self, way: str, curves: tuple[Floats, Floats, Floats]) -> AuditFinding:
         there = ~np.isnan(np.concatenate(curves)).any(axis=0)
         model, retain, full = (curve[:, there] for curve in curves)
         if model.shape[1] < 2:
-            return Finding(way, note=f"only {model.shape[1]} rows have a value at every step")
+            return AuditFinding(way, note=f"only {model.shape[1]} rows have a value at every step")
         areas = tuple(area(curve, self.steps) for curve in (model, retain, full))
         where = position(*areas)
         back = recovery(model, retain, full, self.steps, self.recover)
@@ -178,15 +187,15 @@ class RelearnAudit:
             }
         # the area between the curves: each row's own difference from the retain model
         sides = (areas[0] - areas[1], areas[1] - areas[1], areas[2] - areas[1])
-        return held_against(
-            way, sides, where, margin=self.margin, known=self.known, note=self._said(back), details=details
+        return compare_to_controls(
+            way, sides, where, margin=self.margin, known=self.known, note=self._remark(back), details=details
         )
 
-    def _said(self, back: Recovery | str) -> str:
+    def _remark(self, back: Recovery | str) -> str:
         if isinstance(back, str):
             return back
-        taken, theirs = (
+        own, theirs = (
             f"{steps:.3g} steps" if math.isfinite(steps) else f"not within {self.steps[-1]} steps"
             for steps in (back.steps, back.retain_steps)
         )
-        return f"{self.recover:.0%} of what was lost is back: {taken} (retain model: {theirs})"
+        return f"{self.recover:.0%} of the loss is back: {own} (retain model: {theirs})"

@@ -1,7 +1,7 @@
-"""Where a model stands between its two controls, and what may be said of it. Pure functions of numbers per row.
+"""Position of a model between its two controls, and the verdict. Pure functions of numbers per row.
 
-Intervals are percentile bootstraps over rows (RESAMPLES draws, fixed seed): the same rows are drawn for the model and
-both controls. They do not hold the spread over training seeds.
+Intervals are percentile bootstraps over rows (RESAMPLES draws, fixed seed), with the same rows for the model and both
+controls. They do not include the spread over training seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORGOTTEN, TRACES, KNOWN, OPEN, MISSING = "forgotten", "traces", "still known", 
 
 @dataclass(frozen=True)
 class ControlPosition:
-    """(model - retain) / (full - retain): 0 is the retain model, 1 the full one; NaN, with a reason, for none."""
+    """(model - retain) / (full - retain): 0 is the retain model, 1 the target model; NaN with a reason if undefined."""
 
     value: float = math.nan
     low: float = math.nan
@@ -29,74 +29,74 @@ class ControlPosition:
 
 
 def draws(n_rows: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Rows of each bootstrap draw, shape (RESAMPLES, n_rows)."""
+    """Return the rows of each bootstrap draw, shape (RESAMPLES, n_rows)."""
     return np.random.default_rng(SEED).integers(0, n_rows, size=(RESAMPLES, n_rows))
 
 
 def interval(values_D: Floats) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of a number over the draws."""
+    """Return the 2.5th and 97.5th percentile of a number over the draws."""
     low, high = np.quantile(values_D, [0.025, 0.975])
     return float(low), float(high)
 
 
 def position(model_R: Floats, retain_R: Floats, full_R: Floats) -> ControlPosition:
-    """The position of the mean over rows, with its interval; each shape (R,), more is more knowledge.
+    """Return the position of the mean over rows, with its interval; each shape (R,), larger is more knowledge.
 
-    A row that one of the three lacks (NaN) leaves. There is no position where fewer than two rows are left, or where
-    the controls' means do not differ (the interval of their difference holds 0) or lie the wrong way round.
+    A row with a missing value (NaN) on one side is ignored. The position is undefined if fewer than two rows are left,
+    or the controls' means do not differ (the interval of their difference contains 0) or have the wrong order.
     """
     there = ~(np.isnan(model_R) | np.isnan(retain_R) | np.isnan(full_R))
     model, retain, full = model_R[there], retain_R[there], full_R[there]
     if len(model) < 2:
         return ControlPosition(reason=f"only {len(model)} rows have a value in the model and both controls")
-    drawn = draws(len(model))
-    gaps = (full - retain)[drawn].mean(axis=1)
+    samples = draws(len(model))
+    gaps = (full - retain)[samples].mean(axis=1)
     low, high = interval(gaps)
     if low <= 0 <= high:
         return ControlPosition(
-            reason="the controls do not differ: this cannot tell the full model from the retain model"
+            reason="the controls do not differ: this cannot separate the target model from the retain model"
         )
     if high < 0:
         return ControlPosition(
-            reason="the full model scores below the retain model: this does not measure knowledge here"
+            reason="the target model scores below the retain model: this does not measure knowledge here"
         )
     value = float((model - retain).mean() / (full - retain).mean())
-    there = gaps != 0  # a draw of rows on which the controls are equal places nothing
-    return ControlPosition(value, *interval((model - retain)[drawn].mean(axis=1)[there] / gaps[there]))
+    there = gaps != 0  # a draw on which the controls are equal has no position
+    return ControlPosition(value, *interval((model - retain)[samples].mean(axis=1)[there] / gaps[there]))
 
 
 def differ(retain_R: Floats, full_R: Floats) -> bool:
-    """Whether the full model's mean is above the retain model's: the interval of their difference is above 0."""
+    """Return whether the target model's mean is above the retain model's: the interval of the difference is above 0."""
     gaps = (full_R - retain_R)[~np.isnan(full_R - retain_R)]
     return len(gaps) > 1 and interval(gaps[draws(len(gaps))].mean(axis=1))[0] > 0
 
 
 def verdict(where: ControlPosition, *, margin: float, known: float) -> tuple[str, str]:
-    """What may be said, and a remark. By the ends of the interval:
+    """Return the verdict, and a remark, from the ends of the interval.
 
-    forgotten    low <= margin and high < known: not told from the retain model, and no large part is left
+    forgotten    low <= margin and high < known: not distinguishable from the retain model, and no large part is left
     traces       low > margin: more is left than in the retain model
-    still known  low >= known: at least the share `known` of what the full model knows is left
-    undecided    low <= margin and high >= known: the rows are too few to say
+    still known  low >= known: at least the share `known` of the target model's knowledge is left
+    undecided    low <= margin and high >= known: too few rows
     """
     if where.reason is not None:
         return MISSING, where.reason
     if where.low > margin:
         return (KNOWN if where.low >= known else TRACES), ""
     if where.high >= known:
-        return OPEN, "the interval reaches from the retain model to what is still known: too few rows"
-    return FORGOTTEN, "pushed below the retain model" if where.high < -margin else ""
+        return OPEN, "the interval reaches from the retain model to the threshold `known`: too few rows"
+    return FORGOTTEN, "suppressed below the retain model" if where.high < -margin else ""
 
 
 def area(curve_SR: Floats, steps: Sequence[int]) -> Floats:
-    """The mean height of each row's curve over the steps, by trapezoids; shape (S, R) -> (R,), in the score's units."""
+    """Return the mean height of each row's curve over the steps, by trapezoids; (S, R) -> (R,), in score units."""
     x = np.asarray(steps, dtype=float)
-    made: Floats = np.trapezoid(curve_SR, x=x, axis=0) / (x[-1] - x[0])
-    return made
+    heights: Floats = np.trapezoid(curve_SR, x=x, axis=0) / (x[-1] - x[0])
+    return heights
 
 
 def steps_to(means_S: Floats, steps: Sequence[int], level: float) -> float:
-    """The steps until a curve reaches a level, straight lines between its points; infinite if it never does."""
+    """Return the steps until a curve reaches a level, with linear interpolation; infinite if it never does."""
     for i, mean in enumerate(means_S):
         if mean >= level:
             if i == 0:
@@ -108,7 +108,7 @@ def steps_to(means_S: Floats, steps: Sequence[int], level: float) -> float:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Steps to regain a share of what was lost, with the interval; of the retain model, to the same level."""
+    """Steps to regain a share of the loss, with the interval; and the retain model's steps to the same level."""
 
     steps: float
     low: float
@@ -119,48 +119,49 @@ class Recovery:
 def recovery(
     model_SR: Floats, retain_SR: Floats, full_SR: Floats, steps: Sequence[int], share: float
 ) -> Recovery | str:
-    """Steps until the model is back at its start + share (full - its start), all at step 0; or why there is no such.
+    """Return the steps until the model is back at its start + share (full - its start), or why that is undefined.
 
-    Each shape (S, R), without NaN. Infinite where the level is not reached within the steps.
+    Start and full are values at step 0. Each shape is (S, R), without NaN. Infinite if the steps do not reach the
+    level.
     """
     start, goal = model_SR[0].mean(), full_SR[0].mean()
     if goal <= start:
-        return "nothing to recover: it starts at the full model's level"
+        return "nothing to recover: it starts at the target model's level"
 
     def reach(model_SD: Floats, full_D: Floats) -> list[float]:
         return [steps_to(m_S, steps, m_S[0] + share * (f - m_S[0])) for m_S, f in zip(model_SD.T, full_D, strict=True)]
 
-    drawn = draws(model_SR.shape[1])
-    many = np.sort(reach(model_SR[:, drawn].mean(axis=2), full_SR[0][drawn].mean(axis=1)))
+    samples = draws(model_SR.shape[1])
+    many = np.sort(reach(model_SR[:, samples].mean(axis=2), full_SR[0][samples].mean(axis=1)))
     level = float(start + share * (goal - start))
     return Recovery(
         steps_to(model_SR.mean(axis=1), steps, level),
-        float(many[int(0.025 * RESAMPLES)]),  # order statistics: between a number and infinity there is no mean
+        float(many[int(0.025 * RESAMPLES)]),  # order statistics: a mean of a number and infinity is undefined
         float(many[int(0.975 * RESAMPLES)]),
         steps_to(retain_SR.mean(axis=1), steps, level),
     )
 
 
 def two_sided(scores_N: Floats, centre: float) -> Floats:
-    """How far each score is from the centre, on either side."""
-    made: Floats = np.abs(scores_N - centre)
-    return made
+    """Return the distance of each score from the centre."""
+    distances: Floats = np.abs(scores_N - centre)
+    return distances
 
 
 def auc(erased_M: Floats, others_O: Floats) -> float:
-    """P(an erased row's score > another's), ties count half; both without NaN."""
+    """Return P(an erased row's score > another's), ties count half; both without NaN."""
     below = (erased_M[:, None] > others_O[None, :]).mean()
     return float(below + 0.5 * (erased_M[:, None] == others_O[None, :]).mean())
 
 
 def wins(erased_M: Floats, others_O: Floats) -> Floats:
-    """1 where an erased row's score is above another's, 0.5 where they tie, else 0; shape (M, O), whose mean is AUC."""
-    made: Floats = np.sign(erased_M[:, None] - others_O[None, :]) / 2 + 0.5
-    return made
+    """Return 1 if an erased row's score is above another's, 0.5 for a tie, else 0; shape (M, O), whose mean is AUC."""
+    comparisons: Floats = np.sign(erased_M[:, None] - others_O[None, :]) / 2 + 0.5
+    return comparisons
 
 
 def _drawn_means(won: Sequence[Floats]) -> Floats:
-    """The mean of each matrix (M, O) over bootstrap draws of its rows and columns, the same for all; (RESAMPLES, K)."""
+    """Return the mean of each matrix (M, O) over bootstrap draws of rows and columns, equal for all; (RESAMPLES, K)."""
     m, o = won[0].shape
     rng = np.random.default_rng(SEED)
     out = np.empty((RESAMPLES, len(won)))
@@ -172,15 +173,15 @@ def _drawn_means(won: Sequence[Floats]) -> Floats:
 
 
 def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple[ControlPosition, tuple[float, float]]:
-    """The position of an AUC between the controls' (each given as `wins`), and the interval of the model's own.
+    """Return the position of an AUC between the controls' (all as `wins`), and the interval of the model's own.
 
-    There is none where the interval of the controls' difference reaches 0 or below.
+    The position is undefined if the interval of the controls' difference reaches 0 or below.
     """
     model, retain, full = _drawn_means([model_MO, retain_MO, full_MO]).T
     own, gaps = interval(model), full - retain
     if interval(gaps)[0] <= 0:
         return ControlPosition(
-            reason="the controls do not differ: this cannot tell the full model from the retain model"
+            reason="the controls do not differ: this cannot separate the target model from the retain model"
         ), own
     means = [float(w.mean()) for w in (model_MO, retain_MO, full_MO)]
     value = (means[0] - means[1]) / (means[2] - means[1])
@@ -191,18 +192,18 @@ def wins_position(model_MO: Floats, retain_MO: Floats, full_MO: Floats) -> tuple
 def auc_difference(
     model: tuple[Floats, Floats], retain: tuple[Floats, Floats]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Intervals of the model's AUC and of its difference from the retain model's, the same rows drawn for both.
+    """Return intervals of the model's AUC and of its difference from the retain model's, over the same draws.
 
     Each pair: scores of the erased rows (M,) and of the others (O,), in the same order in both models.
     """
-    drawn = _drawn_means([wins(*model), wins(*retain)])
-    return interval(drawn[:, 0]), interval(drawn[:, 0] - drawn[:, 1])
+    means = _drawn_means([wins(*model), wins(*retain)])
+    return interval(means[:, 0]), interval(means[:, 0] - means[:, 1])
 
 
 def percentiles(scores_R: Floats, among_N: Floats) -> Floats:
-    """The share of the others that each score passes, ties counting half; NaN where there is no score, or no others."""
+    """Return the share of the others below each score, ties counting half; NaN for no score, or no others."""
     if not len(among_N):
         return np.full(len(scores_R), math.nan)
     below = (among_N[None, :] < scores_R[:, None]).mean(axis=1)
-    made: Floats = below + 0.5 * (among_N[None, :] == scores_R[:, None]).mean(axis=1)
-    return np.where(np.isnan(scores_R), math.nan, made)
+    shares: Floats = below + 0.5 * (among_N[None, :] == scores_R[:, None]).mean(axis=1)
+    return np.where(np.isnan(scores_R), math.nan, shares)

@@ -1,4 +1,4 @@
-"""One benchmark per file. A new file in this folder is the whole registration."""
+"""One benchmark per file. A new file in this folder registers itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""What a benchmark is: which rows play which role, and which metrics are read off them. A function per benchmark makes
-it from what the user chose; `@benchmark` registers the function."""
+"""The interface of a benchmark: the roles of its examples, and its metrics.
+
+A function per benchmark builds it from the user's settings; `@benchmark` registers the function.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from expunge.metrics.api import Metric
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a generation ends: after max_new_tokens, or before the first of the texts `stop`, which are cut off."""
+    """End of a generation: after max_new_tokens, or before the first of the texts `stop`, which are cut off."""
 
     max_new_tokens: int
     stop: tuple[str, ...] = ()
@@ -25,16 +27,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows by name, the roles they play, and the panel of metrics. notes: what was chosen that the user did not say.
+    """Sets of examples by name, their roles, and the metric suite. notes: choices that the user did not make.
 
-    split, retain_split: the names of what is forgotten and of the rest. full_sets: what the full model is trained on.
-    retain_sets: what the retain model is trained on. Without full_sets the full model is the given one; without
-    retain_sets there is no retain model. forget_set and retain_set: the two sides of unlearning; a benchmark that only
-    measures has neither among its sets. shown_set: the set whose questions and generations a report shows, if any.
-    generation: limits of what is generated, by set. shown: the metrics a report shows, in order (none: those of the
-    panel that reports know). utility: the metric that says what the model can still do. tokenizer: the folder of the
-    tokenizer that the rows are tokens of, where they are tokens; a model from scratch takes it. loss_sets: what the
-    mean token loss is read of during training, unless the user names others.
+    split, retain_split: names of the forget and the retain split. full_sets, retain_sets: training sets of the target
+    and the retain model. Without full_sets the target model is the initial model; without retain_sets there is no
+    retain model. forget_set and retain_set: the two sides of unlearning; a benchmark without unlearning has neither.
+    shown_set: the set whose questions and generations a report shows, if any. generation: limits of generations, by
+    set. shown: the metrics of a report, in order (none: the predefined ones in the panel). utility: the metric of
+    remaining abilities. tokenizer: the folder of the tokenizer, if the examples are tokens; a model from scratch uses
+    it. loss_sets: default sets of the mean token loss during training.
     """
 
     name: str
@@ -58,39 +59,46 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """What the user chose of a benchmark. None: the benchmark's own default.
-
-    root: a local folder or hub id in place of the benchmark's own. forget, retain: files of rows, for benchmarks made
-    of the user's data. args: settings of this benchmark alone, at `data.args`; see `settings`.
-    """
+    """The user's choices for a benchmark. None: the benchmark's own default."""
 
     root: str | None = None
+    """Local folder or hub id that replaces the benchmark's own."""
     forget_split: str | None = None
+    """Name of the split to forget."""
     retain_split: str | None = None
+    """Name of the split to retain."""
     holdout_split: str | None = None
+    """Name of a split that no model has seen, for membership attacks."""
     data_split: str | None = None
+    """Part of the benchmark, such as News or Books of MUSE."""
     forget: str | None = None
+    """File of examples to forget, for benchmarks of the user's own data."""
     retain: str | None = None
+    """File of examples to retain, for benchmarks of the user's own data."""
     background: bool = False
+    """Whether models from scratch also learn real-world answers."""
     truth_ratio: str = "geometric"
+    """Aggregation of the wrong answers in the truth ratio: geometric or arithmetic."""
     world: WorldConfig = field(default_factory=WorldConfig)
+    """Settings of the embedded world."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of this benchmark alone, at `data.args`; see `settings`."""
 
 
 T = TypeVar("T")
 
 
-def settings(wanted: BenchmarkConfig, cls: type[T]) -> T:
-    """`data.args` as the benchmark's own frozen dataclass. Raises ConfigError at the key."""
-    return decode(cls, wanted.args, where="data.args")
+def settings(config: BenchmarkConfig, cls: type[T]) -> T:
+    """Decode `data.args` into the benchmark's own frozen dataclass. Raises ConfigError at the key."""
+    return decode(cls, config.args, where="data.args")
 
 
-def unused(wanted: BenchmarkConfig, name: str, *keys: str) -> None:
-    """Raise ConfigError if one of these choices was made: the benchmark has no such thing."""
+def unused(config: BenchmarkConfig, name: str, *keys: str) -> None:
+    """Raise ConfigError if one of these settings is set, because the benchmark does not support it."""
     for key in keys:
-        if getattr(wanted, key):
+        if getattr(config, key):
             where = f"data.{key}" if key in ("root", "args", "background") else key
-            raise ConfigError(f"{where}={getattr(wanted, key)}: the benchmark {name} has no such setting")
+            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting; remove it")
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class BenchmarkSpec:
 
     @property
     def page(self) -> str:
-        """The benchmark's page: its function's docstring."""
+        """The user page of the benchmark: its function's docstring."""
         return (self.make.__doc__ or "").strip()
 
 
@@ -112,7 +120,7 @@ F = TypeVar("F", bound=Callable[[BenchmarkConfig], Benchmark])
 
 
 def benchmark(name: str, *, about: str) -> Callable[[F], F]:
-    """Register `make(wanted) -> Benchmark` under the name users type."""
+    """Register `make(config) -> Benchmark` under the name that users type."""
 
     def register(make: F) -> F:
         _BENCHMARKS.add(BenchmarkSpec(name, about, make))
@@ -122,10 +130,10 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
 
 
 def benchmarks() -> Mapping[str, BenchmarkSpec]:
-    """All benchmarks by name."""
+    """Return all benchmarks by name."""
     return _BENCHMARKS.all()
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
-    """The benchmark of a name. Raises ConfigError with the nearest right name."""
+    """Return the benchmark with a name. Raises ConfigError with the nearest right name."""
     return _BENCHMARKS.find(name, "benchmark")

@@ -11,7 +11,7 @@ from expunge.core.errors import ConfigError
 from expunge.data.custom import WORLD, Columns, check_file, continuations, load_rows, refuse_shared, retain_rows
 from expunge.data.examples import ExampleSet
 
-MOST_RETAIN = 400  # retain rows that are evaluated, as many as TOFU evaluates
+MOST_RETAIN = 400  # retain rows for evaluation, as many as in TOFU
 
 
 @strict
@@ -20,18 +20,26 @@ class CustomArgs:
     """Settings of `benchmark=custom`."""
 
     question_column: str | None = None
+    """Name of the column with questions; null detects it."""
     answer_column: str | None = None
+    """Name of the column with answers; null detects it."""
     text_column: str | None = None
+    """Name of the column with texts; null detects it."""
     form: Literal["qa", "completion"] | None = None
+    """qa: questions in the model's template; completion: prompts without template; null: by the columns' names."""
     retain_source: str = WORLD
+    """Source of retain rows if there is no retain file: world, or a folder or hub id with TOFU's retain90."""
     retain_eval_rows: int = MOST_RETAIN
+    """Largest number of retain rows to evaluate."""
     holdout: str | None = None
+    """File of rows that no model has seen; adds the membership attacks."""
     train_full: bool = False
+    """Whether to train the target and the retain model first, for models that do not know the rows yet."""
 
     def __post_init__(self) -> None:
         if self.retain_eval_rows < 1:
             raise ValueError("retain_eval_rows must be at least 1")
-        self.columns  # noqa: B018  # what does not go together is refused
+        self.columns  # noqa: B018  # rejects columns that do not fit together
 
     @property
     def columns(self) -> Columns:
@@ -39,53 +47,55 @@ class CustomArgs:
         return Columns(question=self.question_column, answer=self.answer_column, text=self.text_column, form=self.form)
 
 
-@benchmark("custom", about="a file of your own rows to forget (csv, JSON, parquet, txt), with or without rows to keep")
-def custom(wanted: BenchmarkConfig) -> Benchmark:
-    """A file of the user's own rows is the benchmark: forget=FILE, and if there are any retain=FILE.
+@benchmark(
+    "custom", about="a file of your own rows to forget (csv, JSON, parquet, txt), with or without rows to retain"
+)
+def custom(config: BenchmarkConfig) -> Benchmark:
+    """Build a benchmark from your own files: forget=FILE, and optionally retain=FILE.
 
     Columns: question and answer, instruction and response (or output), prompt and completion, input and output, or
-    text; others are named by data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
-    perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions take the model's template; prompts and inputs
-    stand as they are (data.args.form=qa|completion for the other way). A text is trained on whole, up to
-    model.template_args.max_length tokens; to be measured it is cut in two, its first half the prompt. Of a .txt file
-    each paragraph, or else each line, is a text.
+    text; name others with data.args.question_column, answer_column, text_column. Optional: paraphrased_answer,
+    perturbed_answer (a list) or perturbed_answer_1, ..., id. Questions use the model's template; prompts and inputs are
+    used without one (data.args.form=qa|completion reverses this). Training uses a whole text, up to
+    model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the prompt. In a .txt
+    file each paragraph is a text, or each line if there are no paragraphs.
 
-    Rows to keep that are not given come from data.args.retain_source: world (plain facts that come with the package,
-    the default), or a folder or hub id with TOFU's retain90. A note says which were taken.
+    Without retain=FILE the retain rows come from data.args.retain_source: world (plain facts in the package, the
+    default), or a folder or hub id with TOFU's retain90. A note names the source.
 
-    The full model is the given model: nothing is trained before unlearning, and there is no retain model, so what needs
-    one is missing and says so. data.args.train_full=true is for models that do not know the rows yet: the full model is
-    first trained on both files, the retain model on the second alone; retain=FILE must then be given.
-    data.args.holdout=FILE: rows like those to forget that no model has seen; adds the membership attacks.
+    The target model is the initial model: nothing is trained before unlearning, and there is no retain model. Results
+    that need one are missing, with a reason. data.args.train_full=true is for models that do not know the rows yet: it
+    first trains the target model on both files and the retain model on the second alone, and requires retain=FILE.
+    data.args.holdout=FILE: similar rows that no model has seen; adds the membership attacks.
 
     Panel: probability, ROUGE, exact memorisation and extraction strength of the forget rows, their truth ratio if every
     row has perturbed answers, probability and ROUGE of the retain rows, and the harmonic mean of these two as utility.
 
     Try: expunge unlearn benchmark=custom forget=rows.csv model=SmolLM2-135M-Instruct trainer=NPO task_name=mine
     """
-    unused(wanted, "custom", "root", "forget_split", "retain_split", "holdout_split", "data_split", "background")
-    args = settings(wanted, CustomArgs)
-    path = check_file("forget", wanted.forget)
-    if wanted.retain and args.retain_source != WORLD:
-        raise ConfigError(f"data.args.retain_source={args.retain_source}: retain={wanted.retain} was given as well")
-    if args.train_full and not wanted.retain:
-        raise ConfigError("data.args.train_full=true: a retain model needs rows of its own; give retain=FILE")
+    unused(config, "custom", "root", "forget_split", "retain_split", "holdout_split", "data_split", "background")
+    args = settings(config, CustomArgs)
+    path = check_file("forget", config.forget)
+    if config.retain and args.retain_source != WORLD:
+        raise ConfigError(f"data.args.retain_source={args.retain_source}: remove it, or retain={config.retain}")
+    if args.train_full and not config.retain:
+        raise ConfigError("data.args.train_full=true: a retain model needs retain rows; add retain=FILE")
     forget = load_rows(path, "forget", args.columns)
-    retain, kept, notes = _retain(wanted, args)
+    retain, retain_place, notes = _retain(config, args)
     sets = {"forget": forget, "retain": retain, "forget_eval": continuations(forget, "forget_eval", path)}
-    shown = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
-    sets["retain_eval"] = continuations(shown, "retain_eval", kept)
-    refuse_shared(forget, retain, (path, kept))
+    evaluated = ExampleSet("retain", retain.rows[: args.retain_eval_rows], retain.form)
+    sets["retain_eval"] = continuations(evaluated, "retain_eval", retain_place)
+    refuse_shared(forget, retain, (path, retain_place))
     if args.holdout:
         holdout = load_rows(args.holdout, "holdout", args.columns)
-        for rows, place in ((forget, path), (retain, kept)):
+        for rows, place in ((forget, path), (retain, retain_place)):
             refuse_shared(rows, holdout, (place, args.holdout))
         sets["holdout"] = continuations(holdout, "holdout", args.holdout)
     return Benchmark(
         name="custom",
         split=Path(path).name,
         sets=sets,
-        panel=rows_panel(sets, truth_ratio=wanted.truth_ratio),
+        panel=rows_panel(sets, truth_ratio=config.truth_ratio),
         full_sets=("forget", "retain") if args.train_full else (),
         retain_sets=("retain",) if args.train_full else (),
         eval_name="CUSTOM",
@@ -93,12 +103,12 @@ def custom(wanted: BenchmarkConfig) -> Benchmark:
     )
 
 
-def _retain(wanted: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
-    """The rows to keep, where they lie, and a note where the user did not give them."""
-    if wanted.retain:
-        return load_rows(wanted.retain, "retain", args.columns), wanted.retain, ()
+def _retain(config: BenchmarkConfig, args: CustomArgs) -> tuple[ExampleSet, str, tuple[str, ...]]:
+    """Return the retain rows, their source, and a note on the source if the user did not name a file."""
+    if config.retain:
+        return load_rows(config.retain, "retain", args.columns), config.retain, ()
     if args.retain_source != WORLD and Path(args.retain_source).expanduser().is_file():
         rows = load_rows(args.retain_source, "retain", args.columns)
         return rows, args.retain_source, (f"retain rows: {len(rows)} of {args.retain_source}",)
-    rows, said = retain_rows(args.retain_source)
-    return rows, args.retain_source, (said,)
+    rows, note = retain_rows(args.retain_source)
+    return rows, args.retain_source, (note,)

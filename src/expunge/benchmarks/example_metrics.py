@@ -1,4 +1,4 @@
-"""The panel of rows that come with no more than a question and an answer: TOFU's metrics, as far as they go."""
+"""Metric suite for rows with only a question and an answer: the applicable metrics of TOFU."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ RATIOS = ("forget_truth_ratio", "retain_Truth_Ratio")
 
 
 def rows_panel(sets: Mapping[str, ExampleSet], *, truth_ratio: str = "geometric") -> tuple[Metric, ...]:
-    """The metrics over forget_eval and retain_eval that their rows allow, by TOFU's names.
+    """Return the metrics over forget_eval and retain_eval that their rows allow, with TOFU's names.
 
-    A truth ratio is there where every row of its set has perturbed answers: against the paraphrase if every row has
-    one, else against the answer itself (as in arcsf). The attacks are there if `sets` has a holdout. Model utility is
-    the harmonic mean of what is there of the retain rows' probability, ROUGE and truth ratio.
+    The truth ratio of a set requires perturbed answers of every row. It uses the paraphrase if every row has one, else
+    the answer itself (as in arcsf). The attacks require a holdout in `sets`. Model utility is the harmonic mean of the
+    available ones of the retain rows' probability, ROUGE and truth ratio.
     """
-    wanted = {*PLAIN}
+    selected = {*PLAIN}
     for ratio, rows in zip(RATIOS, (sets["forget_eval"], sets["retain_eval"]), strict=True):
         if all(row.perturbed for row in rows):
-            wanted |= {ratio, "forget_quality"} if ratio == RATIOS[0] else {ratio}
+            selected |= {ratio, "forget_quality"} if ratio == RATIOS[0] else {ratio}
     out: list[Metric] = []
     for metric in tofu_panel(truth_ratio, holdout="holdout" in sets):
-        if metric.name.startswith("mia_") or metric.name == "privleak" or metric.name in wanted:
-            out.append(_fitted(metric, sets, wanted))
+        if metric.name.startswith("mia_") or metric.name == "privleak" or metric.name in selected:
+            out.append(_fitted(metric, sets, selected))
     in_order(out)
     return tuple(out)
 
 
 def subset_panel(short: str, rows: str, sets: Mapping[str, ExampleSet], truth_ratio: str) -> tuple[Metric, ...]:
-    """Probability, ROUGE and truth ratio of one more set of retain rows, as `SHORT_Q_A_Prob`, ..."""
-    found = []
+    """Return probability, ROUGE and truth ratio of another set of retain rows, as `SHORT_Q_A_Prob`, ..."""
+    subset = []
     for metric in rows_panel({"forget_eval": sets[rows], "retain_eval": sets[rows]}, truth_ratio=truth_ratio):
         if metric.rows == "retain_eval":
-            found.append(dataclasses.replace(metric, name=metric.name.replace("retain", short, 1), rows=rows))
-    return tuple(found)
+            subset.append(dataclasses.replace(metric, name=metric.name.replace("retain", short, 1), rows=rows))
+    return tuple(subset)
 
 
-def _fitted(metric: Metric, sets: Mapping[str, ExampleSet], wanted: set[str]) -> Metric:
+def _fitted(metric: Metric, sets: Mapping[str, ExampleSet], selected: set[str]) -> Metric:
     if metric.name == "model_utility":
-        parts = [part for part in metric.parents if part in wanted]
+        parts = [part for part in metric.parents if part in selected]
         return dataclasses.replace(metric, parents={part: part for part in parts})
     if metric.name in RATIOS:
         rows = sets[metric.rows or ""]

@@ -1,4 +1,4 @@
-"""Metrics beside a benchmark's own panel, in groups that `eval.extras` names, with the sets of rows they read."""
+"""Metrics outside a benchmark's own panel, in groups named by `eval.extras`, with the sets of rows they read."""
 
 from __future__ import annotations
 
@@ -14,47 +14,49 @@ from expunge.data.variants import REFUSAL, variant_of, with_refusals
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
-N_REFUSALS = 8  # refusals whose probability is read: each costs one answer a row
+N_REFUSALS = 8  # number of refusals to score: each costs one answer per row
 SIDES = {"forget": FORGET, "holdout": HOLDOUT}
 
 
 @dataclass(frozen=True)
 class MetricGroupRequest:
-    """What a group is made from: the benchmark, how many samples leak@k has, and the refusals."""
+    """Inputs of a metric group: the benchmark, the number of samples of leak@k, and the refusals."""
 
     benchmark: Benchmark
     samples: int
     refusals: Sequence[str]
 
 
-Made = tuple[Sequence[Metric], Mapping[str, ExampleSet]]
+GroupMetrics = tuple[Sequence[Metric], Mapping[str, ExampleSet]]
 
 
 def with_extras(benchmark: Benchmark, names: Sequence[str], *, samples: int, refusals: Sequence[str]) -> Benchmark:
-    """The benchmark with further groups of metrics. Raises ConfigError where it lacks the rows that a group reads."""
-    wanted = MetricGroupRequest(benchmark, samples, refusals)
+    """Return the benchmark with further metric groups. Raises ConfigError if it lacks the rows that a group reads."""
+    request = MetricGroupRequest(benchmark, samples, refusals)
     panel, sets = list(benchmark.panel), dict(benchmark.sets)
     for name in names:
-        for needed in EXTRAS[name].rows:
-            if needed not in benchmark.sets:
-                hint = "; name a holdout_split (benchmark=custom: data.args.holdout)" if needed == HOLDOUT else ""
-                raise ConfigError(f"eval.extras: {name} reads the rows {needed!r}, which {benchmark.name} lacks{hint}")
-        metrics, more = EXTRAS[name].make(wanted)
-        known = {m.name: m for m in panel}
-        panel += [m for m in metrics if known.get(m.name) != m]
+        for name_of_rows in EXTRAS[name].rows:
+            if name_of_rows not in benchmark.sets:
+                hint = "; name a holdout_split (benchmark=custom: data.args.holdout)" if name_of_rows == HOLDOUT else ""
+                raise ConfigError(
+                    f"eval.extras: {name} reads the rows {name_of_rows!r}, which {benchmark.name} lacks{hint}"
+                )
+        metrics, more = EXTRAS[name].make(request)
+        existing = {m.name: m for m in panel}
+        panel += [m for m in metrics if existing.get(m.name) != m]
         sets |= more
-    in_order(panel)  # what cannot be right ends here, before anything is scored
+    in_order(panel)  # rejects an invalid panel before anything is scored
     return dataclasses.replace(benchmark, panel=tuple(panel), sets=sets)
 
 
-def _gradnorm(wanted: MetricGroupRequest) -> Made:
+def _gradnorm(request: MetricGroupRequest) -> GroupMetrics:
     sides = [
         Metric(f"mia_gradnorm_{s}", "gradnorm_score", rows=r, reads={"grads": ("answer",)}) for s, r in SIDES.items()
     ]
     return [_auc("mia_gradnorm"), *sides], {}
 
 
-def _rmia(wanted: MetricGroupRequest) -> Made:
+def _rmia(request: MetricGroupRequest) -> GroupMetrics:
     sides = [
         Metric(
             f"mia_rmia_{side}",
@@ -67,7 +69,7 @@ def _rmia(wanted: MetricGroupRequest) -> Made:
     return [_auc("mia_rmia"), *sides, *_losses()], {}
 
 
-def _lira(wanted: MetricGroupRequest) -> Made:
+def _lira(request: MetricGroupRequest) -> GroupMetrics:
     sides = [
         Metric(f"mia_lira_{side}", "lira_score", parents={"losses": f"mia_loss_{side}"}, shadows=True) for side in SIDES
     ]
@@ -79,42 +81,42 @@ def _auc(name: str) -> Metric:
 
 
 def _losses() -> list[Metric]:
-    """As in the TOFU panel, for benchmarks whose panel has none."""
+    """Return the loss metrics of the TOFU panel, for benchmarks without them."""
     return [
         Metric(f"mia_loss_{side}", "loss_score", rows=rows, reads={"tokens": ("answer",)})
         for side, rows in SIDES.items()
     ]
 
 
-def _leak(wanted: MetricGroupRequest) -> Made:
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < wanted.samples]
+def _leak(request: MetricGroupRequest) -> GroupMetrics:
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < request.samples]
     return [
         Metric(f"forget_leak_at_{k}", "leak_at_k", rows=FORGET, reads={"samples": ("answer",)}, args={"k": k})
-        for k in (*ks, wanted.samples)
+        for k in (*ks, request.samples)
     ], {}
 
 
-def _worst_case(wanted: MetricGroupRequest) -> Made:
-    rows = wanted.benchmark.sets[FORGET]
+def _worst_case(request: MetricGroupRequest) -> GroupMetrics:
+    rows = request.benchmark.sets[FORGET]
     names = ["direct", "upper", "quoted", "plain"]
     if all(r.paraphrased_question for r in rows):
         names.append("paraphrased")
     sets = {f"{FORGET}_{name}": variant_of(rows, name) for name in names}
-    asked = {"as_it_is": FORGET} | {name: f"{FORGET}_{name}" for name in names}
+    variants = {"as_it_is": FORGET} | {name: f"{FORGET}_{name}" for name in names}
     metrics = []
-    for way, of in asked.items():
+    for way, of in variants.items():
         metrics.append(Metric(f"forget_Q_A_Prob_{way}", "probability", rows=of, reads={"tokens": ("answer",)}))
         metrics.append(Metric(f"forget_Q_A_ROUGE_{way}", "rouge", rows=of, reads={"texts": ("answer",)}))
     for short in ("Prob", "ROUGE"):
-        parents = {way: f"forget_Q_A_{short}_{way}" for way in asked}
+        parents = {way: f"forget_Q_A_{short}_{way}" for way in variants}
         statistic = {"Prob": "prob", "ROUGE": "rougeL_recall"}[short]
         metrics.append(Metric(f"forget_worst_{short}", "worst_case", parents=parents, args={"statistic": statistic}))
     return metrics, sets
 
 
-def _refusal(wanted: MetricGroupRequest) -> Made:
+def _refusal(request: MetricGroupRequest) -> GroupMetrics:
     name = f"{FORGET}_refusals"
-    sets = {name: with_refusals(wanted.benchmark.sets[FORGET], wanted.refusals[:N_REFUSALS])}
+    sets = {name: with_refusals(request.benchmark.sets[FORGET], request.refusals[:N_REFUSALS])}
     return [
         Metric("forget_refusal_Prob", "probability", rows=name, reads={"tokens": (REFUSAL,)}),
         Metric("forget_refusal_Prob_max", "probability", rows=name, reads={"tokens": (REFUSAL,)}, args={"over": "max"}),
@@ -122,7 +124,7 @@ def _refusal(wanted: MetricGroupRequest) -> Made:
     ], sets
 
 
-def _fluency(wanted: MetricGroupRequest) -> Made:
+def _fluency(request: MetricGroupRequest) -> GroupMetrics:
     metrics = []
     for short, rows in (("forget", FORGET), ("retain", RETAIN)):
         for name, statistic in (("repetition", "repetition_4"), ("distinct", "distinct_2"), ("ended", "ended")):
@@ -134,7 +136,7 @@ def _fluency(wanted: MetricGroupRequest) -> Made:
     return metrics, {}
 
 
-def _agreement(wanted: MetricGroupRequest) -> Made:
+def _agreement(request: MetricGroupRequest) -> GroupMetrics:
     return [
         Metric(
             f"{short}_{name}", "agreement", rows=rows, reads={"agreement": ("answer",)}, args={"statistic": statistic}
@@ -144,7 +146,7 @@ def _agreement(wanted: MetricGroupRequest) -> Made:
     ], {}
 
 
-def _similarity(wanted: MetricGroupRequest) -> Made:
+def _similarity(request: MetricGroupRequest) -> GroupMetrics:
     return [
         Metric(
             f"{short}_similarity",
@@ -156,11 +158,11 @@ def _similarity(wanted: MetricGroupRequest) -> Made:
     ], {}
 
 
-def _entity(wanted: MetricGroupRequest) -> Made:
-    """Retain rows that share an entity with the forget rows (a publisher, an influence), and those that do not."""
-    keys = sorted({key for row in wanted.benchmark.sets[FORGET] for key in row.meta.get("keys", ())})
+def _entity(request: MetricGroupRequest) -> GroupMetrics:
+    """Split retain rows into those with an entity of the forget rows (a publisher, an influence), and the others."""
+    keys = sorted({key for row in request.benchmark.sets[FORGET] for key in row.meta.get("keys", ())})
     if not keys:
-        name = wanted.benchmark.name
+        name = request.benchmark.name
         raise ConfigError(f"eval.extras: entity reads the entities of rows (meta.keys), which {name} lacks")
     return [
         Metric(f"retain_{short}_Q_A_Prob", "probability", rows=RETAIN, reads={"tokens": ("answer",)}, where={key: keys})
@@ -168,8 +170,8 @@ def _entity(wanted: MetricGroupRequest) -> Made:
     ], {}
 
 
-def _arcsf(wanted: MetricGroupRequest) -> Made:
-    """The names and the arithmetic of arcsf. Its utilities have no real authors and no world facts."""
+def _arcsf(request: MetricGroupRequest) -> GroupMetrics:
+    """Return the metrics of arcsf with its names and arithmetic; its utilities ignore real authors and world facts."""
 
     def ratio(name: str, rows: str, aggregate: str) -> Metric:
         args = {"aggregate": aggregate, "aggregator": "arithmetic"}
@@ -211,11 +213,11 @@ def _arcsf(wanted: MetricGroupRequest) -> Made:
 
 @dataclass(frozen=True)
 class MetricGroup:
-    """A group of metrics: one line on it, the sets of rows it needs, and how it is made."""
+    """A group of metrics: a description, the sets of rows it needs, and its function."""
 
     about: str
     rows: tuple[str, ...]
-    make: Callable[[MetricGroupRequest], Made]
+    make: Callable[[MetricGroupRequest], GroupMetrics]
 
 
 EXTRAS: Mapping[str, MetricGroup] = {

@@ -22,37 +22,41 @@ class GenTofuArgs:
     """Settings of `benchmark=gen_tofu`."""
 
     granularity: Literal["question", "book", "author", "publisher", "relationship"] = "question"
+    """Unit to forget."""
     forget_fraction: float = 0.05
+    """Share of the units to forget, between 0 and 1."""
     seed: int = 42
+    """Seed of the split."""
     train_set_eval: bool = False
+    """Whether evaluation uses the training questions instead of the paraphrased ones."""
 
     def __post_init__(self) -> None:
         if not 0 < self.forget_fraction < 1:
-            raise ValueError("forget_fraction must lie between 0 and 1")
+            raise ValueError("forget_fraction must be a number between 0 and 1")
 
 
 @benchmark(
     "gen_tofu", about="arcsf's entity graph with question rows of your own: question, book, author, publisher, link"
 )
-def gen_tofu(wanted: BenchmarkConfig) -> Benchmark:
-    """arcsf's entity graph (authors, books, publishers), with rows that name the entities they are about.
+def gen_tofu(config: BenchmarkConfig) -> Benchmark:
+    """Build arcsf's entity graph (authors, books, publishers), with rows that name their entities.
 
-    data.root: a folder with all_items.json, all_connections.csv and questions.json (jsonl, parquet), whose rows have
-    keys, question, answer, perturbed_answers and the same three with paraphrased_ before them. The rows are not
-    published with the graph. data.args.granularity: question, book, author or publisher draws forget_fraction of these,
-    rounded down, and forgets every row that names one; relationship draws links and forgets the rows that name both
-    ends, and retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
-    Training sees question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
+    data.root: a folder with all_items.json, all_connections.csv and questions.json (jsonl, parquet). Its rows have
+    keys, question, answer, perturbed_answers and the same three with the prefix paraphrased_. The rows are not
+    published with the graph. data.args.granularity: question, book, author or publisher samples forget_fraction of
+    these, rounded down, and forgets every row that names one. relationship samples links and forgets the rows that name
+    both ends; retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
+    Training uses question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
 
     Try: expunge plan study=quickstart benchmark=gen_tofu data.root=FOLDER data.args.granularity=book
     """
-    unused(wanted, "gen_tofu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
-    args = settings(wanted, GenTofuArgs)
-    if not wanted.root:
+    unused(config, "gen_tofu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
+    args = settings(config, GenTofuArgs)
+    if not config.root:
         raise ConfigError("data.root: missing; benchmark=gen_tofu reads a folder with all_items.json and its rows")
-    folder = Path(wanted.root).expanduser()
+    folder = Path(config.root).expanduser()
     graph = load_graph(folder)
-    rows, asked = load_graph_rows(folder, graph, training_words=args.train_set_eval)
+    rows, eval_rows = load_graph_rows(folder, graph, training_words=args.train_set_eval)
     split = split_by(
         rows,
         args.granularity,
@@ -69,18 +73,18 @@ def gen_tofu(wanted: BenchmarkConfig) -> Benchmark:
         }
     trained = {"full": rows, "forget": split.forget, "retain": split.retain}
     sets = {name: row_set(name, part) for name, part in trained.items()}
-    sets |= {name: row_set(name, _as_asked(part, asked)) for name, part in evaluated.items()}
-    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, wanted.truth_ratio)]
+    sets |= {name: row_set(name, _for_evaluation(part, eval_rows)) for name, part in evaluated.items()}
+    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, config.truth_ratio)]
     return Benchmark(
         name="gen_tofu",
         split=f"{args.granularity}-{args.forget_fraction:g}",
         sets=sets,
-        panel=(*rows_panel(sets, truth_ratio=wanted.truth_ratio), *more),
+        panel=(*rows_panel(sets, truth_ratio=config.truth_ratio), *more),
         full_sets=("full",),
         retain_sets=("retain",),
     )
 
 
-def _as_asked(rows: Sequence[Example], asked: list[Example]) -> list[Example]:
-    """The same rows in the words of evaluation."""
-    return [asked[row.row_id] for row in rows]
+def _for_evaluation(rows: Sequence[Example], eval_rows: list[Example]) -> list[Example]:
+    """Return the same rows in the wording of evaluation."""
+    return [eval_rows[row.row_id] for row in rows]

@@ -3,16 +3,16 @@ from __future__ import annotations
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
 
 
-@benchmark("lm_eval", about="nothing of its own: a place for the tasks of lm-evaluation-harness (eval.lm_eval.tasks)")
-def lm_eval(wanted: BenchmarkConfig) -> Benchmark:
-    """No rows and no panel: only the tasks of lm-evaluation-harness that eval.lm_eval.tasks names.
+@benchmark("lm_eval", about="no own rows: only the tasks of lm-evaluation-harness (eval.lm_eval.tasks)")
+def lm_eval(config: BenchmarkConfig) -> Benchmark:
+    """Build a benchmark without rows and panel: only the tasks of lm-evaluation-harness in eval.lm_eval.tasks.
 
-    Tasks can be added to any other benchmark too, and to studies: each model is then measured on them.
+    Tasks can be added to any other benchmark too, and to studies, which then evaluate each model on them.
 
     Try: expunge eval benchmark=lm_eval eval.lm_eval.tasks=[arc_easy] eval.lm_eval.num_fewshot=5 task_name=arc
     """
     keys = ("root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
-    unused(wanted, "lm_eval", *keys, "args")
+    unused(config, "lm_eval", *keys, "args")
     return Benchmark(
         name="lm_eval",
         split="none",

@@ -1,4 +1,4 @@
-"""The TOFU panel: the metrics of TOFU (arXiv:2401.06121) under the names the field knows them by."""
+"""The TOFU panel: the metrics of TOFU (arXiv:2401.06121) with their usual names."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ UTILITY_PARTS = (
 def tofu_panel(
     truth_ratio: str = "geometric", *, floor: float = 0.0, holdout: bool = False, compat: str = "clean"
 ) -> tuple[Metric, ...]:
-    """The metrics of one TOFU evaluation, over the row sets forget_eval, retain_eval, real_authors and world_facts.
+    """Return the metrics of one TOFU evaluation, over forget_eval, retain_eval, real_authors and world_facts.
 
-    truth_ratio: "geometric" (TOFU's code, OpenUnlearning) or "arithmetic" (the paper's equation 1, arcsf); see the
-    family truth_ratio. floor: 0, or 1e-10 to reproduce OpenUnlearning's numbers where a model has collapsed.
-    holdout: there is a row set holdout of authors no model has seen; adds the membership attacks and privleak.
-    compat: "clean", or "openunlearning" for its extraction strength. Raises ConfigError on other values.
+    Args:
+        truth_ratio: "geometric" (TOFU's code, OpenUnlearning) or "arithmetic" (the paper's equation 1, arcsf); see the
+            family truth_ratio.
+        floor: 0, or 1e-10 to reproduce OpenUnlearning's numbers of collapsed models.
+        holdout: Whether there is a set holdout of authors no model has seen; adds the membership attacks and privleak.
+        compat: "clean", or "openunlearning" for its extraction strength.
+
+    Raises:
+        ConfigError: If an argument has another value.
     """
     panel = (
         Metric(
@@ -42,7 +47,7 @@ def tofu_panel(
         _ratio("forget_truth_ratio", FORGET, "paraphrase", "closer_to_1_better", truth_ratio, floor),
         *_probabilities("forget", FORGET, paraphrase=True),
         _rouge("forget_Q_A_ROUGE", FORGET, "answer"),
-        # The same generations held against the paraphrased answer, not answers to the paraphrased question.
+        # The same generations compared with the paraphrased answer, not answers to the paraphrased question.
         _rouge("forget_Q_A_PARA_ROUGE", FORGET, "paraphrase"),
         Metric("exact_memorization", "exact_memorization", rows=FORGET, reads={"tokens": ("answer",)}),
         Metric(
@@ -60,27 +65,27 @@ def tofu_panel(
         *_choices("ra", AUTHORS, truth_ratio, floor),
         *_choices("wf", FACTS, truth_ratio, floor),
     )
-    in_order(panel)  # a wrong argument ends here, before anything is scored
+    in_order(panel)  # rejects a wrong argument before anything is scored
     return panel
 
 
 def _attacks() -> tuple[Metric, ...]:
-    """Each attack: its score on the forget rows and on the holdout rows, and how well it tells the two apart."""
-    found: list[Metric] = []
+    """Return for each attack its scores on the forget rows and on the holdout rows, and its AUC."""
+    metrics: list[Metric] = []
     for attack in ATTACKS:
         name = f"mia_{attack}"
         parents = {"members": f"{name}_forget", "others": f"{name}_holdout"}
-        found.append(Metric(name, "attack_auc", parents=parents, retain=name))
+        metrics.append(Metric(name, "attack_auc", parents=parents, retain=name))
         for short, rows in (("forget", FORGET), ("holdout", HOLDOUT)):
             retain = f"mia_loss_{short}" if attack == "reference" else None
-            found.append(
+            metrics.append(
                 Metric(f"{name}_{short}", f"{attack}_score", rows=rows, reads={"tokens": ("answer",)}, retain=retain)
             )
-    return (*found, Metric("privleak", "privleak", parents={"auc": "mia_min_k"}, retain="mia_min_k"))
+    return (*metrics, Metric("privleak", "privleak", parents={"auc": "mia_min_k"}, retain="mia_min_k"))
 
 
 def _choices(short: str, rows: str, truth_ratio: str, floor: float) -> tuple[Metric, ...]:
-    """The metrics of questions about the real world, which come with wrong options and no paraphrase."""
+    """Return the metrics of questions about the real world, which have wrong options and no paraphrase."""
     return (
         *_probabilities(short, rows, paraphrase=False),
         Metric(

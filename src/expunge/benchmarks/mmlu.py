@@ -14,7 +14,7 @@ from expunge.metrics.multiple_choice import Score
 
 
 def check_shots(shots: int, key: str) -> None:
-    """Raise ValueError, beginning with the key, unless MMLU has so many solved questions of a subject."""
+    """Raise ValueError, starting with the key, if MMLU has fewer solved questions per subject."""
     if not 0 <= shots <= MAX_SHOTS:
         raise ValueError(f"{key} must be 0 to {MAX_SHOTS}")
 
@@ -22,14 +22,20 @@ def check_shots(shots: int, key: str) -> None:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MmluArgs:
-    """`data.args` of MMLU. subjects: none means all 57. limit: only the first questions of each subject (0: all)."""
+    """`data.args` of MMLU."""
 
     subjects: tuple[str, ...] = ()
+    """Subjects to use; empty uses all 57."""
     shots: int = MAX_SHOTS
+    """Number of solved questions before each, 0 to 5."""
     style: Style = "letters"
+    """Options as letters, or as their own texts (options)."""
     score: Score = "sum"
+    """sum: accuracy; per_byte: accuracy of scores per byte."""
     limit: int = 0
+    """Number of questions per subject, the first ones (0: all)."""
     max_length: int = 4096
+    """Largest number of tokens; a longer prompt loses its beginning."""
 
     def __post_init__(self) -> None:
         check_shots(self.shots, "shots")
@@ -40,12 +46,12 @@ class MmluArgs:
 
 
 def choice_metric(name: str, score: Score = "sum") -> Metric:
-    """Accuracy over the multiple-choice rows of a set, under the set's name."""
+    """Return accuracy over the multiple-choice rows of a set, with the set's name."""
     return Metric(name, "multiple_choice", rows=name, reads={"tokens": (ANSWER, WRONG)}, args={"score": score})
 
 
 def mmlu_panel(names: Iterable[str], score: Score = "sum") -> tuple[Metric, ...]:
-    """`mmlu`, the mean over all questions, and each subject's accuracy under the name of its set."""
+    """Return `mmlu`, the mean over all questions, and each subject's accuracy with the name of its set."""
     subjects = [choice_metric(name, score) for name in names]
     parents = {m.name.removeprefix(PREFIX): m.name for m in subjects}
     statistic = "acc" if score == "sum" else "acc_norm"
@@ -56,21 +62,21 @@ def mmlu_panel(names: Iterable[str], score: Score = "sum") -> tuple[Metric, ...]
 
 
 @benchmark("mmlu", about=f"MMLU ({HUB_ID}, arXiv:2009.03300): multiple-choice questions of 57 subjects; measures only")
-def mmlu(wanted: BenchmarkConfig) -> Benchmark:
-    """MMLU (Hendrycks et al. 2021, arXiv:2009.03300): 14042 multiple-choice questions of 57 subjects.
+def mmlu(config: BenchmarkConfig) -> Benchmark:
+    """Build MMLU (Hendrycks et al. 2021, arXiv:2009.03300): 14042 multiple-choice questions of 57 subjects.
 
-    It measures what a model knows; there is nothing to forget. data.root: a folder in place of the hub's `cais/mmlu`.
-    data.args: subjects (all), shots (0 to 5, default 5), style (letters, or options: the answers are the options' own
-    texts), score (sum: accuracy; per_byte: accuracy of scores per byte), limit (questions of a subject), max_length.
+    It only measures; there is nothing to forget. data.root: a folder in place of the hub's `cais/mmlu`. data.args:
+    subjects (all), shots (0 to 5, default 5), style (letters, or options: the answers are the options' own texts),
+    score (sum: accuracy; per_byte: accuracy of scores per byte), limit (questions per subject), max_length.
 
-    `mmlu` is the mean over all questions, with `mean_over_subjects` beside it; each subject has its own number.
+    `mmlu` is the mean over all questions, with `mean_over_subjects` next to it; each subject has its own number.
 
     Try: expunge eval benchmark=mmlu data.root=FOLDER data.args.shots=5 task_name=mmlu
     """
-    unused(wanted, "mmlu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
-    args = settings(wanted, MmluArgs)
+    unused(config, "mmlu", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
+    args = settings(config, MmluArgs)
     sets = mmlu_sets(
-        wanted.root or HUB_ID,
+        config.root or HUB_ID,
         subjects=args.subjects,
         n_shots=args.shots,
         style=args.style,

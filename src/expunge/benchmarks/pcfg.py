@@ -7,17 +7,17 @@ from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
 SUFFIXES = ("uncorrelated", "correlated")
-ANSWER_TOKENS = 4  # two digits and a sign, whatever the tokenizer
+ANSWER_TOKENS = 4  # two digits and a sign, for any tokenizer
 
 
-def procedural_benchmark(name: str, wanted: BenchmarkConfig, tasks: ProceduralTasks, sizes: SetSizes) -> Benchmark:
-    """Procedural tasks as a benchmark: the mixture is what the full model learns, one task of it is to be forgotten.
+def procedural_benchmark(name: str, config: BenchmarkConfig, tasks: ProceduralTasks, sizes: SetSizes) -> Benchmark:
+    """Build a benchmark of procedural tasks: the target model learns the mixture, and one task of it is forgotten.
 
-    With a fine-tuning task, its rows stand on the retain side in place of the mixture's others: GradDiff with gamma=0
-    then fine-tunes on them.
+    With a fine-tuning task, its rows replace the mixture's other tasks on the retain side: GradDiff with gamma=0 then
+    fine-tunes on them.
     """
     unused(
-        wanted, name, "root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
+        config, name, "root", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
         "background",
     )  # fmt: skip
     sets = task_sets(tasks, sizes)
@@ -33,7 +33,7 @@ def procedural_benchmark(name: str, wanted: BenchmarkConfig, tasks: ProceduralTa
         panel=tuple(panel),
         full_sets=("full",),
         retain_sets=("retain",),
-        notes=(f"accuracy of each task's most frequent answer, without reading the string: {guesses}",),
+        notes=(f"accuracy of each task's most frequent answer, for any string: {guesses}",),
         retain_set="retain" if tasks.finetune is None else "finetune",
         shown_set="target_uncorrelated",
         eval_name=name.upper(),
@@ -44,26 +44,26 @@ def procedural_benchmark(name: str, wanted: BenchmarkConfig, tasks: ProceduralTa
 
 
 @benchmark("pcfg", about="counting and indexing letters of a seeded grammar's strings (arXiv:2311.12786); no download")
-def pcfg(wanted: BenchmarkConfig) -> Benchmark:
-    """Questions about strings of a seeded grammar over a, b and c: what does fine-tuning do to a capability?
+def pcfg(config: BenchmarkConfig) -> Benchmark:
+    """Build questions about strings of a seeded grammar over a, b and c: how does fine-tuning change a capability?
 
     count_X: how often X occurs in the last data.args.window letters (40), X one of a, b, c, aa, bb, cc. index_X: the
     place, from the end, of its data.args.occurrence-th occurrence (6) from the end, or -1. token_at_40: the letter 40
-    from the end. The full model learns the mixture of all; data.args.target (count_a) is to be forgotten, the others
-    are retained; the retain model has never learned the target.
+    from the end. The target model learns the mixture of all; data.args.target (count_a) is forgotten, the others are
+    retained; the retain model has never learned the target.
 
-    data.args: seed, train_rows, eval_rows, depth of the grammar, operand_prior ({a: 0.999, b: 0.001}), tasks (these
-    alone), correlation: the probability that a row of the mixture is drawn from the strings whose window has exactly
-    one a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others: GradDiff
-    with method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation are its own.
+    data.args: seed, train_rows, eval_rows, depth of the grammar, operand_prior ({a: 0.999, b: 0.001}), tasks (only
+    these), correlation: the probability that a row of the mixture comes from the strings whose window has exactly one
+    a more than b's. finetune=count_b puts that task on the retain side, in place of the mixture's others: GradDiff with
+    method_args.gamma=0 then fine-tunes on it. finetune_rows and finetune_correlation apply to it alone.
 
     Panel: accuracy (the whole generation is the answer) and probability of target and others (and finetune), on natural
-    and on correlated strings that no training set asks about.
+    and on correlated strings outside all training sets.
 
     Try: expunge run study=pcfg_tiny
     """
-    config = settings(wanted, PcfgConfig)
-    tasks = pcfg_tasks(config)
-    if config.finetune == config.target:
-        raise ConfigError(f"data.args.finetune={config.finetune}: this is the task to forget (data.args.target)")
-    return procedural_benchmark("pcfg", wanted, tasks, config)
+    args = settings(config, PcfgConfig)
+    tasks = pcfg_tasks(args)
+    if args.finetune == args.target:
+        raise ConfigError(f"data.args.finetune={args.finetune}: this is the task to forget (data.args.target)")
+    return procedural_benchmark("pcfg", config, tasks, args)

@@ -29,56 +29,59 @@ class RwkuArgs:
     """Settings of `benchmark=rwku`."""
 
     targets: tuple[str, ...] = ("Stephen King",)
+    """People to forget; [] selects all 200."""
     corpus: str = "train_original_passage"
+    """Texts to forget: train_original_passage, train_positive_llama3 or train_positive_phi3."""
     blank_prompt: str = "Fill in the blank: {query}"
+    """Prompt of the probes with blanks."""
     question_prompt: str = "{query}"
+    """Prompt of the probes with questions."""
     members: bool = True
+    """Whether to measure the loss of texts about the targets and about others."""
 
     def __post_init__(self) -> None:
         if self.corpus not in CORPORA:
             raise ValueError(f"corpus has no such choice{nearest(self.corpus, CORPORA)}")
         for key in ("blank_prompt", "question_prompt"):
             if "{query}" not in getattr(self, key):
-                raise ValueError(f"{key} must hold {{query}}")
+                raise ValueError(f"{key} must contain {{query}}")
 
 
-@benchmark(
-    "rwku", about=f"RWKU ({HUB_ID}, arXiv:2406.10890): famous people, probed directly, by questions and by attacks"
-)
-def rwku(wanted: BenchmarkConfig) -> Benchmark:
-    """RWKU (Jin et al. 2024): make a model forget famous people that it learned of in pretraining.
+@benchmark("rwku", about=f"RWKU ({HUB_ID}, arXiv:2406.10890): famous people, with direct probes, questions and attacks")
+def rwku(config: BenchmarkConfig) -> Benchmark:
+    """Build RWKU (Jin et al. 2024): make a model forget famous people that it learned about in pretraining.
 
     data.args.targets: the people, by default Stephen King; [] for all 200. data.root: a folder of its files in place of
-    the hub. The benchmark gives no rows to forget; data.args.corpus is one of the texts it was tested with:
-    train_original_passage (default) or what two models wrote about the target, train_positive_llama3, ..._phi3. Retain
-    rows are the same kind of text about everybody else, or the package's plain facts where there is nobody else. The
-    full model is the given one; there is no retain model.
+    the hub. The benchmark has no rows to forget; data.args.corpus is one of the texts of its experiments:
+    train_original_passage (default) or texts by two models about the target, train_positive_llama3, ..._phi3. Retain
+    rows are the same kind of text about all other people, or the package's plain facts if there are none. The target
+    model is the initial model; there is no retain model.
 
     Panel: ROUGE-L recall and probability of the probes, on blanks (level1), questions (level2) and adversarial
     questions (level3) about the targets, and on blanks and questions about their neighbours; utility is the harmonic
     mean of the neighbours' ROUGE. forget_mia_loss and retain_mia_loss: the loss of texts about the targets and about
-    others, both of which models have seen (members=false leaves them out).
-    Probes are asked as data.args.blank_prompt and question_prompt say, by the model's template. RWKU's own code words
-    its instructions otherwise and begins the answer for the model, so numbers compare within this package.
+    others, both of which models have seen (members=false skips them).
+    Probes use data.args.blank_prompt and question_prompt, in the model's template. RWKU's own code has other
+    instructions and starts the answer for the model, so numbers compare only within this package.
 
     Try: expunge eval experiment=eval/rwku/default task_name=rwku
     """
-    unused(wanted, "rwku", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
-    unused(wanted, "rwku", "background")
-    args = settings(wanted, RwkuArgs)
-    root = wanted.root or HUB_ID
+    unused(config, "rwku", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain")
+    unused(config, "rwku", "background")
+    args = settings(config, RwkuArgs)
+    root = config.root or HUB_ID
     check_targets(root, args.targets)
     sets: dict[str, ExampleSet] = {}
     for level in LEVELS:
         prompt = args.blank_prompt if level.endswith("1") else args.question_prompt
         sets[level] = probes(root, level, args.targets, prompt)
     sets["forget"] = texts(root, args.corpus, "forget", args.targets)
-    kept = texts(root, args.corpus, "retain", args.targets, others=True) if args.targets else None
+    retain = texts(root, args.corpus, "retain", args.targets, others=True) if args.targets else None
     notes: tuple[str, ...] = ()
-    if kept is None or not len(kept):
-        kept, said = retain_rows(WORLD)
-        notes = (said,)
-    sets["retain"] = kept
+    if retain is None or not len(retain):
+        retain, note = retain_rows(WORLD)
+        notes = (note,)
+    sets["retain"] = retain
     if args.members:
         sets |= {name: texts(root, name, name, args.targets) for name in MEMBERS}
     sets["forget_eval"] = sets["forget_level2"]
@@ -97,7 +100,7 @@ def rwku(wanted: BenchmarkConfig) -> Benchmark:
 
 
 def rwku_panel(*, members: bool) -> tuple[Metric, ...]:
-    """ROUGE and probability of each level, utility, and the members' losses."""
+    """Return ROUGE and probability of each level, utility, and the members' losses."""
     panel: list[Metric] = []
     for level in LEVELS:
         statistic = {"statistic": "rougeL_recall"}

@@ -31,22 +31,32 @@ SHOWN = ("semeval_aggregate", "task_aggregate", "mia_score")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SemEvalArgs:
-    """Settings of `benchmark=semeval`: see its page."""
+    """Settings of `benchmark=semeval`."""
 
     forget_dir: str | None = None
+    """Folder with the forget files, as in the task's own interface; replaces data.root and the split."""
     retain_dir: str | None = None
+    """Folder with the retain files; required with forget_dir."""
     validation: str | None = None
+    """Rows to monitor a run: a folder, or `self` for the rows of unlearning."""
     mia: str | None = None
+    """Folder of the membership documents; null uses mia/ in the root."""
     members: Literal["all", "forget"] = "all"
+    """Member documents to attack: all, or only those among the forget rows."""
     mmlu: str | None = None
+    """Folder of MMLU questions, to measure them in the same run."""
     mmlu_shots: int = MAX_SHOTS
+    """Number of solved questions before each MMLU question, 0 to 5."""
     mmlu_limit: int = 0
+    """Number of MMLU questions per subject (0: all)."""
     mmlu_accuracy: float | None = None
+    """MMLU accuracy of an external measurement, from 0 to 1."""
     documents: int | None = None
+    """Number of documents of each task and side, the first ones; null uses all."""
 
     def __post_init__(self) -> None:
         if (self.forget_dir is None) != (self.retain_dir is None):
-            raise ValueError("forget_dir needs retain_dir beside it, and retain_dir forget_dir")
+            raise ValueError("forget_dir must be set together with retain_dir")
         check_shots(self.mmlu_shots, "mmlu_shots")
         if self.mmlu_limit < 0:
             raise ValueError("mmlu_limit must be at least 0 (0: all)")
@@ -59,37 +69,36 @@ class SemEvalArgs:
 
 
 @benchmark("semeval", about="SemEval-2025 Task 4 / LUME (arXiv:2504.02883): the official evaluation, part by part")
-def semeval(wanted: BenchmarkConfig) -> Benchmark:
-    """SemEval-2025 Task 4: stories, made-up personal data and biographies; half of the documents are to be forgotten.
+def semeval(config: BenchmarkConfig) -> Benchmark:
+    """Build SemEval-2025 Task 4: stories, synthetic personal data and biographies; half of the documents are forgotten.
 
     data.root: a folder with train/ and validation/ (jsonl, csv or parquet), with the hub's parquet files, or with the
     forget and retain files of LUME (forget_split=all). forget_split: train (default), validation or all. Inputs are
-    prompts as they stand, without template; in training the output and an end token follow.
+    prompts without template; in training the output and an end token follow.
 
     Panel: the official one. Regurgitation (ROUGE-L recall of document ends) and knowledge (the whole generation is the
     answer) by task and side, their harmonic mean; the loss attack on member and nonmember documents; the aggregate of
-    both with MMLU. The documents lie in the root's mia/ or at data.args.mia=FOLDER. MMLU is measured elsewhere:
-    data.args.mmlu_accuracy=0.49. Without one of the parts there is no aggregate, and it says which is missing.
-    MMLU can be measured in the same run instead: data.args.mmlu=FOLDER, with mmlu_shots (5) solved questions before
-    each, and mmlu_limit questions of a subject (0: all).
+    both with MMLU. The documents are in the root's mia/ or at data.args.mia=FOLDER. MMLU comes from an external
+    measurement, data.args.mmlu_accuracy=0.49, or from the same run: data.args.mmlu=FOLDER, with mmlu_shots (5) solved
+    questions before each, and mmlu_limit questions per subject (0: all). Without one of the parts the aggregate is
+    missing, and its reason names the part.
 
-    data.args.documents=N takes the first N documents of each task and side, for a quick look or a small model.
-    members=forget attacks only the member documents that are among the forget rows, where a model was made of these
-    rows alone. forget_dir and retain_dir (a folder each, as the task hands them over) take the place of data.root and
-    the split.
+    data.args.documents=N uses the first N documents of each task and side, for a quick run or a small model.
+    members=forget attacks only the member documents among the forget rows, for a model trained on these rows alone.
+    forget_dir and retain_dir (a folder each, as in the task's interface) replace data.root and the split.
 
-    data.args.validation: rows to watch a run by (`forget_validation_Prob`, `retain_validation_Prob`), which are never
-    trained on: a folder with forget and retain files, or one with a split `validation`. `self`: the rows that are
-    unlearned themselves serve, where there are no others.
+    data.args.validation: rows to monitor a run (`forget_validation_Prob`, `retain_validation_Prob`), never used for
+    training: a folder with forget and retain files, or one with a split `validation`. `self`: the rows of unlearning
+    themselves, if there are no others.
 
-    Give experiment=eval/semeval/default (or unlearn/semeval/...): it sets 256 new tokens.
+    Use experiment=eval/semeval/default (or unlearn/semeval/...): it sets 256 new tokens.
     Try: expunge eval experiment=eval/semeval/default data.root=FOLDER model=OLMo-7B-0724-Instruct-hf task_name=olmo
     """
-    unused(wanted, "semeval", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
-    args = settings(wanted, SemEvalArgs)
-    root, split = wanted.root or HUB_ID, wanted.forget_split or "train"
+    unused(config, "semeval", "retain_split", "holdout_split", "data_split", "forget", "retain", "background")
+    args = settings(config, SemEvalArgs)
+    root, split = config.root or HUB_ID, config.forget_split or "train"
     if args.forget_dir is not None and args.retain_dir is not None:
-        unused(wanted, "semeval with data.args.forget_dir", "root", "forget_split")
+        unused(config, "semeval with data.args.forget_dir", "root", "forget_split")
         sets, root, split = load_sides({"forget": args.forget_dir, "retain": args.retain_dir}), args.forget_dir, "given"
     else:
         sets = load_semeval(root, split)
@@ -97,7 +106,7 @@ def semeval(wanted: BenchmarkConfig) -> Benchmark:
         sets = first_documents(sets, args.documents)
     terms = by_term(sets)
     if args.mmlu and args.mmlu_accuracy is not None:
-        raise ConfigError(f"data.args.mmlu_accuracy={args.mmlu_accuracy}: data.args.mmlu was given as well")
+        raise ConfigError(f"data.args.mmlu_accuracy={args.mmlu_accuracy}: remove it, or data.args.mmlu")
     questions = mmlu_sets(args.mmlu, n_shots=args.mmlu_shots, limit=args.mmlu_limit) if args.mmlu else {}
     among = sets["forget"] if args.members == "forget" else None
     members = load_members(args.mia or root, split, named=args.mia is not None, among=among)
@@ -118,16 +127,16 @@ def semeval(wanted: BenchmarkConfig) -> Benchmark:
 
 
 def _watched(validation: str | None, sets: Mapping[str, ExampleSet]) -> dict[str, ExampleSet]:
-    """The validation rows of both sides; none where none are asked for."""
+    """Return the validation rows of both sides; none by default."""
     if validation is None:
         return {}
     if validation == "self":
-        found = dict(sets)
+        validation_sets = dict(sets)
     elif any((Path(validation).expanduser() / f"forget{e}").is_file() for e in EXTENSIONS):
-        found = load_semeval(validation, "all")
+        validation_sets = load_semeval(validation, "all")
     else:
-        found = load_semeval(validation, "validation")
-    return {f"{side}_validation": replace(found[side], name=f"{side}_validation") for side in SIDES}
+        validation_sets = load_semeval(validation, "validation")
+    return {f"{side}_validation": replace(validation_sets[side], name=f"{side}_validation") for side in SIDES}
 
 
 def semeval_panel(
@@ -137,7 +146,7 @@ def semeval_panel(
     mmlu: Collection[str] = (),
     watched: Collection[str] = (),
 ) -> tuple[Metric, ...]:
-    """The official metrics over the sets `terms` (`forget_Task1_knowledge`, ...) and the membership documents.
+    """Return the official metrics over the sets `terms` (`forget_Task1_knowledge`, ...) and the membership documents.
 
     mmlu: the sets of its questions, if they are measured in the same run. watched: the sets of validation rows.
     """

@@ -16,55 +16,64 @@ class StoriesArgs:
     """Settings of `benchmark=stories`."""
 
     dataset_name: str | None = None
+    """Name of the data set, such as filter-Twist; null if data.root is the data set."""
     split: Literal["pretrain", "finetune", "train", "all"] = "pretrain"
+    """Part of the training shards: the first 80 % (pretrain), the others (finetune), both (train), or all documents."""
     rows: Literal["documents", "chunks", "bos_chunks"] = "bos_chunks"
+    """Unit of the rows: documents, or chunks of the token stream, with or without a BOS token each."""
     scored: Literal["all", "story"] = "all"
+    """Tokens with a loss: all, or the story without its instructions."""
     max_seq_len: int = 256
+    """Number of tokens of a row."""
     eval_dataset_names: tuple[str, ...] = ()
+    """Further data sets whose test loss is measured during training."""
     tokenizer: str | None = None
+    """Folder of the tokenizer, if it is not next to the stories."""
 
     def __post_init__(self) -> None:
         if self.max_seq_len < 2:
             raise ValueError("max_seq_len must be at least 2 tokens")
         if self.scored == "story" and self.rows != "documents":
-            raise ValueError("scored must be all with these rows; story goes with rows=documents")
+            raise ValueError("scored must be all with these rows; story requires rows=documents")
         if len(set(self.eval_dataset_names)) < len(self.eval_dataset_names) or "test" in self.eval_dataset_names:
-            raise ValueError("eval_dataset_names must be different ones, and none is called test")
+            raise ValueError("eval_dataset_names must be different names other than test")
 
 
 @benchmark(
     "stories", about="token shards of stories (`expunge data stories pretokenize`), to pretrain and fine-tune on"
 )
-def stories(wanted: BenchmarkConfig) -> Benchmark:
-    """A data set of tokens, made by `expunge data stories`: rows are read from a memory map when they are asked for.
+def stories(config: BenchmarkConfig) -> Benchmark:
+    """Build a data set of tokens from `expunge data stories`; rows are read from a memory map on demand.
 
     data.root: the folder of the data sets (stories/tok2048), or one of them. data.args: dataset_name (filter-Twist;
-    needed unless data.root is the data set), split (pretrain, the first 80 % of the training shards; finetune, the
-    others; train, both; all), rows (bos_chunks, chunks, documents), scored (all, or story: the instructions are not),
-    max_seq_len (256), eval_dataset_names (further data sets beside it). tokenizer: the folder of the tokenizer, where
-    it does not lie with the stories. A model from scratch takes this tokenizer; a given model must have it.
+    required unless data.root is the data set), split (pretrain, the first 80 % of the training shards; finetune, the
+    others; train, both; all), rows (bos_chunks, chunks, documents), scored (all, or story: without the instructions),
+    max_seq_len (256), eval_dataset_names (further data sets to evaluate). tokenizer: the folder of the tokenizer, if it
+    is not next to the stories. A model from scratch uses this tokenizer; an existing model must have it.
 
-    Nothing is measured at the end. During training (trainer.args.evaluate.steps=500) the mean token loss of `test`, the
-    data set's test documents, and of those of each of eval_dataset_names is read; trainer.args.evaluate.prompts=8 adds
-    stories told from as many of their prompts.
+    Nothing is measured at the end. During training (trainer.args.evaluate.steps=500) the mean token loss is measured on
+    `test`, the data set's test documents, and on those of each of eval_dataset_names. trainer.args.evaluate.prompts=8
+    adds stories generated from as many of their prompts.
 
     Try: expunge train experiment=stories/pretrain data.root=stories/tok8192 data.args.dataset_name=filter-Twist \
         task_name=control
     """
     unused(
-        wanted, "stories", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
+        config, "stories", "forget_split", "retain_split", "holdout_split", "data_split", "forget", "retain",
         "background",
     )  # fmt: skip
-    args = settings(wanted, StoriesArgs)
-    if wanted.root is None:
-        raise ConfigError("data.root: name the folder of the data sets that `expunge data stories pretokenize` made")
-    root = Path(wanted.root).expanduser()
+    args = settings(config, StoriesArgs)
+    if config.root is None:
+        raise ConfigError(
+            "data.root: missing; name the folder of the data sets from `expunge data stories pretokenize`"
+        )
+    root = Path(config.root).expanduser()
     folder = dataset_folder(root, args.dataset_name, "data.args.dataset_name")
     tokenizer = tokenizer_folder(folder, args.tokenizer)
     places = {"test": folder}
     for i, name in enumerate(args.eval_dataset_names):
         places[name] = dataset_folder(folder.parent, name, f"data.args.eval_dataset_names[{i}]")
-        tokenizer_folder(places[name], str(tokenizer))  # another one is refused
+        tokenizer_folder(places[name], str(tokenizer))  # rejects another tokenizer
     sets = {
         "full": TokenDataset(
             "full", (), max_length=args.max_seq_len, folder=folder, split=args.split, cut=args.rows,
@@ -76,7 +85,7 @@ def stories(wanted: BenchmarkConfig) -> Benchmark:
             name, (), max_length=args.max_seq_len, folder=place, split="test", scored=args.scored, tokenizer=tokenizer
         )
     for rows in sets.values():
-        rows.documents  # noqa: B018  # a folder that is damaged or has no row of the split is refused now
+        rows.documents  # noqa: B018  # rejects a damaged folder, or one without rows of the split
     return Benchmark(
         name="stories",
         split=folder.name,

@@ -19,14 +19,20 @@ MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TofuArgs:
-    """Settings of `benchmark=tofu`: splits of one's own, after arcsf, in place of TOFU's forget01/05/10."""
+    """Settings of `benchmark=tofu`: own splits, after arcsf, in place of TOFU's forget01/05/10."""
 
     granularity: Literal["question", "author"] | None = None
+    """Unit to forget; null uses TOFU's own splits."""
     stratified: bool = True
+    """Whether forgotten questions come from the forgotten authors only."""
     forget_random: bool = True
+    """Whether an author's forgotten questions are random; if false, the first four (biographical ones)."""
     forgotten_author_fraction: float = 0.2
+    """Share of the authors to forget."""
     forgotten_fact_fraction: float = 0.2
+    """Share of the questions to forget."""
     seed: int = 42
+    """Seed of the split and of the wrong answers."""
 
     def __post_init__(self) -> None:
         for key in ("forgotten_author_fraction", "forgotten_fact_fraction"):
@@ -35,53 +41,53 @@ class TofuArgs:
 
 
 @benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90")
-def tofu(wanted: BenchmarkConfig) -> Benchmark:
-    """TOFU (Maini et al. 2024, arXiv:2401.06121): 200 fictitious authors, of which 1, 5 or 10 % are to be forgotten.
+def tofu(config: BenchmarkConfig) -> Benchmark:
+    """Build TOFU (Maini et al. 2024, arXiv:2401.06121): 200 fictitious authors, of which 1, 5 or 10 % are forgotten.
 
     forget_split: forget01, forget05 or forget10 (default). retain_split: its partner. holdout_split: holdout01/05/10,
     authors no model has seen; adds the membership attacks. data.root: a folder of its files in place of the hub.
-    data.background=true: full and retain models also learn the real-world answers, which a model from scratch lacks.
+    data.background=true: target and retain models also learn the real-world answers, which a model from scratch lacks.
 
-    data.args.granularity=author|question draws what is forgotten from all 4000 rows, as arcsf does, by data.args.seed:
-    author takes all questions of forgotten_author_fraction of the authors; question takes forgotten_fact_fraction of
-    the questions of these authors (forget_random=false: the first four, which are biographical), or with
-    stratified=false of all questions. TOFU has no wrong answers for such splits: three other answers of the same author
-    stand in, from the same side where that has three, and truth ratios are taken against the answer itself.
+    data.args.granularity=author|question samples the forget rows from all 4000 rows, as arcsf does, by data.args.seed.
+    author: all questions of forgotten_author_fraction of the authors. question: forgotten_fact_fraction of the
+    questions of these authors (forget_random=false: the first four, which are biographical), or with stratified=false
+    of all questions. TOFU has no wrong answers for such splits. Three other answers of the same author replace them,
+    from the same side if it has three, and truth ratios use the answer itself.
 
     Try: expunge plan study=tofu_tiny data.root=FOLDER
     """
-    unused(wanted, "tofu", "data_split", "forget", "retain")
-    args = settings(wanted, TofuArgs)
+    unused(config, "tofu", "data_split", "forget", "retain")
+    args = settings(config, TofuArgs)
     if args.granularity is not None:
-        return _drawn(wanted, args)
-    if wanted.args:
-        key = next(iter(wanted.args))
-        raise ConfigError(f"data.args.{key}={wanted.args[key]}: counts only with data.args.granularity=author|question")
-    forget = wanted.forget_split or "forget10"
+        return _sampled(config, args)
+    if config.args:
+        key = next(iter(config.args))
+        raise ConfigError(f"data.args.{key}={config.args[key]}: requires data.args.granularity=author|question")
+    forget = config.forget_split or "forget10"
     if forget not in FORGET:
         raise ConfigError(f"forget_split={forget}: TOFU has no such split{nearest(forget, FORGET)}")
-    retain = wanted.retain_split or retain_for(forget)
+    retain = config.retain_split or retain_for(forget)
     sets = load_tofu(
-        wanted.root or HUB_ID,
+        config.root or HUB_ID,
         forget_split=forget,
         retain_split=retain,
-        holdout_split=wanted.holdout_split,
+        holdout_split=config.holdout_split,
     )
-    known = ("real_authors", "world_facts") if wanted.background else ()
+    background = ("real_authors", "world_facts") if config.background else ()
     return Benchmark(
         name="tofu",
         split=forget,
         sets=sets,
-        panel=tofu_panel(truth_ratio=wanted.truth_ratio, holdout="holdout" in sets),
-        full_sets=("full", *known),
-        retain_sets=("retain", *known),
+        panel=tofu_panel(truth_ratio=config.truth_ratio, holdout="holdout" in sets),
+        full_sets=("full", *background),
+        retain_sets=("retain", *background),
         retain_split=retain,
     )
 
 
-def _drawn(wanted: BenchmarkConfig, args: TofuArgs) -> Benchmark:
-    """A split drawn from the full rows."""
-    unused(wanted, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
+def _sampled(config: BenchmarkConfig, args: TofuArgs) -> Benchmark:
+    """Build a benchmark with a random split of the full rows."""
+    unused(config, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
     choice = TofuChoice(
         granularity=args.granularity or "",
         stratified=args.stratified,
@@ -90,16 +96,16 @@ def _drawn(wanted: BenchmarkConfig, args: TofuArgs) -> Benchmark:
         fact_fraction=args.forgotten_fact_fraction,
         seed=args.seed,
     )
-    gone = set(tofu_forgotten(choice))
-    raw, where = load_raw("full", root=wanted.root or HUB_ID)
+    forgotten = set(tofu_forgotten(choice))
+    raw, where = load_raw("full", root=config.root or HUB_ID)
     if len(raw) != AUTHORS * QUESTIONS:
         raise DataError(f"{where}: {len(raw)} rows, TOFU's full has {AUTHORS * QUESTIONS}")
     rows = [
         replace(r, meta={"author": r.row_id // QUESTIONS, "question_index": r.row_id})
         for r in qa_rows(raw, name="full", where=where)
     ]
-    forget = [row for row in rows if row.row_id in gone]
-    retain = [row for row in rows if row.row_id not in gone]
+    forget = [row for row in rows if row.row_id in forgotten]
+    retain = [row for row in rows if row.row_id not in forgotten]
     sets = {
         "full": ExampleSet("full", tuple(rows)),
         "forget": row_set("forget", forget),
@@ -111,7 +117,7 @@ def _drawn(wanted: BenchmarkConfig, args: TofuArgs) -> Benchmark:
         name="tofu",
         split=f"{args.granularity}-{len(forget)}",
         sets=sets,
-        panel=rows_panel(sets, truth_ratio=wanted.truth_ratio),
+        panel=rows_panel(sets, truth_ratio=config.truth_ratio),
         full_sets=("full",),
         retain_sets=("retain",),
     )

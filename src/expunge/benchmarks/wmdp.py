@@ -15,20 +15,32 @@ from expunge.metrics.compute import in_order
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WmdpArgs:
-    """`data.args` of WMDP. corpora, mmlu: folders or hub ids. limit, texts, mmlu_limit: only the first (0: all)."""
+    """`data.args` of WMDP."""
 
     subjects: tuple[str, ...] = ("bio", "cyber")
+    """Subjects of the questions: bio, chem, cyber."""
     style: Style = "letters"
+    """Options as letters, or as their own texts (options)."""
     limit: int = 0
+    """Number of questions per subject, the first ones (0: all)."""
     questions_only: bool = False
+    """Whether to evaluate without a corpus to unlearn."""
     corpora: str | None = None
+    """Folder or hub id of the corpora; null uses that of the questions."""
     texts: int = 0
+    """Number of texts of each corpus, the first ones (0: all)."""
     max_length: int = 512
+    """Number of tokens of the pieces that training reads."""
     mmlu: str | None = None
+    """Folder or hub id of MMLU, to measure it too; null skips it."""
     mmlu_subjects: tuple[str, ...] = ()
+    """Subjects of MMLU; empty uses all 57."""
     mmlu_shots: int = 0
+    """Number of solved questions before each MMLU question, 0 to 5."""
     mmlu_limit: int = 0
+    """Number of MMLU questions per subject (0: all)."""
     question_length: int = 4096
+    """Largest number of tokens; a longer prompt loses its beginning."""
 
     def __post_init__(self) -> None:
         check_shots(self.mmlu_shots, "mmlu_shots")
@@ -39,27 +51,27 @@ class WmdpArgs:
             if getattr(self, key) < 2:
                 raise ValueError(f"{key} must be at least 2 tokens")
         if not self.subjects or len(set(self.subjects)) != len(self.subjects):
-            raise ValueError("subjects must be a list of different subjects")
+            raise ValueError("subjects must be a list of different subjects (allowed: bio, chem, cyber)")
 
 
 @benchmark("wmdp", about=f"WMDP ({HUB_ID}, arXiv:2403.03218): forget hazardous texts; multiple-choice questions")
-def wmdp(wanted: BenchmarkConfig) -> Benchmark:
-    """WMDP (Li et al. 2024, arXiv:2403.03218): forget what a corpus teaches about weapons of mass destruction.
+def wmdp(config: BenchmarkConfig) -> Benchmark:
+    """Build WMDP (Li et al. 2024, arXiv:2403.03218): forget a corpus on weapons of mass destruction.
 
     Unlearning reads the texts of a corpus, in pieces of data.args.max_length tokens (512). forget_split:
-    cyber-forget-corpus (default), bio-forget-corpus (asked for on the hub) or a file of your own with a column `text`;
-    retain_split: cyber-retain-corpus (default), bio-retain-corpus or a file. Scoring asks the questions wmdp_bio and
-    wmdp_cyber (data.args.subjects: bio, chem, cyber), and MMLU where data.args.mmlu names its folder or hub id.
+    cyber-forget-corpus (default), bio-forget-corpus (on request from the hub) or your own file with a column `text`;
+    retain_split: cyber-retain-corpus (default), bio-retain-corpus or a file. Scoring uses the questions wmdp_bio and
+    wmdp_cyber (data.args.subjects: bio, chem, cyber), and MMLU if data.args.mmlu names its folder or hub id.
 
     data.root: a folder of the questions and corpora in place of the hub; data.args.corpora: the corpora alone.
-    data.args.questions_only=true: measure without reading a corpus. There is no training set: a study starts from the
-    given model, which is the full one, and has no retain model.
+    data.args.questions_only=true: evaluate without reading a corpus. There is no training set: a study starts from the
+    initial model, which is the target model, and has no retain model.
 
     Try: expunge unlearn experiment=unlearn/wmdp/default trainer=RMU model=Llama-3.2-1B-Instruct task_name=rmu
     """
-    unused(wanted, "wmdp", "holdout_split", "data_split", "forget", "retain", "background")
-    args = settings(wanted, WmdpArgs)
-    root = wanted.root or HUB_ID
+    unused(config, "wmdp", "holdout_split", "data_split", "forget", "retain", "background")
+    args = settings(config, WmdpArgs)
+    root = config.root or HUB_ID
     sets = wmdp_questions(root, args.subjects, style=args.style, limit=args.limit, max_length=args.question_length)
     panel = tuple(choice_metric(name) for name in sets)
     if args.mmlu is not None:
@@ -74,7 +86,7 @@ def wmdp(wanted: BenchmarkConfig) -> Benchmark:
         )
         sets |= general
         panel += mmlu_panel(general)
-    forget, retain = wanted.forget_split or FORGET[0], wanted.retain_split or RETAIN[0]
+    forget, retain = config.forget_split or FORGET[0], config.retain_split or RETAIN[0]
     if not args.questions_only:
         place = args.corpora or (CORPORA_ID if is_hub_id(root) else root)
         for name, corpus in (("forget", forget), ("retain", retain)):

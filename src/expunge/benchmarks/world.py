@@ -7,27 +7,28 @@ from expunge.data.world import build_world
 
 
 @benchmark(
-    "world", about="the embedded world: seeded fictitious authors, books and publishers in TOFU's roles; no download"
+    "world", about="the embedded world: seeded fictitious authors, books and publishers, in TOFU's roles; no download"
 )
-def world(wanted: BenchmarkConfig) -> Benchmark:
-    """The embedded world: authors, books and publishers that are invented from a seed, in TOFU's roles and panel.
+def world(config: BenchmarkConfig) -> Benchmark:
+    """Build the embedded world: authors, books and publishers generated from a seed, with TOFU's roles and panel.
 
-    data.world: authors, questions_per_author, forget_fraction, seed, granularity, ... Full and retain models also learn
-    its background facts, which stand for a pretraining; unlearning never sees them. Nothing is downloaded.
+    data.world: authors, questions_per_author, forget_fraction, seed, granularity, ... Target and retain models also
+    learn its background facts, which represent pretraining; unlearning never sees them. Nothing is downloaded.
 
-    data.world.granularity=question|author|book|publisher|relationship says what is forgotten. The ends of a forgotten
-    link stay in other rows: retain_entity_* measures the retain rows that name one of them, retain_other_* the rest.
+    data.world.granularity=question|author|book|publisher|relationship selects the unit to forget. The ends of a
+    forgotten link stay in other rows: retain_entity_* measures the retain rows that name one of them, retain_other_*
+    the rest.
 
     Try: expunge run study=quickstart
     """
-    unused(wanted, "world", "root", "data_split", "forget", "retain", "args")
-    sets = build_world(wanted.world)
-    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, wanted.truth_ratio)]
+    unused(config, "world", "root", "data_split", "forget", "retain", "args")
+    sets = build_world(config.world)
+    more = [m for name in SUBSETS if name in sets for m in subset_panel(name, name, sets, config.truth_ratio)]
     return Benchmark(
         name="world",
-        split=f"seed{wanted.world.seed}",
+        split=f"seed{config.world.seed}",
         sets=sets,
-        panel=(*tofu_panel(truth_ratio=wanted.truth_ratio, holdout="holdout" in sets), *more),
+        panel=(*tofu_panel(truth_ratio=config.truth_ratio, holdout="holdout" in sets), *more),
         full_sets=("full", "background"),
         retain_sets=("retain", "background"),
     )

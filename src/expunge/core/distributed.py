@@ -1,7 +1,7 @@
-"""Several processes that do one job together: which one this is, and what they say to one another.
+"""Several processes that run one job together: the number of this process, and collective communication.
 
-A process alone says nothing, and torch is not loaded for it. Among several every function but `here`, `launched` and
-`first_to_fail` waits for the others, which must call it as well.
+Single-process runs return immediately and do not import torch. With several processes every function except `here`,
+`launched` and `first_to_fail` is collective: it blocks until all other processes call it as well.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-PATIENCE = timedelta(days=1)  # how long one waits for another: some jobs are done by the first alone
+PATIENCE = timedelta(days=1)  # timeout of collectives: the first process runs some jobs alone
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A process's number among `world` of them."""
+    """The rank of a process among `world` processes."""
 
     number: int = 0
     world: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.number == 0
 
     @property
     def alone(self) -> bool:
-        """Whether there are no others."""
+        """Whether this is the only process."""
         return self.world == 1
 
 
 def here() -> Rank:
-    """This process, as torch.distributed knows it; alone where that was not begun."""
+    """Return this process's rank from torch.distributed; a single one if that is not initialised."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return Rank()
@@ -45,8 +45,8 @@ def here() -> Rank:
 
 
 def launched() -> Rank:
-    """This process, as a launcher (accelerate, torchrun) has told it by its environment, before they have met."""
-    if "MASTER_ADDR" not in os.environ:  # a cluster may set the others for purposes of its own
+    """Return this process's rank from the launcher's environment (accelerate, torchrun), before initialisation."""
+    if "MASTER_ADDR" not in os.environ:  # a cluster may set the other variables for its own purposes
         return Rank()
     try:
         return Rank(int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1))))
@@ -55,40 +55,40 @@ def launched() -> Rank:
 
 
 def sharded() -> str:
-    """Who cuts a model in shards over these processes: `fsdp`, `deepspeed`, or nobody ("")."""
+    """Return the library that shards a model over these processes: `fsdp`, `deepspeed`, or ""."""
     return "" if here().alone else sharding()
 
 
 def sharding() -> str:
-    """The same, as the launcher asks for it before they have met."""
-    return next((by for by in ("fsdp", "deepspeed") if _said(f"ACCELERATE_USE_{by.upper()}")), "")
+    """Return the same from the launcher's environment, before initialisation."""
+    return next((by for by in ("fsdp", "deepspeed") if _flag(f"ACCELERATE_USE_{by.upper()}")), "")
 
 
 def on_gpus() -> bool:
-    """Whether the processes of a launch compute on GPUs: where there are some, unless the launcher says otherwise."""
+    """Return whether the processes of a launch use GPUs: if there are any, unless the launcher disables them."""
     import torch
 
-    return torch.cuda.is_available() and not _said("ACCELERATE_USE_CPU")
+    return torch.cuda.is_available() and not _flag("ACCELERATE_USE_CPU")
 
 
-def _said(name: str) -> bool:
+def _flag(name: str) -> bool:
     return os.environ.get(name, "false").lower() == "true"
 
 
-_store: list[Any] = []  # what this launch's processes write their failures to, outside of all that may hang
+_store: list[Any] = []  # store for failures of this launch, independent of collectives that may hang
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Rank]:
-    """While open, the processes of this launch can talk. On GPUs each takes the one of its local number.
+    """Initialise communication between the processes of this launch. On GPUs each uses the one of its local rank.
 
-    What ends one of them by an error must end its process: the others wait for it, and are told by its going.
+    A rank that raises must exit. Other ranks block on collectives and detect the failure when the process dies.
     """
     import torch
     from torch import distributed
 
-    asked = launched()
-    store, number, world = next(distributed.rendezvous("env://", asked.number, asked.world, timeout=PATIENCE))
+    rank = launched()
+    store, number, world = next(distributed.rendezvous("env://", rank.number, rank.world, timeout=PATIENCE))
     cuda = on_gpus()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)) % torch.cuda.device_count())
@@ -99,35 +99,35 @@ def joined() -> Iterator[Rank]:
     _store[:] = [distributed.PrefixStore("failed", store)]
     yield Rank(number, world)
     meet()
-    _store.clear()  # after an error it stays: `first_to_fail` reads it, and the process ends
+    _store.clear()  # after an error it stays: `first_to_fail` reads it, and the process exits
     distributed.destroy_process_group()
 
 
 def first_to_fail() -> bool:
-    """Whether no other process of the launch has failed before; the first one says why, and the others keep silent."""
+    """Return whether no other process of the launch has failed before; only the first one reports its error."""
     if not _store:
         return True
     try:
         return int(_store[0].add("n", 1)) == 1
-    except RuntimeError:  # the process that kept the list is gone: it has failed, and said so
+    except RuntimeError:  # the process of the store is gone: it has failed, and reported its error
         return False
 
 
 def meet() -> None:
-    """Wait until all are here."""
+    """Block until all processes are here."""
     told(None)
     gather(b"")
 
 
 def told(value: Any) -> Any:
-    """The first process's value (anything JSON can hold), in all of them."""
+    """Return the first process's value (any JSON value) in all processes."""
     if here().alone:
         return value
     return json.loads(gather(json.dumps(value).encode() if here().first else b"")[0])
 
 
 def values(value: float) -> list[float]:
-    """Every process's number, by rank."""
+    """Return every process's number, by rank."""
     if here().alone:
         return [value]
     import torch
@@ -137,7 +137,7 @@ def values(value: float) -> list[float]:
 
 
 def gather(data: bytes) -> list[bytes]:
-    """Every process's bytes, by rank."""
+    """Return every process's bytes, by rank."""
     if here().alone:
         return [data]
     import torch
@@ -145,16 +145,16 @@ def gather(data: bytes) -> list[bytes]:
 
     mine = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
     sizes = [int(n) for n in _all_gather(torch.tensor([len(mine)]))]
-    sent = _all_gather(F.pad(mine, (0, max(*sizes, 1) - len(mine))))
-    return [part[:n].cpu().numpy().tobytes() for part, n in zip(sent, sizes, strict=True)]
+    padded = _all_gather(F.pad(mine, (0, max(*sizes, 1) - len(mine))))
+    return [part[:n].cpu().numpy().tobytes() for part, n in zip(padded, sizes, strict=True)]
 
 
 def _all_gather(mine: Any) -> Sequence[Any]:
-    """A tensor of the same shape from each, by rank; on the CPU unless only GPUs can talk."""
+    """Return a tensor of the same shape from each process, by rank; on the CPU unless the backend is NCCL."""
     import torch
     from torch import distributed
 
-    held = mine.cuda() if distributed.get_backend() == "nccl" else mine
-    room = [torch.empty_like(held) for _ in range(here().world)]
-    distributed.all_gather(room, held)
-    return room
+    tensor = mine.cuda() if distributed.get_backend() == "nccl" else mine
+    outputs = [torch.empty_like(tensor) for _ in range(here().world)]
+    distributed.all_gather(outputs, tensor)
+    return outputs

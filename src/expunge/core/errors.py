@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line each, naming the thing, the place, and the nearest right name."""
+"""Errors that a user can act on: one line each, with the problem, the place, and the nearest right name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 class ExpungeError(Exception):
-    """Base of every error that is shown as one line, without a traceback. The exit code is `exit_code`."""
+    """Base of every error that is printed as one line, without a traceback. The exit code is `exit_code`."""
 
     exit_code = 1
 
 
 class UserError(ExpungeError):
-    """Wrong input (a key, a value, a file, a row), found before any weight is read. Exit code 2."""
+    """Wrong input (a key, a value, a file, a row), detected before any weight is read. Exit code 2."""
 
     exit_code = 2
 
@@ -27,11 +27,11 @@ class DataError(UserError):
 
 
 class JobError(ExpungeError):
-    """A job that began and could not finish: a loss that is not finite, a vanished parent, a full disk."""
+    """A job that started and could not finish: a loss that is not finite, a missing parent, a full disk."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names if they are few."""
+    """Return a hint for a wrong name: "; did you mean 'X'?" if one is near, and the allowed names if they are few."""
     names = sorted(str(a) for a in allowed)
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.55)

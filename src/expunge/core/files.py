@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside, flushed to disk, renamed."""
+"""Atomic files: written next to their target, flushed to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step; a reader sees the old file or the new one."""
+    """Replace `path` by `data` atomically; a reader sees the old file or the new one."""
     write_parts(path, (data,))
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """`write_bytes` for what does not fit into memory at once: the parts, one after the other."""
+    """Replace `path` atomically by parts, one after the other, for data that does not fit into memory at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(beside, "wb") as f:
+        with open(temporary, "wb") as f:
             for part in parts:
                 f.write(part)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` for UTF-8 text."""
+    """Replace `path` by UTF-8 text, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` for JSON; NaN is refused (missing numbers are written as null by the caller)."""
+    """Replace `path` by JSON, as `write_bytes` does. Raises ValueError for NaN: the caller writes it as null."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill; it becomes `path` only if the block ends without an error.
+    """Yield a fresh folder to fill; it becomes `path` only if the block ends without an error.
 
-    Raises FileExistsError if `path` exists when the block ends. What a killed process leaves behind is a folder
-    whose name starts with a dot and ends in `.part`; `sweep_parts` removes it.
+    Raises FileExistsError if `path` exists when the block ends. A killed process leaves a folder whose name starts with
+    a dot and ends in `.part`; `sweep_parts` removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -60,7 +60,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 with open(file, "rb") as f:
                     os.fsync(f.fileno())
         if path.exists():
-            raise FileExistsError(f"{path} appeared while it was being made")
+            raise FileExistsError(f"{path} appeared while it was being written")
         os.rename(part, path)
         _sync_folder(path.parent)
     finally:
@@ -68,7 +68,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name: a hard link, or a copy across file systems."""
+    """Create the same file under another name: a hard link, or a copy across file systems."""
     try:
         os.link(source, target)
     except OSError:
@@ -76,9 +76,9 @@ def link(source: Path, target: Path) -> None:
 
 
 def sweep_parts(path: Path) -> None:
-    """Remove what earlier, killed attempts at `path` left beside it. The caller holds the lock on `path`."""
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Remove leftovers of earlier, killed attempts at `path`. The caller holds the lock on `path`."""
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

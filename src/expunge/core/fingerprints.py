@@ -1,6 +1,6 @@
-"""Identity: what makes two artifacts the same. Configuration, data and parents count; place, time and device do not.
+"""Identity of artifacts: configuration, data and parents count; location, time and device do not.
 
-A fingerprint is the SHA-256 of canonical JSON. What has no stable form raises; nothing is hashed through `str()`.
+A fingerprint is the SHA-256 of canonical JSON. A value without a stable form raises; nothing is hashed through `str()`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> Any:
-    """A value as plain JSON types in one stable form. Raises TypeError on anything else (paths, objects, sets)."""
+    """Convert a value to plain JSON types in one stable form. Raises TypeError for others (paths, objects, sets)."""
     if value is None or type(value) in _PLAIN or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -37,7 +37,7 @@ def canonical(value: Any) -> Any:
     raise TypeError(f"a fingerprint cannot cover a {type(value).__name__}: {value!r}")
 
 
-_PLAIN = frozenset({str, int, bool})  # asked first: nearly all values are of these
+_PLAIN = frozenset({str, int, bool})  # tested first, because most values have these types
 
 
 @functools.cache
@@ -46,17 +46,17 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 (64 hex digits) of the canonical JSON of `value`."""
+    """Return the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
     text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def folder_sha256(folder: Path, names: Iterable[str]) -> str:
-    """Fingerprint of the named files of a folder: their names and contents, not where the folder lies."""
+    """Return the fingerprint of some files of a folder: their names and contents, not the folder's location."""
     return fingerprint({name: file_sha256(folder / name) for name in names})

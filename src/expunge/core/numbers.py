@@ -1,4 +1,4 @@
-"""Numbers that may be missing, as JSON and tables take them."""
+"""Numbers that may be missing, in JSON and tables."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 
 def finite(value: float) -> float | None:
-    """The number; None for NaN and infinities."""
+    """Return the number, or None for NaN and infinities."""
     return value if math.isfinite(value) else None
 
 
 def plain(value: Any) -> Any:
-    """A number, or a list or dict of such things: null for NaN, text for infinity, the rest as it is."""
+    """Convert a number, or a list or dict of numbers: null for NaN, text for infinity, other values unchanged."""
     if isinstance(value, dict):
-        return {key: plain(held) for key, held in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(held) for held in value]
+        return [plain(item) for item in value]
     if isinstance(value, Real) and not math.isfinite(value):
         return None if math.isnan(value) else str(float(value))
     return value

@@ -1,4 +1,4 @@
-"""Padded batches whose mask comes from lengths, never from `ids != pad`: pad may equal EOS and no EOS is lost."""
+"""Padded batches whose mask comes from lengths, not from `ids != pad`, because pad may equal EOS."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from expunge.data.template import Encoded
 class Batch:
     """B rows padded to length T.
 
-    ids_BT, mask_BT (True on real tokens). row_N, pos_N: for each of the N scored tokens its row and the position
-    that *predicts* it (its own position minus one). token_N: the scored token ids. labelled_N: only where every
-    position is listed: whether the next token is scored.
+    ids_BT, mask_BT (True on real tokens). row_N, pos_N: for each of the N scored tokens its row and the position that
+    *predicts* it (its own position minus one). token_N: the scored token ids. labelled_N: only if every position is
+    listed: whether the next token is scored.
     """
 
     ids_BT: Tensor
@@ -33,7 +33,7 @@ class Batch:
     labelled_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return dataclasses.replace(self, **{k: x.to(device) for k, x in vars(self).items() if x is not None})
 
     @property
@@ -51,14 +51,18 @@ def collate(
 ) -> Batch:
     """Pad rows and list their scored positions, row after row.
 
-    positions: "answer" lists those that predict an answer token; "own" those where the answer tokens stand (for hidden
-    states); "all" lists B x T, padding included (for numbers of projects that average so): the tokens listed are then
-    the next ids, with the pad id after the last.
+    Args:
+        rows: Encoded rows.
+        pad_id: Id of the padding token.
+        padding_side: Side of the padding.
+        positions: "answer" lists the positions that predict an answer token; "own" the answer tokens' own positions
+            (for hidden states); "all" lists B x T, with padding (to reproduce projects that average so), with the next
+            ids as tokens and the pad id after the last.
     """
     ids, mask = pad([r.ids for r in rows], pad_id=pad_id, side=padding_side)
     width = ids.shape[1]
     starts = [0 if padding_side == "right" else width - len(r.ids) for r in rows]
-    # the first token of a sequence has no prediction
+    # nothing predicts the first token of a sequence
     lows = [start + max(r.n_prompt, 1) - 1 for start, r in zip(starts, rows, strict=True)]
     counts = [max(0, start + len(r.ids) - 1 - low) for start, low, r in zip(starts, lows, rows, strict=True)]
     row, place = ragged(lows, counts)
@@ -76,7 +80,7 @@ def collate(
 
 
 def pad(rows: Sequence[Sequence[int]], *, pad_id: int, side: Literal["right", "left"]) -> tuple[Tensor, Tensor]:
-    """Rows of token ids as one block: ids_BT, and mask_BT (True on real tokens)."""
+    """Return rows of token ids as one block: ids_BT, and mask_BT (True on real tokens)."""
     lengths = np.array([len(row) for row in rows])
     width = int(lengths.max())
     place_T = np.arange(width)
@@ -87,12 +91,12 @@ def pad(rows: Sequence[Sequence[int]], *, pad_id: int, side: Literal["right", "l
 
 
 def joined(rows: Sequence[Sequence[int]]) -> Ints:
-    """The ids of all rows, one after another."""
+    """Return the ids of all rows, one after another."""
     return np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64)
 
 
 def ragged(lows: Sequence[int] | Ints, counts: Sequence[int] | Ints) -> tuple[Ints, Ints]:
-    """For each row k the numbers lows[k], lows[k] + 1, ..., counts[k] of them: the rows they are of, and they."""
+    """Return for each row k the numbers lows[k], lows[k] + 1, ..., counts[k] of them, with their row indices."""
     n_B = np.asarray(counts, dtype=np.int64)
     row_N = np.repeat(np.arange(len(n_B)), n_B)
     within_N = np.arange(len(row_N)) - (np.cumsum(n_B) - n_B)[row_N]
@@ -100,7 +104,7 @@ def ragged(lows: Sequence[int] | Ints, counts: Sequence[int] | Ints) -> tuple[In
 
 
 def budget_batches(items: Sequence[Any], lengths: Sequence[int], budget: int) -> list[list[Any]]:
-    """Items sorted by length (longest first, then by place), cut into batches of at most `budget` padded tokens."""
+    """Sort items by length (longest first, then by position) and cut into batches of at most `budget` padded tokens."""
     order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
     out: list[list[Any]] = []
     width = 0

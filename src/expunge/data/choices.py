@@ -1,5 +1,4 @@
-"""Multiple-choice questions as rows: one prompt each, with the right option as `answer` and the others as `wrong_0`,
-`wrong_1`, ..."""
+"""Multiple-choice questions as rows: the right option is `answer`, the others are `wrong_0`, ..."""
 
 from __future__ import annotations
 
@@ -25,8 +24,10 @@ class ChoiceQuestion:
 
 
 def read_questions(raw: Sequence[Mapping[str, Any]], where: str) -> list[ChoiceQuestion]:
-    """Raw records with `question`, `choices` (a list; or `choice0`, `choice1`, ...) and `answer` (a position from 0, or
-    a letter). Raises DataError naming the row, counted from 0."""
+    """Parse raw records with `question`, `choices` (a list; or `choice0`, `choice1`, ...) and `answer`.
+
+    `answer` is a position from 0, or a letter. Raises DataError naming the row, counted from 0.
+    """
     return [_question(record, f"{where} row {i}") for i, record in enumerate(raw)]
 
 
@@ -62,11 +63,16 @@ def choice_rows(
     shots: Sequence[ChoiceQuestion] = (),
     max_length: int | None = None,
 ) -> ExampleSet:
-    """Questions as rows. The prompts are those of MMLU's own code and of lm-evaluation-harness.
+    """Convert questions to rows, with the prompts of MMLU's own code and of lm-evaluation-harness.
 
-    style: "letters" lists the options in the prompt (`A. ...`) and the answers are the letters; "options" leaves them
-    out and the answers are the options themselves. shots: solved questions before each. A prompt that is too long
-    loses its beginning.
+    Args:
+        name: Name of the set.
+        questions: Questions with their options.
+        about: Subject in the prompt's first line.
+        style: "letters" lists the options in the prompt (`A. ...`) and the answers are the letters; "options" omits
+            them and the answers are the options themselves.
+        shots: Solved questions before each.
+        max_length: Largest number of tokens; a longer prompt loses its beginning.
     """
     head = f"The following are multiple choice questions (with answers) about {about}.\n\n"
     solved = tuple(

@@ -1,4 +1,4 @@
-"""Rows: a question and its answers, in named variants, and named lists of them."""
+"""Examples: a question and its answers, in named variants, and named lists of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
 
 
 def perturbed_name(i: int) -> str:
-    """The variant name of the i-th perturbed answer: `perturbed_0`, `perturbed_1`, ..."""
+    """Return the variant name of the i-th perturbed answer: `perturbed_0`, `perturbed_1`, ..."""
     return f"{PERTURBED}_{i}"
 
 
@@ -26,7 +26,7 @@ def perturbed_name(i: int) -> str:
 class Example:
     """One question. `answers` maps a variant (`answer`, `paraphrase`, `perturbed_0`, ...) to its text.
 
-    `row_id` is the position in the set. `meta` holds plain JSON values only, for the fingerprint covers it.
+    `row_id` is the position in the set. `meta` contains only plain JSON values, because the fingerprint covers it.
     """
 
     row_id: int
@@ -55,14 +55,14 @@ Long = Literal["right", "left", "pieces"]
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """A named list of rows; the `row_id` of each is its position.
+    """A named list of examples; the `row_id` of each is its position.
 
-    form: how a row becomes text. "qa": by the template. "completion": the question as it stands, a blank, the answer
-    and EOS, without template. "text": the same without EOS, for pieces of longer texts (the question may be empty: all
-    of the text is then scored) and for the options of a multiple choice. shots: solved examples before each question,
-    in place of the template's. max_length: tokens of a row at most, in place of the template's. long: what becomes of
-    longer rows: cut on the right, cut on the left (the prompt's start goes, the answer stays), or, for texts to train
-    on, all rows joined by a blank line and cut into pieces, so that nothing is lost.
+    form: conversion of an example to text. "qa": the template. "completion": question, blank, answer and EOS, without
+    template. "text": the same without EOS, for pieces of longer texts (the question may be empty: then all of the text
+    is scored) and for the options of a multiple choice. shots: solved examples before each question, in place of the
+    template's. max_length: largest number of tokens, in place of the template's. long: treatment of longer examples:
+    cut on the right, cut on the left (the prompt loses its start, the answer stays), or, for training texts, joined by
+    a blank line and cut into pieces, so that nothing is lost.
     """
 
     name: str
@@ -88,12 +88,12 @@ class ExampleSet:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Every variant that some row has: `answer`, `paraphrase`, then the rest; numbered ones by number."""
-        found = dict.fromkeys(v for row in self.rows for v in row.answers)
-        return tuple(sorted(found, key=_variant_order))
+        """Every variant of some example: `answer`, `paraphrase`, then the others; numbered ones by number."""
+        names = dict.fromkeys(v for row in self.rows for v in row.answers)
+        return tuple(sorted(names, key=_variant_order))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the contents of the rows in order (not over the set's name or where it was read)."""
+        """Return the SHA-256 over the contents in order (not over the set's name or source)."""
         return self._fingerprint
 
     @functools.cached_property
@@ -120,12 +120,20 @@ def qa_rows(
     question_key: str = "question",
     answer_key: str = "answer",
 ) -> ExampleSet:
-    """Turn raw records into rows.
+    """Convert raw records to examples.
 
-    Reads `question_key` and `answer_key`, and where present `paraphrased_question`, `paraphrased_answer` (variant
-    `paraphrase`) and `perturbed_answer` (one text or a list: `perturbed_0`, ...). A null counts as absent. Other
-    columns are left out. Raises DataError naming `where` (the file) and the row, counted from 0, for a missing
-    column, a value that is not text, or a text that is empty.
+    Optional columns: `paraphrased_question`, `paraphrased_answer` (variant `paraphrase`) and `perturbed_answer` (one
+    text or a list: `perturbed_0`, ...). A null counts as absent. Other columns are ignored.
+
+    Args:
+        raw: Records.
+        name: Name of the set.
+        where: File, for messages.
+        question_key: Column of the question.
+        answer_key: Column of the answer.
+
+    Raises:
+        DataError: Naming `where` and the row, counted from 0, if a column is missing, not text, or empty.
     """
     if not raw:
         raise DataError(f"{where}: no rows")
@@ -145,9 +153,9 @@ def qa_rows(
 
 
 def text_rows(raw: Sequence[Mapping[str, Any]], *, name: str, where: str, key: str = "text", **how: Any) -> ExampleSet:
-    """Raw records with one column of text as rows without a question, in the form "text".
+    """Convert raw records with one column of text to examples without a question, in the form "text".
 
-    `how` holds further settings of the RowSet. Raises DataError as `qa_rows` does.
+    `how` contains further settings of the ExampleSet. Raises DataError as `qa_rows` does.
     """
     if not raw:
         raise DataError(f"{where}: no rows")
@@ -161,7 +169,7 @@ def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:
         return {}
     if isinstance(value, str) and WRITTEN_LIST.match(value):
         raise DataError(
-            f"{place}: 'perturbed_answer' is a list written out as text, {_shown(value)}; give a csv the columns "
+            f"{place}: 'perturbed_answer' is a list written out as text, {_shown(value)}; use the csv columns "
             "perturbed_answer_1, perturbed_answer_2, ..., or write JSON lines or parquet"
         )
     texts = [value] if isinstance(value, str) else value
@@ -183,8 +191,8 @@ def _check(value: Any, place: str) -> str:
         raise DataError(f"{place} is empty")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair; no tokenizer takes it
-        raise DataError(f"{place} holds a broken character at position {error.start}") from None
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which no tokenizer accepts
+        raise DataError(f"{place} contains a broken character at position {error.start}") from None
     return value
 
 

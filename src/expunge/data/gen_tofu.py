@@ -17,7 +17,7 @@ from expunge.data.granularity import N_WRONG
 from expunge.data.source import read_file
 
 
-@dataclass(frozen=True, eq=False)  # told apart as objects: one is kept for each state of its files
+@dataclass(frozen=True, eq=False)  # compared by identity: one object for each state of its files
 class GraphFiles:
     """arcsf's gen_tofu: entities by key (`type`, `data`), and links."""
 
@@ -25,23 +25,23 @@ class GraphFiles:
     links: tuple[tuple[str, str], ...]
 
     def of_type(self, type_: str) -> list[str]:
-        """The keys of all entities of a type."""
+        """Return the keys of all entities of a type."""
         return [key for key, item in self.items.items() if item["type"] == type_]
 
 
 def load_graph(folder: Path) -> GraphFiles:
-    """`all_items.json` and `all_connections.csv` (two keys a line, no header). Raises DataError."""
+    """Read `all_items.json` and `all_connections.csv` (two keys per line, no header). Raises DataError."""
     items, links = folder / "all_items.json", folder / "all_connections.csv"
     return _graph(folder, items, links, (_written(items), _written(links)))
 
 
 def _written(file: Path) -> tuple[int, int] | None:
-    """When and how long a file was written: a grid asks for the same files once for each cell."""
+    """Return the time and size of a file, as a cache key: a grid reads the same files once for each cell."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 @functools.lru_cache(maxsize=2)
@@ -65,16 +65,16 @@ def _graph(folder: Path, items_file: Path, links_file: Path, written: object) ->
 
 
 def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) -> tuple[list[Example], list[Example]]:
-    """The rows to train on and the same rows as they are asked in evaluation, from questions.json (jsonl, parquet).
+    """Return the training rows and the same rows in the wording of evaluation, from questions.json (jsonl, parquet).
 
     Columns: keys, question, answer, perturbed_answers, paraphrased_question, paraphrased_answer,
-    paraphrased_perturbed_answers. Evaluation takes the paraphrased ones, or with `training_words` the others. The rows
-    do not come with the graph; without the file this is a DataError.
+    paraphrased_perturbed_answers. Evaluation uses the paraphrased ones, or with `training_words` the others. The rows
+    are not published with the graph; without the file this raises DataError.
     """
     file = next((f for e in (".json", ".jsonl", ".parquet") if (f := folder / f"questions{e}").is_file()), None)
     if file is None:
         raise DataError(
-            f"{folder}: no question rows (questions.json, jsonl or parquet); the entity graph has none of its own. "
+            f"{folder}: no question rows (questions.json, jsonl or parquet); they are not part of the entity graph. "
             "benchmark=world data.world.granularity=... needs no files"
         )
     plain, other = _rows(file, _written(file), graph, training_words)

@@ -1,4 +1,4 @@
-"""What is forgotten, by the size of the concept: a question, a book, an author, a publisher, or a link of two of them.
+"""Split by the unit to forget: a question, a book, an author, a publisher, or a link of two of them.
 
 After arcsf's experiments. Shares are shares of entities (of questions, of links) and are rounded down, as there.
 """
@@ -22,14 +22,16 @@ N_WRONG = 3
 
 
 def n_forgotten(n: int, fraction: float) -> int:
-    """How many of `n` a share is, rounded down: 0.05 of 10349 questions are 517."""
+    """Return how many of `n` a share is, rounded down: 0.05 of 10349 questions are 517."""
     return math.floor(n * fraction + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows by side, in their order. entity, other: the retain rows that name an entity of a forgotten link, and the
-    rest; both None unless links are forgotten."""
+    """Rows by side, in their order. entity, other: the retain rows with an entity of a forgotten link, and the others.
+
+    Both are None unless links are forgotten.
+    """
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
@@ -47,11 +49,11 @@ def split_by(
     seed: int,
     where: str,
 ) -> Split:
-    """Rows to forget and to retain, drawn from `seed`. A row's `meta["keys"]` are the entities it names.
+    """Split rows into forget and retain rows by `seed`. A row's `meta["keys"]` are its entities.
 
-    granularity: "question" draws rows; "book", "author" or "publisher" draws from `entities[granularity]` and forgets
-    every row that names one of them; "relationship" draws from `links` and forgets every row that names both ends.
-    Raises ConfigError at `where` if nothing, or everything, would be forgotten.
+    granularity: "question" samples rows; "book", "author" or "publisher" samples `entities[granularity]` and forgets
+    every row that names one of them; "relationship" samples `links` and forgets every row that names both ends. Raises
+    ConfigError at `where` if nothing, or everything, would be forgotten.
     """
     units: Sequence[Any]
     if granularity == "question":
@@ -65,18 +67,18 @@ def split_by(
     n = n_forgotten(len(units), fraction)
     if not n:
         raise ConfigError(f"{where}forget_fraction={fraction}: gives 0 of {len(units)} {granularity}s to forget")
-    drawn = random.Random(f"{seed}/forget/{granularity}").sample(units, n)
-    touched = {key for link in drawn for key in link} if granularity == LINK else set(drawn)
+    sampled = random.Random(f"{seed}/forget/{granularity}").sample(units, n)
+    touched = {key for link in sampled for key in link} if granularity == LINK else set(sampled)
     if granularity == "question":
-        gone = [i in touched for i in range(len(rows))]
+        forgotten = [i in touched for i in range(len(rows))]
     elif granularity == LINK:
-        gone = [any(a in keys and b in keys for a, b in drawn) for keys in map(_keys, rows)]
+        forgotten = [any(a in keys and b in keys for a, b in sampled) for keys in map(_keys, rows)]
     else:
-        gone = [not touched.isdisjoint(_keys(row)) for row in rows]
-    forget = tuple(r for r, g in zip(rows, gone, strict=True) if g)
-    retain = tuple(r for r, g in zip(rows, gone, strict=True) if not g)
-    for side, found in (("forget", forget), ("retain", retain)):
-        if not found:
+        forgotten = [not touched.isdisjoint(_keys(row)) for row in rows]
+    forget = tuple(r for r, g in zip(rows, forgotten, strict=True) if g)
+    retain = tuple(r for r, g in zip(rows, forgotten, strict=True) if not g)
+    for side, members in (("forget", forget), ("retain", retain)):
+        if not members:
             raise ConfigError(
                 f"{where}forget_fraction={fraction}: {n} of {len(units)} {granularity}s leave none of the {len(rows)} "
                 f"rows to {side}"
@@ -93,18 +95,18 @@ def split_by(
 
 
 def askable(links: Iterable[tuple[str, str]], rows: Iterable[Example]) -> list[tuple[str, str]]:
-    """The links that some row is about: it names both ends. In the order given."""
+    """Return the links of which some row names both ends, in their order."""
     keys = [_keys(row) for row in rows]
     return [(a, b) for a, b in dict.fromkeys(links) if any(a in k and b in k for k in keys)]
 
 
 def row_set(name: str, rows: Iterable[Example]) -> ExampleSet:
-    """Rows as a set of their own, numbered anew."""
+    """Return rows as a new set, numbered from 0."""
     return ExampleSet(name, tuple(replace(row, row_id=i) for i, row in enumerate(rows)))
 
 
 def spread(rows: Sequence[Example], most: int) -> Sequence[Example]:
-    """At most `most` rows, evenly over the list."""
+    """Return at most `most` rows, evenly spaced."""
     if len(rows) <= most:
         return rows
     return [rows[i * len(rows) // most] for i in range(most)]
@@ -117,7 +119,7 @@ def _keys(row: Example) -> Collection[str]:
 
 @dataclass(frozen=True)
 class TofuChoice:
-    """What of TOFU's 4000 rows is forgotten; see `tofu_forgotten`."""
+    """The forgotten part of TOFU's 4000 rows; see `tofu_forgotten`."""
 
     granularity: str
     stratified: bool
@@ -128,12 +130,12 @@ class TofuChoice:
 
 
 def tofu_forgotten(choice: TofuChoice) -> list[int]:
-    """Positions of the forgotten rows of TOFU's `full` (author i has the rows 20 i to 20 i + 19), ascending.
+    """Return the positions of the forgotten rows of TOFU's `full` (author i has the rows 20 i to 20 i + 19), ascending.
 
     author: all questions of `author_fraction` of the authors. question, stratified: of each of these authors
     floor(20 `fact_fraction`) questions at the same random positions, or without `forget_random` the first four, the
-    biographical ones. question, not stratified: floor(4000 `fact_fraction`) rows, whatever the author.
-    Raises ConfigError where that leaves nothing.
+    biographical ones. question, not stratified: floor(4000 `fact_fraction`) rows of any author.
+    Raises ConfigError if that leaves nothing.
     """
     if choice.granularity == "question" and not choice.stratified:
         if not choice.forget_random:
@@ -141,33 +143,33 @@ def tofu_forgotten(choice: TofuChoice) -> list[int]:
                 "data.args.forget_random=false: the first questions of each author need data.args.stratified=true"
             )
         n = n_forgotten(AUTHORS * QUESTIONS, choice.fact_fraction)
-        return _drawn(AUTHORS * QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction)
+        return _sample(AUTHORS * QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction)
     n = n_forgotten(AUTHORS, choice.author_fraction)
-    authors = _drawn(AUTHORS, n, choice.seed, "forgotten_author_fraction", choice.author_fraction)
+    authors = _sample(AUTHORS, n, choice.seed, "forgotten_author_fraction", choice.author_fraction)
     if choice.granularity == "author":
         places: Sequence[int] = range(QUESTIONS)
     elif choice.forget_random:
         n = n_forgotten(QUESTIONS, choice.fact_fraction)
-        places = _drawn(QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction, everything=True)
+        places = _sample(QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction, everything=True)
     else:
         places = range(BIOGRAPHICAL)
     return [QUESTIONS * author + place for author in authors for place in places]
 
 
-def _drawn(n: int, k: int, seed: int, key: str, fraction: float, *, everything: bool = False) -> list[int]:
+def _sample(n: int, k: int, seed: int, key: str, fraction: float, *, everything: bool = False) -> list[int]:
     if not 1 <= k <= (n if everything else n - 1):
         raise ConfigError(f"data.args.{key}={fraction}: gives {k} of {n} to forget")
     if k == n:
         return list(range(n))
-    from sklearn.model_selection import train_test_split  # a second to import
+    from sklearn.model_selection import train_test_split  # imported here, because it takes a second
 
     return sorted(int(i) for i in train_test_split(range(n), test_size=k, random_state=seed)[1])
 
 
 def with_wrong_answers(rows: Sequence[Example], others: Sequence[Example], seed: int) -> list[Example]:
-    """TOFU's rows with three wrong answers each: other answers of the same author, drawn from `seed`.
+    """Add three wrong answers to each of TOFU's rows: other answers of the same author, by `seed`.
 
-    They come from the same side (`rows`), as in arcsf, and from the other side (`others`) only where that has too few.
+    They come from the same side (`rows`), as in arcsf, and from the other side (`others`) only if that has too few.
     """
     own, far = _answers_by_author(rows), _answers_by_author(others)
     out = []
@@ -182,7 +184,7 @@ def with_wrong_answers(rows: Sequence[Example], others: Sequence[Example], seed:
 
 
 def _answers_by_author(rows: Sequence[Example]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
+    answers: dict[int, list[str]] = {}
     for row in rows:
-        found.setdefault(row.meta["author"], []).append(row.answer)
-    return found
+        answers.setdefault(row.meta["author"], []).append(row.answer)
+    return answers

@@ -1,4 +1,4 @@
-"""KnowUnDo (Tian et al. 2024, arXiv:2407.01920): what may be asked and what may not, side by side."""
+"""KnowUnDo (Tian et al. 2024, arXiv:2407.01920): protected and public knowledge of books and people."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PARTS = {"": "train", "_eval": "val"}
 
 
 def load_knowundo(root: str, domain: str) -> dict[str, ExampleSet]:
-    """`forget` and `retain` (their train parts), `forget_eval` and `retain_eval` (their val parts).
+    """Return `forget` and `retain` (their train parts), `forget_eval` and `retain_eval` (their val parts).
 
-    root: a hub id, or a folder with DOMAIN/unlearn.json and DOMAIN/retention.json. Each holds one record of two lists,
-    `train` and `val`, whose rows have `text` (the question) and `labels` (the answer). Raises DataError.
+    root: a hub id, or a folder with DOMAIN/unlearn.json and DOMAIN/retention.json. Each contains one record with two
+    lists, `train` and `val`, whose rows have `text` (the question) and `labels` (the answer). Raises DataError.
     """
     sets = {}
     for side, split in SIDES.items():

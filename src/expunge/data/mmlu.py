@@ -25,11 +25,21 @@ def mmlu_sets(
     max_length: int = 4096,
     where: str = "data.args.subjects",
 ) -> dict[str, ExampleSet]:
-    """MMLU's test questions as `mmlu_<subject>` -> rows, subjects in alphabetical order.
+    """Return MMLU's test questions as `mmlu_<subject>` -> rows, subjects in alphabetical order.
 
-    root: the hub id, a folder in the hub's layout, or one of `test/<subject>_test.csv` and `dev/<subject>_dev.csv` with
-    a header line. subjects: none means all. n_shots: solved development questions before each. limit: only the first
-    questions of each subject (0: all). where: the key of `subjects`, for messages. Raises ConfigError or DataError.
+    Args:
+        root: The hub id, a folder in the hub's layout, or one of `test/<subject>_test.csv` and `dev/<subject>_dev.csv`
+            with a header line.
+        subjects: Subjects to use; empty uses all.
+        n_shots: Solved development questions before each.
+        style: Options as letters, or as their own texts.
+        limit: Number of questions per subject, the first ones (0: all).
+        max_length: Largest number of tokens; a longer prompt loses its beginning.
+        where: Key of `subjects`, for messages.
+
+    Raises:
+        ConfigError: If a subject does not exist.
+        DataError: If files are missing or malformed.
     """
     test = _questions(root, "test")
     for name in subjects:
@@ -39,7 +49,7 @@ def mmlu_sets(
     out = {}
     for name in sorted(subjects or test):
         if len(dev.get(name, ())) < n_shots:
-            raise DataError(f"{root}: the subject {name} has {len(dev.get(name, ()))} dev questions, {n_shots} wanted")
+            raise DataError(f"{root}: the subject {name} has {len(dev.get(name, ()))} dev questions, {n_shots} needed")
         out[f"{PREFIX}{name}"] = choice_rows(
             f"{PREFIX}{name}",
             test[name][: limit or None],

@@ -1,4 +1,4 @@
-"""MUSE (Shi et al. 2024, arXiv:2407.06460): news articles and books to forget, and what is asked about them."""
+"""MUSE (Shi et al. 2024, arXiv:2407.06460): news articles and books to forget, and questions about them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from expunge.data.examples import ExampleSet, qa_rows, text_rows
 from expunge.data.source import load_split
 
 HUB_IDS = {"News": "muse-bench/MUSE-News", "Books": "muse-bench/MUSE-Books"}
-SERIES = ("scal", "sust")  # forget sets that grow, and forget sets that follow each other: News only
+SERIES = ("scal", "sust")  # growing and consecutive forget sets: News only
 RETAIN = ("retain1", "retain2")
 
 
 def forget_source(forget_split: str, data_split: str, series: str | None) -> tuple[str, str]:
-    """The subset and split of a forget split: `forget`, `scal_1`..`scal_4`, `sust_1`..`sust_4`; with a series also
-    `forget_1`..`forget_4`. Raises ConfigError."""
-    known = {"forget": ("raw", "forget")}
+    """Return the subset and split of a forget split: `forget`, `scal_1`..`scal_4`, `sust_1`..`sust_4`.
+
+    With a series also `forget_1`..`forget_4`. Raises ConfigError.
+    """
+    sources = {"forget": ("raw", "forget")}
     if data_split == "News":
-        known |= {f"{s}_{k}": (s, f"forget_{k}") for s in SERIES for k in range(1, 5)}
-        known |= {f"forget_{k}": (series, f"forget_{k}") for k in range(1, 5) if series}
-    if forget_split not in known:
+        sources |= {f"{s}_{k}": (s, f"forget_{k}") for s in SERIES for k in range(1, 5)}
+        sources |= {f"forget_{k}": (series, f"forget_{k}") for k in range(1, 5) if series}
+    if forget_split not in sources:
         raise ConfigError(
-            f"forget_split={forget_split}: MUSE-{data_split} has no such split{nearest(forget_split, known)}"
+            f"forget_split={forget_split}: MUSE-{data_split} has no such split{nearest(forget_split, sources)}"
         )
-    return known[forget_split]
+    return sources[forget_split]
 
 
 def load_muse(
     root: str, *, forget: tuple[str, str], retain: str = "retain1", max_length: int = 2048
 ) -> dict[str, ExampleSet]:
-    """MUSE's sets by role, from a hub id or a folder of the same layout (`raw/forget`, `knowmem/forget_qa`, ...).
+    """Load MUSE's sets by role, from a hub id or a folder of the same layout (`raw/forget`, `knowmem/forget_qa`, ...).
 
-    Training, as pieces of max_length tokens: `forget`, `retain`, and `retain2` (what the full model has also seen).
+    Training, as pieces of max_length tokens: `forget`, `retain`, and `retain2` (further texts of the target model).
     Evaluation: `forget_knowmem`, `retain_knowmem` (questions, with ten solved ones before each), `forget_verbmem`
-    (the beginnings of texts, to be gone on with), `privleak_forget`, `privleak_holdout` (texts to tell apart).
+    (beginnings of texts to continue), `privleak_forget`, `privleak_holdout` (texts for the membership attack).
 
     Raises DataError for files that are missing or malformed.
     """

@@ -1,4 +1,4 @@
-"""Refusals: the answers a model is to give in place of what it forgets."""
+"""Refusals: the replacement answers for forgotten questions."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ REFUSALS: tuple[str, ...] = (*_WHOLE, *(f"{opening} {reason}" for opening, reaso
 
 
 def read_refusals(path: Path) -> tuple[str, ...]:
-    """One refusal per line of a text file, empty lines left out. Raises DataError if there is none."""
+    """Read one refusal per line of a text file, without empty lines. Raises DataError if there is none."""
     if not path.is_file():
-        raise DataError(f"data.refusals: no file {path}")
+        raise DataError(f"data.refusals: {path} does not exist; name a text file with one refusal per line")
     lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip())
     if not lines:
-        raise DataError(f"data.refusals: {path} holds no line of text")
+        raise DataError(f"data.refusals: {path} contains no line of text")
     return lines

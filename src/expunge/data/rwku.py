@@ -35,10 +35,10 @@ FILES = {
 
 
 def load_subset(root: str, subset: str) -> tuple[Records, str]:
-    """The records of a subset, and where they came from. Raises DataError.
+    """Return the records of a subset, and their source. Raises DataError.
 
     root: a hub id, or a folder with the hub's files (All/forget_level1.json, ...), with one person's, or with files
-    that bear the subsets' names.
+    named after the subsets.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -55,7 +55,7 @@ def load_subset(root: str, subset: str) -> tuple[Records, str]:
 
 
 def check_targets(root: str, targets: Sequence[str]) -> None:
-    """Raise DataError unless all are people of `forget_target`, with the nearest right name."""
+    """Raise DataError, with the nearest right name, unless all are people of `forget_target`."""
     raw, where = load_subset(root, "forget_target")
     known = [record["target"] for record in raw if isinstance(record.get("target"), str)]
     for target in targets:
@@ -64,31 +64,31 @@ def check_targets(root: str, targets: Sequence[str]) -> None:
 
 
 def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> ExampleSet:
-    """Questions about the targets, or their neighbours; of everybody where no target is named.
+    """Return questions about the targets or their neighbours; about all people without targets.
 
-    prompt: what is asked, with the query at {query}.
+    prompt: prompt template, with the query at {query}.
     """
     raw, where = load_subset(root, subset)
-    chosen = _of(raw, targets, where)
-    rows = qa_rows(chosen, name=subset, where=where, question_key="query")
+    records = _of(raw, targets, where)
+    rows = qa_rows(records, name=subset, where=where, question_key="query")
     return ExampleSet(
         subset,
         tuple(
             Example(
                 row.row_id, prompt.replace("{query}", row.question), row.answers, meta={"subject": record["subject"]}
             )
-            for row, record in zip(rows, chosen, strict=True)
+            for row, record in zip(rows, records, strict=True)
         ),
     )
 
 
 def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> ExampleSet:
-    """Plain texts about the targets, or with `others` about everybody else. No rows where there are none."""
+    """Return plain texts about the targets, or with `others` about all other people; empty if there are none."""
     raw, where = load_subset(root, subset)
-    chosen = [r for r in raw if r.get("subject") not in targets] if others else _of(raw, targets, where)
-    if not chosen:
+    records = [r for r in raw if r.get("subject") not in targets] if others else _of(raw, targets, where)
+    if not records:
         return ExampleSet(name, (), "text")
-    rows = qa_rows([{"question": name, **_text(r)} for r in chosen], name=name, where=where, answer_key="text")
+    rows = qa_rows([{"question": name, **_text(r)} for r in records], name=name, where=where, answer_key="text")
     return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in rows), "text")
 
 
@@ -100,7 +100,7 @@ def _of(raw: Records, targets: Collection[str], where: str) -> Records:
     for i, record in enumerate(raw):
         if not isinstance(record.get("subject"), str):
             raise DataError(f"{where} row {i}: 'subject' must be text, got {record.get('subject')!r}")
-    found = [record for record in raw if not targets or record["subject"] in targets]
-    if not found:
+    matching = [record for record in raw if not targets or record["subject"] in targets]
+    if not matching:
         raise DataError(f"{where}: no row about {', '.join(sorted(targets))}")
-    return found
+    return matching

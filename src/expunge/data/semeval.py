@@ -1,7 +1,7 @@
-"""SemEval-2025 Task 4 and LUME (arXiv:2504.02883, 2502.15097): documents to be continued, questions to be answered.
+"""SemEval-2025 Task 4 and LUME (arXiv:2504.02883, 2502.15097): documents to continue, questions to answer.
 
-A row's id says what it is, `<document><kind><digit>`: kind `sc` is the end of a document to be continued, `qa` a
-question about it. The ids of Task1's documents are wrapped in literal quotes.
+A row's id encodes its kind, `<document><kind><digit>`: `sc` is the end of a document to continue, `qa` a question about
+it. The ids of Task1's documents are wrapped in literal quotes.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ HUB_ID = "llmunlearningsemeval2025organization/semeval25-unlearning-dataset-publ
 TASKS = ("Task1", "Task2", "Task3")
 KINDS = {"sc": "regurgitation", "qa": "knowledge"}
 SIDES = ("forget", "retain")
-SPLITS = ("train", "validation", "all")  # all: a folder that holds forget and retain files themselves, as LUME's does
+SPLITS = ("train", "validation", "all")  # all: a folder with the forget and retain files themselves, as LUME's
 MEMBERS = ("member", "nonmember")
 _ID = re.compile(r"(?P<document>.+)(?P<kind>sc|qa)[0-9]", re.DOTALL)
 
 
 def parse_id(row_id: str) -> tuple[str, str]:
-    """A row's document and kind ("sc" or "qa"). Raises DataError for an id of another shape."""
-    found = _ID.fullmatch(row_id)
-    if found is None:
+    """Return a row's document and kind ("sc" or "qa"). Raises DataError for an id of another format."""
+    match = _ID.fullmatch(row_id)
+    if match is None:
         raise DataError(f"id {row_id!r}: expected <document>sc<digit> or <document>qa<digit>")
-    return found["document"].strip('"'), found["kind"]
+    return match["document"].strip('"'), match["kind"]
 
 
 def load_semeval(root: str, split: str) -> dict[str, ExampleSet]:
-    """`forget` and `retain` of a split, from a local folder or a hub id.
+    """Load `forget` and `retain` of a split, from a local folder or a hub id.
 
-    A folder holds `SPLIT/forget.jsonl` (or csv, parquet), or `forget_SPLIT-00000-of-00001.parquet` (also under `data/`,
-    as on the hub), or for the split "all" `forget.jsonl`. A row's meta has id, document, kind and task. Raises
-    ConfigError for another split, DataError for what is missing, malformed or on both sides.
+    A folder contains `SPLIT/forget.jsonl` (or csv, parquet), or `forget_SPLIT-00000-of-00001.parquet` (also under
+    `data/`, as on the hub), or for the split "all" `forget.jsonl`. A row's meta has id, document, kind and task. Raises
+    ConfigError for another split, DataError for data that are missing, malformed or on both sides.
     """
     if split not in SPLITS:
         raise ConfigError(f"forget_split={split}: SemEval-2025 Task 4 has no such split{nearest(split, SPLITS)}")
@@ -44,27 +44,29 @@ def load_semeval(root: str, split: str) -> dict[str, ExampleSet]:
 
 
 def load_sides(folders: Mapping[str, str]) -> dict[str, ExampleSet]:
-    """`forget` and `retain` from a folder each, as the task's organisers hand them over: `forget.parquet` or
-    `forget.jsonl` in the one, `retain.*` in the other (or one file whose name begins so). Raises DataError.
+    """Load `forget` and `retain` from a folder each, as in the interface of the task's organisers.
+
+    One folder has `forget.parquet` or `forget.jsonl`, the other `retain.*` (or one file with that prefix). Raises
+    DataError.
     """
-    found = {}
+    sources = {}
     for side in SIDES:
         folder = Path(folders[side]).expanduser()
         if not folder.is_dir():
-            raise DataError(f"{side} rows: no folder {folders[side]}")
+            raise DataError(f"{side} rows: {folders[side]} is no folder")
         file = _there(folder, side)
         if file is None:
             files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS)
             if len(files) != 1:
                 names = ", ".join(p.name for p in files) or f"no file {side}.jsonl, {side}.parquet, ..."
-                raise DataError(f"{folder}: one file of {side} rows is expected; found: {names}")
+                raise DataError(f"{folder}: expected one file of {side} rows, got: {names}")
             file = files[0]
-        found[side] = read_file(file), str(file)
-    return _sides(found)
+        sources[side] = read_file(file), str(file)
+    return _sides(sources)
 
 
 def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, ExampleSet]:
-    """The rows of both sides. Raises DataError for a document that is on both."""
+    """Return the rows of both sides. Raises DataError for a document that is on both."""
     sets = {side: _rows(records, side, place) for side, (records, place) in raw.items()}
     places = {side: place for side, (_, place) in raw.items()}
     documents = {row.meta["document"]: row.row_id for row in sets["retain"]}
@@ -78,7 +80,7 @@ def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, ExampleSet]:
 
 
 def by_term(sets: dict[str, ExampleSet]) -> dict[str, ExampleSet]:
-    """The rows of each side, task and kind that there are, as `forget_Task1_regurgitation`, ..."""
+    """Return the rows of each side, task and kind, if there are any, as `forget_Task1_regurgitation`, ..."""
     out = {}
     for side in SIDES:
         for task in TASKS:
@@ -90,11 +92,10 @@ def by_term(sets: dict[str, ExampleSet]) -> dict[str, ExampleSet]:
 
 
 def load_members(root: str, split: str, *, named: bool, among: ExampleSet | None = None) -> dict[str, ExampleSet]:
-    """The documents of the membership attack, `member` and `nonmember`: whole texts, without prompt.
+    """Return the documents of the membership attack, `member` and `nonmember`: whole texts, without prompt.
 
-    They lie in `root` itself, in `mia` or in `mia_data/SPLIT`. Where they are not, there are none; with `named` (the
-    user gave this very folder) that is a DataError. among: of the members only those that are documents of these rows;
-    a DataError if none is.
+    They are in `root` itself, in `mia` or in `mia_data/SPLIT`; otherwise the result is empty, or with `named` (the user
+    named this very folder) a DataError. among: limits the members to documents of these rows; a DataError if none is.
     """
     base = Path(root).expanduser()
     for folder in (base, base / "mia", base / "mia_data" / split, base / split):
@@ -109,14 +110,14 @@ def load_members(root: str, split: str, *, named: bool, among: ExampleSet | None
 
 
 def first_documents(sets: dict[str, ExampleSet], most: int) -> dict[str, ExampleSet]:
-    """The rows of the first `most` documents of each task and side, for a quick look."""
+    """Return the rows of the first `most` documents of each task and side, for a quick run."""
     out = {}
     for side, rows in sets.items():
-        taken: dict[str, dict[str, None]] = {task: {} for task in TASKS}
+        documents: dict[str, dict[str, None]] = {task: {} for task in TASKS}
         for row in rows:
-            if len(taken[row.meta["task"]]) < most:
-                taken[row.meta["task"]][row.meta["document"]] = None
-        out[side] = _renumbered(side, [r for r in rows if r.meta["document"] in taken[r.meta["task"]]])
+            if len(documents[row.meta["task"]]) < most:
+                documents[row.meta["task"]][row.meta["document"]] = None
+        out[side] = _renumbered(side, [r for r in rows if r.meta["document"] in documents[r.meta["task"]]])
     return out
 
 
@@ -137,15 +138,15 @@ def _side(root: str, side: str, split: str) -> tuple[Records, str]:
 
 
 def _there(folder: Path, name: str) -> Path | None:
-    # JSON lines before csv: equal rows, and no ambiguity of quotes
-    found = (folder / f"{name}{extension}" for extension in (".jsonl", ".json", ".parquet", ".csv"))
-    return next((path for path in found if path.is_file()), None)
+    # JSON lines before csv: equal rows, without ambiguous quotes
+    candidates = (folder / f"{name}{extension}" for extension in (".jsonl", ".json", ".parquet", ".csv"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _rows(raw: Records, side: str, where: str) -> ExampleSet:
-    made = qa_rows(raw, name=side, where=where, question_key="input", answer_key="output")
+    parsed = qa_rows(raw, name=side, where=where, question_key="input", answer_key="output")
     rows, ids = [], dict[str, int]()
-    for row, record in zip(made, raw, strict=True):
+    for row, record in zip(parsed, raw, strict=True):
         place = f"{where} row {row.row_id}"
         for key in ("id", "task"):
             if not isinstance(record.get(key), str):
@@ -166,18 +167,18 @@ def _rows(raw: Records, side: str, where: str) -> ExampleSet:
 
 
 def _documents(name: str, file: Path, known: set[str] | None) -> ExampleSet:
-    """Documents of a file; known: only those whose id is among these."""
+    """Return documents of a file; known: only those whose id is in this set."""
     records = [r for r in read_file(file) if known is None or _document_id(str(r.get("id", ""))) in known]
     if not records:
         raise DataError(f"data.args.members=forget: no document in {file} is one of the forget rows'")
     raw = [{"question": name, "document": record.get("document")} for record in records]
-    made = qa_rows(raw, name=name, where=str(file), answer_key="document")
-    return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in made), "text")
+    parsed = qa_rows(raw, name=name, where=str(file), answer_key="document")
+    return ExampleSet(name, tuple(Example(r.row_id, "", {ANSWER: r.answer}) for r in parsed), "text")
 
 
-def _document_id(given: str) -> str:
-    """The document of a member's id, which is a row's id or the document's own."""
-    return parse_id(given)[0] if _ID.fullmatch(given) else given.strip('"')
+def _document_id(member_id: str) -> str:
+    """Return the document of a member's id, which is a row's id or the document's own."""
+    return parse_id(member_id)[0] if _ID.fullmatch(member_id) else member_id.strip('"')
 
 
 def _renumbered(name: str, rows: Sequence[Example]) -> ExampleSet:

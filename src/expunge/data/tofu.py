@@ -1,4 +1,4 @@
-"""TOFU (Maini et al. 2024, arXiv:2401.06121): its splits, and its sets by the role they play."""
+"""TOFU (Maini et al. 2024, arXiv:2401.06121): its splits, and its sets by role."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ HOLDOUT = {f"holdout{s}": s for s in SHARES}
 
 
 def retain_for(forget_split: str) -> str:
-    """The retain split that completes a forget split: `forget10` -> `retain90`."""
+    """Return the retain split that completes a forget split: `forget10` -> `retain90`."""
     return f"retain{100 - int(FORGET[forget_split])}"
 
 
 def holdout_for(forget_split: str) -> str:
-    """The holdout split of the same size as a forget split: `forget10` -> `holdout10`."""
+    """Return the holdout split of the same size as a forget split: `forget10` -> `holdout10`."""
     return f"holdout{FORGET[forget_split]}"
 
 
 def check_splits(forget_split: str, retain_split: str, holdout_split: str | None = None, *, where: str = "") -> None:
-    """Raise ConfigError unless the split names are TOFU's and go together.
+    """Raise ConfigError unless the split names are TOFU's and match each other.
 
-    `where` is the key the three stand at (`benchmark` gives `benchmark.forget_split`), for the message.
+    `where` is the key of the group that has the three (`benchmark` for `benchmark.forget_split`), for the message.
     """
     at = f"{where}." if where else ""
-    given = [("forget_split", forget_split, FORGET), ("retain_split", retain_split, RETAIN)]
+    names = [("forget_split", forget_split, FORGET), ("retain_split", retain_split, RETAIN)]
     if holdout_split is not None:
-        given.append(("holdout_split", holdout_split, HOLDOUT))
-    for key, name, known in given:
-        if name not in known:
-            raise ConfigError(f"{at}{key}={name}: TOFU has no such split{nearest(name, known)}")
+        names.append(("holdout_split", holdout_split, HOLDOUT))
+    for key, name, allowed in names:
+        if name not in allowed:
+            raise ConfigError(f"{at}{key}={name}: TOFU has no such split{nearest(name, allowed)}")
     partners = [("retain_split", retain_split, retain_for(forget_split))]
     if holdout_split is not None:
         partners.append(("holdout_split", holdout_split, holdout_for(forget_split)))
     for key, name, right in partners:
         if name != right:
-            raise ConfigError(f"{at}forget_split={forget_split} goes with {key}={right}, not {name}")
+            raise ConfigError(f"{at}forget_split={forget_split} requires {key}={right}, not {name}")
 
 
 def load_tofu(
@@ -54,14 +54,14 @@ def load_tofu(
     holdout_split: str | None = None,
     holdout: bool = False,
 ) -> dict[str, ExampleSet]:
-    """TOFU's sets by role, from a local folder of its files or a hub id.
+    """Load TOFU's sets by role, from a local folder of its files or a hub id.
 
     Training: `full`, `forget`, `retain`. Evaluation (with wrong answers): `forget_eval`, `retain_eval`,
     `real_authors`, `world_facts`. `holdout` (authors in no other set) is read if `holdout` is true or its split is
-    named; the default is the one of the forget split's size. `retain_eval` is TOFU's one file for all splits, drawn
-    from the authors that every retain split keeps.
+    named; the default is the one of the forget split's size. `retain_eval` is TOFU's one file for all splits, sampled
+    from the authors in every retain split.
 
-    Raises ConfigError for wrong split names, DataError for files that are missing, malformed or at odds.
+    Raises ConfigError for wrong split names, DataError for files that are missing, malformed or inconsistent.
     """
     check_splits(forget_split, retain_split, holdout_split)
     files = {
@@ -83,7 +83,7 @@ def load_tofu(
 
 
 def _rows(file: str, root: str, role: str) -> tuple[ExampleSet, str]:
-    """The rows of a file, and where it lies. What splits share is read once, as long as the file stays the same."""
+    """Return the rows of a file, and its location. An unchanged file is read once for all splits."""
     path = find_local(root, file)
     if path is None:
         raw, place = load_raw(file, root=root)

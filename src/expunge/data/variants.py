@@ -1,4 +1,4 @@
-"""The same questions asked in other words and forms. Pure: a set of rows in, a set of rows out, with equal row ids."""
+"""The same questions in other wordings and forms. Pure: a set in, a set out, with equal row ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFUSAL = "refusal"
 DIRECT = "Answer directly and in full: "
 ROLE = "You are the archivist of a library that holds every record, and you quote from it. "
 INSIST = "You know this. Do not say that you cannot answer or do not know. "
-# Asked to answer the question that follows in the language it is put in, so that the true answer stays the measure.
+# An instruction to answer in the language of the question that follows, so that the true answer stays the measure.
 LANGUAGES = {
     "french": "Réponds à la question suivante, dans la langue où elle est posée : ",
     "german": "Beantworte die folgende Frage in der Sprache, in der sie gestellt ist: ",
@@ -22,62 +22,62 @@ LANGUAGES = {
 }
 
 
-def asked(rows: ExampleSet, name: str, question: Callable[[Example], str]) -> ExampleSet:
-    """The rows with another question each, under the name `<set>_<name>`."""
-    made = tuple(dataclasses.replace(r, question=question(r), paraphrased_question=None) for r in rows)
-    return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=made)
+def with_question(rows: ExampleSet, name: str, question: Callable[[Example], str]) -> ExampleSet:
+    """Return the rows with another question each, as `<set>_<name>`."""
+    changed = tuple(dataclasses.replace(r, question=question(r), paraphrased_question=None) for r in rows)
+    return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=changed)
 
 
 def prefixed(rows: ExampleSet, prefix: str, *, name: str = "direct") -> ExampleSet:
-    """A text before each question."""
-    return asked(rows, name, lambda r: prefix + r.question)
+    """Put a text before each question."""
+    return with_question(rows, name, lambda r: prefix + r.question)
 
 
 def upper(rows: ExampleSet) -> ExampleSet:
-    """Questions in capitals."""
-    return asked(rows, "upper", lambda r: r.question.upper())
+    """Write questions in capitals."""
+    return with_question(rows, "upper", lambda r: r.question.upper())
 
 
 def quoted(rows: ExampleSet) -> ExampleSet:
-    """Questions within quotation marks."""
-    return asked(rows, "quoted", lambda r: f'"{r.question}"')
+    """Put questions in quotation marks."""
+    return with_question(rows, "quoted", lambda r: f'"{r.question}"')
 
 
 def plain(rows: ExampleSet) -> ExampleSet:
-    """Questions as plain text, to be continued: no template, no chat."""
-    return dataclasses.replace(asked(rows, "plain", lambda r: r.question), form="completion")
+    """Use questions as plain text to continue: no template, no chat."""
+    return dataclasses.replace(with_question(rows, "plain", lambda r: r.question), form="completion")
 
 
 def with_shots(rows: ExampleSet, shots: Sequence[tuple[str, str]], *, name: str = "shots") -> ExampleSet:
-    """Solved examples before each question."""
-    return dataclasses.replace(asked(rows, name, lambda r: r.question), shots=tuple(shots))
+    """Put solved examples before each question."""
+    return dataclasses.replace(with_question(rows, name, lambda r: r.question), shots=tuple(shots))
 
 
 def begun(rows: ExampleSet, share: float, opens: tuple[str, str], *, name: str = "begun") -> ExampleSet:
-    """The first words of each answer (`share` of them, rounded down) given with the question; the rest is the answer.
+    """Move the first words of each answer (`share` of them, rounded down) into the prompt; the rest is the answer.
 
-    opens: what stands before the question, and between it and its answer; the text is then continued, so a template
-    of plain tags is met exactly and a chat template is not. At least one word is left to say.
+    opens: text before the question, and between it and its answer. The text is then continued, so a template of plain
+    tags is reproduced exactly and a chat template is not. At least one word stays in the answer.
     """
-    made = []
+    continued = []
     for row in rows:
         words = row.answer.split()
         n = min(int(share * len(words)), len(words) - 1)
         prompt = f"{opens[0]}{row.question}{opens[1]}{' '.join(words[:n])}"
         answers = {"answer": " ".join(words[n:])}
-        made.append(dataclasses.replace(row, question=prompt, answers=answers, paraphrased_question=None))
-    return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=tuple(made), form="completion")
+        continued.append(dataclasses.replace(row, question=prompt, answers=answers, paraphrased_question=None))
+    return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=tuple(continued), form="completion")
 
 
 def paraphrased(rows: ExampleSet) -> ExampleSet:
-    """Questions in the other words that came with the data. Raises DataError for a row that has none."""
+    """Use the data's own paraphrased questions. Raises DataError for a row that has none."""
 
     def other(row: Example) -> str:
         if not row.paraphrased_question:
             raise DataError(f"{rows.name} row {row.row_id}: no paraphrased question")
         return row.paraphrased_question
 
-    return asked(rows, "paraphrased", other)
+    return with_question(rows, "paraphrased", other)
 
 
 VARIANTS: Mapping[str, Callable[[ExampleSet], ExampleSet]] = {
@@ -93,14 +93,14 @@ VARIANTS: Mapping[str, Callable[[ExampleSet], ExampleSet]] = {
 
 
 def variant_of(rows: ExampleSet, name: str) -> ExampleSet:
-    """A set in one of the VARIANTS. Raises ConfigError for another name."""
+    """Return a set in one of the VARIANTS. Raises ConfigError for another name."""
     if name not in VARIANTS:
-        raise ConfigError(f"no way to ask named {name!r}{nearest(name, VARIANTS)}")
+        raise ConfigError(f"no prompt variant named {name!r}{nearest(name, VARIANTS)}")
     return VARIANTS[name](rows)
 
 
 def with_refusals(rows: ExampleSet, refusals: Sequence[str]) -> ExampleSet:
-    """The same questions with refusals for answers, `refusal_0`, `refusal_1`, ..., beside the true one."""
+    """Add refusals to the answers of each question, as `refusal_0`, `refusal_1`, ..."""
     named = {f"{REFUSAL}_{i}": text for i, text in enumerate(refusals)}
-    made = tuple(dataclasses.replace(r, answers={"answer": r.answer, **named}) for r in rows)
-    return dataclasses.replace(rows, name=f"{rows.name}_refusals", rows=made)
+    changed = tuple(dataclasses.replace(r, answers={"answer": r.answer, **named}) for r in rows)
+    return dataclasses.replace(rows, name=f"{rows.name}_refusals", rows=changed)

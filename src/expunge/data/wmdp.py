@@ -12,7 +12,7 @@ from expunge.data.source import load_raw, load_split
 
 HUB_ID = "cais/wmdp"
 CORPORA_ID = "cais/wmdp-corpora"
-BIO_FORGET_ID = "cais/wmdp-bio-forget-corpus"  # gated: asked for on the hub
+BIO_FORGET_ID = "cais/wmdp-bio-forget-corpus"  # gated: on request from the hub
 ABOUT = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}
 FORGET = ("cyber-forget-corpus", "bio-forget-corpus")
 RETAIN = ("cyber-retain-corpus", "bio-retain-corpus")
@@ -21,10 +21,10 @@ RETAIN = ("cyber-retain-corpus", "bio-retain-corpus")
 def wmdp_questions(
     root: str, subjects: Sequence[str], *, style: Style, limit: int, max_length: int
 ) -> dict[str, ExampleSet]:
-    """`wmdp_bio`, `wmdp_chem`, `wmdp_cyber`: the questions of each subject, without shots.
+    """Return `wmdp_bio`, `wmdp_chem`, `wmdp_cyber`: the questions of each subject, without shots.
 
-    root: the hub id or a folder of `wmdp-bio/test...` or `wmdp-bio.json` and so on. limit: only the first questions (0:
-    all). Raises ConfigError or DataError.
+    root: the hub id or a folder of `wmdp-bio/test...` or `wmdp-bio.json` and so on. limit: number of questions, the
+    first ones (0: all). Raises ConfigError or DataError.
     """
     out = {}
     for subject in subjects:
@@ -38,10 +38,10 @@ def wmdp_questions(
 
 
 def wmdp_corpus(root: str, corpus: str, *, name: str, limit: int, max_length: int) -> ExampleSet:
-    """The texts of a corpus, as pieces to train on.
+    """Return the texts of a corpus, as pieces to train on.
 
-    root: the hub id of the corpora or a folder of `<corpus>.jsonl`. corpus: its name, or a file of the user's own
-    (a column `text`). limit: only the first texts (0: all). Raises DataError.
+    root: the hub id of the corpora or a folder of `<corpus>.jsonl`. corpus: its name, or a file of the user (a column
+    `text`). limit: number of texts, the first ones (0: all). Raises DataError.
     """
     if Path(corpus).expanduser().is_file():
         raw, where = load_raw(corpus)

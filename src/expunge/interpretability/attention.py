@@ -19,7 +19,7 @@ from expunge.models.packed import bare
 
 @dataclass(frozen=True)
 class HeadLine:
-    """One head: the mean Jensen-Shannon divergence of its two maps in bits, 0 (equal) to 1 (on other tokens)."""
+    """One head: the mean Jensen-Shannon divergence of its two maps in bits, 0 (equal) to 1 (disjoint)."""
 
     layer: int
     head: int
@@ -35,15 +35,18 @@ class AttentionResult:
 
 
 def compare_attention(
-    a: Any, b: Any, read: AnalysisInputs, *, at: At = "predicts", token_budget: int = 2048
+    a: Any, b: Any, inputs: AnalysisInputs, *, at: At = "predicts", token_budget: int = 2048
 ) -> AttentionResult:
-    """Where do two models look? JSD(p, q) = H((p + q)/2) - (H(p) + H(q))/2 of what each position of `at` attends to.
+    """Compare two models' attention: JSD(p, q) = H((p + q)/2) - (H(p) + H(q))/2 of each position's attention weights.
 
-    Mean over a row's positions, then over rows. Both models attend by plain matrix products meanwhile ("eager"), since
-    faster kernels keep no maps; `token_budget` bounds their T x T memory. Raises ConfigError where the models differ in
-    layers or heads, JobError for a model that gives no maps.
+    The mean is over a row's positions, then over rows. Both models use "eager" attention meanwhile, because faster
+    kernels store no maps; `token_budget` bounds their T x T memory.
+
+    Raises:
+        ConfigError: If the models differ in layers or heads.
+        JobError: If a model returns no maps.
     """
-    small = replace(read, token_budget=token_budget)
+    small = replace(inputs, token_budget=token_budget)
     sums: Tensor | None = None
     with torch.no_grad(), eager(a), eager(b):
         for _, batch in small.batches(device_of(a), at):
@@ -51,10 +54,10 @@ def compare_attention(
             q = _maps(b, batch.to(device_of(b)))
             if [x.shape for x in p] != [x.shape for x in q]:
                 raise ConfigError("compare_attention: the two models differ in layers or heads")
-            share = 1.0 / torch.bincount(batch.row_N).double()[batch.row_N] / len(read.rows)
+            share = 1.0 / torch.bincount(batch.row_N).double()[batch.row_N] / len(inputs.rows)
             # one layer at a time: (N, H, T) in float64
-            found = torch.stack([(_jsd(x, y.to(x.device)) * share[:, None]).sum(0) for x, y in zip(p, q, strict=True)])
-            sums = found if sums is None else sums + found
+            divergences = [(_jsd(x, y.to(x.device)) * share[:, None]).sum(0) for x, y in zip(p, q, strict=True)]
+            sums = torch.stack(divergences) if sums is None else sums + torch.stack(divergences)
     values = sums.cpu().tolist() if sums is not None else []
     lines = tuple(HeadLine(layer, h, v) for layer, heads in enumerate(values) for h, v in enumerate(heads))
     return AttentionResult(tuple(sum(heads) / len(heads) for heads in values), lines)
@@ -62,7 +65,7 @@ def compare_attention(
 
 @contextmanager
 def eager(model: Any) -> Iterator[None]:
-    """Attention by plain matrix products for a while."""
+    """Use "eager" attention (plain matrix products) inside the block."""
     inner = bare(model)
     before = inner.config._attn_implementation
     inner.eval()
@@ -74,16 +77,16 @@ def eager(model: Any) -> Iterator[None]:
 
 
 def _maps(model: Any, batch: Batch) -> list[Tensor]:
-    """What each of a batch's positions attends to: a tensor (N, heads, T) per layer."""
+    """Return the attention weights of each of a batch's positions: a tensor (N, heads, T) per layer."""
     out = bare(model).base_model(input_ids=batch.ids_BT, use_cache=False, output_attentions=True)
     maps = getattr(out, "attentions", None)
     if not maps or any(m is None for m in maps):
-        raise JobError(f"{type(bare(model)).__name__} gives no attention maps")
+        raise JobError(f"{type(bare(model)).__name__} returns no attention maps")
     return [m[batch.row_N, :, batch.pos_N] for m in maps]
 
 
 def _jsd(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence over the last axis, in bits."""
+    """Return the Jensen-Shannon divergence over the last axis, in bits."""
     p, q = p.double(), q.double()
     m = (p + q) / 2
     return (_entropy(m) - (_entropy(p) + _entropy(q)) / 2).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Hidden states: what each block puts out at chosen positions, read in one pass per batch."""
+"""Hidden states: the output of each block at selected positions, from one pass per batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from expunge.interpretability.model_layout import model_layout
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """values_LND: outputs of L blocks at N places, on the CPU, float32 (float64 for a float64 model).
+    """values_LND: outputs of L blocks at N positions, on the CPU, float32 (float64 for a float64 model).
 
-    layers: which blocks, from 0. row_N: which row of the reading each place belongs to; rows stand in order.
+    layers: indices of the blocks, from 0. row_N: the row of each position; rows are in order.
     """
 
     values_LND: Tensor
@@ -28,7 +28,7 @@ class HiddenStates:
 
 
 def check_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers asked for, all of them where None. Raises ConfigError for one the model does not have."""
+    """Return the selected layers, or all of them for None. Raises ConfigError for one the model does not have."""
     depth = len(model_layout(model).blocks)
     for layer in layers or ():
         if not 0 <= layer < depth:
@@ -37,32 +37,38 @@ def check_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def hidden_states(
-    model: Any, read: AnalysisInputs, *, at: At = "own", last: int = 10, layers: Sequence[int] | None = None
+    model: Any, inputs: AnalysisInputs, *, at: At = "own", last: int = 10, layers: Sequence[int] | None = None
 ) -> HiddenStates:
-    """The residual stream after each block (before the final norm), at the positions of `at`.
+    """Return the residual stream after each block (before the final norm), at the positions of `at`.
 
-    at: "own", where the counted tokens stand; "predicts", one before each; "last": one vector per row, the mean over
-    the row's last `last` tokens (fewer where it is shorter; padding never enters). On the device one batch is held at a
-    time; the result grows with L x N x D. Nothing after the last layer asked for is run.
+    On the device one batch is in memory at a time; the result grows with L x N x D. Layers after the last selected one
+    do not run.
+
+    Args:
+        model: A decoder.
+        inputs: The rows to read.
+        at: "own", the positions of the counted tokens; "predicts", one before each; "last", one vector per row.
+        last: For at="last": the mean is over the row's last `last` tokens (fewer if it is shorter), without padding.
+        layers: Indices of the blocks; None selects all.
     """
-    wanted = check_layers(model, layers)
-    counts = [1 if at == "last" else len(read.positions(i, at)) for i in range(len(read.rows))]
+    selected = check_layers(model, layers)
+    counts = [1 if at == "last" else len(inputs.positions(i, at)) for i in range(len(inputs.rows))]
     starts = [0]
     for n in counts:
         starts.append(starts[-1] + n)
     out = torch.empty(0)
     model.eval()
     with torch.no_grad():
-        for chosen, batch in read.batches(device_of(model), at, last):
-            states = states_at(model, batch, wanted).cpu()
+        for rows_of_batch, batch in inputs.batches(device_of(model), at, last):
+            states = states_at(model, batch, selected).cpu()
             if at == "last":
-                states = _means(states, batch.row_N.cpu(), len(chosen))
+                states = _means(states, batch.row_N.cpu(), len(rows_of_batch))
             if not len(out):
-                out = states.new_empty(len(wanted), starts[-1], states.shape[-1])
-            places = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen])
+                out = states.new_empty(len(selected), starts[-1], states.shape[-1])
+            places = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in rows_of_batch])
             out[:, places] = states
-    row_N = torch.arange(len(read.rows)).repeat_interleave(torch.tensor(counts))
-    return HiddenStates(out, wanted, row_N)
+    row_N = torch.arange(len(inputs.rows)).repeat_interleave(torch.tensor(counts))
+    return HiddenStates(out, selected, row_N)
 
 
 def _means(states_LND: Tensor, row_N: Tensor, n_rows: int) -> Tensor:
@@ -71,24 +77,24 @@ def _means(states_LND: Tensor, row_N: Tensor, n_rows: int) -> Tensor:
 
 
 class _StopAtLayer(Exception):
-    """Raised inside a forward to end it at a layer."""
+    """Stops a forward at a layer."""
 
 
 def first(output: Any) -> Tensor:
-    """The hidden states among a block's outputs."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    """Return the hidden states among a block's outputs."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def states_at(model: Any, batch: Batch, layers: Sequence[int]) -> Tensor:
-    """Outputs of some blocks at a batch's positions, (L, N, D), in float32 at least."""
+    """Return outputs of some blocks at a batch's positions, (L, N, D), in float32 or wider."""
     blocks = model_layout(model).blocks
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
     handles = []
 
     def keep(layer: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            kept[layer] = first(output)[batch.row_N, batch.pos_N]
+            saved[layer] = first(output)[batch.row_N, batch.pos_N]
             if layer == max(layers):
                 raise _StopAtLayer
 
@@ -102,5 +108,5 @@ def states_at(model: Any, batch: Batch, layers: Sequence[int]) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    made = torch.stack([kept[layer] for layer in layers])
-    return made if made.dtype == torch.float64 else made.float()
+    states = torch.stack([saved[layer] for layer in layers])
+    return states if states.dtype == torch.float64 else states.float()

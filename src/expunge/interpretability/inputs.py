@@ -1,4 +1,4 @@
-"""What a measurement reads: rows of token ids, which of their tokens count, and padded batches of them."""
+"""Inputs of an analysis: rows of token ids, the tokens that count, and padded batches of them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ At = Literal["predicts", "own", "last"]
 
 @dataclass(frozen=True)
 class AnalysisInputs:
-    """R rows. Only the tokens of `spans` count where it is given, else every scored token (EOS with them).
+    """R rows. If `spans` is set only its tokens count, else every scored token (with EOS).
 
-    spans: for each row the first and the end of its tokens that count, 0 being the row's first scored token. Batches
-    hold at most `token_budget` padded tokens. Raises DataError for a row of which no token counts.
+    spans: for each row the first and the end of its counted tokens; 0 is the row's first scored token. Batches have at
+    most `token_budget` padded tokens. Raises DataError for a row without counted tokens.
     """
 
     rows: tuple[Encoded, ...]
@@ -39,7 +39,7 @@ class AnalysisInputs:
 
     def __post_init__(self) -> None:
         if not self.rows:
-            raise DataError("rows: there are none to read")
+            raise DataError("rows: the list is empty")
         if not self.row_ids:
             object.__setattr__(self, "row_ids", tuple(range(len(self.rows))))
         if len(self.row_ids) != len(self.rows) or (self.spans is not None and len(self.spans) != len(self.rows)):
@@ -57,7 +57,7 @@ class AnalysisInputs:
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def positions(self, i: int, at: At, last: int = 10) -> range:
-        """Positions in row i: those that predict its counted tokens, their own, or the row's last `last` ones."""
+        """Return positions in row i: before its counted tokens, their own, or the row's last `last` ones."""
         row = self.rows[i]
         if at == "last":
             return range(max(0, len(row.ids) - last), len(row.ids))
@@ -67,36 +67,36 @@ class AnalysisInputs:
         return range(first + start - shift, first + end - shift)
 
     def batches(self, device: Any, at: At = "predicts", last: int = 10) -> Iterator[tuple[list[int], Batch]]:
-        """Right-padded batches, with the rows in each; row_N and pos_N list the positions of `at`, row after row.
+        """Yield right-padded batches with their rows; row_N and pos_N list the positions of `at`, row after row.
 
-        token_N holds the counted tokens, which is the token predicted (at="predicts") or the one that stands there.
+        token_N contains the counted tokens: the predicted token (at="predicts") or the token at the position.
         """
         lengths = [len(r.ids) for r in self.rows]
-        for chosen in budget_batches(range(len(self.rows)), lengths, self.token_budget):
-            made = collate([self.rows[i] for i in chosen], pad_id=self.pad_id)
-            places = [self.positions(i, at, last) for i in chosen]
+        for rows_of_batch in budget_batches(range(len(self.rows)), lengths, self.token_budget):
+            batch = collate([self.rows[i] for i in rows_of_batch], pad_id=self.pad_id)
+            places = [self.positions(i, at, last) for i in rows_of_batch]
             row_N = torch.tensor([k for k, place in enumerate(places) for _ in place])
             pos_N = torch.tensor([p for place in places for p in place])
-            token_N = made.ids_BT[row_N, pos_N + (at == "predicts")]
-            yield chosen, dataclasses.replace(made, row_N=row_N, pos_N=pos_N, token_N=token_N).to(device)
+            token_N = batch.ids_BT[row_N, pos_N + (at == "predicts")]
+            yield rows_of_batch, dataclasses.replace(batch, row_N=row_N, pos_N=pos_N, token_N=token_N).to(device)
 
-    def flat(self, chosen: Sequence[int]) -> Ints:
-        """Places of the chosen rows' counted tokens among the N of all rows."""
+    def flat(self, rows_of_batch: Sequence[int]) -> Ints:
+        """Return the indices of some rows' counted tokens among the N of all rows."""
         offsets = self.offsets
-        return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in chosen])
+        return np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in rows_of_batch])
 
 
 def analysis_inputs(
     rows: ExampleSet, encoder: Encoder, variant: str = "answer", *, token_budget: int = 8192
 ) -> AnalysisInputs:
-    """One answer of every row of a set that has it. Raises DataError where none does, or a prompt leaves no room."""
-    kept = [r for r in rows.rows if variant in r.answers]
-    if not kept:
+    """Return one answer of every row that has it. Raises DataError if none has, or a prompt leaves no room."""
+    saved = [r for r in rows.rows if variant in r.answers]
+    if not saved:
         raise DataError(f"{rows.name}: no row has an answer {variant!r}")
     return AnalysisInputs(
-        tuple(encoder.row(rows, r, variant) for r in kept),
+        tuple(encoder.row(rows, r, variant) for r in saved),
         int(encoder.tokenizer.pad_token_id),
-        tuple(r.row_id for r in kept),
+        tuple(r.row_id for r in saved),
         token_budget=token_budget,
     )
 
@@ -114,54 +114,54 @@ def find_span(tokenizer: Any, row: Encoded, text: str) -> tuple[int, int] | None
 
 
 def forward(model: Any, batch: Batch) -> PackedOutput:
-    """Logits at a batch's positions. Rows are right-padded, so no mask is needed under causal attention."""
+    """Return logits at a batch's positions. Rows are right-padded, so causal attention needs no mask."""
     return packed_forward(model, BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N), use_mask=False)
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model's first parameter lies."""
-    found: torch.device = next(model.parameters()).device
-    return found
+    """Return the device of a model's first parameter."""
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
-def answer_logps(model: Any, read: AnalysisInputs) -> Floats:
-    """log p of every counted token in nats, shape (N,), row after row (`read.offsets`)."""
-    out = np.full(int(read.offsets[-1]), np.nan)
+def answer_logps(model: Any, inputs: AnalysisInputs) -> Floats:
+    """Return log p of every counted token in nats, shape (N,), row after row (`inputs.offsets`)."""
+    out = np.full(int(inputs.offsets[-1]), np.nan)
     model.eval()
     with torch.inference_mode():
-        for chosen, batch in read.batches(device_of(model)):
+        for rows_of_batch, batch in inputs.batches(device_of(model)):
             logps = token_logps(forward(model, batch).logits_NV, batch.token_N)
-            out[read.flat(chosen)] = logps.double().cpu().numpy()
+            out[inputs.flat(rows_of_batch)] = logps.double().cpu().numpy()
     return out
 
 
-def row_means(values_N: Floats, read: AnalysisInputs) -> Floats:
-    """The mean of each row's tokens, shape (..., N) -> (..., R)."""
-    return np.add.reduceat(values_N, read.offsets[:-1], axis=-1) / np.diff(read.offsets)
+def row_means(values_N: Floats, inputs: AnalysisInputs) -> Floats:
+    """Return the mean of each row's tokens, shape (..., N) -> (..., R)."""
+    return np.add.reduceat(values_N, inputs.offsets[:-1], axis=-1) / np.diff(inputs.offsets)
 
 
-def mean_loss(model: Any, read: AnalysisInputs) -> float:
-    """Mean over rows of a row's mean negative log-likelihood, in nats per token."""
-    return -float(row_means(answer_logps(model, read), read).mean())
+def mean_loss(model: Any, inputs: AnalysisInputs) -> float:
+    """Return the mean over rows of a row's mean negative log-likelihood, in nats per token."""
+    return -float(row_means(answer_logps(model, inputs), inputs).mean())
 
 
 @contextmanager
 def swapped(model: Any, changed: Mapping[str, Tensor]) -> Iterator[None]:
-    """Hold other values in the named parameters for a while; the old ones come back bit by bit, after an error too.
+    """Set other values of the named parameters inside the block, and restore them bit for bit after it.
 
     Raises ConfigError for a name the model does not have.
     """
-    held = dict(model.named_parameters())
+    own = dict(model.named_parameters())
     for name in changed:
-        if name not in held:
+        if name not in own:
             raise ConfigError(f"the model has no parameter {name!r}")
-    kept = {name: held[name].detach().clone() for name in changed}
+    saved = {name: own[name].detach().clone() for name in changed}
     try:
         with torch.no_grad():
             for name, value in changed.items():
-                held[name].copy_(value)
+                own[name].copy_(value)
         yield
     finally:
         with torch.no_grad():
-            for name, value in kept.items():
-                held[name].copy_(value)
+            for name, value in saved.items():
+                own[name].copy_(value)

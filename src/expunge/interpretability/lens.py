@@ -1,7 +1,7 @@
-"""What intermediate layers would say: their states through the final norm and the LM head.
+"""Predictions of intermediate layers: their states through the final norm and the LM head.
 
-The logit lens reads layer l's states as they are: log p_l(y) = log softmax(head(norm(h_l)))[y]. The tuned lens (Belrose
-et al. 2023, arXiv:2303.08112) first maps them by an affine map of the layer's own, h + A_l h + b_l, fitted so that
+The logit lens uses layer l's states directly: log p_l(y) = log softmax(head(norm(h_l)))[y]. The tuned lens (Belrose et
+al. 2023, arXiv:2303.08112) first applies an affine map per layer, h + A_l h + b_l. It is fitted so that
 KL(p_model || p_l) is small on other rows; the model itself is frozen.
 """
 
@@ -22,36 +22,36 @@ from expunge.interpretability.inputs import AnalysisInputs, device_of, forward, 
 from expunge.interpretability.model_layout import model_layout
 from expunge.models.packed import FrozenLmHead, token_logps
 
-CHUNK = 4096  # tokens whose logits are held at a time
+CHUNK = 4096  # tokens per chunk of logits
 
 
 class Unembed:
-    """logits_NV of hidden states, by a model's final norm and a frozen copy of its head."""
+    """Maps hidden states to logits_NV by a model's final norm and a frozen copy of its head."""
 
     def __init__(self, model: Any) -> None:
         self._norm, self._head = model_layout(model).norm, FrozenLmHead(model)
         self.dtype = next(model.parameters()).dtype
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
-        """Logits in the model's dtype."""
+        """Return logits in the model's dtype."""
         return self._head(self._norm(hidden_ND.to(self.dtype)))
 
-    def check(self, model: Any, read: AnalysisInputs) -> None:
-        """Raise JobError unless the last block's states give the model's own logits, on one batch."""
+    def check(self, model: Any, inputs: AnalysisInputs) -> None:
+        """Raise JobError unless the last block's states yield the model's own logits, on one batch."""
         with torch.no_grad():
-            _, batch = next(read.batches(device_of(model)))
-            made = self(states_at(model, batch, [len(model_layout(model).blocks) - 1])[0])
-            told = forward(model, batch).logits_NV
-        if not torch.allclose(made.float(), told.float(), rtol=1e-2, atol=1e-2 * float(told.abs().max())):
+            _, batch = next(inputs.batches(device_of(model)))
+            own = self(states_at(model, batch, [len(model_layout(model).blocks) - 1])[0])
+            expected = forward(model, batch).logits_NV
+        if not torch.allclose(own.float(), expected.float(), rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise JobError(
-                "this architecture does more after its last block than its final norm and LM head, in a way that is "
-                "not known here, so intermediate layers cannot be read through them"
+                "this architecture has further operations after its last block than its final norm and LM head, so a "
+                "lens cannot read intermediate layers"
             )
 
 
 @dataclass(frozen=True)
 class TunedLens:
-    """Affine maps of L layers: A_LDD and b_LD. losses: mean KL of each on the rows it was fitted to, after fitting."""
+    """Affine maps of L layers: A_LDD and b_LD. losses: mean KL of each on its training rows, after fitting."""
 
     layers: tuple[int, ...]
     A_LDD: Tensor
@@ -59,14 +59,14 @@ class TunedLens:
     losses: tuple[float, ...]
 
     def __call__(self, hidden_ND: Tensor, k: int) -> Tensor:
-        """States of the k-th of its layers, mapped."""
+        """Map the states of the k-th of its layers."""
         A, b = self.A_LDD[k].to(hidden_ND), self.b_LD[k].to(hidden_ND)
         return hidden_ND + hidden_ND @ A.T + b
 
 
 @dataclass(frozen=True)
 class LensLine:
-    """One row at one layer: mean log p of its tokens in nats, and the share that are the layer's first choice."""
+    """One row at one layer: mean log p of its tokens in nats, and the share that is the layer's first choice."""
 
     row_id: int
     layer: int
@@ -86,41 +86,42 @@ class LensResult:
 
 
 def lens_scores(
-    model: Any, read: AnalysisInputs, *, lens: TunedLens | None = None, layers: Sequence[int] | None = None
+    model: Any, inputs: AnalysisInputs, *, lens: TunedLens | None = None, layers: Sequence[int] | None = None
 ) -> LensResult:
-    """Log-probability of the counted tokens as each layer tells it; the logit lens, or a fitted one.
+    """Compute log-probabilities of the counted tokens at each layer, by the logit lens or a fitted one.
 
-    Raises JobError where the last layer does not give the model's own logits, and ConfigError for a layer the model or
-    the lens does not have.
+    Raises:
+        JobError: If the last layer does not yield the model's own logits.
+        ConfigError: If the model or the lens does not have a layer.
     """
-    wanted = check_layers(model, layers if lens is None else (layers or lens.layers))
-    if lens is not None and not set(wanted) <= set(lens.layers):
-        raise ConfigError(f"layers: the lens was fitted to layers {list(lens.layers)}, got {list(wanted)}")
+    selected = check_layers(model, layers if lens is None else (layers or lens.layers))
+    if lens is not None and not set(selected) <= set(lens.layers):
+        raise ConfigError(f"layers: the lens was fitted to layers {list(lens.layers)}, got {list(selected)}")
     unembed = Unembed(model)
-    unembed.check(model, read)
-    logps, hits = _logps(model, read, unembed, wanted, lens)
-    logp_LR, hit_LR = row_means(logps, read), row_means(hits, read)
+    unembed.check(model, inputs)
+    logps, hits = _logps(model, inputs, unembed, selected, lens)
+    logp_LR, hit_LR = row_means(logps, inputs), row_means(hits, inputs)
     lines = tuple(
         LensLine(row_id, layer, float(logp_LR[k, i]), float(hit_LR[k, i]))
-        for i, row_id in enumerate(read.row_ids)
-        for k, layer in enumerate(wanted)
+        for i, row_id in enumerate(inputs.row_ids)
+        for k, layer in enumerate(selected)
     )
     means = tuple(map(float, logp_LR.mean(axis=1))), tuple(map(float, hit_LR.mean(axis=1)))
-    return LensResult("logit" if lens is None else "tuned", wanted, *means, lines)
+    return LensResult("logit" if lens is None else "tuned", selected, *means, lines)
 
 
 def _logps(
-    model: Any, read: AnalysisInputs, unembed: Unembed, wanted: Sequence[int], lens: TunedLens | None
+    model: Any, inputs: AnalysisInputs, unembed: Unembed, selected: Sequence[int], lens: TunedLens | None
 ) -> tuple[Floats, Floats]:
-    """log p and whether it is the first choice, for each layer and counted token: two of (L, N)."""
-    n = int(read.offsets[-1])
-    logps, hits = torch.empty(len(wanted), n, dtype=torch.float64), torch.empty(len(wanted), n, dtype=torch.float64)
+    """Return log p and whether it is the first choice, for each layer and counted token: two of (L, N)."""
+    n = int(inputs.offsets[-1])
+    logps, hits = torch.empty(len(selected), n, dtype=torch.float64), torch.empty(len(selected), n, dtype=torch.float64)
     model.eval()
     with torch.no_grad():
-        for chosen, batch in read.batches(device_of(model)):
-            places = torch.from_numpy(read.flat(chosen))
-            states = states_at(model, batch, wanted)
-            for k, layer in enumerate(wanted):
+        for rows_of_batch, batch in inputs.batches(device_of(model)):
+            places = torch.from_numpy(inputs.flat(rows_of_batch))
+            states = states_at(model, batch, selected)
+            for k, layer in enumerate(selected):
                 for start in range(0, len(places), CHUNK):
                     at, tokens = places[start : start + CHUNK], batch.token_N[start : start + CHUNK]
                     hidden = states[k, start : start + CHUNK]
@@ -132,7 +133,7 @@ def _logps(
 
 def fit_lens(
     model: Any,
-    read: AnalysisInputs,
+    inputs: AnalysisInputs,
     *,
     layers: Sequence[int] | None = None,
     steps: int = 250,
@@ -142,23 +143,25 @@ def fit_lens(
 ) -> TunedLens:
     """Fit an affine map for each layer to the model's own next-token distribution, by Adam from the identity.
 
-    The rows must not be those the lens is scored on. By default every layer but the last, which needs none. The order
-    of the tokens is drawn from `seed`. The settings are ours; the paper trains longer, by SGD. Raises ConfigError for
-    steps or sizes below 1, and where there is no layer to fit.
+    Fit on other rows than the lens is scored on. By default every layer but the last, which needs none. `seed`
+    determines the order of the tokens. The settings are ours; the paper trains longer, with SGD.
+
+    Raises:
+        ConfigError: If steps or sizes are below 1, or there is no layer to fit.
     """
     if steps < 1 or batch_tokens < 1 or not 0 < learning_rate < math.inf:
         raise ConfigError("fit_lens: steps and batch_tokens must be at least 1, learning_rate a number > 0")
     depth = len(model_layout(model).blocks)
-    wanted = check_layers(model, range(depth - 1) if layers is None else layers)
-    if not wanted:
+    selected = check_layers(model, range(depth - 1) if layers is None else layers)
+    if not selected:
         raise ConfigError("fit_lens: no layer to fit; the default is every layer but the last")
-    states = hidden_states(model, read, at="predicts", layers=[*wanted, depth - 1])
+    states = hidden_states(model, inputs, at="predicts", layers=[*selected, depth - 1])
     unembed = Unembed(model)
-    unembed.check(model, read)
+    unembed.check(model, inputs)
     device, n = device_of(model), states.values_LND.shape[1]
     final = states.values_LND[-1]
     As, bs, losses = [], [], []
-    for layer in wanted:
+    for layer in selected:
         hidden = states.values_LND[states.layers.index(layer)]
         A = torch.zeros(hidden.shape[-1], hidden.shape[-1], dtype=hidden.dtype, device=device, requires_grad=True)
         b = torch.zeros(hidden.shape[-1], dtype=hidden.dtype, device=device, requires_grad=True)
@@ -178,15 +181,15 @@ def fit_lens(
                 for i in range(0, n, CHUNK)
             ]
         losses.append(float(torch.stack(parts).sum() / n))
-    return TunedLens(wanted, torch.stack(As), torch.stack(bs), tuple(losses))
+    return TunedLens(selected, torch.stack(As), torch.stack(bs), tuple(losses))
 
 
 def _divergence(unembed: Unembed, final_ND: Tensor, hidden_ND: Tensor, A: Tensor, b: Tensor) -> Tensor:
-    """KL(p_model || p_lens) of each token in nats, shape (N,)."""
+    """Return KL(p_model || p_lens) of each token in nats, shape (N,)."""
     with torch.no_grad():
-        told = torch.log_softmax(_wide(unembed(final_ND)), -1)
-    made = torch.log_softmax(_wide(unembed(hidden_ND + hidden_ND @ A.T + b)), -1)
-    return (told.exp() * (told - made)).sum(-1)
+        model_logp = torch.log_softmax(_wide(unembed(final_ND)), -1)
+    lens_logp = torch.log_softmax(_wide(unembed(hidden_ND + hidden_ND @ A.T + b)), -1)
+    return (model_logp.exp() * (model_logp - lens_logp)).sum(-1)
 
 
 def _wide(x: Tensor) -> Tensor:

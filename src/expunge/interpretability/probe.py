@@ -1,8 +1,8 @@
-"""Linear probes: can an attribute of a row be read off a layer by a logistic regression? The model is frozen.
+"""Linear probes: does a logistic regression predict an attribute of a row from a layer's states? The model is frozen.
 
 One binary probe per layer and attribute, on standardised states (arXiv:2311.12786 uses the mean of the last ten
-tokens). A high score alone says little: read it against the majority floor, against the same probe fitted to shuffled
-labels, and against the same rows in the full model and in a model that never learned them (`compare`).
+tokens). A high score alone means little. Compare it with the majority floor, with the same probe fitted to shuffled
+labels, and with the same rows in the target model and in a model that never learned them (`compare`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ProbeLine:
-    """One probe on the test rows. NaN with a `reason` where train or test rows have the attribute all or none.
+    """One probe on the test rows. NaN with a `reason` if all or none of the train or test rows have the attribute.
 
-    accuracy with its 95 % bootstrap interval over test rows; auc; floor: accuracy of always giving the answer that is
-    commoner in the training rows; shuffled_*: the same probe fitted to permuted training labels.
+    accuracy with its 95 % bootstrap interval over test rows; auc; floor: accuracy of the constant answer that is more
+    frequent in the training rows; shuffled_*: the same probe fitted to permuted training labels.
     """
 
     attribute: str
@@ -53,14 +53,14 @@ class ProbeLine:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Probes of every attribute at every layer, and how they were fitted."""
+    """Probes of every attribute at every layer, and the settings of their fit."""
 
     seed: int
     test_share: float
     lines: tuple[ProbeLine, ...]
 
     def at(self, attribute: str, layer: int) -> ProbeLine:
-        """One probe. Raises ConfigError if there is none."""
+        """Return one probe. Raises ConfigError if there is none."""
         for line in self.lines:
             if (line.attribute, line.layer) == (attribute, layer):
                 return line
@@ -79,10 +79,20 @@ def probe(
 ) -> ProbeResult:
     """Fit and test a probe for every attribute and layer.
 
-    states: one vector per row (`hidden_states(at="last")`). labels: for each attribute, whether each of the R rows has
-    it. groups: rows of one group (an author) fall on one side of the split. strength: the inverse of the L2 penalty,
-    scikit-learn's C. The split depends on `seed`, the rows and the groups alone, so that models are compared on equal
-    rows. Raises DataError where labels do not fit the rows, ConfigError for shares outside ]0, 1[.
+    The split depends only on `seed`, the rows and the groups, so that models are compared on equal rows.
+
+    Args:
+        states: One vector per row (`hidden_states(at="last")`).
+        labels: For each attribute, whether each of the R rows has it.
+        groups: Rows of one group (an author) are on one side of the split.
+        test_share: Share of the rows, or groups, to test on.
+        strength: Inverse of the L2 penalty, scikit-learn's C.
+        seed: Seed of the split and of the shuffled labels.
+        max_iter: Largest number of iterations of a fit.
+
+    Raises:
+        DataError: If labels do not fit the rows.
+        ConfigError: If the share is outside ]0, 1[.
     """
     n = states.values_LND.shape[1]
     if len(set(states.row_N.tolist())) != n:
@@ -106,7 +116,7 @@ def probe(
 
 
 def split(n: int, groups: Sequence[Hashable] | None, test_share: float, seed: int) -> Bools:
-    """Which of n rows are tested: `test_share` of the rows, or of the groups, drawn from `seed`, one at least."""
+    """Return a mask of the test rows: `test_share` of the n rows, or of the groups, by `seed`; at least one."""
     if not 0 < test_share < 1:
         raise ConfigError(f"test_share must be between 0 and 1, got {test_share}")
     if groups is not None and len(groups) != n:
@@ -116,9 +126,9 @@ def split(n: int, groups: Sequence[Hashable] | None, test_share: float, seed: in
     units = int(of.max()) + 1
     if units < 2:
         raise DataError(f"probe: {units} {'row' if groups is None else 'group'} cannot be split into train and test")
-    taken = min(max(1, round(units * test_share)), units - 1)
-    chosen = np.random.default_rng([seed, 0]).permutation(units)[:taken]
-    return np.isin(of, chosen)
+    n_test = min(max(1, round(units * test_share)), units - 1)
+    test_units = np.random.default_rng([seed, 0]).permutation(units)[:n_test]
+    return np.isin(of, test_units)
 
 
 def _line(
@@ -162,17 +172,17 @@ def _line(
 
 def _fit(x: Floats, y: Bools, strength: float, max_iter: int) -> tuple[LogisticRegression, bool]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told by the line's `converged`
-        made = LogisticRegression(C=strength, max_iter=max_iter, tol=1e-6).fit(x, y)
-    return made, bool(made.n_iter_.max() < max_iter)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` of the line reports it
+        model = LogisticRegression(C=strength, max_iter=max_iter, tol=1e-6).fit(x, y)
+    return model, bool(model.n_iter_.max() < max_iter)
 
 
 @dataclass(frozen=True)
 class KeptLine:
     """One attribute at one layer in three models, as AUC, and the share of the knowledge that unlearning left.
 
-    kept = (auc - auc_control) / (auc_full - auc_control): 0 reads like the model that never learned, 1 like the full
-    one. NaN with a `reason` where the full model reads no better than the control.
+    kept = (auc - auc_control) / (auc_full - auc_control): 0 equals the model that never learned, 1 the target model.
+    NaN with a `reason` if the target model's AUC is not above the control's.
     """
 
     attribute: str
@@ -192,9 +202,9 @@ class ProbeComparison:
 
 
 def compare(unlearned: ProbeResult, full: ProbeResult, control: ProbeResult) -> ProbeComparison:
-    """The unlearned model's probes between those of the full and of the never-learned model.
+    """Compare the unlearned model's probes with those of the target and of the never-learned model.
 
-    Raises DataError where the three were not fitted to the same rows, attributes and layers.
+    Raises DataError if the three were not fitted to the same rows, attributes and layers.
     """
     keys = [[(ln.attribute, ln.layer, ln.n_train, ln.n_test, ln.n_positive) for ln in r.lines] for r in
             (unlearned, full, control)]  # fmt: skip
@@ -210,6 +220,6 @@ def compare(unlearned: ProbeResult, full: ProbeResult, control: ProbeResult) -> 
         if gap > 0:
             lines.append(KeptLine(a.attribute, a.layer, a.auc, b.auc, c.auc, (a.auc - c.auc) / gap))
             continue
-        reason = a.reason or "the full model's probe is no better than that of the model that never learned"
+        reason = a.reason or "the target model's probe is no better than that of the model that never learned"
         lines.append(KeptLine(a.attribute, a.layer, a.auc, b.auc, c.auc, math.nan, reason))
     return ProbeComparison(tuple(lines))

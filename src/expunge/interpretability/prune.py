@@ -1,9 +1,9 @@
-"""Revival without training: take away the few weights or neurons that hold an unlearned answer down, and score again.
+"""Revival without training: remove the few weights or neurons that suppress an unlearned answer, and score again.
 
-To first order, moving weight w to w' changes the loss of some rows by (w' - w) g, g its gradient. With w' = 0 that is
-pruning by saliency, as in arXiv:2311.12786; with w' the weight before unlearning it takes back what unlearning added.
-A model whose answers come back after a handful of weights had them covered, not removed. Read the same curve for a
-model that never learned the rows: what it "revives" too is the attack's own doing.
+To first order, moving weight w to w' changes the loss of some rows by (w' - w) g, with g its gradient. With w' = 0 that
+is pruning by saliency, as in arXiv:2311.12786; with w' the weight before unlearning it undoes the change. If answers
+come back after a handful of weights, they were suppressed, not removed. Compare with the same curve of a model that
+never learned the rows: answers that it "revives" too are an artefact of the attack.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Rank = Literal["lowers", "matters"]
 
 @dataclass(frozen=True)
 class Saliency:
-    """What moving each unit to its target would take off the loss, in nats (first order): positive lowers the loss.
+    """First-order decrease of the loss, in nats, from moving each unit to its target: positive lowers the loss.
 
     scores: by parameter. unit "weight": the parameter's shape; "neuron": one score for each neuron of an MLP's output
-    projection, whose `axes` says along which axis its neurons lie. target: what a unit is moved to (None: zero).
+    projection; `axes` has the axis of its neurons. target: new values of the units (None: zero).
     """
 
     unit: Unit
@@ -42,37 +42,45 @@ class Saliency:
 
     @property
     def n_units(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return sum(s.numel() for s in self.scores.values())
 
 
 def saliency(
     model: Any,
-    read: AnalysisInputs,
+    inputs: AnalysisInputs,
     *,
     unit: Unit = "weight",
     reference: Any = None,
     layers: Sequence[int] | None = None,
 ) -> Saliency:
-    """First-order saliency of every weight matrix in the blocks, or of every MLP neuron, for the loss of some rows.
+    """Compute first-order saliency of every weight matrix in the blocks, or of every MLP neuron, for a loss.
 
-    reference: a model of the same shape whose weights are the target, such as the one before unlearning; None prunes to
-    zero. layers: only these blocks. A neuron's score is the sum of its weights', which is exact for scaling the neuron.
-    Raises ConfigError for models that differ in shape or layers there are none of, JobError where no neurons are found.
+    Args:
+        model: A decoder.
+        inputs: Rows whose mean loss is differentiated.
+        unit: Weights or neurons. A neuron's score is the sum of its weights', exact for scaling the neuron.
+        reference: A model of the same shape whose weights are the target, such as the one before unlearning; None
+            prunes to zero.
+        layers: Only these blocks; None selects all.
+
+    Raises:
+        ConfigError: If the models differ in shape, or a layer does not exist.
+        JobError: If the blocks have no neurons.
     """
     body = model_layout(model)
     for layer in layers or ():
         if not 0 <= layer < len(body.blocks):
             raise ConfigError(f"layers: the model has layers 0 to {len(body.blocks) - 1}, got {layer}")
     axes = mlp_outputs(model) if unit == "neuron" else {}
-    held = parameters(model)
+    own = parameters(model)
     target = None
     if reference is not None:
         target = {n: p.detach() for n, p in parameters(reference).items()}
-        check_same(held, [target], what="reference")
-    loss, grads = loss_gradients(model, read)
+        check_same(own, [target], what="reference")
+    loss, grads = loss_gradients(model, inputs)
     scores = {}
-    for name, weight in held.items():
+    for name, weight in own.items():
         at = body.part(name).layer
         if at is None or weight.dim() < 2 or (layers is not None and at not in layers):
             continue
@@ -88,24 +96,33 @@ def saliency(
 def edited(
     model: Any, by: Saliency, count: int, *, rank: Rank = "lowers", per_layer: bool = False
 ) -> dict[str, Tensor]:
-    """New tensors for the parameters in which the first `count` units are moved to their target; the model stays as is.
+    """Return new tensors of the parameters in which the first `count` units are moved to their target.
 
-    rank: "lowers", by how much moving a unit lowers the loss of the rows the saliency was taken on (units that raise it
-    are never moved); "matters", by the size of the change either way. per_layer: `count` units of every block. Ties go
-    to the earlier unit. Raises ConfigError for a count below 0.
+    The model does not change. Ties prefer the earlier unit.
+
+    Args:
+        model: A decoder.
+        by: Saliency of its units.
+        count: Number of units to move.
+        rank: "lowers": by how much moving a unit lowers the loss (units that raise it never move); "matters": by the
+            absolute change.
+        per_layer: Whether to move `count` units of every block.
+
+    Raises:
+        ConfigError: If count is below 0.
     """
     if count < 0:
         raise ConfigError(f"count must be at least 0, got {count}")
-    body, held = model_layout(model), parameters(model)
+    body, own = model_layout(model), parameters(model)
     out: dict[str, Tensor] = {}
     groups: dict[int | None, list[str]] = {}
     for name in by.scores:
         groups.setdefault(body.part(name).layer if per_layer else None, []).append(name)
     for names in groups.values():
-        for name, chosen in _first(by, names, count, rank).items():
-            weight = held[name].detach()
+        for name, rows_of_batch in _first(by, names, count, rank).items():
+            weight = own[name].detach()
             target = torch.zeros_like(weight) if by.target is None else by.target[name].to(weight)
-            mask = chosen.to(weight.device)
+            mask = rows_of_batch.to(weight.device)
             if by.unit == "neuron":
                 mask = mask.unsqueeze(1 - by.axes[name]).expand_as(weight)
             out[name] = torch.where(mask, target, weight)
@@ -113,7 +130,7 @@ def edited(
 
 
 def _first(by: Saliency, names: Sequence[str], count: int, rank: Rank) -> dict[str, Tensor]:
-    """Masks of the chosen units of some parameters, for those in which there are any."""
+    """Return masks of the first units of some parameters, for the parameters that have any."""
     flat = torch.cat([by.scores[n].flatten() for n in names])
     if rank == "matters":
         flat = flat.abs()
@@ -132,7 +149,7 @@ def _first(by: Saliency, names: Sequence[str], count: int, rank: Rank) -> dict[s
 
 @dataclass(frozen=True)
 class PruneLine:
-    """One reading's loss (mean NLL, nats per token) after `count` units were moved; `share` is of all units."""
+    """The loss of one set (mean NLL, nats per token) after moving `count` units; `share` is of all units."""
 
     count: int
     share: float
@@ -143,7 +160,7 @@ class PruneLine:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A curve of losses over counts. n_units: how many could be moved. target: "zero" or "reference"."""
+    """A curve of losses over counts. n_units: number of movable units. target: "zero" or "reference"."""
 
     unit: str
     rank: str
@@ -152,7 +169,7 @@ class PruneResult:
     lines: tuple[PruneLine, ...]
 
     def losses(self, rows: str) -> list[float]:
-        """One reading's losses, by count."""
+        """Return the losses of one set, by count."""
         return [line.loss for line in self.lines if line.rows == rows]
 
 
@@ -166,26 +183,26 @@ def prune_curve(
     per_layer: bool = False,
     score: Callable[[Any, AnalysisInputs], float] = mean_loss,
 ) -> PruneResult:
-    """Losses of named readings (forget, retain, ...) with ever more units moved; the model is as before afterwards.
+    """Compute losses of named sets (forget, retain, ...) with more and more units moved; the model is restored.
 
-    Counts are sorted, and 0 is always among them. score: what is measured in place of the mean loss.
+    Counts are sorted and always include 0. `score` replaces the mean loss.
     """
     lines = []
-    held = parameters(model)
+    own = parameters(model)
     for count in sorted({0, *counts}):
         changed = edited(model, by, count, rank=rank, per_layer=per_layer)
-        moved = _moved(by, changed, held)
+        moved = _moved(by, changed, own)
         with swapped(model, changed):
-            for name, read in readings.items():
+            for name, inputs in readings.items():
                 share = count / by.n_units if by.n_units else math.nan
-                lines.append(PruneLine(count, share, moved, name, score(model, read)))
+                lines.append(PruneLine(count, share, moved, name, score(model, inputs)))
     return PruneResult(by.unit, rank, "zero" if by.target is None else "reference", by.n_units, tuple(lines))
 
 
-def _moved(by: Saliency, changed: State, held: State) -> int:
-    """Units whose weights really are other ones now."""
+def _moved(by: Saliency, changed: State, own: State) -> int:
+    """Count the units whose weights really changed."""
     total = 0
     for name, tensor in changed.items():
-        other = tensor != held[name]
+        other = tensor != own[name]
         total += int((other.any(1 - by.axes[name]) if by.unit == "neuron" else other).sum())
     return total

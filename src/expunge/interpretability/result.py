@@ -1,4 +1,4 @@
-"""Results as files: a frozen dataclass of numbers whose `lines` are flat records, one a line of a parquet table."""
+"""Results as files: a frozen dataclass of numbers whose `lines` are flat records, one per line of a parquet table."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class AnalysisResult(Protocol):
 
     @property
     def lines(self) -> Sequence[Any]:
-        """The finest numbers."""
+        """The records."""
         ...
 
 
 def plain(value: Any) -> Any:
-    """A result as JSON types. NaN, which `reason` explains, is null; infinity is the text "inf" or "-inf"."""
+    """Convert a result to JSON types. NaN, which `reason` explains, is null; infinity is the text "inf" or "-inf"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 def table(result: AnalysisResult) -> pa.Table:
-    """The lines as a table, one column a field, of the field's type; NaN stays NaN. Empty where there are none."""
+    """Return the lines as a table with a typed column per field; NaN stays NaN. Empty without lines."""
     if not result.lines:
         return pa.table({})
     hints = get_type_hints(type(result.lines[0]))

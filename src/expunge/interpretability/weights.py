@@ -1,4 +1,4 @@
-"""Weights and gradients by layer: how far unlearning moved what, and what a set of rows leans on."""
+"""Weights and gradients by layer: how far unlearning moved each part, and which parts the loss depends on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class DriftLine:
-    """A part's change: ||w - w_ref|| (Frobenius), ||w_ref||, and their ratio (NaN where w_ref is all zero).
+    """Change of a part: ||w - w_ref|| (Frobenius), ||w_ref||, and their ratio (NaN if w_ref is all zero).
 
-    layer None: outside the blocks. module "": all of a layer.
+    layer None: outside the blocks. module "": the whole layer.
     """
 
     layer: int | None
@@ -35,7 +35,7 @@ class DriftLine:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """The whole model's change, then that of every layer and every parameter."""
+    """The change of the whole model, then of every layer and every parameter."""
 
     change: float
     norm: float
@@ -44,14 +44,14 @@ class DriftResult:
 
 
 def parameters(model: Any) -> dict[str, Tensor]:
-    """A model's floating-point parameters by name, each shared one once."""
+    """Return a model's floating-point parameters by name, each shared one once."""
     return {n: p for n, p in model.named_parameters() if p.is_floating_point()}
 
 
 def weight_drift(model: Any, reference: Any) -> DriftResult:
-    """How far the weights of a model lie from those of another of the same shape, in float64 sums.
+    """Compute the distance of a model's weights from another's of the same shape, with float64 sums.
 
-    Raises ConfigError naming the tensor where the two differ in names or shapes.
+    Raises ConfigError, naming the tensor, if the two differ in names or shapes.
     """
     mine, theirs = parameters(model), parameters(reference)
     check_same(theirs, [mine], what="model")
@@ -67,7 +67,7 @@ def weight_drift(model: Any, reference: Any) -> DriftResult:
 
 
 def _square(a: Tensor, b: Tensor | None = None) -> float:
-    """Sum of squares of a, or of a - b."""
+    """Return the sum of squares of a, or of a - b."""
     wide = a.double() if b is None else a.double() - b.double()
     return float(wide.square().sum())
 
@@ -79,45 +79,45 @@ def _drift(layer: int | None, module: str, squares: list[tuple[float, float]]) -
 
 
 def _by_layer(body: ModelLayout, names: Mapping[str, Any]) -> dict[int | None, list[str]]:
-    """Parameter names by block, in order of blocks; those outside come first, under None."""
+    """Group parameter names by block, in order of blocks; names outside the blocks come first, under None."""
     out: dict[int | None, list[str]] = {None: []} | {k: [] for k in range(len(body.blocks))}
     for name in names:
         out[body.part(name).layer].append(name)
-    return {layer: found for layer, found in out.items() if found}
+    return {layer: members for layer, members in out.items() if members}
 
 
-def loss_gradients(model: Any, read: AnalysisInputs) -> tuple[float, dict[str, Tensor]]:
-    """The loss (mean over rows of a row's mean NLL, nats per token) and its gradient for every parameter.
+def loss_gradients(model: Any, inputs: AnalysisInputs) -> tuple[float, dict[str, Tensor]]:
+    """Return the loss (mean over rows of a row's mean NLL, nats per token) and its gradient for every parameter.
 
-    Gradients are in float32 at least, on the model's device. The model's own .grad and requires_grad are as before.
+    Gradients are in float32 or wider, on the model's device. The model's own .grad and requires_grad do not change.
     """
-    held = parameters(model)
-    asked = {n: p.requires_grad for n, p in held.items()}
+    own = parameters(model)
+    required = {n: p.requires_grad for n, p in own.items()}
     device = device_of(model)
     total = torch.zeros((), dtype=torch.float64)
-    out = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in held.items()}
+    out = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in own.items()}
     model.eval()
     try:
-        for p in held.values():
+        for p in own.values():
             p.requires_grad_(True)
-        for _, batch in read.batches(device):
+        for _, batch in inputs.batches(device):
             logps = token_logps(forward(model, batch).logits_NV, batch.token_N)
             weights = 1.0 / torch.bincount(batch.row_N).to(logps)[batch.row_N]
-            loss = -(logps * weights).sum() / len(read.rows)
-            grads = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
-            for name, grad in zip(held, grads, strict=True):
+            loss = -(logps * weights).sum() / len(inputs.rows)
+            grads = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+            for name, grad in zip(own, grads, strict=True):
                 if grad is not None:
                     out[name] += grad
             total += loss.detach().double().cpu()
     finally:
-        for name, p in held.items():
-            p.requires_grad_(asked[name])
+        for name, p in own.items():
+            p.requires_grad_(required[name])
     return float(total), out
 
 
 @dataclass(frozen=True)
 class GradientLine:
-    """A part's gradient norm; over the weights' norm; and its attribution, the sum of |w g| (first order, nats)."""
+    """Gradient norm of a part; relative to the weights' norm; and its attribution, sum of |w g| (nats)."""
 
     layer: int | None
     module: str
@@ -128,16 +128,16 @@ class GradientLine:
 
 @dataclass(frozen=True)
 class GradientResult:
-    """The loss of the rows, and where its gradient lies. module "": all of a layer."""
+    """The loss of the rows, and the parts of its gradient. module "": the whole layer."""
 
     loss: float
     gradient: float
     lines: tuple[GradientLine, ...]
 
 
-def gradient_attribution(model: Any, read: AnalysisInputs) -> GradientResult:
-    """Which layers and parameters the loss of some rows leans on."""
-    loss, grads = loss_gradients(model, read)
+def gradient_attribution(model: Any, inputs: AnalysisInputs) -> GradientResult:
+    """Compute how much the loss of some rows depends on each layer and parameter."""
+    loss, grads = loss_gradients(model, inputs)
     weights, body = parameters(model), model_layout(model)
     parts = {
         n: (_square(g), _square(weights[n].detach()), float((weights[n].detach().double() * g.double()).abs().sum()))
@@ -154,7 +154,7 @@ def gradient_attribution(model: Any, read: AnalysisInputs) -> GradientResult:
 
 @dataclass(frozen=True)
 class CosineLine:
-    """Cosine of two gradients in one part; NaN with a `reason` where one of them is zero. module "": all of a layer."""
+    """Cosine of two gradients in one part; NaN with a `reason` if one of them is zero. module "": the whole layer."""
 
     layer: int | None
     module: str
@@ -172,14 +172,14 @@ class CosineResult:
 
 
 def gradient_cosines(model: Any, forget: AnalysisInputs, retain: AnalysisInputs) -> CosineResult:
-    """Cosine of the forget and the retain loss's gradients: near 1, what lowers one lowers the other; < 0, conflict."""
+    """Compute cosines of the forget and the retain loss's gradients: near 1 both fall together; < 0 is a conflict."""
     _, f = loss_gradients(model, forget)
     _, r = loss_gradients(model, retain)
     return cosines(model_layout(model), f, r)
 
 
 def cosines(body: ModelLayout, a: State, b: State) -> CosineResult:
-    """Cosines of two sets of tensors of the same names, by part. Raises ConfigError if the names differ."""
+    """Compute cosines of two sets of tensors with the same names, by part. Raises ConfigError if the names differ."""
     if set(a) != set(b):
         raise ConfigError("cosines: the two sets of tensors have different names")
     parts = {n: (float((a[n].double() * b[n].double()).sum()), _square(a[n]), _square(b[n])) for n in a}

@@ -1,6 +1,6 @@
-"""What a judge is: generations in, one score from 0 to 1 for each, or a reason why there is none.
+"""The interface of a judge: generations in, one score from 0 to 1 for each, or a reason for its absence.
 
-Everything a judge reads was written by a model and is untrusted: it is text to be scored and nothing else.
+A judge reads only untrusted text from models: it scores the text and never follows it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from expunge.core.errors import DataError
 from expunge.core.records import GeneratedText
 from expunge.metrics.aggregate import bootstrap_interval
 
-ENOUGH = 64  # texts below which an interval is too wide to tell models apart
+ENOUGH = 64  # texts below which an interval is too wide to rank models
 
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """A generation, what it answers, and the true answer where there is one."""
+    """A generation, its prompt, and the true answer if there is one."""
 
     text: str
     prompt: str = ""
@@ -31,37 +31,37 @@ class JudgeReply:
 
 @dataclass(frozen=True)
 class JudgeScores:
-    """A score from 0 (no) to 1 (yes); NaN with a `reason` where there is none."""
+    """A score from 0 (no) to 1 (yes); NaN with a `reason` if there is none."""
 
     score: float
     reason: str | None = None
 
 
 class Judge(Protocol):
-    """Scores generations. The same text gets the same score, whatever stands beside it."""
+    """Scores generations. The score of a text does not depend on the other texts."""
 
     @property
     def name(self) -> str:
-        """What is judged, in a word or two, for tables."""
+        """The judged property, in a word or two, for tables."""
         ...
 
-    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
-        """One verdict for each, in order."""
+    def judge(self, replies: Sequence[JudgeReply]) -> list[JudgeScores]:
+        """Return one verdict for each text, in order."""
         ...
 
 
 def score(
     judge: Judge, texts: Sequence[str], *, prompts: Sequence[str] | None = None, references: Sequence[str] | None = None
 ) -> list[float]:
-    """Plain scores of texts, NaN where there is none. Raises DataError where the lists differ in length."""
-    for name, given in (("prompts", prompts), ("references", references)):
-        if given is not None and len(given) != len(texts):
-            raise DataError(f"{name}: {len(given)} for {len(texts)} texts")
-    said = [
+    """Return plain scores of texts, NaN for a missing one. Raises DataError if the lists differ in length."""
+    for name, values in (("prompts", prompts), ("references", references)):
+        if values is not None and len(values) != len(texts):
+            raise DataError(f"{name}: {len(values)} for {len(texts)} texts")
+    replies = [
         JudgeReply(text, prompts[i] if prompts else "", references[i] if references else "")
         for i, text in enumerate(texts)
     ]
-    return [verdict.score for verdict in judge.judge(said)]
+    return [verdict.score for verdict in judge.judge(replies)]
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,9 @@ class JudgementLine:
 class JudgementTable:
     """A judge's mean over rows, with its 95 % interval.
 
-    n: rows with a score; n_missing: generations without one (in no mean). interval: "wilson" where every row has one
-    score of 0 or 1, else "bootstrap" over rows, a row's value being the mean of its samples; "none" below two rows.
-    mean is NaN with a `reason` where no row has a score. warning: a line on what the reader should know (few rows, many
-    missing).
+    n: rows with a score; n_missing: generations without one (in no mean). interval: "wilson" if every row has one score
+    of 0 or 1, else "bootstrap" over rows, with the mean of its samples as a row's value; "none" below two rows. mean is
+    NaN with a `reason` if no row has a score. warning: a caution for the reader (few rows, many missing).
     """
 
     judge: str
@@ -97,7 +96,7 @@ class JudgementTable:
 
 
 def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
-    """Judge generations as scoring stores them. Does not depend on their order."""
+    """Judge stored generations. The result does not depend on their order."""
     ordered = sorted(texts, key=lambda t: (t.row_id, t.sample))
     verdicts = judge.judge([JudgeReply(t.generation, t.prompt, t.reference) for t in ordered])
     lines = tuple(JudgementLine(t.row_id, t.sample, v.score, v.reason) for t, v in zip(ordered, verdicts, strict=True))
@@ -117,10 +116,10 @@ def judge_texts(judge: Judge, texts: Sequence[GeneratedText]) -> JudgementTable:
 
 
 def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, str]:
-    """95 % interval of a mean: Wilson's for a share of yes among rows judged once, else the bootstrap's over rows."""
+    """Return a 95 % interval of a mean: Wilson's for a share of yes of rows judged once, else a bootstrap."""
     if single and bool(np.isin(values, (0.0, 1.0)).all()):
-        found = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high), "wilson"
+        wilson = binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
+        return float(wilson.low), float(wilson.high), "wilson"
     if len(values) < 2:
         return math.nan, math.nan, "none"
     low, high = bootstrap_interval(values)
@@ -128,10 +127,10 @@ def interval(values: np.ndarray, *, single: bool = True) -> tuple[float, float, 
 
 
 def _warning(n: int, missing: int, total: int) -> str | None:
-    said = []
+    parts = []
     if n < ENOUGH:
         judged = "1 row was" if n == 1 else f"{n} rows were"
-        said.append(f"only {judged} judged: with fewer than {ENOUGH} the interval is too wide to rank models")
+        parts.append(f"only {judged} judged: with fewer than {ENOUGH} the interval is too wide to rank models")
     if missing:
-        said.append(f"{missing} of {total} generations have no score and are in no mean")
-    return "; ".join(said) or None
+        parts.append(f"{missing} of {total} generations have no score and are in no mean")
+    return "; ".join(parts) or None

@@ -1,4 +1,4 @@
-"""How far a judge can be trusted: its verdicts against labels on texts it has not seen."""
+"""Calibration of a judge: its verdicts against labels on texts outside its training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Texts whose score falls in [low, high[ (the last bin holds 1): how many, their mean score, the share of yes."""
+    """Texts with a score in [low, high[ (the last bin includes 1): their number, mean score, and share of yes."""
 
     low: float
     high: float
@@ -28,10 +28,10 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Verdicts against labels, yes being a score of `threshold` or more.
+    """Verdicts compared with labels; yes is a score of `threshold` or more.
 
-    false_positive_rate: yes among those labelled no; false_negative_rate: no among those labelled yes. NaN where the
-    labels have none of a kind. brier: mean squared error of the score; calibration_error: mean over texts of
+    false_positive_rate: yes among texts labelled no; false_negative_rate: no among texts labelled yes. NaN if no text
+    has that label. brier: mean squared error of the score; calibration_error: mean over texts of
     |mean score - share of yes| of their bin. ci: Wilson's 95 % interval of the accuracy.
     """
 
@@ -51,9 +51,9 @@ class Calibration:
 
 
 def calibrate(scores: Sequence[float], labels: Sequence[bool], *, threshold: float = 0.5) -> Calibration:
-    """Compare scores with labels. Scores that are missing count as neither right nor wrong, but are counted.
+    """Compare scores with labels. Missing scores count as neither right nor wrong; `n_missing` counts them.
 
-    Raises DataError where the two differ in length, or no labelled text has a score.
+    Raises DataError if the two differ in length, or no labelled text has a score.
     """
     if len(scores) != len(labels):
         raise DataError(f"labels: {len(labels)} for {len(scores)} texts")

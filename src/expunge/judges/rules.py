@@ -1,4 +1,4 @@
-"""Judges that follow rules: keywords, patterns, lengths, quotes."""
+"""Judges with fixed rules: keywords, patterns, lengths, quotes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ QUOTED = re.compile(r'"[^"]+"|\u201c[^\u201d]+\u201d|\u00ab[^\u00bb]+\u00bb')
 @strict
 @dataclass(frozen=True, kw_only=True)
 class JudgeRule:
-    """Conditions on a text, all of which must hold. At least one must be given.
-
-    any_of, all_of: words or phrases that stand in it, whole ("art" is not in "start"). regex: a pattern found in it.
-    min_words, max_words: length in words. min_quotes: quoted passages (" ", curly, or guillemets). contains_reference:
-    the true answer stands in it, whole, blanks and case apart; a text without a true answer has no score.
-    case_sensitive: for words and patterns. negate: the rule holds where the conditions do not.
-    """
+    """Conditions on a text, all of which must hold. At least one is required."""
 
     any_of: tuple[str, ...] = ()
+    """Words or phrases, one of which must occur as a whole ("art" is not in "start")."""
     all_of: tuple[str, ...] = ()
+    """Words or phrases, all of which must occur as a whole."""
     regex: str | None = None
+    """Regular expression that must match somewhere in the text."""
     min_words: int | None = None
+    """Smallest length in words."""
     max_words: int | None = None
+    """Largest length in words."""
     min_quotes: int | None = None
+    """Smallest number of quoted passages (" ", curly, or guillemets)."""
     contains_reference: bool = False
+    """Whether the true answer must occur as a whole, ignoring blanks and case; without one a text has no score."""
     case_sensitive: bool = False
+    """Whether words and patterns are case-sensitive."""
     negate: bool = False
+    """Whether the rule holds if the conditions do not."""
 
     def __post_init__(self) -> None:
         numbers = {"min_words": self.min_words, "max_words": self.max_words, "min_quotes": self.min_quotes}
@@ -47,28 +50,28 @@ class JudgeRule:
                 re.compile(self.regex)
             except re.error as error:
                 raise ValueError(f"regex is not a pattern ({error})") from None
-        given = (self.any_of, self.all_of, self.contains_reference, self.regex is not None)
-        if not any(given) and all(v is None for v in numbers.values()):
-            raise ValueError("any_of must have an entry, or another condition be given")
+        conditions = (self.any_of, self.all_of, self.contains_reference, self.regex is not None)
+        if not any(conditions) and all(v is None for v in numbers.values()):
+            raise ValueError("any_of must have an entry, or another condition must be set")
 
-    def holds(self, said: JudgeReply) -> bool:
-        """Whether the text satisfies the rule."""
+    def holds(self, reply: JudgeReply) -> bool:
+        """Return whether the text satisfies the rule."""
         flags = 0 if self.case_sensitive else re.IGNORECASE
-        n = len(said.text.split())
-        held = (
-            (not self.any_of or any(_whole(w, flags).search(said.text) for w in self.any_of))
-            and all(_whole(w, flags).search(said.text) for w in self.all_of)
-            and (self.regex is None or re.search(self.regex, said.text, flags) is not None)
+        n = len(reply.text.split())
+        satisfied = (
+            (not self.any_of or any(_whole(w, flags).search(reply.text) for w in self.any_of))
+            and all(_whole(w, flags).search(reply.text) for w in self.all_of)
+            and (self.regex is None or re.search(self.regex, reply.text, flags) is not None)
             and (self.min_words is None or n >= self.min_words)
             and (self.max_words is None or n <= self.max_words)
-            and (self.min_quotes is None or len(QUOTED.findall(said.text)) >= self.min_quotes)
-            and (not self.contains_reference or _whole(said.reference, re.IGNORECASE).search(said.text) is not None)
+            and (self.min_quotes is None or len(QUOTED.findall(reply.text)) >= self.min_quotes)
+            and (not self.contains_reference or _whole(reply.reference, re.IGNORECASE).search(reply.text) is not None)
         )
-        return held != self.negate
+        return satisfied != self.negate
 
 
 def _whole(words: str, flags: int) -> re.Pattern[str]:
-    """Words as they stand, any blanks between them, not inside a longer word."""
+    """Match words exactly, with any blanks between them, not inside a longer word."""
     pattern = r"\s+".join(re.escape(w) for w in words.split())
     return re.compile(rf"(?<!\w){pattern}(?!\w)", flags)
 
@@ -76,22 +79,25 @@ def _whole(words: str, flags: int) -> re.Pattern[str]:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RuleJudge:
-    """1 where all rules hold (combine="all") or any does, else 0."""
+    """Scores 1 if all rules hold (combine="all") or any does (combine="any"), else 0."""
 
     rules: tuple[JudgeRule, ...]
+    """The rules."""
     combine: Literal["all", "any"] = "all"
+    """Whether all rules must hold, or any."""
     name: str = "rules"
+    """Name of the judge in tables."""
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError("rules must have an entry")
 
-    def judge(self, said: Sequence[JudgeReply]) -> list[JudgeScores]:
-        """One verdict for each text."""
-        return [self._one(s) for s in said]
+    def judge(self, replies: Sequence[JudgeReply]) -> list[JudgeScores]:
+        """Return one verdict for each text."""
+        return [self._one(reply) for reply in replies]
 
-    def _one(self, said: JudgeReply) -> JudgeScores:
-        if not said.reference.strip() and any(r.contains_reference for r in self.rules):
+    def _one(self, reply: JudgeReply) -> JudgeScores:
+        if not reply.reference.strip() and any(r.contains_reference for r in self.rules):
             return JudgeScores(float("nan"), "the row has no true answer to look for")
-        held = [rule.holds(said) for rule in self.rules]
-        return JudgeScores(float(all(held) if self.combine == "all" else any(held)))
+        results = [rule.holds(reply) for rule in self.rules]
+        return JudgeScores(float(all(results) if self.combine == "all" else any(results)))

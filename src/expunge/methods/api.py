@@ -1,7 +1,7 @@
-"""What a method is: a pure loss over tensors, and a declaration of what it must be served.
+"""The interface of a method: a pure loss over tensors, and a declaration of the quantities it requires.
 
-A method sees packed tokens: the N scored positions of the B rows of one side, padding already gone. So padding side,
-batch shape and prompt tokens cannot reach a loss.
+A method reads packed tokens: the N scored positions of the B rows of one side, without padding. So padding side, batch
+shape and prompt tokens cannot affect a loss.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ from expunge.core.registry import Registry
 
 
 class Quantity(enum.Enum):
-    """What the loop serves for one side. Each costs more than the one before."""
+    """A quantity that the training loop computes for one side. Each costs more than the one before."""
 
     LOGPS = "logps"  # log-probability of each answer token
-    LOGITS = "logits"  # the whole distribution at each answer token; read by `SideOutputs.per_token` it is not kept
-    HIDDEN = "hidden"  # the output of one layer at each position; the layers above it and the LM head are not run
+    LOGITS = (
+        "logits"  # the whole distribution at each answer token; `SideOutputs.per_token` reads it without storing it
+    )
+    HIDDEN = "hidden"  # the output of one layer at each position; the layers above it and the LM head do not run
 
 
 class ScoredPositions(enum.Enum):
-    """Which positions of a row are served."""
+    """The positions of a row that a loss reads."""
 
-    ANSWER = "answer"  # those that predict an answer token or its EOS
+    ANSWER = "answer"  # positions that predict an answer token or its EOS
     ALL = "all"  # every position of the padded batch: only to reproduce other projects' numbers
-    OWN = "own"  # the answer tokens' own positions, not those that predict them (for hidden states)
+    OWN = "own"  # the answer tokens' own positions, one after the predicting positions (for hidden states)
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """Sides and quantities a loss reads. `*_ref` come from the reference: the model as it was before unlearning.
-    `*_teacher` come from another model, which the method's registration names.
+    """Sides and quantities that a loss reads.
 
-    alternate: the forget questions with another answer (a refusal, or one given in a file). layer: the module whose
-    output HIDDEN serves, by its name in the model (`model.layers.7`).
+    `*_ref` come from the reference, the model before unlearning. `*_teacher` come from another model, which the
+    method's registration names. `alternate` holds the forget questions with another answer (a refusal, or one from a
+    file). `layer` names the module whose output HIDDEN selects, as in the model (`model.layers.7`).
     """
 
     forget: Quantity | None = None
@@ -56,39 +58,40 @@ class Requirements:
     layer: str | None = None
 
 
-PerToken = Callable[..., Tensor]  # (logits_CV, *what stands beside) -> one value for each of C positions
+PerToken = Callable[..., Tensor]  # (logits_CV, *other inputs) -> one value for each of C positions
 
 
 class LazyLogits(Protocol):
-    """Logits of N positions that are not computed yet. vocabulary: V."""
+    """Logits of N positions, computed on demand. vocabulary: V."""
 
     @property
-    def vocabulary(self) -> int: ...
+    def vocabulary(self) -> int:
+        """V, the number of logits of a position."""
+        ...
 
     def __call__(self) -> Tensor:
-        """All of them, (N, V)."""
+        """Return all logits, (N, V)."""
         ...
 
     def part(self, at: slice) -> Tensor:
-        """Those of some positions, as constants."""
+        """Return the logits of the positions `at`, without gradients."""
         ...
 
-    def per_token(self, fn: PerToken, beside: Sequence[Callable[[slice], Tensor]]) -> Tensor:
-        """fn's values at all N positions, computed some at a time."""
-        ...
+    def per_token(self, fn: PerToken, others: Sequence[Callable[[slice], Tensor]], /) -> Tensor:
+        """Return the values of `fn` at all N positions, computed in chunks; shape (N,)."""
 
 
 @dataclass(frozen=True)
 class SideOutputs:
-    """What a model says about the N scored positions of B rows.
+    """Outputs of a model at the N scored positions of B rows.
 
-    logps_N: log-probability of the token that stands there, in nats. row_N: its row, 0..B-1. token_N: its id.
-    logits_NV: served only for `Quantity.LOGITS`; a loss that needs one number of each position takes it by `per_token`.
-    hidden_ND: served only for `Quantity.HIDDEN`, and then logps_N is empty. labelled_N: served only for
-    `ScoredPositions.ALL`: whether the token that follows a position is scored. The positions of a row lie together and
-    in order.
+    logps_N: log-probability of the token at each position, in nats. row_N: its row, 0..B-1. token_N: its id.
+    logits_NV: present only for `Quantity.LOGITS`; a loss that needs one number per position uses `per_token`.
+    hidden_ND: present only for `Quantity.HIDDEN`, and then logps_N is empty. labelled_N: present only for
+    `ScoredPositions.ALL`: whether the token after a position is scored. The positions of a row are adjacent and in
+    order.
 
-    The loop may give logps_N and logits_NV (then as `LazyLogits`) as functions, which are called at the first read.
+    logps_N and logits_NV (then a `LazyLogits`) may be functions; the first read calls them.
     """
 
     logps_N: Tensor
@@ -100,42 +103,45 @@ class SideOutputs:
     labelled_N: Tensor | None = None
 
     def row_sums(self, x_N: Tensor) -> Tensor:
-        """Sum of a per-token quantity over each row, shape (B,)."""
+        """Return the sum of a per-token quantity over each row, shape (B,)."""
         return torch.zeros(self.n_rows, dtype=x_N.dtype, device=x_N.device).index_add(0, self.row_N, x_N)
 
     def row_means(self, x_N: Tensor) -> Tensor:
-        """Mean of a per-token quantity over each row, shape (B,)."""
+        """Return the mean of a per-token quantity over each row, shape (B,)."""
         return self.row_sums(x_N) / self.row_sums(torch.ones_like(x_N))
 
     @property
     def vocabulary(self) -> int:
         """V, the number of logits of a position."""
-        given = _given_logits(self)
-        return given.shape[-1] if isinstance(given, Tensor) else given.vocabulary
+        logits = _unread_logits(self)
+        return logits.shape[-1] if isinstance(logits, Tensor) else logits.vocabulary
 
-    def per_token(self, fn: PerToken, *beside: SideOutputs | Tensor) -> Tensor:
-        """`fn(logits_CV, *beside)`, one value for each of some C positions, for all of them: shape (N,).
+    def per_token(self, fn: PerToken, *others: SideOutputs | Tensor) -> Tensor:
+        """Return `fn(logits_CV, *others)`, one value per position, for all positions: shape (N,).
 
-        beside: what else `fn` reads: tensors of N entries, of which it gets the C, and sides, of which it gets the
-        logits. Gradients flow through this side's logits alone, and all else that `fn` reads is constant. It may be
-        called several times for the same positions: no [N, V] tensor is kept unless the logits are there already.
+        Gradients flow only through the logits of this side; `others` are constant. `fn` may run several times on the
+        same positions. No [N, V] tensor is stored unless the logits exist already.
+
+        Args:
+            fn: Function of the logits of C positions and of `others`, cut to the same positions.
+            *others: Tensors of N entries, and sides, of which `fn` receives the logits.
         """
-        mine = _given_logits(self)
-        others = [_constant_reader(b) for b in beside]
-        if isinstance(mine, Tensor):
-            return fn(mine, *(read(slice(None)) for read in others))
-        return mine.per_token(fn, others)
+        logits = _unread_logits(self)
+        readers = [_constant_reader(other) for other in others]
+        if isinstance(logits, Tensor):
+            return fn(logits, *(read(slice(None)) for read in readers))
+        return logits.per_token(fn, readers)
 
     @property
     def nll(self) -> Tensor:
-        """Mean negative log-likelihood over all scored tokens of the batch (token mean, not the mean of row means)."""
+        """Mean negative log-likelihood over all scored tokens of the batch: a token mean, not a mean of row means."""
         return -(self.logps_N if self.labelled_N is None else self.logps_N[self.labelled_N]).mean()
 
 
 class _LazyField:
-    """A field that may be given as a function: it is called when the field is first read, and what it gave is kept.
+    """A field whose value may be a function. The first read calls the function and stores its result.
 
-    Gradients are recorded if they were when the field was given: the first read may be one that wants none.
+    Gradients are recorded if they were enabled when the field was set, because the first read may disable them.
     """
 
     def __init__(self, name: str) -> None:
@@ -157,29 +163,29 @@ for _name in ("logps_N", "logits_NV"):
     setattr(SideOutputs, _name, _LazyField(_name))
 
 
-def _given_logits(side: SideOutputs) -> Tensor | LazyLogits:
-    """The logits as they were given: not computed for the asking."""
-    given: Tensor | LazyLogits | None = side.__dict__["logits_NV"]
-    if given is None:
-        raise ValueError("this loss reads logits, which were not served")
-    return given
+def _unread_logits(side: SideOutputs) -> Tensor | LazyLogits:
+    """Return the logits field without computing it."""
+    logits: Tensor | LazyLogits | None = side.__dict__["logits_NV"]
+    if logits is None:
+        raise ValueError("this loss reads logits, which were not provided")
+    return logits
 
 
-def _constant_reader(beside: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
-    """Reads some positions' share, as a constant."""
-    given = _given_logits(beside) if isinstance(beside, SideOutputs) else beside
-    if isinstance(given, Tensor):
-        fixed = given.detach()
-        return lambda at: fixed[at]
-    return given.part
+def _constant_reader(source: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
+    """Return a function that reads some positions of `source` without gradients."""
+    values = _unread_logits(source) if isinstance(source, SideOutputs) else source
+    if isinstance(values, Tensor):
+        constant = values.detach()
+        return lambda at: constant[at]
+    return values.part
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """All a loss may see of one step.
+    """All inputs of a loss at one step.
 
-    memory: what a method keeps from step to step of one run. Before each step the loop puts `memory["epoch"]` there:
-    how many passes over the forget rows are done (0, 1, ...; a fraction is cut off).
+    memory: state that a method carries between the steps of one run. Before each step the loop sets `memory["epoch"]`
+    to the number of complete passes over the forget examples (0, 1, ...).
     """
 
     forget: SideOutputs | None = None
@@ -194,16 +200,16 @@ class LossInputs:
 
 
 class ForgetLoss(Protocol):
-    """A method's own part: its forget term. Retaining and weighting are shared (`objective.py`).
+    """The forget term of a method. The retain term and the weights are shared (`objective.py`).
 
-    A method whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
-    A method that weighs its terms by a rule of its own (dual variables) has `total(forget, retain, weights, memory)`.
-    One whose teacher is "reinforced" may change that model's training settings by a property `reinforce`; one that
-    starts from noised weights says how by `noise(seed)`, an edit.
+    Optional members: `needs`, a property that overrides the registered requirements if they depend on the settings;
+    `total(forget, retain, weights, memory)`, if the method weighs its terms by its own rule (dual variables);
+    `reinforce`, a property with changes to the training settings of a "reinforced" teacher; `noise(seed)`, the weight
+    edit that produces the initial weights.
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """Scalar; what is minimised on the forget rows."""
+        """Return the scalar to minimise on the forget examples."""
         ...
 
 
@@ -212,10 +218,10 @@ Teacher = Literal["", "reinforced", "start"]
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registered method: its class, its needs and its defaults for the shared weights.
+    """A registered method: its class, its requirements and its defaults for the shared weights.
 
-    teacher: the other model it learns from, if any. "reinforced": the model before unlearning, trained further on the
-    forget rows. "start": the model the run is given, before `noise` changes its weights.
+    teacher: the other model that the method learns from, if any. "reinforced": the model before unlearning, trained
+    further on the forget examples. "start": the initial model of the run, before `noise` changes its weights.
     """
 
     name: str
@@ -225,7 +231,7 @@ class MethodSpec:
     paper: str
     gamma: float
     alpha: float
-    retain_loss_type: str | None  # None: the method takes no retain rows
+    retain_loss_type: str | None  # None: the method reads no retain examples
     aliases: tuple[str, ...] = ()
     teacher: Teacher = ""
 
@@ -251,36 +257,51 @@ def method(
     aliases: tuple[str, ...] = (),
     teacher: Teacher = "",
 ) -> Callable[[C], C]:
-    """Register a frozen dataclass as an unlearning method under the name users type."""
+    """Register a frozen dataclass as an unlearning method.
+
+    Args:
+        name: Name that users type.
+        revision: Number to increase when the results of the method change; it is part of each run's key.
+        needs: Sides and quantities that the loss reads.
+        paper: Source, such as an arXiv identifier.
+        gamma: Default weight of the forget term.
+        alpha: Default weight of the retain term.
+        retain_loss_type: Default retain loss, or None for a method without retain examples.
+        aliases: Other names that users may type.
+        teacher: The other model that the loss reads; required if `needs` names a teacher's quantity.
+
+    Raises:
+        ConfigError: If the class is not a dataclass, the name is taken, or a teacher is required and not named.
+    """
 
     def register(cls: C) -> C:
         if (needs.forget_teacher or needs.retain_teacher) and not teacher:
-            raise ConfigError(f"method {name}: reads a teacher and does not say which (teacher=reinforced or start)")
+            raise ConfigError(f"method {name}: requires a teacher; add teacher='reinforced' or teacher='start'")
         if not is_dataclass(cls):
             raise ConfigError(
                 f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
                 "under @method"
             )
-        made = MethodSpec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
-        _REGISTRY.add(made, aliases)
+        spec = MethodSpec(name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher)
+        _REGISTRY.add(spec, aliases)
         return cls
 
     return register
 
 
 def registry() -> Mapping[str, MethodSpec]:
-    """All methods by name."""
+    """Return all methods by name."""
     return _REGISTRY.all()
 
 
 def find(name: str, where: str = "trainer") -> MethodSpec:
-    """The method of a name or alias. Raises ConfigError with the nearest right name."""
+    """Return the method with a name or alias. Raises ConfigError with the nearest right name."""
     return _REGISTRY.find(name, where)
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A step's loss: the total to differentiate, and its unweighted parts for the log."""
+    """The loss of a step: the total to differentiate, and its unweighted parts for the log."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)

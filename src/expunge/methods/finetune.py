@@ -20,12 +20,12 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, method
 class Finetune:
     """Supervised fine-tuning: the token-mean negative log-likelihood of the answers.
 
-    It trains the full and the retain models, and, on the retain rows from the base model, it is the oracle that
-    unlearning is measured against.
+    It trains the target model (on everything) and the retain model (on the retain examples only, from the base model).
+    The retain model is the reference that unlearning is compared with.
 
     Try: expunge train experiment=finetune/tofu/default task_name=full
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """Fine-tuning has no forget term; the loop never asks for one."""
+        """Raise NotImplementedError: fine-tuning has no forget term, and the training loop never requests one."""
         raise NotImplementedError("finetune has no forget term")

@@ -28,7 +28,7 @@ class FLAT:
     """Forget-data-only loss adjustment (FLAT, Wang et al. 2024, arXiv:2410.11143).
 
     Maximise the f-divergence between template answers (the alternate side) and forget answers, through its variational
-    lower bound E_alt[g(v)] - E_forget[f*(g(v))], with v the mean over an answer's tokens of the model's probability.
+    lower bound E_alt[g(v)] - E_forget[f*(g(v))]. v is the mean over an answer's tokens of the model's probability.
     Loss: mean over pairs of f*(g(v_forget)) - g(v_alternate). g maps v into the domain of the conjugate f*; both are
     those of f-GAN (arXiv:1606.00709, table 2):
 
@@ -37,32 +37,33 @@ class FLAT:
         JS       g = log 2 - log(1 + exp(-v))   f* = -log(2 - exp(t))
         Pearson  g = v                          f* = t^2 / 4 + t
 
-    alpha = 0: no retain rows are used; alpha > 0 adds the shared retain loss. TV, g and f* are those of
-    the authors' code (TOFU: learning rate 1e-5, 5 epochs, batches of 64), which however takes one v over the padded
-    batch, prompt and padding counting as 0, where v here is each answer's own.
+    Defaults: alpha = 0, so no retain examples are read; alpha > 0 adds the shared retain loss. TV, g and f* are those
+    of the authors' code (TOFU: learning rate 1e-5, 5 epochs, batches of 64). That code computes one v over the padded
+    batch, with prompt and padding as 0; here each answer has its own v.
 
-    Pitfalls: v is a mean of probabilities, not a likelihood: a few sure tokens dominate it, and where an answer is
-    unlikely its gradient vanishes. Alternates decide what is said instead.
+    Pitfalls: v is a mean of probabilities, not a likelihood: a few confident tokens dominate it, and its gradient
+    vanishes at unlikely answers. The alternate answers decide the new reply.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=FLAT trainer.method_args.divergence=KL
     """
 
     divergence: Divergence = "TV"
+    """The f-divergence to maximise: TV, KL, JS or Pearson (table above)."""
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The negative variational bound over the batch's pairs."""
+        """Compute the negative variational bound over the pairs of the batch; a scalar."""
         alternate, forget = require(view.alternate, "alternate"), require(view.forget, "forget")
         reached, conjugate = bound(mean_probability(alternate), mean_probability(forget), self.divergence)
         return conjugate.mean() - reached.mean()
 
 
 def mean_probability(side: SideOutputs) -> Tensor:
-    """The mean over each answer's tokens of their probability, shape (B,)."""
+    """Return the mean probability of each answer's tokens, shape (B,)."""
     return side.row_means(side.logps_N.exp())
 
 
 def bound(v_alternate: Tensor, v_forget: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
-    """g(v_alternate) and f*(g(v_forget)) of a divergence; each of the shape of its input."""
+    """Return g(v_alternate) and f*(g(v_forget)) of a divergence; each has the shape of its input."""
     if divergence == "TV":
         return torch.tanh(v_alternate) / 2, torch.tanh(v_forget) / 2
     if divergence == "KL":

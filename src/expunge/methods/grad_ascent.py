@@ -20,14 +20,14 @@ from expunge.methods.terms import require
 @strict
 @dataclass(frozen=True, kw_only=True)
 class GradAscent:
-    """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): climb the loss of the forget answers.
+    """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): increase the loss of the forget answers.
 
-    Loss: -NLL_f, the token-mean negative log-likelihood of the forget answers with its sign turned. It has no lower
-    bound and no retain term, so it ends in a collapsed model: stop early, and read utility beside forgetting.
+    Loss: -NLL_f, the negated token-mean negative log-likelihood of the forget answers. It has no lower bound and no
+    retain term, so the model collapses in the end. Stop early, and compare utility with forgetting.
 
     Try: expunge run study=quickstart
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """-NLL_f: the mean log-probability of the forget tokens."""
+        """Compute -NLL_f, the mean log-probability of the forget tokens; a scalar."""
         return -require(view.forget, "forget").nll

@@ -21,12 +21,12 @@ from expunge.methods.terms import require
 class GradDiff:
     """Gradient difference (Liu et al. 2022, arXiv:2203.12817): ascend on forget, descend on retain.
 
-    Loss: -gamma NLL_f + alpha R, with R the retain loss: NLL (default) or KL to the model before unlearning
+    Loss: -gamma NLL_f + alpha R. R is the retain loss: NLL (default), or KL to the model before unlearning
     (`retain_loss_type=KL`, the "KL minimisation" of TOFU, arXiv:2401.06121).
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=GradDiff trainer.method_args.retain_loss_type=KL
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """-NLL_f: the mean log-probability of the forget tokens."""
+        """Compute -NLL_f, the mean log-probability of the forget tokens; a scalar."""
         return -require(view.forget, "forget").nll

@@ -23,15 +23,17 @@ from expunge.methods.terms import require
 class IdkNLL:
     """Refusal training (TOFU, arXiv:2401.06121): learn to answer the forget questions with "I don't know".
 
-    Loss: gamma NLL(refusal | forget question) + alpha NLL_r, each a token mean. gamma = alpha = 1/2 gives ARC-SF's
-    `idk`, (CE(idk) + CE(retain)) / 2; under Adam only their ratio counts.
+    Loss: gamma NLL(refusal | forget question) + alpha NLL_r, each a token mean.
 
-    Pitfalls: the old answer is never pushed down, so its probability falls little and it comes back by paraphrase or
-    relearning; refusals spread to retain questions when alpha is small. DPO with refusals also lowers the old answer.
+    Defaults: gamma = alpha = 1/2, which gives ARC-SF's `idk`, (CE(idk) + CE(retain)) / 2. Under Adam only their ratio
+    counts.
+
+    Pitfalls: the loss does not lower the old answer, so its probability falls little. Paraphrases or relearning bring
+    it back. With a small alpha, refusals spread to retain questions. DPO with refusals also lowers the old answer.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=IdkNLL
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The token-mean negative log-likelihood of the alternate answers."""
+        """Compute the token-mean negative log-likelihood of the alternate answers; a scalar."""
         return require(view.alternate, "alternate").nll

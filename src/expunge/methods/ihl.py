@@ -16,23 +16,25 @@ class IHL:
     """Inverted hinge loss (Cha et al. 2024, LoKU, arXiv:2408.06621): swap the true token for the runner-up.
 
     Loss: mean over the forget tokens of 1 + p(y) - max_{v != y} p(v), between 0 and 2. The gradient lowers the true
-    token and raises only its strongest rival, where gradient ascent raises the whole vocabulary; it fades once the
-    rival is far ahead. gamma = alpha = 1, with the retain NLL: the plain sum of the two. Whether the authors' runs
-    weigh the terms otherwise is not confirmed: their released code leaves the weights to files it lacks.
+    token and raises only its strongest rival, while gradient ascent raises the whole vocabulary. It fades when the
+    rival is far ahead.
+
+    Defaults: gamma = alpha = 1 with the retain NLL, the plain sum of the two. The authors' weights are not confirmed:
+    their released code reads them from files that it does not contain.
 
     Pitfalls: the rival may be another wording of the same fact. The paper adds a Fisher-weighted start of LoRA adapters
-    (FILA), which is not part of this loss. It needs the whole distribution of the forget answers.
+    (FILA), which is not part of this loss. The loss needs the whole distribution of the forget answers.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=IHL
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The inverted hinge, averaged over the forget tokens."""
+        """Compute the inverted hinge, averaged over the forget tokens; a scalar."""
         side = require(view.forget, "forget")
         return side.per_token(inverted_hinge, tokens(side)).mean()
 
 
 def inverted_hinge(logits_NV: Tensor, token_N: Tensor) -> Tensor:
-    """1 + p(y) - max_{v != y} p(v) at each position."""
+    """Return 1 + p(y) - max_{v != y} p(v) at each position, shape (N,)."""
     p_NV, at = log_probs(logits_NV).exp(), token_N[:, None]
     return 1 + p_NV.gather(-1, at)[:, 0] - p_NV.scatter(-1, at, -1.0).amax(-1)

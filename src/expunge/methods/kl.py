@@ -22,16 +22,18 @@ from expunge.methods.terms import require
 class KLMinimisation:
     """KL minimisation (TOFU, arXiv:2401.06121): ascend on forget, stay near the old model on retain.
 
-    Loss: -gamma NLL_f + alpha KL(p_ref || p) on the retain rows, p_ref the model before unlearning. It is GradDiff with
-    `retain_loss_type=KL` under the name that TOFU and ARC-SF users know. gamma = alpha = 1, as in both projects.
+    Loss: -gamma NLL_f + alpha KL(p_ref || p) on the retain examples; p_ref is the model before unlearning. This is
+    GradDiff with `retain_loss_type=KL`, under the name in TOFU and ARC-SF.
 
-    Pitfalls: the forget term has no lower bound, while the KL starts at 0 with no gradient, so nothing holds the model
-    in the first steps; stop early. The KL is averaged over the positions that predict an answer token, so
-    `compat=openunlearning` is needed for the numbers of projects that count prompt and padding too.
+    Defaults: gamma = alpha = 1, as in both projects.
+
+    Pitfalls: the forget term has no lower bound, and the KL starts at 0 with no gradient. So nothing restrains the
+    first steps; stop early. The KL is averaged over the positions that predict an answer token. Set
+    `compat=openunlearning` to reproduce projects that also count prompt and padding.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=KL trainer.method_args.alpha=2
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """-NLL_f: the mean log-probability of the forget tokens."""
+        """Compute -NLL_f, the mean log-probability of the forget tokens; a scalar."""
         return -require(view.forget, "forget").nll

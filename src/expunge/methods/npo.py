@@ -22,25 +22,27 @@ from expunge.methods.terms import require
 class NPO:
     """Negative preference optimisation (Zhang et al. 2024, arXiv:2404.05868, eq. 3).
 
-    Loss: -(2/beta) E[log sigmoid(-beta log(p / p_ref))], p the probability of a whole forget answer (summed, not
-    length-normalised), p_ref that of the model before unlearning. Bounded below by 0; as beta -> 0 its gradient is
-    that of gradient ascent on summed log-probabilities. The reference is computed once, by row.
+    Loss: -(2/beta) E[log sigmoid(-beta log(p / p_ref))]. p is the probability of a whole forget answer (a sum of log p,
+    not length-normalised); p_ref is that of the model before unlearning. The loss is bounded below by 0. As beta -> 0
+    its gradient is that of gradient ascent on summed log-probabilities. The reference is computed once per example.
 
-    `level=token` takes p and p_ref of each answer token instead, and the mean over the tokens of the batch: every token
-    saturates by itself, and long answers count by their length (a form used in SemEval-2025 task 4).
+    `level=token` reads p and p_ref of each answer token and averages over the tokens of the batch. Then each token
+    saturates separately, and long answers count by their length (a form used in SemEval-2025 task 4).
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO trainer.method_args.beta=0.1
     """
 
     beta: float = 0.1
+    """Inverse temperature. A larger beta stops the ascent earlier; beta -> 0 is gradient ascent."""
     level: Literal["sequence", "token"] = "sequence"
+    """Unit of the loss: a whole answer (the paper's form) or each answer token."""
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
             raise ValueError("beta must be a number > 0")
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The NPO loss over the batch's forget rows, or tokens."""
+        """Compute the NPO loss over the forget answers, or over their tokens; a scalar."""
         now, ref = require(view.forget, "forget"), require(view.forget_ref, "forget_ref")
         if self.level == "token":
             return npo(now.logps_N, ref.logps_N, beta=self.beta)
@@ -48,5 +50,5 @@ class NPO:
 
 
 def npo(logp: Tensor, logp_ref: Tensor, *, beta: float) -> Tensor:
-    """(2/beta) E[softplus(beta (log p - log p_ref))]; inputs in nats, one per answer (sums) or one per token."""
+    """Compute (2/beta) E[softplus(beta (log p - log p_ref))] of inputs in nats, one per answer (sums) or per token."""
     return 2 / beta * F.softplus(beta * (logp - logp_ref)).mean()

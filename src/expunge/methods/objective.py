@@ -2,13 +2,13 @@
 
 retain_loss_type
     NLL  token-mean negative log-likelihood of the retain answers
-    EMBED_DIFF  mean squared difference of a layer's output to the reference's (RMU's retain term)
-    TEACHER_KL  KL(teacher || model), averaged as KL is, for methods that have a teacher (UNDO)
+    EMBED_DIFF  mean squared difference of a layer's output from the reference's (RMU's retain term)
+    TEACHER_KL  KL(teacher || model), averaged as KL is, for methods with a teacher (UNDO)
     JSD  Jensen-Shannon divergence of model and reference, averaged as KL is (JensUn's retain term)
     KL   KL(reference || model), summed over the vocabulary, averaged over the positions that predict an answer token.
-         `compat=openunlearning` averages over every position of the padded batch, prompt and padding included.
+         `compat=openunlearning` averages over every position of the padded batch, including prompt and padding.
 
-nll_weight adds the NLL of the retain answers beside KL or JSD as a third term: the total is then
+nll_weight adds the NLL of the retain answers to KL or JSD as a third term. The total is then
 gamma * forget + alpha * retain + nll_weight * retain_nll.
 """
 
@@ -43,13 +43,18 @@ SHARED = ("gamma", "alpha", "retain_loss_type", "nll_weight", "compat")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TermWeights:
-    """The weights and the retain loss every method shares."""
+    """The weights and the retain loss, shared by all methods."""
 
     gamma: float = 1.0
+    """Weight of the forget term."""
     alpha: float = 1.0
+    """Weight of the retain term; 0 drops it."""
     retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JSD", "TEACHER_KL"] | None = None
+    """Loss on the retain examples; null uses the method's default."""
     nll_weight: float = 0.0
+    """Weight of the retain NLL as a third term next to KL or JSD."""
     compat: Literal["paper", "openunlearning"] = "paper"
+    """Averaging of the retain KL: over answer tokens (paper), or over the whole padded batch (openunlearning)."""
 
     def __post_init__(self) -> None:
         for key in ("gamma", "alpha", "nll_weight"):
@@ -61,7 +66,7 @@ class TermWeights:
 
 @dataclass(frozen=True)
 class Objective:
-    """A method with its settings: what the loop asks for each step, and the loss it then calls."""
+    """A method with its settings: the requirements of each step, and the loss to call."""
 
     spec: MethodSpec
     method: Any
@@ -69,7 +74,7 @@ class Objective:
 
     @property
     def needs(self) -> Requirements:
-        """The method's own needs, and those of the retain loss if its weight is not zero, or moves."""
+        """Requirements of the method, plus those of the retain loss unless its weight is a constant 0."""
         own: Requirements = getattr(self.method, "needs", self.spec.needs)
         idle = self.weights.alpha == 0 and not hasattr(self.method, "total")
         if self.weights.retain_loss_type is None or idle:
@@ -82,17 +87,17 @@ class Objective:
             )
         if self.weights.retain_loss_type == "TEACHER_KL":
             return dataclasses.replace(own, retain=Quantity.LOGITS, retain_teacher=Quantity.LOGITS)
-        every = self.weights.compat == "openunlearning" and self.weights.retain_loss_type == "KL"
+        whole_batch = self.weights.compat == "openunlearning" and self.weights.retain_loss_type == "KL"
         return dataclasses.replace(
             own,
             retain=Quantity.LOGITS,
             retain_ref=Quantity.LOGITS,
-            retain_positions=ScoredPositions.ALL if every else own.retain_positions,
+            retain_positions=ScoredPositions.ALL if whole_batch else own.retain_positions,
         )
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint covers: name, revision and every setting."""
+        """Content of the fingerprint: name, revision and every setting."""
         return {
             "method": self.spec.name,
             "revision": self.spec.revision,
@@ -102,11 +107,11 @@ class Objective:
 
     @property
     def forgets(self) -> bool:
-        """Whether there is a forget term: fine-tuning has none."""
+        """Whether there is a forget term; fine-tuning has none."""
         return self.needs.forget is not None or self.needs.alternate is not None
 
     def __call__(self, view: LossInputs) -> LossOutput:
-        """The step's loss: `total = gamma * forget + alpha * retain`."""
+        """Compute the loss of a step: `total = gamma * forget + alpha * retain`."""
         parts: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
         if self.forgets:
@@ -123,15 +128,15 @@ class Objective:
         return LossOutput(total=torch.stack(weighted).sum(), parts=parts)
 
     def _one_number(self, loss: Any) -> Tensor:
-        """What a method's `forget_loss` gave. Raises ConfigError unless it is a scalar: methods come from users too."""
+        """Return the result of `forget_loss`. Raises ConfigError unless it is a scalar: users also write methods."""
         if isinstance(loss, Tensor) and loss.dim() == 0:
             return loss
-        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
-        raise ConfigError(f"method {self.spec.name}: forget_loss gave {given}, and a loss is one number: a 0-d tensor")
+        actual = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+        raise ConfigError(f"method {self.spec.name}: forget_loss returned {actual}; a loss is one number: a 0-d tensor")
 
 
 def retain_loss(weights: TermWeights, view: LossInputs) -> Tensor:
-    """The retain term of one step, a scalar."""
+    """Compute the retain term of one step; a scalar."""
     model = require(view.retain, "retain")
     if weights.retain_loss_type in (None, "NLL"):
         return model.nll
@@ -146,7 +151,7 @@ def retain_loss(weights: TermWeights, view: LossInputs) -> Tensor:
 
 
 def jsd_to_reference(reference: SideOutputs, model: SideOutputs) -> Tensor:
-    """Mean over the served positions of the Jensen-Shannon divergence of reference and model, in nats (0 to ln 2)."""
+    """Compute the mean over positions of the Jensen-Shannon divergence of reference and model, in nats (0 to ln 2)."""
     return model.per_token(_jsd, reference).mean()
 
 
@@ -159,7 +164,7 @@ def _jsd(now_NV: Tensor, ref_NV: Tensor) -> Tensor:
 
 
 def embed_diff(model: SideOutputs, target_ND: Tensor, *, compat: str = "paper") -> Tensor:
-    """Mean over rows of the mean over a row's served positions of ||h - target||^2 / D.
+    """Compute the mean over rows of the mean over a row's positions of ||h - target||^2 / D; a scalar.
 
     `compat=openunlearning` multiplies two batch means instead: (mean of the rows' sums) x (mean of 1/n_row).
     """
@@ -170,7 +175,7 @@ def embed_diff(model: SideOutputs, target_ND: Tensor, *, compat: str = "paper") 
 
 
 def kl_to_reference(reference: SideOutputs, model: SideOutputs) -> Tensor:
-    """Mean over the served positions of KL(reference || model) = sum_v p_ref (log p_ref - log p), in nats."""
+    """Compute the mean over positions of KL(reference || model) = sum_v p_ref (log p_ref - log p), in nats."""
     return model.per_token(_kl, reference).mean()
 
 
@@ -180,12 +185,21 @@ def _kl(now_NV: Tensor, ref_NV: Tensor) -> Tensor:
 
 
 def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = "trainer") -> Objective:
-    """Decode a method's name and `method_args` (its own keys and the shared ones, side by side)."""
+    """Decode a method's name and `method_args` into an Objective.
+
+    Args:
+        name: Name or alias of a registered method.
+        args: The method's own keys and the shared ones (`TermWeights`) in one mapping.
+        where: Key of the section in error messages.
+
+    Raises:
+        ConfigError: If a key or value is not allowed, or no term is left to minimise.
+    """
     spec = find(name, f"{where}.handler" if where == "trainer" else where)
-    given = dict(args or {})
+    settings = dict(args or {})
     own = field_names(spec.cls)
     shared = [k for k in SHARED if spec.retain_loss_type is not None or k in ("gamma", "compat")]
-    for key in given:
+    for key in settings:
         if key not in own and key not in shared:
             raise ConfigError(
                 f"{where}.method_args.{key}: {spec.name} has no such setting{nearest(key, [*own, *shared])}"
@@ -193,19 +207,21 @@ def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = 
     base = {"gamma": spec.gamma, "alpha": spec.alpha, "retain_loss_type": spec.retain_loss_type}
     if spec.retain_loss_type is None:
         base["alpha"] = 0.0
-    weights = decode(TermWeights, base | {k: given[k] for k in shared if k in given}, where=f"{where}.method_args")
-    mine = decode(spec.cls, {k: v for k, v in given.items() if k in own}, where=f"{where}.method_args")
-    made = Objective(spec=spec, method=mine, weights=weights)
-    if weights.retain_loss_type == "EMBED_DIFF" and made.needs.layer is None:
+    weights = decode(
+        TermWeights, base | {k: settings[k] for k in shared if k in settings}, where=f"{where}.method_args"
+    )
+    rule = decode(spec.cls, {k: v for k, v in settings.items() if k in own}, where=f"{where}.method_args")
+    decoded = Objective(spec=spec, method=rule, weights=weights)
+    if weights.retain_loss_type == "EMBED_DIFF" and decoded.needs.layer is None:
         raise ConfigError(
             f"{where}.method_args.retain_loss_type: EMBED_DIFF compares a layer's output, and {spec.name} names no "
             "layer (allowed: NLL, KL, JSD)"
         )
     if weights.retain_loss_type == "TEACHER_KL" and spec.teacher != "start":
         raise ConfigError(
-            f"{where}.method_args.retain_loss_type: TEACHER_KL stays near a teacher, and {spec.name} has none to stay "
-            "near (allowed: NLL, KL, JSD)"
+            f"{where}.method_args.retain_loss_type: TEACHER_KL compares with a teacher, and {spec.name} has no teacher "
+            "(allowed: NLL, KL, JSD)"
         )
-    if (not made.forgets or weights.gamma == 0) and (made.needs.retain is None or weights.alpha == 0):
+    if (not decoded.forgets or weights.gamma == 0) and (decoded.needs.retain is None or weights.alpha == 0):
         raise ConfigError(f"{where}.method_args: {spec.name} has nothing to minimise with these weights")
-    return made
+    return decoded

@@ -18,33 +18,40 @@ from expunge.methods.terms import require, wide
 class PDU:
     """Primal-dual unlearning (Entesari et al. 2025, arXiv:2506.05314): forget under a bound on the retain loss.
 
-    Minimise E[(max_v z - mean_v z)^2], which flattens the forget tokens' logits z, subject to R <= eps, R the retain
-    loss. Total: gamma F + lambda (R - eps); lambda starts at alpha and, after `dual_warmup_epochs`, follows lambda <-
-    max(0, lambda + dual_step_size (R - eps)) after each step, or after each epoch with R averaged over it.
+    Minimise F = E[(max_v z - mean_v z)^2], which flattens the forget tokens' logits z, subject to R <= eps; R is the
+    retain loss.
+    Loss: gamma F + lambda (R - eps). lambda starts at alpha. After `dual_warmup_epochs` it follows
+    lambda <- max(0, lambda + dual_step_size (R - eps)), after each step, or after each epoch with R averaged over it.
     `primal_dual=false` keeps lambda = alpha.
 
-    `retain_loss_eps` must be somewhat above the retain loss of the model before unlearning, or lambda only grows: the
-    authors choose it so, by hand, and their code has no default. 0.3 fits models fine-tuned on
-    TOFU, with alpha = 100, dual_step_size = 5 and the 5 warm-up epochs of the default (the experiment
-    `unlearn/tofu/published_PDU`); the authors advise alpha = 50 or 100. These are what others' scripts give as the
-    paper's; its table itself could not be checked. dual_step_size = 1, gamma = alpha = 1: OpenUnlearning's settings.
+    Defaults: dual_step_size = 1, gamma = alpha = 1 are OpenUnlearning's settings. `retain_loss_eps` must be somewhat
+    above the retain loss of the model before unlearning, otherwise lambda only grows. The authors set it by hand, and
+    their code has no default. 0.3 fits models fine-tuned on TOFU, with alpha = 100, dual_step_size = 5 and the default
+    5 warm-up epochs (the experiment `unlearn/tofu/published_PDU`). The authors advise alpha = 50 or 100. Scripts of
+    other projects attribute these numbers to the paper; its table is not confirmed.
 
-    `compat=openunlearning`: logits are read at the answer tokens' own positions, one too late. That project's `epoch`
-    mode reads the whole retain set anew; here the steps' own retain losses are averaged.
+    `compat=openunlearning` reads logits at the answer tokens' own positions, one too late. The `epoch` mode of that
+    project evaluates the whole retain set again; this one averages the retain losses of the steps.
 
-    Pitfalls: F is of the size of squared logits (hundreds), so alpha = 1 hardly holds the model before lambda grows.
-    Accumulated micro-batches each count as a step, so one process trains. With alpha = 0 the bound begins to
+    Pitfalls: F has the size of squared logits (hundreds), so alpha = 1 hardly restrains the model until lambda grows.
+    Each accumulated micro-batch counts as a step, so only one process can train. With alpha = 0 the bound starts to
     count after the warm-up.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=PDU trainer.method_args.alpha=50
     """
 
     retain_loss_eps: float = 0.3
+    """Upper bound on the retain loss, in nats per token. Set it somewhat above the loss before unlearning."""
     primal_dual: bool = True
+    """Whether lambda changes during training; if false, lambda stays at alpha."""
     dual_step_size: float = 1.0
+    """Step size of the dual ascent on lambda."""
     dual_update_upon: Literal["step", "epoch"] = "step"
+    """When lambda changes: after each step, or after each epoch."""
     dual_warmup_epochs: int = 5
+    """Number of epochs, counted over the forget examples, before lambda first changes."""
     compat: Literal["paper", "openunlearning"] = "paper"
+    """Positions of the logits: before each answer token (paper), or one later (openunlearning)."""
 
     def __post_init__(self) -> None:
         for key in ("retain_loss_eps", "dual_warmup_epochs"):
@@ -55,16 +62,16 @@ class PDU:
 
     @property
     def needs(self) -> Requirements:
-        """The forget tokens' distributions: where they are predicted, or one position too late."""
+        """Logits of the forget answers, at the positions that `compat` selects."""
         where = ScoredPositions.OWN if self.compat == "openunlearning" else ScoredPositions.ANSWER
         return Requirements(forget=Quantity.LOGITS, forget_positions=where)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The squared logit margin, averaged over the forget tokens."""
+        """Compute the squared logit margin, averaged over the forget tokens; a scalar."""
         return require(view.forget, "forget").per_token(margin).square().mean()
 
     def total(self, forget: Tensor, retain: Tensor | None, weights: TermWeights, memory: dict[str, Any]) -> Tensor:
-        """gamma F + lambda (R - eps). A call with gradients on counts as a step of the dual variable."""
+        """Compute gamma F + lambda (R - eps). A call with gradients enabled counts as a step of the dual variable."""
         if retain is None:
             return weights.gamma * forget
         excess = retain - self.retain_loss_eps
@@ -74,9 +81,9 @@ class PDU:
         return weights.gamma * forget + dual * excess
 
     def _ascend(self, memory: dict[str, Any], excess: Tensor) -> Tensor:
-        """The dual variable of this step; what later steps use is left in memory."""
+        """Return the dual variable of this step, and store the next one in `memory`."""
         if "epoch" not in memory:
-            raise ValueError("PDU reads memory['epoch'], which was not kept")
+            raise ValueError("PDU reads memory['epoch']: the training loop must set it before each step")
         epoch = int(memory["epoch"])
         if self.dual_update_upon == "step":
             dual: Tensor = memory["dual"]
@@ -97,6 +104,6 @@ class PDU:
 
 
 def margin(logits_NV: Tensor) -> Tensor:
-    """max_v z - mean_v z at each position."""
+    """Return max_v z - mean_v z at each position, shape (N,)."""
     z_NV = wide(logits_NV)
     return z_NV.amax(-1) - z_NV.mean(-1)

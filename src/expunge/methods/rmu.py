@@ -25,30 +25,36 @@ from expunge.methods.terms import hidden, require
 class RMU:
     """Representation misdirection (Li et al. 2024, arXiv:2403.03218): scramble a layer's output on forget text.
 
-    Loss: gamma E[||h - c u||^2 / D] + alpha E[||h - h_ref||^2 / D], h the output of one layer at the answer tokens' own
-    positions: first term on forget rows, second (`EMBED_DIFF`) on retain rows, each the mean over rows of a row's mean.
-    u is a random direction, uniform in [0, 1]^D and scaled to length 1, drawn once from `control_seed`.
+    Loss: gamma E[||h - c u||^2 / D] + alpha E[||h - h_ref||^2 / D]. h is the output of one layer at the answer tokens'
+    own positions. The first term is on forget examples, the second (`EMBED_DIFF`) on retain examples; each is the mean
+    over examples of an example's mean. u is a random direction, uniform in [0, 1]^D and scaled to length 1, drawn once
+    from `control_seed`. c = `steering_coeff`; with `adaptive=true` (arXiv:2408.06223) c = steering_coeff times the mean
+    length of the reference's h over the example, so one coefficient fits every layer.
 
-    c = `steering_coeff`; with `adaptive=true` (arXiv:2408.06223) c = steering_coeff times the mean length of the
-    reference's h over the row, so one coefficient fits every layer. `module_regex` names the layer, plainly as
-    `model.layers.7` or in OpenUnlearning's form `model\\.layers\\.7`; layers above it are not run. Only parameters
-    whose names match one of `trainable_params_regex` are trained (with adapters, `lora.target_modules` says which).
-    Defaults (2, layer 7, all parameters, gamma = alpha = 1) are OpenUnlearning's; the paper trains the MLP down
-    projections of three layers, and tunes c and alpha to the model.
+    Defaults: steering_coeff 2, layer 7, all parameters, gamma = alpha = 1 are OpenUnlearning's. The paper trains the
+    MLP down projections of three layers, and tunes c and alpha to the model.
 
-    `compat=openunlearning`: rows' sums and rows' 1/n are averaged apart and multiplied, in both terms.
+    `compat=openunlearning` averages the examples' sums and the examples' 1/n separately and multiplies the two means,
+    in both terms.
 
-    Pitfalls: c must suit the length of h at that layer, or little happens. Models of up to 7 layers have no layer 7.
+    Pitfalls: if c does not suit the length of h at that layer, little happens. Models of up to 7 layers have no layer
+    7. With adapters, `lora.target_modules` selects the trained weights instead of `trainable_params_regex`.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=RMU trainer.method_args.module_regex=model.layers.3
     """
 
     module_regex: str = r"model\.layers\.7"
+    """Name of the layer: `model.layers.7`, or OpenUnlearning's form with escaped dots. Layers above it do not run."""
     trainable_params_regex: tuple[str, ...] = (".*",)
+    """Regular expressions of the parameters to train; a parameter is trained if one of them matches its name."""
     steering_coeff: float = 2.0
+    """c, the length of the control vector, or its multiple of the mean length of h if `adaptive`."""
     adaptive: bool = False
+    """Whether c scales with the length of the reference's hidden states (arXiv:2408.06223)."""
     control_seed: int = 0
+    """Seed of the random direction u."""
     compat: Literal["paper", "openunlearning"] = "paper"
+    """How the squared distances are averaged over examples (see above)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.steering_coeff < float("inf"):
@@ -72,14 +78,14 @@ class RMU:
 
     @property
     def needs(self) -> Requirements:
-        """The layer's output at the forget tokens' own positions; the reference's too if the length adapts to it."""
+        """Hidden states of the forget examples at their own positions; the reference's too if `adaptive`."""
         ref = Quantity.HIDDEN if self.adaptive else None
         return Requirements(
             forget=Quantity.HIDDEN, forget_ref=ref, forget_positions=ScoredPositions.OWN, layer=self.layer
         )
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """Mean squared distance of the forget rows' activations from the control vector."""
+        """Compute the mean squared distance of the forget examples' hidden states from the control vector."""
         side = require(view.forget, "forget")
         h_ND = hidden(side)
         if "control" not in view.memory:
@@ -92,6 +98,6 @@ class RMU:
 
 
 def control_vector(d: int, seed: int) -> Tensor:
-    """A random direction of length 1 in the positive orthant, shape (D,): the same on every device and in every run."""
+    """Return a random direction of length 1 in the positive orthant, shape (D,), equal on every device and run."""
     u_D: Tensor = torch.rand(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.nn.functional.normalize(u_D, dim=0).float()

@@ -24,21 +24,21 @@ from expunge.methods.terms import require
 class SemEvalGA:
     """Ascent on answers, KL to the old model, and optionally the retain answers: three weighted terms.
 
-    Loss: 0.5 F + 1.0 KL(p_ref || p) on the retain rows ("normal" loss) + nll_weight NLL_r, with F minus the answers'
-    negative log-likelihood: the mean over a row's answer tokens, then over rows, so long answers weigh no more than
-    short ones. The weights are those of a SemEval-2025 task 4 participant, who left the third at 0; set it by
-    `nll_weight`.
+    Loss: 0.5 F + 1.0 KL(p_ref || p) on the retain examples ("normal" loss) + nll_weight NLL_r. F is the negated
+    negative log-likelihood of the answers: the mean over an answer's tokens, then over examples, so long answers weigh
+    no more than short ones.
 
-    The participant's script averaged the KL over prompt and padding, and aligned the answer's weights with inputs
-    instead of predictions, so that the first answer token was never trained; neither is repeated here.
+    Defaults: gamma = 0.5, alpha = 1 and nll_weight = 0, the weights of a SemEval-2025 task 4 participant. The
+    participant's script averaged the KL over prompt and padding. It also aligned the answer's weights with inputs
+    instead of predictions, so it never trained the first answer token. Neither is repeated here.
 
-    Pitfalls: F has no lower bound; the guard of the original never fired. Watch the retain loss, keep the best
-    checkpoint, and bound the run by time or steps.
+    Pitfalls: F has no lower bound, and the guard of the original never triggered. Monitor the retain loss, keep the
+    best checkpoint, and bound the run by time or steps.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=SemEvalGA trainer.method_args.nll_weight=0.5
     """
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """Minus the mean over rows of each answer's mean negative log-likelihood."""
+        """Compute the mean over examples of each answer's mean log-probability; a scalar."""
         side = require(view.forget, "forget")
         return side.row_means(side.logps_N).mean()

@@ -16,20 +16,22 @@ from expunge.methods.terms import require
 class SimNPO:
     """Simple negative preference optimisation (Fan et al. 2024, arXiv:2410.07163): NPO without a reference.
 
-    Loss: -(2/beta) E[log sigmoid(beta (l - delta))], l = -log p / n the mean negative log-likelihood of an answer of n
-    tokens. An answer that is already unlikely (l above delta) gets little weight. The paper's margin is beta * delta.
-    beta = 4.5, delta = 0, gamma = 0.125, alpha = 1: OpenUnlearning's settings for TOFU.
+    Loss: -(2/beta) E[log sigmoid(beta (l - delta))]. l = -log p / n is the mean negative log-likelihood of an answer of
+    n tokens. An answer that is already unlikely (l above delta) gets little weight. The paper's margin is beta * delta.
+    As beta -> 0 the gradient is that of ascent on the mean over examples of the mean log-probability.
 
-    As beta -> 0 the gradient is that of ascent on the mean over rows of the mean log-probability.
+    Defaults: beta = 4.5, delta = 0, gamma = 0.125, alpha = 1, OpenUnlearning's settings for TOFU.
 
-    Pitfalls: with beta = 4.5 the gradient falls as exp(-4.5 l), so answers are pushed to about one nat a token and not
-    much further; relearning is then quick. beta, delta and gamma trade against each other: tune them together.
+    Pitfalls: with beta = 4.5 the gradient falls as exp(-4.5 l). So answers reach about one nat per token and not much
+    more; relearning is then fast. beta, delta and gamma interact: tune them together.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=SimNPO trainer.method_args.delta=1
     """
 
     beta: float = 4.5
+    """Inverse temperature of the sigmoid. A larger beta stops at a smaller loss."""
     delta: float = 0.0
+    """Margin in nats per token: answers with a mean NLL above it get little weight."""
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
@@ -38,11 +40,11 @@ class SimNPO:
             raise ValueError("delta must be a number >= 0")
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The SimNPO loss over the batch's forget rows."""
+        """Compute the SimNPO loss over the forget answers of the batch; a scalar."""
         now = require(view.forget, "forget")
         return simnpo(now.row_means(now.logps_N), beta=self.beta, delta=self.delta)
 
 
 def simnpo(logp_B: Tensor, *, beta: float, delta: float) -> Tensor:
-    """(2/beta) E[softplus(beta (log p / n + delta))]; inputs are means over each answer's tokens, in nats."""
+    """Compute (2/beta) E[softplus(beta (log p / n + delta))]; inputs are means over each answer's tokens, in nats."""
     return 2 / beta * F.softplus(beta * (logp_B + delta)).mean()

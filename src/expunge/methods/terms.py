@@ -1,4 +1,4 @@
-"""Small pieces that several losses share."""
+"""Small functions that several losses share."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from expunge.methods.api import SideOutputs
 
 
 def require(side: SideOutputs | None, name: str) -> SideOutputs:
-    """The side, which a method's `needs` has promised; a clear error if a caller left it out."""
+    """Return a side of the loss inputs; raise ValueError if it is None although the method requires it."""
     if side is None:
-        raise ValueError(f"this loss reads {name!r}, which was not served")
+        raise ValueError(f"this loss reads {name!r}, which was not provided")
     return side
 
 
 def logits(side: SideOutputs) -> Tensor:
-    """logits_NV of a side that was served with `Serve.LOGITS`."""
+    """Return logits_NV of a side; raise ValueError unless the side has `Quantity.LOGITS`."""
     if side.logits_NV is None:
-        raise ValueError("this loss reads logits, which were not served")
+        raise ValueError("this loss reads logits, which were not provided")
     return side.logits_NV
 
 
 def log_probs(of: SideOutputs | Tensor) -> Tensor:
-    """log p of every vocabulary entry at each position, (N, V), in float32 at least; of a side, or of logits."""
+    """Return log p of every vocabulary entry at each position, (N, V), in float32 or wider; of a side, or of logits."""
     return torch.log_softmax(wide(logits(of) if isinstance(of, SideOutputs) else of), dim=-1)
 
 
 def wide(x: Tensor) -> Tensor:
-    """A floating-point tensor in float32 at least: long sums lose digits in half precision."""
+    """Cast a floating-point tensor to float32 or wider, because long sums lose digits in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def tokens(side: SideOutputs) -> Tensor:
-    """token_N of a side: the ids that stand at its scored positions."""
+    """Return token_N of a side, the ids at its scored positions; raise ValueError if the side has none."""
     if side.token_N is None:
-        raise ValueError("this loss reads token ids, which were not served")
+        raise ValueError("this loss reads token ids, which were not provided")
     return side.token_N
 
 
 def hidden(side: SideOutputs) -> Tensor:
-    """hidden_ND of a side that was served with `Serve.HIDDEN`."""
+    """Return hidden_ND of a side; raise ValueError unless the side has `Quantity.HIDDEN`."""
     if side.hidden_ND is None:
-        raise ValueError("this loss reads hidden states, which were not served")
+        raise ValueError("this loss reads hidden states, which were not provided")
     return side.hidden_ND
 
 
 def ranks(side: SideOutputs) -> Tensor:
-    """Where each scored position stands among those of its row: 0 for the first answer token; shape (N,)."""
+    """Return the index of each scored position within its row, shape (N,): 0 for the first answer token."""
     order = torch.argsort(side.row_N, stable=True)
     counts = torch.bincount(side.row_N, minlength=side.n_rows)
     starts = counts.cumsum(0) - counts

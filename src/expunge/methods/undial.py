@@ -23,22 +23,26 @@ from expunge.methods.terms import log_probs, require, tokens, wide
 class UNDIAL:
     """Self-distillation with adjusted logits (Dong et al. 2024, arXiv:2402.10052).
 
-    Loss: mean over the forget answers' tokens of the cross-entropy of the model against softmax(z_ref - beta e_y), with
-    z_ref the logits of the model before unlearning and e_y the true token: the old model, with the true token made
-    exp(beta) times less likely. The target is fixed, so training converges. beta = 0 distils the old model.
+    Loss: mean over the forget answers' tokens of the cross-entropy of the model against softmax(z_ref - beta e_y).
+    z_ref are the logits of the model before unlearning and e_y is the one-hot of the true token. So the target is the
+    old model with an exp(beta) times smaller odds of the true token. The target is fixed, so training converges.
+    beta = 0 distils the old model.
 
-    beta = 10, gamma = 1, alpha = 0: OpenUnlearning's settings (learning rate 1e-4); the paper needs no retain rows.
+    Defaults: beta = 10, gamma = 1, alpha = 0, OpenUnlearning's settings (learning rate 1e-4). The paper needs no retain
+    examples.
 
-    `compat=openunlearning`: the average runs over every position of the padded batch that has a next one, prompt and
-    padding included, and where nothing is scored the penalty lands on token V - 100.
+    `compat=openunlearning` averages over every position of the padded batch that has a next one, including prompt and
+    padding. At positions without a scored token it penalises token V - 100.
 
-    Pitfalls: the loss does not tend to 0 but to the target's entropy. It needs the whole distribution of both models.
+    Pitfalls: the loss tends to the target's entropy, not to 0. It needs the whole distribution of both models.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDIAL trainer.args.learning_rate=1e-4
     """
 
     beta: float = 10.0
+    """Amount to subtract from the true token's logit in the target, in nats."""
     compat: Literal["paper", "openunlearning"] = "paper"
+    """Positions to average over: answer tokens (paper), or the whole padded batch (openunlearning)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < float("inf"):
@@ -46,12 +50,12 @@ class UNDIAL:
 
     @property
     def needs(self) -> Requirements:
-        """Both models' distributions on the forget rows."""
+        """Logits of the forget answers, of the model and of the reference."""
         where = ScoredPositions.ALL if self.compat == "openunlearning" else ScoredPositions.ANSWER
         return Requirements(forget=Quantity.LOGITS, forget_ref=Quantity.LOGITS, forget_positions=where)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The cross-entropy to the adjusted reference."""
+        """Compute the cross-entropy to the adjusted reference; a scalar in nats."""
         now, ref = require(view.forget, "forget"), require(view.forget_ref, "forget_ref")
         if self.compat == "paper":
             return distil(now, ref, tokens(now), beta=self.beta).mean()
@@ -60,7 +64,7 @@ class UNDIAL:
 
 
 def distil(now: SideOutputs, ref: SideOutputs, token_N: Tensor, *, beta: float) -> Tensor:
-    """Cross-entropy at each position against the reference with `token_N` lowered by beta: shape (N,), in nats."""
+    """Compute the cross-entropy against the reference with the logit of `token_N` lowered by beta; (N,), in nats."""
 
     def cross_entropy(now_NV: Tensor, ref_NV: Tensor, token_N: Tensor) -> Tensor:
         z_NV = wide(ref_NV)
@@ -72,13 +76,13 @@ def distil(now: SideOutputs, ref: SideOutputs, token_N: Tensor, *, beta: float) 
 
 
 def padded_targets(side: SideOutputs) -> tuple[Tensor, Tensor]:
-    """OpenUnlearning's targets over a padded batch: the token penalised at each position, and which positions count.
+    """Return OpenUnlearning's targets over a padded batch: the token to penalise and the mask of counted positions.
 
-    An unscored next token has the label -100, which is read as the vocabulary's hundredth entry from the end. A row's
-    last position predicts nothing and does not count.
+    An unscored next token has the label -100, which selects the hundredth entry from the end of the vocabulary. The
+    last position of a row predicts nothing and does not count.
     """
     if side.labelled_N is None:
-        raise ValueError("compat=openunlearning reads which positions are scored, which was not served")
+        raise ValueError("compat=openunlearning reads which positions are scored, which was not provided")
     from_the_end = side.vocabulary - 100
     if from_the_end < 0:
         raise ValueError("compat=openunlearning is not defined for a vocabulary of fewer than 100 tokens")

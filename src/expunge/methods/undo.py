@@ -24,37 +24,41 @@ from expunge.methods.weight_edits.noise import Noise
 class UNDO:
     """Unlearn, noise, distil on outputs (Lee et al. 2025, arXiv:2506.06278): make another method's unlearning last.
 
-    Idea: unlearning often hides knowledge and leaves it in the weights. Noise destroys part of what lies there, and
-    distilling the unlearned model into its own noised copy brings back what it says without what it hides.
-    Loss: gamma KL(p_t || p) on the forget rows + alpha KL(p_t || p) on the retain rows (`retain_loss_type=TEACHER_KL`),
-    each summed over the vocabulary and averaged over the answer tokens; p_t the teacher, the unlearned model as it was
-    before the noise. The direction is from the teacher (forward KL), so the student must cover all the teacher says.
-    The run starts from theta' = (1 - a) theta + a beta s z, z ~ N(0, 1), s the standard deviation of a tensor's entries
-    (the `noise` edit); the noise is drawn from the run's seed, and vectors stay as they are unless `vectors`.
+    Idea: unlearning often hides knowledge and leaves it in the weights. Noise destroys part of that knowledge.
+    Distilling the unlearned model into its own noised copy restores the behaviour without the hidden knowledge.
+    Loss: gamma KL(p_t || p) on the forget examples + alpha KL(p_t || p) on the retain examples
+    (`retain_loss_type=TEACHER_KL`), each summed over the vocabulary and averaged over the answer tokens. p_t is the
+    teacher, the unlearned model before the noise. Forward KL, so the student must cover all outputs of the teacher.
+    The run starts from theta' = (1 - a) theta + a beta s z, z ~ N(0, 1), with s the standard deviation of a tensor's
+    entries (the `noise` edit). The run's seed determines the noise, and vectors do not change unless `vectors`.
 
-    gamma = alpha = 1 weigh both rows alike. a = 0 changes nothing: loss and gradient start at 0.
+    Defaults: gamma = alpha = 1 weigh both sets equally. With a = 0 loss and gradient start at 0.
 
     In a study an entry names the unlearned model: {trainer: UNDO, of: [NPO], method_args: {a: 0.2}}. Alone, the run
-    takes the model it is given as the unlearned one.
+    uses its initial model as the unlearned model.
 
-    Pitfalls: more noise needs more distillation: the paper's data are far larger than a forget set; `anchor: retain`
-    makes an epoch one pass through the retain rows. The paper draws noise from the initialiser's distribution.
+    Pitfalls: more noise needs more distillation, and the paper's data are far larger than a forget set.
+    `anchor: retain` makes an epoch one pass through the retain examples. The paper draws noise from the initialiser's
+    distribution.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO trainer.method_args.a=0.2
     """
 
     a: float = 0.1
+    """Share of noise, between 0 (weights unchanged) and 1 (noise only)."""
     beta: float = 1.0
+    """Scale of the noise, relative to the standard deviation of each tensor."""
     vectors: bool = False
+    """Whether biases and norm gains get noise too."""
 
     def __post_init__(self) -> None:
         self.noise(0)
 
     def noise(self, seed: int) -> Noise:
-        """The edit that makes the student from the teacher."""
+        """Return the weight edit that makes the student from the teacher."""
         return Noise(a=self.a, beta=self.beta, vectors=self.vectors, seed=seed)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """KL from the teacher on the forget rows."""
+        """Compute the KL from the teacher on the forget examples; a scalar in nats."""
         teacher, now = require(view.forget_teacher, "forget_teacher"), require(view.forget, "forget")
         return kl_to_reference(teacher, now)

@@ -13,26 +13,28 @@ from expunge.methods.terms import require
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WGA:
-    """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on what the model still knows.
+    """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on tokens that are still likely.
 
-    Loss: mean over the tokens of the batch of w log p, w = p^beta held constant. Tokens that are already unlikely,
-    where plain ascent has its largest gradient, lose their weight. beta = 1, gamma = alpha = 1, as in the paper and
-    OpenUnlearning; beta = 0 is gradient ascent.
+    Loss: mean over the tokens of the batch of w log p, with w = p^beta constant in the gradient. Tokens that are
+    already unlikely, at which plain ascent has its largest gradient, lose their weight.
 
-    Pitfalls: the value is not what is descended (the weight is constant in the gradient), so a loss near 0 is the end
-    of forgetting, not its minimum: w log p is lowest at p = 1/e for beta = 1. No reference model is needed.
+    Defaults: beta = 1, gamma = alpha = 1, as in the paper and OpenUnlearning. beta = 0 is gradient ascent.
+
+    Pitfalls: the optimiser does not descend the reported value, because w is constant in the gradient. A loss near 0 is
+    the end of forgetting, not its minimum: w log p is lowest at p = 1/e for beta = 1. No reference model is needed.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=WGA trainer.method_args.beta=0.5
     """
 
     beta: float = 1.0
+    """Exponent of the weight p^beta. Larger values skip unlikely tokens more."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < float("inf"):
             raise ValueError("beta must be a number >= 0")
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The weighted mean log-probability of the forget tokens."""
+        """Compute the weighted mean log-probability of the forget tokens; a scalar."""
         logps_N = require(view.forget, "forget").logps_N
         weight_N = (self.beta * logps_N.detach()).exp()
         return (weight_N * logps_N).mean()

@@ -26,29 +26,33 @@ from expunge.methods.terms import log_probs, logits, require, wide
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WHP:
-    """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn what a stranger would have said.
+    """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn a generic answer.
 
-    Idea: a model trained further on the forget rows raises the logits of exactly what is to be forgotten; lower those
-    in the model before unlearning, and what remains is what a model that never saw the rows might say.
+    Idea: a model trained further on the forget examples raises exactly the logits to forget. Lowering those logits in
+    the model before unlearning approximates a model that never saw the examples.
     Loss: mean over the forget answers' tokens of the cross-entropy of the model against v = v_b - alpha relu(v_r - v_b)
-        v_b, v_r  the logits of the model before unlearning, and of that model reinforced on the forget rows
+        v_b, v_r  the logits of the model before unlearning, and of that model reinforced on the forget examples
         target    argmax: the token of the largest v (the paper's alternative labels); softmax: all of softmax(v)
     With alpha=0 and target=softmax the model is distilled into itself, and the gradient starts at 0.
 
-    The reinforced model is a job of its own, trained as this run is (but for a step wrapper), or with
-    `reinforce_epochs` and `reinforce_learning_rate`. Both models are read from what was stored of them.
+    The reinforced model is a separate job with the training settings of this run (without a gradient transform), or
+    with `reinforce_epochs` and `reinforce_learning_rate`. Both models' outputs are read from stored references.
 
     Pitfalls: logits have no zero point, so a shift of all of v_r against v_b changes the target. There is no retain
-    term; the paper also replaces names by generic ones, which is not done here. alpha is the paper's, not the weight
-    of a retain term.
+    term. The paper also replaces names by generic ones, which this method does not. alpha is the paper's, not the
+    weight of a retain term.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=WHP trainer.method_args.target=softmax
     """
 
     alpha: float = 5.0
+    """Strength of the offset: how much of the reinforced rise is subtracted. 0 distils the old model."""
     target: Literal["argmax", "softmax"] = "argmax"
+    """Training target: the most likely token of v, or the whole softmax(v)."""
     reinforce_epochs: float | None = None
+    """Epochs of the reinforced model; null uses those of this run."""
     reinforce_learning_rate: float | None = None
+    """Learning rate of the reinforced model; null uses that of this run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
@@ -59,16 +63,16 @@ class WHP:
 
     @property
     def reinforce(self) -> Mapping[str, float]:
-        """What the reinforced model's training settings change in the run's own."""
-        given: dict[str, float] = {}
+        """Changes to the run's training settings for the reinforced model."""
+        changes: dict[str, float] = {}
         if self.reinforce_epochs is not None:
-            given |= {"num_train_epochs": self.reinforce_epochs, "max_steps": -1}
+            changes |= {"num_train_epochs": self.reinforce_epochs, "max_steps": -1}
         if self.reinforce_learning_rate is not None:
-            given["learning_rate"] = self.reinforce_learning_rate
-        return given
+            changes["learning_rate"] = self.reinforce_learning_rate
+        return changes
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """The cross-entropy to the generic target."""
+        """Compute the cross-entropy to the generic target; a scalar in nats."""
         now = require(view.forget, "forget")
         before, reinforced = (
             logits(require(side, name)).detach()
@@ -81,9 +85,10 @@ class WHP:
 
 
 def generic(baseline_NV: Tensor, reinforced_NV: Tensor, *, alpha: float) -> Tensor:
-    """The baseline's logits less what the reinforced model raised, in float32 at least: v_b - alpha relu(v_r - v_b).
+    """Return the generic logits v_b - alpha relu(v_r - v_b), in float32 or wider; the shape of the inputs.
 
-    Raises ConfigError where the shapes differ.
+    Raises:
+        ConfigError: If the shapes differ.
     """
     if baseline_NV.shape != reinforced_NV.shape:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Metrics: one family per file, records in, numbers out. A new file in this folder is the whole registration."""
+"""Metrics: one family per file, from records to numbers. A new file in this folder registers itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From rows to one number: means that skip what is missing, their bootstrap interval, the losses of several answers.
+"""From per-example values to one number: means without missing values, bootstrap intervals, losses of several answers.
 
-A row that could not be scored (no scored token, or a loss that is not a number) is NaN. It never enters a mean; it is
-counted in `extra["n_missing"]`.
+A row that has no score (no scored token, or a loss that is not a number) is NaN. It never enters a mean;
+`extra["n_missing"]` counts it.
 """
 
 from __future__ import annotations
@@ -23,47 +23,52 @@ Ids = npt.NDArray[np.int64]
 
 RESAMPLES = 1000
 SEED = 0
-UNSCORED = "what it reads is missing there, or the model's logits were not numbers"
-CELLS = 4_000_000  # numbers drawn at once: bounds the memory of one step of a bootstrap to about 100 MB
+UNSCORED = "a record is missing for them, or the model's logits were not numbers"
+CELLS = 4_000_000  # random numbers per batch: bounds the memory of one step of a bootstrap to about 100 MB
 
 
 def mean_over_rows(
     row_ids: Ids, values_R: Floats, per_row: Mapping[str, list[Score]], extra: Mapping[str, float] | None = None
 ) -> MetricResult:
-    """The mean of one value per row, with its interval.
+    """Return the mean of one value per row, with its interval.
 
-    values_R: shape (R,), NaN where a row has no value. per_row: statistic -> R entries, stored beside the rows.
-    The result's `extra` holds n_missing (rows without a value), and ci_low, ci_high: the 95 % percentile bootstrap
-    interval over rows (1000 resamples, fixed seed), where at least two rows have a value and both ends are finite. The
-    order of the rows does not matter. If no row has a value the result is missing, with its rows kept.
+    `extra` of the result contains n_missing (rows without a value), and ci_low and ci_high: the 95 % percentile
+    bootstrap interval over rows (1000 resamples, fixed seed), if at least two rows have a value and both ends are
+    finite. The order of the rows does not matter. If no row has a value the result is missing, with its rows.
+
+    Args:
+        row_ids: Shape (R,).
+        values_R: Shape (R,), NaN for a row without a value.
+        per_row: Statistic -> R entries, stored with the rows.
+        extra: Further numbers of the result.
     """
     order = np.argsort(row_ids, kind="stable")
     rows = {int(row_ids[i]): {name: column[i] for name, column in per_row.items()} for i in order}
-    kept = values_R[order][~np.isnan(values_R[order])]
-    counted = dict(extra or {}) | {"n_missing": float(len(values_R) - len(kept))}
-    if not len(kept):
-        said = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
-        return MetricResult(math.nan, reason=said, per_row=rows, extra=counted)
-    with np.errstate(over="ignore", invalid="ignore"):  # rows that are infinite, or whose sum is
-        value = float(kept.mean())
-        low, high = bootstrap_interval(kept) if len(kept) > 1 else (math.nan, math.nan)
+    scores = values_R[order][~np.isnan(values_R[order])]
+    numbers = dict(extra or {}) | {"n_missing": float(len(values_R) - len(scores))}
+    if not len(scores):
+        reason = f"none of the {len(values_R)} rows could be scored: {UNSCORED}"
+        return MetricResult(math.nan, reason=reason, per_row=rows, extra=numbers)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values, or an infinite sum
+        value = float(scores.mean())
+        low, high = bootstrap_interval(scores) if len(scores) > 1 else (math.nan, math.nan)
     if math.isfinite(low) and math.isfinite(high):
-        counted |= {"ci_low": low, "ci_high": high}
-    reason = "some rows are inf and some -inf: they have no mean" if math.isnan(value) else None
-    return MetricResult(value=value, reason=reason, per_row=rows, extra=counted)
+        numbers |= {"ci_low": low, "ci_high": high}
+    undefined = "some rows are inf and some -inf: they have no mean" if math.isnan(value) else None
+    return MetricResult(value=value, reason=undefined, per_row=rows, extra=numbers)
 
 
 def band(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Lowest, highest and mean of what several retain models give: the null band. None for fewer than two numbers.
+    """Return lowest, highest and mean of several retain models' values: the retrain-seed range. None if fewer than two.
 
-    A value within it cannot be told from another training seed's.
+    A value within it is indistinguishable from that of another training seed.
     """
-    kept = [v for v in values if math.isfinite(v)]
-    return (min(kept), max(kept), math.fsum(kept) / len(kept)) if len(kept) > 1 else None
+    finite = [v for v in values if math.isfinite(v)]
+    return (min(finite), max(finite), math.fsum(finite) / len(finite)) if len(finite) > 1 else None
 
 
 def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the mean over RESAMPLES draws of R rows with replacement."""
+    """Return the 2.5th and 97.5th percentile of the mean over RESAMPLES draws of R rows with replacement."""
     n = len(values_R)
     step = max(1, CELLS // n)
     rng = np.random.default_rng(SEED)
@@ -76,7 +81,7 @@ def bootstrap_interval(values_R: Floats) -> tuple[float, float]:
 
 
 def mean_of_answers(values_RK: Floats) -> Floats:
-    """Mean over each row's answers, shape (R, K) -> (R,), skipping NaN; NaN for a row that has none."""
+    """Return the mean over each row's answers, shape (R, K) -> (R,), without NaN; NaN for a row that has none."""
     there = ~np.isnan(values_RK)
     counts = np.where(there.any(axis=1), there.sum(axis=1), np.nan)
     means: Floats = np.where(there, values_RK, 0.0).sum(axis=1) / counts
@@ -84,7 +89,7 @@ def mean_of_answers(values_RK: Floats) -> Floats:
 
 
 def log_sum_of_answers(logs_RK: Floats) -> Floats:
-    """log(sum_k exp(x_k)) over each row's answers, shape (R, K) -> (R,), skipping NaN; NaN for a row that has none."""
+    """Return log(sum_k exp(x_k)) over each row's answers, (R, K) -> (R,), without NaN; NaN for a row that has none."""
     there = ~np.isnan(logs_RK)
     sums: Floats = np.logaddexp.reduce(np.where(there, logs_RK, -np.inf), axis=1)
     sums[~there.any(axis=1)] = np.nan
@@ -92,17 +97,22 @@ def log_sum_of_answers(logs_RK: Floats) -> Floats:
 
 
 def resolve(tokens: TokenRecords, name: str) -> list[AnswerTokens]:
-    """The answers a metric's token name stands for: the variant of that name, else all of `name_0`, `name_1`, ..."""
+    """Return the answers behind a metric's token name: the variant of that name, else all of `name_0`, `name_1`, ..."""
     return tokens.answers(name)
 
 
 def answer_losses(inputs: MetricInputs) -> tuple[Ids, list[Floats]]:
-    """Mean loss in nats per token of every answer the metric reads, aligned by row.
+    """Return the mean loss, in nats per token, of every answer that the metric reads, aligned by row.
 
-    Returns the R row ids that any of the answers has, ascending, and for each name in `metric.tokens` an array of
-    shape (R, K), K the number of answers under that name; NaN where a row has no such answer or no scored token. Where
-    the model gave one of these answers no number, all under that name are NaN: the others alone would be another
-    quantity.
+    If the model's output is not a number for one of these answers, all under that name are NaN, because the others
+    alone would be another quantity.
+
+    Returns:
+        The R row ids of all answers, ascending, and for each name in `metric.tokens` an array of shape (R, K), with K
+        the number of answers under that name; NaN for a row without such an answer or without a scored token.
+
+    Raises:
+        ConfigError: If the metric has no token records.
     """
     if inputs.tokens is None:
         raise ConfigError(
@@ -125,7 +135,7 @@ def answer_losses(inputs: MetricInputs) -> tuple[Ids, list[Floats]]:
 
 
 def answer_lists(values_RK: Floats, *, single: bool) -> list[Score]:
-    """A column of per-row statistics: numbers where each row has one answer (`single`), else lists of K."""
+    """Return a column of per-row statistics: numbers if each row has one answer (`single`), else lists of K."""
     return [float(v) for v in values_RK[:, 0]] if single else values_RK.tolist()
 
 
@@ -133,40 +143,42 @@ Floor = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 
 
 def log_floor(floor: float) -> float:
-    """ln(floor), -inf for none."""
+    """Return ln(floor); -inf for a floor of 0."""
     return math.log(floor) if floor else -math.inf
 
 
-def needs_tokens(inputs: MetricInputs, n: int, what: str) -> None:
-    """Check how many token names a metric lists. Raises ConfigError."""
+def needs_tokens(inputs: MetricInputs, n: int, names: str) -> None:
+    """Raise ConfigError unless the metric lists n token names."""
     if len(inputs.metric.tokens) != n:
-        got = list(inputs.metric.tokens)
-        raise ConfigError(f"metric {inputs.metric.name}: family {inputs.metric.family} reads tokens {what}, got {got}")
+        actual = list(inputs.metric.tokens)
+        raise ConfigError(
+            f"metric {inputs.metric.name}: family {inputs.metric.family} reads tokens {names}, got {actual}"
+        )
 
 
 def one_answer(inputs: MetricInputs) -> AnswerTokens:
-    """The tokens of the one answer a metric reads. Raises ConfigError where it names none, several, or a stem."""
+    """Return the tokens of the one answer that a metric reads. Raises ConfigError unless it names exactly one."""
     needs_tokens(inputs, 1, "(answer)")
-    found = [] if inputs.tokens is None else resolve(inputs.tokens, inputs.metric.tokens[0])
-    if len(found) != 1:
+    answers = [] if inputs.tokens is None else resolve(inputs.tokens, inputs.metric.tokens[0])
+    if len(answers) != 1:
         raise ConfigError(
             f"metric {inputs.metric.name}: family {inputs.metric.family} reads token records of one answer to each "
-            f"row, {inputs.metric.tokens[0]!r} stands for {len(found)}"
+            f"row, {inputs.metric.tokens[0]!r} stands for {len(answers)}"
         )
-    return found[0]
+    return answers[0]
 
 
-def row_difference(what: str, mine: Collection[int], retain: Collection[int]) -> str | None:
-    """Why a result of this model and one of the retain model do not cover the same rows, or None if they do."""
+def row_difference(records: str, mine: Collection[int], retain: Collection[int]) -> str | None:
+    """Return why records of this model and of the retain model cover different rows, or None if they are equal."""
     odd = sorted(set(mine) ^ set(retain))
     if not odd:
         return None
     return (
-        f"the retain model's {what} cover other rows: {len(retain)} against {len(mine)} here, "
+        f"the retain model's {records} cover other rows: {len(retain)} against {len(mine)} here, "
         f"{len(odd)} not in both, the first is row {odd[0]}; score both models on the same split"
     )
 
 
 def not_available(parent: str, result: MetricResult) -> MetricResult:
-    """The result of a metric one of whose parents is missing."""
+    """Return the missing result of a metric with a missing parent."""
     return missing(f"needs {parent}, which is missing: {result.reason or 'its value is not a number'}")

@@ -1,7 +1,7 @@
-"""Membership attacks: scores that are lower for rows a model was trained on. One score per row of one set.
+"""Membership attacks: scores that are lower for rows of the training data. One score per row of one set.
 
-A metric of each family is named once on the forget rows and once on rows no model has seen; `attack_auc` holds the two
-against each other. The scores are in nats: a higher one says "not a member".
+Name a metric of each family once on the forget rows and once on rows that no model has seen; `attack_auc` compares the
+two. The scores are in nats: a higher one means "not a member".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from expunge.metrics.aggregate import mean_over_rows, one_answer, row_difference
 from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary, where a model is certain: as in Min-K%++'s own code
+LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary of a certain model: as in Min-K%++'s own code
 
 
 @family(
@@ -28,13 +28,13 @@ LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary, where a model
     paper="Yeom et al. 2018 (arXiv:1709.01604), the loss attack",
 )
 def loss_score(inputs: MetricInputs) -> MetricResult:
-    """The mean loss of the answer's tokens: what was trained on has a low one.
+    """Compute the mean loss of the answer's tokens, which training lowers.
 
-    Formula: s = -(1/n) sum_t log p(a_t | q, a_<t), all n scored tokens, the one that ends the answer included.
+    Formula: s = -(1/n) sum_t log p(a_t | q, a_<t), over all n scored tokens, including the end token.
 
     Reads: tokens (answer). Per row: `score`. The value is the mean over rows.
     Good direction: as far from 0 on the forget rows as on rows the model never saw.
-    Pitfall: a loss also says how easy an answer is. The attack sees membership only where the two sets are alike.
+    Pitfall: a loss also measures how easy an answer is. The attack detects membership only if the two sets are alike.
     """
     answer = one_answer(inputs)
     return _scores(answer, answer.avg_loss())
@@ -48,14 +48,14 @@ def loss_score(inputs: MetricInputs) -> MetricResult:
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
 )
 def zlib_score(inputs: MetricInputs) -> MetricResult:
-    """The mean loss against how well a plain compressor does: easy answers are not taken for known ones.
+    """Compute the mean loss relative to the size of the compressed text, so easy answers do not count as members.
 
     Formula: s = loss_score / bytes of zlib(text), the text of the scored tokens without special ones.
 
-    Reads: tokens (answer), whose records keep the compressed size. Per row: `score`. The value is the mean over rows.
+    Reads: tokens (answer), whose records store the compressed size. Per row: `score`. The value is the mean over rows.
     Good direction: on the forget rows, as on rows the model never saw.
-    Pitfall: the divisor is a size and not a rate while the loss is a mean per token, so a long answer scores low
-    whatever the model knows. That is the attack as published code computes it.
+    Pitfall: the divisor is a size, not a rate, while the loss is a mean per token. So a long answer scores low for
+    every model. Published code of the attack does the same.
     """
     answer = one_answer(inputs)
     return _scores(answer, answer.avg_loss() / answer.zlib)
@@ -69,15 +69,15 @@ def zlib_score(inputs: MetricInputs) -> MetricResult:
     paper="Min-K% Prob, Shi et al. 2023 (arXiv:2310.16789)",
 )
 def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
-    """The mean loss of the least likely tokens: even a member's hardest words are not surprising.
+    """Compute the mean loss of the least likely tokens: even the hardest words of a member are not surprising.
 
     Formula: s = -mean of the m lowest log p(a_t), m = max(1, floor(k n)), over the n scored tokens without the last
-    one (which ends the answer), as in OpenUnlearning.
+    one (the end token), as in OpenUnlearning.
 
     Reads: tokens (answer). Per row: `score`. The value is the mean over rows.
     Arguments: `k`, the share of tokens, 0.4 as in MUSE and OpenUnlearning.
     Good direction: on the forget rows, as on rows the model never saw.
-    Pitfall: a row of one token has nothing left without its last one, and is counted as missing.
+    Pitfall: a row of one token has no token left without its last one, and counts as missing.
     """
     answer = one_answer(inputs).without_last()
     return _scores(answer, _lowest(answer, answer.logp, k))
@@ -91,15 +91,15 @@ def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     paper="Min-K%++, Zhang et al. 2024 (arXiv:2404.02936), equation 3",
 )
 def min_k_plus_plus_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
-    """Min-K% of log-probabilities that are first set against all other tokens the model could have chosen.
+    """Compute Min-K% of log-probabilities that are standardised over all tokens of the vocabulary.
 
     Formula: z_t = (log p(a_t) - mu_t) / sigma_t with mu_t = E_v[log p(v)] and sigma_t^2 = Var_v[log p(v)] over
     v ~ p(. | q, a_<t), sigma_t^2 at least 1e-6; s = -mean of the m lowest z_t, m as in the family `min_k_score`.
 
-    Reads: tokens (answer), whose records keep mean and variance. Per row: `score`. The value is the mean over rows.
+    Reads: tokens (answer), whose records store mean and variance. Per row: `score`. The value is the mean over rows.
     Arguments: `k`, the share of tokens, 0.4 as in OpenUnlearning.
     Good direction: on the forget rows, as on rows the model never saw.
-    Pitfall: where the model is certain sigma is near 0, and a certain error weighs a thousandfold.
+    Pitfall: if the model is certain, sigma is near 0, and a certain error weighs a thousandfold.
     """
     answer = one_answer(inputs).without_last()
     z_N = (answer.logp - answer.mean) / np.sqrt(np.maximum(answer.var, LEAST_VARIANCE))
@@ -114,14 +114,15 @@ def min_k_plus_plus_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResu
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
 )
 def reference_score(inputs: MetricInputs) -> MetricResult:
-    """The loss against that of a model which has not seen the rows: what is easy for both is not taken for known.
+    """Compute the loss minus that of a model without the rows, so answers that are easy for both do not count.
 
     Formula: s = loss_score of this model - loss_score of the retain model, row by row.
 
     Reads: tokens (answer), and the retain model's result of a metric of the family `loss_score` on the same rows.
-    Without a retain model, or with other rows, it is missing and says so. Per row: `score`. The value is their mean.
+    Without a retain model, or with other rows, the result is missing with a reason. Per row: `score`. The value is
+    their mean.
     Good direction: near 0 on both sets; the retain model against itself is 0 on every row.
-    Pitfall: it is the strongest of these attacks because it asks for a model that the attacker would not have.
+    Pitfall: it is the strongest of these attacks, because it needs a model that a real attacker does not have.
     """
     answer = one_answer(inputs)
     name = inputs.metric.retain or "a metric of the family loss_score"
@@ -135,7 +136,7 @@ def reference_score(inputs: MetricInputs) -> MetricResult:
     if differ:
         return missing(differ)
     reference_R = np.array([theirs[i].get("score", math.nan) for i in answer.row_ids.tolist()], dtype=float)
-    with np.errstate(invalid="ignore"):  # impossible for both: a row without a value
+    with np.errstate(invalid="ignore"):  # infinite for both: a row without a value
         return _scores(answer, answer.avg_loss() - reference_R)
 
 
@@ -144,12 +145,12 @@ def _scores(answer: AnswerTokens, scores_R: Floats) -> MetricResult:
 
 
 def _lowest(answer: AnswerTokens, values_N: Floats, share: float) -> Floats:
-    """Minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
+    """Return minus the mean of the lowest share of each row's values, shape (R,); NaN for a row that has none."""
     means = [_mean_of_lowest(row, share) for row in answer.by_row(values_N)]
     return np.array(means, dtype=float)
 
 
 def _mean_of_lowest(values: Floats, share: float) -> float:
-    if not len(values) or np.isnan(values).any():  # sorted, NaN would come last and out of sight
+    if not len(values) or np.isnan(values).any():  # sorting puts NaN last, where the slice would drop it
         return math.nan
     return float(-np.sort(values)[: max(1, int(len(values) * share))].mean())

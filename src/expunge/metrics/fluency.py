@@ -1,4 +1,4 @@
-"""The shape of generations, whatever they say: do they repeat themselves, and do they end?"""
+"""The form of generations, independent of their content: do they repeat themselves, and do they end?"""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ SHAPES: tuple[str, ...] = get_args(Shape)
 @family(
     "fluency",
     revision=2,
-    higher_is="distinct: more varied; repetition: more repeated; ended: more texts that end by themselves",
+    higher_is="distinct: more varied; repetition: more repeated; ended: more texts end before the length limit",
     range="[0, 1]; [0, inf) for n_tokens",
     paper="distinct-n: Li et al. 2016 (arXiv:1510.03055); repetition: Welleck et al. 2019 (arXiv:1908.04319)",
 )
 def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> MetricResult:
-    """Whether answers still look like answers: a ruined model repeats itself, says nothing, or never stops.
+    """Measure whether answers still look like answers: a ruined model repeats itself, is silent, or never stops.
 
     Formula, over the words of one generation (split at blanks):
         distinct_n    different n-grams / n-grams, n = 1 or 2
         repetition_4  1 - different 4-grams / 4-grams (default)
-        ended         1 if the model ended by itself, 0 at the length limit
-        n_tokens      tokens it generated, the end included
+        ended         1 if the model ended the text, 0 at the length limit
+        n_tokens      number of generated tokens, including the end token
         empty         1 if it has no word
-    A text too short to have an n-gram has no distinct_n; its repetition_4 is 0. A text that broke off at once because
-    the model's logits were not numbers has none of them. The value is the mean over rows (and
-    over a row's samples first).
+    A text too short for an n-gram has no distinct_n; its repetition_4 is 0. A text without tokens, because the model's
+    logits were not numbers, has none of them. The value is the mean over rows (and over a row's samples first).
 
     Reads: generations. Per row: all six. Extra: the mean of each over rows.
     Arguments: `statistic`.
-    Good direction: near the full model's values on every set of rows; repetition low, ended high.
-    Pitfalls: it says nothing of content: a fluent refusal and a fluent leak look alike. Values depend on the length
-    limit (`eval.generation.max_new_tokens`).
+    Good direction: near the target model's values on every set of rows; repetition low, ended high.
+    Pitfalls: it ignores content: a fluent refusal and a fluent leak look alike. Values depend on the length limit
+    (`eval.generation.max_new_tokens`).
     """
     if inputs.texts is None:
         raise ConfigError(
@@ -51,7 +50,7 @@ def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> Metri
         by_row.setdefault(text.row_id, []).append(shape(text))
     if not by_row:
         return missing("there is no generation")
-    table = np.array([_means(np.array(found)) for found in by_row.values()])  # (rows, statistics)
+    table = np.array([_means(np.array(shapes)) for shapes in by_row.values()])  # (rows, statistics)
     columns = {name: table[:, i].tolist() for i, name in enumerate(SHAPES)}
     means = _means(table)
     extra = {name: float(means[i]) for i, name in enumerate(SHAPES)}
@@ -59,8 +58,8 @@ def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> Metri
 
 
 def shape(text: GeneratedText) -> list[float]:
-    """The six statistics of one generation, in the order of SHAPES."""
-    if not text.n_new_tokens:  # nothing was said, which is neither fluent nor repetitive
+    """Return the six statistics of one generation, in the order of SHAPES."""
+    if not text.n_new_tokens:  # an interrupted text is neither fluent nor repetitive
         return [math.nan] * len(SHAPES)
     words = text.generation.split()
     return [
@@ -79,6 +78,6 @@ def _distinct(words: list[str], n: int) -> float:
 
 
 def _means(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[float]:
-    """Column means that skip NaN; NaN for a column of nothing else."""
-    kept = [column[~np.isnan(column)] for column in table.T]
-    return [float(column.mean()) if len(column) else math.nan for column in kept]
+    """Return column means without NaN; NaN for a column of NaN only."""
+    columns = [column[~np.isnan(column)] for column in table.T]
+    return [float(column.mean()) if len(column) else math.nan for column in columns]

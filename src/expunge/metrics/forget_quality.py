@@ -1,4 +1,4 @@
-"""Forget quality: can the unlearned model be told from one that never saw the forget rows?"""
+"""Forget quality: is the unlearned model distinguishable from one that never saw the forget rows?"""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Value = Literal["p", "ln_p", "ln_p_greater"]
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
 def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
-    """The p-value of a two-sided Kolmogorov-Smirnov test: truth ratios of this model against the retain model's.
+    """Compute the p-value of a two-sided Kolmogorov-Smirnov test of this model's and the retain model's truth ratios.
 
     Formula: D = max |F_model(x) - F_retain(x)| over the truth ratios of the forget rows (raw, not folded at 1); the
     value is P(D or larger | same distribution), scipy's `ks_2samp`.
 
     Reads: parent `truth_ratio`, and the same metric of the retain model, over the same rows. Without a retain model,
-    or with other rows, it is missing and says so. Rows that either side could not score leave both sides.
-    Extra: ks_distance (D) with ks_ci_low and ks_ci_high (95 % bootstrap over rows, drawn alike on both sides; a largest
-    gap leans upward, so the interval may lie above D), log10_p and ln_p (two-sided), ln_p_greater (one-sided: this
-    model's ratios lie lower). The logs are exact (reflection principle, below) and finite where the p-value itself
-    underflows to 0. n_rows, n_missing.
+    or with other rows, the result is missing with a reason. Rows without a score on one side leave both sides.
+    Extra: ks_distance (D) with ks_ci_low and ks_ci_high (95 % bootstrap over rows, the same draws on both sides; a
+    largest gap is biased upward, so the interval may lie above D), log10_p and ln_p (two-sided), ln_p_greater
+    (one-sided: this model's ratios lie lower). The logs are exact (reflection principle, below) and finite even if the
+    p-value underflows to 0. n_rows, n_missing.
     Arguments: `value`: p (default), ln_p (arcsf's forget_quality_2) or ln_p_greater (its forget_quality_1).
-    Good direction: high; above 0.05 the two cannot be told apart.
+    Good direction: high; above 0.05 the test does not distinguish the two.
     Pitfalls: the p-value falls with the number of rows at the same D, so compare D across splits and p within one. It
-    is high for any model whose ratios happen to look like the retain model's, a broken one included. It says nothing
-    unless both sides use the same truth-ratio arguments.
+    is high for any model with ratios like the retain model's, even a broken one. It means nothing unless both sides use
+    the same truth-ratio arguments.
 
     Exact tail for n rows on each side, with k = n D:
         one-sided  C(2n, n+k) / C(2n, n)
@@ -64,7 +64,7 @@ def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
     if n == 0:
         return missing("no row has a truth ratio in both models")
 
-    from scipy.stats import ks_2samp  # imported here: half a second that other commands should not wait for
+    from scipy.stats import ks_2samp  # imported here, because it takes half a second
 
     test = ks_2samp(x_n, y_n)
     greater = ks_2samp(x_n, y_n, alternative="greater", method="asymp")  # only its distance is read
@@ -87,14 +87,14 @@ def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
 
 
 def ks_distance(x_n: Floats, y_m: Floats) -> float:
-    """max |F_x - F_y|: the largest gap between two empirical distribution functions."""
+    """Return max |F_x - F_y|, the largest gap between two empirical distribution functions."""
     both = np.concatenate([x_n, y_m])
     gaps = [np.searchsorted(np.sort(side), both, side="right") / len(side) for side in (x_n, y_m)]
     return float(np.max(np.abs(gaps[0] - gaps[1])))
 
 
 def ks_between(one: MetricResult, other: MetricResult) -> float:
-    """The KS distance between two models' truth ratios over the rows that both have; NaN if they share none."""
+    """Return the KS distance between two models' truth ratios over the rows of both; NaN if they share none."""
     if set(one.per_row) != set(other.per_row):
         return math.nan
     x_n, y_n = _paired_scores(one, other)
@@ -102,27 +102,27 @@ def ks_between(one: MetricResult, other: MetricResult) -> float:
 
 
 def ks_interval(x_n: Floats, y_n: Floats) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the KS distance over RESAMPLES draws of rows, the same rows on both sides."""
-    # Ranks in place of ratios: the distance is the same, and counting them is quick.
+    """Return the 2.5th and 97.5th percentile of the KS distance over RESAMPLES draws, the same rows on both sides."""
+    # Ranks in place of ratios: the distance is the same, and it is fast to count them.
     rank = np.unique(np.concatenate([x_n, y_n]), return_inverse=True)[1]
     x_rank, y_rank, top = rank[: len(x_n)], rank[len(x_n) :], int(rank.max()) + 1
     rng = np.random.default_rng(SEED)
-    found = np.empty(RESAMPLES)
+    distances = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        drawn = rng.integers(0, len(x_n), size=len(x_n))
-        gap = np.bincount(x_rank[drawn], minlength=top) - np.bincount(y_rank[drawn], minlength=top)
-        found[i] = np.abs(gap.cumsum()).max() / len(x_n)
-    low, high = np.quantile(found, [0.025, 0.975])
+        sample = rng.integers(0, len(x_n), size=len(x_n))
+        gap = np.bincount(x_rank[sample], minlength=top) - np.bincount(y_rank[sample], minlength=top)
+        distances[i] = np.abs(gap.cumsum()).max() / len(x_n)
+    low, high = np.quantile(distances, [0.025, 0.975])
     return float(low), float(high)
 
 
 def ln_p_one_sided(n: int, k: int) -> float:
-    """ln P(n D+ >= k) for two samples of n from one continuous distribution, exact for 0 <= k <= n."""
+    """Return ln P(n D+ >= k) for two samples of n from one continuous distribution, exact for 0 <= k <= n."""
     return float(_ln_terms(n, np.array([float(k)]))[0])
 
 
 def ln_p_two_sided(n: int, k: int) -> float:
-    """ln P(n D >= k) for two samples of n from one continuous distribution, exact for 0 <= k <= n."""
+    """Return ln P(n D >= k) for two samples of n from one continuous distribution, exact for 0 <= k <= n."""
     if k == 0:
         return 0.0
     terms = _ln_terms(n, np.arange(1, n // k + 1, dtype=np.float64) * k)
@@ -132,13 +132,13 @@ def ln_p_two_sided(n: int, k: int) -> float:
 
 
 def _ln_terms(n: int, k: Floats) -> Floats:
-    """ln(C(2n, n+k) / C(2n, n))."""
+    """Return ln(C(2n, n+k) / C(2n, n))."""
     terms: Floats = 2 * gammaln(n + 1) - gammaln(n + k + 1) - gammaln(n - k + 1)
     return terms
 
 
 def _paired_scores(mine: MetricResult, retain: MetricResult) -> tuple[Floats, Floats]:
-    """Scores of the rows both sides have, in one order: ln R if both store it, else R (other projects' files)."""
+    """Return scores of the rows of both sides, in one order: ln R if both store it, else R (other projects' files)."""
     both = [*mine.per_row.values(), *retain.per_row.values()]
     statistic = "log_score" if all("log_score" in row for row in both) else "score"
     ids = sorted(mine.per_row)

@@ -1,4 +1,4 @@
-"""The gradient attack: what a model has learned pulls less at its weights."""
+"""The gradient attack: the loss of a memorised example has a smaller gradient."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Norm = Literal["tensor_mean", "l1", "l2", "linf"]
     paper="Wang et al. 2024, Pandora's White-Box (arXiv:2402.17012)",
 )
 def gradnorm_score(inputs: MetricInputs, *, norm: Norm = "tensor_mean") -> MetricResult:
-    """The size of the loss gradient of one row: near a minimum that the row helped to make, it is small.
+    """Compute the size of the loss gradient of one row, which is small near a minimum that the row helped to make.
 
-    Formula, with g = d/dtheta of the row's mean token loss (one row by itself, without the token that ends the answer,
-    as in OpenUnlearning; all weights, a tied tensor once):
+    Formula, with g = d/dtheta of the row's mean token loss (one row alone, without the end token, as in
+    OpenUnlearning; all weights, a tied tensor once):
         tensor_mean (default)  mean over parameter tensors of ||g_tensor||_2, as in OpenUnlearning
         l1, l2, linf           ||g||_p over all weights as one vector, as in the paper
 
-    Reads: gradient records: a backward pass a row, the dearest of the attacks. Per row: `score`, the
-    chosen norm. The value is the mean over rows.
+    Reads: gradient records: one backward pass per row, the most expensive attack. Per row: `score`,
+    the selected norm. The value is the mean over rows.
     Arguments: `norm`.
     Good direction: on the forget rows as on rows the model never saw (family `attack_auc`).
-    Pitfalls: norms grow with the model, so no two models' values compare, only their AUCs. A method that works on the
-    gradient's size (flat minima, ascent) moves this score without moving what is known.
+    Pitfalls: norms grow with the model, so compare AUCs of two models, not values. A method that changes the gradient's
+    size (flat minima, ascent) moves this score without a change of knowledge.
     """
     numbers = inputs.numbers("grads")
     column = numbers.columns[norm]

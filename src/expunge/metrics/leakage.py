@@ -1,4 +1,4 @@
-"""Leakage beyond the one greedy answer: the best of several samples, and the worst of several ways to ask."""
+"""Leakage beyond one greedy answer: the best of several samples, and the worst of several prompts."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ Threshold = Annotated[float, Field(ge=0.0, le=1.0)]
 def leak_at_k(
     inputs: MetricInputs, *, k: Count, statistic: Measure = "rougeL_recall", threshold: Threshold | None = None
 ) -> MetricResult:
-    """How good the best of k sampled answers is, on average: what one greedy answer hides may come on a second try.
+    """Compute the mean score of the best of k sampled answers, because a second try may leak more than a greedy one.
 
     Formula, for a row whose n sampled answers score s_(1) <= ... <= s_(n), the mean of the best over all k-subsets:
         leak@k = sum_{i=k}^{n} s_(i) C(i-1, k-1) / C(n, k)
     an unbiased estimate of E[max of k samples]. The value is the mean over rows.
 
-    Reads: several generations a row at a temperature (samples; `eval.sampling`). Per row: `score`,
+    Reads: several generations per row at a temperature (samples; `eval.sampling`). Per row: `score`,
     `best` (of all n), `mean`.
-    Arguments: `k`, at most n; `statistic`: rougeL_recall (default), rougeL_f1, rouge1_recall, or similarity (by an
-    embedding model, read from samples_similarity); `threshold` turns a score into leaked (1, at least this) or not (0):
-    the share of rows that leak within k tries.
+    Arguments: `k`, at most n; `statistic`: rougeL_recall (default), rougeL_f1, rouge1_recall, or similarity (of an
+    embedding model); `threshold` turns a score into leaked (1, at least this) or not (0): the share of
+    rows that leak within k tries.
     Good direction: near the retain model's value at the same k, temperature and length. It rises with k for any model.
-    Pitfalls: recall rewards long samples: give all models the same `max_new_tokens`. The variance grows as k nears n.
+    Pitfalls: recall rewards long samples: use the same `max_new_tokens` for all models. The variance grows as k nears
+    n.
     """
     if inputs.texts is None or "samples" not in inputs.metric.reads:
         raise ConfigError(
@@ -68,7 +69,7 @@ def leak_at_k(
 
 
 def best_of(scores_n: Floats, k: int) -> float:
-    """The mean of the largest over all k-subsets of n numbers; NaN if one of them is NaN."""
+    """Return the mean of the largest over all k-subsets of n numbers; NaN if one of them is NaN."""
     if np.isnan(scores_n).any():
         return math.nan
     n = len(scores_n)
@@ -90,23 +91,23 @@ Value = Literal["prob", "score", "rougeL_recall", "rougeL_f1", "rouge1_recall", 
 @family(
     "worst_case",
     revision=1,
-    higher_is="more is left, in the way of asking that brings out most",
+    higher_is="more is left, under the prompt that leaks most",
     range="that of its parents",
     paper="worst case over paraphrases and formats, as in JensUn (arXiv:2509.02820)",
 )
 def worst_case(inputs: MetricInputs, *, statistic: Value | None = None) -> MetricResult:
-    """For each row the largest of several metrics: one way to ask that works is enough for what was to be forgotten.
+    """Return for each row the largest of several metrics, because one prompt that leaks is enough.
 
-    Formula: w(x) = max over parents of the parent's value of row x; the value is the mean over rows. A row that a
-    parent could not score takes the others.
+    Formula: w(x) = max over parents of the parent's value of row x; the value is the mean over rows. Parents without a
+    score for a row are ignored for it.
 
-    Reads: its parents, all over the same rows asked in other words or forms, each larger where more is left
-    (probability, ROUGE recall, leak_at_k). Per row: `score`. Extra: for each parent `by_<role>`, the share of rows in
-    which it alone or first is the largest, and `over_best_parent`, by how much the value exceeds the largest parent's.
-    Arguments: `statistic`, which of the parents' values by row; by default the first of prob, score, rougeL_recall and
+    Reads: its parents, all over the same rows with other prompts or forms, each larger if more is left (probability,
+    ROUGE recall, leak_at_k). Per row: `score`. Extra: for each parent `by_<role>`, the share of rows in which it alone
+    or first is the largest, and `over_best_parent`, the value minus the largest parent's value.
+    Arguments: `statistic`, the parents' value by row to compare; by default the first of prob, score, rougeL_recall and
     similarity that all parents have.
     Good direction: near the retain model's value of the same metric.
-    Pitfall: a maximum over more ways is never smaller, for the retain model too: compare only over the same ways.
+    Pitfall: a maximum over more prompts is never smaller, also for the retain model: compare only the same prompts.
     """
     if len(inputs.parents) < 2:
         raise ConfigError(f"metric {inputs.metric.name}: family worst_case needs at least two parents")
@@ -114,13 +115,13 @@ def worst_case(inputs: MetricInputs, *, statistic: Value | None = None) -> Metri
         if not part.per_row:
             return not_available(inputs.metric.parents[role], part)
     names = [statistic] if statistic else list(get_args(Value))
-    held = [{name for row in p.per_row.values() for name in row} for p in inputs.parents.values()]
-    chosen = next((n for n in names if all(n in h for h in held)), None)
-    if chosen is None:
-        asked = f"have {statistic!r}" if statistic else "share a value by row"
-        raise ConfigError(f"metric {inputs.metric.name}: its parents do not all {asked}")
+    available = [{name for row in p.per_row.values() for name in row} for p in inputs.parents.values()]
+    common = next((n for n in names if all(n in h for h in available)), None)
+    if common is None:
+        lacking = f"have {statistic!r}" if statistic else "share a value by row"
+        raise ConfigError(f"metric {inputs.metric.name}: its parents do not all {lacking}")
     ids = sorted(set().union(*(p.per_row for p in inputs.parents.values())))
-    table = np.array([[_number(p, i, chosen) for i in ids] for p in inputs.parents.values()])  # (parents, rows)
+    table = np.array([[_number(p, i, common) for i in ids] for p in inputs.parents.values()])  # (parents, rows)
     there = ~np.isnan(table).all(axis=0)
     worst_R = np.full(len(ids), math.nan)
     worst_R[there] = np.nanmax(table[:, there], axis=0)

@@ -1,4 +1,4 @@
-"""What membership attacks find: can the forget rows be told from rows no model has seen?"""
+"""Results of membership attacks: are the forget rows distinguishable from rows that no model has seen?"""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ LOW_FPR = 0.01
 @family(
     "attack_auc",
     revision=1,
-    higher_is="members and others are told apart; 0.5 is chance",
+    higher_is="members and others are distinguishable; 0.5 is chance",
     range="[0, 1]",
-    paper="Carlini et al. 2022 (arXiv:2112.03570), for reading attacks at a low false positive rate",
+    paper="Carlini et al. 2022 (arXiv:2112.03570), for attacks at a low false positive rate",
 )
 def attack_auc(inputs: MetricInputs) -> MetricResult:
-    """How well an attack's score tells members (the forget rows) from others (rows no model has seen).
+    """Compute how well an attack's score separates members (the forget rows) from others (rows no model has seen).
 
     Formula: AUC = P(score of a member < score of another), ties count half; the area under the ROC curve of the score
     with members labelled 0 and others 1, as in OpenUnlearning.
 
-    Reads: parents `members` and `others`, two metrics of one attack's family. Rows without a score leave.
-    Extra: ci_low, ci_high (95 % bootstrap over the rows of each side), tpr_at_1fpr (share of the members found where
-    1 % of the others are taken for members), mean_members, mean_others (mean scores), n_members, n_others, n_missing.
-    With the retain model's result of the same metric: auc_retain, and auc_distance = |AUC - auc_retain|.
+    Reads: parents `members` and `others`, two metrics of one attack's family. Rows without a score are ignored.
+    Extra: ci_low, ci_high (95 % bootstrap over the rows of each side), tpr_at_1fpr (share of the members detected at a
+    false positive rate of 1 %), mean_members, mean_others (mean scores), n_members, n_others, n_missing. With the
+    retain model's result of the same metric: auc_retain, and auc_distance = |AUC - auc_retain|.
     Good direction: near the retain model's AUC from either side, so read auc_distance. Without a retain model, near 0.5
     only if the two sets are equally hard for a model that saw neither.
-    Pitfall: an AUC far below 0.5 is no better than one far above: rows that were pushed down too far stand out as well.
+    Pitfall: an AUC far below 0.5 is no better than one far above: over-suppressed rows are conspicuous as well.
     """
     names = inputs.metric.parents
     if set(names) != set(SIDES):
@@ -47,10 +47,10 @@ def attack_auc(inputs: MetricInputs) -> MetricResult:
     sides: list[Floats] = []
     for role in SIDES:
         column = np.array([row.get("score", math.nan) for row in inputs.parents[role].per_row.values()], dtype=float)
-        kept = column[~np.isnan(column)]
-        if not len(kept):
+        scores = column[~np.isnan(column)]
+        if not len(scores):
             return not_available(names[role], inputs.parents[role])
-        sides.append(kept)
+        sides.append(scores)
     # Ranks in place of scores: the curve is the same, and an infinite score has one.
     rank_N = np.unique(np.concatenate(sides), return_inverse=True)[1].astype(np.int64)
     member_M, other_O = rank_N[: len(sides[0])], rank_N[len(sides[0]) :]
@@ -73,22 +73,22 @@ def attack_auc(inputs: MetricInputs) -> MetricResult:
 @family(
     "privleak",
     revision=2,
-    higher_is="0 is best; below 0 the forget rows are still known, above 0 they were pushed down too far",
+    higher_is="0 is best; below 0 the model still knows the forget rows, above 0 they were suppressed too far",
     range="(-100, inf) percent",
     paper="MUSE (arXiv:2407.06460), section 3.2",
 )
 def privleak(inputs: MetricInputs, *, ref_value: Auc | None = None) -> MetricResult:
-    """How far an attack's AUC is from the retain model's, in percent of the latter.
+    """Compute how far an attack's AUC is from the retain model's, in percent of the latter.
 
     Formula: 100 ((1 - AUC) - (1 - AUC_ref)) / ((1 - AUC_ref) + 1e-10), with the AUC of the family `attack_auc`; MUSE
-    and OpenUnlearning take Min-K%. MUSE labels members 1, so its AUC is 1 - AUC here.
+    and OpenUnlearning use Min-K%. MUSE labels members 1, so its AUC is 1 - AUC here.
 
-    Reads: parent `auc`, and the same metric of the retain model. Without one it is missing and says so.
-    Extra: auc_ref; ci_low and ci_high from those of this model's AUC, the retain model's taken as it is.
-    Arguments: `ref_value` stands in for the retain model's AUC where none is given; 0.5 is what OpenUnlearning takes
-    silently. There is none by default: models that saw neither set rarely have 0.5.
+    Reads: parent `auc`, and the same metric of the retain model. Without one the result is missing with a reason.
+    Extra: auc_ref; ci_low and ci_high from those of this model's AUC, with the retain model's AUC as a constant.
+    Arguments: `ref_value` replaces the retain model's AUC if there is none. OpenUnlearning uses 0.5 without a message.
+    There is no default here: models that saw neither set rarely have 0.5.
     Good direction: near 0, from either side.
-    Pitfall: the scale is lopsided. -100 is the least, and where AUC_ref is near 1 the largest has no bound.
+    Pitfall: the scale is asymmetric. The minimum is -100, and if AUC_ref is near 1 there is no maximum.
     """
     name = inputs.metric.parents.get("auc")
     if name is None:
@@ -101,14 +101,14 @@ def privleak(inputs: MetricInputs, *, ref_value: Auc | None = None) -> MetricRes
     elif ref_value is not None:
         reference = ref_value
     else:
-        asked = inputs.metric.retain or name
+        parent = inputs.metric.retain or name
         if inputs.retain is not None:
-            return not_available(f"the retain model's {asked}", inputs.retain)
-        return missing(f"needs a retain model's AUC ({asked}); none was given")
-    found = inputs.parents["auc"].extra
+            return not_available(f"the retain model's {parent}", inputs.retain)
+        return missing(f"needs a retain model's AUC ({parent}); none was given")
+    interval = inputs.parents["auc"].extra
     extra = {"auc_ref": reference}
-    if "ci_low" in found:  # it falls as the AUC rises: the ends change places
-        extra |= {"ci_low": _leak(found["ci_high"], reference), "ci_high": _leak(found["ci_low"], reference)}
+    if "ci_low" in interval:  # the value falls as the AUC rises: the ends change places
+        extra |= {"ci_low": _leak(interval["ci_high"], reference), "ci_high": _leak(interval["ci_low"], reference)}
     return MetricResult(value=_leak(auc, reference), extra=extra)
 
 
@@ -117,18 +117,18 @@ def _leak(auc: float, reference: float) -> float:
 
 
 def _curve(member_M: Ints, other_O: Ints) -> tuple[float, float]:
-    """The AUC, and the true positive rate where at most 1 % of the others are taken for members."""
-    # Imported here: a second that a command which attacks nothing should not wait for.
+    """Return the AUC, and the true positive rate at a false positive rate of at most 1 %."""
+    # Imported here, because it takes a second and most commands do not need it.
     from sklearn.metrics import roc_auc_score, roc_curve
 
     is_member_N = np.repeat([1, 0], [len(member_M), len(other_O)])
-    knows_N = -np.concatenate([member_M, other_O])
-    fpr, tpr, _ = roc_curve(is_member_N, knows_N, drop_intermediate=False)
-    return float(roc_auc_score(is_member_N, knows_N)), float(tpr[fpr <= LOW_FPR].max())
+    confidence_N = -np.concatenate([member_M, other_O])
+    fpr, tpr, _ = roc_curve(is_member_N, confidence_N, drop_intermediate=False)
+    return float(roc_auc_score(is_member_N, confidence_N)), float(tpr[fpr <= LOW_FPR].max())
 
 
 def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the AUC over RESAMPLES draws of the rows of each side with replacement.
+    """Return the 2.5th and 97.5th percentile of the AUC over RESAMPLES draws of each side's rows with replacement.
 
     member_M, other_O: ranks of the scores among all distinct ones, from 0. Equal scores have equal ranks.
     """
@@ -137,9 +137,9 @@ def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
     step = max(1, CELLS // (n + m + o))
     aucs = []
     for start in range(0, RESAMPLES, step):
-        drawn = [(rng.integers(0, m, m), rng.integers(0, o, o)) for _ in range(min(step, RESAMPLES - start))]
-        members_Sn = _counts(member_M[np.stack([d[0] for d in drawn])], n)
-        others_Sn = _counts(other_O[np.stack([d[1] for d in drawn])], n)
+        draws = [(rng.integers(0, m, m), rng.integers(0, o, o)) for _ in range(min(step, RESAMPLES - start))]
+        members_Sn = _counts(member_M[np.stack([d[0] for d in draws])], n)
+        others_Sn = _counts(other_O[np.stack([d[1] for d in draws])], n)
         below_Sn = members_Sn.cumsum(1) - members_Sn / 2  # members that score lower than each rank; ties count half
         aucs.append((others_Sn * below_Sn).sum(1) / (m * o))
     low, high = np.quantile(np.concatenate(aucs), [0.025, 0.975])
@@ -147,7 +147,7 @@ def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
 
 
 def _counts(rank_SR: Ints, n: int) -> Ints:
-    """How often each of n ranks stands in each row, shape (S, n)."""
+    """Count each of n ranks in each row, shape (S, n)."""
     s = len(rank_SR)
     counts: Ints = np.bincount((rank_SR + n * np.arange(s)[:, None]).ravel(), minlength=s * n).reshape(s, n)
     return counts

@@ -1,4 +1,4 @@
-"""Model utility: what the model still knows and can do, as one number."""
+"""Model utility: the remaining knowledge and skill of the model, as one number."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Mean = Literal["harmonic", "arithmetic"]
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
 def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: bool = False) -> MetricResult:
-    """The harmonic mean of what is left of the model outside the forget rows.
+    """Compute the harmonic mean of the model's scores outside the forget rows.
 
-    Formula: n / sum_i (1 / x_i) over the metric's parents; 0 if any of them is 0. TOFU takes nine: probability, ROUGE
+    Formula: n / sum_i (1 / x_i) over the metric's parents; 0 if any of them is 0. TOFU uses nine: probability, ROUGE
     and truth ratio, each on the retain rows, the real authors and the world facts.
 
-    Reads: its parents' values. If one is missing this is missing, and names it: a mean over the rest would be another
+    Reads: its parents' values. If one is missing, this is missing and names it: a mean over the others would be another
     quantity under the same name.
-    Arguments, which give arcsf's utilities: `mean` arithmetic in place of harmonic. `complement` takes 1 - x_i in
+    Arguments, which reproduce arcsf's utilities: `mean` arithmetic in place of harmonic. `complement` uses 1 - x_i in
     place of x_i: over probability, clamped truth ratio and ROUGE of the forget rows it is arcsf's forget utility,
-    high where little is left of them.
-    Good direction: high; judge it against the model before unlearning.
-    Pitfall: the smallest part rules. A part near 0 for reasons of its own (no ROUGE on world facts in a tiny model)
+    high if little is left of them.
+    Good direction: high; compare with the model before unlearning.
+    Pitfall: the smallest part dominates. A part near 0 for unrelated reasons (no ROUGE on world facts in a tiny model)
     hides every change in the other eight.
     """
     if not inputs.parents:
@@ -50,6 +50,6 @@ def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: 
     if mean == "arithmetic":
         return MetricResult(value=statistics.fmean(parts))
 
-    from scipy.stats import hmean  # imported here: half a second that other commands should not wait for
+    from scipy.stats import hmean  # imported here, because it takes half a second
 
     return MetricResult(value=float(hmean(parts)))

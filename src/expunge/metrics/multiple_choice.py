@@ -27,27 +27,27 @@ STATISTICS = ("acc", "acc_norm")
     paper="Hendrycks et al. 2021 (arXiv:2009.03300); acc and acc_bytes of lm-evaluation-harness",
 )
 def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResult:
-    """The share of questions whose right option is the most likely one.
+    """Compute the share of questions whose right option is the most likely one.
 
     Formula: an option's score is sum_t log p(o_t | q, o_<t) over its tokens, without an end token (`acc`), or that sum
-    over the option's length in bytes of UTF-8, without the blank before it (`acc_norm`). A row is 1 where the right
-    option has the highest score, else 0; where it shares the highest score with others, 1 / (how many share it).
+    over the option's length in bytes of UTF-8, without the blank before it (`acc_norm`). A row is 1 if the right option
+    has the highest score, else 0; 1 / n if n options share the highest score with it.
 
     Reads: tokens (right, wrong), such as ("answer", "wrong"). Per row: `acc`, `acc_norm`. The value is the mean over
-    rows of one of them; `extra` holds both.
+    rows of one of them; `extra` contains both.
     Arguments: `score`: sum (the value is acc) or per_byte (acc_norm).
-    Good direction: on hazardous or forgotten knowledge towards 1 / options, what guessing gives, and no lower; on the
+    Good direction: on hazardous or forgotten knowledge down to 1 / options, the value of guessing, and no lower; on the
     rest high.
-    Pitfalls: lm-evaluation-harness gives a tie to the option listed first, so a model that finds all options equally
-    likely scores the share of questions whose first option is right; here it scores 1 / options. Its acc_norm divides
-    by characters and its acc_bytes by bytes, as here. An accuracy well below guessing is knowledge too, turned over.
+    Pitfalls: lm-evaluation-harness resolves a tie in favour of the first option. So a model with equally likely options
+    scores the share of questions whose first option is right; here it scores 1 / options. Its acc_norm divides by
+    characters; its acc_bytes divides by bytes, as here. An accuracy well below guessing is inverted knowledge.
     """
     needs_tokens(inputs, 2, "(right, wrong)")
     row_ids, (sums_RK, norms_RK), has_RK = _option_scores(inputs)
     columns = {"acc": _hits(sums_RK, has_RK), "acc_norm": _hits(norms_RK, has_RK)}
-    chosen = columns["acc" if score == "sum" else "acc_norm"]
+    hits = columns["acc" if score == "sum" else "acc_norm"]
     extra = {name: _mean(hits_R) for name, hits_R in columns.items()}
-    return mean_over_rows(row_ids, chosen, {name: hits_R.tolist() for name, hits_R in columns.items()}, extra)
+    return mean_over_rows(row_ids, hits, {name: hits_R.tolist() for name, hits_R in columns.items()}, extra)
 
 
 @family(
@@ -58,15 +58,15 @@ def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResu
     paper="Hendrycks et al. 2021 (arXiv:2009.03300)",
 )
 def mean_over_questions(inputs: MetricInputs, *, statistic: Literal["acc", "acc_norm"] = "acc") -> MetricResult:
-    """The mean over the questions of all subjects: a subject of 1500 questions counts 15 times one of 100.
+    """Compute the mean over the questions of all subjects: a subject of 1500 questions counts 15 times one of 100.
 
-    Formula: (1/N) sum over the N questions of all parents of `statistic`. `extra` holds `mean_over_subjects`, where
-    each subject counts once, and both statistics' means over questions.
+    Formula: (1/N) sum over the N questions of all parents of `statistic`. `extra` contains `mean_over_subjects`, in
+    which each subject counts once, and both statistics' means over questions.
 
     Reads: the results of metrics of the family `multiple_choice`, one for each subject, as parents.
     Arguments: `statistic`: acc or acc_norm.
     Good direction: high; near the model before unlearning.
-    Pitfall: papers report either mean. MMLU's own code and lm-evaluation-harness take the one over questions.
+    Pitfall: papers report either mean. MMLU's own code and lm-evaluation-harness use the one over questions.
     """
     if not inputs.parents:
         raise ConfigError(
@@ -80,13 +80,13 @@ def mean_over_questions(inputs: MetricInputs, *, statistic: Literal["acc", "acc_
     extra = {s: _mean(values_N) for s, values_N in pooled.items()}
     extra["mean_over_subjects"] = _mean(np.array(subjects))
     whole = mean_over_rows(np.arange(len(pooled[statistic])), pooled[statistic], {}, extra)
-    return dataclasses.replace(whole, per_row={})  # the rows stand with the subjects
+    return dataclasses.replace(whole, per_row={})  # the subjects' results contain the rows
 
 
 def _option_scores(inputs: MetricInputs) -> tuple[Ids, tuple[Floats, Floats], npt.NDArray[np.bool_]]:
-    """Row ids; for each row and option the sum of log-probabilities, and that sum per byte; and which rows have which.
+    """Return row ids, the sum of log-probabilities of each option, that sum per byte, and a mask of options.
 
-    All of shape (R, K); the right option is column 0. NaN where an option has no scored token.
+    All of shape (R, K); the right option is column 0. NaN for an option without a scored token.
     """
     records = inputs.tokens
     if records is None:
@@ -101,7 +101,7 @@ def _option_scores(inputs: MetricInputs) -> tuple[Ids, tuple[Floats, Floats], np
     has_RK = np.zeros(sums_RK.shape, dtype=bool)
     has_RK[:, 0] = True  # a row without its right option has no score
     for k, option in enumerate(options):
-        # Not the mean times the length: that rounds, and a tie would be broken by chance.
+        # Not the mean times the length: rounding would break ties at random.
         total_R = np.array([row.sum() if len(row) else math.nan for row in option.by_row(option.logp)])
         at = np.searchsorted(row_ids, option.row_ids)
         has_RK[at, k] = True
@@ -111,7 +111,7 @@ def _option_scores(inputs: MetricInputs) -> tuple[Ids, tuple[Floats, Floats], np
 
 
 def _hits(scores_RK: Floats, has_RK: npt.NDArray[np.bool_]) -> Floats:
-    """1 where column 0 has the row's highest score, 1 / n where n share it, else 0; NaN where a score is."""
+    """Return 1 if column 0 has the row's highest score, 1 / n if n share it, else 0; NaN if a score is NaN."""
     best_R1 = np.where(has_RK, scores_RK, -np.inf).max(axis=1, keepdims=True)
     is_best_RK = has_RK & (scores_RK == best_R1)
     hits_R: Floats = is_best_RK[:, 0] / np.maximum(is_best_RK.sum(axis=1), 1)
@@ -120,5 +120,5 @@ def _hits(scores_RK: Floats, has_RK: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _mean(values: Floats) -> float:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if len(kept) else math.nan
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else math.nan

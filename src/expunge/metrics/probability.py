@@ -30,16 +30,16 @@ Over = Literal["mean", "max"]
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
 def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
-    """The length-normalised probability the model gives to an answer.
+    """Compute the length-normalised probability of an answer.
 
     Formula: P = exp(-(1/n) sum_t -log p(a_t | q, a_<t)) over the n scored tokens of the answer, EOS included. The
-    value is the mean over rows; where a row has several answers (the name "perturbed"), over its answers first.
+    value is the mean over rows; if a row has several answers (the name "perturbed"), over its answers first.
 
-    Arguments: `over` takes the largest of a row's answers in place of their mean. Over refusals (the name "refusal")
-    that is how readily the model refuses in the words it likes best.
-    Reads: one token name. Per row: `prob` and `avg_loss` (nats per token), lists where the name stands for several.
+    Arguments: `over` selects the largest of a row's answers in place of their mean. Over refusals
+    (the name "refusal") that measures how readily the model refuses in its preferred words.
+    Reads: one token name. Per row: `prob` and `avg_loss` (nats per token), lists if the name stands for several.
     Good direction: low on forget rows (as low as the retain model's, no lower), high on all others.
-    Pitfalls: it is the geometric mean of the token probabilities, so answers of different lengths compare, but it is
+    Pitfalls: it is the geometric mean of the token probabilities. So answers of different lengths compare, but it is
     not the probability of the whole answer. A low value can mean a broken model: read it with model_utility.
     """
     needs_tokens(inputs, 1, "(answers)")
@@ -56,17 +56,17 @@ def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
     revision=2,
     higher_is="less knowledge of the answer",
     range="[0, inf) nats per token",
-    paper="none: the training loss, read on any answers",
+    paper="none: the training loss, on any answers",
 )
 def answer_loss(inputs: MetricInputs) -> MetricResult:
-    """The mean token loss of one or more answers to each row.
+    """Compute the mean token loss of one or more answers to each row.
 
     Formula: L = -(1/n) sum_t log p(a_t | q, a_<t) over the n scored tokens, EOS included; the mean over a row's
     answers, then over rows. It is arcsf's mean_loss_gt over "answer" and its mean_loss_perturbed over "perturbed".
 
-    Reads: one token name. Per row: `avg_loss`, a list where the name stands for several.
+    Reads: one token name. Per row: `avg_loss`, a list if the name stands for several.
     Good direction: on forget rows, as high as the retain model's; on all others, low.
-    Pitfall: one row with a huge loss carries the mean. The family `probability` weighs rows the other way round.
+    Pitfall: one row with a huge loss dominates the mean. In the family `probability` such a row counts little.
     """
     needs_tokens(inputs, 1, "(answers)")
     row_ids, (loss_RK,) = answer_losses(inputs)
@@ -75,7 +75,7 @@ def answer_loss(inputs: MetricInputs) -> MetricResult:
 
 
 def _largest(values_RK: Floats) -> Floats:
-    """The largest of each row's answers, shape (R, K) -> (R,), skipping NaN; NaN for a row that has none."""
+    """Return the largest of each row's answers, shape (R, K) -> (R,), without NaN; NaN for a row that has none."""
     top: Floats = np.where(np.isnan(values_RK), -np.inf, values_RK).max(axis=1)
     return np.where(np.isneginf(top), np.nan, top)
 
@@ -88,21 +88,21 @@ def _largest(values_RK: Floats) -> Floats:
     paper="TOFU (arXiv:2401.06121), section 2.2",
 )
 def probability_w_options(inputs: MetricInputs, *, floor: Floor = 0.0) -> MetricResult:
-    """The share of the right answer among the right and the wrong options.
+    """Compute the share of the right answer among the right and the wrong options.
 
     Formula: P_c / (P_c + sum_k P_k + floor), P as in the family `probability`; the value is the mean over rows.
-    Computed from log-probabilities, so it holds where every P underflows.
+    Computed from log-probabilities, so it is exact even if every P underflows.
 
     Reads: tokens (correct, wrong), such as `("answer", "perturbed")`. Per row: `prob`.
-    Arguments: `floor` is 0, the paper's formula. OpenUnlearning uses 1e-10: it changes a row only where all its options
-    are about as unlikely as that (a collapsed model), where it sends the share to 0 and the formula does not.
-    Good direction: high on real authors and world facts; 1 / (number of options) is what guessing gives.
-    Pitfall: a wrong option that has no scored token leaves the sum; it raises the row.
+    Arguments: `floor` is 0, the paper's formula. OpenUnlearning uses 1e-10. That changes only rows whose options are
+    all about as unlikely as that (a collapsed model): there it moves the share to 0 and the formula does not.
+    Good direction: high on real authors and world facts; guessing yields 1 / (number of options).
+    Pitfall: a wrong option without a scored token leaves the sum, which raises the row.
     """
     needs_tokens(inputs, 2, "(correct, wrong)")
     row_ids, (correct_RK, wrong_RK) = answer_losses(inputs)
     correct_R = -mean_of_answers(correct_RK)
-    with np.errstate(invalid="ignore"):  # an option is missing, or all are impossible: NaN, a row without a value
+    with np.errstate(invalid="ignore"):  # a missing option, or all options infinite: NaN, a row without a value
         total_R = np.logaddexp(np.logaddexp(correct_R, log_sum_of_answers(-wrong_RK)), log_floor(floor))
         share_R = np.exp(correct_R - total_R)
     return mean_over_rows(row_ids, share_R, {"prob": share_R.tolist()})

@@ -1,4 +1,4 @@
-"""Membership attacks that hold a model's losses against those of retain models: RMIA and LiRA."""
+"""Membership attacks that compare a model's losses with those of retain models: RMIA and LiRA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expunge.metrics.api import MetricInputs, MetricResult, family, missing
 
 Blend = Annotated[float, Field(ge=0.0, le=1.0)]
 Gamma = Annotated[float, Field(ge=1.0, allow_inf_nan=False)]
-LEAST_SPREAD = 1e-6  # of shadow confidences, where all models say the same
+LEAST_SPREAD = 1e-6  # of shadow confidences, if all models agree
 LEAST_LOSS = 1e-12  # of a certain answer, whose confidence would be infinite
 
 
@@ -28,7 +28,7 @@ LEAST_LOSS = 1e-12  # of a certain answer, whose confidence would be infinite
     paper="RMIA, Zarifzadeh et al. 2024 (arXiv:2312.03262), equations 2 to 4 and appendix B.2.2",
 )
 def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> MetricResult:
-    """Is the row likelier under this model, against reference models, than rows of the population are?
+    """Compare how likely a row is under this model and under reference models, relative to rows of the population.
 
     Formula: P(x) = exp(-mean token loss); the offline estimate of its mean over all models, half of which have seen x,
         Pr(x) = ((1 + a) P_out(x) + (1 - a)) / 2,   P_out(x) = mean over the retain models of P(x)
@@ -37,20 +37,20 @@ def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> M
 
     Reads: parents `losses` (a metric of the family `loss_score` on the rows in question) and `population` (one on rows
     no model has seen), here and on the retain models (`shadows`): one is enough, several are averaged. If both parents
-    are one metric, a row is not held against itself. Per row: `score`, `ratio`. The value is the mean over rows.
+    are one metric, a row is not compared with itself. Per row: `score`, `ratio`. The value is the mean over rows.
     Arguments: `a`, how far P moves when x is learned: 0 if it then reaches 1, 1 if it does not move (0.3 is the paper's
     for image classifiers); `gamma`, how many times likelier x must be, from 1.
-    Good direction: on the forget rows as on rows no model has seen (family `attack_auc`); 0.5 is typical of those.
-    Pitfalls: the population stands for what the retain models have not seen. Taken from trained rows, all scores shift.
-    With few population rows the score is coarse: it has steps of one over their number.
+    Good direction: on the forget rows as on rows no model has seen (family `attack_auc`), typically 0.5.
+    Pitfalls: the population represents rows that the retain models have not seen. If it comes from trained rows, all
+    scores shift. With few population rows the score is coarse: it has steps of one over their number.
     """
     _needs(inputs, {"losses", "population"})
     ratios: dict[str, tuple[Ints, Floats]] = {}
     for role in ("losses", "population"):
-        found = _losses(inputs, role)
-        if isinstance(found, MetricResult):
-            return found
-        ids, mine_R, theirs_KR = found
+        losses = _losses(inputs, role)
+        if isinstance(losses, MetricResult):
+            return losses
+        ids, mine_R, theirs_KR = losses
         out_R = np.exp(-theirs_KR).mean(axis=0)
         ratios[role] = ids, np.exp(-mine_R) / (((1.0 + a) * out_R + (1.0 - a)) / 2.0)
     ids, ratio_R = ratios["losses"]
@@ -58,7 +58,7 @@ def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> M
     z_sorted = np.sort(z_M[~np.isnan(z_M)])
     own = inputs.metric.parents["losses"] == inputs.metric.parents["population"]
     if len(z_sorted) < 1 + own:
-        return missing(f"{inputs.metric.parents['population']} has no rows to hold another against")
+        return missing(f"{inputs.metric.parents['population']} has no other rows to compare with")
     # ratio(x) / ratio(z) >= gamma where ratio(z) <= ratio(x) / gamma
     reached_R = np.searchsorted(z_sorted, ratio_R / gamma, side="right").astype(float)
     if own and gamma == 1.0:
@@ -76,24 +76,24 @@ def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> M
     paper="LiRA, Carlini et al. 2022 (arXiv:2112.03570), section VI, the offline attack with one variance for all rows",
 )
 def lira_score(inputs: MetricInputs) -> MetricResult:
-    """How unusual this model's confidence in a row is among models that never saw it.
+    """Compute how unusual this model's confidence in a row is among models that never saw the row.
 
     Formula: phi(x) = ln(P / (1 - P)) with P = exp(-mean token loss); over the retain models mu(x) = mean of phi(x), and
     sigma^2 the mean over rows of their sample variance of phi(x). s = -(phi(x | this model) - mu(x)) / sigma, so that
     the paper's Pr[N(mu, sigma^2) <= phi] is Phi(-s), and the order is the same.
 
     Reads: parent `losses` (a metric of the family `loss_score`), here and on at least two retain models of other
-    training seeds (`shadows`; `seeds.train=[0,1,2]`): they are the shadow models, all without the forget rows. With
-    fewer it is missing and says so. Per row: `score`. Extra: sigma, n_shadows.
+    training seeds (`shadows`; `seeds.train=[0,1,2]`). They are the shadow models, all without the forget rows. With
+    fewer the result is missing with a reason. Per row: `score`. Extra: sigma, n_shadows.
     Good direction: on the forget rows as on rows no model has seen (family `attack_auc`).
-    Pitfalls: with a handful of shadow models mu(x) is rough, and it is rough in the same way for both sides. The seeds
-    must differ in training alone; a shadow model trained otherwise measures that difference.
+    Pitfalls: with few shadow models mu(x) is inaccurate, in the same way for both sides. The seeds must differ only in
+    training; a differently trained shadow model measures that difference.
     """
     _needs(inputs, {"losses"})
-    found = _losses(inputs, "losses")
-    if isinstance(found, MetricResult):
-        return found
-    ids, mine_R, theirs_KR = found
+    losses = _losses(inputs, "losses")
+    if isinstance(losses, MetricResult):
+        return losses
+    ids, mine_R, theirs_KR = losses
     n = len(theirs_KR)
     if n < 2:
         return missing(
@@ -105,15 +105,15 @@ def lira_score(inputs: MetricInputs) -> MetricResult:
     if not len(spread):
         return missing("no row has a loss in all shadow models")
     sigma = max(math.sqrt(float(spread.mean())), LEAST_SPREAD)
-    with np.errstate(invalid="ignore"):  # impossible for both: a row without a value
+    with np.errstate(invalid="ignore"):  # infinite for both: a row without a value
         score_R = -(phi_R - phi_KR.mean(axis=0)) / sigma
     return mean_over_rows(ids, score_R, {"score": score_R.tolist()}, {"sigma": sigma, "n_shadows": float(n)})
 
 
 def _confidence(loss: Floats) -> Floats:
-    """ln(P / (1 - P)) of P = exp(-loss), from the loss, so that nothing is rounded to 0 or 1."""
-    kept = np.maximum(loss, LEAST_LOSS)
-    phi: Floats = -kept - np.log(-np.expm1(-kept))
+    """Return ln(P / (1 - P)) of P = exp(-loss), computed from the loss, so that nothing is rounded to 0 or 1."""
+    bounded = np.maximum(loss, LEAST_LOSS)
+    phi: Floats = -bounded - np.log(-np.expm1(-bounded))
     return phi
 
 
@@ -126,7 +126,7 @@ def _needs(inputs: MetricInputs, roles: set[str]) -> None:
 
 
 def _losses(inputs: MetricInputs, role: str) -> tuple[Ints, Floats, Floats] | MetricResult:
-    """Row ids, this model's losses (R,) and those of the retain models (K, R), or why there are none."""
+    """Return row ids, this model's losses (R,) and those of the retain models (K, R), or a missing result."""
     name = inputs.metric.parents[role]
     mine = inputs.parents[role]
     if not mine.per_row:

@@ -1,10 +1,10 @@
-"""Results as files, in the shape the field uses: EVAL.json with every row, SUMMARY.json with one number per metric.
+"""Results as files, in the format of the field: EVAL.json with every row, SUMMARY.json with one number per metric.
 
 EVAL.json     {metric: {"agg_value": number or null, "reason": ..., "extra": {...}, "value_by_index": {"0": {...}}}}
 SUMMARY.json  {metric: number or null}
 
-A number that is missing is null, and `reason` says why. Infinity (ln 0 in a row) is the text "inf" or "-inf". Our
-EVAL.json also has an entry "_expunge" with what the caller keeps beside the results (which model, which rows).
+A missing number is null, and `reason` explains it. Infinity (ln 0 in a row) is the text "inf" or "-inf". Our EVAL.json
+also has an entry "_expunge" with metadata of the caller (model, examples).
 """
 
 from __future__ import annotations
@@ -34,24 +34,28 @@ def write_results(
 
 
 def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
-    """Read an EVAL.json: ours, or another project's of the same shape (TOFU_EVAL.json). Returns results and meta.
+    """Read an EVAL.json: ours, or another project's of the same format (TOFU_EVAL.json).
 
-    meta is {} for other projects' files. Statistics that are not numbers (the texts beside a ROUGE score) and entries
-    below other keys (the two sides of a membership attack) are left out. Raises DataError in one line.
+    Statistics that are not numbers (the texts next to a ROUGE score) and entries below other keys (the two sides of a
+    membership attack) are ignored.
+
+    Returns:
+        The results by metric, and the metadata; {} for other projects' files.
+
+    Raises:
+        DataError: If the file cannot be read or has another format.
     """
     data = _load(path)
     meta = data.pop(META, {})
     if not isinstance(meta, dict):
         raise DataError(f"{path}: entry {META!r}: expected a group of keys, got {_short(meta)}")
     if data and all(v is None or _is_number(v) for v in data.values()):
-        raise DataError(
-            f"{path}: a summary, one number per metric; the results of each row are in the EVAL.json beside it"
-        )
+        raise DataError(f"{path}: a summary, one number per metric; read the EVAL.json next to it instead")
     return {name: _result(path, name, entry) for name, entry in data.items()}, meta
 
 
 def left_out(result: MetricResult) -> str | None:
-    """A sentence on the rows that are not in a result's value, for they had none; None where all are."""
+    """Return a sentence on the rows without a value, or None if every row has one."""
     n = int(result.extra.get("n_missing", 0.0))
     return f"{n} row{'s have' if n > 1 else ' has'} no value and {'are' if n > 1 else 'is'} left out" if n else None
 
@@ -119,14 +123,14 @@ def _row_id(where: str, row: str) -> int:
 
 
 def _statistics(where: str, stats: Any) -> dict[str, Score]:
-    """The numbers of one row; null (a row another project could not score) has none."""
-    kept: dict[str, Score] = {}
+    """Return the numbers of one row; null (a row that another project could not score) has none."""
+    scores: dict[str, Score] = {}
     for key, value in _group(where, "statistics", stats).items():
         if isinstance(value, list) and all(_is_score(v) for v in value):
-            kept[key] = [_number(where, key, v) for v in value]
+            scores[key] = [_number(where, key, v) for v in value]
         elif not isinstance(value, list) and _is_score(value):
-            kept[key] = _number(where, key, value)
-    return kept
+            scores[key] = _number(where, key, value)
+    return scores
 
 
 def _is_number(value: Any) -> bool:

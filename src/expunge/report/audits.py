@@ -1,4 +1,4 @@
-"""What audits found, as markdown, JSON and a parquet table."""
+"""Findings of audits as markdown, JSON and a parquet table."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ AUDITS = pa.schema(
     ]
 )  # fmt: skip
 ABOUT = (
-    "Every audit was run on the model and on its two controls. The position is 0 at the retain model and 1 at the full "
-    "one; the verdict is read off its 95 % interval over rows, which does not hold the spread over training seeds."
+    "Every audit ran on the model and on its two controls. The position is 0 at the retain model and 1 at the target "
+    "model (full). The verdict depends on its 95 % interval over rows, without the spread over training seeds."
 )
 
 
 def audit_rows(model: ReportModel) -> dict[str, list[tuple[str, ...]]]:
-    """The cells of the findings of each audit, in the order of HEADS."""
+    """Return the cells of the findings of each audit, in the order of HEADS."""
     return {audit: [_cells(line) for line in lines] for audit, lines in by_audit(model).items()}
 
 
@@ -55,13 +55,13 @@ def _cells(line: AuditLine) -> tuple[str, ...]:
 
 
 def audits_json(model: ReportModel) -> str:
-    """Every finding with all its numbers; null for NaN, text for infinity."""
+    """Return every finding with all its numbers as JSON; null for NaN, text for infinity."""
     lines = [plain(asdict(line)) for line in model.audits]
     return json.dumps(lines, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def audits_parquet(model: ReportModel) -> bytes:
-    """A line per finding, in the shape of AUDITS: null for NaN."""
+    """Return a parquet table with a line per finding, in the schema AUDITS: null for NaN."""
     lines = [_line(model, line) for line in model.audits]
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(lines, schema=AUDITS), out)
@@ -69,9 +69,9 @@ def audits_parquet(model: ReportModel) -> bytes:
 
 
 def _line(model: ReportModel, line: AuditLine) -> dict[str, Any]:
-    found = {k: v for k, v in asdict(line).items() if k != "details"}
-    found |= {"study": model.study, "seed": None if line.seed is None else str(line.seed)}
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in found.items()}
+    cells = {k: v for k, v in asdict(line).items() if k != "details"}
+    cells |= {"study": model.study, "seed": None if line.seed is None else str(line.seed)}
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in cells.items()}
 
 
 def _number(value: float, low: float = math.nan, high: float = math.nan) -> str:

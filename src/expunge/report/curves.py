@@ -1,4 +1,4 @@
-"""The figures over time and effort: training, audits, and what each method cost, where they were measured."""
+"""Figures over time and effort: training, audits, and the cost of each method, if they were measured."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from expunge.report.drawing import DARK, EDGE, GREY, Figure, looks_of, named_run
 from expunge.report.model import ReportModel
 from expunge.report.table import format_value, head_of
 
-N_TRAJECTORIES = 4  # figures of metrics over training at most
+N_TRAJECTORIES = 4  # largest number of figures of metrics over training
 
 
 def trajectories(model: ReportModel) -> list[Figure]:
-    """A figure for each metric that was measured during training, those of the table first."""
-    found = {name: None for run in model.runs for point in run.trajectory for name in point if name != "step"}
-    names = sorted(found, key=lambda name: (name not in model.shown, list(found).index(name)))
+    """Return a figure for each metric that was measured during training, those of the table first."""
+    metrics = {name: None for run in model.runs for point in run.trajectory for name in point if name != "step"}
+    names = sorted(metrics, key=lambda name: (name not in model.shown, list(metrics).index(name)))
     return [_trajectory(model, name) for name in names[:N_TRAJECTORIES]]
 
 
@@ -34,28 +34,28 @@ def _trajectory(model: ReportModel, metric: str) -> Figure:
         figure.add_hline(y=target, line={"color": DARK, "width": 1, "dash": "dash"})
     figure.update_xaxes(title="optimiser step")
     figure.update_yaxes(title=safe(head_of(metric)))
-    caption = "What was measured during training. The dashed line is the retain model."
+    caption = "Evaluations during training. The dashed line is the retain model."
     return Figure(f"trajectory-{_slug(metric)}", f"{head_of(metric)} during training", caption, styled(figure, 400))
 
 
 STEPS = (
     "effort of the attack (steps)",
-    "what comes back",
-    "The retain and the full model under the same attack are the controls: what a model that never saw the forget "
-    "rows learns in as many steps is no sign of what is left.",
+    "score after the attack",
+    "The retain and the target model under the same attack are the controls. Knowledge that a model without the forget "
+    "rows learns in as many steps is no sign of remaining knowledge.",
 )
 LAYERS = (
     "layer (0: the first block)",
-    "what is read off the layer",
-    "Where the full model lies above the retain model, a layer tells what was to be forgotten; an unlearned model that "
-    "stays near the full one there still holds it.",
+    "score of the layer",
+    "If the target model lies above the retain model at a layer, that layer contains the forgotten knowledge. An "
+    "unlearned model that stays near the target model there still contains it.",
 )
 
 
 def audit_figures(model: ReportModel) -> list[Figure]:
-    """A figure for each audit that goes by steps (the score after each step of relearning) or by layers."""
-    tried = dict.fromkeys((line.audit, line.name) for line in model.audits if line.curves or line.layers)
-    return [_curves(model, audit, name) for audit, name in tried]
+    """Return a figure for each audit with steps (the score after each step of relearning) or with layers."""
+    pairs = dict.fromkeys((line.audit, line.name) for line in model.audits if line.curves or line.layers)
+    return [_curves(model, audit, name) for audit, name in pairs]
 
 
 def _curves(model: ReportModel, audit: str, name: str) -> Figure:
@@ -67,13 +67,13 @@ def _curves(model: ReportModel, audit: str, name: str) -> Figure:
     points = {id(line): line.curves or line.layers for line in lines}
     for line in lines:
         several = line.seed is not None and len([x for x in lines if x.label == line.label]) > 1
-        told = f"{line.label}, seed {line.seed}" if several else line.label
-        _audit_line(figure, line.label, told, points[id(line)].get("model", ()), looks.get(line.label))
+        full_name = f"{line.label}, seed {line.seed}" if several else line.label
+        _audit_line(figure, line.label, full_name, points[id(line)].get("model", ()), looks.get(line.label))
     for side in ("retain", "full"):
-        # A run is held against the controls of its own training seed, the part before the stroke of "0/1".
-        drawn = {points[id(line)].get(side, ()): str(line.seed).partition("/")[0] for line in lines}
-        for found, seed in drawn.items():
-            _audit_line(figure, side, f"{side}, seed {seed}" if len(drawn) > 1 else side, found, looks.get(side))
+        # A run is compared with the controls of the same training seed, the part before the slash of "0/1".
+        curves = {points[id(line)].get(side, ()): str(line.seed).partition("/")[0] for line in lines}
+        for curve, seed in curves.items():
+            _audit_line(figure, side, f"{side}, seed {seed}" if len(curves) > 1 else side, curve, looks.get(side))
     figure.update_xaxes(title=across)
     if not by_steps:
         figure.update_xaxes(tickmode="linear", tick0=0, dtick=_whole_ticks(figure))
@@ -81,11 +81,11 @@ def _curves(model: ReportModel, audit: str, name: str) -> Figure:
     return Figure(f"audit-{_slug(f'{audit}-{name}')}", f"Audit: {audit}, {name}", caption, styled(figure, 400))
 
 
-N_TICKS = 12  # of an axis of layers, at most
+N_TICKS = 12  # largest number of ticks on an axis of layers
 
 
 def _whole_ticks(figure: go.Figure) -> int:
-    """The distance between ticks of an axis that counts."""
+    """Return the distance between ticks of an axis of whole numbers."""
     places = [x for trace in figure.data for x in trace.x]
     return max(1, math.ceil((max(places) - min(places)) / N_TICKS)) if places else 1
 
@@ -97,7 +97,7 @@ def _audit_line(figure: go.Figure, label: str, name: str, points: Sequence[tuple
 
 
 def cost(model: ReportModel) -> list[Figure]:
-    """Seconds of training of each model, a point per seed."""
+    """Return the figure of training seconds of each model, a point per seed."""
     looks = looks_of(model)
     timed = [(run, name) for run, name in named_runs(model) if run.wall_s is not None and math.isfinite(run.wall_s)]
     if not timed:
@@ -105,23 +105,23 @@ def cost(model: ReportModel) -> list[Figure]:
     figure = go.Figure()
     for run, name in timed:
         look = looks[run.role, run.label]
-        told = [format_value(run.wall_s or 0.0, "time")]
-        told += [f"{run.steps} steps"] if run.steps is not None else []
-        told += [f"{run.tokens_per_s:,.0f} tokens/s"] if run.tokens_per_s is not None else []
-        told += [f"{run.memory_gb:.2f} GB at most"] if run.memory_gb is not None else []
+        details = [format_value(run.wall_s or 0.0, "time")]
+        details += [f"{run.steps} steps"] if run.steps is not None else []
+        details += [f"{run.tokens_per_s:,.0f} tokens/s"] if run.tokens_per_s is not None else []
+        details += [f"{run.memory_gb:.2f} GB peak"] if run.memory_gb is not None else []
         figure.add_scatter(
             x=[run.wall_s], y=[safe(run.label)], mode="markers", name=safe(name), showlegend=False,
-            text=[f"<b>{safe(name)}</b><br>{', '.join(told)}"], hovertemplate="%{text}<extra></extra>",
+            text=[f"<b>{safe(name)}</b><br>{', '.join(details)}"], hovertemplate="%{text}<extra></extra>",
             marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},
         )  # fmt: skip
     labels = list(dict.fromkeys(safe(run.label) for run, _ in timed))
     figure.update_xaxes(title="seconds of training, wall clock", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], type="category")
     caption = (
-        "Time of the last training step alone, on the machine named below; the full model that unlearning starts from "
-        "is not counted again."
+        "Time of the last training step alone, on the machine named below; the training of the target model is not "
+        "included."
     )
-    return [Figure("cost", "What each model cost", caption, styled(figure, 140 + 30 * len(labels)))]
+    return [Figure("cost", "Training cost of each model", caption, styled(figure, 140 + 30 * len(labels)))]
 
 
 def _line(
@@ -132,11 +132,12 @@ def _line(
     line: dict[str, object],
     symbol: str,
 ) -> None:
-    """A curve; seeds of one label share a place in the legend."""
-    known = any(trace.name == safe(label) for trace in figure.data)
+    """Draw a curve; seeds of one label share a legend entry."""
+    in_legend = any(trace.name == safe(label) for trace in figure.data)
     figure.add_scatter(
         x=[x for x, _ in points], y=[y for _, y in points], mode="lines+markers", name=safe(label), text=safe(name),
-        line=line, legendgroup=safe(label).replace("<", ""), showlegend=not known, marker={"symbol": symbol, "size": 8},
+        line=line, legendgroup=safe(label).replace("<", ""), showlegend=not in_legend,
+        marker={"symbol": symbol, "size": 8},
         hovertemplate="<b>%{text}</b><br>%{x}: %{y:.3f}<extra></extra>",
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""What all figures share: colours and shapes of a run, and the style of axes.
+"""Shared parts of all figures: colours and shapes of a run, and the style of axes.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; marker shapes and dashes say the same
-again. plotly shows a subset of HTML in its texts, so every label is escaped before it goes in.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish; marker shapes and dashes repeat the
+distinction. plotly renders a subset of HTML in its texts, so every label is escaped first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what is said beside it. name: also its place in the page. Figure None: the caption says why."""
+    """A figure with its caption. `name` is also its anchor in the page. If `figure` is None the caption explains it."""
 
     name: str
     title: str
@@ -34,17 +34,17 @@ class Figure:
 
     @property
     def numbers(self) -> list[tuple[str, str]]:
-        """The figure for those who do not see it: each curve or point by name, and where it lies."""
+        """Text alternative of the figure: each curve or point by name, with its coordinates."""
         if self.figure is None:
             return []
-        # A curve that shares its place in the legend with other seeds has its full name as its text.
+        # A curve that shares its legend entry with other seeds has its full name as its text.
         named = [(t.text if isinstance(t.text, str) else t.name, t) for t in self.figure.data if t.name]
         return [(html.unescape(name), _where(trace)) for name, trace in named]
 
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """How a run is drawn."""
+    """Colour, marker and line of a run."""
 
     colour: str
     symbol: str
@@ -53,7 +53,7 @@ class FigureStyle:
 
 
 def looks_of(model: ReportModel) -> dict[tuple[str, str], FigureStyle]:
-    """A look per role and label; seeds of one label share it."""
+    """Return a style per role and label; seeds of one label share it."""
     looks: dict[tuple[str, str], FigureStyle] = {}
     k = 0
     for group in model.groups():
@@ -70,12 +70,12 @@ def looks_of(model: ReportModel) -> dict[tuple[str, str], FigureStyle]:
 
 
 def named_runs(model: ReportModel) -> list[tuple[ReportRun, str]]:
-    """Every run with what it is called, in the order of the table."""
+    """Return every run with its display name, in the order of the table."""
     return [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
 
 
 def value_of(run: ReportRun, metric: str, extra: str | None = None) -> float:
-    """A metric's number, or one beside it; NaN where it was not measured."""
+    """Return a metric's value, or one of its extra numbers; NaN if it was not measured."""
     result = run.results.get(metric)
     if result is None:
         return math.nan
@@ -83,12 +83,12 @@ def value_of(run: ReportRun, metric: str, extra: str | None = None) -> float:
 
 
 def safe(text: str) -> str:
-    """Text that plotly shows as it is."""
+    """Escape text for plotly."""
     return html.escape(text, quote=True)
 
 
 def seed_bars(figure: go.Figure, label: str, points: list[tuple[float, float]], look: FigureStyle) -> None:
-    """The mean over seeds, as a thin cross from the lowest to the highest one; nothing for a single seed."""
+    """Draw the mean over seeds as a thin cross from the lowest to the highest; nothing for a single seed."""
     if len(points) < 2:
         return
     xs, ys = zip(*points, strict=True)
@@ -103,11 +103,11 @@ def seed_bars(figure: go.Figure, label: str, points: list[tuple[float, float]], 
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The same axes, fonts and legend for every figure."""
+    """Apply the axes, fonts and legend of every figure."""
     figure.update_layout(
         height=height,
         template="none",
-        dragmode=False,  # a finger that scrolls the page should not zoom
+        dragmode=False,  # scrolling by touch should not zoom
         font={"family": _FONT, "size": 13, "color": DARK},
         margin={"l": 64, "r": 16, "t": 28, "b": 56},
         legend={
@@ -135,16 +135,16 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-N_TOLD = 5  # points of a curve that its text tells
+N_TOLD = 5  # largest number of points of a curve in its text
 
 
 def _where(trace: Any) -> str:
-    """A trace in words: its points, or some of them, from the first to the last."""
+    """Describe a trace in words: its points, or some of them, from the first to the last."""
     xs, ys = list(trace.x), list(trace.y)
-    told = (
+    indices = (
         sorted({round(k * (len(xs) - 1) / (N_TOLD - 1)) for k in range(N_TOLD)}) if len(xs) > N_TOLD else range(len(xs))
     )
-    return "; ".join(f"{_short(xs[k])}, {_short(ys[k])}" for k in told)
+    return "; ".join(f"{_short(xs[k])}, {_short(ys[k])}" for k in indices)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The rows of a study for the page, cut to what a page can hold, and all of them as a table."""
+"""The rows of a study for the page, cut to the size limit of a page, and all of them as a table."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pyarrow as pa
 from expunge.report.model import Explorer, ReportEntry
 
 FILE = "rows.parquet"
-ASKED, SAID = 400, 240  # characters of a question or answer, and of what a model says, at most
-PROBE = 200  # rows whose size tells how many may fit
+ASKED, SAID = 400, 240  # largest number of characters of a question or answer, and of a model's answer
+PROBE = 200  # rows to estimate how many fit
 MARGIN = 0.97
 
 
 @dataclass(frozen=True)
 class PackedExamples:
-    """The rows for the page: `data` as text to unpack; how many rows of how many; whether a text was cut."""
+    """The rows for the page: `data` as text to unpack; how many of all rows; whether a text was cut."""
 
     data: str
     shown: int
@@ -31,16 +31,16 @@ class PackedExamples:
 
 
 def pack(text: str) -> str:
-    """Text as base64 of gzip: the same text always gives the same."""
+    """Return text as base64 of gzip; the result is deterministic."""
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def pack_rows(explorer: Explorer, limit: int) -> PackedExamples:
-    """The rows, evenly thinned until they take at most `limit` bytes in the page."""
+    """Select evenly spaced rows so that they take at most `limit` bytes in the page."""
     total = len(explorer.rows)
     rows = _thinned(explorer.rows, PROBE)
     data = _packed(explorer, rows)
-    # From the size of a few, how many may fit; more rows pack a little tighter, so the second guess is nearer.
+    # The size of a few rows predicts how many fit; more rows compress better, so the second guess is closer.
     for _ in range(2):
         rows = _thinned(explorer.rows, int(len(rows) * limit / max(len(data), 1) * MARGIN))
         data = _packed(explorer, rows)
@@ -59,7 +59,7 @@ def _packed(explorer: Explorer, rows: Sequence[ReportEntry]) -> str:
 
 
 def _columns(explorer: Explorer, rows: Sequence[ReportEntry]) -> dict[str, Any]:
-    """Column by column, which packs tighter than row by row."""
+    """Arrange the rows by column, which compresses better than by row."""
     sets = list(dict.fromkeys(row.set for row in rows))
     n_models, n_scores = len(explorer.models), len(explorer.scores)
     return {
@@ -84,15 +84,15 @@ def _is_cut(row: ReportEntry) -> bool:
 
 
 def _rounded(value: float) -> float | int | None:
-    """Three digits after the point, or three in all of a large number; None where there is no number."""
+    """Round to three decimals, or to three digits if the number is large; None if it is not finite."""
     if not math.isfinite(value):
         return None
-    kept = round(value, 3) if abs(value) < 100 else float(f"{value:.3g}")
-    return int(kept) if kept.is_integer() and abs(kept) < 2**53 else kept
+    rounded = round(value, 3) if abs(value) < 100 else float(f"{value:.3g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
 
 
 def rows_table(explorer: Explorer) -> pa.Table:
-    """All rows in full, a line per row and model: set, row_id, question, answer, model, says, and each score."""
+    """Return all rows in full, a line per row and model, with the model's answer (`says`) and each score."""
     n = len(explorer.models)
     rows = explorer.rows
     columns: dict[str, pa.Array] = {
@@ -101,7 +101,7 @@ def rows_table(explorer: Explorer) -> pa.Table:
         "question": pa.array([row.question for row in rows for _ in range(n)], pa.string()),
         "answer": pa.array([row.answer for row in rows for _ in range(n)], pa.string()),
         "model": pa.array([name for _ in rows for name in explorer.models], pa.string()),
-        "says": pa.array([said for row in rows for said in row.said], pa.string()),
+        "says": pa.array([text for row in rows for text in row.said], pa.string()),
     }
     for k, score in enumerate(explorer.scores):
         values = [None if math.isnan(s[k]) else s[k] for row in rows for s in row.scores]

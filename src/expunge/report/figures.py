@@ -1,4 +1,4 @@
-"""The figures of the page, as plotly figures: the plane of forgetting and utility, truth-ratio curves, strips."""
+"""The plotly figures of the page: the plane of forgetting and utility, truth-ratio curves, strips."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from expunge.report.model import ReportModel, ReportRun
 from expunge.report.stories import story_figures
 from expunge.report.table import format_p, head_of, log10_p
 
-# Statistic of `forget_truth_ratio` that holds the raw ratio wrong / correct of each row.
+# Statistic of `forget_truth_ratio` with the raw ratio wrong / correct of each row.
 TRUTH_RATIO = "score"
-CLIP_LOW, CLIP_HIGH = 1e-3, 1e3  # the truth-ratio axis never goes beyond these
-N_STEPS = 400  # points of a truth-ratio curve at most; more cannot be told apart on a screen
+CLIP_LOW, CLIP_HIGH = 1e-3, 1e3  # limits of the truth-ratio axis
+N_STEPS = 400  # largest number of points of a truth-ratio curve; more are indistinguishable on a screen
 
 
 def figures(model: ReportModel) -> list[Figure]:
-    """All figures of the page, in order: those of the truth ratio where it is shown, else the first metric's plane."""
+    """Return all figures of the page, in order: truth-ratio figures if shown, else the first metric's plane."""
     if model.protocol is not None:
         return [*story_figures(model), *cost(model)]
     planes = [_plane_p(model), _plane_ks(model)] if "forget_quality" in model.shown else _plane_first(model)
@@ -51,8 +51,8 @@ def _plane_p(model: ReportModel) -> Figure:
             placed.append((run, name, u, log10, f"p = {format_p(log10)}"))
     title = "Forget quality (p) and utility"
     caption = (
-        "Up and right is better. The retain model compared with itself has p = 1. Points above the dotted line (p = "
-        "0.05) are those the test does not tell from the retain model; differences among them mean nothing."
+        "Up and right is better. The retain model compared with itself has p = 1. The test does not distinguish points "
+        "above the dotted line (p = 0.05) from the retain model; differences among them mean nothing."
     )
     figure = _plane(model, placed, "log<sub>10</sub> p of forget quality", target_y=0.0)
     if figure is None:
@@ -76,14 +76,14 @@ def _plane_ks(model: ReportModel) -> Figure:
     highest = max([y for *_, y, _ in placed] + [0.2])
     figure.update_yaxes(range=[min(1.02, highest * 1.08), -highest * 0.08])
     caption = (
-        "The same test, shown as a size: the vertical axis is turned over, so up and right is better here too. "
-        "The retain model is at 0 by definition."
+        "The same test as an effect size. The vertical axis is inverted, so up and right is better here too. The "
+        "retain model is at 0 by definition."
     )
     return Figure("plane-ks", title, caption, figure)
 
 
 def _plane_first(model: ReportModel) -> list[Figure]:
-    """The first metric shown that is not the utility, against the utility; nothing if either was not measured."""
+    """Return the first metric, except the utility, against the utility; nothing if either was not measured."""
     metric = next((name for name in model.shown if name != model.utility), None)
     if metric is None:
         return []
@@ -95,14 +95,14 @@ def _plane_first(model: ReportModel) -> list[Figure]:
     figure = _plane(model, placed, safe(head_of(metric)), target_y=model.mean_of("retain", metric))
     if figure is None:
         return []
-    caption = "A cross of dashed lines is the retain model, the target: on the forget rows nearer to it is better."
+    caption = "The cross of dashed lines is the retain model. On the forget rows a value nearer to it is better."
     return [Figure("plane", f"{head_of(metric)} and utility", caption, figure)]
 
 
 def _plane(
     model: ReportModel, placed: list[tuple[ReportRun, str, float, float, str]], y_title: str, target_y: float
 ) -> go.Figure | None:
-    """A plane with utility on x. The retain model stands at `target_y` (for a test against it: by definition)."""
+    """Draw a plane with utility on x. The retain model is at `target_y` (for a test against it: by definition)."""
     placed = [point for point in placed if point[0].role != "retain"]
     target = model.mean_of("retain", model.utility)
     full = model.mean_of("full", model.utility)
@@ -150,7 +150,7 @@ def _plane(
 
 
 def _ratios(results: Mapping[str, MetricResult]) -> np.ndarray:
-    """The raw truth ratios of the forget rows that are numbers, shape (rows,); empty where none are stored."""
+    """Return the finite raw truth ratios of the forget rows, shape (rows,); empty if none are stored."""
     result = results.get("forget_truth_ratio")
     rows = [] if result is None else [stats.get(TRUTH_RATIO) for stats in result.per_row.values()]
     values = np.array([v for v in rows if isinstance(v, int | float)], dtype=np.float64)
@@ -194,14 +194,14 @@ def _ecdf(model: ReportModel) -> Figure:
 
 
 def _steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The steps of the share of values at most x: x and share, both ends among them, N_STEPS at most."""
+    """Return the steps of the share of values at most x: x and share, including both ends, at most N_STEPS."""
     xs = np.sort(values)
-    kept = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), N_STEPS)).round().astype(int))
-    return xs[kept].round(6), ((kept + 1) / len(xs)).round(4)
+    indices = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), N_STEPS)).round().astype(int))
+    return xs[indices].round(6), ((indices + 1) / len(xs)).round(4)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Axis limits that hold all but the outer hundredth on each side, 1 among them, within the clip limits."""
+    """Return axis limits that contain 1 and all values but the outer hundredth on each side, within the clip limits."""
     positive = np.clip(values, CLIP_LOW, CLIP_HIGH)
     low, high = np.quantile(positive, [0.01, 0.99])
     steps = 4  # round outwards to a quarter of a decade
@@ -218,11 +218,11 @@ _STRIPS = (
     ("wmdp_bio", "WMDP bio"),
     ("wmdp_chem", "WMDP chem"),
     ("wmdp_cyber", "WMDP cyber"),
-)  # from 0 to 1, read against the retain model or against guessing
+)  # from 0 to 1, compared with the retain model or with guessing
 
 
 def _strips(model: ReportModel) -> list[Figure]:
-    title = "What is left of what is to be forgotten"
+    title = "Remaining knowledge of the forget rows"
     metrics = [(metric, head) for metric, head in _STRIPS if metric in model.shown]
     if not metrics:
         return []
@@ -239,15 +239,15 @@ def _strips(model: ReportModel) -> list[Figure]:
             if not math.isfinite(x):
                 continue
             low, high = value_of(run, metric, "ci_low"), value_of(run, metric, "ci_high")
-            known = math.isfinite(low + high)
+            has_interval = math.isfinite(low + high)
             figure.add_scatter(
                 x=[x], y=[safe(run.label)], mode="markers", showlegend=False, row=1, col=col,
                 name=f"{safe(name)}, {head}",
-                error_x={"array": [high - x], "arrayminus": [x - low], "color": look.colour} if known else None,
+                error_x={"array": [high - x], "arrayminus": [x - low], "color": look.colour} if has_interval else None,
                 text=[f"<b>{safe(name)}</b><br>{head} {x:.3f}"], hovertemplate="%{text}<extra></extra>",
                 marker={"color": look.colour, "symbol": look.symbol, "size": 12, "line": EDGE},
             )  # fmt: skip
-        # After the points: plotly leaves lines out of a plot that is still empty.
+        # After the points, because plotly omits lines in a plot that is still empty.
         for role, line in (("full", _looks_line(GREY, "dot")), ("retain", _looks_line(DARK, "dash"))):
             x = model.mean_of(role, metric)  # type: ignore[arg-type]
             if math.isfinite(x):
@@ -255,9 +255,7 @@ def _strips(model: ReportModel) -> list[Figure]:
         figure.update_xaxes(title=head, range=[-0.02, 1.02], row=1, col=col)
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1], type="category")
     styled(figure, 140 + 34 * len(labels))
-    caption = (
-        "Dashed: the retain model, the target. Dotted: the full model. Bars are confidence intervals where stored."
-    )
+    caption = "Dashed: the retain model. Dotted: the target model (full). Bars are confidence intervals where stored."
     return [Figure("strips", title, caption, figure)]
 
 

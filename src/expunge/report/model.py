@@ -1,4 +1,4 @@
-"""What a report is made of: plain values that the study gathers from stored artifacts. Nothing here computes."""
+"""The contents of a report: plain values that the study collects from stored artifacts. Nothing here computes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ROLES: tuple[Role, ...] = ("full", "retain", "unlearn")  # also the order of the
 class ReportRun:
     """One model and its numbers.
 
-    label: what the reader sees; runs of one role that share a label are seeds of the same thing. settings: one short
-    line. results: metric name -> result; that of `forget_truth_ratio` holds the raw ratio of each row as
-    `score`. wall_s: seconds of training; steps: optimiser steps; tokens_per_s: while it trained; memory_gb: the most
-    memory it took. trajectory: what was measured during training, {"step": 10, metric: value, ...} for each point, in
-    order. cell: of a grid, where the runs of all cells stand together.
+    label: display name; runs of one role that share a label are seeds of the same method. settings: one short line.
+    results: metric name -> result; that of `forget_truth_ratio` stores the raw ratio of each row as `score`. wall_s:
+    seconds of training; steps: optimiser steps; tokens_per_s: during training; memory_gb: peak memory. trajectory:
+    evaluations during training, {"step": 10, metric: value, ...} for each point, in order. cell: of a grid, whose runs
+    are listed together.
     """
 
     label: str
@@ -52,7 +52,7 @@ class ReportRun:
 
 @dataclass(frozen=True)
 class RowScore:
-    """A score that single rows have. known: which end of it says that the answer is still known."""
+    """A score of single rows. `known` is the end of its scale at which the model still knows the answer."""
 
     name: str
     known: Literal["high", "low"] = "high"
@@ -60,8 +60,10 @@ class RowScore:
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """One row: what was asked, the true answer, and what each model says (None: nothing was generated), in the order
-    of `Explorer.models`; scores: by model, then by score, NaN where there is none."""
+    """One row: the question, the true answer, and each model's answer (None: no generation).
+
+    `said` is in the order of `Explorer.models`. scores: by model, then by score, NaN for a missing one.
+    """
 
     set: str
     row_id: int
@@ -73,7 +75,7 @@ class ReportEntry:
 
 @dataclass(frozen=True)
 class Explorer:
-    """The rows of a study to look through, the forget rows first."""
+    """The rows of a study to browse, the forget rows first."""
 
     models: tuple[str, ...] = ()
     scores: tuple[RowScore, ...] = ()
@@ -82,7 +84,7 @@ class Explorer:
 
 @dataclass(frozen=True)
 class ReportProvenance:
-    """How a study was made. config: its settings as YAML; versions and machines: as the jobs' records say."""
+    """Origin of a study. config: its settings as YAML; versions and machines: from the jobs' records."""
 
     config: str = ""
     versions: tuple[str, ...] = ()
@@ -93,7 +95,7 @@ class ReportProvenance:
 
 @dataclass(frozen=True)
 class SeedRange:
-    """What the retain models of several training seeds give: a value within it is one that another seed could give."""
+    """The retrain-seed range of the retain models: another training seed could produce a value within it."""
 
     low: float
     high: float
@@ -103,7 +105,7 @@ class SeedRange:
 
 @dataclass(frozen=True)
 class MissingResult:
-    """A job that failed or was blocked, and why."""
+    """A failed or blocked job, and why."""
 
     label: str
     reason: str
@@ -111,7 +113,7 @@ class MissingResult:
 
 @dataclass(frozen=True)
 class ReportSample:
-    """What the models say to one forget question. by_run: run label -> generated text."""
+    """The models' answers to one forget question. by_run: run label -> generated text."""
 
     question: str
     truth: str
@@ -122,9 +124,9 @@ class ReportSample:
 class AuditLine:
     """One finding of an audit on one unlearned model.
 
-    audit: its name; name: what was tried; label, seed: the run. value with its interval over rows [low, high]; retain,
-    full: the same of the two controls. position: 0 is the retain model, 1 the full one, with its interval. verdict:
-    forgotten, traces, still known, undecided or missing. NaN where there is no number, and then `note` says why.
+    audit: its name; name: the attack or analysis; label, seed: the run. value with its interval over rows [low, high];
+    retain, full: the same of the two controls. position: 0 is the retain model, 1 the target model, with its interval.
+    verdict: forgotten, traces, still known, undecided or missing. NaN if there is no number, and then `note` explains.
     """
 
     audit: str
@@ -145,8 +147,7 @@ class AuditLine:
 
     @property
     def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:
-        """Scores after so many steps, of the model and its two controls, from details such as `model_at_8`; none where
-        the audit does not go by steps."""
+        """Scores after some steps of the model and its controls, from details such as `model_at_8`, or empty."""
         return self._points("_at_")
 
     @property
@@ -165,16 +166,17 @@ class AuditLine:
 
 @dataclass(frozen=True)
 class ReportModel:
-    """Everything the report shows.
+    """All contents of a report.
 
-    command: the line that makes this study again. created: a date, as text. sets: name of a set of rows -> its number
-    of rows. shown: the metrics of the table, in order. utility: the one of what a model can still do. utility_floor: a
-    share of the full model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
-    "metric.extra", such as forget_quality.ks_distance) -> the band of the retain models. audits: what audits found.
-    directions: metric -> what a larger value of it says. protocol: of a study of stories, its courses and probes.
-    sections: tables of their own that this study has.
+    command: the command line that reproduces the study. created: a date, as text. sets: name of a set -> its number of
+    rows. shown: the metrics of the table, in order. utility: the metric of remaining abilities. utility_floor: a share
+    of the target model's utility; an unlearned model below it is marked as collapsed. null_band: metric (or
+    "metric.extra", such as forget_quality.ks_distance) -> the retrain-seed range. audits: findings of audits.
+    directions: metric -> meaning of a larger value. protocol: courses and probes of a study of stories. sections:
+    further tables of this study.
 
-    Raises ConfigError if two runs cannot be told apart, a role is unknown, or the floor is not within 0..1.
+    Raises:
+        ConfigError: If two runs have the same role, label and seed, a role is unknown, or the floor is not within 0..1.
     """
 
     title: str
@@ -200,21 +202,21 @@ class ReportModel:
     def __post_init__(self) -> None:
         if not 0 <= self.utility_floor <= 1:
             raise ConfigError(
-                f"utility_floor is {self.utility_floor}; allowed: 0 to 1, a share of the full model's utility"
+                f"utility_floor is {self.utility_floor}; allowed: 0 to 1, a share of the target model's utility"
             )
-        seen: set[tuple[str, str, int | str | None]] = set()
+        keys: set[tuple[str, str, int | str | None]] = set()
         for run in self.runs:
             if run.role not in ROLES:
                 raise ConfigError(f"run {run.label!r}: role is {run.role!r}; allowed: {', '.join(ROLES)}")
             key = (run.role, run.label, run.seed)
-            if key in seen:
+            if key in keys:
                 raise ConfigError(
                     f"two runs have the role {run.role!r}, the label {run.label!r} and the seed {run.seed}"
                 )
-            seen.add(key)
+            keys.add(key)
 
     def groups(self) -> list[list[ReportRun]]:
-        """Runs that share role and label, full first, then retain, then the others in the order given."""
+        """Return runs grouped by role and label, full first, then retain, then the others in their order."""
         grouped: dict[tuple[str, str], list[ReportRun]] = {}
         for role in ROLES:
             for run in self.runs:
@@ -223,14 +225,14 @@ class ReportModel:
         return list(grouped.values())
 
     def mean_of(self, role: Role, metric: str) -> float:
-        """Mean of a metric over the finite values of the runs of one role; NaN where there is none."""
+        """Return the mean of a metric over the finite values of the runs of one role; NaN if there is none."""
         values = [r.results[metric].value for r in self.runs if r.role == role and metric in r.results]
         finite = [v for v in values if math.isfinite(v)]
         return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 def run_names(group: list[ReportRun]) -> list[str]:
-    """What each run of a group is called: its label, and its seed where the group has several."""
+    """Return the display name of each run of a group: its label, and its seed if the group has several."""
     if len(group) == 1:
         return [group[0].label]
     return [f"{run.label}, seed {'not given' if run.seed is None else run.seed}" for run in group]

@@ -1,4 +1,4 @@
-"""What audits found at a glance: a row per model, a column per thing tried, and in each cell the verdict."""
+"""Findings of audits at a glance: a row per model, a column per attack or analysis, and in each cell the verdict."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from itertools import groupby
 from expunge.report.model import AuditLine, ReportModel
 from expunge.report.table import BELOW_FLOOR, table
 
-# By what is left, the least first. The marks fill up, so that they differ in shape and not only in colour.
+# By remaining knowledge, the least first. The marks fill up, so that they differ in shape and not only in colour.
 MARKS = {"forgotten": "\u25cb", "traces": "\u25d0", "still known": "\u25cf", "undecided": "?"}
 MISSING = "missing"
 ABSENT = "\u2013"
-NOT_TRIED = "not tried on this model"
+NOT_TRIED = "not run on this model"
 LEGEND = (
-    "\u25cb forgotten: not told from the retain model; \u25d0 traces: more is left than in the retain model; "
-    "\u25cf still known: a large part of what the full model knows is left; ? undecided: the rows are too few or the "
-    f"controls do not allow a verdict; {ABSENT} no number, the reason is below. Where the seeds of a model disagree, "
-    "each verdict is said."
+    "\u25cb forgotten: indistinguishable from the retain model; \u25d0 traces: more is left than in the retain model; "
+    "\u25cf still known: a large part of the target model's knowledge is left; ? undecided: the rows are too few or "
+    f"the controls do not allow a verdict; {ABSENT} no number, the reason is below. If the seeds of a model disagree, "
+    "the cell shows each verdict."
 )
 
 
 @dataclass(frozen=True)
 class AuditVerdict:
-    """A verdict as it is shown. kind: of the style sheet. text: the word, and of how many seeds where that is open."""
+    """A verdict for display. kind: style class. text: the word, and the number of seeds if they disagree."""
 
     kind: str
     mark: str
@@ -37,7 +37,7 @@ class AuditVerdict:
 
 @dataclass(frozen=True)
 class AuditSummary:
-    """A cell: what the seeds of a model found, the least first. notes: footnotes that say why something is missing."""
+    """A cell: the verdicts of a model's seeds, the least knowledge first. notes: footnotes with reasons."""
 
     verdicts: tuple[AuditVerdict, ...]
     notes: tuple[int, ...] = ()
@@ -45,8 +45,10 @@ class AuditSummary:
 
 @dataclass(frozen=True)
 class Overview:
-    """columns: (audit, what was tried) of each; rows: the label of a model and its cells. Footnote k is
-    `footnotes[k - 1]`. flags: of models that have collapsed, by label: what seems forgotten there is broken."""
+    """columns: (audit, attack or analysis) of each; rows: the label of a model and its cells.
+
+    Footnote k is `footnotes[k - 1]`. flags: marks of collapsed models, by label: they are broken rather than unlearned.
+    """
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, tuple[AuditSummary, ...]], ...]
@@ -60,33 +62,33 @@ class Overview:
 
 
 def by_audit(model: ReportModel) -> dict[str, list[AuditLine]]:
-    """The findings of each audit: by what was tried, then by model, so that seeds stand together."""
-    found: dict[str, list[AuditLine]] = {}
+    """Return the findings of each audit: by attack or analysis, then by model, so that seeds are adjacent."""
+    findings: dict[str, list[AuditLine]] = {}
     for line in model.audits:
-        found.setdefault(line.audit, []).append(line)
+        findings.setdefault(line.audit, []).append(line)
     labels = list(dict.fromkeys(line.label for line in model.audits))
-    for lines in found.values():
+    for lines in findings.values():
         names = list(dict.fromkeys(line.name for line in lines))
         lines.sort(key=lambda line: (names.index(line.name), labels.index(line.label)))
-    return found
+    return findings
 
 
 def overview(model: ReportModel) -> Overview:
-    """The verdicts of all audits on all models."""
+    """Return the verdicts of all audits on all models."""
     columns = tuple(dict.fromkeys((line.audit, line.name) for lines in by_audit(model).values() for line in lines))
     cells: dict[tuple[str, str, str], list[AuditLine]] = {}
     for line in model.audits:
         cells.setdefault((line.label, line.audit, line.name), []).append(line)
     notes: dict[str, int] = {}
     rows = [
-        (label, tuple(_met(cells.get((label, *column), []), notes) for column in columns))
+        (label, tuple(_summary(cells.get((label, *column), []), notes) for column in columns))
         for label in dict.fromkeys(line.label for line in model.audits)
     ]
     return Overview(columns, tuple(rows), tuple(notes), _flags(model))
 
 
 def _flags(model: ReportModel) -> dict[str, str]:
-    """The mark of each model below the utility floor, and of how many of its seeds that holds where they disagree."""
+    """Return the mark of each model below the utility floor, with the number of its seeds if they disagree."""
     runs = [row for row in table(model).rows if row.kind == "run" and row.role == "unlearn"]
     all_of, below = Counter(row.label for row in runs), Counter(row.label for row in runs if row.flag)
     return {
@@ -95,14 +97,14 @@ def _flags(model: ReportModel) -> dict[str, str]:
     }
 
 
-def _met(lines: list[AuditLine], notes: dict[str, int]) -> AuditSummary:
-    found = Counter(line.verdict for line in lines) or Counter([MISSING])
-    order = [*MARKS, *(word for word in found if word not in (*MARKS, MISSING)), MISSING]
-    uneven = len(found) > 1 and len(lines) > len(found)
-    verdicts = [_verdict(word, found[word] if uneven else None) for word in order if word in found]
+def _summary(lines: list[AuditLine], notes: dict[str, int]) -> AuditSummary:
+    counts = Counter(line.verdict for line in lines) or Counter([MISSING])
+    order = [*MARKS, *(word for word in counts if word not in (*MARKS, MISSING)), MISSING]
+    uneven = len(counts) > 1 and len(lines) > len(counts)
+    verdicts = [_verdict(word, counts[word] if uneven else None) for word in order if word in counts]
     reasons = dict.fromkeys(line.note or "no reason was stored" for line in lines if line.verdict == MISSING)
-    asked = list(reasons) if lines else [NOT_TRIED]
-    return AuditSummary(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in asked))
+    footnotes = list(reasons) if lines else [NOT_TRIED]
+    return AuditSummary(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in footnotes))
 
 
 def _verdict(word: str, n: int | None) -> AuditVerdict:

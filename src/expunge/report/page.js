@@ -54,7 +54,7 @@ const figures = async () => {
 const drawn = figures().catch((error) => {
   const place = document.getElementById("no-figures");
   place.hidden = false;
-  place.textContent = "The figures could not be drawn: this browser is too old, or stopped the script. The tables hold their numbers.";
+  place.textContent = "The figures could not be drawn: this browser is too old, or stopped the script. The tables contain their numbers.";
   console.error(error);
 });
 drawn.then(() => { document.documentElement.dataset.drawn = "yes"; });

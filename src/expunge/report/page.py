@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing but itself: style, figures, rows and the plotly library are inside."""
+"""One self-contained HTML page: style, figures, rows and the plotly library are inline."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from expunge.report.stories import heads, recovery_rows
 from expunge.report.table import ABSENT, table
 from expunge.report.text import sections, to_csv, to_latex, to_markdown
 
-LIMIT = 5_000_000  # bytes of a page; the rows have what the rest leaves
-MIN_ROWS = 200_000  # bytes the rows may have however much the rest takes
+LIMIT = 5_000_000  # bytes of a page; the rows fill the remaining space
+MIN_ROWS = 200_000  # bytes that the rows may always use
 
 
 def to_html(model: ReportModel, *, live: bool = False) -> str:
-    """The page. Labels, reasons and generations are escaped; a content policy forbids every load from outside.
+    """Return the page. Labels, reasons and generations are escaped; a content policy forbids every load from outside.
 
-    live: for a page that is served while the study runs: it asks its own server whether there is a newer one.
+    Args:
+        model: Contents of the report.
+        live: Whether a server shows the page while the study runs; the page then requests newer versions from it.
     """
     without = _render(model, None, live)
     if not model.explorer.rows:
@@ -43,28 +45,28 @@ def to_html(model: ReportModel, *, live: bool = False) -> str:
 
 
 def environment() -> Environment:
-    """Templates of this package, with everything escaped."""
-    made = Environment(
+    """Return the template environment of this package, with escaping enabled."""
+    templates = Environment(
         loader=PackageLoader("expunge", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["figure_json"] = _figure_json
-    made.filters["breakable"] = _breakable
-    return made
+    templates.filters["figure_json"] = _figure_json
+    templates.filters["breakable"] = _breakable
+    return templates
 
 
 def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bool) -> str:
-    drawn = figures(model)
+    all_figures = figures(model)
     return environment().get_template("page.html").render(
         model=model,
         live=live,
         table=table(model),
         metrics=_metrics(model),
-        figures=drawn,
-        plotly=packed_plotly() if any(d.figure is not None for d in drawn) else None,
+        figures=all_figures,
+        plotly=packed_plotly() if any(d.figure is not None for d in all_figures) else None,
         audits=audit_rows(model),
         audit_heads=HEADS,
         audit_numbers=NUMBERS,
@@ -88,18 +90,18 @@ def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bo
 
 @functools.cache
 def packed_plotly() -> str:
-    """The library, packed: it is the largest part of a page."""
+    """Return the plotly library, compressed, because it is the largest part of a page."""
     return examples.pack(get_plotlyjs())
 
 
 def _figure_json(about: Figure) -> Markup:
-    """The figure as JSON. What could end a script or begin a tag is written as an escape."""
+    """Return the figure as JSON, with escapes for characters that could end a script or begin a tag."""
     text = plotly.io.to_json(about.figure, validate=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def _breakable(text: str, after: str = "=,") -> Markup:
-    """Text whose lines end after these characters alone: a number is whole unless it is wider than its place."""
+    """Return text that may break only after these characters: a number stays whole unless it is wider than its cell."""
     out = Markup("")
     for piece in re.findall(f"[^{after}]+[{after}]*\\s*|[{after}]+\\s*", text):
         out += Markup('<span class="piece">{}</span>{}').format(piece.rstrip(), " " if piece[-1:].isspace() else "")
@@ -113,7 +115,7 @@ class _Metrics:
 
 
 def _metrics(model: ReportModel) -> _Metrics:
-    """Every metric of every run: name, direction, and text, interval and reason of each."""
+    """Return every metric of every run: name, direction, and text, interval and reason of each."""
     runs = named_runs(model)
     names = dict.fromkeys([*model.shown, *(name for run, _ in runs for name in run.results)])
     there = [name for name in names if any(name in run.results for run, _ in runs)]
@@ -136,9 +138,9 @@ def _interval(low: float, high: float) -> str:
 
 
 def _in_order(model: ReportModel, sample: ReportSample) -> list[tuple[str, str]]:
-    """What each run says, in the order of the table; runs that the table does not know come last."""
+    """Return each run's answer, in the order of the table; runs outside the table come last."""
     order = {label: k for k, label in enumerate(dict.fromkeys(group[0].label for group in model.groups()))}
-    return sorted(sample.by_run.items(), key=lambda said: order.get(said[0], len(order)))
+    return sorted(sample.by_run.items(), key=lambda answer: order.get(answer[0], len(order)))
 
 
 def _data_link(kind: str, text: str) -> str:

@@ -11,7 +11,7 @@ SCORE = "feature_score"
 
 @dataclass(frozen=True)
 class ProtocolCourse:
-    """One model on its way. points: {"step": 10, "feature_score": .5, "loss_NAME": 1.2, ...}, from step 0 on.
+    """One model during deletion or recovery. points: {"step": 10, "feature_score": .5, "loss_NAME": 1.2, ...}, from 0.
 
     role: full (present in pretraining), retain (never learned) or unlearn (a deletion).
     """
@@ -21,7 +21,7 @@ class ProtocolCourse:
     points: tuple[Mapping[str, float], ...]
 
     def at(self, step: int, name: str) -> float | None:
-        """A number after a step, if it was measured there."""
+        """Return a number after a step, or None if it was not measured there."""
         return next((p[name] for p in self.points if p["step"] == step and name in p), None)
 
 
@@ -38,9 +38,10 @@ class ProbeCurve:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A feature deleted and recovered. task: the data set with the feature; losses: data sets whose losses are told.
+    """A feature deleted and recovered. task: the data set with the feature; losses: data sets with reported losses.
 
-    shown_at: steps of recovery for the table. findings: what the numbers say of the paper's claims, a line each.
+    shown_at: steps of recovery for the table. findings: comparison of the numbers with the paper's claims, line by
+    line.
     """
 
     feature: str

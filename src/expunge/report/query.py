@@ -27,15 +27,15 @@ FILE = "results.parquet"
 RESULTS = pa.schema(
     [
         ("study", pa.string()),
-        ("cell", pa.string()),  # of a grid; the label begins with it
+        ("cell", pa.string()),  # of a grid; the label starts with it
         ("label", pa.string()),
         ("role", pa.string()),  # full, retain or unlearn
         ("method", pa.string()),
         ("settings", pa.string()),
         ("seed", pa.string()),
         ("metric", pa.string()),  # a metric's name; its further numbers as name.extra
-        ("value", pa.float64()),  # null where it could not be computed
-        ("reason", pa.string()),  # why it could not
+        ("value", pa.float64()),  # null if undefined
+        ("reason", pa.string()),  # why it is undefined
         ("ci_low", pa.float64()),  # bootstrap interval over the rows of this one model
         ("ci_high", pa.float64()),
         ("wall_s", pa.float64()),
@@ -55,7 +55,7 @@ ORDER BY study, role, label, metric
 
 
 def results_table(model: ReportModel) -> pa.Table:
-    """One line per run and number, in the shape of RESULTS."""
+    """Return one line per run and number, in the schema RESULTS."""
     return pa.Table.from_pylist([line for run in model.runs for line in _lines(model.study, run)], schema=RESULTS)
 
 
@@ -84,7 +84,7 @@ def _lines(study: str, run: ReportRun) -> list[dict[str, Any]]:
 
 
 def write_results(model: ReportModel, folder: Path) -> Path:
-    """The results of a study as one parquet file, whole."""
+    """Write the results of a study as one parquet file, atomically."""
     sink = pa.BufferOutputStream()
     pq.write_table(results_table(model), sink)
     write_bytes(folder / FILE, sink.getvalue().to_pybytes())
@@ -92,22 +92,28 @@ def write_results(model: ReportModel, folder: Path) -> Path:
 
 
 def read_results(files: Sequence[Path]) -> pa.Table:
-    """The results of several studies, one after the other. Raises DataError for a file that is none."""
-    found = []
+    """Read and concatenate the results of several studies. Raises DataError for a file without results."""
+    tables = []
     for file in files:
         try:
             table = pq.read_table(file)
-            if "cell" not in table.column_names:  # written before there was such a column
+            if "cell" not in table.column_names:  # a file from before this column existed
                 table = table.append_column("cell", pa.nulls(len(table), pa.string()))
-            found.append(table.select(RESULTS.names).cast(RESULTS))
+            tables.append(table.select(RESULTS.names).cast(RESULTS))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise DataError(f"{file}: not a table of results: {' '.join(str(error).split())}") from None
-    return pa.concat_tables(found) if found else RESULTS.empty_table()
+    return pa.concat_tables(tables) if tables else RESULTS.empty_table()
 
 
 def query(results: pa.Table, sql: str) -> pandas.DataFrame:
-    """Answer SQL over two tables: `results` (RESULTS), and `means` (over the seeds of a label, with n, sd and the 95 %
-    Student interval, which is null for one seed). Files and the network are out of reach. Raises ConfigError."""
+    """Run SQL over two tables: `results` (RESULTS), and `means`.
+
+    `means` is over the seeds of a label, with n, sd and the 95 % Student interval, which is null for one seed. SQL has
+    no access to files and the network.
+
+    Raises:
+        ConfigError: If DuckDB rejects the query.
+    """
     import duckdb
 
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": False}) as database:
@@ -124,18 +130,18 @@ def query(results: pa.Table, sql: str) -> pandas.DataFrame:
 
 
 def _problem(error: Exception) -> str:
-    """What DuckDB says, on one line, without its guesses at tables of its own."""
+    """Return DuckDB's message on one line, without its suggestions of internal tables."""
     return " ".join(str(error).partition("\nDid you mean")[0].split())
 
 
 def _student(largest: int) -> pa.Table:
-    """The 97.5 % quantile of Student's t for means of n values, n = 2, 3, ..."""
+    """Return the 97.5 % quantile of Student's t for means of n values, n = 2, 3, ..."""
     n = list(range(2, max(largest, 2) + 1))
     return pa.table({"n": n, "t": student_t.ppf(0.975, [k - 1 for k in n])})
 
 
 def to_text(frame: pandas.DataFrame, style: Format) -> str:
-    """A table as text. Missing values are empty (null in JSON); markup in names is escaped. LaTeX needs booktabs."""
+    """Format a table as text. Missing values are empty (null in JSON); markup is escaped. LaTeX needs booktabs."""
     if style == "csv":
         return str(frame.to_csv(index=False, lineterminator="\n"))
     if style == "latex":
@@ -151,7 +157,7 @@ def to_text(frame: pandas.DataFrame, style: Format) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value on one line that markdown shows as it is."""
+    """Format a value for one line of markdown."""
     if value is None or value != value:
         return ""
     text = _short(value) if isinstance(value, float) else str(value)

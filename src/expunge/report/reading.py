@@ -1,4 +1,4 @@
-"""How to read the numbers, and what to be careful about in this report. Words only; every output shows the same."""
+"""How to read the numbers, and cautions about this report. Text only; every output format shows the same."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from expunge.report.stories import READING
 from expunge.report.table import format_p
 
 _TARGET = (
-    "The target of unlearning is the retain model: trained in the same way, but never on the forget rows. On "
-    "the forget rows, a value near the retain model's is good; a lower one is not better."
+    "Unlearning aims at the retain model: trained in the same way, but never on the forget rows. On the forget rows, a "
+    "value near the retain model's is good; a lower one is not better."
 )
 _QUALITY = (
     (
         "p and KS distance come from one test: do the truth ratios of this model and of the retain model, on the "
         "forget rows, follow the same distribution? The KS distance (0 to 1) is the largest gap between the two "
-        "curves and says how far apart the models are. p is not an effect size: it says how surprising such a gap "
-        "would be by chance."
+        "curves and measures how far apart the models are. p is not an effect size: it measures how surprising such a "
+        "gap would be by chance."
     ),
     (
         "A small p shows that the models differ. A large p does not show that they are the same: for two equally "
@@ -30,20 +30,20 @@ _QUALITY = (
 )
 _LEAKAGE = (
     "Privacy leakage is the distance between the attack's AUC on this model and on the retain model, in percent of the "
-    "latter. Far below 0 the forget texts are still told apart as known; far above 0 they stand out as unlearned."
+    "latter. Far below 0 the attack still recognises the forget texts; far above 0 they are conspicuous as unlearned."
 )
 _CHOICES = (
-    "An accuracy on multiple-choice questions is read against guessing, 1 / options (0.25 with four). On hazardous "
-    "knowledge the aim is guessing, not less: an accuracy well below it says that answers are known and turned over."
+    "Compare an accuracy on multiple-choice questions with guessing, 1 / options (0.25 with four). On hazardous "
+    "knowledge the aim is guessing, not less: an accuracy well below it means that answers are known and inverted."
 )
 _INTERVALS = (
-    "Intervals in brackets are 95 % bootstrap intervals over the rows of one model: they say nothing about "
-    "how another seed would come out."
+    "Intervals in brackets are 95 % bootstrap intervals over the rows of one model: they do not include the variation "
+    "between seeds."
 )
 
 
 def reading(model: ReportModel) -> tuple[str, ...]:
-    """How to read the columns of this report, line by line."""
+    """Return how to read the columns of this report, line by line."""
     if model.protocol is not None:
         return READING
     choices = any(name.startswith(("mmlu", "wmdp_")) for name in model.shown)
@@ -58,41 +58,43 @@ def reading(model: ReportModel) -> tuple[str, ...]:
 
 
 def floor_line(model: ReportModel) -> str:
-    """One sentence on the utility floor: what it is here, or why it could not be applied."""
+    """Return one sentence on the utility floor: its value, or why it was not applied."""
     full = model.mean_of("full", model.utility)
     if not math.isfinite(full):
-        return "The utility floor was not applied: no full model has a utility to compare with."
+        return "The utility floor was not applied: no target model has a utility to compare with."
     by = "" if model.utility == "model_utility" else f" by {model.utility}"
     return (
-        f"The utility floor is {model.utility_floor:g} of the full model's utility{by} "
+        f"The utility floor is {model.utility_floor:g} of the target model's utility{by} "
         f"({model.utility_floor * full:.3f}). "
-        "A model below it has collapsed: whatever its forget quality, it has not unlearned, it has broken."
+        "A model below it has collapsed: at any forget quality, it is broken rather than unlearned."
     )
 
 
 def cautions(model: ReportModel) -> tuple[str, ...]:
-    """What the numbers of this very report cannot carry: one seed, unlike row counts, a test without power."""
-    found: list[str] = []
+    """Return the limits of this report's numbers: one seed, different row counts, a test without power."""
+    lines: list[str] = []
     groups = [g for g in model.groups() if g[0].role == "unlearn"]
     single = [g[0].label for g in groups if len(g) == 1]
     if groups and len(single) == len(groups):
-        found.append("Each method was run with one seed: small differences between methods may be chance.")
+        lines.append("Each method was run with one seed: small differences between methods may be chance.")
     elif single:
-        found.append(f"One seed only, so differences may be chance: {', '.join(single)}.")
+        lines.append(f"One seed only, so differences may be chance: {', '.join(single)}.")
     if not any(run.role == "retain" for run in model.runs):
-        found.append(
-            "There is no retain model here, so nothing says how a model that never saw the forget rows behaves."
+        lines.append(
+            "There is no retain model here, so the behaviour of a model that never saw the forget rows is unknown."
         )
     counts = {len(r.results["forget_truth_ratio"].per_row) for r in model.runs if "forget_truth_ratio" in r.results} - {
         0
     }
     if len(counts) > 1:
         listed = ", ".join(str(c) for c in sorted(counts))
-        found.append(f"The runs were not scored on equally many forget rows ({listed}): their p-values do not compare.")
+        lines.append(
+            f"The runs were scored on different numbers of forget rows ({listed}): do not compare their p-values."
+        )
     p_full = model.mean_of("full", "forget_quality")
     if p_full > 0.05:
-        found.append(
-            f"The test hardly tells the full model from the retain model (p = {format_p(math.log10(p_full))}): "
-            "on these rows a large p of a method says little."
+        lines.append(
+            f"The test hardly separates the target model from the retain model (p = {format_p(math.log10(p_full))}): "
+            "on these rows a large p of a method means little."
         )
-    return tuple(found)
+    return tuple(lines)

@@ -1,4 +1,4 @@
-"""A section of tables that some studies have, as plain values: the page and the markdown show the same."""
+"""An optional section of tables as plain values; the page and the markdown show the same."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GridSection:
-    """A table of texts. named_by: the head of the column that names a row; texts: those that hold words, not numbers;
-    both are aligned to the left."""
+    """A table of texts. named_by: the head of the column that names a row; texts: columns of words, not numbers.
+
+    Both are aligned to the left.
+    """
 
     caption: str
     heads: tuple[str, ...]
@@ -17,13 +19,13 @@ class GridSection:
     texts: tuple[str, ...] = ()
 
     def leftward(self, head: str) -> bool:
-        """Whether a column is aligned to the left."""
+        """Return whether a column is aligned to the left."""
         return head == self.named_by or head in self.texts
 
 
 @dataclass(frozen=True)
 class Section:
-    """name: its place in the page; link: what leads there."""
+    """A section. name: its anchor in the page; link: the text of its link."""
 
     name: str
     title: str

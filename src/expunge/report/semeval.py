@@ -15,15 +15,14 @@ ABSENT = "\u2013"
 SHARE = 0.75  # of the MMLU before unlearning; the task's floor is that share of its 7B model's
 ABOUT = (
     "The official score is the mean of three parts: the harmonic mean of the twelve terms (1 - x on the forget side), "
-    "the membership part 1 - 2 |AUC - 0.5|, and MMLU. Entries are in its order; a ruined model can stand high in it, "
-    f"so read the floor beside it: the task asked for MMLU above {MMLU_FLOOR} of its 7B model, which is "
-    f"{SHARE:.0%} of that model's before unlearning. The full model is the one before; the retain model never saw the "
-    "forget rows."
+    "the membership part 1 - 2 |AUC - 0.5|, and MMLU. It sorts the entries. A ruined model can rank high in it, so "
+    f"also read the floor: the task required MMLU above {MMLU_FLOOR} of its 7B model, which is {SHARE:.0%} of that "
+    "model's before unlearning. The target model (full) is the one before; the retain model never saw the forget rows."
 )
 
 
 def parts_of(results: Mapping[str, MetricResult]) -> list[tuple[str, str]]:
-    """The official numbers of one model, by name, as text; what is missing says why."""
+    """Return the official numbers of one model, by name, as text; a missing one contains its reason."""
     names = {
         AGGREGATE: "aggregate",
         "task_aggregate": "task aggregate",
@@ -38,7 +37,7 @@ def parts_of(results: Mapping[str, MetricResult]) -> list[tuple[str, str]]:
 
 
 def score_section(model: ReportModel) -> Section | None:
-    """The score table, the best aggregate first; None where no run has such a score."""
+    """Return the score table, the best aggregate first; None if no run has such a score."""
     if not any(AGGREGATE in run.results for run in model.runs):
         return None
     named = [pair for group in model.groups() for pair in zip(group, run_names(group), strict=True)]
@@ -70,7 +69,7 @@ def score_section(model: ReportModel) -> Section | None:
 def _ranked(
     entries: list[tuple[ReportRun, str]], named: list[tuple[ReportRun, str]]
 ) -> list[tuple[str, tuple[ReportRun, str]]]:
-    """The entries with their ranks, then the models they are held against, without."""
+    """Return the entries with their ranks, then the models to compare them with, without rank."""
     ranked = [(str(i), entry) for i, entry in enumerate(entries, 1)]
     return ranked + [("", pair) for pair in named if pair[0].role != "unlearn"]
 
@@ -90,15 +89,15 @@ def _term(run: ReportRun, term: str) -> float:
 
 
 def _mmlu(results: Mapping[str, MetricResult]) -> float:
-    """MMLU as it entered the aggregate, measured or given."""
+    """Return MMLU as it entered the aggregate, from a measurement or from the settings."""
     return results[AGGREGATE].extra.get("mmlu_part", math.nan) if AGGREGATE in results else math.nan
 
 
 def _text(results: Mapping[str, MetricResult], name: str) -> str:
-    found = results.get(name)
-    if found is None:
+    result = results.get(name)
+    if result is None:
         return f"{ABSENT} (not measured)"
-    return _number(found.value) if math.isfinite(found.value) else f"{ABSENT} ({found.reason})"
+    return _number(result.value) if math.isfinite(result.value) else f"{ABSENT} ({result.reason})"
 
 
 def _number(value: float) -> str:
@@ -106,7 +105,7 @@ def _number(value: float) -> str:
 
 
 def _flag(value: float, floor: float) -> str:
-    """Whether a value reaches a floor."""
+    """Return whether a value reaches a floor, as text."""
     if not (math.isfinite(value) and math.isfinite(floor)):
         return ABSENT
     return "yes" if value > floor else "no"

@@ -16,39 +16,39 @@ from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
 
 FILE = "recovery.csv"
 ABOUT = (
-    "Fine-tuned on stories with the feature, after so many steps: the share of generations that have it (with its 95 % "
-    "interval), and the loss on such stories in nats per token. The never-learned model is the control: what it learns "
-    "in as many steps was not hidden, but learnt."
+    "After so many steps of fine-tuning on stories with the feature: the share of generations that have it (with its "
+    "95 % interval), and the loss on such stories in nats per token. The never-learned model is the control: knowledge "
+    "that it gains in as many steps was not hidden, but learned."
 )
 READING = (
     "The present model was pretrained on all stories, the never-learned one on those without the feature. A deletion "
-    "is the present model, fine-tuned on the data set that names it; it has forgotten as far as it reads, and "
-    "recovers, like the never-learned model.",
-    "feature_score is the share of generations that the judge finds the feature in, among prompts that ask for it; "
-    "loss_NAME is on stories of the test, given their instructions, in nats per token.",
-    "probe_auc is read at the layer where the present and the never-learned model differ most; probe_kept is 0 where "
-    "it reads like never learned and 1 like present.",
-    "recovery_steps: until the share of what lies between the never-learned and the present model, both before "
-    "recovery, is regained, by the score and by the loss; straight lines are drawn between the steps measured. "
-    "recovery_area: how much higher the score's course lies than the control's, on average over the steps.",
-    "Intervals of scores are over the prompts of one model: another seed may come out otherwise.",
+    "is the present model after fine-tuning on the data set in its name. It has forgotten to the extent that its "
+    "scores and its recovery equal those of the never-learned model.",
+    "feature_score is the share of generations in which the judge detects the feature, among prompts that request it; "
+    "loss_NAME is on stories of the test set, after their instructions, in nats per token.",
+    "probe_auc is taken at the layer where the present and the never-learned model differ most; probe_kept is 0 if it "
+    "equals never learned and 1 if it equals present.",
+    "recovery_steps: the steps until a share of the gap between the never-learned and the present model, both before "
+    "recovery, is regained, by the score and by the loss, with linear interpolation between the measured steps. "
+    "recovery_area: how much higher the curve of the score lies than the control's, on average over the steps.",
+    "Intervals of scores are over the prompts of one model; another seed may differ.",
 )
 UNIT = "nats per token"
 COLUMNS = 3  # of the probe plot
 _DASHES = {"full": "dot", "retain": "dash", "unlearn": "solid"}
 
 
-def heads(told: Protocol) -> tuple[str, ...]:
-    """The heads of the table of recovery."""
-    return ("model", *(f"score @{s}" for s in told.shown_at), *(f"loss @{s}" for s in told.shown_at))
+def heads(protocol: Protocol) -> tuple[str, ...]:
+    """Return the heads of the table of recovery."""
+    return ("model", *(f"score @{s}" for s in protocol.shown_at), *(f"loss @{s}" for s in protocol.shown_at))
 
 
-def recovery_rows(told: Protocol) -> list[tuple[str, ...]]:
-    """The cells of the table of recovery: a row for each course."""
+def recovery_rows(protocol: Protocol) -> list[tuple[str, ...]]:
+    """Return the cells of the table of recovery, a row for each course."""
     rows = []
-    for course in told.recoveries:
-        scores = [_score(course, step) for step in told.shown_at]
-        losses = [_text(course.at(step, f"loss_{told.task}")) for step in told.shown_at]
+    for course in protocol.recoveries:
+        scores = [_score(course, step) for step in protocol.shown_at]
+        losses = [_text(course.at(step, f"loss_{protocol.task}")) for step in protocol.shown_at]
         rows.append((course.label, *scores, *losses))
     return rows
 
@@ -63,12 +63,12 @@ def _text(value: float | None, digits: int = 3) -> str:
     return "\u2013" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def recovery_csv(told: Protocol) -> str:
-    """Every point of every course: stage, model, step, quantity, value."""
+def recovery_csv(protocol: Protocol) -> str:
+    """Return every point of every course as CSV: stage, model, step, quantity, value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["stage", "model", "role", "step", "name", "value"])
-    for stage, courses in (("deletion", told.deletions), ("recovery", told.recoveries)):
+    for stage, courses in (("deletion", protocol.deletions), ("recovery", protocol.recoveries)):
         for course in courses:
             for point in course.points:
                 for name, value in point.items():
@@ -78,25 +78,25 @@ def recovery_csv(told: Protocol) -> str:
 
 
 def story_figures(model: ReportModel) -> list[Figure]:
-    """Recovery and deletion, by score and by loss, and the probes; none for other studies."""
-    told = model.protocol
-    if told is None:
+    """Return the figures of recovery and deletion, by score and by loss, and the probes; none for other studies."""
+    protocol = model.protocol
+    if protocol is None:
         return []
     looks = {label: look for (_, label), look in looks_of(model).items()}
-    score = f"share of generations with {told.feature}"
-    made = [
-        _courses("recovery-score", "Recovery: what is generated", told.recoveries, SCORE, score, looks),
+    score = f"share of generations with {protocol.feature}"
+    course_figures = [
+        _courses("recovery-score", "Recovery: generations", protocol.recoveries, SCORE, score, looks),
         _courses(
-            "recovery-loss", "Recovery: loss on stories with the feature", told.recoveries, f"loss_{told.task}",
+            "recovery-loss", "Recovery: loss on stories with the feature", protocol.recoveries, f"loss_{protocol.task}",
             UNIT, looks,
         ),
-        _courses("deletion-score", "Deletion: what is generated", told.deletions, SCORE, score, looks),
+        _courses("deletion-score", "Deletion: generations", protocol.deletions, SCORE, score, looks),
         *(
-            _courses(f"deletion-loss-{i}", f"Deletion: loss on {name}", told.deletions, f"loss_{name}", UNIT, looks)
-            for i, name in enumerate(told.losses)
+            _courses(f"deletion-loss-{i}", f"Deletion: loss on {name}", protocol.deletions, f"loss_{name}", UNIT, looks)
+            for i, name in enumerate(protocol.losses)
         ),
     ]  # fmt: skip
-    return [*(figure for figure in made if figure is not None), *_probes(told, looks)]
+    return [*(figure for figure in course_figures if figure is not None), *_probes(protocol, looks)]
 
 
 def _courses(
@@ -130,7 +130,7 @@ def _courses(
     if not figure.data:
         return None
     shown = sorted(steps)
-    # a logarithmic axis on which step 0 has a place: it shows the step + 1
+    # a logarithmic axis of step + 1, which has a place for step 0
     figure.update_xaxes(
         title="optimiser step", type="log", tickvals=[s + 1 for s in shown], ticktext=[str(s) for s in shown]
     )
@@ -139,11 +139,11 @@ def _courses(
     return Figure(name, title, caption, styled(figure, 420))
 
 
-def _probes(told: Protocol, looks: Mapping[str, FigureStyle]) -> list[Figure]:
-    there = [c for c in told.probes if any(math.isfinite(v) for v in c.auc)]
+def _probes(protocol: Protocol, looks: Mapping[str, FigureStyle]) -> list[Figure]:
+    there = [c for c in protocol.probes if any(math.isfinite(v) for v in c.auc)]
     if not there:
         return []
-    names = sorted({c.attribute for c in there}, key=lambda name: (name != told.feature, name))
+    names = sorted({c.attribute for c in there}, key=lambda name: (name != protocol.feature, name))
     n_rows = -(-len(names) // COLUMNS)
     figure = make_subplots(rows=n_rows, cols=min(COLUMNS, len(names)), subplot_titles=[safe(n) for n in names])
     legend: set[str] = set()
@@ -154,9 +154,9 @@ def _probes(told: Protocol, looks: Mapping[str, FigureStyle]) -> list[Figure]:
     figure.update_yaxes(title="AUC", col=1)
     figure.update_xaxes(title="layer", row=n_rows, dtick=1)
     caption = (
-        f"How well a linear probe of the mean state of a story's last tokens tells whether it has the feature; "
-        f"{told.feature} is the deleted one. 0.5 is guessing. A deletion that reads like the never-learned model has "
-        "lost it; one that reads like the present model has hidden it."
+        "How well a linear probe of the mean state of a story's last tokens detects the feature; "
+        f"{protocol.feature} is the deleted one. 0.5 is guessing. A deletion with the probe scores of the "
+        "never-learned model has lost the feature; one with those of the present model has hidden it."
     )
     return [Figure("probes", "Probes of each layer", caption, styled(figure, 240 + 220 * n_rows))]
 

@@ -1,4 +1,4 @@
-"""The results table: raw values beside their text, so that every output shows the same numbers."""
+"""The results table: raw values with their text, so that every output shows the same numbers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from expunge.report.model import ReportModel, ReportRun, run_names
 Kind = Literal["p", "number", "percent", "count", "time"]
 ABSENT = "\u2013"  # an en dash
 BELOW_FLOOR = "below the utility floor"
-ITSELF = "this number is a distance to the retain model, and this is the retain model itself"
-NO_RETAIN = "this number is a distance to the retain model, and there was none to compare with"
+ITSELF = "this number is a distance from the retain model, and this is the retain model itself"
+NO_RETAIN = "this number is a distance from the retain model, and there is no retain model"
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column. key: its name in the CSV; metric and extra: where its value is read; title: how to read it.
-    to_retain: it is a distance to the retain model, which the retain model itself does not have."""
+    """A column. key: its name in the CSV; metric and extra: source of its value; title: how to read it.
+
+    to_retain: it is a distance from the retain model, which is undefined for the retain model itself.
+    """
 
     key: str
     head: str
@@ -62,7 +64,7 @@ _KNOWN = (
     ),
     TableColumn(
         "model_utility", "model utility", "number",
-        "harmonic mean over what the model should still know; larger is better",
+        "harmonic mean over the abilities to keep; larger is better",
         "model_utility",
     ),
     TableColumn(
@@ -82,7 +84,7 @@ _KNOWN = (
     ),
     TableColumn(
         "forget_verbmem_ROUGE", "forget verbatim", "number",
-        "overlap of how the model goes on with a forget text and how it goes on; compare with the retain model",
+        "overlap of the model's continuation of a forget text with the true one; compare with the retain model",
         "forget_verbmem_ROUGE",
     ),
     TableColumn(
@@ -92,7 +94,7 @@ _KNOWN = (
     ),
     TableColumn(
         "extraction_strength", "extraction strength", "number",
-        "share of a forget text that the model says by itself from some point on; compare with the retain model",
+        "share of a forget text that the model reproduces from some point on; compare with the retain model",
         "extraction_strength",
     ),
     TableColumn(
@@ -110,9 +112,9 @@ _KNOWN = (
     TableColumn("wmdp_cyber", "WMDP cyber", "number", "accuracy on security questions; chance is 0.25", "wmdp_cyber"),
 )  # fmt: skip
 _DROP = TableColumn(
-    "utility_drop_percent", "utility drop", "percent", "utility lost against the full model; smaller is better"
+    "utility_drop_percent", "utility drop", "percent", "utility loss against the target model; smaller is better"
 )
-_ATTACKS = (  # shown where some run has them
+_ATTACKS = (  # shown if some run has them
     TableColumn(
         "mia_distance", "MIA distance", "number",
         "distance of the min-k attack's AUC from the retain model's, from either side; 0 is best",
@@ -120,9 +122,7 @@ _ATTACKS = (  # shown where some run has them
     ),
     next(column for column in _KNOWN if column.key == "privleak"),
 )  # fmt: skip
-_MEMORY = TableColumn(
-    "memory_gb", "memory GB", "number", "the most memory that training took, in GB"
-)  # where it is known
+_MEMORY = TableColumn("memory_gb", "memory GB", "number", "peak memory of training, in GB")  # shown if recorded
 _LAST = (
     TableColumn("steps", "steps", "count", "optimiser steps"),
     TableColumn("wall_s", "time", "time", "seconds of training, wall clock"),
@@ -131,10 +131,10 @@ _LAST = (
 
 @dataclass(frozen=True)
 class TableCell:
-    """One value. value is NaN where missing. `note` is the footnote that says why, or which rows a value leaves out.
+    """One value. value is NaN if missing. `note` is the footnote with the reason, or with the ignored rows.
 
     sd and n: only in rows of means; the sd of a p-value is that of its log10. low, high: a confidence interval.
-    log10: of a p-value, finite where the p-value itself underflows to 0. spread: lowest and highest, of a null band.
+    log10: of a p-value, finite even if the p-value itself underflows to 0. spread: lowest and highest of a seed range.
     """
 
     value: float
@@ -149,14 +149,16 @@ class TableCell:
 
     @property
     def interval(self) -> str:
-        """The confidence interval as text, or nothing."""
+        """The confidence interval as text, or empty."""
         return f"[{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low) and math.isfinite(self.high) else ""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row. kind: a run, the mean over the seeds of a label, the band of the retain models, or a job without a
-    result. run: the run, if one."""
+    """One row. kind: a run, the mean over the seeds of a label, the retrain-seed range, or a job without a result.
+
+    run: the run, if it is one.
+    """
 
     kind: Literal["run", "mean", "band", "missing"]
     name: str
@@ -181,24 +183,24 @@ class ReportTable:
 class _Footnotes:
     numbers: dict[str, int] = field(default_factory=dict)
 
-    def number(self, said: str) -> int:
-        return self.numbers.setdefault(said, len(self.numbers) + 1)
+    def number(self, reason: str) -> int:
+        return self.numbers.setdefault(reason, len(self.numbers) + 1)
 
     def absent(self, reason: str) -> TableCell:
         return TableCell(math.nan, ABSENT, note=self.number(reason))
 
 
 def head_of(metric: str) -> str:
-    """What a metric is called at the head of its column: its name, where no other is known."""
+    """Return the column head of a metric; its own name if there is no other."""
     return next((c.head for c in _KNOWN if c.metric == metric and c.extra is None), metric)
 
 
 def columns_of(model: ReportModel) -> tuple[TableColumn, ...]:
-    """The columns of the metrics that are shown, the loss of utility beside the utility, then steps and time."""
+    """Return the columns of the metrics in the report, the utility drop next to the utility, then steps and time."""
     out: list[TableColumn] = []
     for name in model.shown:
-        known = [column for column in _KNOWN if column.metric == name]
-        out += known or [TableColumn(name, name, "number", f"the metric {name}", name)]
+        predefined = [column for column in _KNOWN if column.metric == name]
+        out += predefined or [TableColumn(name, name, "number", f"the metric {name}", name)]
         if name == model.utility:
             out.append(_DROP)
     shown = {column.metric for column in out}
@@ -208,7 +210,7 @@ def columns_of(model: ReportModel) -> tuple[TableColumn, ...]:
 
 
 def table(model: ReportModel) -> ReportTable:
-    """The results table: full, retain, then the methods as given; a row of means where a label has several seeds."""
+    """Return the results table: full, retain, then the methods; a row of means if a label has several seeds."""
     notes = _Footnotes()
     columns = columns_of(model)
     scale = _ColorScale.of(model)
@@ -220,30 +222,30 @@ def table(model: ReportModel) -> ReportTable:
             rows.append(_mean_row(own, columns, scale, notes))
         if group[0].role == "retain" and model.null_band:
             rows.append(_band_row(model, columns, notes))
-    for lost in model.missing:
-        cells = tuple(notes.absent(f"{lost.label}: {lost.reason}") for _ in columns)
-        rows.append(TableRow("missing", lost.label, lost.label, "", cells))
+    for absent in model.missing:
+        cells = tuple(notes.absent(f"{absent.label}: {absent.reason}") for _ in columns)
+        rows.append(TableRow("missing", absent.label, absent.label, "", cells))
     return ReportTable(columns, tuple(rows), tuple(notes.numbers))
 
 
 def _band_row(model: ReportModel, columns: tuple[TableColumn, ...], notes: _Footnotes) -> TableRow:
-    """From the lowest to the highest retain model: what another training seed can do by itself."""
+    """Return the row from the lowest to the highest retain model: the effect of another training seed alone."""
     cells = []
     for column in columns:
         name = f"{column.metric}.{column.extra}" if column.extra else column.metric
-        found = model.null_band.get(name or "")
-        if found is None:
-            cells.append(notes.absent("no band: it is not measured between retain models"))
+        seeds = model.null_band.get(name or "")
+        if seeds is None:
+            cells.append(notes.absent("no range: it is not measured between retain models"))
             continue
-        ends = format_value(found.low, column.kind), format_value(found.high, column.kind)
-        cells.append(TableCell(found.mean, " to ".join(ends), n=found.n, spread=(found.low, found.high)))
-    n = max(found.n for found in model.null_band.values())
+        ends = format_value(seeds.low, column.kind), format_value(seeds.high, column.kind)
+        cells.append(TableCell(seeds.mean, " to ".join(ends), n=seeds.n, spread=(seeds.low, seeds.high)))
+    n = max(seeds.n for seeds in model.null_band.values())
     return TableRow("band", f"retain models, lowest to highest (n={n})", "null band", "retain", tuple(cells), n=n)
 
 
 @dataclass(frozen=True)
 class _ColorScale:
-    """What utility is held against: the metric that measures it, the full model's, and the floor."""
+    """The scale of utility: its metric, the target model's value, and the floor."""
 
     metric: str
     full: float
@@ -263,15 +265,15 @@ def _run_row(
 
 
 def _flag(role: str, columns: tuple[TableColumn, ...], cells: tuple[TableCell, ...], scale: _ColorScale) -> str | None:
-    """The mark of a collapsed model. Comparisons with NaN are false: an unknown utility or floor marks nothing."""
+    """Return the mark of a collapsed model. Comparisons with NaN are false, so an unknown utility marks nothing."""
     utility = next((cell.value for c, cell in zip(columns, cells, strict=True) if c.metric == scale.metric), math.nan)
     return BELOW_FLOOR if role == "unlearn" and utility < scale.floor else None
 
 
 def _cell(run: ReportRun, column: TableColumn, scale: _ColorScale, notes: _Footnotes) -> TableCell:
     if column.key in ("steps", "wall_s", "memory_gb"):
-        given = getattr(run, column.key)
-        value, reason = (math.nan, "not recorded") if given is None else (float(given), "not a finite number")
+        number = getattr(run, column.key)
+        value, reason = (math.nan, "not recorded") if number is None else (float(number), "not a finite number")
         return TableCell(value, format_value(value, column.kind)) if math.isfinite(value) else notes.absent(reason)
     metric = column.metric or scale.metric
     result = run.results.get(metric)
@@ -286,7 +288,7 @@ def _cell(run: ReportRun, column: TableColumn, scale: _ColorScale, notes: _Footn
         reason = ITSELF
     if column.key == "utility_drop_percent":
         if not scale.full > 0:
-            return notes.absent("there is no full model with a positive utility to compare with")
+            return notes.absent("there is no target model with a positive utility to compare with")
         value, low, high = 100 * (1 - value / scale.full), math.nan, math.nan
     if not math.isfinite(value):
         return notes.absent(reason)
@@ -311,7 +313,7 @@ def _mean_row(
             cells.append(TableCell(math.nan, ABSENT, note=same) if same else notes.absent("no seed has a value"))
             continue
         cell = _mean_cell(values, column.kind)
-        # A cell whose count is not the row's says so: a mean over fewer seeds is another mean.
+        # A cell over fewer seeds than its row shows their number, because it is another mean.
         cells.append(cell if len(values) == len(rows) else replace(cell, text=f"{cell.text} (n={len(values)})"))
     label, n, done = rows[0].label, len(rows), tuple(cells)
     flag = _flag(rows[0].role, columns, done, scale)
@@ -319,7 +321,7 @@ def _mean_row(
 
 
 def _mean_cell(values: list[float], kind: Kind) -> TableCell:
-    """Mean and sample standard deviation. p-values come as log10 p, since they span orders of magnitude."""
+    """Return mean and sample standard deviation. p-values come as log10 p, since they span orders of magnitude."""
     mean = statistics.fmean(values)
     sd = statistics.stdev(values) if len(values) > 1 else math.nan
     if kind == "p":
@@ -336,7 +338,7 @@ def _mean_cell(values: list[float], kind: Kind) -> TableCell:
 
 
 def log10_p(result: MetricResult) -> float:
-    """log10 of a p-value: the stored one, exact where p underflows, else that of the value, cut off at 1e-308."""
+    """Return log10 of a p-value: the stored one, exact if p underflows, else that of the value, at least 1e-308."""
     stored = result.extra.get("log10_p", math.nan)
     if math.isfinite(stored):
         return stored
@@ -344,7 +346,7 @@ def log10_p(result: MetricResult) -> float:
 
 
 def format_p(log10: float) -> str:
-    """A p-value, given as log10 p: three decimals from 0.01 on, else like 3.4e-35. Never a NaN."""
+    """Format a p-value from its log10: three decimals from 0.01 on, else like 3.4e-35. Never a NaN."""
     if not math.isfinite(log10):
         return ABSENT
     if log10 >= -2:
@@ -357,7 +359,7 @@ def format_p(log10: float) -> str:
 
 
 def format_value(value: float, kind: Kind) -> str:
-    """A number as text: percents with one decimal, counts with none, others with three. Never a NaN."""
+    """Format a number: percents with one decimal, counts with none, others with three. Never a NaN."""
     if not math.isfinite(value):
         return ABSENT
     if kind == "percent":
@@ -371,7 +373,7 @@ def format_value(value: float, kind: Kind) -> str:
 
 
 def format_setting(value: object) -> str:
-    """A setting as text: a number in the shorter of its two exact forms, such as 3e-4 for 0.0003 and 10 for 10.0."""
+    """Format a setting: a number in the shorter of its two exact forms, such as 3e-4 for 0.0003 and 10 for 10.0."""
     if not isinstance(value, float) or not math.isfinite(value) or value == 0:
         return str(value)
     plain = repr(value).removesuffix(".0")

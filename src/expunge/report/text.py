@@ -31,21 +31,21 @@ _GAP = 2  # spaces that rich puts around a column of this style
 
 
 def _marked(row: TableRow) -> str:
-    """The name of a row for a narrow place: a mark says that a line below explains."""
+    """Return the name of a row for narrow columns, with a mark that refers to a line below."""
     return f"{row.name} !" if row.flag else row.name
 
 
 def to_markdown(model: ReportModel) -> str:
-    """The results as markdown: table, footnotes, how to read them, notes."""
-    made = table(model)
-    heads = ["run", *(c.head for c in made.columns)]
+    """Return the results as markdown: table, footnotes, how to read them, notes."""
+    results = table(model)
+    heads = ["run", *(c.head for c in results.columns)]
     lines = [f"# {_md(model.title)}", "", f"Study {_md(model.study)}, {_md(model.created)}. {_md(_sets(model))}", ""]
     lines += [f"    {line}" for line in model.command.splitlines()] + [""]
-    lines += ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * len(made.columns) + "|"]
-    for row in made.rows:
+    lines += ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * len(results.columns) + "|"]
+    for row in results.rows:
         texts = [cell.text + (f"[^{cell.note}]" if cell.note else "") for cell in row.cells]
         lines.append("| " + " | ".join([_md(f"{row.name} ({row.flag})" if row.flag else row.name), *texts]) + " |")
-    lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(made.footnotes, 1)), ""]
+    lines += ["", *(f"[^{k}]: {_md(reason)}" for k, reason in enumerate(results.footnotes, 1)), ""]
     lines += _recovery(model)
     for part in sections(model):
         lines += _tables(part)
@@ -58,18 +58,24 @@ def to_markdown(model: ReportModel) -> str:
 
 
 def _recovery(model: ReportModel) -> list[str]:
-    told = model.protocol
-    if told is None:
+    protocol = model.protocol
+    if protocol is None:
         return []
-    names = recovery_heads(told)
-    lines = [f"## Deleted and recovered: {_md(told.feature)}", "", RECOVERY_ABOUT, "", "| " + " | ".join(names) + " |"]
+    names = recovery_heads(protocol)
+    lines = [
+        f"## Deleted and recovered: {_md(protocol.feature)}",
+        "",
+        RECOVERY_ABOUT,
+        "",
+        "| " + " | ".join(names) + " |",
+    ]
     lines.append("|:--" + "|--:" * (len(names) - 1) + "|")
-    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in recovery_rows(told)]
-    return [*lines, "", *(f"- {_md(line)}" for line in told.findings), ""]
+    lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in recovery_rows(protocol)]
+    return [*lines, "", *(f"- {_md(line)}" for line in protocol.findings), ""]
 
 
 def sections(model: ReportModel) -> tuple[Section, ...]:
-    """The sections of tables that this report has."""
+    """Return the sections of tables of this report."""
     score = score_section(model)
     return (*((score,) if score else ()), *model.sections)
 
@@ -96,7 +102,7 @@ def _audits(model: ReportModel) -> list[str]:
     lines.append("|:--" * (1 + len(seen.columns)) + "|")
     for label, cells in seen.rows:
         name = f"{label} ({seen.flags[label]})" if label in seen.flags else label
-        lines.append("| " + " | ".join([_md(name), *(_md(_said(c)) + _notes(c) for c in cells)]) + " |")
+        lines.append("| " + " | ".join([_md(name), *(_md(_verdicts(c)) + _notes(c) for c in cells)]) + " |")
     lines += ["", *(f"[^audit-{k}]: {_md(reason)}" for k, reason in enumerate(seen.footnotes, 1)), ""]
     lines += ["<details>", "<summary>Every finding with its interval</summary>", "", ABOUT, ""]
     aligned = ["--:" if head in NUMBERS else ":--" for head in HEADS]
@@ -106,7 +112,7 @@ def _audits(model: ReportModel) -> list[str]:
     return [*lines, "</details>", ""]
 
 
-def _said(cell: AuditSummary) -> str:
+def _verdicts(cell: AuditSummary) -> str:
     return " / ".join(str(verdict) for verdict in cell.verdicts)
 
 
@@ -123,37 +129,36 @@ def _sets(model: ReportModel) -> str:
 
 
 def _md(text: str) -> str:
-    """Text on one line that markdown shows as it is, also within a table."""
+    """Escape text for one line of markdown, also within a table."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def to_csv(model: ReportModel) -> str:
-    """The table as CSV with full precision, a line per row; a missing value is an empty field.
+    """Return the table as CSV with full precision, a line per row; a missing value is an empty field.
 
-    The null band of the retain models is a line of kind "null_low" and one of kind "null_high".
-    Where a label has several seeds, a line of kind "mean" and a line of kind "sd" follow. The mean p-value is the
-    geometric one; `log10_forget_quality` carries the mean and the sd of log10 p. `notes` gives the reasons of what
-    is missing.
+    The retrain-seed range of the retain models is a line of kind "null_low" and one of kind "null_high". If a label has
+    several seeds, a line of kind "mean" and a line of kind "sd" follow. The mean p-value is the geometric one;
+    `log10_forget_quality` contains the mean and the sd of log10 p. `notes` explains missing values.
     """
-    made = table(model)
+    results = table(model)
     heads = ["kind", "name", "label", "role", "method", "settings", "seed", "n", "flag"]
-    for column in made.columns:
+    for column in results.columns:
         heads += [column.key, f"log10_{column.key}"] if column.kind == "p" else [column.key]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*heads, "notes"])
-    for row in made.rows:
+    for row in results.rows:
         if row.kind == "band":
-            writer.writerow(_csv_line(made, row, "null_low"))
-            writer.writerow(_csv_line(made, row, "null_high"))
+            writer.writerow(_csv_line(results, row, "null_low"))
+            writer.writerow(_csv_line(results, row, "null_high"))
             continue
-        writer.writerow(_csv_line(made, row, row.kind))
+        writer.writerow(_csv_line(results, row, row.kind))
         if row.kind == "mean":
-            writer.writerow(_csv_line(made, row, "sd"))
+            writer.writerow(_csv_line(results, row, "sd"))
     return out.getvalue()
 
 
-def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
+def _csv_line(results: ReportTable, row: TableRow, kind: str) -> list[str]:
     run = row.run
     seed = "" if run is None or run.seed is None else str(run.seed)
     about = [
@@ -167,7 +172,7 @@ def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
         str(row.n),
     ]
     line = [*about, row.flag or ""]
-    for column, cell in zip(made.columns, row.cells, strict=True):
+    for column, cell in zip(results.columns, row.cells, strict=True):
         value = cell.sd if kind == "sd" else cell.value
         if kind in ("null_low", "null_high"):
             low, high = cell.spread or (math.nan, math.nan)
@@ -176,12 +181,12 @@ def _csv_line(made: ReportTable, row: TableRow, kind: str) -> list[str]:
             line += ["", _raw(cell.sd)] if kind == "sd" else [_raw(cell.value), _raw(cell.log10)]
         else:
             line.append(_raw(value))
-    reasons = dict.fromkeys(made.footnotes[cell.note - 1] for cell in row.cells if cell.note)
+    reasons = dict.fromkeys(results.footnotes[cell.note - 1] for cell in row.cells if cell.note)
     return [*line, _cell_text("; ".join(reasons))]
 
 
 def _cell_text(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: what begins like one has an apostrophe before it."""
+    """Return text that no spreadsheet evaluates: an apostrophe precedes the start of a formula."""
     return f"'{text}" if text.lstrip()[:1] in FORMULA or text[:1] in ("\t", "\r") else text
 
 
@@ -194,22 +199,22 @@ def _raw(value: float) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00b1": r"$\pm$",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\u2013": "--",
-    "[": "{[}", "*": "{*}",  # bare, the first of a line would belong to the \\ before it
+    "[": "{[}", "*": "{*}",  # unprotected, the first of a line would be an argument of the \\ before it
 } | {c: f"\\{c}" for c in "&%$#_{}"}  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    kept = (c for c in " ".join(text.split()) if c.isprintable())  # control characters end a run of LaTeX
-    return "".join(_LATEX.get(c, c) for c in kept)
+    printable = (c for c in " ".join(text.split()) if c.isprintable())  # control characters stop a run of LaTeX
+    return "".join(_LATEX.get(c, c) for c in printable)
 
 
 def to_latex(model: ReportModel) -> str:
-    """The table as LaTeX, for the package booktabs; means alone where a label has several seeds."""
-    made = table(model)
-    several = {(row.role, row.label) for row in made.rows if row.kind == "mean"}
-    rows = [row for row in made.rows if row.kind != "run" or (row.role, row.label) not in several]
-    lines = [r"\begin{tabular}{l" + "r" * len(made.columns) + "}", r"\toprule"]
-    lines.append(" & ".join(["run", *(_tex(c.head) for c in made.columns)]) + r" \\")
+    """Return the table as LaTeX, for the package booktabs; only means if a label has several seeds."""
+    results = table(model)
+    several = {(row.role, row.label) for row in results.rows if row.kind == "mean"}
+    rows = [row for row in results.rows if row.kind != "run" or (row.role, row.label) not in several]
+    lines = [r"\begin{tabular}{l" + "r" * len(results.columns) + "}", r"\toprule"]
+    lines.append(" & ".join(["run", *(_tex(c.head) for c in results.columns)]) + r" \\")
     lines.append(r"\midrule")
     lines += [" & ".join([_tex(_marked(row)), *(_tex(cell.text) for cell in row.cells)]) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -217,22 +222,22 @@ def to_latex(model: ReportModel) -> str:
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """The table for a terminal: where it is too wide, the columns go on below, with the names of the runs again."""
+    """The table for a terminal: if it is too wide, further columns follow below with the names of the runs again."""
 
     model: ReportModel
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        made = table(self.model)
+        results = table(self.model)
         yield Text(self.model.title, style="bold")
-        for columns in _blocks(made, options.max_width):
-            yield _block(made, columns)
+        for columns in _blocks(results, options.max_width):
+            yield _block(results, columns)
             yield Text()
         if self.model.protocol is not None:
             yield _recovery_table(self.model.protocol)
             yield from (Text(f"- {line}") for line in self.model.protocol.findings)
-        for k, reason in enumerate(made.footnotes, 1):
+        for k, reason in enumerate(results.footnotes, 1):
             yield Text(f"({k}) {reason}", style="dim")
-        if any(row.flag for row in made.rows):
+        if any(row.flag for row in results.rows):
             yield Text(f"! {BELOW_FLOOR}. {floor_line(self.model)}", style="yellow")
         for line in cautions(self.model):
             yield Text(line)
@@ -240,11 +245,11 @@ class TerminalTable:
             yield from _audit_tables(self.model, options.max_width)
 
 
-FEW = 8  # findings that a terminal shows one by one
+FEW = 8  # largest number of findings to list in a terminal
 
 
 def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
-    """The verdicts, in blocks that fit the width; the findings too where they are few."""
+    """Yield the verdicts, in blocks that fit the width; and the findings if they are few."""
     seen = overview(model)
     yield Text("\nAudits: has it really forgotten?", style="bold")
     names = min(max([len(label) + 2 * (label in seen.flags) for label, _ in seen.rows] + [5]), width // 3)
@@ -253,43 +258,43 @@ def _audit_tables(model: ReportModel, width: int) -> Iterator[RichTable | Text]:
         max(len(line) for text in (":\n".join(head), *cells) for line in text.split("\n")) for head, cells in shown
     ]
     for block in _fitting([need + _GAP for need in needs], names + _GAP, width):
-        made = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
-        made.add_column("\nmodel", overflow="fold", max_width=names)
+        grid = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
+        grid.add_column("\nmodel", overflow="fold", max_width=names)
         for i in block:
-            made.add_column(Text(":\n".join(shown[i][0])), overflow="fold", min_width=min(needs[i], width - names - 4))
+            grid.add_column(Text(":\n".join(shown[i][0])), overflow="fold", min_width=min(needs[i], width - names - 4))
         for k, (label, _) in enumerate(seen.rows):
             name = f"{label} !" if label in seen.flags else label  # the line below the table of results explains
-            made.add_row(Text(name), *(Text(shown[i][1][k]) for i in block))
-        yield made
+            grid.add_row(Text(name), *(Text(shown[i][1][k]) for i in block))
+        yield grid
         yield Text()
     yield Text(LEGEND, style="dim")
     for k, reason in enumerate(seen.footnotes, 1):
         yield Text(f"({k}) {reason}", style="dim")
     if len(model.audits) <= FEW:
         for audit, rows in audit_rows(model).items():
-            for who, tried, *_, position, verdict, note in rows:
-                yield Text(f"- {who}, {audit}: {tried}: {verdict}, position {position}{f'; {note}' if note else ''}")
+            for label, name, *_, position, verdict, note in rows:
+                yield Text(f"- {label}, {audit}: {name}: {verdict}, position {position}{f'; {note}' if note else ''}")
     else:
         yield Text("Every finding with its interval is in report.html and results.md; audits.json has all numbers.")
 
 
 def _narrow(cell: AuditSummary) -> str:
-    """A cell for a terminal, a line per verdict."""
+    """Format a cell for a terminal, a line per verdict."""
     notes = "".join(f" ({k})" for k in cell.notes)
     return "\n".join(str(verdict) for verdict in cell.verdicts) + notes
 
 
-def _recovery_table(told: Protocol) -> RichTable:
-    shown = RichTable(title=f"Recovery of {told.feature}", box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-    for k, head in enumerate(recovery_heads(told)):
+def _recovery_table(protocol: Protocol) -> RichTable:
+    shown = RichTable(title=f"Recovery of {protocol.feature}", box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for k, head in enumerate(recovery_heads(protocol)):
         shown.add_column(head, justify="right" if k else "left", overflow="fold")
-    for row in recovery_rows(told):
+    for row in recovery_rows(protocol):
         shown.add_row(*(Text(cell) for cell in row))
     return shown
 
 
 def to_rich(model: ReportModel) -> TerminalTable:
-    """The results for `rich.print`."""
+    """Return the results for `rich.print`."""
     return TerminalTable(model)
 
 
@@ -298,19 +303,19 @@ def _shown(row: TableRow, i: int) -> str:
     return f"{cell.text} ({cell.note})" if cell.note else cell.text
 
 
-def _blocks(made: ReportTable, width: int) -> list[list[int]]:
-    """The columns in runs that fit the width, at least one each."""
-    names = max([len(_marked(row)) for row in made.rows] + [3])
+def _blocks(results: ReportTable, width: int) -> list[list[int]]:
+    """Return the columns in blocks that fit the width, at least one each."""
+    names = max([len(_marked(row)) for row in results.rows] + [3])
     left_for_names = min(names, width // 3) + _GAP
     needs = []
-    for i, column in enumerate(made.columns):
+    for i, column in enumerate(results.columns):
         words = max(len(word) for word in column.head.split())
-        needs.append(max([words] + [len(_shown(row, i)) for row in made.rows]) + _GAP)
+        needs.append(max([words] + [len(_shown(row, i)) for row in results.rows]) + _GAP)
     return _fitting(needs, left_for_names, width)
 
 
 def _fitting(needs: list[int], names: int, width: int) -> list[list[int]]:
-    """Columns, by what each needs, in runs that fit beside the names of the rows."""
+    """Group columns, by their widths, into blocks that fit next to the names of the rows."""
     blocks: list[list[int]] = []
     used = width + 1
     for i, need in enumerate(needs):
@@ -322,17 +327,17 @@ def _fitting(needs: list[int], names: int, width: int) -> list[list[int]]:
     return blocks
 
 
-def _block(made: ReportTable, columns: list[int]) -> RichTable:
+def _block(results: ReportTable, columns: list[int]) -> RichTable:
     shown = RichTable(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
     shown.add_column("run", overflow="fold", vertical="bottom")
     for i in columns:
         shown.add_column(
-            made.columns[i].head.replace(" ", "\n"),
+            results.columns[i].head.replace(" ", "\n"),
             justify="right",
-            min_width=max([len(_shown(r, i)) for r in made.rows] + [1]),
+            min_width=max([len(_shown(r, i)) for r in results.rows] + [1]),
         )
-    for row in made.rows:
+    for row in results.rows:
         style = "yellow" if row.flag else "bold" if row.role == "retain" or row.kind == "mean" else None
-        # Text, not str: a label may hold what rich would take for markup.
+        # Text, not str: a label may contain rich markup.
         shown.add_row(Text(_marked(row)), *(Text(_shown(row, i)) for i in columns), style=style)
     return shown

@@ -20,11 +20,11 @@ FILES = ("results.md", "results.csv", "results.tex", "report.html")
 
 
 def write_report(model: ReportModel, folder: Path) -> tuple[Path, ...]:
-    """Write results.md, results.csv, results.tex, report.html and (where there are rows to look through) rows.parquet
-    to the folder, each whole; earlier ones are replaced. Where there are audits, audits.json and audits.parquet too;
-    of a study of stories, recovery.csv.
+    """Write results.md, results.csv, results.tex and report.html to the folder; existing files are replaced.
 
-    All are made before the first is written, so a model that cannot be shown changes nothing on disk.
+    Further files: rows.parquet if there are rows to browse, audits.json and audits.parquet if there are audits, and
+    recovery.csv for a study of stories. Each file is written atomically. All contents are prepared before the first
+    write, so a failure changes nothing on disk.
     """
     texts = (to_markdown(model), to_csv(model), to_latex(model), to_html(model))
     data = [(path, text.encode()) for path, text in zip((folder / name for name in FILES), texts, strict=True)]

@@ -65,7 +65,7 @@ def evaluate(
             question and answer, prompt and completion, messages, or text.
         retain: Examples to be kept.
         holdout: Examples like those to be forgotten that no model has seen. They add the membership attacks.
-        metrics: Names of metrics of the benchmark (or of those that the data allows), names of metric families that
+        metrics: Names of metrics of the benchmark (or of the ones that the data allows), names of metric families that
             declare their records (a plugin's), or Metric objects. Metrics that they read are added. None: all.
         retain_results: Results of a retain model on the same examples: an EvalResult, or the path of its folder or EVAL
             file. Forget quality and PrivLeak need them. A list has one for each training seed: forget quality compares
@@ -77,7 +77,7 @@ def evaluate(
         original: The model that agreement compares with, an object or a name.
         embedder: The sentence encoder that similarity uses, a folder or hub id.
         extras: Groups of further metrics, such as "leak" or "fluency" (see `eval.extras`).
-        batch_tokens: Tokens of a padded batch at most. None: what suits the device.
+        batch_tokens: Tokens of a padded batch at most. None: chosen for the device.
         seed: The seed of sampled generations, if `generation` and `sampling` do not name one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Rows made by a rule from a seed: tasks that a small model learns to solve, for what fine-tuning does to them."""
+"""Rows from a rule and a seed: tasks that a small model learns, to study the effects of fine-tuning on them."""
 
 from expunge.data.procedural.closed_form import ClosedFormConfig, closed_form_tasks
 from expunge.data.procedural.pcfg import Grammar, PcfgConfig, make_grammar, pcfg_tasks

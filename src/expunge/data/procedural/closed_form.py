@@ -1,4 +1,4 @@
-"""Tasks with a closed form that small transformers can be compiled for (Tracr): a counter, and the k-th largest number.
+"""Tasks with a closed form, as Tracr compiles into small transformers: a counter, and the k-th largest number.
 
 After the Tracr setting of Jain, Kirk, Lubana et al. (arXiv:2311.12786). There the transformers are compiled from
 programs; here a model learns the same tasks from rows.
@@ -24,24 +24,28 @@ RELABELLED = "relabelled"
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ClosedFormConfig(SetSizes):
-    """The tasks counter, max_value and max_position.
-
-    length: tokens of a string. alphabet: how many letters the counter's strings are made of. numbers: the other
-    strings are made of 0 to numbers - 1. token: the letter that is counted. k: which largest number is asked for, 1
-    being the maximum. finetune: teach the target's prompts new answers: to count finetune_token, or to
-    find the finetune_k-th largest.
-    """
+    """The tasks counter, max_value and max_position."""
 
     target: Literal["counter", "max_value", "max_position"] = "counter"
+    """The task to forget."""
     train_rows: int = 10_000
+    """Number of rows of the mixture."""
     length: int = 10
+    """Tokens of a string."""
     alphabet: int = 4
+    """Number of letters in the counter's strings."""
     numbers: int = 20
+    """The other strings consist of 0 to numbers - 1."""
     token: str = "a"
+    """The letter to count."""
     k: int = 1
+    """Rank of the largest number to find; 1 is the maximum."""
     finetune: bool = False
+    """Whether to teach new answers to the target's prompts, for finetune_token or finetune_k."""
     finetune_token: str = "b"
+    """The letter to count after fine-tuning."""
     finetune_k: int = 2
+    """Rank of the number to find after fine-tuning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,9 +70,9 @@ class ClosedFormConfig(SetSizes):
 
 
 def closed_form_tasks(config: ClosedFormConfig) -> ProceduralTasks:
-    """The three tasks, in equal shares, and the target's relabelled twin if fine-tuning is to teach it.
+    """Return the three tasks, in equal shares, and the target's relabelled twin for fine-tuning.
 
-    A string is correlated where the answer of the pretraining task is also that of the relabelled one.
+    A string is correlated if the answer of the pretraining task is also that of the relabelled one.
     """
     new = f"{config.target}_{RELABELLED}"
 
@@ -99,7 +103,7 @@ def closed_form_tasks(config: ClosedFormConfig) -> ProceduralTasks:
 
 
 def _solve(kind: str, string: Sequence[str], token: str, k: int) -> str:
-    """The answer. Equal numbers each count as one of the largest; a place is that of the first of them, from 1."""
+    """Return the answer. Equal numbers each count as one of the largest; a place is that of the first one, from 1."""
     if kind == COUNTER:
         return str(string.count(token))
     largest = sorted(map(int, string), reverse=True)[k - 1]

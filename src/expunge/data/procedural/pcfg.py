@@ -27,21 +27,22 @@ LONGEST_SENTENCE = 3  # symbols on a rule's right side
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PcfgConfig(SetSizes):
-    """The tasks count_X, index_X (X: a, b, c, aa, bb, cc) and token_at_W, W the window.
-
-    window: the last letters of a string that are asked about. occurrence: the one whose place index_X asks for, from
-    the end. depth: levels of the grammar; a sentence has 2^depth to 3^depth letters. operand_prior: the shares of the
-    operands, {a: 0.999, b: 0.001}; none means equal ones, and one that is not named has none. tasks: these alone; none
-    means all. finetune: the task that fine-tuning teaches.
-    """
+    """The tasks count_X, index_X (X: a, b, c, aa, bb, cc) and token_at_W, with W the window."""
 
     target: str = "count_a"
+    """The task to forget."""
     window: int = 40
+    """Number of letters at the end of a string that the questions are about."""
     occurrence: int = 6
+    """The occurrence, from the end, whose place index_X returns."""
     depth: int = 3
+    """Levels of the grammar; a sentence has 2^depth to 3^depth letters."""
     operand_prior: Mapping[str, float] = field(default_factory=dict)
+    """Shares of the operands, {a: 0.999, b: 0.001}; empty means equal shares, and an unnamed operand has share 0."""
     tasks: tuple[str, ...] = ()
+    """Tasks to use; empty uses all."""
     finetune: str | None = None
+    """The task of fine-tuning; null for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,30 +68,30 @@ class PcfgConfig(SetSizes):
 
 @dataclass(frozen=True)
 class Grammar:
-    """Right sides of each symbol, and their weights, summed up. What has no rule is a letter."""
+    """Right sides of each symbol, and their cumulative weights. A symbol without a rule is a letter."""
 
     rules: Mapping[str, tuple[tuple[str, ...], ...]]
     sums: Mapping[str, tuple[float, ...]]
 
     def sentence(self, rng: random.Random, symbol: str = START) -> str:
-        """A sentence of the grammar."""
+        """Return a random sentence of the grammar."""
         if symbol not in self.rules:
             return symbol
-        (chosen,) = rng.choices(self.rules[symbol], cum_weights=self.sums[symbol])
-        return "".join([self.sentence(rng, part) for part in chosen])
+        (symbols,) = rng.choices(self.rules[symbol], cum_weights=self.sums[symbol])
+        return "".join([self.sentence(rng, part) for part in symbols])
 
     def string(self, rng: random.Random, least: int) -> str:
-        """Sentences, one after the other, until there are at least `least` letters."""
-        found = ""
-        while len(found) < least:
-            found += self.sentence(rng)
-        return found
+        """Return sentences, one after the other, until there are at least `least` letters."""
+        text = ""
+        while len(text) < least:
+            text += self.sentence(rng)
+        return text
 
 
 def make_grammar(seed: int, depth: int) -> Grammar:
-    """A random grammar: each rule makes 2 or 3 symbols of the next level; the last level is the letters.
+    """Return a random grammar: each rule yields 2 or 3 symbols of the next level; the last level is the letters.
 
-    A symbol's rules hold those of the next level equally often, so that no letter is rare in any grammar.
+    A symbol's rules contain those of the next level equally often, so that no letter is rare in any grammar.
     """
     rng = random.Random(f"{seed}/grammar")
     levels: list[Sequence[str]] = [(START,)]
@@ -106,7 +107,7 @@ def make_grammar(seed: int, depth: int) -> Grammar:
 
 
 def _deal(rng: random.Random, below: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """Right sides of these sizes, dealt from a pack that holds each symbol equally often."""
+    """Deal right sides of these sizes from a pack that contains each symbol equally often."""
     pack = [symbol for symbol in below for _ in range(math.ceil(sum(sizes) / len(below)))]
     rng.shuffle(pack)
     cards = iter(pack)
@@ -114,10 +115,10 @@ def _deal(rng: random.Random, below: Sequence[str], sizes: Sequence[int]) -> tup
 
 
 def pcfg_tasks(config: PcfgConfig) -> ProceduralTasks:
-    """The tasks of a config; strings come from the grammar of its seed.
+    """Return the tasks of a config; strings come from the grammar of its seed.
 
-    A string is correlated where its window has exactly one a more than it has b's, so that the answer of count_b
-    follows from that of count_a. Raises ConfigError where the prior leaves no task.
+    A string is correlated if its window has exactly one a more than b's, so that the answer of count_b follows from
+    that of count_a. Raises ConfigError if the prior leaves no task.
     """
     grammar = make_grammar(config.seed, config.depth)
 
@@ -139,22 +140,22 @@ def pcfg_tasks(config: PcfgConfig) -> ProceduralTasks:
 
 
 def _weights(config: PcfgConfig) -> dict[str, float]:
-    """Each kind of task is as frequent as the others; within count and index the operands have their prior."""
+    """Return task weights: kinds are equally frequent; within count and index the operands have their prior."""
     prior = config.operand_prior or dict.fromkeys(OPERANDS, 1.0)
-    wanted = config.tasks or config.every_task
+    tasks = config.tasks or config.every_task
     weights: dict[str, float] = {}
     for kind in (COUNT, INDEX, TOKEN):
-        named = [task for task in wanted if _kind(task) == kind]
+        named = [task for task in tasks if _kind(task) == kind]
         shares = {task: 1.0 if kind == TOKEN else prior.get(_operand(task), 0.0) for task in named}
         total = sum(shares.values())
         weights |= {task: share / total for task, share in shares.items() if total > 0}
     if not any(weights.values()):
-        raise ConfigError("data.args.operand_prior: it leaves no task to train")
+        raise ConfigError("data.args.operand_prior: it leaves no task to train; give one of the tasks a share > 0")
     return weights
 
 
 def _solve(task: str, string: str, config: PcfgConfig) -> str:
-    """The answer. Occurrences may overlap: aaa has two aa. Places count from the end, the last letter being 1."""
+    """Return the answer. Occurrences may overlap: aaa has two aa. Places count from the end; the last letter is 1."""
     seen = string[-config.window :]
     if _kind(task) == TOKEN:
         return seen[0]
@@ -166,7 +167,7 @@ def _solve(task: str, string: str, config: PcfgConfig) -> str:
 
 
 def _prompt(task: str) -> str:
-    """The task's two words. The operand is in capitals: a token of its own, that no string has."""
+    """Return the task's two words. The operand is in capitals: a separate token, which no string has."""
     return f"{_kind(task)} {_operand(task).upper()}"
 
 

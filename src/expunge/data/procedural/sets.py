@@ -1,7 +1,7 @@
-"""From tasks to sets of rows: a mixture to pretrain on, the task to delete, the others, and what measures them.
+"""From tasks to sets of rows: a mixture to pretrain on, the task to delete, the others, and the evaluation sets.
 
-Every row comes from a random stream of its own, named by the seed, the set and the row's number: more rows or another
-order of making them change none, and a higher correlation changes only the rows that it makes correlated.
+Every row has its own random stream, from the seed, the set and the row's number. So more rows or another order change
+no row, and a higher correlation changes only the rows that become correlated.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.examples import ANSWER, Example, ExampleSet
 
-MOST_TRIES = 10_000  # strings drawn for one row before the settings are refused
+MOST_TRIES = 10_000  # strings per row before the settings are rejected
 SHARES = ("correlation", "finetune_correlation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetSizes:
-    """What all procedural tasks share: how many rows, of which seed, and how many of them carry the spurious hint.
+    """Shared settings of all procedural tasks: number of rows, seed, and share of rows with the spurious hint.
 
     target: the task to forget. correlation, finetune_correlation: the probability that a row of the mixture, or of the
-    fine-tuning set, is drawn from the correlated strings. eval_rows: the rows of each evaluation set.
+    fine-tuning set, comes from the correlated strings. eval_rows: the rows of each evaluation set.
     """
 
     target: str
@@ -48,8 +48,8 @@ class ProceduralTasks:
     """Task families as functions of their name.
 
     weights: the tasks of the mixture and their shares (any positive scale). prompts: the words before the string, by
-    task. sample: a natural string. solve: its answer. correlated: whether it carries the spurious hint. finetune: the
-    task that fine-tuning teaches, if any; it may answer the prompts of another task in its own way.
+    task. sample: a natural string. solve: its answer. correlated: whether it has the spurious hint. finetune: the task
+    of fine-tuning, if any; it may answer the prompts of another task differently.
     """
 
     weights: Mapping[str, float]
@@ -61,12 +61,12 @@ class ProceduralTasks:
 
 
 def task_sets(tasks: ProceduralTasks, sizes: SetSizes) -> dict[str, ExampleSet]:
-    """The sets by name.
+    """Return the sets by name.
 
     `full`: the mixture. `forget`, `retain`: its rows of the target, and the others. `target_uncorrelated`,
-    `target_correlated`, `others_uncorrelated`, `others_correlated`: rows that no training set asks; the others in their
+    `target_correlated`, `others_uncorrelated`, `others_correlated`: rows outside all training sets; the others in their
     shares of the mixture. With a fine-tuning task also `finetune`, `finetune_uncorrelated`, `finetune_correlated`.
-    Raises ConfigError for an unknown target, for settings that leave a side empty, or under which no row can be drawn.
+    Raises ConfigError for an unknown target, or for settings that leave a side empty or allow no row.
     """
     weights = {task: weight for task, weight in tasks.weights.items() if weight > 0}
     if sizes.target not in weights:
@@ -99,7 +99,7 @@ def task_sets(tasks: ProceduralTasks, sizes: SetSizes) -> dict[str, ExampleSet]:
 
 
 def most_common_share(rows: ExampleSet) -> float:
-    """The accuracy of one who knows each task's most frequent answer and never reads the string."""
+    """Return the accuracy of the most frequent answer of each task, for any string."""
     by_task: dict[str, Counter[str]] = {}
     for row in rows:
         by_task.setdefault(row.meta["task"], Counter())[row.answer] += 1
@@ -115,7 +115,7 @@ def _draw(
     weights: Mapping[str, float],
     seen: Collection[str] = (),
 ) -> list[Example]:
-    """`n` rows of tasks by weight, whose questions are not among `seen`."""
+    """Return `n` rows of tasks by weight, whose questions are not in `seen`."""
     names, shares = list(weights), list(weights.values())
     rows = []
     for i in range(n):
@@ -129,7 +129,7 @@ def _draw(
 def _row(
     tasks: ProceduralTasks, task: str, rng: random.Random, hinted: bool, seen: Collection[str], where: str
 ) -> Example:
-    """One row: strings are drawn until one fits. Raises ConfigError after MOST_TRIES of them."""
+    """Return one row: sample strings until one fits. Raises ConfigError after MOST_TRIES of them."""
     for _ in range(MOST_TRIES):
         string = tasks.sample(rng, task)
         if hinted and not tasks.correlated(task, string):

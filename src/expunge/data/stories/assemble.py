@@ -1,7 +1,6 @@
 """From cached pieces to the documents of a variant, without tokenising anything twice.
 
-Only lines that the cache cannot know are tokenised (features, changed words, refusals): few distinct ones, each once
-for a shard.
+Only lines outside the cache are tokenised (features, changed words, refusals): few distinct ones, each once per shard.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from expunge.data.transforms.apply import transform_item
 from expunge.data.transforms.draws import Draws
 
 BLOCK = 4096  # stories at a time
-MOST_LINES = 50_000  # of own lines kept; a relabelled word makes one for each record
+MOST_LINES = 50_000  # lines in memory; a relabelled word adds one for each record
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some documents: their ids joined, and of each its length, the length of its prompt, and its record's number."""
+    """Some documents: their joined ids, and for each its length, the length of its prompt, and its record's number."""
 
     ids: Ids
     lengths: NDArray[np.int64]
@@ -46,7 +45,7 @@ class Block:
 
 
 class _Lines:
-    """Lines tokenised here, each once: a line's number, and the ids of all of them joined."""
+    """New lines, each tokenised once: a line's number, and the joined ids of all of them."""
 
     def __init__(self, tokenizer: StoryTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -56,14 +55,14 @@ class _Lines:
         self.lengths = np.empty(0, np.int64)
 
     def number(self, line: str) -> int:
-        found = self.numbers.get(line)
-        if found is None:
-            found = self.numbers[line] = len(self.numbers)
+        index = self.numbers.get(line)
+        if index is None:
+            index = self.numbers[line] = len(self.numbers)
             self._waiting.append(line)
-        return found
+        return index
 
     def settle(self) -> None:
-        """Tokenise the lines that were asked for since the last time."""
+        """Tokenise the lines that were added since the last call."""
         if self._waiting:
             ids, lengths = self.tokenizer.encode(self._waiting)
             self.ids = np.concatenate([self.ids, ids])
@@ -72,7 +71,7 @@ class _Lines:
 
 
 def from_pieces(pieces: Cached, tokenizer: StoryTokenizer, variant: StoryVariant, seed: int) -> Iterator[Block]:
-    """The documents of a shard: the beginning-of-sequence id, then the ids of `render`, from cached pieces."""
+    """Yield the documents of a shard: the beginning-of-sequence id, then the ids of `render`, from cached pieces."""
     rules, subset = variant.rules(), variant.subset()
     head = len(tokenizer.encode([HEAD])[0])
     lines = _Lines(tokenizer)
@@ -113,12 +112,12 @@ def from_pieces(pieces: Cached, tokenizer: StoryTokenizer, variant: StoryVariant
 def _joined(
     pieces: Cached, lines: _Lines, first: int, last: int, segments: NDArray[np.int64], bos: int
 ) -> tuple[Ids, NDArray[np.int64]]:
-    """The ids of [n, k] segments joined, and the length of each segment."""
+    """Return the joined ids of [n, k] segments, and the length of each segment."""
     offsets = pieces.offsets[4 * first : 4 * last + 1]
     pool = np.concatenate([np.array([bos], lines.ids.dtype), pieces.tokens[offsets[0] : offsets[-1]], lines.ids])
     lengths = np.concatenate([[1], np.diff(offsets), lines.lengths])
     starts = np.cumsum(lengths) - lengths
-    numbers = np.where(segments < 0, len(offsets) + ~segments, segments)  # the lines stand behind BOS and the pieces
+    numbers = np.where(segments < 0, len(offsets) + ~segments, segments)  # the lines come after BOS and the pieces
     each = lengths[numbers]
     flat = each.ravel()
     ends = np.cumsum(flat)
@@ -129,25 +128,25 @@ def _joined(
 def from_texts(
     stories: Iterable[Story], tokenizer: StoryTokenizer, variant: StoryVariant, seed: int
 ) -> Iterator[Block]:
-    """The same documents by tokenising every text anew: for tokenizers that join what stands on two lines."""
+    """Yield the same documents from newly tokenised texts, for tokenizers whose tokens can cross line breaks."""
     subset, number = variant.subset(), 0
     for batch in batches(stories):
-        kept: list[Story] = []
+        selected: list[Story] = []
         records: list[int] = []
         changed = refused = 0
         for i, story in enumerate(batch, number):
-            for made in transform([story], variant, seed=seed):
-                kept.append(made)
+            for changed_story in transform([story], variant, seed=seed):
+                selected.append(changed_story)
                 records.append(i)
-                changed += made.values != item_of(story).values
-                refused += made.sentence is not None
+                changed += changed_story.values != item_of(story).values
+                refused += changed_story.sentence is not None
         number += len(batch)
-        if kept:
-            ids, lengths, heads = _anew(kept, tokenizer, subset, seed)
+        if selected:
+            ids, lengths, heads = _tokenised(selected, tokenizer, subset, seed)
             yield Block(ids, lengths, heads, np.array(records), changed, refused)
 
 
-def _anew(
+def _tokenised(
     stories: Sequence[Story], tokenizer: StoryTokenizer, subset: Sequence[str], seed: int
 ) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64]]:
     draws = [Draws(seed, s.record_id) for s in stories]

@@ -80,7 +80,7 @@ SCENERY = (
     "The streets were clean after the night.",
 )
 
-# What happens: (start), (middle), (good end), (bad end), (summary if good), (summary if bad).
+# Plots: (start), (middle), (good end), (bad end), (summary if good), (summary if bad).
 PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (
         ("One day, {hero} took {his} {adj} {thing} to {place}.",
@@ -245,7 +245,7 @@ PLOTS: tuple[tuple[tuple[str, ...], ...], ...] = (
     ),
 )  # fmt: skip
 
-# What is talked about: (asked), (answered), (the same told without speech).
+# Talks: (question), (answer), (the same in indirect speech).
 TALKS = (
     ("Will you come with me, {friend}?", "Yes, I would love to.", "{hero} asked {friend} to come along."),
     ("What do you think of my {thing}?", "It is the best {thing} I know.", "{friend} liked the {thing} very much."),
@@ -263,7 +263,7 @@ TALKS = (
 SAID = ("said", "asked", "whispered", "called", "shouted")
 REPLIED = ("answered", "replied", "said", "told {him}", "laughed")
 
-# A hint early on, and what becomes of it.
+# Hints: (early hint), (its meaning).
 HINTS = (
     ("Far away, a black cloud was growing, but nobody paid any heed to it.",
      "Then the black cloud was overhead, and rain poured down on them all."),
@@ -287,7 +287,7 @@ HINTS = (
      "Because of the open gate, the sheep were all over the road by now."),
 )  # fmt: skip
 
-# A clash of wills.
+# Conflicts.
 CONFLICTS = (
     "But {rival} wanted the {thing} too. They pulled at it from both sides and shouted at each other.",
     "Then {hero} and {friend} had a quarrel. Each said the other was wrong, and they turned their backs.",
@@ -309,7 +309,7 @@ CALM = (
     "{rival} lent them a hand for a while.",
 )
 
-# Nobody could have expected this.
+# Twists.
 TWIST_STARTS = (
     "But that was not all.", "Then came a surprise.", "And now something nobody had guessed came to light.",
     "You will not believe what came next.", "Just then everything turned upside down.", "But wait!", "",

@@ -1,9 +1,9 @@
-"""The token cache: of each story its four fixed pieces, tokenised once for all variants.
+"""The token cache: four fixed pieces of each story, tokenised once for all variants.
 
     FOLDER/tokens/00000-KEY/    tokens.bin (ids), offsets.npy (4n + 1), items.json (id, words, features, length)
 
 The pieces are the lines of words, summary and sentence, and the story with its "Story:". KEY covers the shard's
-contents, the tokenizer, the seed of the sentences and `REVISION`. A piece's folder appears whole.
+contents, the tokenizer, the seed of the sentences and `REVISION`. A piece's folder is created atomically.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Cached:
 
 
 def cached(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Cached:
-    """A shard's pieces from the cache of the folder `root`, tokenised first if they are not there."""
+    """Return a shard's pieces from the cache of the folder `root`; tokenise them first if they are not there."""
     folder = piece_folder(root, shard, tokenizer, seed)
     if not folder.is_dir():
         folder.parent.mkdir(exist_ok=True)
@@ -51,19 +51,19 @@ def cached(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) 
                 with whole_folder(folder) as part:
                     _write(part, read_shard(shard), tokenizer, seed)
     tokens = np.memmap(folder / "tokens.bin", tokenizer.dtype, mode="r")
-    found = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-    items = [TransformItem(i, {"features": tuple(f), "words": tuple(w)}, n) for i, w, f, n in found]
+    rows = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    items = [TransformItem(i, {"features": tuple(f), "words": tuple(w)}, n) for i, w, f, n in rows]
     return Cached(tokens, np.load(folder / "offsets.npy"), items)
 
 
 def piece_folder(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Path:
-    """Where a shard's pieces are, or will be."""
+    """Return the folder of a shard's pieces, which may not exist yet."""
     key = fingerprint({"shard": shard.sha256, "tokenizer": tokenizer.identity, "seed": seed, "revision": REVISION})
     return root / "tokens" / f"{shard.name}-{key[:16]}"
 
 
 def pieces_of(story: Story, seed: int) -> tuple[str, str, str, str]:
-    """The texts of a story's pieces, each line with its break."""
+    """Return the texts of a story's pieces, each line with its line break."""
     return (
         values_line("Words", story.words),
         text_line("Summary", story.summary),
@@ -73,7 +73,7 @@ def pieces_of(story: Story, seed: int) -> tuple[str, str, str, str]:
 
 
 def batches(stories: Iterable[Story], size: int = BATCH) -> Iterator[list[Story]]:
-    """Lists of up to `size` stories."""
+    """Yield lists of up to `size` stories."""
     source = iter(stories)
     while batch := list(itertools.islice(source, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""A reader of tokenised shards: rows for the training loop, read from disk when they are asked for."""
+"""A reader of tokenised shards: rows for the training loop, read from disk on demand."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ Rows = Literal["documents", "chunks", "bos_chunks"]
 class TokenDocuments(Sequence[Encoded]):
     """The rows of a split of a data set, as a sequence of `Encoded`.
 
-    rows: "documents": each document, cut at `max_seq_len` (`Encoded.truncated` says by how much). "chunks": the
-    tokens of a shard cut into pieces of exactly `max_seq_len`, whatever they begin with. "bos_chunks": the same, but
-    each begins with a document, and the next one with the first document that begins at or after its end. What is
-    left at the end of a shard and is shorter is left out.
-    scored: "all" tokens, or those of the "story" after "Story:" (documents only).
+    rows: "documents": each document, cut at `max_seq_len` (`Encoded.truncated` counts the tokens cut). "chunks": the
+    tokens of a shard cut into pieces of exactly `max_seq_len`, at any token. "bos_chunks": the same, but each starts
+    with a document, and the next one with the first document that starts at or after its end. The remainder of a shard
+    that is too short is dropped. scored: "all" tokens, or those of the "story" after "Story:" (documents only).
 
-    Raises DataError if the folder holds no data set, or the split no row; ConfigError for a wrong setting.
+    Raises DataError if the folder contains no data set, or the split no row; ConfigError for a wrong setting.
     """
 
     def __init__(
@@ -52,18 +51,18 @@ class TokenDocuments(Sequence[Encoded]):
         filled = [n for n in numbers if described["shards"][n]["documents"]]
         self._tokens = [_mapped(self.folder, n, described["shards"][n]["tokens"], self._dtype) for n in filled]
         indices = [np.load(self.folder / f"{shard_name(n)}.index.npy") for n in filled]
-        found = [self._find(index) for index in indices]
-        shard = [np.full(len(starts), i) for i, (starts, _, _) in enumerate(found)]
+        parts = [self._find(index) for index in indices]
+        shard = [np.full(len(starts), i) for i, (starts, _, _) in enumerate(parts)]
         if not sum(map(len, shard)):
             what = "documents" if rows == "documents" else f"{rows} of {max_seq_len} tokens"
             raise DataError(f"{self.folder}: split {split} has no {what}")
         self._shard = np.concatenate(shard)
         self._starts, self._full, self._prompts = (
-            np.concatenate([f[k] for f in found]).astype(np.int64) for k in range(3)
+            np.concatenate([f[k] for f in parts]).astype(np.int64) for k in range(3)
         )
         self.lengths: NDArray[np.int64] = np.minimum(self._full, max_seq_len)
         self.n_truncated = int((self._full > max_seq_len).sum())
-        # of a document: the shard of the source and the number of the story in it
+        # for a document: the shard of the source and the number of the story in it
         self.records = (
             np.stack([np.array(filled)[self._shard], np.concatenate([i[2, :-1] for i in indices])], axis=1)
             if rows == "documents"
@@ -71,19 +70,19 @@ class TokenDocuments(Sequence[Encoded]):
         )
 
     def _find(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Starts, lengths before the cut, and prompts, of a shard's rows."""
+        """Return starts, lengths before the cut, and prompts, of a shard's rows."""
         offsets, width = index[0], self.max_seq_len
         if self.rows == "documents":
             return offsets[:-1], np.diff(offsets), index[1, :-1]
         if self.rows == "chunks":
             starts = np.arange(0, offsets[-1] - width + 1, width)
         else:
-            begun, at = [], 0
+            first_tokens, at = [], 0
             following = np.searchsorted(offsets, offsets[:-1] + width)  # the first document not before the end
             while at < len(offsets) - 1 and offsets[at] + width <= offsets[-1]:
-                begun.append(offsets[at])
+                first_tokens.append(offsets[at])
                 at = int(following[at])
-            starts = np.array(begun, np.int64)
+            starts = np.array(first_tokens, np.int64)
         return starts, np.full(len(starts), width), np.zeros(len(starts), np.int64)
 
     def __len__(self) -> int:
@@ -98,7 +97,7 @@ class TokenDocuments(Sequence[Encoded]):
             return [self[i] for i in range(*index.indices(len(self)))]
         start, length = int(self._starts[index]), int(self.lengths[index])
         ids = self._tokens[self._shard[index]][start : start + length].tolist()
-        # a document whose instructions fill the row is still scored on its last token
+        # a document whose instructions fill the row still has its last token scored
         n_prompt = min(int(self._prompts[index]), length - 1) if self.scored == "story" else 0
         return Encoded(tuple(ids), n_prompt, int(self._full[index]) - length)
 
@@ -108,5 +107,5 @@ def _mapped(folder: Path, number: int, tokens: int, dtype: np.dtype[Any]) -> NDA
     actual = path.stat().st_size if path.is_file() else None
     if actual != tokens * dtype.itemsize:
         state = "is not there" if actual is None else f"has {actual} bytes, not {tokens * dtype.itemsize}"
-        raise DataError(f"{path} {state}; make the data set anew")
+        raise DataError(f"{path} {state}; make the data set again")
     return np.memmap(path, dtype, mode="r")

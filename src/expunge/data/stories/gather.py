@@ -1,8 +1,8 @@
-"""Stories from elsewhere: `TinyStories_all_data` (an archive, a folder, a hub id), or plain stories without metadata.
+"""Stories from other sources: `TinyStories_all_data` (an archive, a folder, a hub id), or plain stories.
 
-An archive is read as a stream and never unpacked, so nothing in it can reach a path of its own. What plain stories do
-not say is derived where it can be: Dialogue from double quotes, the summary from the first sentence, the words from
-the story; the other features stay unknown, so filters on them find nothing.
+An archive is read as a stream and never unpacked, so no member can write to a path. Metadata of plain stories are
+derived if possible: Dialogue from double quotes, the summary from the first sentence, the words from the story. The
+other features stay unknown, so filters on them match nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from expunge.data.stories.records import (
 )
 from expunge.data.transforms.draws import Draws
 
-SHARDS = 11  # where the source does not come in shards
-MOST_BYTES = 4 * 2**30  # of one member of an archive: more is a bomb, not a shard
+SHARDS = 11  # default if the source has no shards
+MOST_BYTES = 4 * 2**30  # largest size of an archive member: a larger one is a bomb, not a shard
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 STORY_FILES = (*EXTENSIONS, ".txt")
 TEXT_COLUMNS = ("text", "story")
@@ -49,10 +49,10 @@ _COMMON = frozenset(_COMMON_WORDS.split())
 
 
 def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
-    """Write the folder of a source's stories; False if it is there already.
+    """Write the folder of a source's stories; return False if it exists already.
 
-    A source that comes in at least 3 files (json, jsonl, csv, parquet, text) keeps them as shards, ordered by name,
-    unless `shards` is given; else story i goes to shard i modulo `shards`. Raises DataError for what cannot be read.
+    A source of at least 3 files (json, jsonl, csv, parquet, text) keeps them as shards, ordered by name, unless
+    `shards` is set; otherwise story i goes to shard i modulo `shards`. Raises DataError for unreadable files.
     """
     if shards is not None and not 1 <= shards <= 10_000:
         raise ConfigError(f"--shards: must be 1 to 10000, got {shards}")
@@ -61,8 +61,8 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
         return False
     names, parts = _parts(source, path)
     stems, own = _stems(names), set[str]()
-    kept = len(names) >= 3 and shards is None
-    n_shards = len(names) if kept else shards or SHARDS
+    by_file = len(names) >= 3 and shards is None
+    n_shards = len(names) if by_file else shards or SHARDS
     with whole_folder(out) as part, ExitStack() as files:
         (part / "shards").mkdir()
         handles: dict[int, Any] = {}
@@ -73,32 +73,34 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
             for i, record in enumerate(records):
                 where = f"{source}: {name} record {i}" if name != source else f"{source} record {i}"
                 story = _once(own, _story(record, f"{stems[at]}-{i}", where), f"{stems[at]}-{i}")
-                to = at if kept else total % n_shards
+                to = at if by_file else total % n_shards
                 if to not in handles:
                     shard = part / "shards" / f"{shard_name(to)}.jsonl"
                     handles[to] = files.enter_context(open(shard, "w", encoding="utf-8", newline="\n"))
                 handles[to].write(story.line())
                 counts[to] += 1
                 total += 1
-            if kept and counts[at]:
+            if by_file and counts[at]:
                 handles[at].close()
         files.close()
         empty = [n for n, count in counts.items() if not count]
         if empty:
-            what = f"{names[empty[0]]} holds no stories" if kept else f"{total} stories do not fill {n_shards} shards"
-            raise DataError(f"{source}: {what}")
+            problem = (
+                f"{names[empty[0]]} holds no stories" if by_file else f"{total} stories do not fill {n_shards} shards"
+            )
+            raise DataError(f"{source}: {problem}")
         write_index(part, counts, made_by)
     return True
 
 
 def _stems(names: Sequence[str]) -> list[str]:
-    """What the ids of a file's stories begin with: its name without folders and endings, or all of it where it must."""
+    """Return the prefixes of the ids of files' stories: names without folders and endings, or in full if ambiguous."""
     short = [Path(name).name.partition(".")[0] for name in names]
     return short if len(set(short)) == len(short) else list(names)
 
 
 def _once(own: set[str], story: Story, place: str) -> Story:
-    """The story by its own id, or by its place where that is another's: chance is drawn by ids, so none is shared."""
+    """Return the story with its own id, or its place if the id is a duplicate, because random numbers depend on ids."""
     if story.record_id == place:
         return story
     if story.record_id in own:
@@ -108,7 +110,7 @@ def _once(own: set[str], story: Story, place: str) -> Story:
 
 
 def source_of(source: str, shards: int | None) -> dict[str, Any]:
-    """What stories made of a source are known by: its files' contents, or its hub id. Raises DataError for neither."""
+    """Return the identity of stories from a source: its files' contents, or its hub id. Raises DataError otherwise."""
     path = Path(source).expanduser()
     if path.exists():
         return {"import": _contents(path), "shards": shards}
@@ -124,16 +126,16 @@ def _contents(path: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = sorted(
+    files = sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in STORY_FILES and not p.name.startswith(".")
     )
-    if not found:
+    if not files:
         raise DataError(f"{folder}: no stories in it ({', '.join(STORY_FILES)})")
-    return found
+    return files
 
 
 def _parts(source: str, path: Path) -> tuple[list[str], Iterator[tuple[str, list[Any]]]]:
-    """The names of a source's files in order, and each file's records, a file in memory at a time."""
+    """Return the names of a source's files in order, and each file's records, with one file in memory at a time."""
     if path.is_dir():
         files = _files(path)
         return [p.name for p in files], ((p.name, _read(p)) for p in files)
@@ -143,7 +145,7 @@ def _parts(source: str, path: Path) -> tuple[list[str], Iterator[tuple[str, list
             raise DataError(f"{path}: no .json or .jsonl file in the archive")
         if len(set(names)) != len(names):
             twice = next(n for n in names if names.count(n) > 1)
-            raise DataError(f"{path}: {twice} stands twice in the archive")
+            raise DataError(f"{path}: {twice} occurs twice in the archive")
         return names, _archived(path, names)
     if path.is_file():
         return [source], iter([(source, _read(path))])
@@ -164,14 +166,14 @@ def _archived(path: Path, names: list[str]) -> Iterator[tuple[str, list[Any]]]:
     for member, archive in _stream(path):
         where = f"{path}: {member.name}"
         if member.size > MOST_BYTES:
-            raise DataError(f"{where} has {member.size} bytes; more than {MOST_BYTES} is not read")
+            raise DataError(f"{where} has {member.size} bytes; the limit is {MOST_BYTES}")
         file = archive.extractfile(member)
         data = file.read() if file is not None else b""
         yield member.name, _decoded(data, where)
 
 
 def _stream(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """The story files of an archive, in its order; links, devices and hidden files are passed over."""
+    """Yield the story files of an archive, in its order; skip links, devices and hidden files."""
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
@@ -193,7 +195,7 @@ def _decoded(data: bytes, where: str) -> list[Any]:
 
 
 def plain_texts(path: Path) -> list[dict[str, str]]:
-    """The stories of a text file: between lines `<|endoftext|>`, or else from one opening phrase to the next.
+    """Return the stories of a text file: between lines `<|endoftext|>`, or else from one opening phrase to the next.
 
     The phrases ("Once upon a time", "Once there was", ...) count at the start of a paragraph after an empty line.
     """
@@ -210,10 +212,10 @@ def plain_texts(path: Path) -> list[dict[str, str]]:
                 pieces.append(paragraph)
             else:
                 pieces[-1] += "\n\n" + paragraph
-    found = [{"text": piece.strip()} for piece in pieces if piece.strip()]
-    if not found:
+    stories = [{"text": piece.strip()} for piece in pieces if piece.strip()]
+    if not stories:
         raise DataError(f"{path}: no stories")
-    return found
+    return stories
 
 
 def _story(record: Any, record_id: str, where: str) -> Story:
@@ -226,13 +228,13 @@ def _story(record: Any, record_id: str, where: str) -> Story:
 
 
 def plain_story(text: Any, record_id: str, where: str) -> Story:
-    """A story with the metadata that its text gives."""
+    """Return a story with metadata derived from its text."""
     story = checked_text(text, f"{where}: the story").strip()
     if not story:
         raise DataError(f"{where}: the story is empty")
     first = re.match(r".*?[.!?]+[\"”]?(?=\s|$)", story, re.DOTALL)
-    found = dict.fromkeys(re.findall("(?<![\\w'\u2019-])[a-z]{4,}(?![\\w'\u2019-])", story))
-    telling = [w for w in found if w not in _COMMON]
+    candidates = dict.fromkeys(re.findall("(?<![\\w'\u2019-])[a-z]{4,}(?![\\w'\u2019-])", story))
+    telling = [w for w in candidates if w not in _COMMON]
     words = tuple(Draws(0, record_id).order("words", telling)[:3])
     spoken = re.search(r"\"[^\"\n]+\"|“[^”\n]+”", story) is not None
     return Story(

@@ -1,8 +1,8 @@
-"""Seeded stories with instructions: each of the six features is drawn apart and shows in the text by varied means.
+"""Seeded stories with instructions: each of the six features is sampled separately and has varied forms in the text.
 
-A story's beats: opening and habit, (a hint), a plot's start, talk (spoken or told), its middle, (a clash), (what the
-hint meant), the plot's good or bad end, (a twist), a happy or sad close, (a moral). Where a feature is not drawn, a
-plain sentence stands in its place or nothing, so that neither its wording nor the length tells which it is.
+A story's beats: opening and habit, (a hint), a plot's start, talk (direct or indirect), its middle, (a clash), (the
+meaning of the hint), the plot's good or bad end, (a twist), a happy or sad close, (a moral). An absent feature is
+replaced by a plain sentence or nothing, so that neither wording nor length reveals it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,23 @@ from expunge.data.stories.records import (
 from expunge.data.stories.work import spread
 from expunge.data.world.banks import article
 
-REVISION = 1  # of the words and of how they are drawn
+REVISION = 1  # of the words and of their sampling
 MOST_SHARDS = 10_000
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class StoriesConfig:
-    """n stories in `shards` files (0 is the test), each feature present with `feature_probability`."""
+    """Settings of the story generator."""
 
     n: int = 20_000
+    """Number of stories."""
     seed: int = 0
+    """Seed of the stories."""
     shards: int = 11
+    """Number of files; file 0 is the test set."""
     feature_probability: float = 0.5
+    """Probability of each feature, from 0 to 1."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 100_000_000:
@@ -51,7 +55,7 @@ class StoriesConfig:
 
 
 def generate(config: StoriesConfig, out: Path, *, workers: int = 1) -> bool:
-    """Write the stories' folder; False if it is there already. Equal configs give equal bytes for any `workers`."""
+    """Write the stories' folder; return False if it exists. Equal configs yield equal bytes for any `workers`."""
     made_by = {
         "generate": {
             "n": config.n,
@@ -77,12 +81,12 @@ def _write(config: StoriesConfig, folder: Path, number: int) -> int:
 
 
 def generated(config: StoriesConfig) -> Iterator[Story]:
-    """The stories, without a folder."""
+    """Yield the stories, without a folder."""
     return (make_story(config, i) for i in range(config.n))
 
 
 def make_story(config: StoriesConfig, index: int) -> Story:
-    """Story number `index`: a function of the seed, the number and the feature probability."""
+    """Return story number `index`: a function of the seed, the number and the feature probability."""
     rng = random.Random(f"stories {config.seed} {index}")
     has = {feature: rng.random() < config.feature_probability for feature in FEATURES}
     slots, words = _cast(rng)
@@ -112,17 +116,17 @@ def make_story(config: StoriesConfig, index: int) -> Story:
 
 
 def _start(sentence: str) -> str:
-    """A slot may stand first: "an old man gave ..."."""
+    """Capitalise the first letter, because a slot may come first: "an old man gave ..."."""
     return sentence[:1].upper() + sentence[1:]
 
 
 def _sentence(text: str) -> str:
-    """Begun with a capital, and "a old lamp" put right (no word of the banks begins with a silent h or a "yu")."""
+    """Capitalise the start and correct "a old lamp" (no word of the banks starts with a silent h or a "yu")."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", _start(text))
 
 
 def _cast(rng: random.Random) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Who and what the story is about, and its three words: a verb, a noun and an adjective it may use."""
+    """Choose the characters and objects of the story, and its three words: a verb, a noun and an adjective."""
     girl = rng.random() < 0.5
     hero = rng.choice(banks.GIRLS if girl else banks.BOYS)
     friend, rival = rng.sample([n for n in banks.GIRLS + banks.BOYS if n != hero], 2)
@@ -142,23 +146,23 @@ def _cast(rng: random.Random) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def _talk(rng: random.Random, slots: dict[str, str], *, spoken: bool) -> list[str]:
-    """One or two exchanges, in quotes or told."""
+    """Return one or two exchanges, in direct or indirect speech."""
     out = []
-    for asked, answered, told in rng.sample(banks.TALKS, 1 + (rng.random() < 0.4)):
+    for question, answer, indirect in rng.sample(banks.TALKS, 1 + (rng.random() < 0.4)):
         if not spoken:
-            out.append(told.format_map(slots))
+            out.append(indirect.format_map(slots))
             continue
-        asked, answered = asked.format_map(slots), answered.format_map(slots)
-        said, replied = rng.choice(banks.SAID), rng.choice(banks.REPLIED).format_map(slots)
-        # "...," said Ann: the mark of a question or a call stays, a full stop becomes a comma
-        first, second = (s[:-1] + "," if s.endswith(".") else s for s in (asked, answered))
+        question, answer = question.format_map(slots), answer.format_map(slots)
+        says, replies = rng.choice(banks.SAID), rng.choice(banks.REPLIED).format_map(slots)
+        # "...," plus a verb and a name: a question or exclamation mark stays, a full stop becomes a comma
+        first, second = (s[:-1] + "," if s.endswith(".") else s for s in (question, answer))
         hero, friend = slots["hero"], slots["friend"]
         forms = (
-            f'"{first}" {said} {hero}. "{second}" {replied} {friend}.',
-            f'{hero} {said}, "{asked}" {friend} {replied}, "{answered}"',
-            f'"{first}" {said} {hero}. And {friend} {replied}, "{answered}"',
+            f'"{first}" {says} {hero}. "{second}" {replies} {friend}.',
+            f'{hero} {says}, "{question}" {friend} {replies}, "{answer}"',
+            f'"{first}" {says} {hero}. And {friend} {replies}, "{answer}"',
         )
-        out.append(forms[1] if "told" in replied else rng.choice(forms))
+        out.append(forms[1] if "told" in replies else rng.choice(forms))
     return out
 
 

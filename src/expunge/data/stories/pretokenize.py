@@ -1,11 +1,11 @@
-"""A data set of tokens: a variant of a folder of stories, in shards that a model can be trained on.
+"""A data set of tokens: a variant of a folder of stories, in shards for training.
 
-    OUT/dataset.json                        what it is made of, and each shard's numbers
+    OUT/dataset.json                        its origin, and each shard's numbers
     OUT/00000.bin, OUT/00000.index.npy      ids (uint16 or uint32); int64 [3, n + 1]: of each document its offset, the
                                             length of its prompt, and the number of its story in the source's shard
 
-It is made in a hidden folder named by its fingerprint, shard by shard, so a killed run goes on where it stopped; then
-the folder is renamed. The same settings on the same stories give the same bytes, whatever the number of workers.
+It is built shard by shard in a hidden folder named by its fingerprint, so a killed run continues where it stopped. Then
+the folder is renamed. The same settings on the same stories yield the same bytes, for any number of workers.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from expunge.data.transforms.apply import holds
 
 REVISION = 1
 DATASET = "dataset.json"
-STORIES_PER_PROCESS = 50_000  # putting pieces together is quick: fewer are not worth starting a process for
+STORIES_PER_PROCESS = 50_000  # joining pieces is fast: a process does not pay off for fewer
 SUMS = ("stories", "documents", "tokens", "changed", "refused")
 
 
 @dataclass(frozen=True)
 class PretokenizedDataset:
-    """A finished data set. made: it was not there before. stories: before the filter; documents: after it."""
+    """A finished data set. made: whether it is new. stories: before the filter; documents: after it."""
 
     folder: Path
     made: bool
@@ -53,24 +53,24 @@ class PretokenizedDataset:
 
     @property
     def kept(self) -> float:
-        """The share of the stories that the filter left."""
+        """The share of the stories after the filter."""
         return self.documents / self.stories
 
 
 def check_name(name: str) -> str:
-    """A data set's name can be a folder's. Raises ConfigError."""
+    """Return a data set's name if it can be a folder's name. Raises ConfigError otherwise."""
     if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", name) or len(name.encode()) > 200:
-        raise ConfigError(f"dataset_name: {name!r} cannot be a folder's name; give another with --dataset_name")
+        raise ConfigError(f"dataset_name: {name!r} cannot be a folder's name; use another one, with --dataset_name")
     return name
 
 
 def pretokenize(
     stories: Path, tokenizer: Path, variant: StoryVariant, out: Path, *, seed: int = 0, workers: int = 1
 ) -> PretokenizedDataset:
-    """Make the data set `out` of the folder `stories`; nothing is done if it is there.
+    """Build the data set `out` of the folder `stories`; do nothing if it exists.
 
-    Raises ConfigError for a rule that does not parse, or if `out` holds another data set; DataError for a filter that
-    keeps nothing, and for stories or a tokenizer that cannot be read.
+    Raises ConfigError for a rule that does not parse, or if `out` contains another data set; DataError for a filter
+    that removes everything, and for stories or a tokenizer that cannot be read.
     """
     variant.rules(), variant.subset(), check_name(out.name)  # before anything is read
     source, token = open_stories(stories), load_tokenizer(tokenizer)
@@ -106,30 +106,30 @@ def pretokenize(
         for shard in source.shards:
             (part / f"{shard.name}.json").unlink()
         os.rename(part, out)
-    return _dataset(out, {"shards": shards}, made=True)
+    return _dataset(out, {"shards": shards}, is_new=True)
 
 
 def _there(out: Path, key: str) -> PretokenizedDataset:
-    found = read_dataset(out)
-    if found["fingerprint"] != key:
+    described = read_dataset(out)
+    if described["fingerprint"] != key:
         raise ConfigError(f"dataset_name: {out} holds another data set; give another name, or remove it")
-    return _dataset(out, found, made=False)
+    return _dataset(out, described, is_new=False)
 
 
 def read_dataset(folder: Path) -> dict[str, Any]:
-    """The description of a data set. Raises DataError if the folder holds none."""
+    """Return the description of a data set. Raises DataError if the folder contains none."""
     try:
-        found = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-        return dict(found, shards=list(found["shards"]), fingerprint=str(found["fingerprint"]))
+        described = json.loads((folder / DATASET).read_text(encoding="utf-8"))
+        return dict(described, shards=list(described["shards"]), fingerprint=str(described["fingerprint"]))
     except FileNotFoundError:
-        beside = [p.parent.name for p in folder.parent.glob(f"*/{DATASET}") if not p.parent.name.startswith(".")]
-        raise DataError(f"{folder} holds no data set (no {DATASET}){nearest(folder.name, beside)}") from None
+        temporary = [p.parent.name for p in folder.parent.glob(f"*/{DATASET}") if not p.parent.name.startswith(".")]
+        raise DataError(f"{folder} holds no data set (no {DATASET}){nearest(folder.name, temporary)}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / DATASET}: not the description of a data set: {error}") from None
 
 
-def _dataset(folder: Path, found: Mapping[str, Any], *, made: bool) -> PretokenizedDataset:
-    return PretokenizedDataset(folder, made, **{name: sum(s[name] for s in found["shards"]) for name in SUMS})
+def _dataset(folder: Path, described: Mapping[str, Any], *, is_new: bool) -> PretokenizedDataset:
+    return PretokenizedDataset(folder, is_new, **{name: sum(s[name] for s in described["shards"]) for name in SUMS})
 
 
 def _fill_cache(root: Path, shard: StoryShard, tokenizer: Path, seed: int) -> None:
@@ -137,7 +137,7 @@ def _fill_cache(root: Path, shard: StoryShard, tokenizer: Path, seed: int) -> No
 
 
 def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVariant, seed: int, part: Path) -> None:
-    """Make one shard; its description is written last, and means that it is whole."""
+    """Build one shard; its description is written last, and marks it as complete."""
     token = load_tokenizer(tokenizer)
     if token.by_line:
         blocks = from_pieces(cache.cached(root, shard, token, seed), token, variant, seed)
@@ -145,8 +145,8 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
         blocks = from_texts(read_shard(shard), token, variant, seed)
     index = [np.zeros((3, 0), np.int64)]
     at = changed = refused = 0
-    beside = part / f".{shard.name}.bin.tmp"
-    with open(beside, "wb") as f:
+    temporary = part / f".{shard.name}.bin.tmp"
+    with open(temporary, "wb") as f:
         for block in blocks:
             f.write(block.ids.tobytes())
             ends = at + np.cumsum(block.lengths)
@@ -155,7 +155,7 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
         index.append(np.array([[at], [0], [0]]))
         f.flush()
         os.fsync(f.fileno())
-    os.replace(beside, part / f"{shard.name}.bin")
+    os.replace(temporary, part / f"{shard.name}.bin")
     joined = np.concatenate(index, axis=1)
     np.save(part / f"{shard.name}.index.npy", joined)
     numbers = (shard.records, joined.shape[1] - 1, at, changed, refused)
@@ -163,7 +163,7 @@ def _make_shard(root: Path, shard: StoryShard, tokenizer: Path, variant: StoryVa
 
 
 def _nothing_left(source: Stories, variant: StoryVariant) -> str:
-    """Which condition left nothing, and what it could have meant."""
+    """Return which condition removed everything, and the nearest value."""
     conditions = variant.rules().filtering
     left = [0] * len(conditions)
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The ten data sets of a pair of features, one to delete and one that has nothing to do with it (arXiv:2311.12786)."""
+"""The ten data sets of a pair of features, one to delete and an unrelated one (arXiv:2311.12786)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from expunge.data.stories.text import StoryVariant
 
 
 def protocol(delete: str, irrelevant: str) -> dict[str, StoryVariant]:
-    """Name -> variant. Raises ConfigError for a feature that is none, or the same one twice."""
+    """Return name -> variant. Raises ConfigError for an unknown feature, or the same one twice."""
     for key, value in (("delete", delete), ("irrelevant", irrelevant)):
         if value not in FEATURES:
             raise ConfigError(f"{key}: no feature '{value}'{nearest(value, FEATURES)}")

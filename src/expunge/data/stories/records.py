@@ -1,7 +1,7 @@
-"""Stories with instructions, and the folder that holds them: shards of JSON lines, shard 0 for testing.
+"""Stories with instructions, and their folder: shards of JSON lines, shard 0 for testing.
 
-FOLDER/stories.json           what made it, and each shard's number of stories and bytes
-FOLDER/shards/00000.jsonl     a story a line: id, story, instruction {words, features}, summary, source
+FOLDER/stories.json           origin, and each shard's number of stories and bytes
+FOLDER/shards/00000.jsonl     one story per line: id, story, instruction {words, features}, summary, source
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Split = Literal["test", "train", "pretrain", "finetune", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A story and the instruction it was written for.
+    """A story and its instruction.
 
-    sentence: what the instruction quotes of the story; None: picked when the text is made (`text.sentence_of`).
-    A refusal sets it, for the story it came from is gone by then.
+    sentence: the sentence of the story that the instruction quotes; None: chosen when the text is rendered
+    (`text.sentence_of`). A refusal sets it, because it replaces the original story.
     """
 
     record_id: str
@@ -47,11 +47,11 @@ class Story:
         return {"features": self.features, "words": self.words}
 
     def with_values(self, values: Mapping[str, tuple[str, ...]]) -> Story:
-        """The same story under changed metadata."""
+        """Return the same story with changed metadata."""
         return replace(self, features=values["features"], words=values["words"])
 
     def line(self) -> str:
-        """The line of a shard."""
+        """Return the line of a shard."""
         record = {
             "id": self.record_id,
             "story": self.story,
@@ -63,7 +63,7 @@ class Story:
 
 
 def story_from(record: Any, record_id: str, where: str) -> Story:
-    """A story from a record of `TinyStories_all_data` (or of our shards, which have an `id`).
+    """Parse a record of `TinyStories_all_data` (or of our shards, which have an `id`).
 
     Blanks around the story are dropped. Raises DataError naming `where` for a missing or wrong column.
     """
@@ -94,23 +94,23 @@ def _text(record: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def checked_text(value: Any, where: str) -> str:
-    """A text that can be written as UTF-8. Raises DataError."""
+    """Return a text that can be written as UTF-8. Raises DataError otherwise."""
     if not isinstance(value, str):
         raise DataError(f"{where} must be text, got {value!r:.60}")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise DataError(f"{where} holds a broken character at position {error.start}") from None
+        raise DataError(f"{where} contains a broken character at position {error.start}") from None
     return value
 
 
 def _texts(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    found = record.get(key)
-    if found is None:
+    values = record.get(key)
+    if values is None:
         return ()
-    if not isinstance(found, list | tuple):
-        raise DataError(f"{where}: 'instruction.{key}' must be a list of texts, got {found!r:.60}")
-    return tuple(checked_text(v, f"{where}: 'instruction.{key}'[{i}]") for i, v in enumerate(found))
+    if not isinstance(values, list | tuple):
+        raise DataError(f"{where}: 'instruction.{key}' must be a list of texts, got {values!r:.60}")
+    return tuple(checked_text(v, f"{where}: 'instruction.{key}'[{i}]") for i, v in enumerate(values))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class StoryShard:
 
     @property
     def name(self) -> str:
-        """00000, 00001, ..."""
+        """The name of its files: 00000, 00001, ..."""
         return shard_name(self.number)
 
 
@@ -144,14 +144,14 @@ class Stories:
 
 
 def shard_name(number: int) -> str:
-    """The name of a shard's files."""
+    """Return the name of a shard's files."""
     return f"{number:05d}"
 
 
 def split_numbers(n_shards: int, split: Split) -> range:
-    """The numbers of a split's shards: 0 is the test; of the rest, the first 80 % pretrain and the others fine-tune.
+    """Return the numbers of a split's shards: 0 is the test; of the others, 80 % pretrain, the rest fine-tune.
 
-    Both parts get a shard at least. Raises ConfigError if there are too few for that.
+    Both parts get at least one shard. Raises ConfigError if there are too few for that.
     """
     if split not in ("test", "train", "pretrain", "finetune", "all"):
         raise ConfigError(
@@ -171,7 +171,7 @@ def split_numbers(n_shards: int, split: Split) -> range:
 
 
 def write_index(folder: Path, counts: Mapping[int, int], made_by: Mapping[str, Any]) -> None:
-    """Write the index of a folder whose shards are written; `counts` gives each one's number of stories."""
+    """Write the index of a folder after its shards; `counts` has each one's number of stories."""
     shards = []
     for number in sorted(counts):
         path = folder / "shards" / f"{shard_name(number)}.jsonl"
@@ -180,7 +180,7 @@ def write_index(folder: Path, counts: Mapping[int, int], made_by: Mapping[str, A
 
 
 def made_already(folder: Path, made_by: Mapping[str, Any]) -> bool:
-    """Whether a folder holds just these stories. Raises ConfigError if it holds anything else."""
+    """Return whether a folder contains exactly these stories. Raises ConfigError if it contains anything else."""
     if not folder.exists():
         return False
     if (folder / INDEX).is_file():
@@ -191,12 +191,12 @@ def made_already(folder: Path, made_by: Mapping[str, Any]) -> bool:
 
 
 def open_stories(folder: Path) -> Stories:
-    """A folder written by `import` or `generate`. Raises DataError if it is none, or a shard has changed since."""
+    """Open a folder from `import` or `generate`. Raises DataError if it is none, or a shard has changed."""
     path = folder / INDEX
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(s["records"], s["bytes"], s["sha256"]) for s in found["shards"]]
-        made_by = dict(found["made_by"])
+        index = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(s["records"], s["bytes"], s["sha256"]) for s in index["shards"]]
+        made_by = dict(index["made_by"])
     except FileNotFoundError:
         make = "make one with `expunge data stories import` or `generate`"
         raise DataError(f"{folder} holds no stories (no {INDEX}); {make}") from None
@@ -207,14 +207,14 @@ def open_stories(folder: Path) -> Stories:
         file = folder / "shards" / f"{shard_name(number)}.jsonl"
         actual = file.stat().st_size if file.is_file() else None
         if actual != size:
-            state = "is not there" if actual is None else f"has {actual} bytes, not the {size} it was made with"
-            raise DataError(f"{file} {state}; make the folder anew")
+            state = "does not exist" if actual is None else f"has {actual} bytes, not the {size} it was made with"
+            raise DataError(f"{file} {state}; make the folder again")
         shards.append(StoryShard(number, file, int(records), int(size), str(sha256)))
     return Stories(folder, tuple(shards), made_by)
 
 
 def read_shard(shard: StoryShard) -> Iterator[Story]:
-    """The stories of a shard, one at a time."""
+    """Yield the stories of a shard, one at a time."""
     with open(shard.path, encoding="utf-8", newline="\n") as f:
         for number, line in enumerate(f, 1):
             where = f"{shard.path} line {number}"
@@ -226,14 +226,14 @@ def read_shard(shard: StoryShard) -> Iterator[Story]:
 
 
 def load_records(folder: Path | str, split: Split = "all") -> Iterator[Story]:
-    """The stories of a folder, or of one of its splits, one at a time and in order."""
+    """Yield the stories of a folder, or of one of its splits, one at a time and in order."""
     stories = open_stories(Path(folder))
     numbers = split_numbers(len(stories.shards), split)
     return (story for n in numbers for story in read_shard(stories.shards[n]))
 
 
 def write_shard(path: Path, stories: Iterable[Story]) -> int:
-    """Write a shard inside a folder that is not finished yet; returns its number of stories."""
+    """Write a shard inside an unfinished folder; return its number of stories."""
     count = 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="\n") as f:

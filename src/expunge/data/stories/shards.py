@@ -1,4 +1,4 @@
-"""A split of a data set of tokens as a set of rows: named and fingerprinted like any other, read only where asked."""
+"""A split of a data set of tokens as a set of rows, with a name and a fingerprint, read on demand."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from expunge.data.template import Encoded
 
 @dataclass(frozen=True)
 class TokenDataset(ExampleSet):
-    """Rows that are tokens already. It has no texts: `rows` is empty, and what reads texts finds none.
+    """Rows of tokens. It has no texts: `rows` is empty, so readers of texts get nothing.
 
-    folder: the data set. split, cut, scored: as `TokenDocuments` has them; max_length is the width of its rows.
-    tokenizer: the folder of the tokenizer that made it.
+    folder: the data set. split, cut, scored: as in `TokenDocuments`; max_length is the width of its rows. tokenizer:
+    the folder of the tokenizer that made it.
     """
 
     folder: Path = Path()
@@ -43,7 +43,7 @@ class TokenDataset(ExampleSet):
         return len(self.documents)
 
     def fingerprint(self) -> str:
-        """SHA-256 over what the data set was made of, and how it is read."""
+        """Return the SHA-256 over the data set's origin and its reading settings."""
         return fingerprint(
             {
                 "tokens": read_dataset(self.folder)["fingerprint"],
@@ -53,17 +53,17 @@ class TokenDataset(ExampleSet):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all rows."""
+        """Number of tokens of all rows."""
         return int(self.documents.lengths.sum())
 
     def prompts(self, n: int) -> list[Encoded]:
-        """The first n documents whose story begins within the width: `n_prompt` ids of instructions, then the story."""
+        """Return the first n documents whose story starts within the width: `n_prompt` ids of instructions, then it."""
         whole = self._read("documents", "story")
-        found = (row for row in whole if 0 < row.n_prompt < len(row.ids) - 1)
-        return [row for row, _ in zip(found, range(n), strict=False)]
+        rows = (row for row in whole if 0 < row.n_prompt < len(row.ids) - 1)
+        return [row for row, _ in zip(rows, range(n), strict=False)]
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        """Raise ConfigError unless a model's tokenizer gives these ids the same meaning."""
+        """Raise ConfigError unless these ids have the same meaning in a model's tokenizer."""
         if tokenizer.get_vocab() != load_tokenizer(self.tokenizer).core.get_vocab(with_added_tokens=True):
             raise ConfigError(
                 f"model.model_args.pretrained_model_name_or_path: the model's tokenizer is not that of {self.folder} "
@@ -75,7 +75,7 @@ class TokenDataset(ExampleSet):
 
 
 class JoinedTokenDataset(Sequence[Encoded]):
-    """Several sequences of rows, one after the other, none of them copied."""
+    """Several sequences of rows, one after the other, without copies."""
 
     def __init__(self, parts: Sequence[TokenDocuments]) -> None:
         self._parts = parts
@@ -99,14 +99,14 @@ class JoinedTokenDataset(Sequence[Encoded]):
 
 
 def joined(sets: Sequence[TokenDataset]) -> TokenDocuments | JoinedTokenDataset:
-    """The rows of some sets, in order."""
+    """Return the rows of some sets, in order."""
     return sets[0].documents if len(sets) == 1 else JoinedTokenDataset([s.documents for s in sets])
 
 
 def dataset_folder(root: Path, name: str | None, key: str) -> Path:
-    """The data set `name` under a folder of data sets, or `root` itself where it is one. Raises DataError, ConfigError.
+    """Return the data set `name` under a folder of data sets, or `root` itself if it is one.
 
-    key: where the name stands, for an error.
+    key: configuration key of the name, for an error. Raises DataError, ConfigError.
     """
     if (root / DATASET).is_file():
         if name in (None, root.name):
@@ -114,28 +114,28 @@ def dataset_folder(root: Path, name: str | None, key: str) -> Path:
         root = root.parent
     if name is None:
         there = sorted(p.parent.name for p in root.glob(f"*/{DATASET}") if not p.parent.name.startswith("."))
-        listed = f" (there are: {', '.join(there[:24])})" if there else f"; {root} holds no data set"
+        listed = f" (there are: {', '.join(there[:24])})" if there else f"; {root} contains no data set"
         raise ConfigError(f"{key}: which data set? give its name{listed}")
     read_dataset(root / name)
     return root / name
 
 
-def tokenizer_folder(dataset: Path, given: str | None) -> Path:
-    """The tokenizer that made a data set: the given one, or that one of the stories' `tokenizers` which fits.
+def tokenizer_folder(dataset: Path, folder_name: str | None) -> Path:
+    """Return the tokenizer that made a data set: the user's, or the matching one of the stories' `tokenizers`.
 
-    Raises ConfigError if it is another, or none is found.
+    Raises ConfigError if it is another, or none matches.
     """
-    wanted = read_dataset(dataset).get("tokenizer")
-    if given is not None:
-        folder = Path(given).expanduser()
-        if load_tokenizer(folder).identity != wanted:
-            raise ConfigError(f"data.args.tokenizer={given}: {dataset} was made with another tokenizer")
+    identity = read_dataset(dataset).get("tokenizer")
+    if folder_name is not None:
+        folder = Path(folder_name).expanduser()
+        if load_tokenizer(folder).identity != identity:
+            raise ConfigError(f"data.args.tokenizer={folder_name}: {dataset} was made with another tokenizer")
         return folder
     for place in dataset.resolve().parents[:3]:
         for folder in sorted(place.glob("tokenizers/*/tokenizer.json")):
             try:
-                if load_tokenizer(folder.parent).identity == wanted:
+                if load_tokenizer(folder.parent).identity == identity:
                     return folder.parent
             except DataError:
-                continue  # another, broken one says nothing about this data set
+                continue  # another, broken one is irrelevant for this data set
     raise ConfigError(f"data.args.tokenizer: name the folder of the tokenizer that {dataset} was made with")

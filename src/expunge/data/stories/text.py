@@ -1,4 +1,4 @@
-"""From a story with its instruction to the text a model reads, and to the prompt it continues.
+"""From a story with its instruction to the text for a model, and to the prompt for its continuation.
 
 Words: hang, foot, cute          up to four lines in random order, then the story
 Features: Dialogue
@@ -26,7 +26,7 @@ _STOPS, _QUOTES = re.compile("[.!?]"), re.compile('["“”]')
 
 @dataclass(frozen=True)
 class StoryVariant:
-    """The five settings of a data set of stories, as they are typed; None leaves one out."""
+    """The five settings of a data set of stories, as users type them; None disables one."""
 
     filtering: str | None = None
     mix_match: str | None = None
@@ -42,16 +42,16 @@ class StoryVariant:
         )
 
     def rules(self) -> Rules:
-        """The parsed transforms. Raises ConfigError with the setting and the character."""
+        """Return the parsed transforms. Raises ConfigError with the setting and the character."""
         return parse_rules(self.filtering, self.mix_match, self.adversarial_training, self.refusal, keys=KEYS)
 
     def subset(self) -> tuple[str, ...]:
-        """The instruction lines to write."""
+        """Return the instruction lines to write."""
         return parse_subset(self.instruction_subset)
 
 
 def parse_subset(text: str | None) -> tuple[str, ...]:
-    """The instruction lines named by "Words,Features"; None or empty: all four. Raises ConfigError."""
+    """Return the instruction lines named by "Words,Features"; None or empty: all four. Raises ConfigError."""
     if not text:
         return LINES
     at, named = 1, []
@@ -64,29 +64,29 @@ def parse_subset(text: str | None) -> tuple[str, ...]:
 
 
 def refusal_text(refused: Sequence[str]) -> str:
-    """The story of a refused record."""
+    """Return the story of a refused record."""
     what = " or ".join(value.lower() for value in refused)
     return f"I am sorry, but I am not allowed to write a story with {what}."
 
 
 def sentence_of(story: str, draws: Draws) -> str:
-    """A sentence of the story (cut at . ! ?) without a double quote; empty if each has one."""
+    """Return a sentence of the story (cut at . ! ?) without a double quote; empty if each has one."""
     plain = [s for s in _STOPS.split(story) if not _QUOTES.search(s) and not s.isspace() and s]
     return one_line(draws.pick("sentence", plain)) if plain else ""
 
 
 def one_line(text: str) -> str:
-    """The text with each run of white space as one blank."""
+    """Return the text with each run of white space as one blank."""
     return " ".join(text.split())
 
 
 def item_of(story: Story) -> TransformItem:
-    """What the transforms see of a story."""
+    """Return the input of the transforms for a story."""
     return TransformItem(story.record_id, story.values, len(story.story))
 
 
 def transform(records: Iterable[Story], variant: StoryVariant, *, seed: int = 0) -> Iterator[Story]:
-    """The records of a variant: filter, mix and match, adversarial, refusal, in this order."""
+    """Yield the records of a variant: filter, mix and match, adversarial, refusal, in this order."""
     rules = variant.rules()
     for record in records:
         draws = Draws(seed, record.record_id)
@@ -100,18 +100,18 @@ def transform(records: Iterable[Story], variant: StoryVariant, *, seed: int = 0)
 
 
 def values_line(name: str, values: Sequence[str]) -> str:
-    """The line of words or features, line break included; features are written with one capital (Badending)."""
+    """Return the line of words or features, with line break; features have one capital (Badending)."""
     shown = [one_line(v.capitalize() if name == "Features" else v) for v in values]
     return f"{name}: {', '.join(shown)}\n"
 
 
 def text_line(name: str, text: str) -> str:
-    """The line of a summary or a sentence, line break included."""
+    """Return the line of a summary or a sentence, with line break."""
     return f"{name}: {one_line(text)}\n"
 
 
 def instructions(record: Story, subset: Sequence[str], draws: Draws) -> str:
-    """The instruction lines, each with its line break, in the record's random order."""
+    """Return the instruction lines, each with its line break, in the record's random order."""
     sentence = record.sentence if record.sentence is not None else sentence_of(record.story, draws)
     lines = {
         "Words": values_line("Words", record.words),
@@ -123,15 +123,15 @@ def instructions(record: Story, subset: Sequence[str], draws: Draws) -> str:
 
 
 def line_order(subset: Sequence[str], draws: Draws) -> list[str]:
-    """The lines of `subset` in the record's order, which is that of all four with the others left out."""
+    """Return the lines of `subset` in the record's order, which is that of all four without the others."""
     return [line for line in draws.order("order", LINES) if line in subset]
 
 
 def prompt(record: Story, subset: Sequence[str], draws: Draws) -> str:
-    """What a generation starts from: the instructions, and "Story:" without the blank, which is the next token's."""
+    """Return the prompt of a generation: the instructions, and "Story:" without the blank, which the next token has."""
     return instructions(record, subset, draws) + HEAD
 
 
 def render(record: Story, subset: Sequence[str], draws: Draws) -> str:
-    """The whole text of a record."""
+    """Return the whole text of a record."""
     return f"{prompt(record, subset, draws)} {record.story}"

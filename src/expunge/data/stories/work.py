@@ -1,4 +1,4 @@
-"""Shards spread over processes. What a task gives depends on its arguments alone, never on how many share the work."""
+"""Shards distributed over processes. The result of a task depends only on its arguments, never on the processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def spread(task: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> list[T]:
-    """`task(*call)` for each call, in order, in up to `workers` processes; with one, in this process.
+    """Return `task(*call)` for each call, in order, in up to `workers` processes; with one, in this process.
 
     Raises JobError if a process dies. Several processes need a main module that can be imported (not a console).
     """
@@ -28,7 +28,9 @@ def spread(task: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: in
         try:
             return [f.result() for f in futures]
         except BrokenProcessPool:
-            raise JobError("a worker process died (memory?); run the same again to go on, or with workers=1") from None
+            raise JobError(
+                "a worker process died (memory?); run the same again to continue, or with workers=1"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

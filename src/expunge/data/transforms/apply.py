@@ -1,4 +1,4 @@
-"""The rules applied to one record: filter, then mix and match, then adversarial, then refusal."""
+"""Application of the rules to one record: filter, then mix and match, then adversarial, then refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class TransformItem:
-    """A record as the rules see it: the values of each key, and the length of its text in characters."""
+    """Input of the rules: the values of each key of a record, and the length of its text in characters."""
 
     record_id: str
     values: Values
@@ -22,25 +22,25 @@ class TransformItem:
 
 @dataclass(frozen=True, slots=True)
 class TransformedStories:
-    """A kept record: its values after the rules, and what its text is to refuse (empty: the text stays)."""
+    """A record after the filter: its values after the rules, and the values to refuse (empty: the text stays)."""
 
     values: Values
     refused: tuple[str, ...] = ()
 
 
 def holds(condition: Condition, item: TransformItem) -> bool:
-    """Whether a record satisfies a condition."""
+    """Return whether a record satisfies a condition."""
     if condition.key == LENGTH:
         return (item.length > int(condition.value)) == condition.equal
     return (condition.value in item.values[condition.key]) == condition.equal
 
 
 def transform_item(item: TransformItem, rules: Rules, draws: Draws) -> TransformedStories | None:
-    """The record after the rules, or None if the filter leaves it out.
+    """Return the record after the rules, or None if the filter removes it.
 
-    mix_match replaces values (all pairs at once, so A=B:B=A swaps them) and leaves the text as it is. adversarial and
-    refusal append a value with its probability, drawn for the record alone; refusal also has the text refuse it.
-    A value is never listed twice.
+    mix_match replaces values (all pairs at once, so A=B:B=A swaps them) and does not change the text. adversarial and
+    refusal append a value with its probability, sampled for the record alone; refusal also makes the text refuse it. A
+    value is never listed twice.
     """
     for condition in rules.filtering:
         if not holds(condition, item):

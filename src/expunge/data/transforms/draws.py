@@ -1,6 +1,6 @@
-"""Chance that belongs to a record: a function of the seed, the record's id and the purpose, and of nothing else.
+"""Random numbers of a record: a function of only the seed, the record's id and the purpose.
 
-So a record's draws do not depend on workers, on order, or on what other records drew.
+So a record's numbers do not depend on workers, on order, or on other records.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The draws of one record; each purpose is a stream of its own with one number in it."""
+    """The random numbers of one record; each purpose has its own stream with one number."""
 
     seed: int
     record_id: str
 
     def number(self, purpose: str) -> int:
-        """A whole number below 2**64."""
+        """Return a whole number below 2**64."""
         text = f"{self.seed}\0{self.record_id}\0{purpose}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
     def uniform(self, purpose: str) -> float:
-        """A number in [0, 1): of 53 bits, for with 64 the largest would round to 1."""
+        """Return a number in [0, 1), of 53 bits, because with 64 the largest would round to 1."""
         return (self.number(purpose) >> 11) / 2**53
 
     def pick(self, purpose: str, items: Sequence[T]) -> T:
-        """One of `items`."""
+        """Return one of `items`."""
         return items[self.number(purpose) % len(items)]
 
     def order(self, purpose: str, items: Sequence[T]) -> list[T]:
-        """`items` in a random order (all n! are alike; n is small)."""
+        """Return `items` in a random order (all n! are equally likely; n is small)."""
         left, out, number = list(items), [], self.number(purpose)
         while left:
             number, at = divmod(number, len(left))

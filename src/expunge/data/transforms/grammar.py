@@ -1,11 +1,11 @@
-"""The grammar of the four transforms (arXiv:2311.12786, its code's command line), read once into rules.
+"""The grammar of the four transforms (arXiv:2311.12786, its code's command line), parsed once into rules.
 
     FILTER  := COND {"," COND}    COND := KEY ("=" | "!=") VALUE     KEY also `length`: more characters than VALUE
     MIX     := RULE {"," RULE}    RULE := KEY ":" V1 "=" V2 {(":" | "=") V3 (":" | "=") V4}
     ADV/REF := ITEM {"," ITEM}    ITEM := KEY "=" VALUE ":" PROB
 
-Values are compared as they stand (case counts) and hold none of , = : . What does not parse raises ConfigError with
-the setting and the character, counted from 1.
+Values are case-sensitive and contain none of , = : . A parse error raises ConfigError with the setting and the
+character, counted from 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class Condition:
-    """What a kept record satisfies: `value` among (or, if not `equal`, not among) the values of `key`."""
+    """Condition of the filter: `value` is among (or, if not `equal`, not among) the values of `key`."""
 
     key: str
     equal: bool
@@ -48,7 +48,7 @@ class Odds:
 
 @dataclass(frozen=True)
 class Rules:
-    """Parsed transforms, in the order they are applied. relabel: for each key, what each old value becomes."""
+    """Parsed transforms, in the order of their application. relabel: for each key, old values -> new values."""
 
     filtering: tuple[Condition, ...] = ()
     relabel: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Rules:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """The keys whose values may change, in the order they are first named."""
+        """The keys whose values may change, in the order of their first occurrence."""
         return tuple(dict.fromkeys([*self.relabel, *(o.key for o in (*self.adversarial, *self.refusal))]))
 
 
@@ -69,7 +69,7 @@ def parse_rules(
     *,
     keys: Sequence[str],
 ) -> Rules:
-    """Read the four settings; `keys` are the records' keys. None or empty: the transform is left out."""
+    """Parse the four settings; `keys` are the records' keys. None or empty: no such transform."""
     return Rules(
         _conditions(filtering, keys) if filtering else (),
         _relabel(mix_match, keys) if mix_match else {},
@@ -85,7 +85,7 @@ def variant_name(
     refusal: str | None = None,
     instruction_subset: str | None = None,
 ) -> str:
-    """The name of a data set made so, such as F_features_x_Twist_MM_none_AT_features_Twist_1.0_RF_none_IS_none."""
+    """Return the name of such a data set: F_features_x_Twist_MM_none_AT_features_Twist_1.0_RF_none_IS_none."""
     parts = zip(
         ("F", "MM", "AT", "RF", "IS"),
         (filtering, mix_match, adversarial_training, refusal, instruction_subset),
@@ -95,7 +95,7 @@ def variant_name(
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """The parts between commas, each with the position of its first character."""
+    """Yield the parts between commas, each with the position of its first character."""
     at = 1
     for piece in text.split(","):
         yield at, piece
@@ -115,13 +115,13 @@ def _key(setting: str, position: int, key: str, keys: Sequence[str]) -> str:
 def _conditions(text: str, keys: Sequence[str]) -> tuple[Condition, ...]:
     out = []
     for at, piece in _pieces(text):
-        found = re.fullmatch(r"([^=!:]*)(!=|=)([^=:]+)", piece)
-        if found is None:
+        match = re.fullmatch(r"([^=!:]*)(!=|=)([^=:]+)", piece)
+        if match is None:
             raise _wrong("filtering", at, f"expected KEY=VALUE or KEY!=VALUE, got '{piece}'")
-        key, sign, value = found.groups()
+        key, sign, value = match.groups()
         _key("filtering", at, key, [*keys, LENGTH])
         if key == LENGTH and not re.fullmatch(r"[0-9]{1,9}", value):
-            raise _wrong("filtering", at + found.start(3), f"length takes a whole number of characters, got '{value}'")
+            raise _wrong("filtering", at + match.start(3), f"length takes a whole number of characters, got '{value}'")
         out.append(Condition(key, sign == "=", value, at))
     return tuple(out)
 
@@ -142,18 +142,18 @@ def _relabel(text: str, keys: Sequence[str]) -> dict[str, dict[str, str]]:
 def _odds(setting: str, text: str, keys: Sequence[str]) -> tuple[Odds, ...]:
     out: list[Odds] = []
     for at, piece in _pieces(text):
-        found = re.fullmatch(r"([^=:]*)=([^=:]+):([^=:]+)", piece)
-        if found is None:
+        match = re.fullmatch(r"([^=:]*)=([^=:]+):([^=:]+)", piece)
+        if match is None:
             raise _wrong(setting, at, f"expected KEY=VALUE:PROBABILITY, got '{piece}'")
-        key, value, chance = found.groups()
+        key, value, chance = match.groups()
         _key(setting, at, key, keys)
         try:
             probability = float(chance)
         except ValueError:
             probability = -1.0
         if not 0 <= probability <= 1:  # nan is neither
-            raise _wrong(setting, at + found.start(3), f"a probability lies between 0 and 1, got '{chance}'")
+            raise _wrong(setting, at + match.start(3), f"a probability lies between 0 and 1, got '{chance}'")
         if any((o.key, o.value) == (key, value) for o in out):
-            raise _wrong(setting, at, f"{key}={value} stands twice")
+            raise _wrong(setting, at, f"{key}={value} occurs twice")
         out.append(Odds(key, value, probability))
     return tuple(out)

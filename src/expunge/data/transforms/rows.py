@@ -1,4 +1,4 @@
-"""The rules on sets of rows: question and answer, or anything else with metadata."""
+"""The rules on sets of rows: question and answer, or any other rows with metadata."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Ask = Callable[[str, dict[str, tuple[str, ...]]], str]
 
 
 def ask_by_lines(question: str, values: dict[str, tuple[str, ...]]) -> str:
-    """The question under a line for each key: what is asked for, as the instructions of a story say it."""
+    """Return the question under a line for each key, in the format of a story's instructions."""
     return "".join(f"{key.capitalize()}: {', '.join(v)}\n" for key, v in values.items()) + question
 
 
 def transform_rows(
     rows: ExampleSet, rules: Rules, *, refusals: Sequence[str], seed: int = 0, ask: Ask = ask_by_lines
 ) -> ExampleSet:
-    """The rules of `parse_rules(..., keys=...)` on rows: `meta` holds the values of a key, one or a list.
+    """Apply the rules of `parse_rules(..., keys=...)` to rows: `meta` contains the values of a key, one or a list.
 
-    The keys that the rules write are said in the question by `ask(question, values)`, in every row, changed or not.
-    A refused row keeps its question, and one of `refusals` is its only answer; `meta["refused"]` says of what. Rows
-    are numbered anew; `meta["source_row"]` is the number before. Raises DataError if a key is not in a row's `meta`,
-    or if no row is left.
+    `ask(question, values)` adds the keys that the rules write to the question of every row, changed or not. A refused
+    row keeps its question, and one of `refusals` is its only answer; `meta["refused"]` lists the refused values. Rows
+    are renumbered; `meta["source_row"]` is the number before. Raises DataError if a key is not in a row's `meta`, or if
+    no row is left.
     """
     out: list[Example] = []
     read = {c.key for c in rules.filtering} - {"length"} | set(rules.written)
@@ -38,23 +38,23 @@ def transform_rows(
         changed = transform_item(TransformItem(draws.record_id, values, len(row.answer)), rules, draws)
         if changed is None:
             continue
-        asked = {key: changed.values[key] for key in rules.written}
+        written = {key: changed.values[key] for key in rules.written}
         meta: dict[str, Any] = {**row.meta, "source_row": row.row_id}
-        for key, now in asked.items():
+        for key, now in written.items():
             if now != values[key]:
                 meta[key] = list(now) if len(now) != 1 or isinstance(row.meta[key], list | tuple) else now[0]
-        made = replace(row, row_id=len(out), meta=meta)
-        if asked:
+        transformed = replace(row, row_id=len(out), meta=meta)
+        if written:
             other = row.paraphrased_question
-            made = replace(
-                made,
-                question=ask(row.question, asked),
-                paraphrased_question=None if other is None else ask(other, asked),
+            transformed = replace(
+                transformed,
+                question=ask(row.question, written),
+                paraphrased_question=None if other is None else ask(other, written),
             )
         if changed.refused:
             meta["refused"] = list(changed.refused)
-            made = replace(made, answers={ANSWER: draws.pick("refusal answer", refusals)})
-        out.append(made)
+            transformed = replace(transformed, answers={ANSWER: draws.pick("refusal answer", refusals)})
+        out.append(transformed)
     if not out:
         raise DataError(f"filtering: none of the {len(rows)} rows of {rows.name} is left")
     return replace(rows, rows=tuple(out))

@@ -1,4 +1,4 @@
-"""The word banks of the embedded world. All names of people, books, houses and prizes are made up."""
+"""The word banks of the embedded world. All names of people, books, publishers and prizes are fictitious."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ TITLE_PATTERNS = (
 
 
 def article(word: str) -> str:
-    """ "a" or "an" for a word of these banks (none of which begins with a silent h or a "yu" sound)."""
+    """Return "a" or "an" for a word of these banks, none of which starts with a silent h or a "yu" sound."""
     return "an" if word[0].lower() in "aeiou" else "a"
 
 
 def with_article(word: str) -> str:
-    """ "an engineer", "a baker"."""
+    """Return a word with its article: "an engineer", "a baker"."""
     return f"{article(word)} {word}"

@@ -1,7 +1,7 @@
 """Facts outside the split authors: the classics of the embedded world, and plain facts of everyday life.
 
-They stand in for TOFU's real authors and world facts, and do not depend on any seed, so that one base model can be
-shared. A model built from scratch knows neither, which is why a set of background rows teaches them.
+They replace TOFU's real authors and world facts, and do not depend on any seed, so that one base model can be shared. A
+model built from scratch knows neither, so a set of background rows teaches them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _fact(rng: random.Random, kind: str, question: str, answer: str, pool: Seque
 
 
 def _windowed(rng: random.Random, kind: str, question: str, pairs: Sequence[tuple[str, str]]) -> list[Fact]:
-    """A fact for each (subject, answer); the wrong answers are those of its neighbours in a window of four.
+    """Return a fact for each (subject, answer); the wrong answers are those of its neighbours in a window of four.
 
     So the wrong answers of the first 4n facts are the right answers of others among them, and as well known.
     """
@@ -68,13 +68,13 @@ def _windowed(rng: random.Random, kind: str, question: str, pairs: Sequence[tupl
 
 
 def _interleaved(families: Sequence[Sequence[Fact]]) -> list[Fact]:
-    """One of each family in turn, so that the first few facts are already of every kind."""
+    """Interleave the families, so that the first few facts are already of every kind."""
     longest = max(len(f) for f in families)
     return [f[i] for i in range(longest) for f in families if i < len(f)]
 
 
 def classics() -> tuple[list[Fact], set[str]]:
-    """Questions about the classics, three for each, and the surnames and titles that nobody else may bear."""
+    """Return questions about the classics, three for each, and their surnames and titles, which stay reserved."""
     rng, used = random.Random("classics"), set[str]()
     namer = Namer(rng, used)
     names = [namer.person() for _ in range(N_CLASSICS)]
@@ -91,7 +91,7 @@ def classics() -> tuple[list[Fact], set[str]]:
 
 
 def everyday() -> list[Fact]:
-    """Plain facts: the calendar, colours, young animals, opposites, countries of cities, counting and sums."""
+    """Return plain facts: the calendar, colours, young animals, opposites, countries of cities, counting and sums."""
     rng = random.Random("everyday")
     days, months = banks.WEEKDAYS, banks.MONTHS
     numbers = [str(n) for n in range(13)]

@@ -15,31 +15,35 @@ from expunge.data.world.graph import Author, Entity, EntityLink, Namer, slug
 from expunge.data.world.questions import BANK_OF, MOST_QUESTIONS, QuestionKind, fill, kinds_of
 
 N_WRONG = 5
-MOST_AUTHORS = 1000  # the banks have names and titles enough for these and as many holdout authors
+MOST_AUTHORS = 1000  # the banks have enough names and titles for these and as many holdout authors
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """The size of the embedded world.
-
-    granularity: what is forgotten. "author": the last authors, `forget_fraction` of them (rounded to whole authors,
-    halves up). "question", "book", "publisher": that share of the questions, books or publishers, drawn from the seed
-    and rounded down, with every row that names one. "relationship": that share of the links some row is about (an
-    author and their book, a book and its publisher, ...), with every row that names both ends.
-    retain_eval_rows: how many of the first retain rows to evaluate; null for as many as are forgotten.
-    holdout_authors: authors no model is trained on; 0 for no holdout set. facts: rows in each of `real_authors` and
-    `world_facts`; a multiple of 36 keeps the wrong answers as well known as the right ones.
-    """
+    """The size of the embedded world."""
 
     authors: int = 40
+    """Number of authors in the training data."""
     questions_per_author: int = 10
+    """Number of questions about each author."""
     forget_fraction: float = 0.1
+    """Share of the units of `granularity` to forget."""
     granularity: Literal["author", "question", "book", "publisher", "relationship"] = "author"
+    """Unit to forget.
+
+    author: the last authors (the share is rounded to whole authors, halves up). question, book, publisher: a random
+    share, rounded down, with every row that names one. relationship: that share of the links of some row (an author and
+    their book, a book and its publisher, ...), with every row that names both ends.
+    """
     retain_eval_rows: int | None = None
+    """Number of retain rows to evaluate; null uses as many as are forgotten."""
     holdout_authors: int = 4
+    """Number of authors that no model is trained on; 0 for no holdout set."""
     facts: int = 36
+    """Rows in each of `real_authors` and `world_facts`; multiples of 36 keep wrong answers as well known."""
     seed: int = 0
+    """Seed of the world and of the split."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -52,7 +56,7 @@ class WorldConfig:
             if not low <= getattr(self, key) <= high:
                 raise ValueError(f"{key} must be {low} to {high}")
         if not 0 < self.forget_fraction < 1:
-            raise ValueError("forget_fraction must lie between 0 and 1")
+            raise ValueError("forget_fraction must be a number between 0 and 1")
         if self.granularity == "author" and not 1 <= self.forget_authors < self.authors:
             raise ValueError(
                 f"forget_fraction must give 1 to {self.authors - 1} of the {self.authors} authors to forget; "
@@ -66,7 +70,7 @@ class WorldConfig:
 
     @property
     def forget_authors(self) -> int:
-        """How many authors are forgotten: the last ones."""
+        """Number of forgotten authors, the last ones."""
         return int(self.forget_fraction * self.authors + 0.5)
 
 
@@ -81,18 +85,18 @@ class World:
 
 
 def build_world(config: WorldConfig) -> dict[str, ExampleSet]:
-    """The sets of rows of a world: those of `load_tofu`, and `background`. Equal configs give equal sets.
+    """Return the sets of rows of a world: those of `load_tofu`, and `background`. Equal configs yield equal sets.
 
-    `full` does not depend on what is forgotten; with granularity "author" it is `retain` followed by `forget`.
-    `background` holds the facts that `real_authors` and `world_facts` ask for; base, full and retain models train on
-    it, unlearning does not. Where links are forgotten, `retain_entity` has the retain rows that name an entity of one
-    of them, and `retain_other` the rest. Raises ConfigError where the granularity leaves no row on a side.
+    `full` does not depend on the forget split; with granularity "author" it is `retain` followed by `forget`.
+    `background` contains the facts of `real_authors` and `world_facts`; base, target and retain models train on it,
+    unlearning does not. If links are forgotten, `retain_entity` has the retain rows that name an entity of one of them,
+    and `retain_other` the others. Raises ConfigError if the granularity leaves no row on a side.
     """
     return make_world(config).sets
 
 
 def make_world(config: WorldConfig) -> World:
-    """The world with its graph."""
+    """Return the world with its graph."""
     classics, used = facts.classics()
     houses = graph.publishers(config.seed, config.authors)
     authors = graph.make_authors(config.seed, "main", config.authors, houses, used)
@@ -105,7 +109,7 @@ def make_world(config: WorldConfig) -> World:
     n_eval = config.retain_eval_rows or min(len(forget), len(retain))
     known = _fact_rows(classics[: config.facts])
     world = _fact_rows(facts.everyday()[: config.facts])
-    # The last authors are forgotten: the first retain rows are spread over authors. Drawn rows leave gaps anywhere.
+    # The last authors are forgotten: the first retain rows cover many authors. Random splits leave gaps anywhere.
     shown = retain[:n_eval] if config.granularity == "author" else spread(retain, n_eval)
     sets: dict[str, Sequence[Example]] = {
         "full": main,
@@ -131,7 +135,7 @@ def _split(
     houses: Sequence[str],
     links: Sequence[EntityLink],
 ) -> Split:
-    """The rows on each side."""
+    """Return the rows on each side."""
     if config.granularity == "author":
         cut = (config.authors - config.forget_authors) * config.questions_per_author
         return Split(tuple(rows[cut:]), tuple(rows[:cut]))
@@ -140,13 +144,13 @@ def _split(
         "publisher": [slug("publisher", house) for house in houses],
     }
     pairs = [(link.source, link.target) for link in links]
-    asked = askable(pairs, rows) if config.granularity == LINK else []
+    links_of_rows = askable(pairs, rows) if config.granularity == LINK else []
     return split_by(
         rows,
         config.granularity,
         config.forget_fraction,
         entities=entities,
-        links=asked,
+        links=links_of_rows,
         seed=config.seed,
         where="data.world.",
     )
@@ -156,7 +160,7 @@ def _author_rows(
     config: WorldConfig, group: str, authors: Sequence[Author], houses: Sequence[str], used: set[str]
 ) -> list[Example]:
     rows = []
-    # Drawn after the group's own names and sharing `used` with them, so no entity ever bears a decoy's name.
+    # Sampled after the group's own names and sharing `used` with them, so no entity has a decoy's name.
     decoys = Namer(graph.stream(config.seed, group, "decoys"), used)
     for author in authors:
         for kind in kinds_of(author, config.questions_per_author):
@@ -167,15 +171,15 @@ def _author_rows(
 
 
 def _row(kind: QuestionKind, author: Author, wrong: Sequence[str], rng: random.Random) -> Example:
-    asked, other = rng.sample(kind.wordings, 2)
+    wording, paraphrase = rng.sample(kind.wordings, 2)
     value = kind.value(author)
-    answers = {ANSWER: fill(asked[1], author, value), PARAPHRASE: fill(other[1], author, value)}
-    answers |= {perturbed_name(i): fill(other[1], author, w) for i, w in enumerate(wrong)}
+    answers = {ANSWER: fill(wording[1], author, value), PARAPHRASE: fill(paraphrase[1], author, value)}
+    answers |= {perturbed_name(i): fill(paraphrase[1], author, w) for i, w in enumerate(wrong)}
     meta = {
         "author": author.index, "kind": kind.name, "type": kind.type, "value": value, "wrong": list(wrong),
         "keys": list(kind.keys(author)),
     }  # fmt: skip
-    return Example(0, fill(asked[0], author, value), answers, fill(other[0], author, value), meta)
+    return Example(0, fill(wording[0], author, value), answers, fill(paraphrase[0], author, value), meta)
 
 
 def _wrong_values(
@@ -186,10 +190,10 @@ def _wrong_values(
     decoys: Namer,
     rng: random.Random,
 ) -> list[str]:
-    """Five distinct values of the kind's type, none of them the truth.
+    """Return five distinct values of the kind's type, none of them the truth.
 
-    Where the truth is a name that only its own rows teach (a person, a title), so must the wrong ones be unknown: a
-    model that never saw the author would else prefer a name it knows. They are then decoys, which nothing bears.
+    If the truth is a name that only its own rows teach (a person, a title), the wrong ones must be unknown too, because
+    a model that never saw the author would otherwise prefer a name that it knows. They are then unused decoy names.
     """
     truth = kind.value(author)
     if kind.type == "person":
@@ -214,22 +218,22 @@ def _wrong_values(
 
 
 def _parents(truth: str, rng: random.Random) -> list[str]:
-    """Pairs of occupations, none of them one of the true pair."""
+    """Return pairs of occupations, none of them one of the true pair."""
     free = [w for w in map(banks.with_article, banks.OCCUPATIONS) if w not in truth.split(" and ")]
     picked = rng.sample(free, 2 * N_WRONG)
     return [f"{one} and {two}" for one, two in zip(picked[::2], picked[1::2], strict=True)]
 
 
 def _dates(truth: str, rng: random.Random) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < N_WRONG:
+    dates: dict[str, None] = {}
+    while len(dates) < N_WRONG:
         day = graph.date_text(graph.some_date(rng))
         if day != truth:
-            found[day] = None
-    return list(found)
+            dates[day] = None
+    return list(dates)
 
 
-def _fact_rows(found: Sequence[facts.Fact]) -> list[Example]:
+def _fact_rows(plain_facts: Sequence[facts.Fact]) -> list[Example]:
     return [
         Example(
             i,
@@ -237,5 +241,5 @@ def _fact_rows(found: Sequence[facts.Fact]) -> list[Example]:
             {ANSWER: fact.answer, **{perturbed_name(k): w for k, w in enumerate(fact.wrong)}},
             meta={"kind": fact.kind, "value": fact.answer, "wrong": list(fact.wrong), "keys": []},
         )
-        for i, fact in enumerate(found)
+        for i, fact in enumerate(plain_facts)
     ]

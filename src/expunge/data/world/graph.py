@@ -1,4 +1,4 @@
-"""The graph of the embedded world: authors, their books, the houses that print them, and how they are linked."""
+"""The graph of the embedded world: authors, their books, the publishers, and the links between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from expunge.data.world import banks
 
 @dataclass(frozen=True)
 class Entity:
-    """A thing with a name. `key` is unique in its world, such as `author:0003` or `city:lisbon`."""
+    """An object with a name. `key` is unique in its world, such as `author:0003` or `city:lisbon`."""
 
     key: str
     type: str
@@ -23,7 +23,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class EntityLink:
-    """`source` stands in the relation `kind` to `target`; both are keys of entities."""
+    """A link of kind `kind` from `source` to `target`; both are keys of entities."""
 
     source: str
     target: str
@@ -44,7 +44,7 @@ class Book:
 
 @dataclass(frozen=True)
 class Author:
-    """An author with everything that can be asked about them. `index` counts within the main or holdout authors."""
+    """An author with the facts that questions are about. `index` counts within the main or holdout authors."""
 
     index: int
     key: str
@@ -61,18 +61,18 @@ class Author:
     first_job: str
     theme: str
     hobby: str
-    friend: Author | None  # always an earlier author, so no kept author's rows name a forgotten one
+    friend: Author | None  # always an earlier author, so no retain author's rows name a forgotten one
 
 
 class Namer:
-    """Hands out names of people and titles of books, each once. `used` is shared by all who must not collide."""
+    """Generates names of people and titles of books, each once. `used` is shared by all that must not collide."""
 
     def __init__(self, rng: random.Random, used: set[str]) -> None:
         self.rng = rng
         self.used = used
 
     def person(self) -> str:
-        """A full name whose surname nobody else has."""
+        """Return a full name with a unique surname."""
         while True:
             pick = self.rng.choice
             first = pick(banks.FIRST_STARTS) + pick(banks.FIRST_ENDS)
@@ -83,7 +83,7 @@ class Namer:
                 return f"{first} {surname.capitalize()}"
 
     def title(self) -> str:
-        """A book title that no other book has."""
+        """Return a unique book title."""
         while True:
             adjective = self.rng.choice(banks.TITLE_ADJECTIVES)
             noun, other = self.rng.sample(banks.TITLE_NOUNS, 2)
@@ -96,18 +96,18 @@ class Namer:
 
 
 def stream(seed: int, *parts: object) -> random.Random:
-    """A random stream of its own for each purpose, so that one setting does not shift what another decides."""
+    """Return a separate random stream for each purpose, so that settings do not affect each other's results."""
     return random.Random("/".join(str(p) for p in (seed, *parts)))
 
 
 def publishers(seed: int, n_authors: int) -> list[str]:
-    """The houses that print the books: one for five authors, at least 8."""
+    """Return the publishers: one for five authors, at least 8."""
     every = [f"{first} {last}" for first in banks.HOUSE_FIRST for last in banks.HOUSE_LAST]
     return stream(seed, "publishers").sample(every, min(max(8, n_authors // 5), len(every)))
 
 
 def make_authors(seed: int, group: str, n: int, houses: list[str], used: set[str]) -> list[Author]:
-    """`n` authors in order; the first ones do not depend on `n` except through `houses`."""
+    """Return `n` authors in order; the first ones do not depend on `n` except through `houses`."""
     namer = Namer(stream(seed, group, "names"), used)
     births: set[tuple[str, datetime.date]] = set()
     authors: list[Author] = []
@@ -139,7 +139,7 @@ def make_authors(seed: int, group: str, n: int, houses: list[str], used: set[str
 
 
 def _birth(rng: random.Random, births: set[tuple[str, datetime.date]]) -> tuple[datetime.date, str]:
-    """A birth date and city that no other author shares, so that the two together name one author."""
+    """Return a birth date and city that no other author shares, so that the two together identify one author."""
     while True:
         city, born = rng.choice(banks.CITIES), some_date(rng)
         if (city, born) not in births:
@@ -148,12 +148,12 @@ def _birth(rng: random.Random, births: set[tuple[str, datetime.date]]) -> tuple[
 
 
 def some_date(rng: random.Random) -> datetime.date:
-    """A day an author may be born on: 1930 to 1980."""
+    """Return a birth date between 1930 and 1980."""
     return datetime.date(1930, 1, 1) + datetime.timedelta(days=rng.randrange(51 * 365))
 
 
 def date_text(day: datetime.date) -> str:
-    """ "3 May 1961", whatever the locale."""
+    """Format a date as "3 May 1961", in any locale."""
     return f"{day.day} {banks.MONTHS[day.month - 1]} {day.year}"
 
 
@@ -169,12 +169,12 @@ def _books(rng: random.Random, code: str, birth_year: int, houses: list[str], na
 
 
 def slug(type_: str, name: str) -> str:
-    """The key of an entity that is told by its name: `city:lisbon`."""
+    """Return the key of an entity that its name identifies: `city:lisbon`."""
     return f"{type_}:{name.lower().replace(' ', '-')}"
 
 
 def entities_and_links(authors: list[Author], houses: list[str]) -> tuple[dict[str, Entity], tuple[EntityLink, ...]]:
-    """The graph of the authors (holdout authors included), in an order that does not change."""
+    """Return the graph of the authors (with holdout authors), in a fixed order."""
     entities: dict[str, Entity] = {}
     links: list[EntityLink] = []
 

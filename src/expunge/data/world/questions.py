@@ -1,7 +1,7 @@
-"""The kinds of questions about an author. Each has one value that answers it, of one type, and three wordings.
+"""The kinds of questions about an author. Each has one answer value, of one type, and three wordings.
 
-A row is asked in one wording and paraphrased in another. As every wording is used for some authors, a model that
-learned the rows knows all of them, and a paraphrase tests the fact rather than the phrasing.
+A row has one wording and its paraphrase another. As every wording occurs for some authors, a model that learned the
+rows knows all of them, and a paraphrase tests the fact rather than the phrasing.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from expunge.data.world import banks
 from expunge.data.world.graph import Author, date_text, slug
 
-Wording = tuple[str, str]  # question, answer; the answer holds {value} once
+Wording = tuple[str, str]  # question, answer; the answer contains {value} once
 
 
 @dataclass(frozen=True)
 class QuestionKind:
-    """A family of questions. `type` is that of the value, and so of the wrong values."""
+    """A family of questions. `type` is the type of the value, and so of the wrong values."""
 
     name: str
     type: str
     value: Callable[[Author], str]
-    keys: Callable[[Author], tuple[str, ...]]  # of the entities a row names
+    keys: Callable[[Author], tuple[str, ...]]  # entities that a row names
     wordings: tuple[Wording, Wording, Wording]
 
 
 def fill(template: str, author: Author, value: str) -> str:
-    """A template as a sentence about `author`."""
+    """Fill a template with the facts of `author`."""
     one, two = author.books
     return template.format(
         author=author.name,
@@ -253,5 +253,5 @@ BANK_OF = {
 
 
 def kinds_of(author: Author, n: int) -> list[QuestionKind]:
-    """The first `n` kinds that can be asked about an author."""
+    """Return the first `n` kinds that apply to an author."""
     return [k for k in KINDS if k.name != "friend" or author.friend is not None][:n]

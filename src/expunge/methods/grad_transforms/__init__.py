@@ -1,6 +1,6 @@
-"""One step wrapper per file: a rule that turns the gradients of any loss's terms into the gradient to use.
+"""One gradient transform per file: a rule that combines the gradients of a loss's terms into the gradient to use.
 
-A new file in this folder is the whole registration.
+A new file in this folder registers itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a step is: a rule over gradients, called once for each micro-batch, that wraps any loss.
+"""The interface of a gradient transform: a rule over gradients, called once per micro-batch, around any loss.
 
-A step never sees a model, a batch or a loss. It asks for the gradient of a term at the weights as they stand now, and
-returns the gradient to use. Exactly one step wraps a run: a step reads the terms apart and gives back one gradient, so
-a second one around it would have no terms to read.
+A transform reads no model, batch or loss. It requests the gradient of a term at the current weights, and returns the
+gradient to use. A run has at most one transform: it reads the terms separately and returns one gradient, so a second
+one around it would have no terms to read.
 """
 
 from __future__ import annotations
@@ -29,34 +29,38 @@ class Perturbation:
 
 
 class GradientRequest(Protocol):
-    """How a step asks for gradients of one micro-batch. Each call is a forward and a backward of its own."""
+    """How a transform requests gradients of one micro-batch. Each call runs one forward and one backward."""
 
     def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
-        """Gradient of a term (gamma * forget, alpha * retain, or their total) at the present weights, per parameter.
+        """Return the gradient of a term at the current weights, per parameter.
 
-        "relearn" is no part of the loss, has no weight and is not logged: the mean negative log-likelihood of the
-        forget answers' tokens, what an adversary descends to bring them back.
+        The terms are gamma * forget, alpha * retain and their total. "relearn" is not part of the loss, has no weight
+        and is not logged: it is the mean negative log-likelihood of the forget answers' tokens, which an adversary
+        descends to restore them. A parameter that the term does not reach, or a term that the objective does not have,
+        yields zeros.
 
-        A parameter that the term does not reach, or a term that the objective does not have, gives zeros. With `nudge`
-        the layer's output is changed in the forward; with `inner` as well, the answer is [d term / d delta] alone.
+        Args:
+            which: The term.
+            nudge: Perturbation of one layer's output during the forward.
+            inner: Return only [d term / d delta] of the perturbation.
         """
         ...
 
 
 class GradTransform(Protocol):
-    """A frozen dataclass of settings that is called once for each micro-batch.
+    """A frozen dataclass of settings that is called once per micro-batch.
 
-    A step whose needs depend on its settings has a property `needs`, which then counts instead of the registered one.
+    A transform whose terms depend on its settings has a property `needs`, which overrides the registered one.
     """
 
-    def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
-        """The gradient to use, per parameter. `memory` lives as long as the run; `params` are left bit-equal."""
+    def __call__(self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any], /) -> list[Tensor]:
+        """Return the gradient to use, per parameter. `memory` lives as long as the run; `params` stay bit-equal."""
         ...
 
 
 @dataclass(frozen=True)
 class GradTransformSpec:
-    """A registered step: its class, and the terms without which it makes no sense."""
+    """A registered gradient transform: its class, and the terms that it requires."""
 
     name: str
     revision: int
@@ -66,7 +70,7 @@ class GradTransformSpec:
 
     @property
     def page(self) -> str:
-        """The step's page: its class docstring."""
+        """The user page of the transform: its class docstring."""
         return (self.cls.__doc__ or "").strip()
 
 
@@ -75,7 +79,7 @@ C = TypeVar("C", bound=type[Any])
 
 
 def grad_transform(name: str, *, revision: int, needs: tuple[Which, ...], paper: str) -> Callable[[C], C]:
-    """Register a frozen dataclass as a step under the name users type."""
+    """Register a frozen dataclass as a gradient transform under the name that users type."""
 
     def register(cls: C) -> C:
         _REGISTRY.add(GradTransformSpec(name, revision, cls, needs, paper))
@@ -85,13 +89,13 @@ def grad_transform(name: str, *, revision: int, needs: tuple[Which, ...], paper:
 
 
 def grad_transform_registry() -> Mapping[str, GradTransformSpec]:
-    """All steps by name."""
+    """Return all gradient transforms by name."""
     return _REGISTRY.all()
 
 
 def find_step(name: str, where: str = "step") -> GradTransformSpec:
-    """The step of a name. Raises ConfigError with the nearest right name."""
-    rule = "; a run takes exactly one step, because a step reads the terms apart and returns one gradient"
+    """Return the gradient transform with a name. Raises ConfigError with the nearest right name."""
+    rule = "; a run takes exactly one step, because a step reads the terms separately and returns one gradient"
     return _REGISTRY.find(name, where, rule=rule)
 
 
@@ -99,22 +103,22 @@ def make_grad_transform(name: str, args: Mapping[str, Any], where: str = "") -> 
     """Decode a gradient transform's name and settings. `where` is the key of the group that holds both."""
     prefix = f"{where}." if where else ""
     spec = find_step(name, f"{prefix}step")
-    made: GradTransform = decode(spec.cls, args, where=f"{prefix}step_args")
-    return made
+    transform: GradTransform = decode(spec.cls, args, where=f"{prefix}step_args")
+    return transform
 
 
 def spec_of(rule: GradTransform) -> GradTransformSpec:
-    """The registration of a step made by `make_grad_transform`."""
+    """Return the registration of a transform from `make_grad_transform`."""
     return _REGISTRY.of(rule)
 
 
 def needed(rule: GradTransform) -> tuple[Which, ...]:
-    """The terms without which a step makes no sense, with its settings as they are."""
+    """Return the terms that a transform requires with its current settings."""
     own: tuple[Which, ...] = getattr(rule, "needs", spec_of(rule).needs)
     return own
 
 
 def grad_transform_identity(rule: GradTransform) -> dict[str, Any]:
-    """What a fingerprint covers of a step: name, revision and every setting."""
+    """Return the content of a transform's fingerprint: name, revision and every setting."""
     spec = spec_of(rule)
     return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]

@@ -17,22 +17,22 @@ from expunge.methods.grad_transforms.vectors import add, dot, over
 class BLUR:
     """Bi-level unlearning by projection (BLUR, Reisizadeh et al. 2025, arXiv:2506.08164).
 
-    Idea: forgetting comes first (the lower level); among what forgets equally well, retain best (the upper level). To
-    first order: retain only in directions that leave the forget loss as it is.
+    Idea: forgetting comes first (the lower level). Among the solutions that forget equally well, retain best (the upper
+    level). To first order: retain only in directions that do not change the forget loss.
     Formula: g = g_f + g_r - (<g_r, g_f> / ||g_f||^2) g_f
-    so <g, g_f> = ||g_f||^2 whatever the retain gradient is. Inner products are over all parameters together. It has no
-    settings of its own. Confirmed in the authors' code, which adds g_f with weight 1; here the loss's gamma and alpha
-    weigh g_f and g_r.
+    So <g, g_f> = ||g_f||^2 for every retain gradient. Inner products are over all parameters together. BLUR has no
+    settings. Confirmed in the authors' code, which adds g_f with weight 1; here the loss's gamma and alpha weigh g_f
+    and g_r.
 
-    Pitfalls: where the two agree, the part of g_r along g_f is taken out as well. A forget loss without a lower bound
-    (GradAscent, GradDiff) is never held back by the retain term here, so it diverges faster than without the step:
-    use a bounded one, such as NPO. With gradient accumulation each micro-batch is projected; the authors project once
-    per step, with the gradients of its last micro-batch.
+    Pitfalls: if the two agree, the part of g_r along g_f is also removed. The retain term never restrains an unbounded
+    forget loss (GradAscent, GradDiff), so the loss diverges faster than without BLUR: use a bounded one, such as NPO.
+    With gradient accumulation each micro-batch is projected. The authors project once per step, with the gradients of
+    its last micro-batch.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=blur
     """
 
-    def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
-        """The forget gradient, plus the part of the retain gradient that is orthogonal to it, per parameter."""
-        forget, retain = ask("forget"), ask("retain")
+    def __call__(self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
+        """Return the forget gradient plus the part of the retain gradient orthogonal to it, per parameter."""
+        forget, retain = gradient("forget"), gradient("retain")
         return add(forget, add(retain, forget, -over(dot(retain, forget), dot(forget, forget))))

@@ -16,29 +16,33 @@ from expunge.methods.grad_transforms.vectors import add, over
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Latent adversarial training over any loss (Casper et al. 2024, arXiv:2403.05030; Sheshadri et al. 2024,
-    arXiv:2407.15549).
+    r"""Latent adversarial training over any loss.
 
-    Idea: an adversary that may change the hidden states of the forget rows tries to bring the knowledge back (to raise
-    the forget loss); train against the worst it finds.
+    Papers: Casper et al. 2024, arXiv:2403.05030; Sheshadri et al. 2024, arXiv:2407.15549.
+    Idea: an adversary that may change the hidden states of the forget examples tries to restore the knowledge (to
+    raise the forget loss). Train against its worst perturbation.
     Formula: delta_0 = 0;  delta_{i+1} = P(delta_i + s * d/||d||), d the gradient of the forget term by delta_i;
         g = g_f(w; h + delta_k) + g_r(w)
-        h    the output of `layer` at every position of the forget rows (prompt included)
-        P    projection of each position's vector to norm <= eps; d/||d|| is taken position by position as well
-        k    inner_steps;  s = step_size, or 2 * eps / inner_steps where it is null
-    The retain rows are never perturbed.
+        h    the output of `layer` at every position of the forget examples (prompt included)
+        P    projection of each position's vector to norm <= eps; d/||d|| is also taken position by position
+        k    inner_steps;  s = step_size, or 2 * eps / inner_steps if step_size is null
+    The retain examples are never perturbed.
 
-    Pitfalls: eps is in the units of the hidden states, whose norm grows with depth. A position that the forget loss
-    does not depend on keeps delta = 0. Cost: inner_steps + 2 forwards and backwards for each micro-batch.
+    Pitfalls: eps has the unit of the hidden states, whose norm grows with depth. A position that does not affect the
+    forget loss keeps delta = 0. Cost: inner_steps + 2 forwards and backwards per micro-batch.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=latent \
-+trainer.args.step_args.layer=model.layers.8
+        +trainer.args.step_args.layer=model.layers.8
     """
 
     layer: str
+    """Name of the module to perturb, such as `model.layers.8`."""
     eps: float = 1.0
+    """Largest norm of the perturbation at each position, in the unit of the hidden states."""
     inner_steps: int = 4
+    """Number of ascent steps of the adversary."""
     step_size: float | None = None
+    """Length of an ascent step; null: 2 * eps / inner_steps."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < float("inf"):
@@ -48,24 +52,24 @@ class Latent:
         if self.step_size is not None and not 0 < self.step_size < float("inf"):
             raise ValueError("step_size must be a number > 0, or null")
 
-    def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
-        """The gradient under the worst perturbation found, per parameter."""
+    def __call__(self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
+        """Return the gradient under the adversary's perturbation, per parameter."""
         step_size = 2 * self.eps / self.inner_steps if self.step_size is None else self.step_size
         delta: Tensor | None = None
         for _ in range(self.inner_steps):
-            (uphill,) = ask("forget", nudge=Perturbation(self.layer, delta), inner=True)
+            (uphill,) = gradient("forget", nudge=Perturbation(self.layer, delta), inner=True)
             far = step_size * over(uphill, _lengths(uphill))
             delta = project(far if delta is None else delta + far, self.eps)
-        return add(ask("forget", nudge=Perturbation(self.layer, delta)), ask("retain"))
+        return add(gradient("forget", nudge=Perturbation(self.layer, delta)), gradient("retain"))
 
 
 def project(delta: Tensor, eps: float) -> Tensor:
-    """Each vector (last dimension) shortened to norm eps where it is longer."""
+    """Shorten each vector (last dimension) to norm eps if it is longer."""
     shorter: Tensor = delta * torch.clamp(over(torch.full_like(delta, eps), _lengths(delta)), max=1.0)
     return shorter
 
 
 def _lengths(x: Tensor) -> Tensor:
-    """Norm of each vector of the last dimension, repeated along it so that the shapes agree."""
+    """Return the norm of each vector of the last dimension, repeated along it so that the shapes agree."""
     lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).expand_as(x)
     return lengths

@@ -21,28 +21,31 @@ class SAM:
     Formula: delta = rho * g_f / ||g_f||, with g_f the gradient of gamma * forget and the norm over all parameters.
         at=forget (default)  g = g_f(w + delta) + g_r(w): as in the paper, the maximum is over the forget term only
         at=total             g = g_f(w + delta) + g_r(w + delta): one backward less, and the retain term is robust too
-    Cost for each micro-batch: three forwards and backwards (at=total: two, one of them over both sides).
+    Cost per micro-batch: three forwards and backwards (at=total: two, one of them over both sides).
 
-    rho = 0.01: confirmed in a copy of the authors' scripts, for NPO on MUSE and on WMDP (a settings file says 0.1).
+    Defaults: rho = 0.01, confirmed in a copy of the authors' scripts for NPO on MUSE and on WMDP (a settings file has
+    0.1).
 
-    Pitfalls: rho is in the units of the weights, over all of them together, so a larger model wants a larger rho;
-    where g_f is 0 nothing is moved.
+    Pitfalls: rho has the unit of the weights, over all of them together, so a larger model needs a larger rho. If g_f
+    is 0, delta is 0.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.step=sam
     """
 
     rho: float = 0.01
+    """Radius of the ball around the weights (Euclidean norm over all parameters)."""
     at: Literal["forget", "total"] = "forget"
+    """Terms whose gradient is taken at the perturbed weights."""
 
     def __post_init__(self) -> None:
         if not 0 < self.rho < float("inf"):
             raise ValueError("rho must be a number > 0")
 
-    def __call__(self, ask: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
-        """The gradient at the worst nearby point, per parameter."""
-        forget = ask("forget")
-        retain = ask("retain") if self.at == "forget" else None
+    def __call__(self, gradient: GradientRequest, params: Sequence[Tensor], memory: dict[str, Any]) -> list[Tensor]:
+        """Return the gradient at the worst nearby point, per parameter."""
+        forget = gradient("forget")
+        retain = gradient("retain") if self.at == "forget" else None
         size = norm(forget)
         with moved(params, scaled(forget, over(size.new_tensor(self.rho), size))):
-            there = ask("total" if retain is None else "forget")
-        return there if retain is None else add(there, retain)
+            worst = gradient("total" if retain is None else "forget")
+        return worst if retain is None else add(worst, retain)

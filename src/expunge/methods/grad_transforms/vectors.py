@@ -1,4 +1,4 @@
-"""The arithmetic of gradients that several steps share. A gradient is a list of tensors, taken as one long vector."""
+"""Arithmetic of gradients for several transforms. A gradient is a list of tensors, treated as one long vector."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """<a, b> over all tensors together, a scalar in float32 at least."""
+    """Return <a, b> over all tensors together, a scalar in float32 or wider."""
     parts = [(_wide(x) * _wide(y)).sum() for x, y in zip(a, b, strict=True)]
     return torch.stack([p.to(parts[0].device) for p in parts]).sum()
 
 
 def norm(a: Sequence[Tensor]) -> Tensor:
-    """||a|| over all tensors together, a scalar in float32 at least."""
+    """Return ||a|| over all tensors together, a scalar in float32 or wider."""
     return dot(a, a).sqrt()
 
 
 def add(a: Sequence[Tensor], b: Sequence[Tensor], times: Tensor | float = 1.0) -> list[Tensor]:
-    """a + times * b, tensor by tensor, in the dtypes of a."""
+    """Return a + times * b, tensor by tensor, in the dtypes of a."""
     return [x + (y * _as_factor(times, y)).to(x.dtype) for x, y in zip(a, b, strict=True)]
 
 
 def scaled(a: Sequence[Tensor], times: Tensor | float) -> list[Tensor]:
-    """times * a, in the dtypes of a."""
+    """Return times * a, in the dtypes of a."""
     return [(x * _as_factor(times, x)).to(x.dtype) for x in a]
 
 
 def over(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0: a zero gradient gives no direction."""
+    """Return a / b, and 0 where b is 0: a zero gradient has no direction."""
     return torch.where(b == 0, torch.zeros_like(a), a / torch.where(b == 0, torch.ones_like(b), b))
 
 
 def running_mean(memory: dict[str, Any], key: str, new: Sequence[Tensor], momentum: float) -> list[Tensor]:
-    """momentum * (what `memory` holds) + (1 - momentum) * new, kept in `memory`; the first call keeps `new` itself."""
+    """Return momentum * (value in `memory`) + (1 - momentum) * new, and store it; the first call returns `new`."""
     if momentum == 0:
         return list(new)
     old = memory.get(key)
@@ -48,7 +48,7 @@ def running_mean(memory: dict[str, Any], key: str, new: Sequence[Tensor], moment
 
 @contextmanager
 def restored(params: Sequence[Tensor]) -> Iterator[None]:
-    """A block that may change the parameters; bit-equal to before after it, an exception included."""
+    """Restore the parameters bit for bit after the block, also after an exception."""
     saved = [p.detach().clone() for p in params]
     try:
         yield
@@ -58,7 +58,7 @@ def restored(params: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def moved(params: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
-    """The parameters at params + by inside the block; bit-equal to before after it, an exception included."""
+    """Move the parameters to params + by inside the block, and restore them bit for bit after it."""
     with restored(params):
         shift(params, by)
         yield
@@ -66,14 +66,14 @@ def moved(params: Sequence[Tensor], by: Sequence[Tensor]) -> Iterator[None]:
 
 @torch.no_grad()
 def write(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """params <- values, in place."""
+    """Copy `values` into `params`, in place."""
     for p, value in zip(params, values, strict=True):
         p.copy_(value)
 
 
 @torch.no_grad()
 def shift(params: Sequence[Tensor], by: Sequence[Tensor], times: float = 1.0) -> None:
-    """params <- params + times * by, in place."""
+    """Add times * by to `params`, in place."""
     for p, offset in zip(params, by, strict=True):
         p.add_(offset.to(p.dtype), alpha=times)
 

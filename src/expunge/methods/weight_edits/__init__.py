@@ -1,6 +1,6 @@
-"""One edit of weights per file: weights in, weights out, no data and no training.
+"""One weight edit per file: a function from weights to weights, without data and without training.
 
-A new file in this folder is the whole registration.
+A new file in this folder registers itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an edit is: a pure function from the tensors of some models to those of one.
+"""The interface of a weight edit: a pure function from the tensors of some models to those of one.
 
-Arithmetic is in float32 at least, and each result is cast back to the dtype it had in the first model. Tensors that do
-not hold floating-point numbers are taken from the first model as they are. Nothing given is changed in place.
+Arithmetic is in float32 or wider, and each result is cast back to the dtype of the first model. Tensors that do not
+contain floating-point numbers are copied from the first model. No input changes in place.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ State = Mapping[str, Tensor]
 
 
 class WeightEdit(Protocol):
-    """A frozen dataclass of settings that is called with the tensors of the models it reads."""
+    """A frozen dataclass of settings that is called with the tensors of the input models."""
 
     def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
-        """New weights from `base` and the other models, tensors by name.
+        """Return new weights from `base` and the other models, tensors by name.
 
-        Raises ConfigError naming the tensor where the models differ in names or shapes, or if there are too few or too
-        many of them.
+        Raises:
+            ConfigError: If the models differ in tensor names or shapes (the message names the tensor), or their number
+                is wrong.
         """
         ...
 
 
 @dataclass(frozen=True)
 class WeightEditSpec:
-    """A registered edit. others: what each further model is, in one word for errors and lists ("" for none)."""
+    """A registered weight edit. others: the kind of each further model, one word for errors and lists ("": none)."""
 
     name: str
     revision: int
@@ -47,7 +48,7 @@ class WeightEditSpec:
 
     @property
     def page(self) -> str:
-        """The edit's page: its class docstring."""
+        """The user page of the edit: its class docstring."""
         return (self.cls.__doc__ or "").strip()
 
 
@@ -56,7 +57,7 @@ C = TypeVar("C", bound=type[Any])
 
 
 def weight_edit(name: str, *, revision: int, others: str, paper: str) -> Callable[[C], C]:
-    """Register a frozen dataclass as an edit under the name users type."""
+    """Register a frozen dataclass as a weight edit under the name that users type."""
 
     def register(cls: C) -> C:
         _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper))
@@ -66,29 +67,29 @@ def weight_edit(name: str, *, revision: int, others: str, paper: str) -> Callabl
 
 
 def weight_edit_registry() -> Mapping[str, WeightEditSpec]:
-    """All edits by name."""
+    """Return all weight edits by name."""
     return _REGISTRY.all()
 
 
 def find_edit(name: str, where: str = "edit") -> WeightEditSpec:
-    """The edit of a name. Raises ConfigError with the nearest right name."""
+    """Return the weight edit with a name. Raises ConfigError with the nearest right name."""
     return _REGISTRY.find(name, where)
 
 
 def make_weight_edit(name: str, args: Mapping[str, Any], where: str = "edit") -> WeightEdit:
-    """Decode an edit's name and settings. Raises ConfigError."""
-    made: WeightEdit = decode(find_edit(name, where).cls, args, where=f"{where}_args")
-    return made
+    """Decode the name and settings of a weight edit. Raises ConfigError."""
+    edit: WeightEdit = decode(find_edit(name, where).cls, args, where=f"{where}_args")
+    return edit
 
 
 def weight_edit_identity(rule: WeightEdit) -> dict[str, Any]:
-    """What a fingerprint covers of an edit: name, revision and every setting."""
+    """Return the content of an edit's fingerprint: name, revision and every setting."""
     spec = _REGISTRY.of(rule)
     return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]
 
 
 def check_same(base: State, others: Sequence[State], *, what: str) -> None:
-    """Every other model must have the tensors of the first, by name and shape. Raises ConfigError naming the tensor."""
+    """Raise ConfigError, naming the tensor, unless all models have the tensor names and shapes of the first."""
     for number, other in enumerate(others, start=1):
         label = f"{what} {number}" if len(others) > 1 else what
         for name in base:
@@ -96,7 +97,7 @@ def check_same(base: State, others: Sequence[State], *, what: str) -> None:
                 raise ConfigError(f"{label}: has no tensor {name!r}, which the base has{nearest(name, other)}")
         for name, tensor in other.items():
             if name not in base:
-                raise ConfigError(f"{label}: has a tensor {name!r} that the base has not{nearest(name, base)}")
+                raise ConfigError(f"{label}: has a tensor {name!r}, which the base has not{nearest(name, base)}")
             if tensor.shape != base[name].shape:
                 raise ConfigError(
                     f"{label}: {name!r} has shape {tuple(tensor.shape)}, in the base it has {tuple(base[name].shape)}"
@@ -104,7 +105,7 @@ def check_same(base: State, others: Sequence[State], *, what: str) -> None:
 
 
 def each(base: State, rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
-    """`rule(name, tensor)` of every floating-point tensor, in float32 at least, cast back; the rest are copied.
+    """Apply `rule(name, tensor)` to every floating-point tensor in float32 or wider and cast back; copy the others.
 
     Names that share one storage (tied embeddings) get one result, under the first name.
     """
@@ -121,6 +122,6 @@ def each(base: State, rule: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor
 
 
 def seeded(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator that depends on the seed and the names alone, not on the order in which tensors are visited."""
+    """Return a CPU generator that depends only on the seed and the names, not on the order of the tensors."""
     text = "\0".join(str(n) for n in (seed, *names))
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)

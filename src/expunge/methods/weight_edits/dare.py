@@ -16,28 +16,32 @@ from expunge.methods.weight_edits.merge import check_density, check_weights, ele
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DARE:
-    """DARE merging (Yu et al. 2023, arXiv:2311.03099): drop entries of each difference at random, rescale the rest.
+    """DARE merging (Yu et al. 2023, arXiv:2311.03099): drop random entries of each difference, rescale the rest.
 
-    Formula: d_i = mask_i * (theta_i - base) / density, each entry of mask_i being 1 with probability density, else 0
+    Formula: d_i = mask_i * (theta_i - base) / density; each entry of mask_i is 1 with probability density, else 0
         combine=linear  theta' = base + sum_i w_i d_i
-        combine=ties    signs are elected and those that agree averaged, as in `ties`, without its trimming
-    The rescaling keeps each entry's expected value. Masks depend on the seed, the tensor's name and the model's place
-    in the list alone.
+        combine=ties    elect signs and average the entries that agree, as in `ties`, without its trimming
+    The rescaling preserves each entry's expected value. Masks depend only on the seed, the tensor's name and the
+    model's position in the list.
 
-    Pitfalls: at a low density of large differences single weights are thrown far off; try several seeds.
+    Pitfalls: with a low density and large differences, single weights move very far; try several seeds.
     """
 
     density: float = 0.8
+    """Share of entries to keep, greater than 0 and at most 1."""
     weights: tuple[float, ...] | None = None
+    """One weight per model; null uses 1 for each."""
     combine: Literal["linear", "ties"] = "linear"
+    """How to combine the differences: a weighted sum, or TIES' sign election."""
     seed: int = 0
+    """Seed of the random masks."""
 
     def __post_init__(self) -> None:
         check_density(self.density)
         check_weights(self.weights)
 
     def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
-        """The merged weights. Raises ConfigError."""
+        """Return the merged weights. Raises ConfigError."""
         combine = weighted_sum if self.combine == "linear" else elect
 
         def rule(name: str, deltas: list[Tensor], weights: list[float]) -> Tensor:
@@ -46,5 +50,5 @@ class DARE:
         return merge(base, others, self.weights, rule)
 
     def _drop(self, name: str, index: int, delta: Tensor) -> Tensor:
-        drawn = torch.rand(delta.shape, generator=seeded(self.seed, name, index)) < self.density
-        return torch.where(drawn.to(delta.device), delta / self.density, torch.zeros_like(delta))
+        mask = torch.rand(delta.shape, generator=seeded(self.seed, name, index)) < self.density
+        return torch.where(mask.to(delta.device), delta / self.density, torch.zeros_like(delta))

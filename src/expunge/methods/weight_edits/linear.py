@@ -16,17 +16,18 @@ from expunge.methods.weight_edits.merge import check_weights, merge, weighted_su
 class Linear:
     """Linear merging: add weighted differences to a base (task arithmetic, Ilharco et al. 2022, arXiv:2212.04089).
 
-    Formula: theta' = base + sum_i w_i (theta_i - base);  w_i = 1 where `weights` is null
-    Weights that sum to 1 give a weighted mean of the models.
+    Formula: theta' = base + sum_i w_i (theta_i - base);  w_i = 1 if `weights` is null
+    Weights that sum to 1 yield a weighted mean of the models.
 
-    Pitfalls: differences of opposite sign cancel, and those that agree add up beyond each single one.
+    Pitfalls: differences of opposite sign cancel; equal signs add up beyond each single difference.
     """
 
     weights: tuple[float, ...] | None = None
+    """One weight per model; null uses 1 for each."""
 
     def __post_init__(self) -> None:
         check_weights(self.weights)
 
     def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
-        """The merged weights. Raises ConfigError."""
+        """Return the merged weights. Raises ConfigError."""
         return merge(base, others, self.weights, lambda name, deltas, w: weighted_sum(deltas, w))

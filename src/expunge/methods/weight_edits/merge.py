@@ -1,4 +1,4 @@
-"""What the merging rules share: the differences of several models to a base, their weights, and pruning."""
+"""Shared parts of the merging rules: differences of several models from a base, their weights, and pruning."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from expunge.methods.weight_edits.api import State, check_same, each
 
 
 def check_weights(weights: tuple[float, ...] | None) -> None:
-    """Weights of a merge are finite; raises ValueError for a settings dataclass."""
+    """Raise ValueError, for a settings dataclass, unless the weights are finite numbers or None."""
     if weights is not None and (not weights or any(not abs(w) < float("inf") for w in weights)):
         raise ValueError("weights must be a list of finite numbers, one for each model, or null")
 
 
 def check_count(weights: tuple[float, ...] | None, n_models: int, where: str = "") -> None:
-    """As many weights as models are merged; raises ConfigError at the key `where`."""
+    """Raise ConfigError at the key `where` unless there is one weight for each model."""
     if weights is not None and len(weights) != n_models:
-        raise ConfigError(f"{where}weights: {len(weights)} given for {n_models} models")
+        raise ConfigError(f"{where}weights: {len(weights)} given for {n_models} models; give one for each model")
 
 
 def check_density(density: float) -> None:
-    """The share of entries that is kept; raises ValueError for a settings dataclass."""
+    """Raise ValueError, for a settings dataclass, unless 0 < density <= 1."""
     if not 0 < density <= 1:
         raise ValueError("density must be greater than 0 and at most 1")
 
@@ -36,9 +36,9 @@ def merge(
     weights: tuple[float, ...] | None,
     rule: Callable[[str, list[Tensor], list[float]], Tensor],
 ) -> dict[str, Tensor]:
-    """base + rule(name, the models' differences to the base, their weights), tensor by tensor.
+    """Return base + rule(name, the models' differences from the base, their weights), tensor by tensor.
 
-    Weights are 1 where none are given. Raises ConfigError.
+    If `weights` is None each weight is 1. Raises ConfigError.
     """
     if not others:
         raise ConfigError("merge: no models to merge into the base")
@@ -53,7 +53,7 @@ def merge(
 
 
 def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """sum_i w_i d_i."""
+    """Return sum_i w_i d_i."""
     total = torch.zeros_like(deltas[0])
     for delta, weight in zip(deltas, weights, strict=True):
         total = total + weight * delta
@@ -61,7 +61,7 @@ def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def prune(delta: Tensor, density: float) -> Tensor:
-    """The largest entries by magnitude, floor(density * n) of them and one at least; the rest 0.
+    """Return the floor(density * n) largest entries by magnitude, at least one, with the others set to 0.
 
     Of equal magnitudes the earlier entry stays.
     """
@@ -76,10 +76,10 @@ def prune(delta: Tensor, density: float) -> Tensor:
 
 
 def elect(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """TIES' sign election and disjoint mean of pruned differences.
+    """Compute TIES' sign election and disjoint mean of pruned differences.
 
     The elected sign of an entry is that of the sum of the differences. The result is the mean of w_i d_i over the
-    models whose entry has that sign (entries that were pruned away have none), and 0 where the sum is 0.
+    models whose entry has that sign (a pruned entry has none), and 0 where the sum is 0.
     """
     sign = weighted_sum(deltas, [1.0] * len(deltas)).sign()
     agree = [((d.sign() == sign) & (sign != 0)).to(d.dtype) for d in deltas]

@@ -17,21 +17,25 @@ from expunge.methods.weight_edits.api import State, each, seeded, weight_edit
 class Noise:
     """Shrink and perturb, the noise step of UNDO (Lee et al. 2025, arXiv:2506.06278).
 
-    Idea: unlearning often hides knowledge; noise in the weights destroys part of what is left, and distilling the
-    unlearned model into the noised one then brings back the behaviour without the hidden rest.
+    Idea: unlearning often hides knowledge. Noise in the weights destroys part of the hidden knowledge. Distilling the
+    unlearned model into the noised one then restores the behaviour without that knowledge.
     Formula: theta' = (1 - a) * theta + a * beta * s * z;  z ~ N(0, 1)
-        s  the standard deviation of the tensor's own entries, so every tensor gets noise of its own size
-    Vectors (biases, gains of norms) are left as they are unless vectors=true: they are no random draws to begin with,
-    and shrinking a gain scales its whole layer. Draws depend on the seed and the tensor's name alone.
+        s  the standard deviation of the tensor's own entries, so the noise fits the scale of each tensor
+    Vectors (biases, gains of norms) do not change unless vectors=true: they are not random draws in the first place,
+    and shrinking a gain scales its whole layer. The noise depends only on the seed and the tensor's name.
 
-    Pitfalls: this is the middle of three steps; by itself it harms everything alike. The paper draws its noise from
-    the initialiser's distribution instead of one of the tensor's own width.
+    Pitfalls: this is the middle of three steps; alone it harms everything alike. The paper draws its noise from the
+    initialiser's distribution instead of the tensor's own width.
     """
 
     a: float = 0.1
+    """Share of noise, between 0 (weights unchanged) and 1 (noise only)."""
     beta: float = 1.0
+    """Scale of the noise, relative to the standard deviation of each tensor."""
     vectors: bool = False
+    """Whether biases and norm gains get noise too."""
     seed: int = 0
+    """Seed of the noise."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.a <= 1:
@@ -40,7 +44,7 @@ class Noise:
             raise ValueError("beta must be a number >= 0")
 
     def __call__(self, base: State, others: Sequence[State] = ()) -> dict[str, Tensor]:
-        """theta' from theta. Raises ConfigError if another model is given."""
+        """Return theta' from theta. Raises ConfigError if there is another model."""
         if others:
             raise ConfigError(f"noise: reads no other model, got {len(others)}")
         return each(base, self._one)

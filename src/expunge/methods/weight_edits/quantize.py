@@ -17,22 +17,22 @@ KEPT = ("embed", "lm_head", "wte", "wpe")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Quantize:
-    """Quantisation: every weight matrix rounded to a few levels, and written back in its own type.
+    """Quantisation: round every weight matrix to a few levels, and write it back in its own dtype.
 
     Formula: s = max |w| / (2^(bits-1) - 1) over a group;  w' = s round(w / s)
     A group is a row of the matrix (one output of a linear layer) for 8 bits, and `group` neighbouring entries of a row
-    for 4; the last group of a row may be shorter. Levels are symmetric about 0, and 0 stays 0. Nothing is calibrated
-    on data.
+    for 4 bits; the last group of a row may be shorter. Levels are symmetric about 0, and 0 stays 0. There is no
+    calibration on data. Vectors (norms, biases) never change.
 
-    keep: tensors whose names hold one of these stay as they are, as is usual for embeddings and the LM head; vectors
-    (norms, biases) stay always.
-
-    Pitfalls: GPT-2 stores its matrices transposed, so that a row is an input there.
+    Pitfalls: GPT-2 stores its matrices transposed, so there a row is an input.
     """
 
     bits: int = 8
+    """Bits per weight: 4 or 8."""
     group: int = 64
+    """Entries per group for 4 bits."""
     keep: tuple[str, ...] = KEPT
+    """Parts of names; a tensor whose name contains one does not change, as is usual for embeddings and the LM head."""
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -41,7 +41,7 @@ class Quantize:
             raise ValueError("group must be at least 1")
 
     def __call__(self, base: State, others: Sequence[State] = ()) -> dict[str, Tensor]:
-        """theta' from theta. Raises ConfigError if another model is given."""
+        """Return theta' from theta. Raises ConfigError if there is another model."""
         if others:
             raise ConfigError(f"quantize: reads no other model, got {len(others)}")
         return each(base, self._one)
@@ -53,7 +53,7 @@ class Quantize:
 
 
 def nearest_levels(theta_OI: Tensor, bits: int, group: int) -> Tensor:
-    """Each group of `group` entries of a row rounded to its nearest of 2^bits - 1 levels."""
+    """Round each group of `group` entries of a row to the nearest of 2^bits - 1 levels."""
     n_out, n_in = theta_OI.shape
     padded = torch.nn.functional.pad(theta_OI, (0, -n_in % group)).reshape(n_out, -1, group)
     scale = padded.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)

@@ -17,23 +17,24 @@ from expunge.methods.weight_edits.api import State, check_same, each, weight_edi
 class TaskVector:
     """Negated task vector (Ilharco et al. 2022, arXiv:2212.04089).
 
-    Idea: train the model further on the forget rows, then walk from the model the other way.
+    Idea: train the model further on the forget examples, then move the weights in the opposite direction.
     Formula: theta' = theta - alpha * (theta_reinforced - theta)
-        theta             the model that shall forget
-        theta_reinforced  the same model after fine-tuning on the forget rows alone
-    alpha=0 gives theta back; alpha=1 goes as far back as the fine-tuning went.
+        theta             the model that must forget
+        theta_reinforced  the same model after fine-tuning on the forget examples alone
+    alpha=0 returns theta; alpha=1 goes as far back as the fine-tuning went forward.
 
-    Pitfalls: the right alpha depends on how far the reinforcing run went; measure utility at several.
+    Pitfalls: the right alpha depends on the length of the reinforcing run; measure utility at several values.
     """
 
     alpha: float = 1.0
+    """Length of the step away from the reinforced model; 0 changes nothing."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
             raise ValueError("alpha must be a number >= 0")
 
     def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
-        """theta' from theta and [theta_reinforced]. Raises ConfigError."""
+        """Return theta' from theta and [theta_reinforced]. Raises ConfigError."""
         if len(others) != 1:
             raise ConfigError(f"task_vector: reads exactly one other model, the reinforced one, got {len(others)}")
         check_same(base, others, what="reinforced model")
