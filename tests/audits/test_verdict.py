@@ -79,7 +79,7 @@ def test_what_has_no_position_is_missing_and_a_model_far_below_is_remarked() -> 
     assert verdict(ControlPosition(reason="why"), margin=0.1, known=0.5) == (MISSING, "why")
     assert verdict(ControlPosition(-0.5, -0.9, -0.2), margin=0.1, known=0.5) == (
         FORGOTTEN,
-        "pushed below the retain model",
+        "suppressed below the retain model",
     )
 
 

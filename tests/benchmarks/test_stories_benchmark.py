@@ -66,5 +66,5 @@ def test_wrong_settings_are_one_line(root: Path, args: dict[str, Any], error: ty
 
 
 def test_the_folder_must_be_named() -> None:
-    with pytest.raises(ConfigError, match=r"^data.root: name the folder"):
+    with pytest.raises(ConfigError, match=r"^data.root: missing"):
         made(None)

@@ -104,7 +104,7 @@ def test_batches_change_nothing(make_model: Any, read: AnalysisInputs, variants:
 
 
 def test_wrong_input_is_one_line(make_model: Any, read: AnalysisInputs, make_read: Any) -> None:
-    with pytest.raises(DataError, match=r"^patched_logps: the states are not of this reading"):
+    with pytest.raises(DataError, match=r"^patched_logps: the states must be"):
         patched_logps(make_model(0), hidden_states(make_model(1), make_read([(9, 2)]), at="predicts"), read)
     with pytest.raises(DataError, match=r"^depth_score: shapes"):
         depth_score(np.zeros((2, 3)), np.zeros((2, 2)), row_ids=(0, 1), layers=(0, 1, 2))

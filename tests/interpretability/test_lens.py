@@ -82,5 +82,5 @@ def test_what_cannot_be_read_is_refused(make_model: Any, read: AnalysisInputs) -
         fit_lens(make_model(0, num_hidden_layers=1), read)
     model.model.norm.register_forward_pre_hook(lambda _m, args: (args[0] + 3.0 * torch.arange(16),))
     model.lm_head.register_forward_hook(lambda _m, _a, out: -out)
-    with pytest.raises(JobError, match=r"^this architecture does more after its last block"):
+    with pytest.raises(JobError, match="after its last block"):
         lens_scores(model, read)

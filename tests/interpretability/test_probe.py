@@ -48,7 +48,7 @@ def test_the_same_attribute_in_three_models() -> None:
     assert compare(deep, full, retain).lines[1].kept < 0.4
     turned = compare(full, retain, full).lines[1]
     assert math.isnan(turned.kept)
-    assert turned.reason == "the full model's probe is no better than that of the model that never learned"
+    assert turned.reason == "the target model's probe is no better than that of the model that never learned"
 
 
 def _named(made: tuple[HiddenStates, list[bool]]) -> tuple[HiddenStates, dict[str, list[bool]]]:

@@ -76,7 +76,7 @@ def test_what_is_not_defined_is_missing_with_a_reason(make_model: Any, read: Ana
     flat = HiddenStates(torch.ones(1, 6, 4, dtype=torch.float64) * 0.1, (0,), torch.arange(6))
     line = layer_cka(flat, flat).lines[0]
     assert math.isnan(line.cka)
-    assert line.reason == "the states do not differ between places"
+    assert line.reason == "the states are equal at all positions"
     a = hidden_states(make_model(0), read, at="last")
     with pytest.raises(DataError, match=r"^layer_cka: "):
         layer_cka(a, hidden_states(make_model(0), read, at="own"))

@@ -54,7 +54,7 @@ def test_seeds_are_one_cell_and_say_where_they_disagree(audited: ReportModel) ->
         ],
         "<b>ga</b>": [["\u25cb forgotten"], ["\u2013"], ["\u2013"]],
     }
-    assert seen.footnotes == ("no layer <i>differs</i>", "not tried on this model")
+    assert seen.footnotes == ("no layer <i>differs</i>", "not run on this model")
     assert [cell.notes for cell in seen.rows[0][1]] == [(), (), (1,)]
     assert [cell.notes for cell in seen.rows[1][1]] == [(), (2,), (2,)]
 

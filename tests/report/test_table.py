@@ -138,7 +138,7 @@ def test_without_a_full_model_nothing_is_marked(model: ReportModel) -> None:
     made = table(dataclasses.replace(model, runs=tuple(r for r in model.runs if r.role != "full")))
     assert not any(row.flag for row in made.rows)
     assert cell_of(made, "ga", "utility_drop_percent").text == ABSENT
-    assert any("no full model" in reason for reason in made.footnotes)
+    assert any("no target model" in reason for reason in made.footnotes)
 
 
 def test_intervals(model: ReportModel) -> None:

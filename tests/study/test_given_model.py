@@ -88,4 +88,4 @@ def test_a_study_runs_and_its_report_shows_its_own_columns(wmdp_folder: Path, gi
     assert all(0 <= row[key] <= 1 for row in (full, *rest) for key in ("wmdp_bio", "wmdp_cyber", "mmlu"))
     text = (tmp_path / "out" / "results.md").read_text()
     assert "guessing" in text and "no retain model" in text and "Truth ratio" not in text
-    assert "What is left" in (tmp_path / "out" / "report.html").read_text()
+    assert "Remaining knowledge" in (tmp_path / "out" / "report.html").read_text()

@@ -107,5 +107,5 @@ def test_what_cannot_be_read_is_refused(made: PretokenizedDataset, tmp_path: Pat
     for path in made.folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     (copy / "00002.bin").write_bytes(b"12")
-    with pytest.raises(DataError, match=r"00002.bin has 2 bytes, not \d+; make the data set anew"):
+    with pytest.raises(DataError, match=r"00002.bin has 2 bytes, not \d+; make the data set again"):
         TokenDocuments(copy, max_seq_len=10)
