@@ -164,6 +164,22 @@ def test_samples_follow_the_seed(model: Any, tokenizer: Any) -> None:
     assert texts(0) == texts(0) != texts(1)
 
 
+def test_several_retain_models_serve_attacks_with_reference_models(model: Any, tokenizer: Any) -> None:
+    data: dict[str, Any] = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, "extras": ["lira"]}
+    others = []
+    for seed in (1, 2):
+        other = type(model)(model.config).eval()
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for p in other.parameters():
+                p.copy_(torch.randn_like(p) * 0.1)
+        others.append(evaluate(other, tokenizer, **data, metrics=["mia_loss"]))
+    found = evaluate(model, tokenizer, **data, metrics=["mia_lira"], retain_results=others)
+    assert 0 <= found["mia_lira"] <= 1
+    alone = evaluate(model, tokenizer, **data, metrics=["mia_lira"], retain_results=others[0])
+    assert "mia_lira" in alone.reasons
+
+
 def test_agreement_with_an_original_model(model: Any, tokenizer: Any) -> None:
     found = evaluate(
         model, tokenizer, forget=FORGET, retain=RETAIN, extras=["agreement"], original=model, generation=SHORT

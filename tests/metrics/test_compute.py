@@ -137,7 +137,7 @@ def test_one_name_may_be_written_as_a_text() -> None:
 def test_a_metric_of_some_rows_only(records) -> None:
     tokens = {"r": records({"answer": {0: [math.log(0.5)], 1: [math.log(0.25)], 2: [math.log(0.25)]}})}
     some = Metric("some", "probability", rows="r", reads={"tokens": ("answer",)}, where={"kind": "book"})
-    found = compute([some, PROB], {"tokens": tokens}, kept={"some": {1, 2}})
+    found = compute([some, PROB], {"tokens": tokens}, subsets={"some": {1, 2}})
     assert (found["some"].value, list(found["some"].per_row)) == (pytest.approx(0.25), [1, 2])
     assert found["prob"].value == pytest.approx(1 / 3)
     assert compute([some], {"tokens": tokens})["some"].reason == "no row of 'r' is one of {'kind': 'book'}"

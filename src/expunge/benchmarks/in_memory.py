@@ -26,7 +26,7 @@ def in_memory_benchmark(
 
     Args:
         forget: Examples to be forgotten, in any form that `data.in_memory.examples_from` reads.
-        retain: Examples to be kept.
+        retain: Examples to be usable.
         holdout: Examples like those to be forgotten that no model has seen. They add the membership attacks.
         truth_ratio: "geometric" or "arithmetic"; see the metric family truth_ratio.
         has_retain_results: Whether results of a retain model are there. They add forget quality and PrivLeak.
@@ -43,8 +43,8 @@ def in_memory_benchmark(
         raise ConfigError("evaluate: nothing to measure; give benchmark=, forget= or retain=")
     if holdout is not None and forget is None:
         raise ConfigError("evaluate: holdout= needs forget=; membership attacks compare the two")
-    given = {"forget": forget, "retain": retain, "holdout": holdout}
-    sets = {name: examples_from(data, name) for name, data in given.items() if data is not None}
+    sides = {"forget": forget, "retain": retain, "holdout": holdout}
+    sets = {name: examples_from(data, name) for name, data in sides.items() if data is not None}
     _check_disjoint(sets)
     names = {"forget": "forget_eval", "retain": "retain_eval", "holdout": "holdout"}
     measured = {names[side]: continuations(rows, names[side], side) for side, rows in sets.items()}
@@ -66,20 +66,20 @@ def default_metrics(
 
     Probability, ROUGE, exact memorisation and extraction strength of both sides; truth ratios if all examples of a side
     have perturbed answers; membership attacks if there is a holdout; forget quality and PrivLeak if there are results
-    of a retain model; model utility over what the retain side has.
+    of a retain model; model utility over the metrics of the retain side.
     """
     one = next(iter(sets.values()))
     suite = list(rows_panel({"forget_eval": one, "retain_eval": one, **sets}, truth_ratio=truth_ratio))
     for family in ("exact_memorization", "extraction_strength"):
         suite.append(Metric(f"retain_{family}", family, rows="retain_eval", reads={"tokens": ("answer",)}))
-    kept: dict[str, Metric] = {}
+    usable: dict[str, Metric] = {}
     for metric in in_order(suite):
         lacks_rows = metric.rows is not None and metric.rows not in sets
-        lacks_parent = any(parent not in kept for parent in metric.parents.values())
+        lacks_parent = any(parent not in usable for parent in metric.parents.values())
         lacks_retain = metric.family in NEED_RETAIN and not has_retain_results
         if not (lacks_rows or lacks_parent or lacks_retain):
-            kept[metric.name] = metric
-    return tuple(m for m in suite if m.name in kept)
+            usable[metric.name] = metric
+    return tuple(m for m in suite if m.name in usable)
 
 
 def _check_disjoint(sets: dict[str, ExampleSet]) -> None:

@@ -83,7 +83,7 @@ class Records(Protocol):
         ...
 
     def lacking(self, names: Sequence[str]) -> str | None:
-        """Return what is missing of the names a metric reads, such as "'paraphrase' answers"; None if all are there."""
+        """Return a missing part of the names a metric reads, such as "'paraphrase' answers"; None if all are there."""
         ...
 
 
@@ -131,11 +131,11 @@ class AnswerTokens:
             return np.where(n > 0, -sums / n, np.nan)
 
     def by_row(self, values_N: npt.NDArray[Number]) -> list[npt.NDArray[Number]]:
-        """One value per token, cut into R arrays, one per row."""
+        """Cut one value per token into R arrays, one per row."""
         return [values_N[start:end] for start, end in itertools.pairwise(self.offsets)]
 
     def of_rows(self, ids: Collection[int]) -> AnswerTokens:
-        """The same answers, of the given rows only."""
+        """Return the answers of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
         keep_N = np.repeat(keep_R, self.n_tokens)
         return AnswerTokens(
@@ -147,7 +147,7 @@ class AnswerTokens:
         )
 
     def without_last(self) -> AnswerTokens:
-        """The same rows without each row's last token."""
+        """Return the rows without each row's last token."""
         last = self.offsets[1:][self.n_tokens > 0] - 1
         keep = np.ones(len(self.logp), dtype=bool)
         keep[last] = False
@@ -174,7 +174,7 @@ class TokenRecords:
         return self.by_variant[variant]
 
     def of_rows(self, ids: Collection[int]) -> TokenRecords:
-        """The same records, of the given rows only; a variant that none of them has is left out."""
+        """Return the records of the given rows only; a variant that none of them has is left out."""
         cut = {name: answers.of_rows(ids) for name, answers in self.by_variant.items()}
         return TokenRecords({name: answers for name, answers in cut.items() if len(answers.row_ids)})
 
@@ -187,7 +187,7 @@ class TokenRecords:
         return next((f"{name!r} answers" for name in names if not self.answers(name)), None)
 
     def family(self, stem: str) -> list[AnswerTokens]:
-        """All variants `stem_0`, `stem_1`, ... in order (the perturbed answers of a row)."""
+        """Return all variants `stem_0`, `stem_1`, ... in order (the perturbed answers of a row)."""
         names = [v for v in self.by_variant if v.rpartition("_")[0] == stem and v.rpartition("_")[2].isdigit()]
         return [self.by_variant[v] for v in sorted(names, key=lambda v: int(v.rpartition("_")[2]))]
 
@@ -244,8 +244,8 @@ class GeneratedTexts:
 
     def of_rows(self, ids: Collection[int]) -> GeneratedTexts:
         """Return the generations of the given examples only."""
-        kept = frozenset(ids)
-        return GeneratedTexts([t for t in self.texts if t.row_id in kept], self.references)
+        rows = frozenset(ids)
+        return GeneratedTexts([t for t in self.texts if t.row_id in rows], self.references)
 
     def lacking(self, names: Sequence[str]) -> str | None:
         """Return the first name that some example has no answer for."""
@@ -267,12 +267,12 @@ class GeneratedTexts:
 
 
 def text_records(table: pa.Table) -> list[GeneratedText]:
-    """A TEXTS table as a list, sorted by row and sample."""
+    """Return a TEXTS table as a list, sorted by row and sample."""
     return sorted((GeneratedText(**line) for line in table.to_pylist()), key=lambda t: (t.row_id, t.sample))
 
 
 def texts_table(texts: Iterable[GeneratedText]) -> pa.Table:
-    """The TEXTS table of a list of generations, sorted by row and sample."""
+    """Return the TEXTS table of a list of generations, sorted by row and sample."""
     ordered = sorted(texts, key=lambda t: (t.row_id, t.sample))
     return pa.Table.from_pylist([vars(t) for t in ordered], schema=TEXTS)
 
@@ -285,7 +285,7 @@ class ExampleNumbers:
     columns: Mapping[str, Floats]
 
     def of_rows(self, ids: Collection[int]) -> ExampleNumbers:
-        """The same numbers, of the given rows only."""
+        """Return the numbers of the given rows only."""
         keep_R = np.isin(self.row_ids, np.fromiter(ids, dtype=np.int64, count=len(ids)))
         return ExampleNumbers(self.row_ids[keep_R], {name: column[keep_R] for name, column in self.columns.items()})
 
@@ -346,8 +346,8 @@ class Similarities:
 
     def of_rows(self, ids: Collection[int]) -> Similarities:
         """Return the similarities of the given examples only."""
-        kept = frozenset(ids)
-        return Similarities({v: {k: c for k, c in of.items() if k[0] in kept} for v, of in self.by_variant.items()})
+        rows = frozenset(ids)
+        return Similarities({v: {k: c for k, c in of.items() if k[0] in rows} for v, of in self.by_variant.items()})
 
     def lacking(self, names: Sequence[str]) -> str | None:
         """Return the first name that was not compared with."""

@@ -100,7 +100,7 @@ def compare(
     Each metric that is a mean over examples is compared pairwise: the mean of b - a over the examples that have a
     number in both, its 95 % percentile bootstrap interval over examples, and the p-value of a two-sided permutation
     test that flips the signs of the differences (all sign flips up to 13 examples, else 10,000 random ones). Other
-    metrics (an AUC, a harmonic mean) have the difference alone, and `note` says so.
+    metrics (an AUC, a harmonic mean) have the difference alone, and a `note`.
 
     Args:
         a: The first evaluation, an EvalResult or results by metric name.
@@ -126,7 +126,7 @@ def compare(
 
 
 def _check_examples(a: Any, b: Any) -> None:
-    """Raise ConfigError if both results say which examples they measured, and these differ."""
+    """Raise ConfigError if both results name their examples, and these differ."""
     if not isinstance(a, EvalResult) or not isinstance(b, EvalResult):
         return
     theirs = b.meta.get("rows") or {}

@@ -31,6 +31,7 @@ from expunge.models.load import load_model, load_tokenizer, pick_device
 
 TOKENIZER = "tokenizer"  # in the metadata of records and results: the tokenizer that the model read with
 SAMPLING = Generation(temperature=1.0, samples=8)
+RetainResults = EvalResult | Mapping[str, MetricResult] | str | Path
 Tables = Mapping[tuple[str, str], pa.Table]  # (rows, kind) -> records
 
 
@@ -49,7 +50,7 @@ class GenerationLimits(Protocol):
 
 
 class EvalTask(Protocol):
-    """What is measured: named examples and metrics. Every `benchmarks.Benchmark` is one."""
+    """Named examples and metrics to measure. Every `benchmarks.Benchmark` is one."""
 
     @property
     def name(self) -> str:
@@ -87,7 +88,7 @@ class Evaluator:
     """Metrics with the examples they read and the settings of scoring, for any number of models."""
 
     metrics: Sequence[Metric]
-    """The metrics to compute, with those that they read."""
+    """The metrics to compute, with the metrics that they read."""
     sets: Mapping[str, ExampleSet]
     """The examples by name."""
     encoder: Encoder
@@ -103,7 +104,7 @@ class Evaluator:
     embedder: Any = None
     """The embedding model of similarity: a name, or an `evaluation.similarity.Embedder`."""
     batch_tokens: int | None = None
-    """Tokens of a padded batch at most. None: what suits the device."""
+    """Tokens of a padded batch at most. None: chosen for the device."""
     n_rows: int | None = None
     """Only the first so many examples of each set are read. None: all."""
 
@@ -181,7 +182,7 @@ def results_of(
     """Compute metrics from records; a metric whose records do not exist is missing, with the reason.
 
     Args:
-        metrics: The metrics, with those that they read.
+        metrics: The metrics, with the metrics that they read.
         tables: (rows, kind) -> table.
         sets: The examples by name.
         retain: The results of the retain model by metric name.
@@ -200,13 +201,13 @@ def results_of(
             of[part.rows] = whole if n_rows is None else whole.of_rows(range(min(n_rows, len(sets[part.rows]))))
         elif part.spec.absent is not None:
             of[part.rows] = Absent(part.spec.absent)
-    kept = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
-    return compute(metrics, records, retain, kept=kept, shadows=shadows)
+    subsets = {m.name: rows_where(sets[m.rows], m) for m in metrics if m.rows and m.where}
+    return compute(metrics, records, retain, subsets=subsets, shadows=shadows)
 
 
 def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
     """Return the examples that a metric's `where` leaves. Raises ConfigError for a key that no example's meta has."""
-    kept = {r.row_id for r in rows}
+    rest = {r.row_id for r in rows}
     known = sorted({key for r in rows for key in r.meta})
     for written, value in metric.where.items():
         key = written.removeprefix("!")
@@ -214,18 +215,18 @@ def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
             raise ConfigError(
                 f"metric {metric.name}: where.{written}: no row of {rows.name} has such a key{nearest(key, known)}"
             )
-        wanted = value if isinstance(value, list | tuple) else [value]
+        values = value if isinstance(value, list | tuple) else [value]
         matched = set()
         for row in rows:
-            values = row.meta.get(key)
-            if any(v in wanted for v in (values if isinstance(values, list) else [values])):
+            of_row = row.meta.get(key)
+            if any(v in values for v in (of_row if isinstance(of_row, list) else [of_row])):
                 matched.add(row.row_id)
-        kept = kept - matched if written.startswith("!") else kept & matched
-    return frozenset(kept)
+        rest = rest - matched if written.startswith("!") else rest & matched
+    return frozenset(rest)
 
 
 def tokenizer_mark(tokenizer: Any) -> str:
-    """Return what makes two tokenizers the same for records: the ids of all tokens, and the end token."""
+    """Return a mark of the ids of all tokens and the end token, equal for tokenizers that give the same records."""
     return fingerprint({"vocabulary": dict(tokenizer.get_vocab()), "eos": int(tokenizer.eos_token_id)})
 
 
@@ -240,7 +241,7 @@ def evaluate_task(
     task: EvalTask,
     *,
     metrics: Sequence[str | Metric] | None = None,
-    retain_results: EvalResult | Mapping[str, MetricResult] | str | Path | None = None,
+    retain_results: RetainResults | Sequence[RetainResults] | None = None,
     template: Template | Mapping[str, Any] | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
     sampling: Generation | Mapping[str, Any] | None = None,
@@ -250,13 +251,14 @@ def evaluate_task(
     seed: int = 0,
 ) -> EvalResult:
     """Measure a model on a task. `expunge.evaluate` documents the arguments."""
-    chosen = choose_metrics(task.panel, metrics, task.sets)
+    suite = choose_metrics(task.panel, metrics, task.sets)
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     retain = retain_of(retain_results)
+    first = retain[0] if retain else None
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
-        metrics=chosen,
+        metrics=suite,
         sets=task.sets,
         encoder=Encoder(resolve_template(template, tokenizer), tokenizer),
         generation=how,
@@ -272,13 +274,13 @@ def evaluate_task(
         "benchmark": task.name,
         "forget_split": task.split,
         "template": fingerprint(dataclasses.replace(evaluator.encoder.template, max_length=2)),
-        "rows": {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in chosen if m.rows})},
+        "rows": {n: task.sets[n].fingerprint() for n in sorted({m.rows for m in suite if m.rows})},
         TOKENIZER: mark,
     }
     return EvalResult(
-        evaluator.results(tables, retain),
+        evaluator.results(tables, first, retain if len(retain) > 1 else ()),
         meta=meta,
-        examples={m.name: m.rows for m in chosen if m.rows},
+        examples={m.name: m.rows for m in suite if m.rows},
         records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
         prefix=task.eval_name,
     )
@@ -310,60 +312,59 @@ def resolve_template(template: Template | Mapping[str, Any] | None, tokenizer: A
     """Return the template. By default the tokenizer's chat template if it has one, else plain tags."""
     if isinstance(template, Template):
         return template
-    given = dict(template or {})
-    tags = any(key.endswith("_tag") for key in given)
-    if "apply_chat_template" not in given and not tags and tokenizer.chat_template:
-        given["apply_chat_template"] = True
-    return decode(Template, given, where="template")
+    fields = dict(template or {})
+    tags = any(key.endswith("_tag") for key in fields)
+    if "apply_chat_template" not in fields and not tags and tokenizer.chat_template:
+        fields["apply_chat_template"] = True
+    return decode(Template, fields, where="template")
 
 
 def resolve_generation(
-    given: Generation | Mapping[str, Any] | None,
+    settings: Generation | Mapping[str, Any] | None,
     seed: int = 0,
     *,
     default: Generation = GREEDY,
     where: str = "generation",
 ) -> Generation:
     """Return generation settings; of a mapping, laid over the defaults. Raises ConfigError at the key."""
-    if not isinstance(given, Generation):
+    if not isinstance(settings, Generation):
         known = {"temperature": default.temperature, "samples": default.samples, "seed": seed}
-        given = decode(Generation, {**known, **(given or {})}, where=where)
-    check_backend(given, where=where)
-    return given
+        settings = decode(Generation, {**known, **(settings or {})}, where=where)
+    check_backend(settings, where=where)
+    return settings
 
 
 def choose_metrics(
-    panel: Sequence[Metric], chosen: Sequence[str | Metric] | None, sets: Collection[str]
+    panel: Sequence[Metric], names: Sequence[str | Metric] | None, sets: Collection[str]
 ) -> list[Metric]:
-    """Return the metrics to compute: the whole panel, or the chosen ones with those that they read.
+    """Return the metrics to compute: the whole panel, or the named ones with the metrics that they read.
 
-    chosen: names in the panel, names of families that declare what they read (a plugin's), or Metric objects.
+    names: names in the panel, names of families that declare the records they read (a plugin's), or Metric objects.
     """
-    if chosen is None:
+    if names is None:
         return list(panel)
-    names: list[str] = []
+    selected: list[str] = []
     known = {m.name: m for m in panel}
-    for metric in chosen:
+    for metric in names:
         if isinstance(metric, Metric):
-            known[metric.name] = metric
-            names.append(metric.name)
+            own = [metric]
         elif metric in known:
-            names.append(metric)
+            own = [known[metric]]
         else:
-            added = added_metrics([metric], panel, sets, where="metrics")
-            known |= {m.name: m for m in added}
-            names += [m.name for m in added]
-    for name in names:
+            own = added_metrics([metric], panel, sets, where="metrics")
+        known |= {m.name: m for m in own}
+        selected += [m.name for m in own]
+    for name in selected:
         rows = known[name].rows
         if rows is not None and rows not in sets:
             raise ConfigError(f"metrics: {name} reads the examples {rows!r}, which are not there{nearest(rows, sets)}")
-    return with_parents(list(known.values()), names)
+    return with_parents(list(known.values()), selected)
 
 
-def retain_of(
-    results: EvalResult | Mapping[str, MetricResult] | str | Path | None,
-) -> Mapping[str, MetricResult] | None:
-    """Return the results of the retain model by metric name."""
-    if isinstance(results, str | Path):
-        results = EvalResult.load(results)
-    return results.results if isinstance(results, EvalResult) else results
+def retain_of(results: RetainResults | Sequence[RetainResults] | None) -> list[Mapping[str, MetricResult]]:
+    """Return the results of each retain model by metric name: none, one, or one for each training seed."""
+    if results is None:
+        return []
+    several: list[Any] = list(results) if isinstance(results, list | tuple) else [results]
+    loaded = [EvalResult.load(one) if isinstance(one, str | Path) else one for one in several]
+    return [one.results if isinstance(one, EvalResult) else one for one in loaded]

@@ -1,4 +1,4 @@
-"""Record kinds: what an evaluation can compute of a model and examples, one registered function per kind.
+"""Record kinds: the outputs of a model on examples that an evaluation stores, one registered function per kind.
 
 A kind is one file: the schema of its table, its cost, the function from (model, examples) to the table, and how the
 table is read by metrics. The files of this folder and plugins register theirs with `@record_kind`. A metric names the
@@ -52,7 +52,7 @@ class ScoringInputs:
     tokens: pa.Table | None = None
     """The token records of the same model and examples, if they exist. Generation reads ahead in them."""
     batch_tokens: int | None = None
-    """Tokens of a padded batch at most. None: what suits the device."""
+    """Tokens of a padded batch at most. None: chosen for the device."""
     whole: bool = False
     """Whether every process reads all examples, as it must if the model is in shards."""
     progress: Callable[[int], None] | None = None
@@ -95,7 +95,7 @@ class RecordKind:
 
     @property
     def key(self) -> list[str]:
-        """Return what a job's key holds of it: the columns, and the revision above 1."""
+        """Return its part of a job's key: the columns, and the revision above 1."""
         return [*self.schema.names, *([f"revision {self.revision}"] if self.revision > 1 else [])]
 
 
@@ -158,7 +158,7 @@ class RecordPart:
 
 
 def parts(metrics: Iterable[Metric]) -> list[RecordPart]:
-    """Return what the metrics read: a part for each kind and set. A part comes after the ones that it can read.
+    """Return a part for each kind and set that the metrics read. A part comes after the parts that it can read.
 
     Raises ConfigError for a kind that is not registered.
     """
@@ -166,8 +166,8 @@ def parts(metrics: Iterable[Metric]) -> list[RecordPart]:
     for metric in listed:
         for kind in metric.reads:
             find_kind(kind, f"metric {metric.name}: reads")
-    wanted = requests(listed)
-    return [RecordPart(rows, kind, names) for kind in _in_order(wanted) for rows, names in wanted[kind].items()]
+    by_kind = requests(listed)
+    return [RecordPart(rows, kind, names) for kind in _in_order(by_kind) for rows, names in by_kind[kind].items()]
 
 
 def _in_order(names: Iterable[str]) -> Sequence[str]:

@@ -25,11 +25,11 @@ RECORDS = "records"  # the folder of the record files, as jobs write it
 class EvalResult(Mapping[str, float]):
     """The values of one model by metric name.
 
-    A mapping from metric name to value. A metric that could not be computed is NaN, and `reasons` says why.
+    A mapping from metric name to value. A metric that could not be computed is NaN, and `reasons` has the cause.
 
     Attributes:
         results: Each metric's MetricResult: value, reason, statistics by example, further aggregates.
-        meta: What was measured: benchmark, split, fingerprints of the examples, template and tokenizer.
+        meta: The measured data: benchmark, split, fingerprints of the examples, template and tokenizer.
         examples: Metric name -> the name of the examples that it reads; metrics of other metrics have none.
         records: "<examples>.<kind>" -> the table of records the metrics were computed from.
         prefix: The start of the names of the result files, such as "TOFU".

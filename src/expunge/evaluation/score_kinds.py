@@ -41,7 +41,7 @@ def _generate(inputs: ScoringInputs) -> pa.Table:
     if inputs.tokens is not None:
         answers = inputs.tokens.filter(pc.equal(inputs.tokens["variant"], ANSWER))
         drafts = drafts_of(token_records(answers), ANSWER)
-    made = generate_texts_sharded(
+    texts = generate_texts_sharded(
         inputs.model,
         inputs.examples,
         ANSWER,
@@ -52,7 +52,7 @@ def _generate(inputs: ScoringInputs) -> pa.Table:
         progress=inputs.progress,
         drafts=drafts,
     )
-    return texts_table(made)
+    return texts_table(texts)
 
 
 @record_kind("texts", schema=TEXTS, read=read_texts, cost=8.0, settings="generation", collective=True)

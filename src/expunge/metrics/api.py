@@ -1,4 +1,4 @@
-"""What a metric is: a pure function over stored records. It never sees a model, a path or a configuration.
+"""A metric is a pure function over stored records. It never sees a model, a path or a configuration.
 
 A *family* (probability, rouge, truth_ratio, ...) is a function in a file of this folder. A *metric* is a named use of
 a family on a set of rows (`forget_Q_A_Prob` = probability of the variant "answer" of the rows "forget"); benchmarks
@@ -23,9 +23,9 @@ Score = float | list[float]
 class MetricResult:
     """One metric of one model.
 
-    value: the aggregate; NaN where it could not be computed, and then `reason` says why. per_row: row_id -> named
+    value: the aggregate; NaN if it could not be computed, and then `reason` gives the cause. per_row: row_id -> named
     statistics (numbers, or lists for rows with several answers), in row order. extra: further aggregates that belong
-    to the same metric (the KS distance beside the p-value).
+    to the same metric (the KS distance next to the p-value).
     """
 
     value: float
@@ -34,12 +34,12 @@ class MetricResult:
     extra: Mapping[str, float] = field(default_factory=dict)
 
     def column(self, statistic: str) -> list[float]:
-        """One statistic over all rows, in row order."""
+        """Return one statistic over all rows, in row order."""
         return [float(stats[statistic]) for stats in self.per_row.values()]  # type: ignore[arg-type]
 
 
 def missing(reason: str) -> MetricResult:
-    """The result of a metric that cannot be computed."""
+    """Return the result of a metric that cannot be computed."""
     return MetricResult(value=math.nan, reason=reason)
 
 
@@ -90,7 +90,7 @@ def normal_reads(reads: Mapping[str, str | Sequence[str]]) -> dict[str, tuple[st
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """The inputs of a family's function: only what its metric declares.
+    """The inputs of a family's function: only the records and results that its metric declares.
 
     records: record kind -> the records of the metric's examples. parents: role -> result. retain: the result on the
     retain model. shadows: parent role -> that parent's results on the retain models, of all training seeds if a study
@@ -135,7 +135,7 @@ class MetricFamily:
 
     name: str
     revision: int
-    higher_is: str  # "more knowledge", "better forgetting", ...: what a larger value says
+    higher_is: str  # "more knowledge", "better forgetting", ...: the meaning of a larger value
     range: str
     paper: str
     compute: Callable[..., MetricResult]
@@ -164,7 +164,7 @@ def family(
     Args:
         name: The name of the family.
         revision: Raise it when the same records give other numbers.
-        higher_is: What a larger value means.
+        higher_is: The meaning of a larger value.
         range: The range of values.
         paper: The source.
         reads: The records that the family reads by default, as in Metric. With it, `eval.metrics=[name]` adds the
@@ -179,10 +179,10 @@ def family(
 
 
 def families() -> Mapping[str, MetricFamily]:
-    """All families by name."""
+    """Return all families by name."""
     return _FAMILIES.all()
 
 
 def find_family(name: str) -> MetricFamily:
-    """The family of a name. Raises ConfigError with the nearest right name."""
+    """Return the family of a name. Raises ConfigError with the nearest right name."""
     return _FAMILIES.find(name)

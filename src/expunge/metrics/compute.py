@@ -1,4 +1,4 @@
-"""From a list of metrics to what must be scored, and from records to results, parents first."""
+"""Find the records that metrics read, and compute metrics from records, parents first."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class RecordRequests(Mapping[str, Names]):
 
 
 def requests(metrics: Iterable[Metric]) -> RecordRequests:
-    """Return the union of what the metrics read, each set and name once, sorted."""
-    wanted: dict[str, dict[str, set[str]]] = {}
+    """Return the union of the records that the metrics read, each set and name once, sorted."""
+    by_kind: dict[str, dict[str, set[str]]] = {}
     for metric in in_order(metrics):
         for kind, names in metric.reads.items():
             if metric.rows is not None:
-                wanted.setdefault(kind, {}).setdefault(metric.rows, set()).update(names)
+                by_kind.setdefault(kind, {}).setdefault(metric.rows, set()).update(names)
     return RecordRequests(
-        {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in sorted(wanted.items())}
+        {kind: {r: tuple(sorted(names)) for r, names in sorted(of.items())} for kind, of in sorted(by_kind.items())}
     )
 
 
@@ -70,16 +70,16 @@ def compute(
     records: RecordsByKind,
     retain: Mapping[str, MetricResult] | None = None,
     *,
-    kept: Mapping[str, Collection[int]] | None = None,
+    subsets: Mapping[str, Collection[int]] | None = None,
     shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
-    """Compute every metric, parents before those that read them; the results stand in the metrics' given order.
+    """Compute every metric, parents before the metrics that read them; the results stand in the metrics' given order.
 
     Args:
         metrics: The metrics.
         records: Record kind -> set name -> records, or an Absent with the reason for none.
         retain: The results of the retain model by metric name.
-        kept: Metric -> the examples that its `where` leaves.
+        subsets: Metric -> the examples that its `where` leaves.
         shadows: The results of the retain models that are not measured, by metric name.
 
     Returns:
@@ -92,7 +92,7 @@ def compute(
     references = shadows or ((retain,) if retain else ())
     done: dict[str, MetricResult] = {}
     for metric in in_order(listed):
-        inputs = _inputs(metric, records, (kept or {}).get(metric.name))
+        inputs = _inputs(metric, records, (subsets or {}).get(metric.name))
         if isinstance(inputs, MetricResult):
             done[metric.name] = inputs
             continue
@@ -108,18 +108,18 @@ def compute(
 
 
 def with_parents(metrics: Iterable[Metric], names: Collection[str]) -> list[Metric]:
-    """The named metrics of a list and all that they read, in order."""
-    wanted = set(names)
-    kept = []
+    """Return the named metrics of a list and all metrics that they read, in order."""
+    needed = set(names)
+    out = []
     for metric in reversed(in_order(metrics)):
-        if metric.name in wanted:
-            wanted |= set(metric.parents.values())
-            kept.append(metric)
-    return kept[::-1]
+        if metric.name in needed:
+            needed |= set(metric.parents.values())
+            out.append(metric)
+    return out[::-1]
 
 
 def in_order(metrics: Iterable[Metric]) -> list[Metric]:
-    """The metrics, checked, each after its parents. Raises ConfigError."""
+    """Return the metrics, checked, each after its parents. Raises ConfigError."""
     by_name: dict[str, Metric] = {}
     for metric in metrics:
         if metric.name in by_name:
@@ -142,7 +142,7 @@ def in_order(metrics: Iterable[Metric]) -> list[Metric]:
 
 
 def identity(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
-    """What a fingerprint covers: every metric's definition and the revision of its family, sorted by name."""
+    """Return the identity for a fingerprint: each metric's definition and its family's revision, sorted by name."""
     listed = sorted(in_order(metrics), key=lambda m: m.name)
     return [asdict(m) | {"revision": find_family(m.family).revision} for m in listed]
 
@@ -170,19 +170,19 @@ def _check(metric: Metric) -> None:
 
 
 def _check_value(where: str, hint: Any, value: Any) -> None:
-    """Raise ConfigError unless an argument's value is what the family's signature says."""
+    """Raise ConfigError unless an argument's value has the type of the family's signature."""
     try:
         TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
         words = [word for word in get_args(hint) if isinstance(word, str)]
-        said = error.errors(include_url=False)[0]["msg"].removeprefix("Input ")
-        problem = f"no such choice{nearest(str(value), words)}" if words else said
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Input ")
+        problem = f"no such choice{nearest(str(value), words)}" if words else message
         raise ConfigError(f"{where}: {value!r}: {problem}") from None
 
 
-def _inputs(metric: Metric, records: RecordsByKind, kept: Collection[int] | None) -> MetricInputs | MetricResult:
-    """Return the records that a metric reads, cut to the examples it keeps, or why it cannot be computed."""
-    if metric.where and not kept:
+def _inputs(metric: Metric, records: RecordsByKind, subset: Collection[int] | None) -> MetricInputs | MetricResult:
+    """Return the records that a metric reads, cut to its examples, or the missing result with the reason."""
+    if metric.where and not subset:
         return missing(f"no row of {metric.rows!r} is one of {dict(metric.where)!r}")
     inputs: dict[str, Records] = {}
     for kind, names in metric.reads.items():
@@ -191,7 +191,7 @@ def _inputs(metric: Metric, records: RecordsByKind, kept: Collection[int] | None
             return missing(of.reason)
         if of is None:
             return missing(f"no {kind} records of the rows {metric.rows!r} were made")
-        cut = of.of_rows(kept) if metric.where and kept is not None else of
+        cut = of.of_rows(subset) if metric.where and subset is not None else of
         lacking = cut.lacking(names)
         if lacking:
             return missing(f"no {lacking} of the rows {metric.rows!r} were scored")

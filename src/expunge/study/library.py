@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
@@ -14,9 +13,9 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Template
 from expunge.evaluation.config import Generation
-from expunge.evaluation.evaluator import SAMPLING, evaluate_task, resolve_generation
+from expunge.evaluation.evaluator import SAMPLING, RetainResults, evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
-from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.api import Metric
 
 
 def load_benchmark(name: str, **choices: Any) -> Benchmark:
@@ -44,7 +43,7 @@ def evaluate(
     retain: Any = None,
     holdout: Any = None,
     metrics: Sequence[str | Metric] | None = None,
-    retain_results: EvalResult | Mapping[str, MetricResult] | str | Path | None = None,
+    retain_results: RetainResults | Sequence[RetainResults] | None = None,
     template: Template | Mapping[str, Any] | None = None,
     generation: Generation | Mapping[str, Any] | None = None,
     sampling: Generation | Mapping[str, Any] | None = None,
@@ -66,10 +65,11 @@ def evaluate(
             question and answer, prompt and completion, messages, or text.
         retain: Examples to be kept.
         holdout: Examples like those to be forgotten that no model has seen. They add the membership attacks.
-        metrics: Names of metrics of the benchmark (or of those that the data allows), names of metric families that
+        metrics: Names of metrics of the benchmark (or of the ones that the data allows), names of metric families that
             declare their records (a plugin's), or Metric objects. Metrics that they read are added. None: all.
         retain_results: Results of a retain model on the same examples: an EvalResult, or the path of its folder or EVAL
-            file. Forget quality and PrivLeak need them.
+            file. Forget quality and PrivLeak need them. A list has one for each training seed: forget quality compares
+            with the first, attacks with reference models (LiRA) with all.
         template: How an example becomes text: a Template, or a mapping of its fields. None: the tokenizer's chat
             template if it has one, else the tags "Question: " and "Answer: ".
         generation: How texts are generated: a Generation, or a mapping of its fields. None: greedy, 200 tokens at most.
@@ -77,7 +77,7 @@ def evaluate(
         original: The model that agreement compares with, an object or a name.
         embedder: The sentence encoder that similarity uses, a folder or hub id.
         extras: Groups of further metrics, such as "leak" or "fluency" (see `eval.extras`).
-        batch_tokens: Tokens of a padded batch at most. None: what suits the device.
+        batch_tokens: Tokens of a padded batch at most. None: chosen for the device.
         seed: The seed of sampled generations, if `generation` and `sampling` do not name one.
 
     Returns:
