@@ -20,6 +20,7 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.methods.api import LossOutput, Requirements
 from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
+from expunge.methods.reduction import AnswerTokens
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
@@ -102,6 +103,7 @@ class PhaseTrainer(transformers.Trainer):
         self._found: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._totals: dict[str, list[Tensor]] = {}  # losses of this step's micro-batches, on the device
+        self._step_tokens: dict[int, AnswerTokens] = {}  # of this step's rows, by what serves them
         self._waiting: list[Mapping[str, Any]] = []  # micro-batches of this step for a gradient transform
         self._stepper: GradTransformRunner | None = None
 
@@ -255,7 +257,10 @@ class PhaseTrainer(transformers.Trainer):
         server.memory["micro_batch"] = (len(self._totals.get("total", ())), inputs["n_micro"]) if len(step) else (0, 1)
         shares = None
         if inputs.get("n_micro", 1) > 1 and len(step):
-            own, all_of_step = server.answer_tokens(samples), server.answer_tokens(step)
+            own = server.answer_tokens(samples)
+            if id(server) not in self._step_tokens:
+                self._step_tokens[id(server)] = server.answer_tokens(step)
+            all_of_step = self._step_tokens[id(server)]
             shares = {k: m.share(own, all_of_step, inputs["n_micro"]) for k, m in objective.means.items()}
         terms = objective(server.view(model, samples, device=self.args.device), shares)
         if not terms.total.requires_grad:
@@ -273,6 +278,7 @@ class PhaseTrainer(transformers.Trainer):
         """
         means = torch.stack([torch.stack(values).float().mean() for values in self._totals.values()]).cpu().tolist()
         self._totals.clear()
+        self._step_tokens.clear()
         found = distributed.values(next((v for v in means if not abs(v) <= self.limit), means[0]))
         value = next((v for v in found if not abs(v) <= self.limit), found[0])
         if math.isfinite(value) and abs(value) <= self.limit:
