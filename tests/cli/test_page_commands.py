@@ -21,7 +21,7 @@ MINE = """
 benchmark: world
 model: llama-64k
 data: {world: {authors: 8, questions_per_author: 3, facts: 4}}
-unlearn: {step: latent, grad_transform_args: {layer: model.layers.0}}
+unlearn: {grad_transform: latent, grad_transform_args: {layer: model.layers.0}}
 methods: [{trainer: NPO}]
 """
 
@@ -52,7 +52,7 @@ def test_a_steps_own_settings(plus: str, said: str) -> None:
         "unlearn", ["task_name=x", "trainer=NPO", "trainer.args.grad_transform=sam", f"{plus}trainer.args.{said}"]
     )
     assert tree["trainer"]["args"]["grad_transform_args"] == {"rho": 0.5}
-    tree = study_tree(["study=quickstart", "unlearn.step=sam", f"{plus}unlearn.{said}"])
+    tree = study_tree(["study=quickstart", "unlearn.grad_transform=sam", f"{plus}unlearn.{said}"])
     assert tree["unlearn"]["grad_transform_args"] == {"rho": 0.5}
 
 

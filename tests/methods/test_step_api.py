@@ -26,7 +26,9 @@ def test_every_file_of_the_folder_is_registered_with_a_page() -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_nearest_and_with_the_rule() -> None:
-    with pytest.raises(ConfigError, match=r"^args\.step: no step named 'smm'; did you mean 'sam'\?.*exactly one step"):
+    with pytest.raises(
+        ConfigError, match=r"^args\.grad_transform: no step named 'smm'; did you mean 'sam'\?.*exactly one step"
+    ):
         make_grad_transform("smm", {}, "args")
     with pytest.raises(ConfigError, match="a run takes exactly one step"):
         make_grad_transform("sam,gru", {}, "args")

@@ -55,7 +55,7 @@ def test_noise_edits_the_model_it_names() -> None:
 def test_a_step_counts_in_the_fingerprint() -> None:
     plain, wrapped = (
         {j.name: j.key for j in in_order(graph({"trainer": "NPO", "label": "x", **more}).jobs)}["unlearn x"]
-        for more in ({}, {"args": {"step": "gru"}})
+        for more in ({}, {"args": {"grad_transform": "gru"}})
     )
     assert plain != wrapped
 
@@ -73,8 +73,8 @@ def test_a_step_counts_in_the_fingerprint() -> None:
             ("methods[1].method_args.weights: 2 given for 1 models",),
         ),
         (({"trainer": "task_vector", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),
-        (({"trainer": "NPO", "args": {"step": "gruu"}},), ("step", "did you mean 'gru'")),
-        (({"trainer": "GradAscent", "args": {"step": "gru"}},), ("gru", "retain")),
+        (({"trainer": "NPO", "args": {"grad_transform": "gruu"}},), ("grad_transform", "did you mean 'gru'")),
+        (({"trainer": "GradAscent", "args": {"grad_transform": "gru"}},), ("gru", "retain")),
         (({"trainer": "NPO", "args": {"lora": {"r": 0}}},), ("methods[0].args.lora.r",)),
     ],
 )

@@ -62,7 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
     "reference and dropout": {"method": "NPO", "attention_dropout": 0.3},
     "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "num_train_epochs": 4},
     "lora": {"lora": LoraArgs(r=2, lora_dropout=0.2)},
-    "mudman": {"step": "mudman", "grad_transform_args": {"fork_every": 4}},
+    "mudman": {"grad_transform": "mudman", "grad_transform_args": {"fork_every": 4}},
     "dual variables": {"method": "PDU"},
     "adafactor": {"optim": "adafactor"},
     "alternating": {

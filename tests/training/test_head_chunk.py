@@ -160,7 +160,7 @@ def test_no_whole_logits_where_a_loss_does_without(make_model, rows) -> None:
     assert ref.logits_NV is not None and not ref.logits_NV.requires_grad
 
 
-@pytest.mark.parametrize("keys", [{}, {"activation_checkpointing": True}, {"bf16": True}, {"step": "gru"}])
+@pytest.mark.parametrize("keys", [{}, {"activation_checkpointing": True}, {"bf16": True}, {"grad_transform": "gru"}])
 def test_a_run_ends_where_one_with_whole_logits_does(make_model, rows, keys: dict[str, Any]) -> None:
     ends = []
     for chunk in (0, 5):

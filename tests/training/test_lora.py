@@ -38,7 +38,7 @@ def test_adapters_are_trained_and_nothing_else(make_model, rows, checkpointing: 
     base = {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
     before = adapters(model)
     # an alpha that hides the forget term, so that the loss that must fall is the retain rows' own
-    args = {"activation_checkpointing": checkpointing, "num_train_epochs": 15, "step": step}
+    args = {"activation_checkpointing": checkpointing, "num_train_epochs": 15, "grad_transform": step}
     done = run(model, rows, "NPO", {"gamma": 0.01, "alpha": 1.0}, **args)
     after = adapters(model)
     assert all(not torch.equal(after[n], before[n]) for n in before)

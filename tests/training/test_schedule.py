@@ -236,7 +236,7 @@ def test_a_broken_loss_names_its_phase(make_model, rows) -> None:
 @pytest.mark.parametrize(("keys", "step"), [(CHUNKS, "gru"), (AGAD | SHORT, "sam")])
 def test_steps_work_in_phases(make_model, rows, keys: dict[str, Any], step: str) -> None:
     plain, _ = run(make_model, rows, settings(keys), objective("NPO"))
-    wrapped, done = run(make_model, rows, settings(keys, step=step), objective("NPO"))
+    wrapped, done = run(make_model, rows, settings(keys, grad_transform=step), objective("NPO"))
     assert torch.isfinite(wrapped).all()
     assert not torch.allclose(plain, wrapped, rtol=0, atol=1e-5)
     assert done.n_steps == sum(p.n_steps for p in plan_phases(objective("NPO"), rows, settings(keys)))
@@ -294,8 +294,13 @@ def test_wrong_schedules_end_in_one_line(keys: dict[str, Any], words: str) -> No
         ("NPO", {"gamma": 0}, {"schedule": AGAD}, r"schedule\.kind: alternating needs a forget term, and NPO"),
         ("PDU", {}, {"schedule": AGAD}, r"schedule\.kind: .*PDU weighs them by a rule of its own"),
         ("finetune", {}, {"schedule": CHUNKS}, r"schedule\.kind: chunks cuts the forget rows, and finetune reads none"),
-        ("NPO", {}, {"schedule": AGAD, "step": "gru"}, r"step: gru weighs the forget against the retain term"),
-        ("GradAscent", {}, {"step": "gru"}, r"step: gru needs a retain term"),
+        (
+            "NPO",
+            {},
+            {"schedule": AGAD, "grad_transform": "gru"},
+            r"grad_transform: gru weighs the forget against the retain term",
+        ),
+        ("GradAscent", {}, {"grad_transform": "gru"}, r"grad_transform: gru needs a retain term"),
         ("RMU", {"trainable_params_regex": [".*down_proj.*"]}, {"lora": {"r": 2}}, r"lora: trains adapters alone, and"),
     ],
 )

@@ -87,7 +87,7 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
 
     for key, name, keys in (
         ("limit", "ascent", {"max_loss": 1e-9}),
-        ("step", "ascent", {"step": "sam"}),
+        ("step", "ascent", {"grad_transform": "sam"}),
     ):
         try:
             run_case(name, model_of(), rows, **keys)

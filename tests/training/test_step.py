@@ -245,7 +245,7 @@ def test_the_parts_ask_for_their_own_sides_alone() -> None:
 
 def test_settings_of_steps_in_the_training_settings() -> None:
     for keys, words in (
-        ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, and step is not"),
+        ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, and grad_transform is not"),
         ({"grad_transform": "sam", "fp16": True}, "fp16: cannot be on together with a grad_transform"),
         ({"grad_transform": ["sam", "gru"]}, "grad_transform: should be a valid string"),
     ):
@@ -266,8 +266,8 @@ def test_a_step_counts_in_the_identity_and_leaves_no_trace_without() -> None:
     assert sam == {**plain, "grad_transform": {"name": "sam", "revision": 2, "args": {"rho": 0.01, "at": "forget"}}}
     assert fingerprint(sam) == fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.01}).identity)
     assert fingerprint(sam) != fingerprint(TrainArgs(grad_transform="sam", grad_transform_args={"rho": 0.02}).identity)
-    with pytest.raises(ConfigError, match=r"^trainer\.args\.step: no step named 'sma'"):
-        _ = TrainArgs(step="sma").identity
+    with pytest.raises(ConfigError, match=r"^trainer\.args\.grad_transform: no step named 'sma'"):
+        _ = TrainArgs(grad_transform="sma").identity
 
 
 def test_relearning_is_the_answers_own_likelihood_unweighted_and_not_logged(make_model, rows) -> None:
@@ -291,7 +291,7 @@ def test_relearning_is_the_answers_own_likelihood_unweighted_and_not_logged(make
 def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
     ends = []
     for keys in ({"meta": False}, {"meta": True, "adversary_lr": 0.1}):
-        end, done = run(make_model, rows, objective("NPO"), step="mudman", grad_transform_args=keys)
+        end, done = run(make_model, rows, objective("NPO"), grad_transform="mudman", grad_transform_args=keys)
         assert set(done.history[0]) == {"step", "phase", "forget", "retain", "loss", "learning_rate", "grad_norm"}
         ends.append(end)
     assert not torch.allclose(*ends, rtol=0, atol=1e-5)
@@ -299,7 +299,8 @@ def test_an_adversary_changes_the_run_and_not_the_log(make_model, rows) -> None:
 
 def test_a_method_that_never_reads_the_forget_answers_has_no_adversary() -> None:
     with pytest.raises(
-        ConfigError, match=r"^trainer\.args\.step: with these grad_transform_args mudman relearns .* IdkNLL never"
+        ConfigError,
+        match=r"^trainer\.args\.grad_transform: with these grad_transform_args mudman relearns .* IdkNLL never",
     ):
         check_grad_transform(make_grad_transform("mudman", {}), objective("IdkNLL"))
     check_grad_transform(make_grad_transform("mudman", {"meta": False}), objective("IdkNLL"))

@@ -108,6 +108,8 @@ def test_the_settings_load_no_torch() -> None:
 
 @pytest.mark.parametrize("step", [None, "sam"])
 def test_a_loss_that_reaches_nothing_trained_is_told(step, make_model, rows) -> None:
-    args = TrainArgs(trainable_last_k_layers=1, max_steps=1, step=step)  # RMU reads layer 0, and runs no other
+    args = TrainArgs(
+        trainable_last_k_layers=1, max_steps=1, grad_transform=step
+    )  # RMU reads layer 0, and runs no other
     with pytest.raises(ConfigError, match=r"^trainer\.args: RMU's loss depends on none of the parameters"):
         train(make_model(), objective("RMU", {"module_regex": "model.layers.0"}), rows, args, pad_id=0)

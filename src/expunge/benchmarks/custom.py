@@ -60,8 +60,8 @@ def custom(config: BenchmarkConfig) -> Benchmark:
     data.args.question_column, answer_column, text_column. Optional: paraphrased_answer, perturbed_answer (a list) or
     perturbed_answer_1, ..., id. A note lists the columns in use and the others. Questions use the model's
     template; prompts and inputs are used without one (data.args.form=qa|completion reverses this). Training uses a
-    whole text, up to model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the prompt. In a .txt
-    file each paragraph is a text, or each line if there are no paragraphs.
+    whole text, up to model.template_args.max_length tokens. Evaluation splits it in two, with its first half as the
+    prompt. In a .txt file each paragraph is a text, or each line if there are no paragraphs.
 
     Without retain=FILE the retain rows come from data.args.retain_source: world (plain facts in the package, the
     default), or a folder or hub id with TOFU's retain90. A note names the source.

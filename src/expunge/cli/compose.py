@@ -240,7 +240,10 @@ def _check_files(task: TaskConfig) -> None:
     """Raise ConfigError for an unknown benchmark and for a local model folder that is not there."""
     from expunge.benchmarks.api import find_benchmark
     from expunge.models.config import check_source
+    from expunge.study.config import benchmark_config
 
-    find_benchmark(task.benchmark)
+    spec = find_benchmark(task.benchmark)
+    if task.benchmark == "custom":  # read without torch: what is wrong with a file of one's own is told at once
+        spec.make(benchmark_config(task))
     if task.model.source:
         check_source(task.model.source, "model.model_args.pretrained_model_name_or_path")

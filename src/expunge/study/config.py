@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from expunge.benchmarks.api import BenchmarkConfig
 from expunge.benchmarks.extras import EXTRAS
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
@@ -159,6 +160,23 @@ class TaskConfig:
     """How a question and an answer become text; written as `model.template_args`."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """What is measured."""
+
+
+def benchmark_config(task: TaskConfig) -> BenchmarkConfig:
+    """Return what a task chooses of its benchmark."""
+    return BenchmarkConfig(
+        root=task.data.root,
+        forget_split=task.forget_split,
+        retain_split=task.retain_split,
+        holdout_split=task.holdout_split,
+        data_split=task.data_split,
+        forget=task.forget,
+        retain=task.retain,
+        background=task.data.background,
+        truth_ratio=task.eval.truth_ratio,
+        world=task.data.world,
+        args=task.data.args,
+    )
 
 
 @strict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from expunge.benchmarks import Benchmark, BenchmarkConfig, find_benchmark
+from expunge.benchmarks import Benchmark, find_benchmark
 from expunge.benchmarks.extras import with_extras
 from expunge.core.errors import DataError
 from expunge.data.refusals import REFUSALS, read_refusals
@@ -14,7 +14,7 @@ from expunge.evaluation.config import check_backend
 from expunge.metrics.added import added_metrics
 from expunge.models.config import check_source, has_chat_template, looks_local
 from expunge.study import harness
-from expunge.study.config import TaskConfig
+from expunge.study.config import TaskConfig, benchmark_config
 from expunge.study.requests import narrowed
 from expunge.study.sweep.selection import with_part
 from expunge.study.task_context import TaskContext
@@ -22,20 +22,7 @@ from expunge.study.task_context import TaskContext
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
     """The rows and the panel. Raises ConfigError or DataError."""
-    wanted = BenchmarkConfig(
-        root=task.data.root,
-        forget_split=task.forget_split,
-        retain_split=task.retain_split,
-        holdout_split=task.holdout_split,
-        data_split=task.data_split,
-        forget=task.forget,
-        retain=task.retain,
-        background=task.data.background,
-        truth_ratio=task.eval.truth_ratio,
-        world=task.data.world,
-        args=task.data.args,
-    )
-    return find_benchmark(task.benchmark).make(wanted)
+    return find_benchmark(task.benchmark).make(benchmark_config(task))
 
 
 def resolve_task(task: TaskConfig) -> TaskContext:

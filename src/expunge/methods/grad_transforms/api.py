@@ -114,7 +114,7 @@ def find_step(name: str, where: str = "step") -> GradTransformSpec:
 def make_grad_transform(name: str, args: Mapping[str, Any], where: str = "") -> GradTransform:
     """Decode a gradient transform's name and settings. `where` is the key of the group that holds both."""
     prefix = f"{where}." if where else ""
-    spec = find_step(name, f"{prefix}step")
+    spec = find_step(name, f"{prefix}grad_transform")
     transform: GradTransform = decode(spec.cls, args, where=f"{prefix}grad_transform_args")
     return transform
 
