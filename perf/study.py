@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from expunge.engine.job import Job, in_order
+from expunge.engine.run import plan, run
+from expunge.engine.store import Store
 from expunge.study.grid import study_graph
-from expunge.study.job import Job, in_order
-from expunge.study.run import plan, run
-from expunge.study.store import Store
 
 
 def tree(n_seeds: int) -> dict[str, Any]:

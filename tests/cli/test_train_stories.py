@@ -13,9 +13,9 @@ from rich.console import Console
 from expunge.cli import display
 from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
+from expunge.engine.job import Estimate, Job
+from expunge.engine.run import JobEvent, PlannedJob
 from expunge.study.config import decode_task
-from expunge.study.job import Estimate, Job
-from expunge.study.run import JobEvent, PlannedJob
 from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 

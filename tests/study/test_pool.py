@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import expunge as package
-from expunge.cli.plugins import load_plugins
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.study.launch import LaunchConfig, StudySpec
-from expunge.study.pool import device_of, n_workers
+from expunge.core.plugins import load_plugins
+from expunge.engine.launch import LaunchConfig, StudySpec
+from expunge.engine.pool import device_of, n_workers
 
 MORTAL = """
 times: int = 1  # its process is killed

@@ -11,12 +11,12 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256
+from expunge.engine.job import Job, in_order
+from expunge.engine.run import plan, run
+from expunge.engine.store import Store
 from expunge.study import training_jobs, work
 from expunge.study.config import decode_study
 from expunge.study.graph import StudyGraph, build_graph
-from expunge.study.job import Job, in_order
-from expunge.study.run import plan, run
-from expunge.study.store import Store
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}

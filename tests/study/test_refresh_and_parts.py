@@ -14,6 +14,8 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
+from expunge.engine.run import JobEvent, run
+from expunge.engine.store import Store
 from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
@@ -23,9 +25,7 @@ from expunge.study import evaluation_jobs, measuring
 from expunge.study.config import EvalConfig, decode_task
 from expunge.study.refresh import refresh
 from expunge.study.resolve_task import check_holdout, resolve_task
-from expunge.study.run import JobEvent, run
 from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
-from expunge.study.store import Store
 from expunge.study.task_context import check_retain_file
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import EvaluateArgs, TrainArgs

@@ -9,10 +9,10 @@ import pytest
 
 import expunge as package
 from expunge.core.errors import ConfigError
-from expunge.study.job import in_order
-from expunge.study.launch import SlurmArgs
-from expunge.study.slurm import _missing, _SlurmWatch, stages
-from expunge.study.store import Store
+from expunge.engine.job import in_order
+from expunge.engine.launch import SlurmArgs
+from expunge.engine.slurm import _missing, _SlurmWatch, stages
+from expunge.engine.store import Store
 
 METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
 

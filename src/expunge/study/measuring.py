@@ -31,6 +31,7 @@ from expunge.core.records import (
 )
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.engine.job import Progress
 from expunge.evaluation.agreement import score_agreement
 from expunge.evaluation.config import Generation
 from expunge.evaluation.distributed import generate_texts_sharded, score_tokens_sharded, this_rank_shard
@@ -43,7 +44,6 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import OptionalRecords, Texts, compute, requests, with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.study.job import Progress
 from expunge.study.task_context import TOKENIZER, TaskContext
 
 COLUMNS: Mapping[str, Sequence[str]] = {

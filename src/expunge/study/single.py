@@ -15,16 +15,17 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import link, sweep_parts, whole_folder, write_text
 from expunge.core.fingerprints import canonical
+from expunge.engine.collective import all_done, help_with
+from expunge.engine.job import Job
+from expunge.engine.run import JobEvent, run
+from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
 from expunge.models.load import pick_device
-from expunge.study.collective import all_done, help_with
 from expunge.study.config import TaskConfig
-from expunge.study.job import Job
+from expunge.study.context_source import ContextSource
 from expunge.study.resolve_task import resolve_task
-from expunge.study.run import JobEvent, run
-from expunge.study.store import Store
 from expunge.study.task_context import TaskContext, check_model
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
@@ -133,7 +134,7 @@ def prepare(single: SingleJob) -> PreparedJob:
         _check_several(single, fittings)
     setting = resolve_task(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
-    maker = TrainingJobs(setting, single.eval)
+    maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     start = maker.base() if single.model.scratch else None
     model = None
     if fittings:

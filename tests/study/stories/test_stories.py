@@ -15,9 +15,9 @@ import pytest
 from expunge.cli.api import StudyHandle, StudyResult
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import TokenDocuments, load_records
+from expunge.engine.launch import StudySpec
 from expunge.study.config import decode_study
 from expunge.study.grid import study_graph
-from expunge.study.launch import StudySpec
 from expunge.study.stories import work
 from expunge.study.stories.jobs import NEVER, PRESENT, story_jobs
 from expunge.study.stories.results import read_points, steps_back

@@ -17,13 +17,13 @@ from expunge.audits import AuditFindings, AuditPlan, RelearnSpec
 from expunge.core.files import link, write_json
 from expunge.core.numbers import plain
 from expunge.core.records import token_records
+from expunge.engine.job import Job
+from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import compute
 from expunge.metrics.results import read_results
 from expunge.report.model import AuditLine
 from expunge.study.audit_jobs.work import tokens_file
-from expunge.study.job import Job
-from expunge.study.store import Store
 
 TOLD, ROWS = "audit.json", "rows.parquet"
 EVAL_NAME = "AUDIT"
