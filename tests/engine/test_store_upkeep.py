@@ -280,3 +280,16 @@ def test_the_energy_counters_are_read_where_there_are_any(
     worked = CallJob(kind="test", label="works", what={}, do=do)
     run([worked], store, ignore)
     assert (store.record(worked) or {})["energy_j"] == 2.5
+
+
+def test_weights_that_an_earlier_version_packed_are_an_error_that_says_what_to_do(store: Store) -> None:
+    first = job("first")
+    run([first], store, ignore)
+    place = store.path(first)
+    record = json.loads((place / "job.json").read_text())
+    (place / "job.json").write_text(json.dumps(record | {"packed": {"model.safetensors": "base"}}))
+    done = run([job("second", {"model": first})], Store(store.root), ignore)
+    (reason,) = done.failures.values()
+    assert str(place) in reason and "keeps its weights as differences" in reason
+    assert reason.endswith("move the folder away and run again")
+    assert any("keeps its weights as differences" in fault.reason for fault in verify_store(store, ignore).faults)

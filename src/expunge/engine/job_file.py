@@ -144,9 +144,10 @@ class JobFile:
 
     def _value(self, cls: type[Job], name: str, value: Any) -> Any:
         """The value of a field. A shared one is decoded once."""
-        adapter = _adapters(cls).get(name)
-        if adapter is None:
-            raise ConfigError(f"{self._where}: {cls.__name__} has no field {name!r}{nearest(name, _adapters(cls))}")
+        adapters = _adapters(cls)  # type: ignore[arg-type]  # a class is hashable
+        if name not in adapters:
+            raise ConfigError(f"{self._where}: {cls.__name__} has no field {name!r}{nearest(name, adapters)}")
+        adapter = adapters[name]
         try:
             if not (isinstance(value, dict) and set(value) == {REF}):
                 return adapter.validate_python(value)

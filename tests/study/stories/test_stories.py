@@ -15,7 +15,6 @@ import pytest
 from expunge.cli.api import StudyHandle, StudyResult
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import TokenDocuments, load_records
-from expunge.engine.launch import StudySpec
 from expunge.study.config import decode_study
 from expunge.study.grid import study_graph
 from expunge.study.stories import work
@@ -52,7 +51,7 @@ def tree(**stories: Any) -> dict[str, Any]:
 
 def handle(folder: Path, **stories: Any) -> StudyHandle:
     made = {**tree(**stories), "paths": {"store": str(folder / "store"), "output_dir": str(folder / "out")}}
-    return StudyHandle(study_graph(made), StudySpec(made, ()))
+    return StudyHandle(study_graph(made))
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
+from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
 from expunge.engine.job import Job, in_order
+from expunge.engine.show import show as show_files
 from expunge.engine.store import Store
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
@@ -161,9 +162,8 @@ def _save(erasing: EraseRun, chosen: TrialResult, store: Store) -> Path:
         return folder
     sweep_parts(folder)
     with whole_folder(folder) as part:
-        for file in sorted(store.path(chosen.job).iterdir()):
-            if file.is_file() and file.name not in OWN:
-                link(file, part / file.name)
+        files = [p.name for p in store.path(chosen.job).iterdir() if p.is_file() and p.name not in OWN]
+        show_files(chosen.job, store, part, names={name: name for name in files})
         write_text(part / "README.md", model_card(erasing, chosen, ()))
     return folder
 

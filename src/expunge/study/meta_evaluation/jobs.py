@@ -13,8 +13,9 @@ from expunge.benchmarks import Benchmark
 from expunge.benchmarks.metric_suite import FORGET
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.files import link, write_text
+from expunge.core.files import write_text
 from expunge.engine.job import Job, JobContext, unkeyed
+from expunge.engine.show import show
 from expunge.engine.store import Store
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit
@@ -253,8 +254,4 @@ def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEv
 
 def show_meta(job: Job, store: Store, folder: Path) -> list[Path]:
     """The tables of a finished meta-evaluation in a folder; earlier ones are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        (folder / name).unlink(missing_ok=True)
-        link(store.path(job) / name, folder / name)
-    return [folder / name for name in TABLES]
+    return show(job, store, folder, names={name: name for name in TABLES}, replace=True)
