@@ -1,4 +1,4 @@
-"""Every job kind is data: written to a job file and read by another process, it has the same key and the same fields."""
+"""Every job kind is data: written to a job file and read by another process, it has the same key and fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
+from expunge.study import context_source
 from expunge.study.audit_jobs.types import Nf4Job
 from expunge.study.config import LmEval, decode_study
-from expunge.study.context_source import ContextSource, FileRef
+from expunge.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.study.erase.request import EraseRequest, prepare_erase
 from expunge.study.erase.search import EraseTrial, trial_job
 from expunge.study.graph import build_graph
@@ -66,9 +67,7 @@ def study_jobs(micro: list[str], folder: Path, texts: Sequence[str]) -> Iterator
 
 def stories_jobs() -> Iterator[Job]:
     settings = {"delete": "Twist", "generate": {"n": 90, "shards": 3}, "max_seq_len": 160}
-    for judge in ({}, {"rules": {"rules": []}} if False else {}):
-        tree = {"name": "s", "model": {"preset": "llama-64k"}, "stories": {**settings, "judge": judge}}
-        yield from build_graph(decode_study(tree)).jobs
+    yield from build_graph(decode_study({"name": "s", "model": {"preset": "llama-64k"}, "stories": settings})).jobs
 
 
 def erase_jobs(folder: Path, texts: Sequence[str]) -> Iterator[Job]:
@@ -130,9 +129,6 @@ def test_every_job_type_comes_back_with_its_key_and_its_fields(jobs: list[Job]) 
 
 def test_a_source_loads_the_rows_that_its_jobs_were_planned_with(jobs: list[Job]) -> None:
     """Each context is loaded from its source alone, and has the rows of each job."""
-    from expunge.study import context_source
-    from expunge.study.context_source import RowsRef, check_rows
-
     read = JobFile.of_text(JobFile.of(jobs).text)
     context_source._LOADED.clear()
     checked = 0
@@ -143,17 +139,14 @@ def test_a_source_loads_the_rows_that_its_jobs_were_planned_with(jobs: list[Job]
         if source is None or not refs:
             continue
         context = source.load()
-        sets = {**context.benchmark.sets, **(context.watched.sets if context.watched else {})}
-        for ref in refs:
-            assert isinstance(ref, RowsRef)
-            check_rows(sets, ref)
-            checked += 1
+        held = [*context.benchmark.sets.items(), *(context.watched.sets.items() if context.watched else ())]
+        found = {(name, rows.fingerprint()) for name, rows in held}
+        assert {(ref.name, ref.fingerprint) for ref in refs} <= found, back.name
+        checked += len(refs)
     assert checked > 100
 
 
-def _refs(value: Any) -> Iterator[Any]:
-    from expunge.study.context_source import RowsRef
-
+def _refs(value: Any) -> Iterator[RowsRef]:
     if isinstance(value, RowsRef):
         yield value
     elif isinstance(value, dict):
@@ -177,11 +170,12 @@ def test_every_method_and_edit_is_data() -> None:
 
 def test_rows_that_have_changed_are_an_error(tmp_path: Path) -> None:
     rows = [(f"Who is number {i}?", f"It is Ann {i}.") for i in range(6)]
-    forget, keep = (table(tmp_path / f"{name}.csv", rows) for name in ("forget", "keep"))
+    forget = table(tmp_path / "forget.csv", rows)
+    keep = table(tmp_path / "keep.csv", [(f"Which river is number {i}?", f"It is river {i}.") for i in range(12)])
     model = folder_of_a_model(tmp_path / "model", [q + a for q, a in rows])
     words = ["benchmark=custom", f"forget={forget}", f"retain={keep}", "model=llama-64k", "study=quickstart"]
     words += ["methods=[{trainer: GradDiff}]", f"model.model_args.pretrained_model_name_or_path={model}"]
-    graph = load_study([w for w in words if not w.startswith("data.world")]).graph
+    graph = load_study(words).graph
     (job,) = (leaf.model for leaf in graph.leaves if leaf.role == "unlearn")
     assert job is not None
     text = JobFile.of([job]).text
