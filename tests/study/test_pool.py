@@ -17,13 +17,13 @@ from expunge.engine.pool import device_of, n_workers
 MORTAL = """
 times: int = 1  # its process is killed
 
-def forget_loss(self, view: View) -> Tensor:
+def forget_loss(self, view: LossInputs) -> Tensor:
     left = Path(__file__).with_name(f"deaths-of-{self.times}")
     n = len(left.read_text()) if left.exists() else 0
     if n < self.times:
         left.write_text("x" * (n + 1))
         os._exit(9)
-    return served(view.forget, "forget").nll
+    return require(view.forget, "forget").nll
 """
 BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
 

@@ -189,16 +189,23 @@ def job_types() -> Mapping[str, type[Job]]:
 
 def keyed(value: Any) -> Any:
     """What a key covers of a value, as plain values. Raises TypeError for a value without a stable form."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if hasattr(type(value), "identity"):
-            return keyed(value.identity)  # type: ignore[attr-defined]
-        fields = [f for f in dataclasses.fields(value) if f.metadata.get(KEYED, True)]
-        return {f.name: keyed(getattr(value, f.name)) for f in fields}
+    if value is None or type(value) in (str, int, bool):
+        return value
+    kind = type(value)
+    if hasattr(kind, "identity"):
+        return value.identity  # plain values, or dataclasses that count whole
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: keyed(getattr(value, name)) for name in _keyed_names(kind)}
     if isinstance(value, Mapping):
         return {key: keyed(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [keyed(one) for one in value]
     return canonical(value)
+
+
+@functools.cache
+def _keyed_names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls) if f.metadata.get(KEYED, True))
 
 
 def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
