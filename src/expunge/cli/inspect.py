@@ -125,9 +125,9 @@ def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskConte
 
 
 def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.engine.worker import quiet
     from expunge.interpretability.result import write
     from expunge.models.config import check_source
-    from expunge.study.worker import quiet
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")

@@ -15,9 +15,9 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
+from expunge.engine.launch import LaunchConfig
 from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
-from expunge.study.launch import LaunchConfig
 from expunge.study.meta_evaluation.config import MetaEvaluationConfig
 from expunge.study.stories.config import StoriesStudy
 from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
@@ -239,8 +239,6 @@ class RetentionConfig:
 
     keep_weights: Keep = "all"
     """Whose weights stay: all, those of the best or the last model of each method, or none."""
-    delta: bool = False
-    """Whether weights that stay are kept as differences from the models they were made of."""
 
 
 @strict

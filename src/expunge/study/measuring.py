@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from expunge.core.files import link
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.engine.job import Progress
+from expunge.engine.store import store_around
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import TOKENIZER, limited, marked, results_of, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts
@@ -28,11 +30,11 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.study.job import READING, Progress, store_around
 from expunge.study.task_context import TaskContext
 
 __all__ = [
     "COLUMNS",
+    "READING",
     "ModelCache",
     "RecordPart",
     "check_lengths",
@@ -47,6 +49,9 @@ __all__ = [
     "tokenizer_of",
     "units",
 ]
+
+
+READING = "reading"  # in a job's facts: how its model was read, if not like most models
 
 
 class _Columns(dict[str, Sequence[str]]):

@@ -19,6 +19,8 @@ from expunge.core.files import write_text
 from expunge.data.examples import ExampleSet
 from expunge.data.stories import TokenDataset, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
+from expunge.engine.job import Progress
+from expunge.engine.store import store_around
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.passport import check_model
@@ -31,8 +33,7 @@ from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, s
 from expunge.models.passport import check_trainable
 from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 from expunge.models.token_ids import check_ids
-from expunge.study.job import READING, Progress, store_around
-from expunge.study.measuring import parts
+from expunge.study.measuring import READING, parts
 from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable, as_lines
@@ -157,6 +158,18 @@ def _facts(
         losses = dict.fromkeys(loss_sets(setting.benchmark, args), args.n_rows)
         facts["evaluation"] = {**done.selected, "rows": panel.read, **({"losses": losses} if losses else {})}
     return facts
+
+
+def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:
+    """Of a finished job: how many answers of each set were cut, where any were."""
+    facts = (record or {}).get("facts", {})
+    cut = {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}
+    return {name: n for name, n in cut.items() if n}
+
+
+def reading_notes(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the notes of a finished job on how its model was read."""
+    return tuple((record or {}).get("facts", {}).get(READING, ()))
 
 
 @dataclass(frozen=True)

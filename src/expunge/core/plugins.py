@@ -1,5 +1,7 @@
-"""Methods, metrics and steps from outside: a user's own file (`--plugin FILE.py`), or a package that names an entry
-point in the group `expunge.plugins`. Loading it registers what it defines."""
+"""Plugins: a user's own file (`--plugin FILE.py`), or a package with an entry point in the group `expunge.plugins`.
+
+Loading a plugin registers the methods, metrics, record kinds and benchmarks that it defines.
+"""
 
 from __future__ import annotations
 
