@@ -149,7 +149,7 @@ def tofu_work(sets: Sets, *, everything: bool) -> Work:
     sides = {"members": "mia_gradnorm_forget", "others": "mia_gradnorm_holdout"}
     panel.append(Metric("mia_gradnorm", "attack_auc", parents=sides))
     for side, rows in zip(sides.values(), ("forget_eval", "holdout"), strict=True):
-        panel.append(Metric(side, "gradnorm_score", rows=rows, grads="answer"))
+        panel.append(Metric(side, "gradnorm_score", rows=rows, reads={"grads": ("answer",)}))
     chosen = panel if everything else with_parents(panel, DEFAULT)
     return Work(sets, chosen, {m.rows: 200 for m in chosen if m.rows and m.texts is not None})
 
@@ -157,16 +157,18 @@ def tofu_work(sets: Sets, *, everything: bool) -> Work:
 def muse_work(sets: Sets) -> Work:
     f1 = {"statistic": "rougeL_f1"}
     panel = [
-        *(Metric(f"{s}_ROUGE", "rouge", rows=s, texts="answer", args=f1)
+        *(Metric(f"{s}_ROUGE", "rouge", rows=s, reads={"texts": ("answer",)}, args=f1)
           for s in ("forget_knowmem", "retain_knowmem", "verbmem")),
-        Metric("exact_memorization", "exact_memorization", rows="verbmem", tokens=("answer",)),
-        Metric("extraction_strength", "extraction_strength", rows="verbmem", tokens=("answer",)),
+        Metric("exact_memorization", "exact_memorization", rows="verbmem", reads={"tokens": ("answer",)}),
+        Metric("extraction_strength", "extraction_strength", rows="verbmem", reads={"tokens": ("answer",)}),
     ]  # fmt: skip
     for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
         sides = {"members": f"mia_{attack}_forget", "others": f"mia_{attack}_holdout"}
         panel.append(Metric(f"mia_{attack}", "attack_auc", parents=sides))
         for side in ("forget", "holdout"):
-            panel.append(Metric(f"mia_{attack}_{side}", f"{attack}_score", rows=f"mia_{side}", tokens=("answer",)))
+            panel.append(
+                Metric(f"mia_{attack}_{side}", f"{attack}_score", rows=f"mia_{side}", reads={"tokens": ("answer",)})
+            )
     panel.append(Metric("privleak", "privleak", args={"ref_value": 0.5}, parents={"auc": "mia_min_k"}))
     return Work(sets, panel, {"forget_knowmem": 32, "retain_knowmem": 32, "verbmem": 128}, batch=8)
 

@@ -61,7 +61,7 @@ def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskCont
     sets["retain_eval"] = continuations(some(whole, measured, "retain_eval"), "retain_eval", where)
     panel = rows_panel(sets, truth_ratio=task.eval.truth_ratio)
     if HOLDOUT in sets:
-        panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, tokens=("answer",)))
+        panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
     return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, sets=sets, panel=panel))
 
 
