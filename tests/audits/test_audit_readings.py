@@ -86,7 +86,8 @@ def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: s
     for reading in told.readings:
         assert reading.verdict == "missing" and reading.note
         assert math.isnan(reading.value)
-    assert any(f"no {lacks} model" in r.note for r in told.readings)
+    role = {"full": "target"}.get(lacks, lacks)
+    assert any(f"no {role} model" in r.note for r in told.readings)
 
 
 def test_quantisation_that_brings_knowledge_back_is_seen() -> None:

@@ -182,7 +182,7 @@ def test_the_forensic_attack_says_what_it_lacks() -> None:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"name": "probe", "what": []}, "audits.what: must be a list of different ones"),
+        ({"name": "probe", "what": []}, "audits.what: must be a list of different names"),
         ({"name": "probe", "strength": 0}, "audits.strength: must be a number > 0"),
         ({"name": "depth", "tau": -1}, "audits.tau: must be a number >= 0"),
         ({"name": "forensic", "components": -1}, "audits.components: must be at least 0"),

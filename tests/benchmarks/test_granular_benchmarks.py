@@ -30,7 +30,7 @@ def test_tofu_takes_no_split_beside_a_granularity_and_no_share_without(tmp_path:
     tofu = find_benchmark("tofu").make
     with pytest.raises(ConfigError, match=r"^forget_split=forget05: the benchmark tofu with data\.args\.granularity"):
         tofu(BenchmarkConfig(forget_split="forget05", args={"granularity": "author"}))
-    with pytest.raises(ConfigError, match=r"^data\.args\.seed=3: counts only with data\.args\.granularity"):
+    with pytest.raises(ConfigError, match=r"^data\.args\.seed=3: requires data\.args\.granularity"):
         tofu(BenchmarkConfig(args={"seed": 3}))
     with pytest.raises(ConfigError, match=r"^data\.args\.granularity: .*'author'"):
         tofu(BenchmarkConfig(args={"granularity": "book"}))

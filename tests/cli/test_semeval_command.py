@@ -211,7 +211,7 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
     ("change", "words", "message"),
     [
         ({"--model": "./nowhere"}, (), "no folder ./nowhere"),
-        ({"--forget": "nowhere"}, (), "forget rows: no folder nowhere"),
+        ({"--forget": "nowhere"}, (), "forget rows: nowhere is no folder"),
         ({"--out": "."}, (), "already holds something"),
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
         ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),

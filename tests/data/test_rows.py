@@ -61,7 +61,7 @@ def test_other_columns() -> None:
         ({**PLAIN, "perturbed_answer": {"a": 1}}, ["'perturbed_answer' must be a text or a list"]),
         ({**PLAIN, "perturbed_answer": ["B", 7]}, ["'perturbed_answer'[1] must be text, got 7"]),
         ({**PLAIN, "perturbed_answer": ["B", ""]}, ["'perturbed_answer'[1] is empty"]),
-        ({"question": "\ud83d", "answer": "A"}, ["'question' holds a broken character at position 0"]),
+        ({"question": "\ud83d", "answer": "A"}, ["'question' contains a broken character at position 0"]),
     ],
 )
 def test_a_bad_row_is_named(bad: dict[str, Any], words: list[str]) -> None:

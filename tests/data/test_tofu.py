@@ -48,10 +48,10 @@ def test_partners(forget: str) -> None:
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        (("forget05", "retain90"), "forget_split=forget05 goes with retain_split=retain95, not retain90"),
+        (("forget05", "retain90"), "forget_split=forget05 requires retain_split=retain95, not retain90"),
         (
             ("forget01", "retain99", "holdout10"),
-            "forget_split=forget01 goes with holdout_split=holdout01, not holdout10",
+            "forget_split=forget01 requires holdout_split=holdout01, not holdout10",
         ),
         (("forgte10", "retain90"), "forget_split=forgte10: TOFU has no such split; did you mean 'forget10'?"),
         (("forget10", "retan90"), "retain_split=retan90: TOFU has no such split; did you mean 'retain90'?"),

@@ -60,7 +60,7 @@ def test_refusals_stand_beside_the_answer() -> None:
 
 
 def test_what_cannot_be_asked() -> None:
-    with pytest.raises(ConfigError, match="no way to ask named 'uper'; did you mean 'upper'"):
+    with pytest.raises(ConfigError, match="no prompt variant named 'uper'; did you mean 'upper'"):
         variant_of(ROWS, "uper")
     bare = ExampleSet("forget", (Example(0, "Who?", {"answer": "Ana."}),))
     with pytest.raises(DataError, match="forget row 0: no paraphrased question"):

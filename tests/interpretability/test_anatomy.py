@@ -34,7 +34,7 @@ def test_parts(make_model: Any) -> None:
 def test_a_model_without_blocks_or_neurons_is_refused(make_model: Any) -> None:
     model = make_model(0)
     model.model.layers[1].mlp = nn.Identity()
-    with pytest.raises(JobError, match=r"^block 1 of LlamaForCausalLM has no MLP whose neurons can be told apart$"):
+    with pytest.raises(JobError, match=r"^block 1 of LlamaForCausalLM has no MLP with separate neurons$"):
         mlp_outputs(model)
     model.model.layers = nn.Sequential(*model.model.layers)
     with pytest.raises(JobError, match=r"^LlamaForCausalLM has no list of 3 blocks"):

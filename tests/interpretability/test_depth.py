@@ -32,7 +32,7 @@ def test_the_score_by_hand() -> None:
     assert [line.counts for line in found.lines] == [True, False, True, False, True, False, False, False, False]
     none = depth_score(control[2:], source[2:], row_ids=(6,), layers=(0, 1, 2))
     assert math.isnan(none.value)
-    assert none.reason == "in no row does patching the control change more than 0.05 nats per token"
+    assert none.reason == "patching the control changes no row by more than 0.05 nats per token"
 
 
 def test_a_model_patched_into_itself_is_itself(any_model: Any, read: AnalysisInputs) -> None:

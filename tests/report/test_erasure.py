@@ -69,7 +69,7 @@ def test_the_summary_counts_each_place(erasure: Erasure) -> None:
     past = Finding("p", "m", 0.0, full=0.6, retain=0.5)  # nearer to the retain model than to the full one, and no good
     text = summary(dataclasses.replace(erasure, findings=(NEAR, FAR, BEYOND, past)))
     assert text.startswith("Of 4 findings with a position: 2 near a model that never saw the data, 1 nearer to the")
-    assert "1 well past" in text
+    assert "1 well beyond" in text
 
 
 def test_without_a_retain_model_says_what_is_impossible(erasure: Erasure) -> None:

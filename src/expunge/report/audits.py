@@ -16,7 +16,7 @@ from expunge.report.model import AuditLine, ReportModel
 from expunge.report.overview import by_audit
 
 JSON, TABLE = "audits.json", "audits.parquet"
-HEADS = ("model", "what was tried", "value", "retain", "full", "position", "verdict", "note")
+HEADS = ("model", "finding", "value", "retain", "full", "position", "verdict", "note")
 NUMBERS = HEADS[2:6]
 AUDITS = pa.schema(
     [

@@ -112,7 +112,7 @@ def test_a_text_file_is_cut_into_stories(tmp_path: Path) -> None:
         ([{"text": " "}], "record 0: the story is empty"),
         ([{"story": "x", "instruction": {"features": "Twist"}}], "'instruction.features' must be a list of texts"),
         ([{"story": "x", "instruction": {"words": [1]}}], "'instruction.words'[0] must be text, got 1"),
-        ([{"text": "\ud800"}], "holds a broken character at position 0"),
+        ([{"text": "\ud800"}], "contains a broken character at position 0"),
         ([record("x")], "1 stories do not fill 11 shards"),
     ],
 )  # fmt: skip

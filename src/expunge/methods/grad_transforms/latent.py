@@ -18,7 +18,7 @@ from expunge.methods.grad_transforms.vectors import add, over
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    r"""Latent adversarial training over any loss.
+    """Latent adversarial training over any loss.
 
     Papers: Casper et al. 2024, arXiv:2403.05030; Sheshadri et al. 2024, arXiv:2407.15549.
     Idea: an adversary that may change the hidden states of the forget examples tries to restore the knowledge (to
@@ -34,7 +34,7 @@ class Latent:
     forget loss keeps delta = 0. Cost: inner_steps + 2 forwards and backwards per micro-batch.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=NPO +trainer.args.grad_transform=latent \
-        +trainer.args.grad_transform_args.layer=model.layers.8
++trainer.args.grad_transform_args.layer=model.layers.8
     """
 
     layer: str
