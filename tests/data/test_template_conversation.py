@@ -323,6 +323,9 @@ def test_special_text_with_tags_is_what_split_special_tokens_gives(tokenizers: d
 def test_special_text_that_is_a_word_of_the_vocabulary_is_refused(tokenizers: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"^forget row 3: a row contains '</s>'[^\n]*split_special_tokens=false"):
         Encoder(chat(CHAT), tokenizers["unigram"]).encode("When?", "the </s> price", where="forget row 3")
+    rows = ExampleSet("forget", tuple(Example(i, "When?", {"answer": a}) for i, a in enumerate(["1991", "the </s>"])))
+    with pytest.raises(DataError, match=r"^forget row 1: a row contains '</s>'"):
+        Encoder(chat(CHAT), tokenizers["unigram"]).rows(rows, [(row, "answer") for row in rows])
 
 
 def test_an_end_tag_with_a_special_token_ends_the_answer(tok: Any) -> None:

@@ -220,8 +220,7 @@ class Encoder:
         places = [f"{rows.name} row {row.row_id}" for row, _ in wanted]
         make = own._parts if rows.form == "qa" else functools.partial(own._plain_parts, rows)
         made = [make(r.question, r.answers[v], where) for (r, v), where in zip(wanted, places, strict=True)]
-        texts = list(dict.fromkeys(t for parts in made for t in own._texts(parts)))
-        own._known = own._many(texts, places)
+        own._known = own._many([own._texts(parts) for parts in made], places)
         return [own._join(parts, where, rows.long) for parts, where in zip(made, places, strict=True)]
 
     def row_prompts(self, rows: ExampleSet, wanted: Sequence[Example]) -> list[list[int]]:
@@ -229,14 +228,19 @@ class Encoder:
         own = copy.copy(self._for(rows))
         if rows.form != "qa" or self.template.compat == "clean":
             places = [f"{rows.name} row {row.row_id}" for row in wanted]
-            texts = [text for row in wanted for text in own._prompt_texts(*own._row_prompt_text(rows, row))]
-            own._known = own._many(list(dict.fromkeys(texts)), places)
+            own._known = own._many([own._prompt_texts(*own._row_prompt_text(rows, row)) for row in wanted], places)
         return [own.row_prompt(rows, row) for row in wanted]
 
-    def _many(self, texts: Sequence[str], places: Sequence[str]) -> dict[str, list[int]]:
-        where = f"{places[0]} to {places[-1]}" if places else "rows"
-        with _named(where):
-            return dict(zip(texts, self.tokens.ids(texts), strict=True))
+    def _many(self, texts: Sequence[Sequence[str]], places: Sequence[str]) -> dict[str, list[int]]:
+        """The ids of all texts of some rows, by text. Raises DataError naming the row that cannot be encoded."""
+        every = list(dict.fromkeys(text for row in texts for text in row))
+        try:
+            return dict(zip(every, self.tokens.ids(every), strict=True))
+        except DataError:
+            for row, where in zip(texts, places, strict=True):
+                with _named(where):
+                    self.tokens.ids(list(row))
+            raise
 
     def pieces(self, rows: ExampleSet) -> list[Encoded]:
         """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.

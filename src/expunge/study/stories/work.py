@@ -258,7 +258,10 @@ def measure(
 
 
 def _encoder(source: Path, model: ModelConfig, settings: StoriesStudy) -> Encoder:
-    return Encoder(Template(max_length=settings.max_seq_len), load_tokenizer(str(source), model.tokenizer_args))
+    return Encoder(
+        Template(apply_chat_template=False, max_length=settings.max_seq_len),
+        load_tokenizer(str(source), model.tokenizer_args),
+    )
 
 
 def _model(source: Path, config: ModelConfig) -> Any:
