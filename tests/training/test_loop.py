@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
+from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
 from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
@@ -115,6 +116,7 @@ def test_two_runs_give_the_same_bits(make_model, rows) -> None:
 def test_the_model_is_left_in_evaluation_mode(make_model, rows) -> None:
     model = make_model()
     seen: list[bool] = []
+    capabilities(model)  # its observation is no training
     model.register_forward_pre_hook(lambda module, _: seen.append(module.training))
     run(model, objective("finetune"), rows, num_train_epochs=1)
     assert seen and all(seen)

@@ -7,6 +7,7 @@ import torch
 
 from expunge.core.errors import JobError
 from expunge.data.batch import collate
+from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Quantity, ScoredPositions
 from expunge.training.forward import ForwardSpec
 from expunge.training.reference import (
@@ -66,6 +67,7 @@ def test_reference_is_read_without_dropout_and_the_mode_is_given_back(make_model
 
 def test_only_wanted_rows_are_read(make_model, rows) -> None:
     model = make_model()
+    capabilities(model)  # its observation is no reading of rows
     seen: list[int] = []
     handle = model.register_forward_pre_hook(lambda _m, _a, keys: seen.append(len(keys["input_ids"])), with_kwargs=True)
     stored = reference(model, rows["retain"], [4, 4, 2, 4], LOGPS, pad_id=0)

@@ -12,6 +12,7 @@ import torch
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.fingerprints import fingerprint
+from expunge.evaluation.observation import capabilities
 from expunge.methods import objective
 from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
@@ -255,6 +256,7 @@ def test_adapters_go_on_through_the_phases(make_model, rows, keys: dict[str, Any
 def test_every_phase_computes_in_bfloat16(make_model, rows) -> None:
     seen: list[tuple[torch.dtype, int]] = []
     model = make_model()
+    capabilities(model)  # its observation is no phase
     layer = model.model.layers[0].mlp.down_proj
     layer.register_forward_hook(lambda module, args, out: seen.append((out.dtype, len(traceback.extract_stack()))))
     train(model, objective("GradDiff"), rows, settings(CHUNKS, bf16=True, num_train_epochs=1), pad_id=0)

@@ -77,7 +77,7 @@ def observe(model: Any) -> Capabilities:
     was_training = model.training
     model.eval()
     try:
-        with _kept_random(), torch.inference_mode():
+        with _kept_random(), torch.no_grad():
             return _Observer(model).capabilities()
     finally:
         model.train(was_training)
