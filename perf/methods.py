@@ -72,7 +72,7 @@ class Setting:
     shape: str
     device: str
     dtype: str
-    head_chunk: int
+    logits_chunk_size: int
     cpu_time: int  # 1: processor seconds of one thread; 0: seconds on the wall
 
     @property
@@ -123,7 +123,7 @@ def ours(name: str, model: Any, setting: Setting) -> Callable[[], torch.Tensor]:
         if what is not None:
             refs[side] = reference(model, sides[side], range(ROWS), what, pad_id=0)
     move(model)
-    server = LossInputBuilder(chosen.needs, sides, refs, pad_id=0, head_chunk=setting.head_chunk)
+    server = LossInputBuilder(chosen.needs, sides, refs, pad_id=0, logits_chunk_size=setting.logits_chunk_size)
     samples = [TrainingSample(forget=i, retain=i) for i in range(ROWS)]
     server.memory["epoch"] = 0
     return lambda: chosen(server.view(model, samples, device=setting.device)).total
@@ -304,12 +304,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--shape", default="llama-8m", choices=SHAPES)
-    parser.add_argument("--head-chunk", type=int, default=TrainArgs().head_chunk)
+    parser.add_argument("--head-chunk", type=int, default=TrainArgs().logits_chunk_size)
     parser.add_argument("--cpu-time", type=int, nargs="?", const=1, default=0, choices=[0, 1])
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    setting = Setting(given.shape, given.device, given.dtype, given.head_chunk, given.cpu_time)
+    setting = Setting(given.shape, given.device, given.dtype, given.logits_chunk_size, given.cpu_time)
     if given.cpu_time and given.device == "cuda":
         parser.error("--cpu-time: a GPU's work takes no processor time")
     if given.one:

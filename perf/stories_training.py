@@ -93,7 +93,7 @@ def main() -> None:
         args = TrainArgs(
             learning_rate=5e-4, max_steps=wanted.steps, per_device_train_batch_size=wanted.batch,
             gradient_accumulation_steps=1, lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.1,
-            adam_beta2=0.95, head_chunk=0, checkpoint=None, logging_steps=LOGGED,
+            adam_beta2=0.95, logits_chunk_size=0, checkpoint=None, logging_steps=LOGGED,
         )  # fmt: skip
         finetune = objective("finetune")
         samples = plan_samples(finetune, {"retain": rows}, args)

@@ -91,6 +91,8 @@ QUICK = {
         ("eval", "task_name=x", "model.model_args.pretrained_model_name_or_path=./nothing"),
         "no folder ./nothing",
     ),
+    "no file to forget": (("unlearn", "benchmark=custom", "forget=none.csv", "trainer=NPO", "task_name=x"), "none.csv"),
+    "no file to erase": (("erase", "--model", "x", "--forget", "none.csv", "--out", "x"), "none.csv does not exist"),
     "several jobs": (("unlearn", "-m", "trainer=NPO,NPOO", "task_name=x"), "did you mean 'NPO'"),
 }
 

@@ -80,6 +80,11 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Check, do, and say in the last lines what was achieved. Returns the exit code."""
     from rich.console import Console
 
+    from expunge.data.custom import check_present
+
+    for file in (parsed.forget, parsed.keep, parsed.unseen, parsed.full_data):
+        if file is not None:
+            check_present(file)
     from expunge.engine.worker import quiet
     from expunge.study.erase.request import prepare_erase
     from expunge.study.erase.run import carry_out_erase, dry_run

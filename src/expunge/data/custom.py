@@ -21,15 +21,15 @@ from expunge.data.column_roles import (
     written_list,
 )
 from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
-from expunge.data.source import load_raw, read_file
+from expunge.data.source import is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
 from expunge.data.world import WorldConfig, build_world
 from expunge.data.world.facts import MOST_FACTS
 
 WORLD = "world"
 __all__ = [
-    "WORLD", "Columns", "LoadedRows", "check_file", "continuations", "load_examples", "load_rows", "refuse_shared",
-    "retain_rows",
+    "WORLD", "Columns", "LoadedRows", "check_file", "check_present", "continuations", "load_examples", "load_rows",
+    "refuse_shared", "retain_rows",
 ]  # fmt: skip
 
 
@@ -99,6 +99,12 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
         ", ".join([f"{len(rows)} rows", *remarks]),
     ]
     return "; ".join(parts)
+
+
+def check_present(path: str) -> None:
+    """Raise DataError, with the nearest name, for a local file that is not there. A hub id is not looked up."""
+    if not is_hub_id(path) and not Path(path).expanduser().exists():
+        load_raw(path)
 
 
 def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
