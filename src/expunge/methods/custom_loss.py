@@ -74,7 +74,7 @@ def unlearning_loss(
         "forget": forget, "forget_ref": forget_ref, "alternate": alternate, "alternate_ref": alternate_ref,
         "retain": retain, "retain_ref": retain_ref,
     }  # fmt: skip
-    read = {side: _quantity(side, value) for side, value in given.items()}
+    read: dict[str, Any] = {side: _quantity(side, value) for side, value in given.items()}
     if Quantity.HIDDEN in read.values() and layer is None:
         raise ConfigError("unlearning_loss: hidden is the output of a layer; name it: layer='model.layers.7'")
     needs = Requirements(**read, layer=layer)
