@@ -191,7 +191,7 @@ def keyed(value: Any) -> Any:
     """What a key covers of a value, as plain values. Raises TypeError for a value without a stable form."""
     if value is None or type(value) in (str, int, bool):
         return value
-    kind = type(value)
+    kind: Any = type(value)
     if hasattr(kind, "identity"):
         return value.identity  # plain values, or dataclasses that count whole
     if hasattr(kind, "__dataclass_fields__"):
