@@ -5,6 +5,7 @@
 
 Planning: a grid on the embedded world (splits x training lengths x seeds x methods) is decoded, laid out as one graph,
 and each job is looked up in an empty store, and then in a full one. Overhead: `run` on jobs that write one small file.
+A task: a process that receives its job in a stage's file, as on a node of a cluster, before it works.
 --tofu plans real TOFU, too, its files read for the first time. --forget: a study of so many forget jobs against as many
 `expunge unlearn` commands, both from the same stored full and retain models, each in a fresh store; the study's seconds
 beyond the work its jobs say they did are its overhead. The best round counts, because absolute times are noise on a
@@ -20,14 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from expunge.engine.job import Job, JobContext, in_order
+from expunge.engine.job_file import JobFile
+from expunge.engine.run import plan, run
+from expunge.engine.store import Store
 from expunge.study.grid import study_graph
-from expunge.study.job import Job, in_order
-from expunge.study.run import plan, run
-from expunge.study.store import Store
 
 
 def tree(n_seeds: int) -> dict[str, Any]:
@@ -119,14 +122,52 @@ def best(rounds: int, of: Callable[[], Any]) -> float:
     return min(taken)
 
 
-def small(number: int) -> Job:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmallJob(Job):
     """A job that takes no time."""
 
-    def do(folder: Path, parents: Any, progress: Any) -> dict[str, Any]:
-        (folder / "number").write_text(str(number))
+    kind: ClassVar[str] = "small"
+    number: int
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> dict[str, Any]:
+        """Write one number."""
+        (out / "number").write_text(str(self.number))
         return {}
 
-    return Job(kind="small", label=f"job {number}", identity={"number": number}, do=do)
+
+TASK = """
+import json, sys, time
+from pathlib import Path
+def cpu():
+    return time.process_time()
+from expunge.engine.job_file import JobFile
+from expunge.engine.worker import quiet
+read = JobFile.read(Path(sys.argv[1]))
+quiet()
+read.prepare()
+imported = cpu()
+job = read.job(read.tasks[-1][-1])
+decoded = cpu()
+job.source.load()
+print(json.dumps({"imports_s": imported, "decode_s": decoded - imported, "rows_s": cpu() - decoded}))
+"""
+
+
+def task(jobs: list[Job], rounds: int) -> dict[str, Any]:
+    """What one task of an array costs before its own work, in a process of its own: CPU seconds of the imports, of
+    decoding its job with its ancestors, and of loading its rows; and the size of the stage's file."""
+    unlearn = [job for job in jobs if job.kind == "unlearn"][:1000]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stage.json"
+        started = time.perf_counter()
+        JobFile.of(unlearn, tasks=[[job.key] for job in unlearn]).write(path)
+        out: dict[str, Any] = {"tasks": len(unlearn), "write_s": time.perf_counter() - started}
+        out["file_mb"] = path.stat().st_size / 1e6
+        found = []
+        for _ in range(rounds):
+            done = subprocess.run([sys.executable, "-c", TASK, str(path)], capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    return out | {key: min(one[key] for one in found) for key in found[0]}
 
 
 def main() -> None:
@@ -156,6 +197,7 @@ def main() -> None:
         plan(made.jobs, Store(Path(parsed.tofu) / "no store"))
         out |= {"tofu_jobs": len(in_order(made.jobs)), "tofu_s": time.perf_counter() - started}
         out["tofu_cpu_s"] = time.process_time() - before
+    out |= {f"task_{key}": value for key, value in task(jobs, parsed.rounds).items()}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "empty")
         out["look_up_empty_s"] = best(parsed.rounds, lambda: plan(graph.jobs, store))
@@ -166,7 +208,7 @@ def main() -> None:
             record = {"key": job.key, "wall_s": 1.0, "files": {"x": ["0" * 64, 1]}}
             (place / "job.json").write_text(json.dumps(record))
         out["look_up_full_s"] = best(parsed.rounds, lambda: plan(graph.jobs, full))
-        trivial = [small(n) for n in range(200)]
+        trivial = [SmallJob(label=f"job {n}", number=n) for n in range(200)]
         started = time.perf_counter()
         run(trivial, Store(Path(folder) / "run"), lambda event: None)
         out["overhead_per_job_ms"] = 1e3 * (time.perf_counter() - started) / len(trivial)

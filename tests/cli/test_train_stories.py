@@ -13,9 +13,9 @@ from rich.console import Console
 from expunge.cli import display
 from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
+from expunge.engine.job import Estimate, Job
+from expunge.engine.run import JobEvent, PlannedJob
 from expunge.study.config import decode_task
-from expunge.study.job import Estimate, Job
-from expunge.study.run import JobEvent, PlannedJob
 from expunge.study.single import SingleJob
 from expunge.training.config import TrainArgs
 
@@ -102,9 +102,15 @@ def test_pretrain_then_fine_tune(here: Path, expunge: Run) -> None:
     assert code == 0 and "loss, test" in out and "loss, twist" in out, said
 
 
+class MadeUpTraining(Job):
+    """A training that is only shown."""
+
+    kind = "train"
+
+
 def test_a_running_job_shows_tokens_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
-    job = Job(kind="train", label="x", identity={}, do=lambda *_: {}, estimate=Estimate(tokens=8000))
+    job = MadeUpTraining(label="x", estimate=Estimate(tokens=8000))
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     shown = display.Display([PlannedJob(job, "missing", 1.0)], Console(file=said, width=200))

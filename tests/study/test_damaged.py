@@ -9,7 +9,7 @@ import pytest
 
 import expunge as package
 from expunge.cli.main import main
-from expunge.study.store import Store
+from expunge.engine.store import Store
 
 
 def words(micro: list[str], folder: Path) -> list[str]:

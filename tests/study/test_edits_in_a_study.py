@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
 from expunge.study.config import decode_study
 from expunge.study.graph import StudyGraph, build_graph
-from expunge.study.job import in_order
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 

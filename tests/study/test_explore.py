@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from expunge.cli.api import load_study
+from expunge.engine.run import RunOutcome
 from expunge.metrics.api import MetricResult
 from expunge.report.model import ReportRun
 from expunge.study.example_explorer import explorer, making
 from expunge.study.graph import StudyGraph
 from expunge.study.results import _trajectory
-from expunge.study.run import RunOutcome
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 import expunge
 from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
-from expunge.study.job import in_order
 
 
 @pytest.fixture(scope="module")

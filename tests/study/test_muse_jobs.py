@@ -12,10 +12,10 @@ import pytest
 
 import expunge
 from expunge.benchmarks import Limits
+from expunge.engine.job import in_order
 from expunge.evaluation.config import Generation
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
-from expunge.study.job import in_order
 from expunge.study.measuring import limited
 
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import expunge as package
-from expunge.cli.plugins import load_plugins
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.study.launch import LaunchConfig, StudySpec
-from expunge.study.pool import device_of, n_workers
+from expunge.core.plugins import load_plugins
+from expunge.engine.launch import LaunchConfig
+from expunge.engine.pool import device_of, n_workers
 
 MORTAL = """
 times: int = 1  # its process is killed
 
-def forget_loss(self, view: View) -> Tensor:
+def forget_loss(self, view: LossInputs) -> Tensor:
     left = Path(__file__).with_name(f"deaths-of-{self.times}")
     n = len(left.read_text()) if left.exists() else 0
     if n < self.times:
         left.write_text("x" * (n + 1))
         os._exit(9)
-    return served(view.forget, "forget").nll
+    return require(view.forget, "forget").nll
 """
 BAD = "methods=[{trainer: GradAscent, args: {loss_limit: 1e-6}}, {trainer: NPO}, {trainer: noise, of: [GradAscent]}]"
 
@@ -92,15 +91,6 @@ def test_wrong_settings_are_one_line(given: dict[str, object], said: str) -> Non
     with pytest.raises(ConfigError) as error:
         decode(LaunchConfig, given, where="launch")
     assert str(error.value).startswith(said)
-
-
-def test_a_recipe_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    made = StudySpec({"name": "a", "seeds": {"train": [0]}}, ("mine.py",))
-    made.write(tmp_path / "recipe.json")
-    assert dataclasses.asdict(StudySpec.read(tmp_path / "recipe.json")) == dataclasses.asdict(made)
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"other\.json: not a study's recipe"):
-        StudySpec.read(tmp_path / "other.json")
 
 
 def test_jobs_are_packed_on_devices_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

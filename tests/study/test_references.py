@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256
+from expunge.engine.job import Job, in_order
+from expunge.engine.run import plan, run
+from expunge.engine.store import Store
 from expunge.study import training_jobs, work
 from expunge.study.config import decode_study
 from expunge.study.graph import StudyGraph, build_graph
-from expunge.study.job import Job, in_order
-from expunge.study.run import plan, run
-from expunge.study.store import Store
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
@@ -75,7 +76,7 @@ def test_a_run_that_visits_some_rows_asks_for_these_alone() -> None:
 def test_a_reference_of_the_same_model_adds_nothing_to_a_key() -> None:
     (npo,) = models(graph({"trainer": "NPO"}))
     assert {"model", "forget_ref"} == set(npo.parents)
-    bare = Job(npo.kind, "x", npo.identity, npo.do, {"model": npo.parents["model"]})
+    bare = dataclasses.replace(npo, parents={"model": npo.parents["model"]})
     assert npo.key == bare.key
 
 
@@ -86,7 +87,7 @@ def test_a_reference_of_another_model_counts() -> None:
     one, two = keys[1], keys[2]
     assert one.parents["forget_ref"].key == two.parents["forget_ref"].key
     assert one.parents["forget_teacher"].key != two.parents["forget_teacher"].key
-    bare = Job(one.kind, "x", one.identity, one.do, {"model": one.parents["model"]})
+    bare = dataclasses.replace(one, parents={"model": one.parents["model"]})
     assert one.key != bare.key
 
 
@@ -99,7 +100,7 @@ def test_topk_is_part_of_a_runs_identity_and_exact_leaves_no_trace() -> None:
     assert len({exact.key, top.key, wider.key}) == 3
     assert "reference" not in exact.identity["args"]
     assert models(graph({**entry, "args": {"reference_topk": 9}}))[0].key == exact.key
-    assert [j.parents["forget_ref"].identity["topk"] for j in (exact, top, wider)] == [None, 64, 9]
+    assert [j.parents["forget_ref"].identity["spec"]["topk"] for j in (exact, top, wider)] == [None, 64, 9]
     with pytest.raises(ConfigError, match=r"^trainer.args.reference: topk .* use exact$"):
         graph({**entry, "args": {"reference": "topk"}, "method_args": {"compat": "openunlearning"}})
 
@@ -114,7 +115,7 @@ def test_the_other_models_of_whp_and_undo() -> None:
     assert undo.parents["model"].parents["base"].key == npo.key
     for role in ("forget_teacher", "retain_teacher"):
         assert undo.parents[role].parents["model"].key == npo.key
-    assert not undo.implied & set(undo.parents)
+    assert not undo.excluded_from_key & set(undo.parents)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
+from expunge.engine.run import JobEvent, run
+from expunge.engine.store import Store
 from expunge.evaluation import score_kinds
 from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
@@ -22,11 +24,10 @@ from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.study import evaluation_jobs, measuring
 from expunge.study.config import EvalConfig, decode_task
+from expunge.study.context_source import ContextSource
 from expunge.study.refresh import refresh
 from expunge.study.resolve_task import check_holdout, resolve_task
-from expunge.study.run import JobEvent, run
 from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
-from expunge.study.store import Store
 from expunge.study.task_context import check_retain_file
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -273,7 +274,8 @@ def test_shadow_models_reach_the_attacks_of_a_study(models: Path, tmp_path: Path
     for name in ("a", "b"):
         args = dataclasses.replace(setting.model.model_args, pretrained_model_name_or_path=str(models / name))
         one = dataclasses.replace(setting, model=dataclasses.replace(setting.model, model_args=args))
-        maker = TrainingJobs(one, dataclasses.replace(task.eval, extras=("lira", "rmia")))
+        source = ContextSource.of(task).holding(one)
+        maker = TrainingJobs(one, dataclasses.replace(task.eval, extras=("lira", "rmia")), source)
         jobs[name] = maker, maker.records(name, None)
     maker, mine = jobs["a"]
     measured = {n: maker.metrics("a", mine, None, shadows=[jobs["b"][1]] * n) for n in (0, 1, 2)}
@@ -298,7 +300,7 @@ def test_a_retain_log_is_read_once(models: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(evaluation_jobs, "check_retain_file", reading)
     made = single(models, tmp_path, "a")
-    maker = TrainingJobs(resolve_task(made.single), made.single.eval)
+    maker = TrainingJobs(resolve_task(made.single), made.single.eval, ContextSource.of(made.single))
     assert made.records is not None
     args = TrainArgs(evaluate=EvaluateArgs(every=1, keep="best"))
     sides = {"forget": ("forget",), "retain": ("retain",)}

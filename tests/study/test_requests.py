@@ -11,15 +11,15 @@ import pytest
 
 from expunge.cli.compose import study_tree
 from expunge.core.errors import ConfigError
+from expunge.engine.job import Job, in_order
+from expunge.engine.run import run
+from expunge.engine.store import Store
 from expunge.study.config import decode_study, decode_task
 from expunge.study.graph import StudyGraph, build_graph
-from expunge.study.job import Job, in_order
 from expunge.study.requests import ranges
 from expunge.study.resolve_task import resolve_task
 from expunge.study.results import report_model
-from expunge.study.run import run
 from expunge.study.single import SingleJob, prepare
-from expunge.study.store import Store
 
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
 N_FORGET = 6

@@ -15,7 +15,7 @@ import pytest
 
 from expunge.cli.api import load_study
 from expunge.core.errors import ConfigError
-from expunge.study.store import Store
+from expunge.engine.store import Store
 
 MODELS = [
     "data.world.questions_per_author=2", "data.world.facts=3", "train.num_train_epochs=1",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import expunge as package
 from expunge.core.errors import ConfigError
-from expunge.study.job import in_order
-from expunge.study.launch import SlurmArgs
-from expunge.study.slurm import _missing, _SlurmWatch, stages
-from expunge.study.store import Store
+from expunge.engine.job import in_order
+from expunge.engine.job_file import JobFile
+from expunge.engine.launch import SlurmArgs
+from expunge.engine.slurm import _missing, _SlurmWatch, stages
+from expunge.engine.store import Store
 
 METHODS = "methods=[{trainer: GradAscent}, {trainer: NPO}]"
 
@@ -61,7 +61,7 @@ def test_scripts_say_resources_dependencies_and_variables(
                  "export HF_HOME='/data/hf home'"):  # fmt: skip
         assert line in train.splitlines()
     assert "stage_1_train=$(sbatch --parsable --dependency=afterok:$stage_0_base " in queue.read_text()
-    assert [len(task) for task in json.loads((tmp_path / "out" / "1-train.json").read_text())] == [1, 1]
+    assert [len(task) for task in JobFile.read(tmp_path / "out" / "1-train.json").tasks] == [1, 1]
 
 
 def test_a_damaged_record_fails_its_job_and_what_waits_and_no_others(micro: list[str], tmp_path: Path) -> None:

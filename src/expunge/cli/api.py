@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,16 @@ from rich.console import Console
 from expunge.cli.compose import single_tree, study_tree
 from expunge.cli.display import Display
 from expunge.cli.grid_reports import in_one, write_reports
-from expunge.cli.plugins import load_plugins
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import write_json
 from expunge.core.fingerprints import canonical
 from expunge.core.numbers import plain
+from expunge.engine.job import in_order
+from expunge.engine.pool import n_workers, run_pool
+from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
+from expunge.engine.slurm import export_slurm, run_slurm
+from expunge.engine.store import Store
+from expunge.engine.worker import quiet
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out, read_results
 from expunge.report.model import ReportModel
@@ -36,18 +40,12 @@ from expunge.study.config import StudyConfig, decode_study, decode_task
 from expunge.study.graph import StudyGraph
 from expunge.study.grid import study_graph
 from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
-from expunge.study.job import cut_answers, in_order
-from expunge.study.launch import StudySpec
 from expunge.study.meta_evaluation.jobs import show_meta
-from expunge.study.pool import n_workers, run_pool
 from expunge.study.results import report_model
 from expunge.study.retention import after_run
-from expunge.study.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.study.single import PreparedJob, SingleJob, carry_out, prepare
-from expunge.study.slurm import export_slurm, run_slurm
-from expunge.study.store import Store
 from expunge.study.sweep.stages import SweepStage, next_stage
-from expunge.study.worker import quiet
+from expunge.study.work import cut_answers
 
 SWEEP = "sweep.json"
 
@@ -92,7 +90,7 @@ class SweepRun:
     def at(self, lost: Collection[str]) -> StudyHandle:
         """The study to run when the jobs `lost` have failed."""
         stage = next_stage(self.tree, Store(Path(self.study.paths.store)), lost)
-        return StudyHandle(stage.graph, StudySpec(stage.tree, self.plugins), dataclasses.replace(self, stage=stage))
+        return StudyHandle(stage.graph, self.plugins, dataclasses.replace(self, stage=stage))
 
     def write(self, lost: Mapping[str, str]) -> None:
         """sweep.json: every trial with its numbers, what was chosen, and the jobs that failed."""
@@ -106,7 +104,7 @@ class StudyHandle:
     """A checked study."""
 
     graph: StudyGraph
-    recipe: StudySpec
+    plugins: tuple[str, ...] = ()
     swept: SweepRun | None = None
 
     @property
@@ -162,22 +160,21 @@ class StudyHandle:
             show_meta(self.graph.meta, self.store, folder)
         names = {job.key: job.name for job in in_order(self.graph.jobs)}
         keep = self.graph.study.keep
-        if not outcome.failures and (keep.weights != "all" or keep.delta):
-            after_run(self.graphs, self.store, keep.weights, delta=keep.delta)
+        if not outcome.failures:
+            after_run(self.graphs, self.store, keep.weights)
         return StudyResult(reports, folder, {names.get(k, k): v for k, v in outcome.failures.items()})
 
     def _launch(self, tell: Callable[[JobEvent], None]) -> RunOutcome:
         launch, jobs = self.graph.study.launch, self.graph.jobs
-        load = functools.partial(load_plugins, self.recipe.plugins)
         if launch.kind == "slurm":
-            return run_slurm(jobs, self.recipe, self.store, launch, self.graph.study.output_dir / "slurm", tell, load)
+            return run_slurm(jobs, self.store, launch, self.graph.study.output_dir / "slurm", tell, self.plugins)
         if n_workers(launch) > 1:
-            return run_pool(jobs, self.recipe, self.store, launch, tell, load)
+            return run_pool(jobs, self.store, launch, tell, self.plugins)
         return run(jobs, self.store, tell)
 
     def export_slurm(self, folder: Path) -> list[Path]:
         """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
-        return export_slurm(self.graph.jobs, self.recipe, self.store, self.graph.study.launch, folder)
+        return export_slurm(self.graph.jobs, self.store, self.graph.study.launch, folder, self.plugins)
 
     def _reports(self, outcome: RunOutcome, command: str) -> dict[str, ReportModel]:
         """A report for each cell; of a study without a grid, one without a name."""
@@ -203,7 +200,7 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
     study = decode_study(tree)
     if not study.sweep.trials:
-        return StudyHandle(study_graph(tree), StudySpec(tree, files))
+        return StudyHandle(study_graph(tree), files)
     return sweep_of(tree, study, files)
 
 
@@ -213,7 +210,7 @@ def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ..
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         lost = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
     stage = next_stage(tree, Store(Path(study.paths.store)), lost)
-    return StudyHandle(stage.graph, StudySpec(stage.tree, plugins), SweepRun(tree, plugins, study, stage))
+    return StudyHandle(stage.graph, plugins, SweepRun(tree, plugins, study, stage))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from expunge.study.run import JobEvent, PlannedJob
+from expunge.engine.run import JobEvent, PlannedJob
 
 PART = "score"  # the kind of jobs that are shown as one with the records they make up
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}

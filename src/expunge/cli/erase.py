@@ -66,9 +66,9 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Check, do, and say in the last lines what was achieved. Returns the exit code."""
     from rich.console import Console
 
+    from expunge.engine.worker import quiet
     from expunge.study.erase.request import prepare_erase
     from expunge.study.erase.run import carry_out_erase, dry_run
-    from expunge.study.worker import quiet
 
     quiet()
     erasing = prepare_erase(request_of(parsed))

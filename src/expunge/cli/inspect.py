@@ -69,12 +69,12 @@ def add_inside(commands: Any) -> None:
 
 def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.compose import single_tree
+    from expunge.engine.worker import quiet
     from expunge.interpretability.result import write
     from expunge.models.config import check_source
     from expunge.study.config import decode_task
     from expunge.study.resolve_task import resolve_task
     from expunge.study.single import SingleJob
-    from expunge.study.worker import quiet
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")

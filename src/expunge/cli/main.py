@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = _parsed(words)
     try:
         if parsed.plugin or _installed_plugins():
-            from expunge.cli.plugins import load_plugins
+            from expunge.core.plugins import load_plugins
 
             load_plugins(parsed.plugin)
         if launched().world > 1:
@@ -158,11 +158,9 @@ def _add_clusters(commands: Any) -> None:
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new or empty folder for the scripts")
     _add_plugin(sub)
     sub.set_defaults(command=_export)
-    sub = commands.add_parser("job", description="Do one job of an exported study.")
-    sub.add_argument("recipe", type=Path, help="recipe.json of the exported study")
-    sub.add_argument("--store", required=True, type=Path)
-    sub.add_argument("--list", required=True, type=Path, help="the stage's file of job keys")
-    sub.add_argument("--index", required=True, type=int, help="which of them")
+    sub = commands.add_parser("job", description="Run one task of a job file of an exported study.")
+    sub.add_argument("file", type=Path, help="the job file of a stage")
+    sub.add_argument("--index", required=True, type=int, help="which of its tasks, from 0")
     sub.set_defaults(command=_job, plugin=[])
 
 
@@ -204,8 +202,6 @@ def _add_upkeep(commands: Any) -> None:
         default="all",
         help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
     )
-    text = "keep the weights that stay as lossless differences from the models they were made of"
-    sub.add_argument("--delta", action="store_true", help=text)
     sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
@@ -373,9 +369,9 @@ def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.results_command import do_listed_job
+    from expunge.engine.worker import run_task
 
-    return do_listed_job(parsed.recipe, parsed.store, parsed.list, parsed.index)
+    return run_task(parsed.file, parsed.index)
 
 
 def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -393,7 +389,7 @@ def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.store_commands import collect
 
-    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, delta=parsed.delta)
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:

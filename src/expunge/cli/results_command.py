@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,28 +56,3 @@ def _results(overrides: Sequence[str]) -> pa.Table:
     if not files:
         raise ConfigError(f"study: missing, and no study has run here (no {STUDIES}/*/{FILE}); give study=NAME")
     return read_results(files)
-
-
-def do_listed_job(recipe: Path, root: Path, listed: Path, index: int) -> int:
-    """Do the jobs of one task of a stage; 1 if one failed."""
-    from expunge.cli.plugins import load_plugins
-    from expunge.study.launch import StudySpec
-    from expunge.study.store import Store
-    from expunge.study.worker import do_job, jobs_of, quiet
-
-    try:
-        keys = json.loads(listed.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--list: {listed}: {error}") from None
-    if not 0 <= index < len(keys):
-        raise ConfigError(f"--index: {listed} lists {len(keys)} tasks, from 0 on, got {index}")
-    quiet()
-    made = StudySpec.read(recipe)
-    load_plugins(made.plugins)
-    jobs, store = jobs_of(made), Store(root)
-    failed = False
-    for key in keys[index]:
-        reason = do_job(jobs, key, store, lambda done, total: None)
-        print(f"{jobs[key].name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
-        failed = failed or reason is not None
-    return 1 if failed else 0

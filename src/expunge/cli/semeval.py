@@ -18,10 +18,10 @@ from expunge.cli.display import duration
 from expunge.cli.semeval_arguments import DEFAULT
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
+from expunge.engine.worker import quiet
 from expunge.study.config import decode_task
 from expunge.study.semeval import PreparedRun, Submission, SubmissionProgress, Tell, check_folder, prepare_run, submit
 from expunge.study.single import SingleJob, prepare
-from expunge.study.worker import quiet
 
 EVALS = "evals"  # the scores, within the output folder
 

@@ -14,13 +14,13 @@ from expunge.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from expunge.cli.api import StudyHandle
-    from expunge.study.retention import Keep
+    from expunge.study.config import Keep
 
 
 def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None) -> int:
     """Print what is damaged or missing; 1 if anything is."""
-    from expunge.study.store import Store
-    from expunge.study.verify import verify_jobs, verify_store
+    from expunge.engine.store import Store
+    from expunge.engine.verify import verify_jobs, verify_store
 
     if (folder is None) == (not overrides):
         raise ConfigError("verify: give either study=NAME or --store DIR")
@@ -47,11 +47,10 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
     return 1 if found.faults else 0
 
 
-def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool, delta: bool = False) -> int:
-    """Remove what the named studies do not reach, and weights by the policy; or only say what that would be.
-
-    delta: the weights of unlearned models that stay are kept as differences from the models they were made of."""
-    from expunge.study.retention import pack_all, packings, removals, remove
+def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool) -> int:
+    """Remove what the named studies do not reach, and weights by the policy; or only say what that would be."""
+    from expunge.engine.retention import remove
+    from expunge.study.retention import removals
 
     studies = _studies(overrides, plugins)
     roots = {study.store.root.resolve() for study in studies}
@@ -65,16 +64,8 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
     for r in done:
         what = ", ".join(r.files) or "all of it"
         print(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {what} ({r.why})")
-    in_use = [r.folder for r in busy]
-    if delta:
-        wanted = packings(graphs, store, found)
-        packed, used = (wanted, []) if dry_run else pack_all(wanted, store)
-        for p in packed:
-            what = f"{count(p.bytes)}B of weights to keep as a difference" if dry_run else f"{count(p.saved)}B freed"
-            print(f"{p.folder.relative_to(store.root)}: {what}")
-        in_use += [p.folder for p in used]
-    for folder in in_use:
-        print(f"in use, left alone: {folder.relative_to(store.root)}")
+    for r in busy:
+        print(f"in use, left alone: {r.folder.relative_to(store.root)}")
     said = "would be removed from" if dry_run else "removed from"
     print(f"{count(sum(r.bytes for r in done))}B {said} {store.root}, in {len(done)} artifacts")
     return 0

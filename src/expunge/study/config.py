@@ -14,9 +14,9 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
+from expunge.engine.launch import LaunchConfig
 from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
-from expunge.study.launch import LaunchConfig
 from expunge.study.meta_evaluation.config import MetaEvaluationConfig
 from expunge.study.stories.config import StoriesStudy
 from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
@@ -186,11 +186,10 @@ Keep = Literal["all", "best", "last", "none"]
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` and `--delta` say. No
-    part of any artifact's identity."""
+    """What stays of the unlearned models' weights when the study is done, as `expunge gc --keep` says. No part of any
+    artifact's identity."""
 
     weights: Keep = "all"
-    delta: bool = False
 
 
 @strict

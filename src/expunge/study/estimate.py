@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
 from expunge.data.stories import TokenDataset
+from expunge.engine.job import Estimate
 from expunge.evaluation.config import Generation
 from expunge.evaluation.loglikelihood import wanted_variants
 from expunge.models.config import ModelConfig, looks_local
-from expunge.study.job import Estimate
 from expunge.study.measuring import RecordPart
 from expunge.study.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in
 from expunge.study.task_context import TaskContext
@@ -25,7 +25,6 @@ from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.phases import draws
 
 CHARACTERS_PER_TOKEN = 4.0
-FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured jobs to go by
 
 
 @dataclass(frozen=True)

@@ -7,35 +7,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.core.fingerprints import fingerprint
+from expunge.engine.job import Job
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
-from expunge.metrics.compute import identity as panel_identity
-from expunge.metrics.results import read_results
 from expunge.models.config import source_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
 from expunge.study import harness, measuring
 from expunge.study.config import EvalConfig
+from expunge.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.study.estimate import WorkEstimator, sizes
-from expunge.study.job import Job, Progress
+from expunge.study.job_values import ModelInput, Panel
+from expunge.study.measure_jobs import HarnessJob, MetricsJob, RecordsJob, ScoreJob, SimilarityJob
+from expunge.study.model_jobs import parents_of
 from expunge.study.task_context import TaskContext, check_retain_file
-
-REVISION = 1  # of the jobs themselves: raised when the same settings would give other numbers
-RECORDS_REVISION = 2  # of the gathering alone; 1 gave the files the names of the sets that were scored first
 
 
 class EvaluationJobs:
-    """Makes the jobs that measure models. Each identity names what decides the result, and nothing else."""
+    """Makes the jobs that measure models. source: where another process gets the setting from."""
 
-    def __init__(self, setting: TaskContext, evaluation: EvalConfig) -> None:
-        self.setting, self.evaluation = setting, evaluation
-        self._rows = {name: rows.fingerprint() for name, rows in setting.benchmark.sets.items()}
+    def __init__(self, setting: TaskContext, evaluation: EvalConfig, source: ContextSource) -> None:
+        self.setting, self.evaluation, self.source = setting, evaluation, source
+        self._rows = {name: RowsRef(name, rows.fingerprint()) for name, rows in setting.benchmark.sets.items()}
         self._sizes: WorkEstimator = sizes(setting)
         self._parts = measuring.parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
-        self._panel = panel_identity(setting.benchmark.panel)
-        self._held = measuring.ModelCache()
-        self._logs: dict[Path, tuple[Mapping[str, MetricResult], str]] = {}
+        self._panel = Panel(tuple(setting.benchmark.panel))
+        self._meta = self._made_meta()
+        self._models: dict[bool, ModelInput] = {}
+        self._logs: dict[Path, tuple[Mapping[str, MetricResult], FileRef]] = {}
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
         """All records of a model, gathered from a job for each set of rows and kind.
@@ -54,12 +54,7 @@ class EvaluationJobs:
             elif self.evaluation.embedder is not None:
                 texts = made[f"{part.rows}.{part.of}.parquet"]
                 made[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            self._held.drop()  # this model's last part is done
-            return measuring.gather(folder, parents)
-
-        return Job(kind="records", label=label, identity={"revision": RECORDS_REVISION}, parents=made, do=do)
+        return RecordsJob(label=label, parents=made)
 
     def check_lengths(self, source: str) -> None:
         """Raise DataError for a row that the context of a model in a folder cannot hold; no weight is read."""
@@ -83,58 +78,40 @@ class EvaluationJobs:
         return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
 
     def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
-        """One kind of records of one set of rows. Only what decides them is in the identity, so others stay."""
-        how = self._how(part)
+        """One kind of records of one set of rows."""
         writes = part.spec.settings is not None
-        parents = {} if model is None else {"model": model}
-        decides: dict[str, Any] = {"generation": how} if writes else {"reads": part.names}
-        limits = self.setting.benchmark.generation.get(part.rows)
-        if writes and limits is not None:
-            decides["limits"] = limits
-        if part.spec.needs == "original":
-            if isinstance(original, Job):
-                parents["original"] = original
-            else:
-                decides["original"] = source_identity(str(original), None)
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            other = None if original is None else str(parents.get("original", original))
-            source = self._source(parents)
-            return measuring.score(folder, source, self.setting, part, how, self._held, progress, original=other)
-
-        return Job(
-            kind="score",
+        compared = part.spec.needs == "original"
+        folder = str(original) if compared and not isinstance(original, Job) else None
+        return ScoreJob(
             label=f"{label} {part.rows} {part.kind}",
-            identity={
-                "revision": REVISION,
-                "records": part.kind,
-                "rows": self._rows[part.rows],
-                "columns": measuring.COLUMNS[part.kind],  # records of an older shape are made again
-                **decides,
-                **self._source_identity(model),
-            },
-            parents=parents,
-            do=do,
+            parents=parents_of(model=model, original=original if compared and isinstance(original, Job) else None),
+            source=self.source,
+            records=part.kind,
+            rows=self._rows[part.rows],
+            columns=tuple(measuring.COLUMNS[part.kind]),
+            reads=() if writes else part.names,
+            generation=self._how(part) if writes else None,
+            limits=self.setting.benchmark.generation.get(part.rows) if writes else None,
+            original=None if folder is None else source_identity(folder, None),
+            model=self._model_input(model),
+            part=part,
+            how=self._how(part),
+            original_source=folder,
             estimate=self._estimates[part],
-            together=part.spec.collective,
         )
 
     def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:
         """The similarity of stored generations to answers."""
-        return Job(
-            kind="score",
+        return SimilarityJob(
             label=f"{label} {part.rows} {part.kind}",
-            identity={
-                "revision": REVISION,
-                "records": part.kind,
-                "rows": self._rows[part.rows],
-                "reads": part.names,
-                "embedder": source_identity(embedder, None),
-            },
             parents={"texts": texts},
-            do=lambda folder, parents, progress: measuring.compare_texts(
-                folder, parents["texts"], self.setting, part, embedder, progress
-            ),
+            source=self.source,
+            records=part.kind,
+            rows=self._rows[part.rows],
+            reads=part.names,
+            embedder=source_identity(embedder, None),
+            embedder_source=embedder,
+            part=part,
         )
 
     def metrics(
@@ -155,50 +132,40 @@ class EvaluationJobs:
         for metric in panel:
             if metric.where and metric.rows:
                 measuring.rows_where(sets[metric.rows], metric)
-        meta = self.meta()
-        given, mark = self._retain_log(retain_file) if retain_file else (None, None)
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            against = given
-            if "retain" in parents:
-                against = read_results(parents["retain"] / self.eval_file)[0]
-            others = [path for role, path in parents.items() if role.startswith("shadow_")]
-            facts = measuring.measure(folder, parents["records"], self.setting, panel, against, meta, others)
-            progress(1, 1)
-            return facts
-
-        identity: dict[str, Any] = {"revision": REVISION, "panel": self._panel}
-        if mark is not None:
-            identity["retain_logs"] = mark
         parents = {"records": records} | ({"retain": retain} if retain else {})
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
-        return Job(kind="metrics", label=label, identity=identity, parents=parents, do=do)
+        return MetricsJob(
+            label=label,
+            parents=parents,
+            source=self.source,
+            panel=self._panel,
+            retain_log=self._retain_log(retain_file)[1] if retain_file else None,
+            meta=self._meta,
+            eval_file=self.eval_file,
+        )
 
     def harness(self, label: str, model: Job | None) -> Job | None:
         """The tasks of lm-evaluation-harness on a model, if any are asked for."""
         config = self.evaluation.lm_eval
         if not config.tasks:
             return None
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            meta = {"benchmark": "lm_eval", "tasks": list(config.tasks)}
-            return harness.measure_tasks(folder, self._source(parents), self.setting.model, config, meta, progress)
-
-        return Job(
-            kind="lm_eval",
+        return HarnessJob(
             label=label,
-            identity={"revision": REVISION, **harness.identity(config), **self._source_identity(model)},
-            parents={} if model is None else {"model": model},
-            do=do,
+            parents=parents_of(model=model),
+            source=self.source,
+            asked=harness.identity(config),
+            model=self._model_input(model),
+            config=config,
+            model_config=self.setting.model,
         )
 
-    def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, MetricResult], str]:
-        """The results of a retain log that fits this setting, and its SHA-256; read once. Raises ConfigError."""
+    def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, MetricResult], FileRef]:
+        """The results of a retain log that fits this setting, and the file; read once. Raises ConfigError."""
         if retain_file not in self._logs:
             n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
             results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
-            self._logs[retain_file] = results, file_sha256(retain_file)
+            self._logs[retain_file] = results, FileRef.of(retain_file)
         return self._logs[retain_file]
 
     def _tokenizer_mark(self) -> str | None:
@@ -213,28 +180,29 @@ class EvaluationJobs:
         """The name of the results file, as the field knows it: TOFU_EVAL.json."""
         return f"{self.setting.benchmark.eval_name}_EVAL.json"
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> Mapping[str, Any]:
         """What stands in a results file about what was measured; a retain log is checked against it."""
+        return self._meta
+
+    def _made_meta(self) -> Mapping[str, Any]:
         benchmark = self.setting.benchmark
         return {
             "benchmark": benchmark.name,
             "forget_split": benchmark.split,
             "truth_ratio": self.evaluation.truth_ratio,
             "template": fingerprint(dataclasses.replace(self.setting.template, max_length=2)),
-            "rows": {n: self._rows[n] for n in sorted({m.rows for m in benchmark.panel if m.rows})},
+            "rows": {n: self._rows[n].fingerprint for n in sorted({m.rows for m in benchmark.panel if m.rows})},
         }
 
-    def _source(self, parents: Mapping[str, Path]) -> str:
-        """Where a job's model lies: with its parent, or at the configured source."""
-        return str(parents["model"]) if "model" in parents else str(self.setting.model.source)
-
-    def _source_identity(self, start: Job | None) -> dict[str, Any]:
-        """The template, the weights' type and, where no job made them, the model and the tokenizer."""
-        model = self.setting.model
-        out: dict[str, Any] = {"template": self.setting.template, "dtype": model.model_args.dtype}
-        if start is None and model.source:
-            out["model"] = source_identity(model.source, model.model_args.revision)
-        named = model.tokenizer_args.pretrained_model_name_or_path
-        if named:
-            out["tokenizer"] = tokenizer_identity(named, model.tokenizer_args.revision)
-        return out
+    def _model_input(self, start: Job | None) -> ModelInput:
+        """The template, the weights' type and, if no job made them, the model and the tokenizer."""
+        made = start is not None
+        if made not in self._models:
+            model, named = self.setting.model, self.setting.model.tokenizer_args.pretrained_model_name_or_path
+            self._models[made] = ModelInput(
+                self.setting.template,
+                model.model_args.dtype,
+                None if made or not model.source else source_identity(model.source, model.model_args.revision),
+                tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
+            )
+        return self._models[made]

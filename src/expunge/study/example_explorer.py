@@ -10,10 +10,10 @@ import yaml
 
 from expunge.benchmarks import Benchmark
 from expunge.core.fingerprints import canonical
+from expunge.engine.run import RunOutcome
 from expunge.metrics.api import Score
 from expunge.report.model import Explorer, ReportEntry, ReportProvenance, ReportRun, RowScore
 from expunge.study.graph import StudyGraph
-from expunge.study.run import RunOutcome
 
 # family -> what its score of a row is called, the statistic that holds it, and which end of it says "still known"
 SCORES: Mapping[str, tuple[RowScore, str]] = {

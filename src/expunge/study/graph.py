@@ -10,6 +10,7 @@ from typing import NamedTuple
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
+from expunge.engine.job import Job
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
@@ -17,7 +18,7 @@ from expunge.report.table import format_setting
 from expunge.study.audit_jobs.jobs import audit_jobs, audited, check_audits
 from expunge.study.audit_jobs.results import AuditEntry, AuditSubject
 from expunge.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
-from expunge.study.job import Job
+from expunge.study.context_source import ContextSource
 from expunge.study.meta_evaluation.jobs import check_meta, meta_job
 from expunge.study.requests import with_requests
 from expunge.study.resolve_task import resolve_task
@@ -116,7 +117,7 @@ def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
         for x in leaves
         if study.audits and audited(x.label, links, setting.benchmark.sets, whole)
     ]
-    audits, meta = audit_jobs(study, setting, subjects), meta_job(study, maker, start, leaves)
+    audits, meta = audit_jobs(study, maker, subjects), meta_job(study, maker, start, leaves)
     return StudyGraph(study, setting, tuple(leaves), audits=audits, meta=meta)
 
 
@@ -134,13 +135,15 @@ def _maker(study: StudyConfig, rooms: Rooms) -> tuple[TrainingJobs, Mapping[str,
     if made_of not in rooms:
         check_model(study.model)
         setting = resolve_task(study)
+        source = ContextSource.of(study, setting)
         check_given(study, setting.benchmark)
         if study.data.request is not None:
             raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
         links: Mapping[str, str] = {"": setting.benchmark.forget_set}
         if study.requests != 1:
             setting, links = with_requests(setting, study.requests)
-        rooms[made_of] = TrainingJobs(setting, study.eval), links
+            source = source.then("requests", {"requests": study.requests}).holding(setting)
+        rooms[made_of] = TrainingJobs(setting, study.eval, source), links
     return rooms[made_of]
 
 

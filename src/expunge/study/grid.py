@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.core.errors import ConfigError, UserError, nearest
+from expunge.engine.job import Job, in_order
 from expunge.study.config import StudyConfig, decode_study, with_value
 from expunge.study.graph import ModelNode, Rooms, StudyGraph, build_graph
-from expunge.study.job import Job, in_order
 
 FIXED = ("grid", "grid_cells", "grid_names", "keep", "launch", "name", "paths", "sweep")  # one for the whole grid
 
@@ -125,9 +125,7 @@ def _joined(study: StudyConfig, found: Sequence[GridCell], graphs: Sequence[Stud
     def one(job: Job) -> Job:
         if job.key not in made:
             label = numbers.get(job.key) or "/".join(filter(None, (prefix(tuple(shared[job.key])), job.label)))
-            parents = {role: one(parent) for role, parent in job.parents.items()}
-            made[job.key] = dataclasses.replace(job, label=label, parents=parents)
-            vars(made[job.key])["key"] = job.key  # no label counts, so it need not be computed again
+            made[job.key] = job.relabelled(label, {role: one(parent) for role, parent in job.parents.items()})
         return made[job.key]
 
     def renamed(leaf: ModelNode) -> ModelNode:

@@ -12,12 +12,12 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, JobError, nearest
 from expunge.core.fingerprints import folder_sha256
+from expunge.engine.job import Progress
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device
 from expunge.study.config import LmEval
-from expunge.study.job import Progress
 
 KEY = "eval.lm_eval"
 PREFIX = "LMEval_"

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from expunge.core.files import link
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.engine.job import Progress
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import TOKENIZER, limited, marked, results_of, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts
@@ -27,7 +28,6 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
 from expunge.models.load import load_model, pick_device
-from expunge.study.job import Progress
 from expunge.study.task_context import TaskContext
 
 __all__ = [

@@ -12,10 +12,10 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoded
+from expunge.engine.job import Progress
 from expunge.methods.api import Quantity, ScoredPositions
 from expunge.methods.objective import Objective
 from expunge.models.load import Bits
-from expunge.study.job import Progress
 from expunge.study.task_context import TaskContext
 from expunge.study.work import encode_alternates, encode_sets, load_trained
 from expunge.training.batching import SIDES

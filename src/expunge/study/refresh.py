@@ -16,6 +16,7 @@ from expunge.core.fingerprints import canonical
 from expunge.metrics.results import META, read_results
 from expunge.study import measuring
 from expunge.study.config import decode_task
+from expunge.study.context_source import ContextSource
 from expunge.study.resolve_task import resolve_task
 from expunge.study.single import SingleJob
 from expunge.study.task_context import check_retain_file
@@ -44,7 +45,7 @@ def refresh(
     if retain_logs_path is not None:
         single = dataclasses.replace(single, retain_logs_path=retain_logs_path)
     setting = resolve_task(single)
-    maker = TrainingJobs(setting, single.eval)
+    maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     meta = maker.meta()
     _check_rows(evals / maker.eval_file, meta)
     mark = measuring.tokenizer_of(evals / "records")

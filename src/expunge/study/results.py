@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import JobError
 from expunge.core.records import text_records
+from expunge.engine.job import in_order
+from expunge.engine.run import RunOutcome
+from expunge.engine.store import Store
 from expunge.metrics.aggregate import band
 from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
@@ -22,12 +25,9 @@ from expunge.study.audit_jobs.results import AuditSubject, audit_lines
 from expunge.study.example_explorer import explorer, making
 from expunge.study.graph import ModelNode, StudyGraph
 from expunge.study.harness import EVAL_FILE
-from expunge.study.job import cut_answers, in_order
 from expunge.study.meta_evaluation.jobs import meta_section
-from expunge.study.run import RunOutcome
-from expunge.study.store import Store
 from expunge.study.stories.results import stories_model
-from expunge.study.work import TRAJECTORY
+from expunge.study.work import TRAJECTORY, cut_answers
 
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"

@@ -13,18 +13,20 @@ import yaml
 from expunge.core import distributed
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import link, sweep_parts, whole_folder, write_text
+from expunge.core.files import sweep_parts, whole_folder, write_text
 from expunge.core.fingerprints import canonical
+from expunge.engine.collective import all_done, help_with
+from expunge.engine.job import Job
+from expunge.engine.run import JobEvent, run
+from expunge.engine.show import show
+from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
 from expunge.models.load import pick_device
-from expunge.study.collective import all_done, help_with
 from expunge.study.config import TaskConfig
-from expunge.study.job import Job
+from expunge.study.context_source import ContextSource
 from expunge.study.resolve_task import resolve_task
-from expunge.study.run import JobEvent, run
-from expunge.study.store import Store
 from expunge.study.task_context import TaskContext, check_model
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
@@ -133,7 +135,7 @@ def prepare(single: SingleJob) -> PreparedJob:
         _check_several(single, fittings)
     setting = resolve_task(single)
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
-    maker = TrainingJobs(setting, single.eval)
+    maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     start = maker.base() if single.model.scratch else None
     model = None
     if fittings:
@@ -289,7 +291,7 @@ def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
 
 
 def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
-    """Hard links into the store (copies across file systems): a model takes its place on the disk once."""
+    """Show the results, the settings and the mark of the job."""
     evals = part / "evals" if prepared.model else part
     for job, where in (
         (prepared.model, part),
@@ -297,15 +299,7 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
         (prepared.metrics, evals),
         (prepared.harness, evals),
     ):
-        if job is None:
-            continue
-        store.restore(job)
-        source = store.path(job)
-        for file in sorted(p for p in source.rglob("*") if p.is_file()):
-            target = where / file.relative_to(source)
-            if target.exists():  # two jobs that end in one folder: the first one's record stands
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            link(file, target)
+        if job is not None:
+            show(job, store, where)  # of two jobs in one folder the first one's record stands
     write_text(part / "config.yaml", yaml.safe_dump(canonical(prepared.single), sort_keys=False))
     write_text(part / ".expunge-key", prepared.key + "\n")

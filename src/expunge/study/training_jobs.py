@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.engine.job import Estimate, Job
 from expunge.methods.objective import Objective, objective
-from expunge.methods.weight_edits import WeightEdit, weight_edit_identity
-from expunge.metrics.api import MetricResult
-from expunge.metrics.compute import identity as panel_identity
+from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.compute import requests
 from expunge.models.config import preset_identity, tokenizer_identity
 from expunge.study import measuring, work
-from expunge.study.evaluation_jobs import REVISION, EvaluationJobs
-from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
-from expunge.study.precomputed_references import IMPLIED, ReferenceSpec, compute_reference, reference_specs
+from expunge.study.context_source import RowsRef
+from expunge.study.evaluation_jobs import EvaluationJobs
+from expunge.study.job_values import EditRef, MethodRef, Panel
+from expunge.study.model_jobs import (
+    AlternatesJob,
+    BaseJob,
+    EditJob,
+    ReferenceJob,
+    TrainEvaluation,
+    TrainJob,
+    UnlearnJob,
+    parents_of,
+)
+from expunge.study.precomputed_references import IMPLIED, ReferenceSpec, reference_specs
 from expunge.study.requests import changed
 from expunge.study.task_context import check_sides
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -32,7 +42,7 @@ ALTERNATES_SEED = 0
 
 
 class TrainingJobs(EvaluationJobs):
-    """Makes the jobs of one setting: those that make models, and, as a Scorer, those that measure them."""
+    """Makes the jobs of one setting: those that make models, and, as `EvaluationJobs`, those that measure them."""
 
     def forgetting(self, name: str) -> TrainingJobs:
         """The same maker with another of the benchmark's sets as the forget set."""
@@ -48,26 +58,17 @@ class TrainingJobs(EvaluationJobs):
                 f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
                 "model.model_args.pretrained_model_name_or_path="
             )
-        return Job(
-            kind="base",
+        given = benchmark.tokenizer
+        return BaseJob(
             label=str(model.scratch),
-            identity={
-                "revision": REVISION,
-                **preset_identity(model.scratch),
-                "vocab_size": model.vocab_size,
-                "seed": model.init_seed,
-                **self._vocabulary(),
-            },
-            do=lambda folder, parents, progress: work.base(folder, self.setting, progress),
+            source=self.source,
+            preset=preset_identity(model.scratch),
+            vocab_size=model.vocab_size,
+            init_seed=model.init_seed,
+            text=() if given else tuple(self._rows[n] for n in benchmark.full_sets),
+            tokenizer=tokenizer_identity(given, None) if given else None,
             estimate=self._sizes.model,
         )
-
-    def _vocabulary(self) -> dict[str, Any]:
-        """What decides the tokenizer of a model from scratch: the text it is trained on, or the one that is given."""
-        benchmark = self.setting.benchmark
-        if benchmark.tokenizer is None:
-            return {"text": [self._rows[n] for n in benchmark.full_sets]}
-        return {"tokenizer": tokenizer_identity(benchmark.tokenizer, None)}
 
     def fit(
         self,
@@ -88,64 +89,44 @@ class TrainingJobs(EvaluationJobs):
         check_quantize(args.lora)
         check_run(chosen, args)
         check_reporters(args.report_to)
-        given = self._given_retain(retain_file, args) if retain_file else None
-        evaluation = self._evaluation(args, retain, retain_file if given else None)
+        given = retain_file if retain_file and self._reads_log(args) else None
+        evaluation = self._evaluation(args, retain, given)
         teacher, start = self._teacher(label, start, chosen, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, chosen)
         other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
-        parents = ({} if start is None else {"model": start}) | ({} if other is None else {"alternates": other})
+        parents = parents_of(model=start, alternates=other)
         refusing = chosen.needs.alternate is not None and other is None
         n_other = work.N_ALTERNATES if other else len(self.setting.refusals)
-        reads = reference_specs(chosen, used, self.setting.benchmark.sets, n_other, args)
-        for role, wanted in reads.items():
-            parents[role] = self._reference(start if role in IMPLIED else teacher, wanted, other)
+        specs = reference_specs(chosen, used, self.setting.benchmark.sets, n_other, args)
+        for role, spec in specs.items():
+            parents[role] = self._reference(start if role in IMPLIED else teacher, spec, other)
         if retain is not None and args.evaluate.reads_retain:
             parents["retain_records"] = retain
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            return work.fit(
-                folder, self._source(parents), self.setting, chosen, used, args, progress,
-                alternates=parents.get("alternates"),
-                references={role.removesuffix("_ref"): (parents[role], wanted.what) for role, wanted in reads.items()},
-                retain=parents.get("retain_records", given), generation=self.evaluation.generation,
-                checkpoints=parents.get(CHECKPOINTS), label=label,
-            )  # fmt: skip
-
-        return Job(
-            kind="unlearn" if chosen.forgets else "train",
+        return (UnlearnJob if chosen.forgets else TrainJob)(
             label=label,
-            identity={
-                **self._trained_identity(chosen, used, args, refusing=refusing),
-                **evaluation,
-                **self._source_identity(start),
-            },
             parents=parents,
-            do=do,
+            source=self.source,
+            objective=MethodRef.of(chosen),
+            args=args,
+            rows={side: self._refs(names) for side, names in used.items()},
+            model=self._model_input(start),
+            refusals=self.setting.refusals if refusing else None,
+            evaluation=evaluation,
+            references={role: spec.what for role, spec in specs.items()},
+            generation=self.evaluation.generation,
             estimate=self._sizes.fit(
                 used, args, evaluation=self._one_evaluation(args), alternates=chosen.needs.alternate is not None
             ),
-            implied=IMPLIED,
-            resumes=True,
-            together=True,
         )
 
-    def _trained_identity(
-        self, chosen: Objective, used: Mapping[str, Sequence[str]], args: TrainArgs, *, refusing: bool
-    ) -> dict[str, Any]:
-        """What a fingerprint covers of the training itself: what is learned, how, and from which rows."""
-        return {
-            "revision": REVISION,
-            "objective": chosen.identity,
-            "args": args.identity,
-            "rows": {s: [self._rows[n] for n in names] for s, names in used.items()},
-            **({"refusals": self.setting.refusals} if refusing else {}),
-        }
+    def _refs(self, names: Iterable[str]) -> tuple[RowsRef, ...]:
+        return tuple(self._rows[name] for name in names)
 
-    def _evaluation(self, args: TrainArgs, retain: Job | None, retain_file: Path | None) -> dict[str, Any]:
-        """What a fingerprint covers of the evaluations during training; nothing without any. Raises ConfigError."""
+    def _evaluation(self, args: TrainArgs, retain: Job | None, retain_file: Path | None) -> TrainEvaluation | None:
+        """What evaluations during training read; None without any. Raises ConfigError."""
         if not args.evaluate.on:
-            return {}
+            return None
         watched = self.setting.watched or self.setting.benchmark
         panel = work.watched_metrics(watched, args.evaluate)
         losses = work.loss_sets(self.setting.benchmark, args.evaluate)
@@ -160,13 +141,14 @@ class TrainingJobs(EvaluationJobs):
                 "none; name another metric, such as forget_Q_A_Prob"
             )
         wanted = requests(panel)
-        return {
-            "panel": panel_identity(panel),
-            **({"retain_logs": self._retain_log(retain_file)[1]} if retain_file else {}),
-            "evaluated": {n: watched.sets[n].fingerprint() for n in sorted(wanted.rows)},
-            **({"losses": {name: self._rows[name] for name in losses}} if losses else {}),
-            **({"generation": self.evaluation.generation} if wanted.texts or args.evaluate.prompts else {}),
-        }
+        names = sorted(wanted.rows)
+        return TrainEvaluation(
+            panel=Panel(tuple(panel)),
+            rows=tuple(RowsRef(name, watched.sets[name].fingerprint()) for name in names),
+            losses=self._refs(losses),
+            generation=self.evaluation.generation if wanted.texts or args.evaluate.prompts else None,
+            retain_log=self._retain_log(retain_file)[1] if retain_file else None,
+        )
 
     def to_watch(self, records: Job | None) -> Job | None:
         """A retain model's records, of the rows that evaluations during training read."""
@@ -174,13 +156,14 @@ class TrainingJobs(EvaluationJobs):
         if records is None or watched is None:
             return records
         model = next(part.parents["model"] for part in records.parents.values() if "model" in part.parents)
-        own = TrainingJobs(dataclasses.replace(self.setting, benchmark=watched, watched=None), self.evaluation)
+        setting = dataclasses.replace(self.setting, benchmark=watched, watched=None)
+        own = TrainingJobs(setting, self.evaluation, self.source.then("watched").holding(setting))
         return own.records(records.label, model)
 
-    def _given_retain(self, retain_file: Path, args: TrainArgs) -> Mapping[str, MetricResult] | None:
-        """The results that evaluations during training are held against, where they read any. Raises ConfigError."""
+    def _reads_log(self, args: TrainArgs) -> bool:
+        """Whether evaluations during training compare with a retain log. Raises ConfigError if it does not fit."""
         if not args.evaluate.reads_retain:
-            return None
+            return False
         if self.setting.watched is not None:
             raise ConfigError(
                 "eval.rows: evaluations during training read the rows for selection, and retain_logs_path has the "
@@ -194,7 +177,7 @@ class TrainingJobs(EvaluationJobs):
                 f"trainer.args.evaluate.rows: {n_rows} of up to {longest} rows are evaluated, and retain_logs_path has "
                 f"the retain model's numbers on all of them; set rows to {longest}, or rule.target to low or high"
             )
-        return self._retain_log(retain_file)[0]
+        return True
 
     def _one_evaluation(self, args: TrainArgs) -> Estimate:
         """The work of one evaluation during training."""
@@ -226,22 +209,15 @@ class TrainingJobs(EvaluationJobs):
         """What a model says of rows, for all runs that ask the same."""
         other = other if wanted.side == "alternate" else None
         refusing = wanted.side == "alternate" and other is None
-        return Job(
-            kind="reference",
+        return ReferenceJob(
             label=f"{of.label if of else 'model'}-{wanted.label}",
-            identity={
-                "revision": REVISION,
-                "rows": [self._rows[n] for n in wanted.sets],
-                **wanted.identity,
-                **({"refusals": self.setting.refusals} if refusing else {}),
-                **self._source_identity(of),
-            },
-            parents=({} if of is None else {"model": of}) | ({} if other is None else {"alternates": other}),
-            do=lambda folder, parents, progress: compute_reference(
-                folder, self._source(parents), self.setting, wanted, progress, alternates=parents.get("alternates")
-            ),
+            parents=parents_of(model=of, alternates=other),
+            source=self.source,
+            rows=self._refs(wanted.sets),
+            spec=wanted,
+            model=self._model_input(of),
+            refusals=self.setting.refusals if refusing else None,
             estimate=self._sizes.read(wanted.sets, wanted.n_rows),
-            passing=True,
         )
 
     def _alternates(self, start: Job | None) -> Job:
@@ -249,36 +225,26 @@ class TrainingJobs(EvaluationJobs):
         how = dataclasses.replace(
             self.evaluation.generation, temperature=1.0, samples=work.N_ALTERNATES, seed=ALTERNATES_SEED
         )
-        return Job(
-            kind="alternates",
+        return AlternatesJob(
             label=start.label if start else "model",
-            identity={
-                "revision": REVISION,
-                "rows": self._rows[self.setting.benchmark.forget_set],
-                "generation": how,
-                "refusals": self.setting.refusals,
-                **self._source_identity(start),
-            },
-            parents={} if start is None else {"model": start},
-            do=lambda folder, parents, progress: work.alternates(
-                folder, self._source(parents), self.setting, how, progress
-            ),
+            parents=parents_of(model=start),
+            source=self.source,
+            rows=self._rows[self.setting.benchmark.forget_set],
+            generation=how,
+            refusals=self.setting.refusals,
+            model=self._model_input(start),
         )
 
-    def edited(self, label: str, edit: WeightEdit, base: Job | None, others: Sequence[Job]) -> Job:
-        """Weights made from other models' weights, without training."""
-        source = {} if base else {"base": str(self.setting.model.source)}
-        return Job(
-            kind="edit",
+    def edited(
+        self, label: str, edit: WeightEdit, base: Job | None, others: Sequence[Job], *, temporary: bool = False
+    ) -> Job:
+        """Weights made from other models' weights, without training. temporary: they may go once measured."""
+        return EditJob(
             label=label,
-            identity={
-                "revision": REVISION,
-                "edit": weight_edit_identity(edit),
-                **({} if base else self._source_identity(None)),
-            },
-            parents=({"base": base} if base else {}) | {f"other_{i}": other for i, other in enumerate(others)},
-            do=lambda folder, parents, progress: work.apply_edit(
-                folder, {**source, **parents}, self.setting, edit, progress
-            ),
+            parents=parents_of(base=base) | {f"other_{i}": other for i, other in enumerate(others)},
+            source=self.source,
+            edit=EditRef.of(edit),
+            model=None if base else self._model_input(None),
+            temporary=temporary,
             estimate=self._sizes.model,
         )

@@ -19,6 +19,7 @@ from expunge.core.files import write_text
 from expunge.data.examples import ExampleSet
 from expunge.data.stories import TokenDataset, joined
 from expunge.data.template import Encoded, Encoder, n_truncated
+from expunge.engine.job import Progress
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.methods.objective import Objective
@@ -27,7 +28,6 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
-from expunge.study.job import Progress
 from expunge.study.measuring import parts
 from expunge.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -136,6 +136,13 @@ def _facts(
         losses = dict.fromkeys(loss_sets(setting.benchmark, args), args.n_rows)
         facts["evaluation"] = {**done.selected, "rows": panel.read, **({"losses": losses} if losses else {})}
     return facts
+
+
+def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:
+    """Of a finished job: how many answers of each set were cut, where any were."""
+    facts = (record or {}).get("facts", {})
+    cut = {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}
+    return {name: n for name, n in cut.items() if n}
 
 
 @dataclass(frozen=True)

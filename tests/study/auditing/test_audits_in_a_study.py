@@ -16,6 +16,7 @@ from expunge.audits import RelearnSpec
 from expunge.cli.api import StudyResult, load_study
 from expunge.core.errors import ConfigError
 from expunge.core.records import token_records
+from expunge.engine.job import in_order
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
 from expunge.report.curves import audit_figures
@@ -24,7 +25,6 @@ from expunge.study import work
 from expunge.study.audit_jobs.work import relearn, relearn_args
 from expunge.study.config import decode_study
 from expunge.study.graph import StudyGraph, build_graph
-from expunge.study.job import in_order
 from expunge.training.loop import train
 
 AUDITS = (

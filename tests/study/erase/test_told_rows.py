@@ -6,7 +6,8 @@ import pytest
 
 from expunge.metrics.api import MetricResult
 from expunge.study.erase.findings import BeforeAfter, EraseFinding, single_rows
-from expunge.study.erase.request import KNOWN, UNSEEN
+from expunge.study.erase.jobs import UNSEEN
+from expunge.study.erase.request import KNOWN
 
 
 def of(probs: list[float], unseen: float | None = None) -> dict[str, MetricResult]:

@@ -12,10 +12,10 @@ import pytest
 
 from expunge.cli.api import load_study
 from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
 from expunge.study.config import decode_study
 from expunge.study.graph import build_graph
 from expunge.study.grid import study_graph
-from expunge.study.job import in_order
 from expunge.study.meta_evaluation.formulas import (
     AttackedModel,
     MetaLine,

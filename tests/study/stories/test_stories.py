@@ -17,7 +17,6 @@ from expunge.core.errors import ConfigError, DataError
 from expunge.data.stories import TokenDocuments, load_records
 from expunge.study.config import decode_study
 from expunge.study.grid import study_graph
-from expunge.study.launch import StudySpec
 from expunge.study.stories import work
 from expunge.study.stories.jobs import NEVER, PRESENT, story_jobs
 from expunge.study.stories.results import read_points, steps_back
@@ -52,7 +51,7 @@ def tree(**stories: Any) -> dict[str, Any]:
 
 def handle(folder: Path, **stories: Any) -> StudyHandle:
     made = {**tree(**stories), "paths": {"store": str(folder / "store"), "output_dir": str(folder / "out")}}
-    return StudyHandle(study_graph(made), StudySpec(made, ()))
+    return StudyHandle(study_graph(made))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
+from expunge.engine.job import in_order
 from expunge.metrics.api import Metric
 from expunge.models.config import ModelConfig
 from expunge.study.config import EvalSplit, decode_study
 from expunge.study.grid import study_graph
-from expunge.study.job import in_order
 from expunge.study.sweep.selection import with_part
 from expunge.study.task_context import TaskContext
 

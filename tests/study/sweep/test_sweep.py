@@ -11,10 +11,10 @@ import pytest
 
 import expunge as package
 from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
+from expunge.engine.store import Store
 from expunge.study.config import SweepConfig, decode_study
 from expunge.study.grid import study_graph
-from expunge.study.job import in_order
-from expunge.study.store import Store
 from expunge.study.sweep.space import SearchRange, propose
 from expunge.study.sweep.stages import check_sweep, next_stage
 

@@ -5,36 +5,40 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from expunge.audits import (
     Analysis,
     Audit,
     AuditInputs,
-    AuditOutputs,
     AuditPlan,
     AuditProbe,
     Change,
     Nf4Spec,
     RelearnSpec,
-    audit_identity,
     make_audit,
 )
 from expunge.audits.api import audit_name
-from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
+from expunge.engine.job import Job
 from expunge.metrics.api import Metric
-from expunge.metrics.compute import identity as panel_identity
-from expunge.metrics.results import write_results
-from expunge.study import measuring, work
-from expunge.study.audit_jobs.results import EVAL_NAME, AuditEntry, AuditSubject, probe_results, write_told
-from expunge.study.audit_jobs.work import in_nf4, relearn, relearn_args
+from expunge.study import measuring
+from expunge.study.audit_jobs import types
+from expunge.study.audit_jobs.results import AuditEntry, AuditSubject
+from expunge.study.audit_jobs.types import (
+    AnalysisJob,
+    AuditJob,
+    Nf4Job,
+    RelearnJob,
+    ScoredRows,
+    analysis_identity,
+    audit_context,
+    audit_inputs,
+)
+from expunge.study.audit_jobs.work import relearn_args
 from expunge.study.config import StudyConfig
-from expunge.study.evaluation_jobs import REVISION
-from expunge.study.job import Job, Progress
-from expunge.study.task_context import TaskContext
+from expunge.study.job_values import AuditRef, Panel
+from expunge.study.model_jobs import parents_of
 from expunge.study.training_jobs import TrainingJobs
 
 CONTROLS = ("retain", "full")
@@ -67,7 +71,7 @@ def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet]
     return "@" not in label or label.endswith(f"@{list(links)[-1]}")
 
 
-def audit_jobs(study: StudyConfig, setting: TaskContext, subjects: Sequence[AuditSubject]) -> tuple[AuditEntry, ...]:
+def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[AuditSubject]) -> tuple[AuditEntry, ...]:
     """A job for each audit and unlearned model, above the probes of the model and of its controls.
 
     Raises ConfigError where the rows do not allow what an audit asks for.
@@ -77,14 +81,13 @@ def audit_jobs(study: StudyConfig, setting: TaskContext, subjects: Sequence[Audi
     if not audits:
         return ()
     names = [audit_name(audit) for audit in audits]
-    ground = audit_inputs(study, setting)
+    ground = audit_inputs(study, maker.setting)
     for i, audit in enumerate(audits):
         name = names[i] if names.count(names[i]) == 1 else f"{names[i]} {names[: i + 1].count(names[i])}"
-        asked = audit.expand(ground)
-        maker = _AuditJobs(study, setting, asked)
+        jobs = _AuditJobs(study, maker, AuditRef.of(audit), audit.expand(ground), ground)
         beside = {(s.train_seed, s.role): s for s in subjects if s.role in CONTROLS}
         probes = {
-            subject.name: maker.probes(subject, {role: beside.get((subject.train_seed, role)) for role in CONTROLS})
+            subject.name: jobs.probes(subject, {role: beside.get((subject.train_seed, role)) for role in CONTROLS})
             for subject in subjects
         }
         for subject in subjects:
@@ -93,37 +96,21 @@ def audit_jobs(study: StudyConfig, setting: TaskContext, subjects: Sequence[Audi
             sides = {
                 s.role: probes[s.name] for s in subjects if s.role in CONTROLS and s.train_seed == subject.train_seed
             }
-            job = maker.told(f"{subject.name} {name}", audit, ground, {"model": probes[subject.name], **sides})
+            job = jobs.findings(f"{subject.name} {name}", {"model": probes[subject.name], **sides})
             out.append(AuditEntry(name, subject, job))
     return tuple(out)
-
-
-def audit_inputs(study: StudyConfig, setting: TaskContext) -> AuditInputs:
-    """The rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
-    benchmark, template = setting.benchmark, setting.template
-    sets = benchmark.sets
-    name = FORGET if FORGET in sets else benchmark.forget_set
-    if name not in sets:
-        raise ConfigError(f"audits: benchmark={benchmark.name} has no rows to forget")
-    tags = (template.user_start_tag, template.user_end_tag + template.asst_start_tag)
-    return AuditInputs(
-        forget=dataclasses.replace(sets[name], name=name),
-        retain=sets.get(benchmark.retain_set),
-        holdout=dataclasses.replace(sets[HOLDOUT], name=HOLDOUT) if HOLDOUT in sets else None,
-        opens=("", "\n") if template.apply_chat_template else tags,
-        samples=study.eval.sampling.samples,
-    )
 
 
 class _AuditJobs(TrainingJobs):
     """Makes the jobs of one audit: over its own rows, with the panels of its probes."""
 
-    def __init__(self, study: StudyConfig, setting: TaskContext, asked: AuditPlan) -> None:
-        benchmark = dataclasses.replace(
-            setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
-        )
-        super().__init__(dataclasses.replace(setting, benchmark=benchmark), study.eval)
-        self._study, self._asked = study, asked
+    def __init__(
+        self, study: StudyConfig, maker: TrainingJobs, audit: AuditRef, asked: AuditPlan, inputs: AuditInputs
+    ) -> None:
+        setting = audit_context(maker.setting, asked)
+        source = maker.source.then("audit", {"name": audit.name, "args": audit.args}, module=types.__name__)
+        super().__init__(setting, study.eval, source.holding(setting))
+        self._study, self._audit, self._asked, self._inputs = study, audit, asked, inputs
 
     def probes(self, subject: AuditSubject, controls: Mapping[str, AuditSubject | None]) -> dict[str, Job]:
         """What is measured of one model, by probe; what needs a control that is not there is left out."""
@@ -137,7 +124,7 @@ class _AuditJobs(TrainingJobs):
         label = f"{subject.name} {probe.name}"
         if isinstance(probe.change, Analysis):
             beside = {role: held.model for role in probe.change.beside if (held := controls[role])}
-            return self._looked(label, subject.model, probe.change, beside)
+            return self._analysed(label, subject.model, probe, probe.change, beside)
         if isinstance(probe.change, RelearnSpec):
             return self._relearned(label, subject.model, probe.change, probe.panel)
         model = self._changed(label, subject.model, probe.change)
@@ -149,100 +136,67 @@ class _AuditJobs(TrainingJobs):
         if change is None or isinstance(change, RelearnSpec | Analysis):
             return model
         if isinstance(change, Nf4Spec):
-            job = Job(
-                kind="edit",
+            return Nf4Job(
                 label=label,
-                identity={"revision": REVISION, "edit": {"name": "nf4"}, **self._source_identity(model)},
-                parents={} if model is None else {"model": model},
-                do=lambda folder, parents, progress: in_nf4(folder, self._source(parents), self.setting, progress),
+                parents=parents_of(model=model),
+                source=self.source,
+                model=self._model_input(model),
+                form="nf4",
             )
-        else:
-            job = self.edited(label, change, model, ())
-        # a method of the study may be the same edit, under another name
-        return dataclasses.replace(job, identity={**job.identity, "audit": True}, passing=True)
+        return self.edited(label, change, model, (), temporary=True)
 
-    def _looked(self, label: str, model: Job | None, look: Analysis, beside: Mapping[str, Job | None]) -> Job:
+    def _analysed(
+        self, label: str, model: Job | None, probe: AuditProbe, change: Analysis, beside: Mapping[str, Job | None]
+    ) -> Job:
         """Something read off the model itself, with the controls it asks for at hand."""
         parents = {"model": model, **beside}
-
-        def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            sources = {role: str(found.get(role, self.setting.model.source)) for role in parents}
-            sets = {name: self.setting.benchmark.sets[name] for name in look.sets}
-            encoder = self.setting.encoder(sources["model"])
-
-            def load(role: str) -> Any:
-                return work.load_trained(sources[role], self.setting).eval()
-
-            results = look.measure(load, sets, encoder)
-            write_results(folder, results, self.meta(), prefix=self.eval_file.removesuffix("EVAL.json"))
-            progress(1, 1)
-            return {"results": len(results)}
-
-        given = [role for role, job in parents.items() if job is None]
-        return Job(
-            kind="inside",
+        given = tuple(role for role, job in parents.items() if job is None)
+        return AnalysisJob(
             label=label,
-            identity={
-                "revision": REVISION,
-                "look": {"name": type(look).__name__, "revision": look.revision, **dataclasses.asdict(look)},  # type: ignore[call-overload]
-                "rows": {name: self._rows[name] for name in look.sets},
-                "given": given,
-                **self._source_identity(None if given else model),
-            },
-            parents={role: job for role, job in parents.items() if job is not None},
-            do=do,
-            estimate=self._sizes.read(look.sets, sum(len(self.setting.benchmark.sets[n]) for n in look.sets)),
+            parents=parents_of(**parents),
+            source=self.source,
+            analysis=analysis_identity(change),
+            rows={name: self._rows[name] for name in change.sets},
+            given=given,
+            model=self._model_input(None if given else model),
+            audit=self._audit,
+            probe=probe.name,
+            roles=tuple(parents),
+            meta=self.meta(),
+            eval_file=self.eval_file,
+            estimate=self._sizes.read(change.sets, sum(len(self.setting.benchmark.sets[n]) for n in change.sets)),
         )
 
     def _relearned(self, label: str, model: Job | None, change: RelearnSpec, panel: Sequence[Metric]) -> Job:
         args = relearn_args(change, self._study)
         scored = {m.rows: m.tokens for m in panel if m.rows}
-        identity = {
-            "revision": REVISION,
-            "trained": self._rows[change.rows],
-            "scored": {name: [self._rows[name], tokens] for name, tokens in scored.items()},
-            "steps": change.steps,
-            "args": args.identity,
-            "columns": measuring.COLUMNS["tokens"],
-            **self._source_identity(model),
-        }
-
-        def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            return relearn(folder, self._source(parents), self.setting, change, scored, args, progress)
-
-        return Job(
-            kind="relearn",
+        return RelearnJob(
             label=label,
-            identity=identity,
-            parents={} if model is None else {"model": model},
-            do=do,
+            parents=parents_of(model=model),
+            source=self.source,
+            trained=self._rows[change.rows],
+            scored={name: ScoredRows(self._rows[name], tuple(tokens)) for name, tokens in scored.items()},
+            steps=change.steps,
+            args=args,
+            columns=tuple(measuring.COLUMNS["tokens"]),
+            model=self._model_input(model),
+            change=change,
             estimate=self._sizes.fit({"retain": (change.rows,)}, args),
         )
 
-    def told(self, label: str, audit: Audit, ground: AuditInputs, sides: Mapping[str, Mapping[str, Job]]) -> Job:
-        """The reading of all that was measured of a model and its controls."""
-        parents = {f"{who} {probe}": job for who, jobs in sides.items() for probe, job in jobs.items()}
-        panels = {probe.name: panel_identity(probe.panel) for probe in self._asked.probes}
-
-        def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            read = {
-                who: probe_results(self._asked, {probe: found[f"{who} {probe}"] for probe in jobs})
-                for who, jobs in sides.items()
-            }
-            told = audit.read(ground, AuditOutputs(read["model"], read.get("retain"), read.get("full")))
-            write_told(folder, told)
-            progress(1, 1)
-            return {reading.name: reading.verdict for reading in told.readings}
-
-        identity = {
-            "revision": REVISION,
-            "audit": audit_identity(audit),
-            "ground": {"rows": dict(sorted(self._rows.items())), "samples": ground.samples},
-            "panels": panels,
-        }
-        return Job(kind="audit", label=label, identity=identity, parents=parents, do=do)
+    def findings(self, label: str, sides: Mapping[str, Mapping[str, Job]]) -> Job:
+        """The findings from all that was measured of a model and its controls."""
+        return AuditJob(
+            label=label,
+            parents={f"{who} {probe}": job for who, jobs in sides.items() for probe, job in jobs.items()},
+            source=self.source,
+            audit=self._audit,
+            rows=dict(sorted(self._rows.items())),
+            samples=self._inputs.samples,
+            panels={probe.name: Panel(probe.panel) for probe in self._asked.probes},
+        )
 
 
 def _with_panel(maker: _AuditJobs, panel: Sequence[Metric]) -> TrainingJobs:
     benchmark = dataclasses.replace(maker.setting.benchmark, panel=tuple(panel))
-    return TrainingJobs(dataclasses.replace(maker.setting, benchmark=benchmark), maker.evaluation)
+    return TrainingJobs(dataclasses.replace(maker.setting, benchmark=benchmark), maker.evaluation, maker.source)

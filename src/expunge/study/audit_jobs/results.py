@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.audits import AuditFindings, AuditPlan, RelearnSpec
-from expunge.core.files import link, write_json
+from expunge.core.files import write_json
 from expunge.core.numbers import plain
 from expunge.core.records import token_records
+from expunge.engine.job import Job
+from expunge.engine.show import show
+from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import compute
 from expunge.metrics.results import read_results
 from expunge.report.model import AuditLine
 from expunge.study.audit_jobs.work import tokens_file
-from expunge.study.job import Job
-from expunge.study.store import Store
 
 TOLD, ROWS = "audit.json", "rows.parquet"
 EVAL_NAME = "AUDIT"
@@ -84,14 +85,10 @@ def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
 
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
     """The tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
-    made = []
-    for one in audited:
-        source = store.path(one.job) / ROWS
-        if not source.is_file():
-            continue
-        target = folder / f"{one.job.folder_name.rpartition('-')[0]}.parquet"
-        folder.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        link(source, target)
-        made.append(target)
-    return made
+    return [
+        file
+        for one in audited
+        for file in show(
+            one.job, store, folder, names={ROWS: f"{one.job.folder_name.rpartition('-')[0]}.parquet"}, replace=True
+        )
+    ]

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from expunge.audits import RelearnSpec
 from expunge.core.decode import decode
 from expunge.data.examples import ExampleSet
+from expunge.engine.job import Progress
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
 from expunge.models.load import load_model, pick_device, save_model
 from expunge.study import work
 from expunge.study.config import StudyConfig
-from expunge.study.job import Progress
 from expunge.study.task_context import TaskContext
 from expunge.training.config import TrainArgs
 from expunge.training.loop import train

@@ -11,16 +11,17 @@ from typing import Any
 from expunge.audits import Audit, audit_registry, make_audit
 from expunge.audits.api import AS_IT_IS
 from expunge.core.errors import ConfigError
+from expunge.engine.job import Job
+from expunge.engine.run import plan
+from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.report.model import AuditLine
-from expunge.study.audit_jobs.jobs import audit_inputs, audit_jobs
+from expunge.study.audit_jobs.jobs import audit_jobs
 from expunge.study.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
+from expunge.study.audit_jobs.types import audit_inputs
 from expunge.study.config import MethodEntry
 from expunge.study.erase.request import EraseRun
 from expunge.study.erase.search import BudgetClock, Show, TrialResult, carry_on
-from expunge.study.job import Job
-from expunge.study.run import plan
-from expunge.study.store import Store
 
 MOST_RELEARNED = 8
 WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased", "begun")
@@ -84,7 +85,7 @@ def audit_of(erasing: EraseRun, chosen: TrialResult, entry: Mapping[str, Any]) -
     ]
     if erasing.control is not None:
         subjects.append(AuditSubject("control", "control", "retain", 0, None, erasing.control))
-    return audit_jobs(study, erasing.final.setting, subjects)[0], make_audit(entry)
+    return audit_jobs(study, erasing.final, subjects)[0], make_audit(entry)
 
 
 def _run_audit(

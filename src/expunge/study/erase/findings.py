@@ -20,8 +20,9 @@ from expunge.metrics.api import Metric, MetricResult
 from expunge.models.config import looks_local, source_identity
 from expunge.report.erasure import NO_RETAIN, Erasure, ErasureRequest, Finding
 from expunge.study.erase.attacks import AttackResult
+from expunge.study.erase.jobs import UNSEEN
 from expunge.study.erase.request import KNOWN as ANSWERED
-from expunge.study.erase.request import LEFT, UNSEEN, UTILITY, EraseRequest, EraseRun
+from expunge.study.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
 from expunge.study.erase.search import TrialResult
 
 State = Literal["achieved", "not achieved", "not known"]

@@ -10,27 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from expunge.audits.api import some
-from expunge.benchmarks.custom import CustomArgs
-from expunge.benchmarks.example_metrics import rows_panel
-from expunge.benchmarks.metric_suite import HOLDOUT
-from expunge.core.decode import decode
 from expunge.core.durations import seconds
-from expunge.core.errors import ConfigError, DataError
-from expunge.core.files import link, write_json
+from expunge.core.errors import ConfigError
+from expunge.core.files import write_json
 from expunge.core.fingerprints import canonical, file_sha256, fingerprint
-from expunge.data.custom import Columns, continuations, load_rows
+from expunge.data.custom import load_rows
 from expunge.data.examples import ANSWER, ExampleSet
 from expunge.data.template import n_truncated
+from expunge.engine.job import Job
 from expunge.methods.objective import Objective, objective
-from expunge.metrics.api import Metric
 from expunge.models.config import TokenizerArgs, check_source, looks_local, source_identity
 from expunge.models.load import load_tokenizer, pick_device
 from expunge.study.config import StudyConfig
+from expunge.study.context_source import ContextSource
+from expunge.study.erase import jobs
+from expunge.study.erase.jobs import GivenModelJob, columns_of, control_context, erase_context
 from expunge.study.estimate import weights_in
-from expunge.study.job import Job, Progress
 from expunge.study.measuring import tokenizer_mark
 from expunge.study.resolve_task import resolve_task
 from expunge.study.task_context import TaskContext, check_model
@@ -38,13 +33,10 @@ from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
 
 AUTO = "auto"
-KNOWN, LEFT, UNSEEN = "forget_Q_A_Prob", "extraction_strength", "unseen_Q_A_Prob"
+KNOWN, LEFT = "forget_Q_A_Prob", "extraction_strength"
 UTILITY = "retain_Q_A_Prob"
-LEAST_KEPT = 6  # rows to keep: fewer leave no rows to choose and to report by
-MOST_MEASURED = 64  # rows to keep that choose, and as many that report
 WORK = ".expunge"
 MARK, RESULT = "request.json", "result.json"
-SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,71 +182,26 @@ def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
 
 def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, TrainingJobs]:
     """The makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
-    whole = setting.benchmark.sets["retain"]
-    where = study.retain or "the rows to keep"
-    if len(whole) < LEAST_KEPT:
-        raise DataError(
-            f"{where}: {len(whole)} rows to keep; at least {LEAST_KEPT} are needed, for some are trained on, some "
-            "choose the model and some report"
-        )
-    drawn = np.random.default_rng(SPLIT_SEED).permutation(len(whole)).tolist()
-    n = min(len(whole) // 4, MOST_MEASURED)
-    n = max(n, 1)
-    choose, report, kept = (sorted(ids) for ids in (drawn[:n], drawn[n : 2 * n], drawn[2 * n :]))
-    made = []
-    for ids in (choose, report):
-        sets = dict(setting.benchmark.sets) | {"retain": some(whole, kept, "retain")}
-        sets["retain_eval"] = continuations(some(whole, ids, "retain_eval"), "retain_eval", where)
-        panel = rows_panel(sets, truth_ratio=study.eval.truth_ratio)
-        if HOLDOUT in sets:
-            panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
-        benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=panel)
-        made.append(TrainingJobs(dataclasses.replace(setting, benchmark=benchmark), study.eval))
-    return made[0], made[1]
+    source = ContextSource.of(study, setting)
+    search, final = (
+        TrainingJobs(own, study.eval, source.then("erase", {"part": part}, module=jobs.__name__).holding(own))
+        for part in ("choose", "report")
+        for own in [erase_context(setting, study, part)]
+    )
+    return search, final
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
     """The job of a model that never saw the rows: the given one, or --base trained on --full-data without them."""
     if request.retain_model is not None:
-        return given_model(request.retain_model)
+        return GivenModelJob.of(request.retain_model)
     if request.base is None or request.full_data is None:
         return None
-    columns = _columns(request.study)
-    rows = load_rows(request.full_data, "full", columns)
-    asked = {(r.question, r.answer) for r in maker.setting.benchmark.sets["forget"]}
-    left = [r.row_id for r in rows if (r.question, r.answer) not in asked]
-    gone = len(rows) - len(left)
-    if gone == 0:
-        raise DataError(f"{request.full_data}: holds none of the rows to forget, so it is not what taught them")
-    if not left:
-        raise DataError(f"{request.full_data}: holds rows to forget alone; a control needs the others as well")
-    setting = maker.setting
-    args = dataclasses.replace(setting.model.model_args, pretrained_model_name_or_path=request.base)
-    sets = {**setting.benchmark.sets, "rest": some(rows, left, "rest")}
-    own = dataclasses.replace(
-        setting,
-        model=dataclasses.replace(setting.model, model_args=args),
-        benchmark=dataclasses.replace(setting.benchmark, sets=sets),
-    )
-    made = TrainingJobs(own, request.study.eval)
+    own = control_context(maker.setting, request.study, request.base, request.full_data)
+    args = {"base": request.base, "full_data": request.full_data}
+    source = maker.source.then("erase_control", args, module=jobs.__name__).holding(own)
+    made = TrainingJobs(own, request.study.eval, source)
     return made.fit("control", None, objective("finetune"), {"retain": ("rest",)}, request.study.train)
-
-
-def _columns(study: StudyConfig) -> Columns:
-    return decode(CustomArgs, dict(study.data.args), where="data.args").columns
-
-
-def given_model(source: str) -> Job:
-    """A model of the user's as a job, so that it stands beside those that jobs make."""
-
-    def do(folder: Path, parents: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-        for file in sorted(Path(source).expanduser().iterdir()):
-            if file.is_file() and file.name != "job.json":
-                link(file, folder / file.name)
-        progress(1, 1)
-        return {"given": Path(source).name}
-
-    return Job(kind="given", label="control", identity=source_identity(source, None), do=do)
 
 
 def _mark(request: EraseRequest, setting: TaskContext) -> str:
@@ -266,7 +213,7 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
         if named is not None:
             control[key] = source_identity(named, None)
     if request.full_data is not None:
-        control["full_data"] = load_rows(request.full_data, "full", _columns(study)).fingerprint()
+        control["full_data"] = load_rows(request.full_data, "full", columns_of(study)).fingerprint()
         control["train"] = study.train.identity
     asked = {
         f.name: getattr(request, f.name)

@@ -14,13 +14,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import link, sweep_parts, whole_folder, write_json, write_text
+from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
+from expunge.engine.job import Job, in_order
+from expunge.engine.show import show as show_files
+from expunge.engine.store import Store
 from expunge.metrics.results import read_results
 from expunge.report.erasure import erasure_report
 from expunge.study.audit_jobs.results import show_audit_rows
 from expunge.study.erase.attacks import AttackResult, entries, run_audits, seconds_of
 from expunge.study.erase.findings import BeforeAfter, EraseFinding, erasure, exit_code, judge, model_card
-from expunge.study.erase.request import KNOWN, RESULT, UNSEEN, UTILITY, EraseRun, begin
+from expunge.study.erase.jobs import UNSEEN
+from expunge.study.erase.request import KNOWN, RESULT, UTILITY, EraseRun, begin
 from expunge.study.erase.search import (
     BudgetClock,
     Show,
@@ -34,9 +38,7 @@ from expunge.study.erase.search import (
     trial_job,
     wanted_steps,
 )
-from expunge.study.job import Job, in_order
 from expunge.study.retention import GarbagePlan, remove
-from expunge.study.store import Store
 
 MODEL, REPORT = "model", "erasure_report"
 OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # of the store, no part of a model
@@ -160,9 +162,8 @@ def _save(erasing: EraseRun, chosen: TrialResult, store: Store) -> Path:
         return folder
     sweep_parts(folder)
     with whole_folder(folder) as part:
-        for file in sorted(store.path(chosen.job).iterdir()):
-            if file.is_file() and file.name not in OWN:
-                link(file, part / file.name)
+        files = [p.name for p in store.path(chosen.job).iterdir() if p.is_file() and p.name not in OWN]
+        show_files(chosen.job, store, part, names={name: name for name in files})
         write_text(part / "README.md", model_card(erasing, chosen, ()))
     return folder
 
@@ -215,7 +216,7 @@ def _tidy(
         folder = store.path(job)
         if job.key == chosen.job.key or not folder.is_dir():
             continue
-        if job.passing:
+        if job.ephemeral:
             gone.append(GarbagePlan(folder, job.key, "its readers are done"))
         elif job.kind == "unlearn":
             names = tuple(sorted(p.name for p in folder.glob("*.safetensors")))

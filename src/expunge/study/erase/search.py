@@ -15,12 +15,12 @@ from typing import Any
 from expunge.core.decode import decode
 from expunge.core.errors import JobError
 from expunge.core.files import write_json
+from expunge.engine.job import Job
+from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
+from expunge.engine.store import RECORD, Store
 from expunge.methods.objective import objective
 from expunge.study.erase.request import AUTO, KNOWN, LEFT, UTILITY, EraseRun
 from expunge.study.estimate import parameters
-from expunge.study.job import Job
-from expunge.study.run import JobEvent, PlannedJob, RunOutcome, plan, run
-from expunge.study.store import RECORD, Store
 from expunge.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
 

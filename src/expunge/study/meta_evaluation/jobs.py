@@ -7,21 +7,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from expunge.benchmarks import Benchmark
 from expunge.benchmarks.metric_suite import FORGET
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.files import link, write_text
+from expunge.core.files import write_text
+from expunge.engine.job import Job, JobContext, unkeyed
+from expunge.engine.show import show
+from expunge.engine.store import Store
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit
 from expunge.metrics.compute import in_order
 from expunge.metrics.results import read_results
 from expunge.report.section import GridSection, Section
 from expunge.study.config import StudyConfig
-from expunge.study.evaluation_jobs import REVISION
-from expunge.study.job import Job, Progress
 from expunge.study.meta_evaluation.config import MetaEvaluationConfig
 from expunge.study.meta_evaluation.formulas import (
     HEADS,
@@ -34,7 +35,6 @@ from expunge.study.meta_evaluation.formulas import (
     to_csv,
     to_markdown,
 )
-from expunge.study.store import Store
 from expunge.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
 
@@ -131,24 +131,49 @@ def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves:
         for way, model in made.items():
             parents[f"{who} {way}"] = measured(_NamedModel(model.label, model))
     parents["whole"] = measured(_NamedModel(full.metrics.label, parents_model(full)))
-    meta, file = study.meta, maker.eval_file
-    utility, names = benchmark.utility, _about_forgetting(benchmark)
+    return MetaJob(
+        label=study.name,
+        parents=parents,
+        metrics=tuple(_about_forgetting(benchmark)),
+        utility=benchmark.utility,
+        utility_floor=study.meta.utility_floor,
+        unlearned=tuple(changed),
+        bits=study.meta.bits,
+        eval_file=maker.eval_file,
+    )
 
-    def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MetaJob(Job):
+    """The table of metrics, from what they say of all models that are compared.
+
+    Parents: metrics of `full <i>` and `retain <i>` (the pools), `control <way>`, `unlearned <i> <way>` and `whole`.
+    """
+
+    kind: ClassVar[str] = "meta"
+
+    metrics: tuple[str, ...]
+    utility: str
+    utility_floor: float
+    unlearned: tuple[str, ...] = unkeyed()
+    """The names of the unlearned models."""
+    bits: int = unkeyed()
+    eval_file: str = unkeyed()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Compute the faithfulness and the robustness of each metric."""
         values = {
-            role: {name: result.value for name, result in read_results(path / file)[0].items()}
-            for role, path in found.items()
+            role: {name: result.value for name, result in read_results(path / self.eval_file)[0].items()}
+            for role, path in inputs.items()
         }
-        kept = [i for i in range(len(changed)) if _useful(values, i, utility, meta.utility_floor)]
-        lines = [_line(name, values, kept) for name in names]
-        about = _about(values, len(changed), len(kept), meta)
-        write_text(folder / TABLES[0], to_csv(lines))
-        write_text(folder / TABLES[1], to_markdown(lines, about))
-        progress(1, 1)
-        return {"metrics": len(lines), "unlearned": len(kept), "left_out": len(changed) - len(kept)}
-
-    identity = {"revision": REVISION, "utility_floor": meta.utility_floor, "metrics": names}
-    return Job(kind="meta", label=study.name, identity=identity, parents=parents, do=do)
+        n = len(self.unlearned)
+        kept = [i for i in range(n) if _useful(values, i, self.utility, self.utility_floor)]
+        lines = [_line(name, values, kept) for name in self.metrics]
+        about = _about(values, n, len(kept), bits=self.bits, floor=self.utility_floor)
+        write_text(out / TABLES[0], to_csv(lines))
+        write_text(out / TABLES[1], to_markdown(lines, about))
+        context.progress(1, 1)
+        return {"metrics": len(lines), "unlearned": len(kept), "left_out": n - len(kept)}
 
 
 def _about_forgetting(benchmark: Benchmark) -> list[str]:
@@ -205,14 +230,14 @@ def _line(metric: str, values: Values, kept: Sequence[int]) -> MetaLine:
     return meta_line(metric, with_P, without_N, [changed(f"unlearned {i}") for i in kept], changed("control"))
 
 
-def _about(models: Iterable[str], n: int, kept: int, meta: MetaEvaluationConfig) -> str:
+def _about(models: Iterable[str], n: int, kept: int, *, bits: int, floor: float) -> str:
     """models: what the compared ones are called, such as `full 0`."""
     p, without = (sum(who.startswith(f"{role} ") for who in models) for role in ("full", "retain"))
     return (
         f"Faithfulness: the AUC of telling {p} models trained with the forget rows from {without} trained without "
         "them, with its 95 % interval over models. R, Q: how little of what the metric says is undone by relearning "
-        f"and by {meta.bits}-bit weights, 1 at best, over {kept} of {n} unlearned models (the others are below "
-        f"{meta.utility_floor:g} of the full model's utility). Robustness is the harmonic mean of R and Q, overall "
+        f"and by {bits}-bit weights, 1 at best, over {kept} of {n} unlearned models (the others are below "
+        f"{floor:g} of the full model's utility). Robustness is the harmonic mean of R and Q, overall "
         "that of faithfulness and robustness."
     )
 
@@ -220,7 +245,8 @@ def _about(models: Iterable[str], n: int, kept: int, meta: MetaEvaluationConfig)
 def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEvaluationConfig) -> Section:
     """The table of a finished meta-evaluation, for the report."""
     facts = record["facts"]
-    about = _about(job.parents, facts["unlearned"] + facts["left_out"], facts["unlearned"], meta)
+    kept, n = facts["unlearned"], facts["unlearned"] + facts["left_out"]
+    about = _about(job.parents, n, kept, bits=meta.bits, floor=meta.utility_floor)
     lines = from_csv((store.path(job) / TABLES[0]).read_text(encoding="utf-8"))
     grid = GridSection("The metrics, the best first.", HEADS, tuple(cells(lines)), HEADS[0], HEADS[-1:])
     return Section("meta", TITLE, "Meta-evaluation", about, (grid,))
@@ -228,8 +254,4 @@ def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEv
 
 def show_meta(job: Job, store: Store, folder: Path) -> list[Path]:
     """The tables of a finished meta-evaluation in a folder; earlier ones are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        (folder / name).unlink(missing_ok=True)
-        link(store.path(job) / name, folder / name)
-    return [folder / name for name in TABLES]
+    return show(job, store, folder, names={name: name for name in TABLES}, replace=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from expunge.core.decode import decode
@@ -19,16 +18,28 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import canonical
 from expunge.data.stories import source_of
 from expunge.data.stories.records import Split
+from expunge.engine.job import Estimate, Job
 from expunge.models.config import PRESETS, preset_identity
 from expunge.study.config import StudyConfig
 from expunge.study.estimate import parameters
-from expunge.study.job import CHECKPOINTS, Estimate, Job, Progress
 from expunge.study.memory import estimate_memory, estimate_scoring, shape_in
 from expunge.study.stories import work
 from expunge.study.stories.config import ALL, StoriesStudy
+from expunge.study.stories.types import (
+    CorpusJob,
+    DatasetJob,
+    DeleteJob,
+    JudgeJob,
+    MeasureJob,
+    PretrainJob,
+    ProbeJob,
+    RecoverJob,
+    StoryBaseJob,
+    StoryFitJob,
+    VocabularyJob,
+)
 from expunge.training.config import TrainArgs
 
-REVISION = 1
 PRESENT, NEVER = "present", "never learned"
 TOKENS_PER_STORY = 170  # a guess, for the plan alone
 
@@ -92,21 +103,17 @@ class _StoryJobMaker:
 
     def made(self) -> StoryJobs:
         """The graph: see the module."""
-        base = Job(
-            "base",
-            str(self.model.scratch),
-            {
-                "revision": REVISION,
-                **preset_identity(self.model.scratch),
-                "vocab_size": self.size,
-                "seed": self.model.init_seed,
-            },
-            lambda folder, parents, progress: work.base(folder, parents["vocabulary"], self.model, self.size, progress),
-            {"vocabulary": self.vocabulary},
-            Estimate(bytes=4 * self.n_parameters),
+        base = StoryBaseJob(
+            label=str(self.model.scratch),
+            parents={"vocabulary": self.vocabulary},
+            preset=preset_identity(self.model.scratch),
+            vocab_size=self.size,
+            init_seed=self.model.init_seed,
+            model=self.model,
+            estimate=Estimate(bytes=4 * self.n_parameters),
         )
-        present = self._fit("pretrain", PRESENT, base, ALL, "pretrain", self.pretraining, ())
-        never = self._fit("pretrain", NEVER, base, self.settings.without, "pretrain", self.pretraining, ())
+        present = self._fit(PretrainJob, PRESENT, base, ALL, "pretrain", self.pretraining, ())
+        never = self._fit(PretrainJob, NEVER, base, self.settings.without, "pretrain", self.pretraining, ())
         subjects = [
             self._subject(PRESENT, "full", present, recovers=False),
             self._subject(NEVER, "retain", never),
@@ -116,7 +123,7 @@ class _StoryJobMaker:
             for rate in rates:
                 args = self._args(self.deleting, self.settings.delete_at, "unlearn", learning_rate=rate)
                 label = name if len(rates) == 1 else f"{name} lr={rate:g}"
-                model = self._fit("delete", label, present, name, "finetune", args, self.settings.delete_at)
+                model = self._fit(DeleteJob, label, present, name, "finetune", args, self.settings.delete_at)
                 subjects.append(self._subject(label, "unlearn", model, dataset=name, learning_rate=rate))
         return StoryJobs(self.settings, self.corpus, self.judge, tuple(subjects))
 
@@ -137,97 +144,81 @@ class _StoryJobMaker:
         if recovers:
             at = self.settings.recover_at
             args = self._args(self.recovering, at, "stories.recover")
-            recovery = self._fit("recover", label, model, self.settings.recovery, "finetune", args, at)
+            recovery = self._fit(RecoverJob, label, model, self.settings.recovery, "finetune", args, at)
         measured = model if role == "unlearn" else self._measure(label, model)
         return StorySubject(label, role, dataset, learning_rate, model, measured, recovery, self._probe(label, model))
 
     def _corpus(self) -> Job:
         s = self.settings
         made_of = canonical(s.generate) if s.source is None else source_of(s.source, s.shards)
-        return Job(
-            "corpus",
-            "generated" if s.source is None else "imported",
-            {"revision": REVISION, "stories": made_of},
-            lambda folder, parents, progress: work.corpus(folder, s, progress),
-        )
+        label = "generated" if s.source is None else "imported"
+        return CorpusJob(label=label, settings=s, stories=made_of)
 
     def _vocabulary(self) -> Job:
         s, size = self.settings, self.size
-        return Job(
-            "vocabulary",
-            f"bpe{size}",
-            {
-                "revision": REVISION,
-                "vocab_size": size,
-                "lines": s.instruction_subset,
-                "seed": s.seed,
-                "max_length": s.max_seq_len,
-            },
-            lambda folder, parents, progress: work.vocabulary(folder, parents["corpus"], s, size, progress),
-            {"corpus": self.corpus},
+        return VocabularyJob(
+            label=f"bpe{size}",
+            parents={"corpus": self.corpus},
+            settings=s,
+            vocab_size=size,
+            lines=s.instruction_subset,
+            draws=s.seed,
+            max_length=s.max_seq_len,
         )
 
     def _judge(self) -> Job:
         s = self.settings
         if s.judge.rules is not None:
-            judge: dict[str, Any] = {"rules": s.judge.rules}
+            judge: dict[str, Any] = {"rules": canonical(s.judge.rules)}
         else:
-            judge = {"classifier": work.classifier_config(s), "texts": work.MOST_LABELLED}
-        return Job(
-            "judge",
-            s.delete,
-            {"revision": REVISION, "feature": s.delete, **judge},
-            lambda folder, parents, progress: work.make_judge(folder, parents["corpus"], s, progress),
-            {"corpus": self.corpus},
-        )
+            judge = {"classifier": canonical(work.classifier_config(s)), "texts": work.MOST_LABELLED}
+        return JudgeJob(label=s.delete, parents={"corpus": self.corpus}, settings=s, feature=s.delete, judge=judge)
 
     def _dataset(self, name: str) -> Job:
         if name not in self._datasets:
-            variant, seed = self.settings.variants[name], self.settings.seed
-            self._datasets[name] = Job(
-                "dataset",
-                name,
-                {"revision": REVISION, "variant": variant, "seed": seed},
-                lambda folder, parents, progress: work.dataset(folder, parents["vocabulary"], variant, seed, progress),
-                {"vocabulary": self.vocabulary},
+            self._datasets[name] = DatasetJob(
+                label=name,
+                parents={"vocabulary": self.vocabulary},
+                variant=self.settings.variants[name],
+                draws=self.settings.seed,
             )
         return self._datasets[name]
 
     def _fit(
-        self, kind: str, label: str, start: Job, data: str, split: Split, args: TrainArgs, at: tuple[int, ...]
+        self,
+        cls: type[StoryFitJob],
+        label: str,
+        start: Job,
+        data: str,
+        split: Split,
+        args: TrainArgs,
+        at: tuple[int, ...],
     ) -> Job:
-        s, model = self.settings, self.model
-        parents = {"model": start, "data": self._dataset(data), **(self._reads() if at else {})}
-
-        def do(folder: Path, found: Mapping[str, Path], progress: Progress) -> Mapping[str, Any]:
-            return work.fit(folder, found, s, model, args, split, at, progress, found.get(CHECKPOINTS))
-
-        return Job(
-            kind,
-            label,
-            {
-                "revision": REVISION,
-                "args": args.identity,
-                "split": split,
-                "rows": {"rows": s.rows, "max_seq_len": s.max_seq_len},
-                **({"at": at, "measured": self._asked} if at else {}),
-            },
-            do,
-            parents,
-            self._work(args, data, len(at)),
-            resumes=True,
+        s = self.settings
+        return cls(
+            label=label,
+            parents={"model": start, "data": self._dataset(data), **(self._reads() if at else {})},
+            settings=s,
+            model=self.model,
+            args=args,
+            split=split,
+            rows=s.rows,
+            max_seq_len=s.max_seq_len,
+            at=at,
+            measured=self._measured if at else None,
+            estimate=self._work(args, data, len(at)),
         )
 
     def _measure(self, label: str, model: Job) -> Job:
         """A model as it is, measured as deletions and recoveries are on the way."""
-        s, config = self.settings, self.model
-        return Job(
-            "measure",
-            label,
-            {"revision": REVISION, "measured": self._asked, "max_seq_len": s.max_seq_len},
-            lambda folder, parents, progress: work.measure(folder, parents, s, config, progress),
-            {"model": model, **self._reads()},
-            self._measuring(1),
+        return MeasureJob(
+            label=label,
+            parents={"model": model, **self._reads()},
+            settings=self.settings,
+            model=self.model,
+            measured=self._measured,
+            max_seq_len=self.settings.max_seq_len,
+            estimate=self._measuring(1),
         )
 
     def _reads(self) -> dict[str, Job]:
@@ -236,11 +227,11 @@ class _StoryJobMaker:
         return {"judge": self.judge, "vocabulary": self.vocabulary, **evals}
 
     @property
-    def _asked(self) -> dict[str, Any]:
+    def _measured(self) -> dict[str, Any]:
         """What a measurement is, beside what it reads."""
         s = self.settings
         asked = {k: v for k, v in canonical(s.judge).items() if k not in ("rules", "classifier")}
-        told = {"sets": s.evaluated, "rows": s.eval_rows, "asked": asked, "draws": s.seed}
+        told = {"sets": list(s.evaluated), "rows": s.eval_rows, "asked": asked, "draws": s.seed}
         return {**told, "feature": s.delete, "lines": s.instruction_subset}
 
     def _work(self, args: TrainArgs, data: str, n_checks: int) -> Estimate:
@@ -263,17 +254,19 @@ class _StoryJobMaker:
         return Estimate(scored + made, self.n_parameters * (2.0 * scored + 8.0 * made), memory=held.total)
 
     def _probe(self, label: str, model: Job) -> Job | None:
-        s, config = self.settings, self.model
+        s = self.settings
         if s.probe is None:
             return None
         tokens = s.probe.rows * TOKENS_PER_STORY
-        return Job(
-            "probe",
-            label,
-            {"revision": REVISION, "probe": s.probe, "feature": s.delete, "max_seq_len": s.max_seq_len},
-            lambda folder, parents, progress: work.probe_layers(folder, parents, s, config, progress),
-            {"model": model, "data": self._dataset(ALL), "vocabulary": self.vocabulary},
-            Estimate(tokens, 2.0 * self.n_parameters * tokens, 0),
+        return ProbeJob(
+            label=label,
+            parents={"model": model, "data": self._dataset(ALL), "vocabulary": self.vocabulary},
+            settings=s,
+            model=self.model,
+            probe=s.probe,
+            feature=s.delete,
+            max_seq_len=s.max_seq_len,
+            estimate=Estimate(tokens, 2.0 * self.n_parameters * tokens, 0),
         )
 
 

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 
 from expunge.audits.verdict import area, steps_to
 from expunge.core.errors import DataError
+from expunge.engine.job import Job
+from expunge.engine.run import RunOutcome
+from expunge.engine.store import Store
 from expunge.interpretability.probe import ProbeLine
 from expunge.judges.api import ENOUGH
 from expunge.metrics.api import MetricResult, missing
 from expunge.report.model import MissingResult, ReportModel, ReportProvenance, ReportRun, ReportSample
 from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
-from expunge.study.job import Job
-from expunge.study.run import RunOutcome
-from expunge.study.store import Store
 from expunge.study.stories.jobs import NEVER, PRESENT, StoryJobs, StorySubject
 from expunge.study.stories.work import GENERATIONS
 from expunge.study.work import TRAJECTORY

@@ -33,6 +33,7 @@ from expunge.data.stories.cache import cached
 from expunge.data.stories.records import INDEX, Split
 from expunge.data.stories.tokens import load_tokenizer as story_tokenizer
 from expunge.data.template import Encoded, Encoder, Template
+from expunge.engine.job import Progress
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.interpretability.hidden import hidden_states
@@ -47,7 +48,6 @@ from expunge.methods.objective import objective
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
-from expunge.study.job import Progress
 from expunge.study.stories.config import StoriesStudy
 from expunge.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, TrainArgs

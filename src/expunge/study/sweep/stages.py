@@ -19,11 +19,11 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
+from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.study.config import MethodEntry, StudyConfig, decode_study, entry_label, unlearn_args, with_value
 from expunge.study.graph import ModelNode, StudyGraph
 from expunge.study.grid import cells, study_graph
-from expunge.study.store import Store
 from expunge.study.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluation_callback import EvalPoint, ModelSelection, forget_of, model_selection, utility_of

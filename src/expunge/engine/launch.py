@@ -1,17 +1,12 @@
-"""Where a study's jobs run, as settings, and what another process needs to make the same jobs. Importing this loads no
-torch. None of it is part of any artifact's identity."""
+"""Where jobs run, as settings. Importing this loads no torch. None of it is part of a job's key."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from expunge.core.decode import decode, strict
-from expunge.core.errors import ConfigError
-from expunge.core.files import write_json
 
 
 @strict
@@ -80,24 +75,3 @@ class LaunchConfig:
             raise ValueError("per_device must be at least 1")
         if self.threads is not None and self.threads < 1:
             raise ValueError("threads must be at least 1")
-
-
-@dataclass(frozen=True)
-class StudySpec:
-    """What another process needs to make a study's jobs again: the study as a plain tree, and the users' own files."""
-
-    tree: Mapping[str, Any]
-    plugins: tuple[str, ...] = ()
-
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        write_json(path, {"study": self.tree, "plugins": list(self.plugins)})
-
-    @staticmethod
-    def read(path: Path) -> StudySpec:
-        """Raises ConfigError for a file that is no recipe."""
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return StudySpec(found["study"], tuple(found["plugins"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: not a study's recipe: {' '.join(str(error).split())}") from None

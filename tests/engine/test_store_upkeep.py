@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from safetensors import SafetensorError
+from toy_jobs import CallJob
 
 from expunge.core.errors import JobError
-from expunge.study.job import Job
-from expunge.study.retention import GarbagePlan, read_now, remove
-from expunge.study.run import plan, run
-from expunge.study.store import Store, lock_file
-from expunge.study.verify import verify_jobs, verify_store
+from expunge.engine.job import Job
+from expunge.engine.retention import GarbagePlan, read_now, remove
+from expunge.engine.run import plan, run
+from expunge.engine.store import Store, lock_file
+from expunge.engine.verify import verify_jobs, verify_store
 
 
 def job(name: str, parents: Mapping[str, Job] | None = None, fails: BaseException | None = None) -> Job:
@@ -33,7 +34,7 @@ def job(name: str, parents: Mapping[str, Job] | None = None, fails: BaseExceptio
             raise fails
         return {}
 
-    return Job(kind="test", label=name, identity={"name": name}, do=do, parents=parents or {})
+    return CallJob(kind="test", label=name, what={"name": name}, do=do, parents=parents or {})
 
 
 def ignore(*_: Any) -> None:
@@ -148,7 +149,7 @@ def test_a_damaged_parent_ends_those_that_read_it_alone(store: Store) -> None:
 
 def test_a_job_is_found_under_any_label(store: Store) -> None:
     run([job("one")], store, ignore)
-    other = Job(kind="test", label="another name", identity={"name": "one"}, do=job("one").do)
+    other = CallJob(kind="test", label="another name", what={"name": "one"}, do=ignore)
     assert store.done(other)
     assert store.path(other) == store.path(job("one"))
 
@@ -160,24 +161,26 @@ def test_provenance(store: Store) -> None:
     assert record["machine"]["device"] and record["peak_mb"]["process"] > 0
 
 
+HERE = Path(__file__).parent  # `python -c` finds toy_jobs here
+
 HOLD = """
 import sys, time
 from pathlib import Path
-from expunge.study.job import Job
-from expunge.study.store import Store
+from toy_jobs import CallJob
+from expunge.engine.store import Store
 
 def do(folder, parents, progress):
     print("held", flush=True)
     time.sleep(60)
 
-parent = Job(kind="test", label="parent", identity={"name": "parent"}, do=do)
-Store(Path(sys.argv[1])).make(Job(kind="test", label="one", identity={"name": "one"}, do=do), print)
+parent = CallJob(kind="test", label="parent", what={"name": "parent"}, do=do)
+Store(Path(sys.argv[1])).make(CallJob(kind="test", label="one", what={"name": "one"}, do=do), print)
 """
 
 
 def test_the_lock_of_a_killed_process_is_free(store: Store) -> None:
     words = [sys.executable, "-c", HOLD, str(store.root)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as held:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE) as held:
         try:
             assert held.stdout is not None and held.stdout.readline() == "held\n"
             path = store.path(job("one"))
@@ -199,7 +202,7 @@ def test_gc_leaves_alone_what_a_running_job_reads(store: Store) -> None:
         seen.append(len(remove([GarbagePlan(store.path(first), first.key, "test")], store)[0]))
         return {}
 
-    second = Job(kind="test", label="second", identity={"name": "second"}, do=do, parents={"model": first})
+    second = CallJob(kind="test", label="second", what={"name": "second"}, do=do, parents={"model": first})
     assert run([second], store, ignore).failures == {}
     assert seen == [0] and store.done(first)
     assert first.key not in read_now(store.root)
@@ -227,9 +230,9 @@ def test_removed_weights_are_made_again_when_they_are_needed(store: Store) -> No
 FULL = """
 import resource, sys
 from pathlib import Path
-from expunge.study.job import Job
-from expunge.study.run import run
-from expunge.study.store import Store
+from toy_jobs import CallJob
+from expunge.engine.run import run
+from expunge.engine.store import Store
 import torch
 from safetensors.torch import save_file
 
@@ -240,7 +243,7 @@ def do(n):
     return inner
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-jobs = [Job(kind="test", label=f"n{n}", identity={"n": n}, do=do(n)) for n in (10, 100_000, 20)]
+jobs = [CallJob(kind="test", label=f"n{n}", what={"n": n}, do=do(n)) for n in (10, 100_000, 20)]
 outcome = run(jobs, Store(Path(sys.argv[1])), lambda event: None)
 print(len(outcome.records), *outcome.failures.values(), sep="|")
 """
@@ -248,7 +251,9 @@ print(len(outcome.records), *outcome.failures.values(), sep="|")
 
 def test_a_file_that_the_system_refuses_to_write_ends_its_job_alone(store: Store) -> None:
     # not a made-up error: the kernel says no in the middle of a file of weights
-    done = subprocess.run([sys.executable, "-c", FULL, str(store.root)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(store.root)], capture_output=True, text=True, check=True, cwd=HERE
+    )
     n, *reasons = done.stdout.strip().split("|")
     assert n == "2" and len(reasons) == 1, done
     assert reasons[0].startswith("test n100000: cannot write under")
@@ -260,18 +265,31 @@ def test_a_file_that_the_system_refuses_to_write_ends_its_job_alone(store: Store
 def test_the_energy_counters_are_read_where_there_are_any(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("expunge.study.provenance.RAPL", tmp_path / "none")
+    monkeypatch.setattr("expunge.engine.provenance.RAPL", tmp_path / "none")
     run([job("before")], store, ignore)
     assert (store.record(job("before")) or {})["energy_j"] is None
     for name in ("intel-rapl:0", "intel-rapl:1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text("5000000\n")
-    monkeypatch.setattr("expunge.study.provenance.RAPL", tmp_path)
+    monkeypatch.setattr("expunge.engine.provenance.RAPL", tmp_path)
 
     def do(folder: Path, parents: Mapping[str, Path], progress: Any) -> dict[str, Any]:
         (tmp_path / "intel-rapl:0" / "energy_uj").write_text("7500000")
         return {}
 
-    worked = Job(kind="test", label="works", identity={}, do=do)
+    worked = CallJob(kind="test", label="works", what={}, do=do)
     run([worked], store, ignore)
     assert (store.record(worked) or {})["energy_j"] == 2.5
+
+
+def test_weights_that_an_earlier_version_packed_are_an_error_that_says_what_to_do(store: Store) -> None:
+    first = job("first")
+    run([first], store, ignore)
+    place = store.path(first)
+    record = json.loads((place / "job.json").read_text())
+    (place / "job.json").write_text(json.dumps(record | {"packed": {"model.safetensors": "base"}}))
+    done = run([job("second", {"model": first})], Store(store.root), ignore)
+    (reason,) = done.failures.values()
+    assert str(place) in reason and "keeps its weights as differences" in reason
+    assert reason.endswith("move the folder away and run again")
+    assert any("keeps its weights as differences" in fault.reason for fault in verify_store(store, ignore).faults)

@@ -22,14 +22,14 @@ from safetensors import SafetensorError
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json
 from expunge.core.fingerprints import file_sha256
-from expunge.study.collective import do_together
-from expunge.study.delta import SUFFIX as DELTA
-from expunge.study.delta import unpack
-from expunge.study.job import CHECKPOINTS, Job, Progress
-from expunge.study.provenance import provenance
+from expunge.engine.collective import run_job
+from expunge.engine.job import Job, JobContext, Progress, silent
+from expunge.engine.provenance import provenance
 
 RECORD = "job.json"
 LOCKS = ".locks"
+CHECKPOINTS = ".checkpoints"
+PACKED = "keeps its weights as differences from another model, a form of earlier versions that is no longer read"
 
 
 class Store:
@@ -38,6 +38,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: dict[str, tuple[int, dict[str, str]]] = {}
+        self._memory: dict[Any, Any] = {}  # what the jobs that run here share (`JobContext.memory`)
         self._sums: dict[tuple[int, ...], str] = {}  # what files hold, by their place on the disk, size and time
         if root.exists() and not root.is_dir():
             raise ConfigError(f"paths.store: {root} is a file, not a folder")
@@ -104,19 +105,23 @@ class Store:
                 sweep_parts(self.path(job))
                 with whole_folder(self.path(job)) as folder:
                     record = self._fill(job, folder, progress)
-                if job.resumes:
+                if job.resumable:
                     shutil.rmtree(self._unfinished(job), ignore_errors=True)
                 return record
 
     def restore(self, job: Job) -> None:
-        """Make the files again that `expunge gc` has removed from a finished job, if any, and what that needs; those
-        that it has packed are unpacked, if their parent is as it was."""
+        """Compute the files again that `expunge gc` has removed from a finished job, if any, and what that needs.
+
+        Raises JobError for weights that an earlier version has packed.
+        """
         found = self.record(job) or {}
-        if not found.get("removed") or (found.get("packed") and self._unpacked(job)):
+        if found.get("packed"):
+            raise JobError(f"{job.name}: {self.path(job)} {PACKED}; move the folder away and run again")
+        if not found.get("removed"):
             return
         for parent in job.parents.values():
             if not self.done(parent):
-                self.make(parent, lambda done, total: None)
+                self.make(parent, silent)
             self.restore(parent)
         with self._lock(job):
             record = self.record(job)
@@ -125,15 +130,12 @@ class Store:
             place = self.path(job)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
-                made = self._fill(job, Path(folder), lambda done, total: None)
+                made = self._fill(job, Path(folder), silent)
                 same = all(made["files"].get(n) == record["files"].get(n) for n in record["removed"])
                 for name in record["removed"]:
                     os.replace(Path(folder) / name, place / name)
                     record["files"][name] = made["files"][name]
                 del record["removed"]
-                for name in record.pop("packed", ()):
-                    record["files"].pop(name + DELTA, None)
-                    (place / (name + DELTA)).unlink(missing_ok=True)
                 write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
 
     def _check(self, job: Job, role: str, parent: Job) -> None:
@@ -148,41 +150,15 @@ class Store:
                     "again"
                 )
 
-    def _unpacked(self, job: Job) -> bool:
-        """Whether the packed weights of a job could be unpacked."""
-        (role,) = set((self.record(job) or {})["packed"].values())
-        parent = job.parents.get(role)
-        if parent is None or not self.done(parent):
-            return False
-        self.restore(parent)
-        with self._lock(job), self._writing(job):
-            record = self.record(job) or {}
-            packed, place = record.get("packed", {}), self.path(job)
-            if set(record.get("removed", ())) != set(packed):
-                return not record.get("removed")
-            try:
-                for name in packed:
-                    unpack(place / (name + DELTA), self.path(parent) / name, place / name)
-            except JobError:
-                return False
-            for name in packed:
-                record["files"].pop(name + DELTA)
-            kept = {k: v for k, v in record.items() if k not in ("packed", "removed")}
-            write_json(place / RECORD, kept)
-            for name in packed:
-                (place / (name + DELTA)).unlink()
-        return True
-
     def _unfinished(self, job: Job) -> Path:
         """Where a job that can go on after a break keeps its checkpoints."""
         return self.root / CHECKPOINTS / job.key[:32]
 
     def _fill(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
         """Do a job whose parents are there, and write its record with the checksums of its files."""
-        parents = {role: self.path(parent) for role, parent in job.parents.items()}
-        if job.resumes:
-            parents[CHECKPOINTS] = self._unfinished(job)
-        record = provenance(job, lambda: do_together(job, folder, parents, progress))
+        inputs = {role: self.path(parent) for role, parent in job.parents.items()}
+        context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
+        record = provenance(job, lambda: run_job(job, inputs, folder, context))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         record["files"] = {}
         for f in files:

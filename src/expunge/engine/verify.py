@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.core.errors import JobError
-from expunge.study.job import Job, in_order
-from expunge.study.store import RECORD, Store, read_record, wrong_file
+from expunge.engine.job import Job, in_order
+from expunge.engine.store import PACKED, RECORD, Store, read_record, wrong_file
 
 Tell = Callable[[int, int], None]
 
@@ -44,12 +44,12 @@ def verify_jobs(jobs: Sequence[Job], store: Store, tell: Tell) -> VerifyReport:
     it is one that may go when its readers are done."""
     ordered = in_order(jobs)
     here = [job for job in ordered if store.path(job).is_dir()]
-    wanted = {p.key for job in here for p in job.parents.values() if not p.passing}
+    wanted = {p.key for job in here for p in job.parents.values() if not p.ephemeral}
     have = {job.key for job in here}
     lost = [StoreFault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in wanted - have]
     other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
     found = _verify([store.path(job) for job in here], tell)
-    waiting = sum(job.key not in have and not job.passing for job in ordered) - len(lost)
+    waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(lost)
     return VerifyReport(found.folders, found.files, found.bytes, (*lost, *other, *found.faults), found.unknown, waiting)
 
 
@@ -84,6 +84,7 @@ def _verify(folders: Iterable[Path], tell: Tell) -> VerifyReport:
         elif not isinstance(record.get("files"), dict):
             unknown += 1
         else:
+            faults += [StoreFault(folder, PACKED)] if record.get("packed") else []
             for name, (sha, n_bytes) in record["files"].items():
                 if name not in record.get("removed", ()):
                     files, size = files + 1, size + n_bytes

@@ -17,7 +17,7 @@ from typing import Any
 
 from expunge.core import distributed
 from expunge.core.fingerprints import canonical
-from expunge.study.job import Job
+from expunge.engine.job import Job
 
 
 def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -30,7 +30,6 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     started, energy = time.time(), _energy_uj()
     facts = do()
     energy = [after - before for before, after in zip(energy, _energy_uj(), strict=False)]
-    args = job.identity.get("args")
     return {
         "key": job.key,
         "kind": job.kind,
@@ -38,7 +37,7 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         "identity": canonical(job.identity),
         "parents": {role: parent.key for role, parent in job.parents.items()},
         "facts": dict(facts),
-        "seed": args.get("seed") if isinstance(args, Mapping) else None,
+        "seed": job.seed,
         "wall_s": round(time.time() - started, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(_versions()),

@@ -1,4 +1,4 @@
-"""Several jobs of a study at once on this machine, in processes that live as long as the study."""
+"""Several jobs at once on this machine, in processes that live as long as the run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from types import FrameType
 from typing import Any
 
 from expunge.core.errors import JobError
-from expunge.study.job import Job, in_order
-from expunge.study.launch import LaunchConfig, StudySpec
-from expunge.study.run import JobEvent, RunOutcome
-from expunge.study.store import Store
-from expunge.study.worker import do_job, forget_failure, jobs_of, quiet
+from expunge.engine.job import Job, in_order
+from expunge.engine.job_file import JobFile
+from expunge.engine.launch import LaunchConfig
+from expunge.engine.run import JobEvent, RunOutcome
+from expunge.engine.store import Store
+from expunge.engine.worker import do_job, forget_failure, quiet
 
 TICK_S = 0.2  # how often progress is passed on
 TRIES = 2  # of a job that was running when a worker died
-Prepare = Callable[[], None]
 
 
 def n_workers(launch: LaunchConfig) -> int:
@@ -46,20 +46,20 @@ def device_of(slot: int, per_device: int, n_devices: int) -> int:
 
 def run_pool(
     wanted: Sequence[Job],
-    recipe: StudySpec,
     store: Store,
     launch: LaunchConfig,
     tell: Callable[[JobEvent], None],
-    prepare: Prepare | None = None,
+    plugins: Sequence[str] = (),
 ) -> RunOutcome:
     """Do every job that is not done, as many at once as there are workers; parents first.
 
-    `prepare` runs once in each worker (it loads plugins). An error ends that job and what waits for it, and no others;
-    when a worker dies, those that were running are tried once more, from their checkpoints. Ctrl-C lets the workers
-    write theirs; workers whose study is gone do so too and end.
+    Each worker receives the jobs as a `JobFile`, and loads the plugins first. An error ends that job and what waits for
+    it, and no others; when a worker dies, the jobs that were running are tried once more, from their checkpoints.
+    Ctrl-C lets the workers write theirs; workers whose parent process is gone do so too and end.
     """
     n = n_workers(launch)
     context = multiprocessing.get_context("spawn")
+    text = JobFile.of(wanted, plugins=plugins).text
     state = _State(store, tell, in_order(wanted, store.there))
     while not state.finished:
         slots, said = context.SimpleQueue(), context.Queue()  # a pool that broke is started anew
@@ -69,7 +69,7 @@ def run_pool(
             n,
             mp_context=context,
             initializer=_begin,
-            initargs=(recipe, launch, n, str(store.root), slots, said, prepare),
+            initargs=(text, launch, n, str(store.root), slots, said),
         ) as pool:
             _until_done(pool, state, said, n)
     return RunOutcome(state.records, state.failures, state.first)
@@ -179,7 +179,7 @@ class _State:
 class _Worker:
     """What a worker process keeps between jobs."""
 
-    jobs: dict[str, Job]
+    jobs: JobFile
     store: Store
     said: Any
     busy = False
@@ -219,9 +219,7 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _begin(
-    recipe: StudySpec, launch: LaunchConfig, n: int, root: str, slots: Any, said: Any, prepare: Prepare | None
-) -> None:
+def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, said: Any) -> None:
     import torch
 
     slot = slots.get()
@@ -231,9 +229,8 @@ def _begin(
         torch.cuda.set_device(device_of(slot, launch.per_device, n_devices))
     torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
     quiet()
-    if prepare is not None:
-        prepare()
-    _Worker.jobs, _Worker.said = jobs_of(recipe), said
+    _Worker.jobs, _Worker.said = JobFile.of_text(jobs), said
+    _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))
     threading.Thread(target=_follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, _interrupted)
@@ -252,7 +249,7 @@ def _work(key: str) -> str | None:
         _Worker.busy = True
         if _Worker.ends:
             raise KeyboardInterrupt
-        return do_job(_Worker.jobs, key, _Worker.store, progress)
+        return do_job(_Worker.jobs.job(key), _Worker.store, progress)
     except KeyboardInterrupt:  # training listens to the signal itself
         _Worker.ends = True  # the next job may be waiting already
         raise

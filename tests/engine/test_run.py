@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_jobs import CallJob
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.study.job import Job, Progress, in_order
-from expunge.study.run import JobEvent, plan, run
-from expunge.study.store import Store
+from expunge.engine.job import Job, Progress, in_order
+from expunge.engine.run import JobEvent, plan, run
+from expunge.engine.store import Store
 
 Calls = list[str]
 
@@ -28,7 +30,7 @@ def job(name: str, calls: Calls, *, fails: Exception | None = None, identity: in
             raise fails
         return {"read": sorted((p / "out.txt").read_text() for p in given.values())}
 
-    return Job(kind="toy", label=name, identity={"name": name, "n": identity}, do=do, parents=parents)
+    return CallJob(kind="toy", label=name, what={"name": name, "n": identity}, do=do, parents=parents)
 
 
 def told(jobs: list[Job], store: Store) -> list[tuple[str, str]]:
@@ -63,9 +65,9 @@ def test_the_key_covers_identity_kind_and_parents_and_not_the_label() -> None:
     one, other = job("a", calls), job("a", calls, identity=1)
     assert one.key != other.key
     assert job("b", calls, model=one).key != job("b", calls, model=other).key
-    named = Job(kind="toy", label="renamed", identity=one.identity, do=one.do)
+    named = dataclasses.replace(one, label="renamed")
     assert named.key == one.key
-    assert Job(kind="other", label="a", identity=one.identity, do=one.do).key != one.key
+    assert dataclasses.replace(one, kind="other").key != one.key
 
 
 def test_a_failure_stops_only_what_waits_for_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study on a Slurm cluster: job arrays, one stage after another, through submitit; or as plain sbatch scripts.
+"""Jobs on a Slurm cluster: job arrays, one stage after another, through submitit; or as plain sbatch scripts.
 
 A job that fails says so in the store and ends its Slurm task in order, so the others go on; a task that is preempted,
 runs out of time or loses its node is put back in the queue and begins again at its last checkpoint.
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import write_json, write_text
-from expunge.study.job import Job, in_order
-from expunge.study.launch import LaunchConfig, SlurmArgs, StudySpec, resources
-from expunge.study.run import JobEvent, RunOutcome
-from expunge.study.store import Store
-from expunge.study.worker import do_job, failure, forget_failure, jobs_of, quiet
+from expunge.core.files import write_text
+from expunge.engine.job import Job, in_order
+from expunge.engine.job_file import JobFile
+from expunge.engine.launch import LaunchConfig, SlurmArgs, resources
+from expunge.engine.run import JobEvent, RunOutcome
+from expunge.engine.store import Store
+from expunge.engine.worker import failure, forget_failure, run_task
 
 POLL_S = 2.0
 GONE_S = 20.0  # a task that has left the queue and says nothing for so long has died
 RESTARTS = 5
-Prepare = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
     """The jobs of each task, in order, and the task's depth: one more than that of the tasks it waits for."""
     task_of = {job.key: job.key for job in missing}
     for job in missing:
-        if job.kind == "records":
+        if job.shares_task == "parents":
             task_of |= {p.key: job.key for p in job.parents.values() if task_of.get(p.key) == p.key}
     jobs: dict[str, list[Job]] = {}
     for job in missing:
@@ -102,7 +102,7 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
     out: dict[str, list[Job]] = {}
     levels: dict[str, int] = {}
     for task, of in jobs.items():
-        name = f"metrics-{depth[task]}" if of[0].kind == "metrics" else task
+        name = f"{of[0].kind}-{depth[task]}" if of[0].shares_task == "level" else task
         out.setdefault(name, []).extend(of)
         levels[name] = depth[task]
     return out, levels
@@ -110,31 +110,27 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
 
 def run_slurm(
     wanted: Sequence[Job],
-    recipe: StudySpec,
     store: Store,
     launch: LaunchConfig,
     folder: Path,
     tell: Callable[[JobEvent], None],
-    prepare: Prepare | None = None,
+    plugins: Sequence[str] = (),
 ) -> RunOutcome:
-    """Submit every job that is not done, and follow them to their end. Logs and submission files go to `folder`.
+    """Submit every job that is not done, and follow them to their end. Job files and logs go to `folder`.
 
     Interrupted, the jobs go on in the queue, and the same command follows them again. Raises ConfigError without
     submitit or Slurm.
     """
     planned = stages(wanted, store, launch.slurm)
     watch = _SlurmWatch(store, in_order(wanted, store.there), tell)
-    if planned:
-        path = folder.resolve() / "recipe.json"
-        recipe.write(path)
-        root = Path(os.path.abspath(store.root))
-        arrays: dict[str, str] = {}
-        for stage in planned:
-            tasks = [SlurmTask(str(path), tuple(j.key for j in jobs), str(root), prepare) for jobs in stage.tasks]
-            ids = _submit(stage, tasks, [arrays[name] for name in stage.after], folder.resolve())
-            arrays[stage.name] = ids[0].split("_")[0]
-            for jobs, task_id in zip(stage.tasks, ids, strict=True):
-                watch.waiting |= {job.key: task_id for job in jobs}
+    arrays: dict[str, str] = {}
+    for stage in planned:
+        path = _write_stage(stage, store, folder.resolve(), plugins)
+        tasks = [SlurmTask(str(path), index) for index in range(len(stage.tasks))]
+        ids = _submit(stage, tasks, [arrays[name] for name in stage.after], folder.resolve())
+        arrays[stage.name] = ids[0].split("_")[0]
+        for jobs, task_id in zip(stage.tasks, ids, strict=True):
+            watch.waiting |= {job.key: task_id for job in jobs}
     watch.block()
     watch.follow()
     return RunOutcome(watch.records, watch.failures, watch.first)
@@ -142,30 +138,32 @@ def run_slurm(
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """Jobs that follow one another, as a node does them.
+    """One task of a stage's job file, as a node runs it.
 
     When time runs out, submitit calls `checkpoint` and queues the task again.
     """
 
-    recipe: str
-    keys: tuple[str, ...]
-    root: str
-    prepare: Prepare | None = None
+    path: str
+    index: int
 
     def __call__(self) -> None:
-        """Do the jobs; a failure is kept in the store and does not end the stage."""
-        quiet()
-        if self.prepare is not None:
-            self.prepare()
-        jobs, store = jobs_of(StudySpec.read(Path(self.recipe))), Store(Path(self.root))
-        for key in self.keys:
-            do_job(jobs, key, store, lambda done, total: None)
+        """Run the jobs; a failure is kept in the store and does not end the stage."""
+        run_task(Path(self.path), self.index)
 
     def checkpoint(self) -> Any:
         """The same task again."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _write_stage(stage: SlurmStage, store: Store, folder: Path, plugins: Sequence[str]) -> Path:
+    """Write the job file of a stage: its jobs and their ancestors, and which job belongs to which task."""
+    jobs = [job for jobs in stage.tasks for job in jobs]
+    tasks = [[job.key for job in jobs] for jobs in stage.tasks]
+    path = folder / f"{stage.name}.json"
+    JobFile.of(jobs, plugins=plugins, tasks=tasks, store=os.path.abspath(store.root)).write(path)
+    return path
 
 
 def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str], folder: Path) -> list[str]:
@@ -313,16 +311,14 @@ def _queue(ids: Any) -> dict[str, str]:
 
 
 def export_slurm(
-    wanted: Sequence[Job], recipe: StudySpec, store: Store, launch: LaunchConfig, folder: Path
+    wanted: Sequence[Job], store: Store, launch: LaunchConfig, folder: Path, plugins: Sequence[str] = ()
 ) -> list[Path]:
-    """A study as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with their dependencies.
+    """Jobs as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with their dependencies.
 
     For sites without submitit: the nodes need this package and the shared folders, no more.
     """
     folder = folder.resolve()
     planned = stages(wanted, store, launch.slurm)
-    recipe.write(folder / "recipe.json")
-    root = Path(os.path.abspath(store.root))
     made: list[Path] = []
     queue = [
         "#!/bin/sh",
@@ -331,9 +327,9 @@ def export_slurm(
         f"cd {shlex.quote(str(folder))}",
     ]
     for stage in planned:
-        write_json(folder / f"{stage.name}.json", [[job.key for job in jobs] for jobs in stage.tasks])
+        _write_stage(stage, store, folder, plugins)
         made.append(folder / f"{stage.name}.sh")
-        write_text(made[-1], _script(stage, folder, root))
+        write_text(made[-1], _script(stage, folder))
         waits = ":".join(f"${_variable(name)}" for name in stage.after)
         depends = f"--dependency=afterok:{waits} --kill-on-invalid-dep=yes " if waits else ""
         queue.append(f"{_variable(stage.name)}=$(sbatch --parsable {depends}{stage.name}.sh)")
@@ -346,7 +342,7 @@ def _variable(stage: str) -> str:
     return "stage_" + stage.replace("-", "_")
 
 
-def _script(stage: SlurmStage, folder: Path, root: Path) -> str:
+def _script(stage: SlurmStage, folder: Path) -> str:
     args = stage.args
     options = {
         "job-name": f"expunge-{stage.name}",
@@ -362,10 +358,7 @@ def _script(stage: SlurmStage, folder: Path, root: Path) -> str:
     }
     lines = [f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={value}" for key, value in options.items()]
     python = shlex.quote(args.python or "python")
-    command = (
-        f"{python} -m expunge job {shlex.quote(str(folder / 'recipe.json'))} --store {shlex.quote(str(root))} "
-        f"--list {shlex.quote(str(folder / f'{stage.name}.json'))} --index $SLURM_ARRAY_TASK_ID"
-    )
+    command = f"{python} -m expunge job {shlex.quote(str(folder / f'{stage.name}.json'))} --index $SLURM_ARRAY_TASK_ID"
     # Exit code 1 is a job that failed and has said so in the store; the others go on.
     return (
         "\n".join(["#!/bin/sh", *lines, "set -eu", *_exports(args), *args.setup, f"{command} || [ $? -eq 1 ]"]) + "\n"
