@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from expunge.cli.plugins import load_plugins
 
 from expunge.core.errors import ConfigError
+from expunge.core.plugins import load_plugins
 from expunge.core.records import KEYS, answer_numbers
 from expunge.data.examples import Example, ExampleSet
 from expunge.evaluation import kinds

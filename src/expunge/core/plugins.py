@@ -1,6 +1,6 @@
-"""Plugins: a user's own file (`--plugin FILE.py`), or a package with an entry point in the group `expunge.plugins`.
+"""Load methods, metrics and record kinds of your own: a file (`--plugin FILE.py`) or an installed package.
 
-Loading a plugin registers the methods, metrics, record kinds and benchmarks that it defines.
+A package names an entry point in the group `expunge.plugins`. Loading a plugin registers its definitions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load_plugins(files: Sequence[str]) -> None:
         try:
             point.load()
         except Exception as error:
-            raise ConfigError(f"plugin {point.name} ({point.value}): {_said(error)}") from error
+            raise ConfigError(f"plugin {point.name} ({point.value}): {_message(error)}") from error
     for name in files:
         _load_file(Path(name).expanduser())
 
@@ -40,9 +40,9 @@ def _load_file(path: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"--plugin: {path}: {_said(error)}") from error
+        raise ConfigError(f"--plugin: {path}: {_message(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, ExpungeError) else f"{type(error).__name__}: {text}"

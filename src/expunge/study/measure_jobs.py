@@ -67,10 +67,11 @@ class ScoreJob(TaskJob):
         """Score the rows with the model."""
         setting = self.source.checked([self.rows])
         held = model_cache(context, setting.model)
-        original = str(inputs.get("original", self.original_source))
+        original = inputs.get("original", self.original_source)
         source = self.model_source(inputs)
         return measuring.score(
-            out, source, setting, self.part, self.how, held, context.progress, original=original
+            out, source, setting, self.part, self.how, held, context.progress,
+            original=None if original is None else str(original),
         )  # fmt: skip
 
 
