@@ -35,7 +35,7 @@ def test_too_few_dev_questions(tmp_path: Path) -> None:
     for split in ("test", "dev"):
         (tmp_path / split).mkdir()
         (tmp_path / split / f"law_{split}.csv").write_text("question,choice0,choice1,answer\nWhy?,so,not so,1\n")
-    with pytest.raises(DataError, match="the subject law has 1 dev questions, 5 wanted"):
+    with pytest.raises(DataError, match="the subject law has 1 dev questions, 5 needed"):
         mmlu_sets(str(tmp_path))
 
 

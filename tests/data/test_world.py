@@ -266,8 +266,8 @@ def test_the_same_whatever_the_hash_seed() -> None:
         ({"questions_per_author": 20}, "world.questions_per_author: must be 1 to 19"),
         ({"holdout_authors": -1}, "world.holdout_authors: must be 0 to 1000"),
         ({"facts": facts.MOST_FACTS + 1}, f"world.facts: must be 1 to {facts.MOST_FACTS}"),
-        ({"forget_fraction": 0.0}, "world.forget_fraction: must lie between 0 and 1"),
-        ({"forget_fraction": float("nan")}, "world.forget_fraction: must lie between 0 and 1"),
+        ({"forget_fraction": 0.0}, "world.forget_fraction: must be a number between 0 and 1"),
+        ({"forget_fraction": float("nan")}, "world.forget_fraction: must be a number between 0 and 1"),
         (
             {"forget_fraction": 0.01},
             "world.forget_fraction: must give 1 to 39 of the 40 authors to forget; 0.01 gives 0",

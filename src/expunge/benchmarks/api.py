@@ -99,7 +99,7 @@ def unused(config: BenchmarkConfig, name: str, *keys: str) -> None:
     for key in keys:
         if getattr(config, key):
             where = f"data.{key}" if key in ("root", "args", "background") else key
-            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting; remove it")
+            raise ConfigError(f"{where}={getattr(config, key)}: the benchmark {name} has no such setting")
 
 
 @dataclass(frozen=True)

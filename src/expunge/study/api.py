@@ -12,7 +12,7 @@ from typing import Any
 from expunge.core.errors import ConfigError, nearest
 
 FRONT_END = "expunge.cli.api"  # reads YAML files and words; imported when a study is opened
-PLUGINS = "expunge.cli.plugins"  # loads Python files with methods and metrics
+PLUGINS = "expunge.core.plugins"  # loads Python files with methods and metrics
 
 
 class Study:

@@ -128,7 +128,7 @@ def test_draws_belong_to_the_record_the_seed_and_the_purpose() -> None:
         ({"refusal": "features=A:nan"}, "a probability lies between 0 and 1, got 'nan'"),
         ({"refusal": "features=A:often"}, "a probability lies between 0 and 1, got 'often'"),
         ({"refusal": "length=3:1"}, "unknown key 'length'"),
-        ({"refusal": "words=a:1,words=a:0.5"}, "refusal: character 11: words=a stands twice"),
+        ({"refusal": "words=a:1,words=a:0.5"}, "refusal: character 11: words=a occurs twice"),
     ],
 )  # fmt: skip
 def test_what_does_not_parse_is_refused_with_its_place(settings: dict[str, str], message: str) -> None:
