@@ -17,7 +17,7 @@ from expunge.cli.main import main
 from expunge.core.fingerprints import file_sha256
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study.erase import run as erase_run
+from expunge.pipelines.erase import run as erase_run
 
 Run = Callable[..., tuple[int, str, str]]
 
