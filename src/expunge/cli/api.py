@@ -34,8 +34,8 @@ from expunge.engine.store import Store
 from expunge.engine.worker import quiet
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out, read_results
+from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.meta_evaluation.jobs import show_meta
-from expunge.pipelines.study.audit_jobs.results import show_audit_rows
 from expunge.pipelines.study.config import StudyConfig, decode_study, decode_task
 from expunge.pipelines.study.graph import StudyGraph
 from expunge.pipelines.study.grid import study_graph

@@ -23,10 +23,10 @@ from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
+from expunge.pipelines.audit_jobs.types import Nf4Job
 from expunge.pipelines.erase.request import EraseRequest, prepare_erase
 from expunge.pipelines.erase.search import EraseTrial, trial_job
 from expunge.pipelines.study import context_source
-from expunge.pipelines.study.audit_jobs.types import Nf4Job
 from expunge.pipelines.study.config import LmEval, decode_study
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.graph import build_graph

@@ -15,11 +15,11 @@ from expunge.engine.job import Job
 from expunge.engine.run import plan
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
+from expunge.pipelines.audit_jobs.jobs import audit_jobs
+from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
+from expunge.pipelines.audit_jobs.types import audit_inputs
 from expunge.pipelines.erase.request import EraseRun
 from expunge.pipelines.erase.search import BudgetClock, Show, TrialResult, carry_on
-from expunge.pipelines.study.audit_jobs.jobs import audit_jobs
-from expunge.pipelines.study.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
-from expunge.pipelines.study.audit_jobs.types import audit_inputs
 from expunge.pipelines.study.config import MethodEntry
 from expunge.report.model import AuditLine
 

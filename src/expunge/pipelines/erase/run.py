@@ -19,6 +19,7 @@ from expunge.engine.job import Job, in_order
 from expunge.engine.show import show as show_files
 from expunge.engine.store import Store
 from expunge.metrics.results import read_results
+from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of
 from expunge.pipelines.erase.findings import BeforeAfter, EraseFinding, erasure, exit_code, judge, model_card
 from expunge.pipelines.erase.jobs import UNSEEN
@@ -36,7 +37,6 @@ from expunge.pipelines.erase.search import (
     trial_job,
     wanted_steps,
 )
-from expunge.pipelines.study.audit_jobs.results import show_audit_rows
 from expunge.pipelines.study.retention import GarbagePlan, remove
 from expunge.report.erasure import erasure_report
 

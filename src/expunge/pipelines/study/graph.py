@@ -14,10 +14,10 @@ from expunge.engine.job import Job
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
+from expunge.pipelines.audit_jobs.jobs import audit_jobs, audited, check_audits
+from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject
 from expunge.pipelines.meta_evaluation.jobs import check_meta, meta_job
 from expunge.pipelines.stories.jobs import StoryJobs, story_jobs
-from expunge.pipelines.study.audit_jobs.jobs import audit_jobs, audited, check_audits
-from expunge.pipelines.study.audit_jobs.results import AuditEntry, AuditSubject
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.requests import with_requests

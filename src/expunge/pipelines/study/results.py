@@ -20,9 +20,9 @@ from expunge.metrics.aggregate import band
 from expunge.metrics.api import find_family
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
+from expunge.pipelines.audit_jobs.results import AuditSubject, audit_lines
 from expunge.pipelines.meta_evaluation.jobs import meta_section
 from expunge.pipelines.stories.results import stories_model
-from expunge.pipelines.study.audit_jobs.results import AuditSubject, audit_lines
 from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.harness import EVAL_FILE

@@ -19,8 +19,8 @@ from expunge.core.records import token_records
 from expunge.engine.job import in_order
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
+from expunge.pipelines.audit_jobs.work import relearn, relearn_args
 from expunge.pipelines.study import work
-from expunge.pipelines.study.audit_jobs.work import relearn, relearn_args
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import StudyGraph, build_graph
 from expunge.report.curves import audit_figures

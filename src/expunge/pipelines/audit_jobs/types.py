@@ -13,9 +13,9 @@ from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
 from expunge.core.errors import ConfigError
 from expunge.engine.job import JobContext, shared, unkeyed
 from expunge.metrics.results import write_results
+from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_told
+from expunge.pipelines.audit_jobs.work import in_nf4, relearn
 from expunge.pipelines.study import work
-from expunge.pipelines.study.audit_jobs.results import EVAL_NAME, probe_results, write_told
-from expunge.pipelines.study.audit_jobs.work import in_nf4, relearn
 from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
 from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob

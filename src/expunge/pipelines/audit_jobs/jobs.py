@@ -22,10 +22,9 @@ from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
 from expunge.engine.job import Job
 from expunge.metrics.api import Metric
-from expunge.pipelines.study import measuring
-from expunge.pipelines.study.audit_jobs import types
-from expunge.pipelines.study.audit_jobs.results import AuditEntry, AuditSubject
-from expunge.pipelines.study.audit_jobs.types import (
+from expunge.pipelines.audit_jobs import types
+from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject
+from expunge.pipelines.audit_jobs.types import (
     AnalysisJob,
     AuditJob,
     Nf4Job,
@@ -35,7 +34,8 @@ from expunge.pipelines.study.audit_jobs.types import (
     audit_context,
     audit_inputs,
 )
-from expunge.pipelines.study.audit_jobs.work import relearn_args
+from expunge.pipelines.audit_jobs.work import relearn_args
+from expunge.pipelines.study import measuring
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.job_values import AuditRef, Panel
 from expunge.pipelines.study.model_jobs import parents_of

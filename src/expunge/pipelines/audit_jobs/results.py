@@ -23,7 +23,7 @@ from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import compute
 from expunge.metrics.results import read_results
-from expunge.pipelines.study.audit_jobs.work import tokens_file
+from expunge.pipelines.audit_jobs.work import tokens_file
 from expunge.report.model import AuditLine
 
 TOLD, ROWS = "audit.json", "rows.parquet"
