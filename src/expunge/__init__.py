@@ -68,7 +68,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.training.unlearn_config import UnlearnConfig
     from expunge.training.unlearn_trainer import UnlearnTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # Unlearning
