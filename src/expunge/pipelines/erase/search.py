@@ -141,7 +141,7 @@ def candidates(erasing: EraseRun) -> list[EraseTrial]:
 
 
 def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> TrainArgs:
-    """The training settings of a trial: it looks LOOKS times and keeps its best model. It has no patience, for utility
+    """Return the training settings of a trial: it looks LOOKS times and keeps its best model. It has no patience, for utility
     falls before it comes back."""
     request = erasing.request
     own = decode(TrainArgs, dict(request.study.unlearn), where="unlearn")
@@ -153,7 +153,7 @@ def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Trai
 
 
 def trial_job(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Job:
-    """The run of a trial. goal: the value that a model which never saw the rows has; None: as low as it goes."""
+    """Return the run of a trial. goal: the value that a model which never saw the rows has; None: as low as it goes."""
     chosen = objective(trial.method, trial.method_args)
     sides = {"forget": ("forget",), "retain": ("retain",)}
     return erasing.search.fit(trial.label, None, chosen, sides, trial_args(erasing, trial, goal))
@@ -166,7 +166,7 @@ def check_trials(erasing: EraseRun) -> None:
 
 
 def wanted_steps(erasing: EraseRun) -> int:
-    """The steps of a trial when time is no matter."""
+    """Return the steps of a trial when time is no matter."""
     own = decode(TrainArgs, dict(erasing.request.study.unlearn), where="unlearn")
     per_pass = math.ceil(len(erasing.sets["forget"]) / own.rows_per_step)
     return min(max(EPOCHS * per_pass, FEWEST), MOST)
@@ -175,7 +175,7 @@ def wanted_steps(erasing: EraseRun) -> int:
 def plan_search(
     erasing: EraseRun, goal: float | None, store: Store, show: Show, clock: BudgetClock
 ) -> list[EraseTrial]:
-    """The trials that fit, by the time that a few steps took. Written down, so that a later call tries the same."""
+    """Return the trials that fit, by the time that a few steps took. Written down, so that a later call tries the same."""
     place = erasing.work / PLAN
     if place.is_file():
         return [EraseTrial(**trial) for trial in json.loads(place.read_text(encoding="utf-8"))["trials"]]
@@ -190,7 +190,7 @@ def plan_search(
 
 
 def sized(n: int, steps: int, first_s: float, step_s: float, time_s: float) -> tuple[int, int]:
-    """How many of n trials fit into a time, and of how many steps; one always does, at the cost of its steps.
+    """Return the number of of n trials fit into a time, and of how many steps; one always does, at the cost of its steps.
 
     first_s: until the end of the first step, with loading and an evaluation. A trial loads, looks and saves besides.
     """
@@ -261,7 +261,7 @@ def search(
 
 def _longest(made: Sequence[TrialResult], store: Store) -> float:
     """Seconds that the longest of the finished trials took."""
-    return max((float((store.found(t.job) or {}).get("wall_s", 0.0)) for t in made), default=0.0)
+    return max((float((store.readable_record(t.job) or {}).get("wall_s", 0.0)) for t in made), default=0.0)
 
 
 def _tried(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
@@ -274,7 +274,7 @@ def _tried(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
 
 
 def best(tried: Sequence[TrialResult], goal: float | None) -> TrialResult:
-    """The trial whose kept model is the best: of those that keep the floor the one that forgets most (or is nearest to
+    """Return the trial whose kept model is the best: of those that keep the floor the one that forgets most (or is nearest to
     the goal), of equals the one with more utility; if none keeps it, the one with the most utility.
 
     Raises JobError where no trial has a model.

@@ -54,7 +54,7 @@ def _strippable(graphs: Sequence[StudyGraph], jobs: Mapping[str, Job], store: St
 
 
 def _kept(leaves: Sequence[ModelNode], store: Store, keep: Keep) -> Iterator[ModelNode]:
-    """The unlearned models of one cell whose weights stay."""
+    """Yield the unlearned models of one cell whose weights stay."""
     if keep == "last":
         ends = {(x.label.partition("@")[0], x.train_seed, x.seed): x for x in leaves}
         yield from ends.values()
@@ -62,7 +62,7 @@ def _kept(leaves: Sequence[ModelNode], store: Store, keep: Keep) -> Iterator[Mod
         return
     ranked = []
     for leaf in leaves:
-        facts: Mapping[str, Any] = (store.found(leaf.metrics) or {}).get("facts", {})
+        facts: Mapping[str, Any] = (store.readable_record(leaf.metrics) or {}).get("facts", {})
         quality, utility = (facts.get(name) for name in ("forget_quality", "model_utility"))
         if quality is None or utility is None:
             yield leaf

@@ -72,12 +72,12 @@ class _SweepSearch:
     told: dict[str, list[float]]
 
     def of(self, graph: StudyGraph) -> StudyGraph:
-        """Its part of a graph."""
+        """Return its part of a graph."""
         return graph.cells[self.cell] if graph.cells else graph
 
 
 def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()) -> SweepStage:
-    """The study that a sweep needs next. lost: keys of jobs that have failed; their trials count as tried.
+    """Return the study that a sweep needs next. lost: keys of jobs that have failed; their trials count as tried.
 
     Raises ConfigError or DataError.
     """
@@ -116,7 +116,7 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
 
 
 def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]:
-    """A search for each cell. Raises ConfigError."""
+    """Return a search for each cell. Raises ConfigError."""
     if whole.stories is not None or whole.meta is not None:
         what = "stories" if whole.stories is not None else "meta"
         raise ConfigError(f"sweep: a study with {what} has no sweep; leave `sweep` out")
@@ -132,7 +132,7 @@ def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]
 
 
 def _ends(graph: StudyGraph) -> StudyGraph:
-    """The graph without the measurements of a chain's models before its last, by which no trial is judged."""
+    """Return the graph without the measurements of a chain's models before its last, by which no trial is judged."""
     parts = {name: _ends(part) for name, part in graph.cells.items()}
     leaves = [leaf for part in parts.values() for leaf in part.leaves]
     if not parts:
@@ -141,12 +141,12 @@ def _ends(graph: StudyGraph) -> StudyGraph:
 
 
 def _chain(study: StudyConfig, leaf: ModelNode) -> str:
-    """The label of a model, or of the chain that it is a link of."""
+    """Return the label of a model, or of the chain that it is a link of."""
     return leaf.label if study.requests == 1 else leaf.label.partition("@")[0]
 
 
 def check_sweep(study: StudyConfig) -> dict[str, Space]:
-    """The space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
+    """Return the space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
     if study.eval.split != "all":
         raise ConfigError("eval.split: a sweep reads the selection part, and its report the other; leave it out")
     base = decode(TrainArgs, dict(study.unlearn), where="unlearn")
@@ -201,7 +201,7 @@ def _last_changes(search: _SweepSearch, chosen: Mapping[str, Values]) -> dict[st
 def _stage_tree(
     tree: Mapping[str, Any], study: StudyConfig, changes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The plain study of a stage, from what changes in each cell; in all of a study without a grid."""
+    """Return the plain study of a stage, from what changes in each cell; in all of a study without a grid."""
     made = {k: v for k, v in tree.items() if k != "sweep"}
     if study.grid:
         return made | {"grid_cells": {c: {**study.grid_cells.get(c, {}), **own} for c, own in changes.items()}}
@@ -238,7 +238,7 @@ def _read(search: _SweepSearch, graph: StudyGraph, store: Store) -> list[SweepTr
 
 
 def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
-    """The rule as evaluations during training know it. Raises ConfigError for a metric that is not measured."""
+    """Return the rule as evaluations during training know it. Raises ConfigError for a metric that is not measured."""
     benchmark, rule = graph.setting.benchmark, study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
     args = EvaluateArgs(steps=1, panel="full", rule=rule)
@@ -251,7 +251,7 @@ def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
 
 
 def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelection:
-    """The rule with the numbers of the cell's start and of its retain model in it."""
+    """Return the rule with the numbers of the cell's start and of its retain model in it."""
     mine = search.of(graph)
     start = next(leaf for leaf in mine.leaves if leaf.role == "full")
     retain = next((leaf for leaf in mine.leaves if leaf.role == "retain"), None)
@@ -264,18 +264,18 @@ def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelecti
 
 
 def _facts(leaf: ModelNode, store: Store) -> Mapping[str, float | None]:
-    facts: Mapping[str, float | None] = (store.found(leaf.metrics) or {}).get("facts", {})
+    facts: Mapping[str, float | None] = (store.readable_record(leaf.metrics) or {}).get("facts", {})
     return facts
 
 
 def _point(rule: ModelSelection, number: int, facts: Mapping[str, float | None]) -> EvalPoint:
-    """A trial's numbers, NaN where it has none, as an evaluation whose step is its number."""
+    """Return a trial's numbers, NaN where it has none, as an evaluation whose step is its number."""
     values = {name: facts.get(name) for name in (rule.utility, rule.forget)}
     return EvalPoint(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
 def _score(rule: ModelSelection, trial: SweepTrial) -> float:
-    """A trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
+    """Return a trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
     if rule.passes(point):
         return rule.away(point)
@@ -285,7 +285,7 @@ def _score(rule: ModelSelection, trial: SweepTrial) -> float:
 def _decide(
     search: _SweepSearch, graph: StudyGraph, store: Store, trials: Sequence[SweepTrial]
 ) -> tuple[list[SweepTrial], list[str]]:
-    """Which trial of each method of a cell is chosen; a line on each."""
+    """Return which trial of each method of a cell is chosen; a line on each."""
     out, notes = [], []
     for label in dict.fromkeys(t.method for t in trials):
         rule = _rule(search, graph, store)
