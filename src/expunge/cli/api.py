@@ -69,7 +69,7 @@ class StudyResult:
         return next(iter(self.reports.values()))
 
     def table(self) -> list[dict[str, Any]]:
-        """The results table, a dict per row: column name -> raw value; of a grid, with the `cell` in front."""
+        """Return the results table, a dict per row: column name -> raw value; of a grid, with the `cell` in front."""
         return [
             ({"cell": cell} if cell else {})
             | {"run": row.name}
@@ -90,7 +90,7 @@ class SweepRun:
     stage: SweepStage
 
     def at(self, lost: Collection[str]) -> StudyHandle:
-        """The study to run when the jobs `lost` have failed."""
+        """Return the study to run when the jobs `lost` have failed."""
         stage = next_stage(self.tree, Store(Path(self.study.paths.store)), lost)
         return StudyHandle(stage.graph, self.plugins, dataclasses.replace(self, stage=stage))
 
@@ -126,7 +126,7 @@ class StudyHandle:
         return Store(Path(self.graph.study.paths.store))
 
     def plan(self) -> list[PlannedJob]:
-        """Every job and its state, without running."""
+        """Return every job and its state, without running."""
         return plan(self.graph.jobs, self.store)
 
     def run(self, *, console: Console | None = None, command: str = "") -> StudyResult:
@@ -137,7 +137,7 @@ class StudyHandle:
         return self._run(console, command)
 
     def _run_sweep(self, swept: SweepRun, console: Console | None, command: str) -> StudyResult:
-        """One study after the other, until the winners are measured. A trial that failed before is tried once more."""
+        """Return one study after the other, until the winners are measured. A trial that failed before is tried once more."""
         lost: dict[str, str] = {}
         names: dict[str, str] = {}
         handle = swept.at(lost)
@@ -180,18 +180,18 @@ class StudyHandle:
         return run(jobs, self.store, tell)
 
     def export_slurm(self, folder: Path) -> list[Path]:
-        """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
+        """Return the study as sbatch scripts in a folder; the files, the one that queues them all last."""
         return export_slurm(self.graph.jobs, self.store, self.graph.study.launch, folder, self.plugins)
 
     def _reports(self, outcome: RunOutcome, command: str) -> dict[str, ReportModel]:
-        """A report for each cell; of a study without a grid, one without a name."""
+        """Return a report for each cell; of a study without a grid, one without a name."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
         said = self.swept.stage.said if self.swept else {}
         return {name: dataclasses.replace(r, notes=(*r.notes, *said.get(name, ()))) for name, r in reports.items()}
 
     def stored(self, command: str = "") -> ReportModel:
-        """The results as far as they are in the store, of all cells; nothing is run."""
+        """Return the results as far as they are in the store, of all cells; nothing is run."""
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
@@ -203,7 +203,7 @@ def _told(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:
-    """A study by `study=NAME` or `study=FILE.yaml` and further `key=value` words. Raises ConfigError or DataError.
+    """Return a study by `study=NAME` or `study=FILE.yaml` and further `key=value` words. Raises ConfigError or DataError.
 
     plugins: files that are already loaded, for the processes that do the jobs.
     """
@@ -216,7 +216,7 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
 
 
 def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ...]) -> StudyHandle:
-    """A study with a sweep, as far as it is: trials that its last run saw fail are not waited for."""
+    """Return a study with a sweep, as far as it is: trials that its last run saw fail are not waited for."""
     lost: list[str] = []
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         lost = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
@@ -264,7 +264,7 @@ class JobHandle:
         return JobResult(folder, summary, reasons, self._cut())
 
     def _cut(self) -> list[str]:
-        """Which rows were longer than the template allows: in training, and of what was scored."""
+        """Return which rows were longer than the template allows: in training, and of what was scored."""
         store = Store(Path(self.prepared.single.paths.store))
         parts = self.prepared.records.parents.items() if self.prepared.records else ()
         jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
@@ -277,7 +277,7 @@ class JobHandle:
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:
-    """A single job ("train", "unlearn" or "eval") by `key=value` words. Raises ConfigError or DataError."""
+    """Return a single job ("train", "unlearn" or "eval") by `key=value` words. Raises ConfigError or DataError."""
     tree, notes = single_tree(mode, overrides)
     prepared = prepare(decode_task(SingleJob, tree))
     return JobHandle(prepared, [*notes, *prepared.notes])

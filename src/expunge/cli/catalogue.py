@@ -67,7 +67,7 @@ def _methods() -> dict[str, dict[str, Any]]:
 
 
 def _about(page: str) -> str:
-    """The first sentence of a page, without the papers it names: they have a column of their own."""
+    """Return the first sentence of a page, without the papers it names: they have a column of their own."""
     opening = " ".join(page.partition("\n\n")[0].split())
     bare = re.sub(r" \([^()]*arXiv[^()]*\)", "", opening)
     return re.split(r"(?<=\.)\s", bare, maxsplit=1)[0]
@@ -81,7 +81,7 @@ def _needs(needs: Mapping[str, Any]) -> list[str]:
 
 
 def _default(setting: Any) -> Any:
-    """A setting's default as plain data; "required" where it has none."""
+    """Return a setting's default as plain data; "required" where it has none."""
     from expunge.core.fingerprints import canonical
 
     if setting.default is not dataclasses.MISSING:
@@ -167,5 +167,5 @@ def _page(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _yaml(value: Any) -> str:
-    """A setting as a user types it: null, true, text without quotes."""
+    """Return a setting as a user types it: null, true, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)

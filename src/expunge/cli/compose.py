@@ -156,7 +156,7 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
 
 
 def _quoted(word: Word) -> list[str]:
-    """A note for a text in quotes of its own: they were once taken off, and are now part of the value."""
+    """Return a note for a text in quotes of its own: they were once taken off, and are now part of the value."""
     text = word.text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
         return [f"{word.key}: the quotes are part of the value {text}; only the shell takes quotes off"]
@@ -173,7 +173,7 @@ def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
-    """One line for an unknown key; near a free group of the tree (method_args), its present keys are the hint."""
+    """Return one line for an unknown key; near a free group of the tree (method_args), its present keys are the hint."""
     line = unknown_key(mode, key)
     return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 

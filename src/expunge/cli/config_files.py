@@ -129,7 +129,7 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
 
 
 def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
-    """The path of a named file, and whether it is a user's own. Raises ConfigError with the nearest name."""
+    """Return the path of a named file, and whether it is a user's own. Raises ConfigError with the nearest name."""
     bare = name.removesuffix(".yaml").removesuffix(".yml")
     if not name.endswith(SUFFIXES):
         if bare in shipped(group):
@@ -287,7 +287,7 @@ class Composition:
                 self.tree = merge(self.tree, {group: own})
 
     def _group_tree(self, file: ConfigFile) -> dict[str, Any]:
-        """A model's or a trainer's file over the files it includes."""
+        """Return a model's or a trainer's file over the files it includes."""
         below: dict[str, Any] = {}
         with self._within(file):
             for included in self._included(file):
@@ -324,7 +324,7 @@ class Composition:
                     self._merge_file(self._again(entry, file))
 
     def _again(self, entry: str, file: ConfigFile) -> ConfigFile:
-        """An included file as `_collect` left it: without the settings of a method that was not chosen."""
+        """Return an included file as `_collect` left it: without the settings of a method that was not chosen."""
         made = self._include(entry, file)
         trainer = made.tree.get("trainer")
         if isinstance(trainer, dict) and trainer.get("handler", self.choices.get("trainer")) != self.choices.get(
@@ -348,7 +348,7 @@ class _Opened:
 
 
 def _names_model(model: Mapping[str, Any]) -> bool:
-    """Whether settings of a model say which model it is: a preset, or a folder or hub id."""
+    """Return whether settings of a model say which model it is: a preset, or a folder or hub id."""
     args = model.get("model_args")
     named = isinstance(args, dict) and args.get("pretrained_model_name_or_path")
     return bool(model.get("preset") or named)

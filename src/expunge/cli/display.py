@@ -18,7 +18,7 @@ _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[ma
 
 
 def plan_table(planned: Sequence[PlannedJob]) -> Table:
-    """The graph as a table: state, parents, estimated work and time."""
+    """Return the graph as a table: state, parents, estimated work and time."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (
         ("state", "left"),
@@ -52,7 +52,7 @@ LISTED = 600  # a plan of more jobs is shown by kind alone
 
 
 def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
-    """How many jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
+    """Return the number of jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("kind")
     for column in ("jobs", "done", "tokens to do", "time to do", "disk to fill"):
@@ -74,7 +74,7 @@ def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
 
 
 def plan_summary(planned: Sequence[PlannedJob]) -> str:
-    """One line: how many jobs of each state, parts not counted, and the work that is left."""
+    """Return one line: how many jobs of each state, parts not counted, and the work that is left."""
     shown = [p for p in planned if p.job.kind != PART]
     counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
     left = [p for p in planned if p.state != "hit"]
@@ -93,7 +93,7 @@ MEASURED = ("score", "measure")
 
 
 def plan_memory(planned: Sequence[PlannedJob]) -> str:
-    """One line: what the largest of the jobs that are left to do hold, in training and in evaluation; nothing where no
+    """Return one line: what the largest of the jobs that are left to do hold, in training and in evaluation; nothing where no
     job says."""
     left = [p.job for p in planned if p.state != "hit"]
     said = []

@@ -64,6 +64,6 @@ def _say(error: BaseException) -> None:
 
 
 def _lost(error: BaseException) -> bool:
-    """Whether an exchange broke because another process is no longer there."""
+    """Return whether an exchange broke because another process is no longer there."""
     said = str(error).lower()
     return isinstance(error, RuntimeError) and ("connection" in said or "gloo" in said or "nccl" in said)

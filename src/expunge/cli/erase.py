@@ -169,7 +169,7 @@ def say(done: Any, console: Any) -> None:
 
 
 def request_of(parsed: argparse.Namespace) -> Any:
-    """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
+    """Return the arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
     from expunge.cli.compose import options, study_tree
     from expunge.pipelines.erase.request import EraseRequest
     from expunge.pipelines.study.config import decode_study

@@ -16,7 +16,7 @@ from expunge.report.write import write_report
 
 
 def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
-    """All cells as one model, for tables over all of them: each label begins with its cell.
+    """Return all cells as one model, for tables over all of them: each label begins with its cell.
 
     What compares the models of one cell (the band of its retain models, samples) is left out.
     """

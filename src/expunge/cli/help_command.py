@@ -142,7 +142,7 @@ def _plain(value: Any) -> str:
 
 
 def _chosen(key: str) -> list[KeyInfo]:
-    """The pages of a key whose meaning depends on the benchmark or the method: one for each class that has it."""
+    """Return the pages of a key whose meaning depends on the benchmark or the method: one for each class that has it."""
     group, _, name = key.rpartition(".")
     if group not in CHOSEN:
         return []

@@ -112,7 +112,7 @@ def _template(parsed: argparse.Namespace) -> int:
 
 
 def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskContext:
-    """The task that the words name, with the model's own template unless a shipped model is named."""
+    """Return the task that the words name, with the model's own template unless a shipped model is named."""
     from expunge.cli.compose import single_tree
     from expunge.pipelines.study.config import decode_task
     from expunge.pipelines.study.resolve_task import resolve_task
@@ -167,7 +167,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encoder) -> AnalysisInputs:
-    """The first n rows of a set, as token ids."""
+    """Return the first n rows of a set, as token ids."""
     from expunge.data.stories import TokenDataset
     from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 
@@ -261,7 +261,7 @@ def _attention(looking: InspectCommand) -> InspectInputs:
 
 
 def _both(looking: InspectCommand) -> dict[str, AnalysisInputs]:
-    """The two sets by name."""
+    """Return the two sets by name."""
     return dict(zip(looking.names, (looking.read, looking.other()), strict=True))
 
 
@@ -275,7 +275,7 @@ def _path(looking: InspectCommand) -> InspectInputs:
 
 
 def _prune(looking: InspectCommand) -> InspectInputs:
-    """The weights to move are chosen on every other row of the set, and the rest of it is read with the other set."""
+    """Return the weights to move are chosen on every other row of the set, and the rest of it is read with the other set."""
     from expunge.interpretability.prune import prune_curve, saliency
 
     chosen, kept = (_every_other(looking.read, start) for start in (0, 1))

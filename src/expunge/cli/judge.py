@@ -75,7 +75,7 @@ def _check_out(parsed: argparse.Namespace) -> None:
 
 
 def told(found: JudgementTable) -> str:
-    """A judged set of texts in a line."""
+    """Return a judged set of texts in a line."""
     if math.isnan(found.mean):
         return f"{found.judge}: no number: {found.reason}"
     ends = "" if math.isnan(found.ci_low) else f" [{found.ci_low:.3f}, {found.ci_high:.3f}] ({found.interval})"
@@ -126,7 +126,7 @@ def _records(path: Path) -> list[Any]:
 
 
 def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, list[int]]:
-    """Which records belong together, by a column's value, in the order in which the values come."""
+    """Return which records belong together, by a column's value, in the order in which the values come."""
     if by is None:
         return {None: list(range(len(records)))}
     out: dict[Any, list[int]] = {}
@@ -138,7 +138,7 @@ def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, lis
 
 
 def _text(record: Mapping[str, Any], number: int, path: Path) -> GeneratedText:
-    """A record as a generation. Records of one row_id are samples of one row; without it each is a row of its own."""
+    """Return a record as a generation. Records of one row_id are samples of one row; without it each is a row of its own."""
     from expunge.core.records import GeneratedText
 
     column = next((name for name in COLUMNS if name in record), None)

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The words of a command. Settings may stand anywhere: argparse alone takes only those that stand together."""
+    """Return the words of a command. Settings may stand anywhere: argparse alone takes only those that stand together."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
     taken = next(

@@ -46,7 +46,7 @@ def combinations(mode: str, words: Sequence[str]) -> list[tuple[str, list[str]]]
 
 
 def _below(word: str, name: str) -> str:
-    """The word, with a folder of this name below where it says where things go."""
+    """Return the word, with a folder of this name below where it says where things go."""
     key, _, value = word.partition("=")
     return f"{key}={value}/{name}" if key.lstrip("+") in PLACES else word
 

@@ -93,7 +93,7 @@ class ReportServer:
         self._page = page.encode()
 
     def find(self, path: str) -> tuple[str, bytes] | None:
-        """The kind and contents of what an address names, or None."""
+        """Return the kind and contents of what an address names, or None."""
         name = unquote(urlsplit(path).path).removeprefix("/")
         if name in ("", "report.html"):
             return KINDS[".html"], self._page
@@ -107,7 +107,7 @@ class ReportServer:
 
 
 def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
-    """A handler of requests that only reads `pages`."""
+    """Return a handler of requests that only reads `pages`."""
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "expunge"

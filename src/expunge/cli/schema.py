@@ -77,12 +77,12 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def optional(hint: Any) -> bool:
-    """Whether the type allows null."""
+    """Return whether the type allows null."""
     return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
 
 
 def is_text(hint: Any) -> bool:
-    """Whether every value of the type is text (or null): such a value is taken as it stands."""
+    """Return whether every value of the type is text (or null): such a value is taken as it stands."""
 
     def text(member: Any) -> bool:
         if get_origin(member) is Literal:

@@ -78,7 +78,7 @@ def _tree(
     overrides: Sequence[str],
     **args: str | None,
 ) -> dict[str, Any]:
-    """The settings of a run or a measurement. Paths are put in as they are, so no character in them has a meaning."""
+    """Return the settings of a run or a measurement. Paths are put in as they are, so no character in them has a meaning."""
     words = list(overrides)
     if mode == "unlearn" and not any(word.startswith("experiment=") for word in words):
         words.insert(0, SEMEVAL_EXPERIMENT)
@@ -99,7 +99,7 @@ def _tree(
 
 
 def run_semeval(parsed: argparse.Namespace) -> int:
-    """The command; returns the exit code."""
+    """Return the command; returns the exit code."""
     began = time.monotonic()
     console = Console()
     limit = None if parsed.time_limit is None else seconds(parsed.time_limit, "--time-limit")
@@ -131,7 +131,7 @@ def run_semeval(parsed: argparse.Namespace) -> int:
 def _within(
     entry: PreparedRun, out: Path, limit: float | None, every: float, began: float, console: Console
 ) -> Submission:
-    """The run, told of on the console; what was spent on checking the input counts."""
+    """Return the run, told of on the console; what was spent on checking the input counts."""
     left = None if limit is None else max(0.01, limit - (time.monotonic() - began))
     return submit(entry, out, limit_s=left, save_every_s=every, tell=_ProgressLines(console))
 
@@ -170,7 +170,7 @@ def _said(done: Submission) -> str:
 
 
 def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> SingleJob:
-    """The official measurement of a model, checked."""
+    """Return the official measurement of a model, checked."""
     kept = [w for w in parsed.overrides if not w.startswith(("experiment=", "trainer.", "trainer="))]
     words = ["experiment=eval/semeval/default", *kept]
     where = (model, parsed.forget, parsed.retain, None)

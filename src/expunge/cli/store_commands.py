@@ -72,7 +72,7 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
 
 
 def _studies(overrides: Sequence[str], plugins: Sequence[str]) -> list[StudyHandle]:
-    """Each `study=` as a study, with the other words for all."""
+    """Return each `study=` as a study, with the other words for all."""
     from expunge.cli.api import load_study
 
     named = [word for word in overrides if word.startswith("study=")]

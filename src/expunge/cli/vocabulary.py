@@ -74,7 +74,7 @@ def _evaluation(words: Sequence[str]) -> dict[str, str]:
 
 
 def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words in this project's names, and a note for each that changed its name or has no effect."""
+    """Return the words in this project's names, and a note for each that changed its name or has no effect."""
     out: list[str] = []
     notes: list[str] = []
     how = _evaluation(words)

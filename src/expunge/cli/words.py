@@ -53,7 +53,7 @@ def split_words(words: Sequence[str]) -> list[Word]:
 
 
 def _not_a_word(word: str, before: str) -> str:
-    """One line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
+    """Return one line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
     key, equals, text = before.partition("=")
     if equals and (_open(text) or word[-1:] in "]})"):
         return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
@@ -88,14 +88,14 @@ def _is_null(text: str, hint: Any) -> bool:
 
 
 def _listed(key: str, text: str, item: Any) -> Any:
-    """A list without brackets, `seeds.unlearn=0,1,2`: no shell gives the value another meaning."""
+    """Return a list without brackets, `seeds.unlearn=0,1,2`: no shell gives the value another meaning."""
     if any(member is str for member in members(item)) or is_text(item):
         return [Verbatim(part.strip()) for part in text.split(",")]
     return _grammar(key, f"[{text}]")
 
 
 def _free(key: str, text: str) -> Any:
-    """A value of a key whose type only the benchmark or the method knows: the grammar, else the text as it stands."""
+    """Return a value of a key whose type only the benchmark or the method knows: the grammar, else the text as it stands."""
     try:
         return _grammar(key, text)
     except ConfigError:
@@ -105,7 +105,7 @@ def _free(key: str, text: str) -> Any:
 
 
 def _grammar(key: str, text: str) -> Any:
-    """A value in Hydra's override grammar. Raises ConfigError."""
+    """Return a value in Hydra's override grammar. Raises ConfigError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -45,7 +45,7 @@ class AttackResult:
 
 
 def entries(n_forget: int) -> dict[str, dict[str, Any] | str]:
-    """The settings of each audit in the order they are held, or why it cannot be."""
+    """Return the settings of each audit in the order they are held, or why it cannot be."""
     relearn: dict[str, Any] | str = "it trains on some of the rows and scores others; fewer than 4 are too few"
     if n_forget >= 4:
         steps = [0, 1, 2, 4, 8]
@@ -74,7 +74,7 @@ def run_audits(
 
 
 def audit_of(erasing: EraseRun, chosen: TrialResult, entry: Mapping[str, Any]) -> tuple[AuditEntry, Audit]:
-    """The job of one audit of the chosen model, beside the model before and the control."""
+    """Return the job of one audit of the chosen model, beside the model before and the control."""
     own = {**erasing.request.study.unlearn, "learning_rate": chosen.trial.learning_rate}
     study = dataclasses.replace(
         erasing.request.study, audits=(entry,), unlearn=own, methods=(MethodEntry(trainer=chosen.trial.method),)
@@ -123,7 +123,7 @@ def seconds_of(jobs: list[Job], store: Store) -> float:
 
 
 def _found(erasing: EraseRun, audit: Audit, audited: AuditEntry, store: Store) -> dict[str, tuple[float, float]]:
-    """The headline number of each probe, of the model and of the one before; of relearning after its last step."""
+    """Return the headline number of each probe, of the model and of the one before; of relearning after its last step."""
     metric = HEADLINE.get(audited.name)
     if metric is None:
         return {}

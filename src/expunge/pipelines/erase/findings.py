@@ -134,7 +134,7 @@ def _target(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
 
 
 def single_rows(measured: BeforeAfter) -> EraseFinding | None:
-    """Whether a row by itself is still known: a mean over many hides it. A row counts where more than HALF of what the
+    """Return whether a row by itself is still known: a mean over many hides it. A row counts where more than HALF of what the
     model knew of it, above the reference, is left. None where no row was known."""
     metric = Metric(ANSWERED, "probability")
     ids = sorted(measured.before[ANSWERED].per_row)
@@ -158,7 +158,7 @@ def single_rows(measured: BeforeAfter) -> EraseFinding | None:
 
 
 def left_over(before: float, after: float, reference: float | None) -> float | None:
-    """The share of what was known that is left: 1 the model before, 0 the reference (none: a probability of 0).
+    """Return the share of what was known that is left: 1 the model before, 0 the reference (none: a probability of 0).
 
     None where the model before was no more than LITTLE above the reference, or a number is missing.
     """
@@ -169,7 +169,7 @@ def left_over(before: float, after: float, reference: float | None) -> float | N
 
 
 def _audit(erasing: EraseRun, measured: BeforeAfter, held: AttackResult) -> list[EraseFinding]:
-    """An audit against its controls by its verdicts; without them by the target, where that makes sense."""
+    """Return an audit against its controls by its verdicts; without them by the target, where that makes sense."""
     if erasing.control is not None:
         out = []
         for reading in held.readings:
@@ -190,7 +190,7 @@ def _audit(erasing: EraseRun, measured: BeforeAfter, held: AttackResult) -> list
 
 
 def _way_words(way: str) -> str:
-    """A way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
+    """Return a way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
     name, _, step = way.partition(", step ")
     return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
 
@@ -308,7 +308,7 @@ def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Findin
 
 
 def _of_audits(held: Sequence[AttackResult]) -> list[Finding]:
-    """The readings against controls, or the plain numbers where there are none."""
+    """Return the readings against controls, or the plain numbers where there are none."""
     out = []
     for one in held:
         told = [r for r in one.readings if math.isfinite(r.value)]
@@ -325,19 +325,19 @@ def _of_audits(held: Sequence[AttackResult]) -> list[Finding]:
 
 
 def model_name(request: EraseRequest) -> str:
-    """The model's id, or its folder's name: no path of the machine."""
+    """Return the model's id, or its folder's name: no path of the machine."""
     source = str(request.study.model.source)
     return Path(source).expanduser().resolve().name if looks_local(source) else source
 
 
 def before_hash(request: EraseRequest) -> str:
-    """The contents of the model before, or what the hub calls it."""
+    """Return the contents of the model before, or what the hub calls it."""
     said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
     return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")
 
 
 def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
-    """The model before by its hashes: of the weights as `sha256sum` gives it, and of all that decides what it says."""
+    """Return the model before by its hashes: of the weights as `sha256sum` gives it, and of all that decides what it says."""
     source = str(request.study.model.source)
     if not looks_local(source):
         return (("the model before", before_hash(request)),)
@@ -347,7 +347,7 @@ def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
 
 
 def model_card(erasing: EraseRun, chosen: TrialResult, lines: Sequence[EraseFinding]) -> str:
-    """The new model's README.md: what was done and what came of it. It holds no text of the rows."""
+    """Return the new model's README.md: what was done and what came of it. It holds no text of the rows."""
     request = erasing.request
     source = str(request.study.model.source)
     head = ["---", "library_name: transformers", "tags: [unlearning, expunge]"]

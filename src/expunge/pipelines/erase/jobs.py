@@ -42,7 +42,7 @@ def _erase_control(setting: TaskContext, task: TaskConfig, args: Mapping[str, An
 
 
 def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskContext:
-    """The context of the trials (`choose`) or of the report (`report`): each measures other rows to keep.
+    """Return the context of the trials (`choose`) or of the report (`report`): each measures other rows to keep.
 
     Raises DataError if there are too few rows to keep.
     """
@@ -66,7 +66,7 @@ def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskCont
 
 
 def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data: str) -> TaskContext:
-    """The context of a control's training: the model as it was before, and its rows without those to forget.
+    """Return the context of a control's training: the model as it was before, and its rows without those to forget.
 
     Raises DataError if the rows hold none of those to forget, or no others.
     """
@@ -87,7 +87,7 @@ def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data
 
 
 def columns_of(task: TaskConfig) -> Columns:
-    """The columns of the user's files."""
+    """Return the columns of the user's files."""
     return decode(CustomArgs, dict(task.data.args), where="data.args").columns
 
 
@@ -102,7 +102,7 @@ class GivenModelJob(Job):
 
     @classmethod
     def of(cls, folder: str) -> GivenModelJob:
-        """The job of a model folder."""
+        """Return the job of a model folder."""
         return cls(label="control", contents=source_identity(folder, None), folder=folder)
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:

@@ -127,7 +127,7 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
 
 
 def cut_rows(setting: TaskContext) -> int:
-    """How many of the rows to forget are longer than what is trained on; texts are trained on in pieces, whole."""
+    """Return the number of of the rows to forget are longer than what is trained on; texts are trained on in pieces, whole."""
     rows, encoder = setting.benchmark.sets["forget"], setting.encoder(str(setting.model.source))
     if rows.long == "pieces":
         return 0
@@ -143,7 +143,7 @@ def _cut_note(cut: int, setting: TaskContext) -> str:
 
 
 def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
-    """A method's name and settings; None for auto. Raises ConfigError."""
+    """Return a method's name and settings; None for auto. Raises ConfigError."""
     if name == AUTO:
         if args:
             raise ConfigError("--method-arg: settings are a method's own; name one by --method")
@@ -181,7 +181,7 @@ def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
 
 
 def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, TrainingJobs]:
-    """The makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
+    """Return the makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
     source = ContextSource.of(study, setting)
     search, final = (
         TrainingJobs(own, study.eval, source.then("erase", {"part": part}, module=jobs.__name__).holding(own))
@@ -192,7 +192,7 @@ def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, Tra
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
-    """The job of a model that never saw the rows: the given one, or --base trained on --train-data without them."""
+    """Return the job of a model that never saw the rows: the given one, or --base trained on --train-data without them."""
     if request.retain_model is not None:
         return GivenModelJob.of(request.retain_model)
     if request.base is None or request.full_data is None:
@@ -263,7 +263,7 @@ def begin(erasing: EraseRun) -> None:
 
 
 def _shown(request: EraseRequest) -> dict[str, Any]:
-    """The settings as the folder and the reports say them; no rows."""
+    """Return the settings as the folder and the reports say them; no rows."""
     return {
         "method": request.method,
         "method_args": dict(request.method_args),

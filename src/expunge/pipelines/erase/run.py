@@ -127,7 +127,7 @@ def _check_alive(before: Mapping[str, Any]) -> None:
 
 
 def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The probability that the search goes for: that of a model which never saw the rows, if anything says it."""
+    """Return the probability that the search goes for: that of a model which never saw the rows, if anything says it."""
     if "control" in results:
         value = results["control"][KNOWN].value
     elif UNSEEN in results["before"]:
@@ -138,7 +138,7 @@ def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
 
 
 def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) -> tuple[EraseRun, Job | None]:
-    """The control's metrics; where its training does not fit into the budget, the erasure goes on without one."""
+    """Return the control's metrics; where its training does not fit into the budget, the erasure goes on without one."""
     if erasing.control is None:
         return erasing, None
     control = erasing.control
@@ -156,7 +156,7 @@ def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) ->
 
 
 def _save(erasing: EraseRun, chosen: TrialResult, store: Store) -> Path:
-    """The chosen model as a folder of its own, with a card that says it is not measured yet."""
+    """Return the chosen model as a folder of its own, with a card that says it is not measured yet."""
     folder = erasing.request.out / MODEL
     if folder.exists():
         return folder
@@ -179,7 +179,7 @@ def _write(
     store: Store,
     command: str,
 ) -> EraseOutcome:
-    """The report as page, text and JSON, the audits' tables of rows, and last the mark that all is done."""
+    """Return the report as page, text and JSON, the audits' tables of rows, and last the mark that all is done."""
     out = erasing.request.out
     record = store.record(chosen.job) or {}
     made = erasure(

@@ -323,7 +323,7 @@ T = TypeVar("T", bound=TaskConfig)
 
 
 def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
-    """A plain mapping as a Study or a single job, every key checked. `model.template_args` is the template's place."""
+    """Return a plain mapping as a Study or a single job, every key checked. `model.template_args` is the template's place."""
     given = tree.get("model") or {}
     if not isinstance(given, Mapping):
         raise ConfigError(f"model: expected a group of keys, got {given!r}")
@@ -333,7 +333,7 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
 
 
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
-    """A plain mapping as a Study. Raises ConfigError."""
+    """Return a plain mapping as a Study. Raises ConfigError."""
     study = decode_task(StudyConfig, _with_python_names(tree))
     _check_study(study)
     spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
@@ -346,7 +346,7 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
 
 
 def _with_python_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with methods[].from by its field's name (`from` is a word of Python), and names as entries."""
+    """Return the tree with methods[].from by its field's name (`from` is a word of Python), and names as entries."""
     entries = tree.get("methods")
     if not isinstance(entries, list | tuple):
         return dict(tree)
@@ -368,7 +368,7 @@ def _check_study(study: StudyConfig) -> None:
 
 
 def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
-    """The entries that one with a grid stands for, in the order of its keys, the last changing fastest."""
+    """Return the entries that one with a grid stands for, in the order of its keys, the last changing fastest."""
     if not entry.grid:
         return [entry]
     for key, values in entry.grid.items():
@@ -391,7 +391,7 @@ def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
 
 
 def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The tree with a dotted key set; a mapping is laid over the one that is there. The given tree stays as it is."""
+    """Return the tree with a dotted key set; a mapping is laid over the one that is there. The given tree stays as it is."""
     first, _, rest = key.partition(".")
     out, there = dict(tree), tree.get(first)
     if rest:
@@ -407,7 +407,7 @@ def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def unlearn_args(study: StudyConfig, index: int, seed: int) -> TrainArgs:
-    """The training settings of one method: the study's `unlearn`, changed by the method's `args`."""
+    """Return the training settings of one method: the study's `unlearn`, changed by the method's `args`."""
     entry = study.methods[index]
     decode(TrainArgs, dict(study.unlearn), where="unlearn")
     if "seed" in entry.args:
@@ -417,7 +417,7 @@ def unlearn_args(study: StudyConfig, index: int, seed: int) -> TrainArgs:
 
 
 def entry_label(entry: MethodEntry) -> str:
-    """The given label, or the method's name with its settings."""
+    """Return the given label, or the method's name with its settings."""
     if entry.label:
         return entry.label
     settings = ",".join(f"{k}={v}" for k, v in sorted(entry.method_args.items()))

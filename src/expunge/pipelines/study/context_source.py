@@ -94,18 +94,18 @@ class ContextSource:
 
     @classmethod
     def of(cls, task: TaskConfig, context: TaskContext | None = None) -> ContextSource:
-        """The source of a task. context: the loaded one, if it is at hand."""
+        """Return the source of a task. context: the loaded one, if it is at hand."""
         own = {f.name: getattr(task, f.name) for f in dataclasses.fields(TaskConfig)}
         own["eval"] = dataclasses.replace(task.eval, lm_eval=LmEval())  # a harness job holds its own settings
         made = cls(task=TaskConfig(**own))
         return made if context is None else made.holding(context)
 
     def then(self, name: str, args: Mapping[str, Any] | None = None, *, module: str = __name__) -> ContextSource:
-        """The source of a derived context."""
+        """Return the source of a derived context."""
         return ContextSource(task=self.task, steps=(*self.steps, Derivation(name, args or {}, module)))
 
     def holding(self, context: TaskContext) -> ContextSource:
-        """The same source with its context, loaded already."""
+        """Return the same source with its context, loaded already."""
         vars(self)["_context"] = context
         return self
 
@@ -173,5 +173,5 @@ def _requests(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -
 
 @derivation("watched")
 def _watched(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
-    """The benchmark that evaluations during training read."""
+    """Return the benchmark that evaluations during training read."""
     return dataclasses.replace(context, benchmark=context.watched or context.benchmark, watched=None)

@@ -90,7 +90,7 @@ class WorkEstimator:
         return most if rows.long == "pieces" else max(1, min(most, math.ceil(longest)))
 
     def score(self, part: RecordPart, generation: Generation, n_rows: int | None = None) -> Estimate:
-        """Two operations per parameter and token, four times that for generated tokens, six with a gradient; of the
+        """Return two operations per parameter and token, four times that for generated tokens, six with a gradient; of the
         first n_rows rows (None: all)."""
         rows = self.rows[part.rows]
         if n_rows is not None:
@@ -112,13 +112,13 @@ class WorkEstimator:
         return dataclasses.replace(work, memory=held.total)
 
     def read(self, names: Sequence[str], n_rows: int) -> Estimate:
-        """One forward over so many rows of some sets: two operations per parameter and token."""
+        """Return one forward over so many rows of some sets: two operations per parameter and token."""
         tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n]) for n in names), 1)
         return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
 
 
 def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
-    """How often a run of so many epochs in each phase is evaluated; once at least, where it is at all."""
+    """Return how often a run of so many epochs in each phase is evaluated; once at least, where it is at all."""
     if not args.on:
         return 0
     on_the_way = n_steps // args.steps if args.steps else sum(int(e / (args.every or 1) + 1e-9) for e in epochs)
@@ -126,7 +126,7 @@ def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
 
 
 def sizes(setting: TaskContext) -> WorkEstimator:
-    """The sizes of a study's rows and model."""
+    """Return the sizes of a study's rows and model."""
     sets = setting.benchmark.sets
     tokens = {n: _tokens(s) for n, s in sets.items()}
     shape: ParameterCounts | str

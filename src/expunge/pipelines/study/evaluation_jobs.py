@@ -38,7 +38,7 @@ class EvaluationJobs:
         self._logs: dict[Path, tuple[Mapping[str, MetricResult], FileRef]] = {}
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
-        """All records of a model, gathered from a job for each set of rows and kind.
+        """Return all records of a model, gathered from a job for each set of rows and kind.
 
         original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
         """
@@ -70,15 +70,15 @@ class EvaluationJobs:
             measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
 
     def _how(self, part: measuring.RecordPart) -> Generation:
-        """How texts of a part are generated."""
+        """Return how texts of a part are generated."""
         return self.evaluation.sampling if part.spec.settings == "sampling" else self.evaluation.generation
 
     def _limited(self, part: measuring.RecordPart) -> Generation:
-        """The same, no longer than the benchmark allows."""
+        """Return the same, no longer than the benchmark allows."""
         return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
 
     def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
-        """One kind of records of one set of rows."""
+        """Return one kind of records of one set of rows."""
         writes = part.spec.settings is not None
         compared = part.spec.needs == "original"
         folder = str(original) if compared and not isinstance(original, Job) else None
@@ -101,7 +101,7 @@ class EvaluationJobs:
         )
 
     def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:
-        """The similarity of stored generations to answers."""
+        """Return the similarity of stored generations to answers."""
         return SimilarityJob(
             label=f"{label} {part.rows} {part.kind}",
             parents={"texts": texts},
@@ -123,7 +123,7 @@ class EvaluationJobs:
         retain_file: Path | None = None,
         shadows: Sequence[Job] = (),
     ) -> Job:
-        """The panel over a model's records, against the retain model's results if there are any.
+        """Return the panel over a model's records, against the retain model's results if there are any.
 
         shadows: the records of the retain models that attacks with reference models read, never this model's own.
         """
@@ -146,7 +146,7 @@ class EvaluationJobs:
         )
 
     def harness(self, label: str, model: Job | None) -> Job | None:
-        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        """Return the tasks of lm-evaluation-harness on a model, if any are asked for."""
         config = self.evaluation.lm_eval
         if not config.tasks:
             return None
@@ -161,7 +161,7 @@ class EvaluationJobs:
         )
 
     def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, MetricResult], FileRef]:
-        """The results of a retain log that fits this setting, and the file; read once. Raises ConfigError."""
+        """Return the results of a retain log that fits this setting, and the file; read once. Raises ConfigError."""
         if retain_file not in self._logs:
             n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
             results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
@@ -169,7 +169,7 @@ class EvaluationJobs:
         return self._logs[retain_file]
 
     def _tokenizer_mark(self) -> str | None:
-        """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
+        """Return the mark of the tokenizer this setting reads with; None where a job has yet to make it."""
         source = self.setting.model.tokenizer_source
         if source is None:
             return None
@@ -195,7 +195,7 @@ class EvaluationJobs:
         }
 
     def _model_input(self, start: Job | None) -> ModelInput:
-        """The template, the weights' type and, if no job made them, the model and the tokenizer."""
+        """Return the template, the weights' type and, if no job made them, the model and the tokenizer."""
         made = start is not None
         if made not in self._models:
             model, named = self.setting.model, self.setting.model.tokenizer_args.pretrained_model_name_or_path

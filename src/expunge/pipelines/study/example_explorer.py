@@ -26,7 +26,7 @@ Said = Mapping[str, Mapping[int, str]]  # set of rows -> row -> text
 
 
 def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Said]]) -> Explorer:
-    """Every row that some model was scored on or said something to, the forget rows first.
+    """Return every row that some model was scored on or said something to, the forget rows first.
 
     Where several metrics of one family read the same set, the one named first in the benchmark's panel counts: that of
     the true answer.
@@ -69,13 +69,13 @@ def _scores(benchmark: Benchmark, run: ReportRun) -> dict[tuple[str, str], dict[
 
 
 def _rows_of_parents(benchmark: Benchmark, parents: Collection[str]) -> str | None:
-    """The one set that a metric's parents read, where they read one."""
+    """Return the one set that a metric's parents read, where they read one."""
     sets = {metric.rows for metric in benchmark.panel if metric.name in parents}
     return sets.pop() if len(sets) == 1 else None
 
 
 def _number(value: Score | None) -> float:
-    """A row's score; the mean where it has several answers."""
+    """Return a row's score; the mean where it has several answers."""
     if isinstance(value, list):
         return math.fsum(value) / len(value) if value else math.nan
     return math.nan if value is None else float(value)

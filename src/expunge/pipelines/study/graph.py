@@ -69,7 +69,7 @@ Rooms = dict[str, tuple[TrainingJobs, Mapping[str, str]]]  # by what they were m
 
 
 def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
-    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
+    """Return the graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
 
     rooms: what was read for other studies; rows and model that are the same again are not read again.
     """
@@ -122,14 +122,14 @@ def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
 
 
 def _of_stories(study: StudyConfig) -> StudyGraph:
-    """The graph of a study of stories, which reads no benchmark."""
+    """Return the graph of a study of stories, which reads no benchmark."""
     jobs = story_jobs(study)
     empty = Benchmark(name="stories", split="", sets={}, panel=(), full_sets=(), retain_sets=(), shown_set=None)
     return StudyGraph(study, TaskContext(empty, study.model, study.template_args), (), stories=jobs)
 
 
 def _maker(study: StudyConfig, rooms: Rooms) -> tuple[TrainingJobs, Mapping[str, str]]:
-    """The maker of a study's jobs, and its forget sets by the names of their requests."""
+    """Return the maker of a study's jobs, and its forget sets by the names of their requests."""
     own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
     made_of = fingerprint({**own, "requests": study.requests})
     if made_of not in rooms:
@@ -213,7 +213,7 @@ def _forget(
     seed: int,
     tag: str,
 ) -> list[ModelNode]:
-    """The unlearned models of one full model and one seed, in the order of the study's methods.
+    """Return the unlearned models of one full model and one seed, in the order of the study's methods.
 
     links: the forget sets by the names of their requests, in order. Each model of a chain starts from the one before;
     `made` holds the last.
@@ -248,7 +248,7 @@ def _forget(
 
 
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
-    """The links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
+    """Return the links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
     edit = weight_edit_registry().get(entry.trainer)
     return links if edit is None or edit.others == "reinforced" else {"": ""}
 
@@ -262,7 +262,7 @@ def _edit(
     made: Mapping[str, Job],
     args: TrainArgs,
 ) -> Job:
-    """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
+    """Return an edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
     edit = make_weight_edit(entry.trainer, entry.method_args)
     others = weight_edit_registry()[entry.trainer].others
     if others == "reinforced":
@@ -281,7 +281,7 @@ def _leaf(
     retain: Job | None,
     shadows: Sequence[Job],
 ) -> ModelNode:
-    """A model with its records and metrics."""
+    """Return a model with its records and metrics."""
     records = maker.records(name, model, full)
     return ModelNode(
         label=name,

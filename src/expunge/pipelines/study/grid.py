@@ -37,7 +37,7 @@ class GridCell:
 
 
 def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
-    """The graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
+    """Return the graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
     whole = decode_study(tree)
     if not whole.grid or whole.stories is not None:  # which refuses a grid
         return build_graph(whole)
@@ -55,7 +55,7 @@ def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
 
 
 def cells(tree: Mapping[str, Any], study: StudyConfig) -> list[GridCell]:
-    """The cells of a study's grid, in order. Raises ConfigError."""
+    """Return the cells of a study's grid, in order. Raises ConfigError."""
     axes = {axis: _values(axis, given) for axis, given in study.grid.items()}
     plain = {k: v for k, v in tree.items() if k not in ("grid", "grid_cells", "grid_names")}
     for name, changes in study.grid_cells.items():
@@ -79,7 +79,7 @@ def cells(tree: Mapping[str, Any], study: StudyConfig) -> list[GridCell]:
 
 
 def _values(axis: str, given: Any) -> dict[str, Mapping[str, Any]]:
-    """The values of an axis by their labels: which keys of the study each sets."""
+    """Return the values of an axis by their labels: which keys of the study each sets."""
     if isinstance(given, Mapping) and given:
         wrong = next((name for name, changes in given.items() if not isinstance(changes, Mapping)), None)
         if wrong is not None:
@@ -106,7 +106,7 @@ def _check_keys(where: str, changes: Mapping[str, Any]) -> None:
 
 
 def _joined(study: StudyConfig, found: Sequence[GridCell], graphs: Sequence[StudyGraph]) -> StudyGraph:
-    """One graph of all cells. Equal jobs become one, labelled by what the cells that share it have in common."""
+    """Return one graph of all cells. Equal jobs become one, labelled by what the cells that share it have in common."""
     shared: dict[str, list[int]] = {}
     for number, graph in enumerate(graphs):
         for job in in_order(graph.jobs):

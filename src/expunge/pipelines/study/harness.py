@@ -110,7 +110,7 @@ def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResu
 
 
 def _manager(config: LmEval) -> Any:
-    """The index of tasks: the user's folder alone where it has them all, for lm-eval's own takes seconds to read."""
+    """Return the index of tasks: the user's folder alone where it has them all, for lm-eval's own takes seconds to read."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

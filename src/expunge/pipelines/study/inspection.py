@@ -64,7 +64,7 @@ def inspect(
 
 
 def _wanted(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -> list[str]:
-    """The analyses to run. Raises ConfigError for an unknown one, or one whose arguments are missing."""
+    """Return the analyses to run. Raises ConfigError for an unknown one, or one whose arguments are missing."""
     lacks = {"drift": reference is None, "cka": reference is None, "probe": retain is None}
     if analyses is None:
         return [name for name in ANALYSES if not lacks.get(name)]

@@ -36,7 +36,7 @@ class MethodRef:
         return cls(chosen.spec.name, {**weights, **dataclasses.asdict(chosen.method)})
 
     def make(self) -> Objective:
-        """The objective. Raises ConfigError for a method that is not registered here."""
+        """Return the objective. Raises ConfigError for a method that is not registered here."""
         return objective(self.name, self.args)
 
     @functools.cached_property
@@ -59,7 +59,7 @@ class EditRef:
         return cls(known["name"], known["args"])
 
     def make(self) -> WeightEdit:
-        """The edit. Raises ConfigError for one that is not registered here."""
+        """Return the edit. Raises ConfigError for one that is not registered here."""
         return make_weight_edit(self.name, self.args)
 
     @functools.cached_property
@@ -82,7 +82,7 @@ class AuditRef:
         return cls(known["name"], known["args"])
 
     def make(self) -> Audit:
-        """The audit. Raises ConfigError for one that is not registered here."""
+        """Return the audit. Raises ConfigError for one that is not registered here."""
         return make_audit({"name": self.name, **self.args})
 
     @functools.cached_property
@@ -133,5 +133,5 @@ class TaskJob(Job):
         return super().modules | self.source.modules
 
     def model_source(self, inputs: Mapping[str, Path]) -> str:
-        """Where the model lies: with its parent, or at the configured source."""
+        """Return where the model lies: with its parent, or at the configured source."""
         return str(inputs["model"]) if "model" in inputs else str(self.source.load().model.source)

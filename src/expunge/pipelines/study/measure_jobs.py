@@ -21,7 +21,7 @@ LOADED = "loaded model"  # in the memory of a run: the settings of the model, an
 
 
 def model_cache(context: JobContext, model: ModelConfig) -> measuring.ModelCache:
-    """The model that the last job loaded for scoring, so that consecutive jobs of one model load it once."""
+    """Return the model that the last job loaded for scoring, so that consecutive jobs of one model load it once."""
     settings, cache = context.memory.get(LOADED, (None, None))
     if settings != model or cache is None:
         drop_model(context)

@@ -155,7 +155,7 @@ def check_lengths(
 def compare_texts(
     folder: Path, texts: Path, setting: TaskContext, part: RecordPart, embedder: str, progress: Progress
 ) -> dict[str, Any]:
-    """The similarity of stored generations to the named answers. The model itself is not read."""
+    """Return the similarity of stored generations to the named answers. The model itself is not read."""
     inputs = ScoringInputs(
         model=None,
         examples=setting.benchmark.sets[part.rows],
@@ -171,7 +171,7 @@ def compare_texts(
 
 
 def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
-    """All records of one model in one folder, as links to those of its parts.
+    """Return all records of one model in one folder, as links to those of its parts.
 
     parents: name of a part's file -> the folder of the job that made it. Equal rows are scored once whatever their sets
     are called, so what lies there may bear the name of another set.
@@ -182,13 +182,13 @@ def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _made(folder: Path) -> Path:
-    """The one file of records in a part's folder."""
+    """Return the one file of records in a part's folder."""
     (file,) = folder.glob("*.parquet")
     return file
 
 
 def units(part: RecordPart, rows: ExampleSet, generation: Generation) -> int:
-    """How many answers or prompts a part reads."""
+    """Return the number of answers or prompts a part reads."""
     if part.spec.settings is not None:
         return len(rows.rows) * generation.samples
     return sum(len(wanted_variants(r, part.names)) for r in rows.rows)
@@ -203,7 +203,7 @@ def measure(
     meta: Mapping[str, Any],
     shadows: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The panel over stored records, as EVAL and SUMMARY files. No model is read.
+    """Return the panel over stored records, as EVAL and SUMMARY files. No model is read.
 
     shadows: the records of the retain models that `Metric.shadows` reads.
     """
@@ -225,13 +225,13 @@ def _compute(
     retain: Mapping[str, MetricResult] | None,
     shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
-    """The panel over the records of a folder."""
+    """Return the panel over the records of a folder."""
     tables = {(p.rows, p.kind): pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
     return results_of(panel, tables, setting.benchmark.sets, retain, shadows)
 
 
 def tokenizer_of(records: Path) -> str | None:
-    """The tokenizer that records say they were made with."""
+    """Return the tokenizer that records say they were made with."""
     for file in sorted(records.glob("*.parquet")):
         found = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
         if found:

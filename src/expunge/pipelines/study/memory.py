@@ -84,7 +84,7 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # what names
 
 
 def shape_of(model: str) -> ParameterCounts:
-    """A model's shape: by its name, by the config.json of its folder, or by the name in a hub id such as
+    """Return a model's shape: by its name, by the config.json of its folder, or by the name in a hub id such as
     `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for another."""
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
@@ -106,7 +106,7 @@ def shape_of(model: str) -> ParameterCounts:
 
 
 def shape_in(model: ModelConfig) -> ParameterCounts:
-    """The shape of a configured model. Raises ConfigError where its configuration does not say it."""
+    """Return the shape of a configured model. Raises ConfigError where its configuration does not say it."""
     shape = shape_of(str(model.scratch or model.source))
     return dataclasses.replace(shape, vocabulary=model.vocab_size) if model.scratch and model.vocab_size else shape
 

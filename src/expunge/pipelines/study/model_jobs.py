@@ -180,5 +180,5 @@ class EditJob(TaskJob):
 
 
 def parents_of(**jobs: Job | None) -> dict[str, Job]:
-    """The parents that there are, by role."""
+    """Return the parents that there are, by role."""
     return {role: job for role, job in jobs.items() if job is not None}

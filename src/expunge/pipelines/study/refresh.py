@@ -61,7 +61,7 @@ def refresh(
 
 
 def _folders(place: Path) -> tuple[Path, Path]:
-    """The folder with the settings, and the one with the results and the records."""
+    """Return the folder with the settings, and the one with the results and the records."""
     start = place.parent if place.is_file() else place
     if not start.is_dir():
         raise ConfigError(f"--refresh: no folder {place}")

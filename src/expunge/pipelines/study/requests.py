@@ -15,7 +15,7 @@ Ranges = Mapping[str, tuple[int, int]]
 
 
 def ranges(requests: int | Ranges, n_rows: int, where: str = "requests") -> dict[str, tuple[int, int]]:
-    """Each request's rows, [first, end), by name, in order; a number cuts consecutive parts, the first ones larger by
+    """Return each request's rows, [first, end), by name, in order; a number cuts consecutive parts, the first ones larger by
     one where they cannot all be equal. Raises ConfigError for parts that are empty, out of range or share rows."""
     if isinstance(requests, int):
         if not 1 <= requests <= n_rows:
@@ -39,7 +39,7 @@ def ranges(requests: int | Ranges, n_rows: int, where: str = "requests") -> dict
 
 
 def with_requests(setting: TaskContext, requests: int | Ranges) -> tuple[TaskContext, dict[str, str]]:
-    """The setting with a set of rows for each request, and the sets' names by request. Raises ConfigError."""
+    """Return the setting with a set of rows for each request, and the sets' names by request. Raises ConfigError."""
     forget = setting.benchmark.forget_set
     whole = setting.benchmark.sets[forget]
     cut = ranges(requests, len(whole))
@@ -49,7 +49,7 @@ def with_requests(setting: TaskContext, requests: int | Ranges) -> tuple[TaskCon
 
 
 def narrowed(setting: TaskContext, request: str, where: str = "data.request") -> TaskContext:
-    """The setting with one part of the forget rows, such as `2/4`, as its forget set. Raises ConfigError."""
+    """Return the setting with one part of the forget rows, such as `2/4`, as its forget set. Raises ConfigError."""
     found = re.fullmatch(r"(\d+)/(\d+)", request.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"{where}: must be a part such as 2/4, the second of four, got {request!r}")
@@ -62,7 +62,7 @@ def narrowed(setting: TaskContext, request: str, where: str = "data.request") ->
 
 
 def changed(setting: TaskContext, **fields: Any) -> TaskContext:
-    """A setting with some of its benchmark's fields changed."""
+    """Return a setting with some of its benchmark's fields changed."""
     return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, **fields))
 
 

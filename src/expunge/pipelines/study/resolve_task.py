@@ -21,7 +21,7 @@ from expunge.pipelines.sweep.selection import with_part
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
-    """The rows and the panel. Raises ConfigError or DataError."""
+    """Return the rows and the panel. Raises ConfigError or DataError."""
     return find_benchmark(task.benchmark).make(benchmark_config(task))
 
 

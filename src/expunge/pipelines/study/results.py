@@ -35,7 +35,7 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what read
 
 
 def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: str) -> ReportModel:
-    """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
+    """Return the report's model: a run per measured model, a line per job that is missing, and sample generations."""
     if graph.stories is not None:
         made = making(graph, outcome, command)
         try:
@@ -107,13 +107,13 @@ N_SHOWN = 8
 
 
 def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
-    """The metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
+    """Return the metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
     names = [metric.name for metric in benchmark.panel]
     return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
 
 
 def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:
-    """The spread of each metric over the retain models of several training seeds, where there are at least two.
+    """Return the spread of each metric over the retain models of several training seeds, where there are at least two.
 
     Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
     `forget_quality.ks_distance`.
@@ -163,7 +163,7 @@ def _trajectory(path: Path) -> tuple[Mapping[str, float], ...]:
 
 
 def _seed(graph: StudyGraph, leaf: ModelNode | AuditSubject) -> int | str | None:
-    """The seed that tells a run from its like; training and unlearning seeds as `train/unlearn` where both vary."""
+    """Return the seed that tells a run from its like; training and unlearning seeds as `train/unlearn` where both vary."""
     if leaf.role != "unlearn" or leaf.seed is None:
         return leaf.train_seed
     return leaf.seed if len(graph.study.seeds.train) == 1 else f"{leaf.train_seed}/{leaf.seed}"

@@ -125,7 +125,7 @@ class TrainingRun(NamedTuple):
 
 
 def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
-    """The training runs of a job: one, or its parts. Raises ConfigError."""
+    """Return the training runs of a job: one, or its parts. Raises ConfigError."""
     trainer = single.trainer
     if not trainer.parts:
         return (TrainingRun(single.task_name, _objective(single), _train_args(single)),)
@@ -140,7 +140,7 @@ def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
 
 
 def merge_of(single: SingleJob) -> WeightEdit | None:
-    """The edit that merges a job's parts, if it has some. Raises ConfigError."""
+    """Return the edit that merges a job's parts, if it has some. Raises ConfigError."""
     merge = single.trainer.merge
     if merge is None:
         return None
@@ -192,7 +192,7 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
 
 
 def shown(prepared: PreparedJob) -> bool:
-    """Whether the output folder already shows this very job. Raises ConfigError if it holds anything else."""
+    """Return whether the output folder already shows this very job. Raises ConfigError if it holds anything else."""
     folder = prepared.single.output_dir
     if not folder.exists():
         return False

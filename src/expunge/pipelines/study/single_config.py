@@ -123,7 +123,7 @@ def read_config(tree: Mapping[str, Any], changed: Mapping[str, Sequence[str] | N
 
 
 def escaped(value: Any) -> Any:
-    r"""The tree with `${` in texts as `\${`: a config file's reader takes `${key}` for that key's value."""
+    r"""Return the tree with `${` in texts as `\${`: a config file's reader takes `${key}` for that key's value."""
     return _texts(value, lambda text: text.replace("${", "\\${"))
 
 

@@ -34,17 +34,17 @@ class TaskContext:
     watched: Benchmark | None = None
 
     def encoder(self, source: str) -> Encoder:
-        """The template bound to the tokenizer that lies with a model, or the one named in tokenizer_args."""
+        """Return the template bound to the tokenizer that lies with a model, or the one named in tokenizer_args."""
         named = self.model.tokenizer_args.pretrained_model_name_or_path
         return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
 
     def planned_encoder(self) -> Encoder | None:
-        """The template bound to a tokenizer that is at hand before any job runs: one in a local folder, else None."""
+        """Return the template bound to a tokenizer that is at hand before any job runs: one in a local folder, else None."""
         source = self.model.tokenizer_source
         return self.encoder(source) if source is not None and looks_local(source) else None
 
     def rendered_template(self) -> str | None:
-        """One example as the chat template renders it; None with tags, or while the tokenizer is not at hand."""
+        """Return one example as the chat template renders it; None with tags, or while the tokenizer is not at hand."""
         encoder = self.planned_encoder() if self.template.apply_chat_template else None
         return None if encoder is None else encoder.rendered()
 
@@ -79,7 +79,7 @@ def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], chosen
 def check_retain_file(
     path: Path, meta: Mapping[str, Any], n_forget: int, tokenizer_mark: Callable[[], str | None]
 ) -> Mapping[str, Any]:
-    """The results in a retain log.
+    """Return the results in a retain log.
 
     Raises ConfigError if it was made of another benchmark, split, rows or tokenizer, or with another template (its
     max_length aside) or another truth ratio.

@@ -46,13 +46,13 @@ class TrainingJobs(EvaluationJobs):
     """Makes the jobs of one setting: those that make models, and, as `EvaluationJobs`, those that measure them."""
 
     def forgetting(self, name: str) -> TrainingJobs:
-        """The same maker with another of the benchmark's sets as the forget set."""
+        """Return the same maker with another of the benchmark's sets as the forget set."""
         made = copy.copy(self)
         made.setting = changed(self.setting, forget_set=name)
         return made
 
     def base(self) -> Job:
-        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        """Return a tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
         model, benchmark = self.setting.model, self.setting.benchmark
         if not benchmark.full_sets:
             raise ConfigError(
@@ -154,7 +154,7 @@ class TrainingJobs(EvaluationJobs):
         )
 
     def to_watch(self, records: Job | None) -> Job | None:
-        """A retain model's records, of the rows that evaluations during training read."""
+        """Return a retain model's records, of the rows that evaluations during training read."""
         watched = self.setting.watched
         if records is None or watched is None:
             return records
@@ -164,7 +164,7 @@ class TrainingJobs(EvaluationJobs):
         return own.records(records.label, model)
 
     def _reads_log(self, args: TrainArgs) -> bool:
-        """Whether evaluations during training compare with a retain log. Raises ConfigError if it does not fit."""
+        """Return whether evaluations during training compare with a retain log. Raises ConfigError if it does not fit."""
         if not args.evaluate.reads_retain:
             return False
         if self.setting.watched is not None:
@@ -183,7 +183,7 @@ class TrainingJobs(EvaluationJobs):
         return True
 
     def _one_evaluation(self, args: TrainArgs) -> Estimate:
-        """The work of one evaluation during training."""
+        """Return the work of one evaluation during training."""
         if not args.evaluate.on:
             return Estimate()
         asked = measuring.parts(work.watched_metrics(self.setting.benchmark, args.evaluate))
@@ -191,14 +191,14 @@ class TrainingJobs(EvaluationJobs):
         return Estimate(sum(e.tokens for e in each), sum(e.flops for e in each))
 
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
-        """A model trained further on the forget rows."""
+        """Return a model trained further on the forget rows."""
         sides = {"retain": (self.setting.benchmark.forget_set,)}
         return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, args)
 
     def _teacher(
         self, label: str, start: Job | None, chosen: Objective, args: TrainArgs
     ) -> tuple[Job | None, Job | None]:
-        """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
+        """Return the model that a method learns from, if any, and the one its run starts from; None: the configured one."""
         if chosen.spec.teacher == "reinforced":
             changed: dict[str, Any] = {
                 "grad_transform": None,

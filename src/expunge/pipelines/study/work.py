@@ -48,7 +48,7 @@ from expunge.training.run_state import TrainResult
 
 
 def base(folder: Path, setting: TaskContext, progress: Progress) -> dict[str, Any]:
-    """A tokenizer, trained on the study's text or given with its tokens, and a freshly initialised model."""
+    """Return a tokenizer, trained on the study's text or given with its tokens, and a freshly initialised model."""
     sets = setting.benchmark.sets
     preset = setting.model.scratch or ""
     shape = PRESETS[preset]
@@ -236,7 +236,7 @@ def evaluated(
     generation: Generation,
     retain: Path | Mapping[str, MetricResult] | None,
 ) -> MetricSuite:
-    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
+    """Return the panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
     results on all rows."""
     watched = setting.watched or setting.benchmark
     metrics = watched_metrics(watched, args)
@@ -248,7 +248,7 @@ def evaluated(
 
 
 def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.args.evaluate") -> tuple[str, ...]:
-    """The sets whose mean token loss is read during training. Raises ConfigError for a name that is none."""
+    """Return the sets whose mean token loss is read during training. Raises ConfigError for a name that is none."""
     named = benchmark.loss_sets if args.losses is None else args.losses
     for i, name in enumerate(named):
         if name not in benchmark.sets:
@@ -262,7 +262,7 @@ EvalInputs = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
 
 
 def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> EvalInputs:
-    """The rows whose losses are read during training, and those whose prompts are continued, by set.
+    """Return the rows whose losses are read during training, and those whose prompts are continued, by set.
 
     Raises ConfigError for a set that has no prompt.
     """
@@ -283,14 +283,14 @@ def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> Eva
 
 
 def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
-    """The metrics that are evaluated during training: none where a benchmark has losses alone. Raises ConfigError."""
+    """Return the metrics that are evaluated during training: none where a benchmark has losses alone. Raises ConfigError."""
     if not benchmark.panel and loss_sets(benchmark, args) and args.panel == "fast" and not args.chooses:
         return []
     return suite_metrics(benchmark.panel, args)
 
 
 def load_trained(source: str, setting: TaskContext, *, quantize: Bits | None = None, device: str | None = None) -> Any:
-    """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
+    """Return the model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
     updates away."""
     check_trainable(source)
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
@@ -315,7 +315,7 @@ def apply_edit(
 
 
 def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encoded]:
-    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces.
+    """Return the answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces.
 
     Sets of tokens stay on disk, and are read row by row. Raises ConfigError if they are not the model's tokens.
     """
@@ -335,7 +335,7 @@ def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encode
 def encode_alternates(
     forget: Sequence[ExampleSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
 ) -> list[Encoded]:
-    """Every forget question with each of its other answers: the refusals, or those an `alternates` job has made."""
+    """Return every forget question with each of its other answers: the refusals, or those an `alternates` job has made."""
     rows = [(s, r) for s in forget for r in s.rows]
     if folder is None:
         texts = [list(refusals) for _ in rows]

@@ -21,7 +21,7 @@ Side = Literal["selection", "report"]
 
 
 def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
-    """The setting with one part of its evaluation rows. Evaluations during training, which choose a model, always read
+    """Return the setting with one part of its evaluation rows. Evaluations during training, which choose a model, always read
     the selection part. Raises ConfigError where a set is too small to be cut."""
     if how.part == "all":
         return setting
@@ -32,7 +32,7 @@ def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
 
 
 def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
-    """The part of each question that metrics read: in each set, so many by a hash of the seed and the question."""
+    """Return the part of each question that metrics read: in each set, so many by a hash of the seed and the question."""
     sides: dict[str, Side] = {}
     for name in sorted(_read(benchmark), key=lambda n: (len(benchmark.sets[n]), n)):
         rows = list(dict.fromkeys(_question(row) for row in benchmark.sets[name]))
@@ -51,7 +51,7 @@ def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
 
 
 def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmark:
-    """The benchmark whose metrics read one part. A set that is trained on as well keeps its name and stays whole."""
+    """Return the benchmark whose metrics read one part. A set that is trained on as well keeps its name and stays whole."""
     trained = {benchmark.forget_set, benchmark.retain_set, *benchmark.full_sets, *benchmark.retain_sets}
     sets, names = dict(benchmark.sets), {}
     for name in _read(benchmark):
@@ -72,7 +72,7 @@ def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmar
 
 
 def _read(benchmark: Benchmark) -> dict[str, ExampleSet]:
-    """The sets that metrics read."""
+    """Return the sets that metrics read."""
     return {m.rows: benchmark.sets[m.rows] for m in benchmark.panel if m.rows is not None}
 
 

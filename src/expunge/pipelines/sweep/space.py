@@ -40,7 +40,7 @@ Space = Mapping[str, Sequence[Any] | SearchRange]
 
 
 def read_space(given: Mapping[str, Any], where: str) -> Space:
-    """The keys that are searched, and where. Raises ConfigError."""
+    """Return the keys that are searched, and where. Raises ConfigError."""
     out: dict[str, Sequence[Any] | SearchRange] = {}
     for key, values in given.items():
         group, _, name = key.partition(".")
@@ -74,7 +74,7 @@ def check_count(sweep: SweepConfig, where: str, space: Space) -> None:
 
 
 def propose(sweep: SweepConfig, label: str, space: Space, told: Sequence[float]) -> list[Values]:
-    """The next points to try, after those whose scores (lower is better) are told; none when all are."""
+    """Return the next points to try, after those whose scores (lower is better) are told; none when all are."""
     if len(told) == sweep.trials:
         return []
     seed = int(fingerprint({"sweep": sweep.seed, "method": label})[:8], 16)
