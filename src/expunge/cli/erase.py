@@ -169,8 +169,8 @@ def say(done: Any, console: Any) -> None:
 
 
 def request_of(parsed: argparse.Namespace) -> Any:
-    """Return the arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
-    from expunge.cli.compose import options, study_tree
+    """Return the arguments as a request. Raises ConfigError for settings that the library refuses."""
+    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options, study_tree
     from expunge.pipelines.erase.request import EraseRequest
     from expunge.pipelines.study.config import decode_study
 
@@ -183,10 +183,9 @@ def request_of(parsed: argparse.Namespace) -> Any:
             raise ConfigError(
                 f"{key}: is for a control, which --base and --train-data make; `unlearn.*` is the search's"
             )
-    named = [f"model={parsed.model}"] if parsed.model in options("model") else []
-    tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
-    if not named:
-        tree["model"]["model_args"]["pretrained_model_name_or_path"] = parsed.model
+    shipped = parsed.model in options("model")
+    model = [f"model={parsed.model}"] if shipped else [f"model={PLAIN_MODEL}", f"{SOURCE}={parsed.model}"]
+    tree = study_tree(["study=custom", "forget=-", *model, *parsed.overrides])
     tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
     if parsed.unseen:
         tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}

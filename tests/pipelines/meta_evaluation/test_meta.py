@@ -127,6 +127,7 @@ def test_what_cannot_be_compared_is_told_before_anything_runs(more: dict[str, An
 SMALL = ("data.world.facts=2", "data.world.questions_per_author=2", "eval.generation.max_new_tokens=2")
 
 
+@pytest.mark.slow
 def test_a_study_writes_the_table(micro: list[str], tmp_path: Path) -> None:
     words = [f"paths.store={tmp_path}/store", f"paths.output_dir={tmp_path}/out", "train.num_train_epochs=1", *SMALL]
     meta = "meta={variations: [{num_train_epochs: 2}, {learning_rate: 1.0e-3}], utility_floor: 0}"

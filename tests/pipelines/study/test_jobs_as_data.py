@@ -194,6 +194,7 @@ def test_a_file_that_has_changed_is_an_error(tmp_path: Path) -> None:
         ref.checked()
 
 
+@pytest.mark.slow
 def test_a_task_of_a_study_needs_neither_hydra_nor_the_command_line(micro: list[str], tmp_path: Path) -> None:
     handle = load_study([*micro, "methods=[]", f"paths.store={tmp_path}/store"])
     base = next(job for job in in_order(handle.graph.jobs) if job.kind == "base")

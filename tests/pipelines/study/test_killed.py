@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # One process imports the libraries (without computing, so that it may fork); each attempt is a fork of it.
 DRIVER = """
 import json, os, random, shutil, signal, sys, time
@@ -74,6 +76,7 @@ def results(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_killed_ten_times_gives_the_same_bytes(tmp_path: Path, micro: list[str]) -> None:
     assert run(tmp_path / "whole", micro, kills=0) == 0
     assert run(tmp_path / "broken", micro, kills=10, seed=20) == 10

@@ -41,6 +41,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_bytes_of_one_and_a_failure_stops_its_children_only(
     micro: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ READERS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_with_and_without_stored_references_the_bytes_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

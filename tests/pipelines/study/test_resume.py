@@ -80,6 +80,7 @@ def record(folder: Path) -> dict[str, Any]:
 EVALUATED = ("unlearn.evaluate.steps=4", "unlearn.evaluate.keep=best", "unlearn.evaluate.rule.floor=0.1")
 
 
+@pytest.mark.slow
 def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
     """SIGKILL, then SIGTERM, then to the end: the bytes of an unbroken run, with a trajectory."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -51,6 +51,7 @@ def test_the_trials_have_one_seed_equal_steps_and_equal_numbers(tmp_path: Path) 
     assert len(set(rates)) == 4 and all(1e-5 <= rate <= 1e-2 for rate in rates)
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_by_rows_that_the_report_does_not_read(tmp_path: Path) -> None:
     handle = sweep(tmp_path)
     trials = handle.graph
@@ -182,6 +183,7 @@ def test_a_trial_of_a_chain_is_the_whole_chain(tmp_path: Path) -> None:
     assert {leaf.model.key for leaf in links} < trial  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_grid_of_requests_runs(tmp_path: Path) -> None:
     """From nothing to a report for each cell, which says that cell's choices."""
     changes = {"grid": {"requests": [1, 2]}, "methods": [{"trainer": "GradAscent"}], "seeds": {"unlearn": [0]}}

@@ -59,7 +59,7 @@ def example_of(setting: TaskContext) -> tuple[list[str], list[str]]:
         return [], []
     sets = [s for s in benchmark.sets.values() if isinstance(s, ExampleSet)]
     named = next((s for s in sets if s.name == benchmark.forget_set), None) or next(iter(sets), None)
-    lines = template_lines(encoder, named) if named is not None and len(named) else []
+    lines = template_lines(encoder, named) if named is not None and named.rows else []
     return lines, template_notes(encoder, sets)
 
 
