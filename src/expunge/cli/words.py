@@ -19,7 +19,7 @@ PLAIN = re.compile(r"-?\d+")
 
 
 class Verbatim(str):
-    """Text that is taken as it stands: `${...}` and `???` in it have no meaning."""
+    """Text without interpolation: `${...}` and `???` in it have no meaning."""
 
     __slots__ = ()
 
@@ -95,7 +95,7 @@ def _listed(key: str, text: str, item: Any) -> Any:
 
 
 def _free(key: str, text: str) -> Any:
-    """Return a value of a key whose type only the benchmark or the method knows: the grammar, else the text as it stands."""
+    """Return a value of a key without a fixed type (of a benchmark or a method): by the grammar, else as text."""
     try:
         return _grammar(key, text)
     except ConfigError:
@@ -119,12 +119,12 @@ def _grammar(key: str, text: str) -> Any:
             ) from None
         raise ConfigError(f"{key}={text}: not a value: {_first(error)}") from None
     if parsed.is_sweep_override():
-        raise ConfigError(f"{key}={text}: several values; -m makes a job of each (`expunge train`, `unlearn`, `eval`)")
+        raise ConfigError(f"{key}={text}: several values; -m runs a job for each (`expunge train`, `unlearn`, `eval`)")
     return parsed.value()
 
 
 def sweep_of(mode: str, word: Word) -> list[str] | None:
-    """Return the values of a word that `--multirun` makes a job of each, or None for a word with one value.
+    """Return the values of a word for `--multirun`, or None for a word with one value.
 
     Raises ConfigError for a sweep that cannot be listed.
     """
@@ -140,8 +140,8 @@ def sweep_of(mode: str, word: Word) -> list[str] | None:
         if not parsed.is_discrete_sweep():
             raise ConfigError(f"--multirun: {word.key}={word.text}: does not support sweep type {parsed.value_type}")
         if text:
-            found = list(parsed.sweep_iterator(transformer=lambda value: value))
-            return [value.text if isinstance(value, QuotedString) else str(value) for value in found]
+            values = list(parsed.sweep_iterator(transformer=lambda value: value))
+            return [value.text if isinstance(value, QuotedString) else str(value) for value in values]
         return [str(value) for value in parsed.sweep_string_iterator()]
     except HydraException as error:
         if text:

@@ -22,7 +22,7 @@ from typing import Any
 from expunge.core.errors import ConfigError, UserError, nearest
 from expunge.engine.job import Job, in_order
 from expunge.pipelines.study.config import StudyConfig, decode_study, with_value
-from expunge.pipelines.study.graph import ModelNode, Rooms, StudyGraph, build_graph
+from expunge.pipelines.study.graph import ModelNode, StudyGraph, TrainingCache, build_graph
 
 FIXED = ("grid", "grid_cells", "grid_names", "launch", "name", "paths", "store", "sweep")  # one for the whole grid
 
@@ -37,18 +37,18 @@ class GridCell:
 
 
 def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
-    """Return the graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
+    """Build the graph of a study's plain tree, with all cells of a grid. Raises ConfigError or DataError."""
     whole = decode_study(tree)
     if not whole.grid or whole.stories is not None:  # which refuses a grid
         return build_graph(whole)
     if whole.meta is not None:
         raise ConfigError("meta: not together with `grid`; list what the pools vary in meta.variations")
-    rooms: Rooms = {}
+    cache: TrainingCache = {}
     found = cells(tree, whole)
     graphs = []
     for cell in found:
         try:
-            graphs.append(build_graph(decode_study(cell.tree), rooms))
+            graphs.append(build_graph(decode_study(cell.tree), cache))
         except UserError as error:
             raise type(error)(f"grid, {cell.name}: {error}") from None
     return _joined(whole, found, graphs)
