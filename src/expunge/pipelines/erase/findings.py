@@ -295,8 +295,8 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
     elif abs(control[UTILITY].value - measured.before[UTILITY].value) > ALIKE:
         out.append(
             f"The control has another probability of the rows to keep than the model ({control[UTILITY].value:.3f} "
-            f"against {measured.before[UTILITY].value:.3f}): it was trained differently, so comparisons with it are less "
-            "reliable."
+            f"against {measured.before[UTILITY].value:.3f}): it was trained differently, so comparisons with "
+            "it are less reliable."
         )
     return tuple(out)
 
