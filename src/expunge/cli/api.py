@@ -190,7 +190,7 @@ class StudyHandle:
         """Return a report for each cell, by name; one without a name if the study has no grid."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
-        sweep_notes = self.swept.stage.said if self.swept else {}
+        sweep_notes = self.swept.stage.reasons if self.swept else {}
         return {
             name: dataclasses.replace(r, notes=(*r.notes, *sweep_notes.get(name, ()))) for name, r in reports.items()
         }

@@ -229,7 +229,7 @@ def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, repor
         torch.cuda.set_device(device_of(slot, launch.per_device, n_devices))
     torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
     quiet()
-    _Worker.jobs, _Worker.said = JobFile.of_text(jobs), reports
+    _Worker.jobs, _Worker.reports = JobFile.of_text(jobs), reports
     _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -243,7 +243,7 @@ def _work(key: str) -> str | None:
     def progress(done: int, total: int) -> None:
         if done >= total or time.monotonic() - last[0] > TICK_S:
             last[0] = time.monotonic()
-            _Worker.said.put((key, done, total))
+            _Worker.reports.put((key, done, total))
 
     try:
         _Worker.busy = True
