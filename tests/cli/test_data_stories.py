@@ -35,9 +35,9 @@ def test_the_commands_one_after_the_other(folder: Path, capsys: pytest.CaptureFi
     assert len(list((folder / "tok500").glob("*/dataset.json"))) == 11
     assert "filter-ref-Twist-specialise-Conflict: " in capsys.readouterr().out
     assert run("protocol", *tokens, "--delete", "Twist", "--irrelevant", "Conflict") == 0
-    assert capsys.readouterr().out.count("(was there)") == 10
+    assert capsys.readouterr().out.count("(exists already)") == 10
     assert run("train-vocab", "--in", str(folder), "--vocab_size", "500") == 0
-    assert "(was there)" in capsys.readouterr().out
+    assert "(exists already)" in capsys.readouterr().out
 
 
 def test_a_vocabulary_is_a_tokenizer_folder(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_list_of_the_protocol(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretokenize", "--filtering", "features=None"], "filtering: character 1: features=None keeps none of 150"),
         (["pretokenize", "--dataset_name", "a/b"], "dataset_name: 'a/b' cannot be a folder's name"),
         (["pretokenize", "--workers", "0"], "--workers: must be 1 to 1024"),
-        (["pretokenize", "--vocab_size", "0"], "--tokenizer: a folder is named just if --vocab_size is 0"),
+        (["pretokenize", "--vocab_size", "0"], "--tokenizer: give a folder if and only if --vocab_size is 0"),
         (["pretokenize", "--vocab_size", "700"], "no tokenizer there (no tokenizer.json); train one with"),
         (["protocol", "--delete", "twist", "--irrelevant", "Conflict"], "delete: no feature 'twist'; did you mean"),
         (["train-vocab", "--vocab_size", "100"], "--vocab_size: must be 260 (bytes and specials) to 1000000, got 100"),

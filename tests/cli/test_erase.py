@@ -131,7 +131,7 @@ def test_a_stopped_erasure_goes_on_with_the_same_models(
     monkeypatch.setattr(erase_run, "run_audits", stop)
     words = [*words_of(), *ONE, *SHORT]
     code, _, said = expunge(*words)
-    assert code == 130 and "run the same command again to go on" in said
+    assert code == 130 and "run the same command again to continue" in said
     assert "Not yet measured" in (here_with / "out" / "model" / "README.md").read_text()
     monkeypatch.undo()
     monkeypatch.chdir(here_with)
@@ -201,10 +201,10 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"model": "store"}, "store holds no config.json"),
         ({"method": "NPOO"}, "--method: no method named 'NPOO'; did you mean 'NPO'?"),
         ({"method": "finetune"}, "--method: finetune does not unlearn"),
-        ({"method_arg": "beta=1"}, "--method-arg: settings are a method's own"),
+        ({"method_arg": "beta=1"}, "--method-arg: settings belong to one method"),
         ({"method": "NPO", "method_arg": "betta=1"}, "NPO has no such setting; did you mean 'beta'?"),
         ({"method": "NPO", "method_arg": "beta"}, "--method-arg: 'beta' is not of the form key=value"),
-        ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1' holds no value"),
+        ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1' has no value"),
         ({"budget": "half an hour"}, "--budget: must be a time above 0, such as 1h, 1h30m"),
         ({"budget": "0m"}, "--budget: must be a time above 0"),
         ({"min_utility": "1.5"}, "--min-utility: must be a share from 0 to 1, got 1.5"),
@@ -220,7 +220,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"base": "base", "train_data": "keep.csv"}, "keep.csv: holds none of the rows to forget"),
         ({"base": "base", "train_data": "forget.csv"}, "forget.csv: holds rows to forget alone"),
         ({"retain_model": "bse"}, "--retain-model: no folder bse"),
-        ({"retain_model": "base", "base": "base", "train_data": "all.csv"}, "--retain-model: is the control already"),
+        ({"retain_model": "base", "base": "base", "train_data": "all.csv"}, "--retain-model: it is the control already"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_before_a_weight_is_read(
@@ -272,7 +272,7 @@ def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monke
     words = [*words_of(forget="long.csv"), *ONE, *SHORT, "model.template_args.max_length=48"]
     code, _, said = expunge(*words)
     assert code == 3, said
-    assert "note: 1 of the 6 rows to forget are longer than 48 tokens: what lies beyond is not unlearned" in said
+    assert "note: 1 of the 6 rows to forget are longer than 48 tokens: the rest is neither unlearned" in said
     told = json.loads((here_with / "out" / "erasure_report.json").read_text())
     assert next(x for x in told["lines"] if x["text"].startswith("whole rows: 1 of the 6"))["state"] == "not achieved"
     assert any("longer than 48 tokens" in note for note in told["report"]["notes"])
@@ -292,5 +292,5 @@ def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, exp
     weights = load_file(here_with / "nan" / "model.safetensors")
     save_file({n: w * math.nan for n, w in weights.items()}, here_with / "nan" / "model.safetensors", {"format": "pt"})
     code, _, said = expunge(*words_of(model="nan"), *ONE, *SHORT)
-    assert code == 1 and "do its weights hold NaN" in said.splitlines()[-1], said
+    assert code == 1 and "do its weights contain NaN" in said.splitlines()[-1], said
     assert not (here_with / "out" / "model").exists()

@@ -83,7 +83,7 @@ def test_pruned_to_zero_where_no_full_model_is_given(models: dict[str, str], her
     losses = [ln for ln in pq.read_table(here / "looked" / "prune_model.parquet").to_pylist() if ln["rows"] == "forget"]
     assert [ln["moved"] for ln in losses][:3] == [0, 1, 10]
     code, _, said = expunge("inspect", "prune", *WORLD, "--model", models["model"], "--n", "1", "--out", "one")
-    assert code == 2 and "--n: prune needs two rows at least" in said
+    assert code == 2 and "--n: prune needs at least two rows" in said
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_the_product_with_the_last_changing_fastest() -> None:
     ("words", "said"),
     [
         (["task_name=x"], "no value is a list"),
-        (["task_name=x,y"], "task_name and paths.output_dir are one"),
+        (["task_name=x,y"], "task_name and paths.output_dir take one value"),
         (["a=interval(0,1)"], "does not support sweep type"),
         (["a=1,,2"], "--multirun: "),
         (["a=1,1.0,1"], "two combinations have the same name"),

@@ -59,7 +59,7 @@ def test_memory_on_paper(expunge: Run) -> None:
     assert [line.split()[0] for line in out.splitlines()[2:6]] == ["ddp", "fsdp2", "zero2", "zero3"]
     assert "8.03G parameters" in out
     assert expunge("memory", "Llama-3.1-8B", "lora.rr=16")[0] == 2
-    assert "is no setting" in expunge("memory", "Llama-3.1-8B", "bf16")[2]
+    assert "is not a setting" in expunge("memory", "Llama-3.1-8B", "bf16")[2]
 
 
 def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:

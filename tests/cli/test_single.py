@@ -102,7 +102,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
 
     code, _, said = expunge(*words, "trainer.args.learning_rate=3e-5")
     assert code == 2
-    assert "already holds something else" in said
+    assert "already contains something else" in said
 
     # what is evaluated on the way is held against the same retain log, on all of its rows
     watched = [w for w in words if not w.startswith(("task_name=", "+"))] + [
@@ -137,7 +137,7 @@ def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expu
     assert "saves/eval/full: " in out
     assert 0 < json.loads(summary.read_text())["forget_quality"] <= 1
     code, _, said = expunge("eval", "--refresh", "saves/eval/full", "task_name=x")
-    assert (code, "a folder keeps the settings it was made with" in said) == (2, True)
+    assert (code, "the settings of a finished folder are fixed" in said) == (2, True)
 
 
 @pytest.mark.parametrize("trainer", ["WHP", "UNDO"])

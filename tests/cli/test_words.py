@@ -97,7 +97,7 @@ def test_other_values_follow_the_type_of_their_key(key: str, text: str, value: A
         ),
         (["audits=[relearn"], "no closing bracket.*quote the whole word"),
         (["seeds.unlearn=[0,"], "no closing bracket"),
-        (["train.learning_rate=1e-5,1e-4"], "several values; -m makes a job of each"),
+        (["train.learning_rate=1e-5,1e-4"], "several values; -m runs a job for each"),
         (["model.template_args.system_prompt=Be", "brief."], "if it belongs to model.template_args.system_prompt"),
         (["quickstart"], "'quickstart': not of the form key=value"),
         (["=x"], "not of the form key=value"),

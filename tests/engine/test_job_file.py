@@ -155,7 +155,7 @@ def test_shared_values_are_written_once() -> None:
 
 
 def test_a_job_of_its_process_alone_says_so() -> None:
-    with pytest.raises(TypeError, match=r"CallJob\.do cannot be written down"):
+    with pytest.raises(TypeError, match=r"CallJob\.do cannot be serialised"):
         JobFile.of([CallJob(label="a", do=lambda *_: {})])
     with pytest.raises(TypeError, match=r"a job file cannot hold a .*Path"):
         plain({"a": Path("x")})

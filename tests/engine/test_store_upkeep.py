@@ -290,6 +290,6 @@ def test_weights_that_an_earlier_version_packed_are_an_error_that_says_what_to_d
     (place / "job.json").write_text(json.dumps(record | {"packed": {"model.safetensors": "base"}}))
     done = run([job("second", {"model": first})], Store(store.root), ignore)
     (reason,) = done.failures.values()
-    assert str(place) in reason and "keeps its weights as differences" in reason
+    assert str(place) in reason and "stores its weights as differences" in reason
     assert reason.endswith("move the folder away and run again")
-    assert any("keeps its weights as differences" in fault.reason for fault in verify_store(store, ignore).faults)
+    assert any("stores its weights as differences" in fault.reason for fault in verify_store(store, ignore).faults)

@@ -1,4 +1,4 @@
-"""The Python API: load a study or a job, plan it, run it, and take its results as a table.
+"""The Python API: load a study or a job, plan it, run it, and read its results as a table.
 
 import expunge
 study = expunge.load_study(["study=quickstart"])
@@ -54,8 +54,11 @@ SWEEP = "sweep.json"
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A finished study: its report (of a grid, one for each cell, by name), where it lies, and what failed (job ->
-    reason)."""
+    """A finished study.
+
+    reports: by the name of the cell; one without a name if the study has no grid. folder: the output folder. failures:
+    job -> reason.
+    """
 
     reports: Mapping[str, ReportModel]
     folder: Path
@@ -65,40 +68,40 @@ class StudyResult:
     def report(self) -> ReportModel:
         """The report of a study without a grid. Raises ConfigError for a grid, which has `reports`."""
         if len(self.reports) > 1:
-            raise ConfigError(f"this study is a grid of {len(self.reports)} cells: take `reports`")
+            raise ConfigError(f"this study is a grid of {len(self.reports)} cells; use `reports`")
         return next(iter(self.reports.values()))
 
     def table(self) -> list[dict[str, Any]]:
-        """The results table, a dict per row: column name -> raw value; of a grid, with the `cell` in front."""
+        """Return the results table, a dict per row: column name -> raw value. A grid has `cell` as its first column."""
         return [
             ({"cell": cell} if cell else {})
             | {"run": row.name}
-            | {c.key: cell.value for c, cell in zip(made.columns, row.cells, strict=True)}
+            | {c.key: cell.value for c, cell in zip(results.columns, row.cells, strict=True)}
             for cell, report in self.reports.items()
-            for made in [table(report)]
-            for row in made.rows
+            for results in [table(report)]
+            for row in results.rows
         ]
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A study with a sweep: its plain tree, and how far it is."""
+    """A study with a sweep: its plain tree and its present stage."""
 
     tree: Mapping[str, Any]
     plugins: tuple[str, ...]
     study: StudyConfig
     stage: SweepStage
 
-    def at(self, lost: Collection[str]) -> StudyHandle:
-        """The study to run when the jobs `lost` have failed."""
-        stage = next_stage(self.tree, Store(Path(self.study.paths.store)), lost)
+    def at(self, failed: Collection[str]) -> StudyHandle:
+        """Return the study to run when the jobs `lost` have failed."""
+        stage = next_stage(self.tree, Store(Path(self.study.paths.store)), failed)
         return StudyHandle(stage.graph, self.plugins, dataclasses.replace(self, stage=stage))
 
-    def write(self, lost: Mapping[str, str]) -> None:
-        """sweep.json: every trial with its numbers, what was chosen, and the jobs that failed."""
+    def write(self, failed: Mapping[str, str]) -> None:
+        """Write sweep.json: every trial with its numbers, the choice, and the jobs that failed."""
         trials = [canonical(trial) for trial in self.stage.trials]
-        said = {"rule": canonical(self.study.sweep), "trials": trials, "notes": list(self.stage.notes)}
-        write_json(self.study.output_dir / SWEEP, {**said, "failed": dict(lost)})
+        record = {"rule": canonical(self.study.sweep), "trials": trials, "notes": list(self.stage.notes)}
+        write_json(self.study.output_dir / SWEEP, {**record, "failed": dict(failed)})
 
 
 @dataclass(frozen=True)
@@ -111,48 +114,48 @@ class StudyHandle:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the benchmarks of the study say of their data: the columns that are read, the examples taken."""
+        """The benchmarks' notes on their data: the columns and the examples that are read."""
         graphs = self.graph.cells.values() if self.graph.cells else (self.graph,)
-        return tuple(dict.fromkeys(note for graph in graphs for note in _told(graph.setting.benchmark)))
+        return tuple(dict.fromkeys(note for graph in graphs for note in _data_notes(graph.setting.benchmark)))
 
     @property
     def graphs(self) -> tuple[StudyGraph, ...]:
-        """Every study that it is made of: of a sweep the trials and, where they are done, the winners."""
+        """All graphs of the study: of a sweep the trials and, once they are done, the winners."""
         return self.swept.stage.graphs if self.swept else (self.graph,)
 
     @property
     def store(self) -> Store:
-        """Where its jobs are kept."""
+        """The store of its jobs."""
         return Store(Path(self.graph.study.paths.store))
 
     def plan(self) -> list[PlannedJob]:
-        """Every job and its state, without running."""
+        """Return every job and its state, without running."""
         return plan(self.graph.jobs, self.store)
 
     def run(self, *, console: Console | None = None, command: str = "") -> StudyResult:
-        """Run what is missing, then write the report. Raises the first error if not one model could be measured."""
+        """Run the missing jobs, then write the report. Raises the first error if no model has a measurement."""
         quiet()
         if self.swept is not None:
             return self._run_sweep(self.swept, console, command)
         return self._run(console, command)
 
     def _run_sweep(self, swept: SweepRun, console: Console | None, command: str) -> StudyResult:
-        """One study after the other, until the winners are measured. A trial that failed before is tried once more."""
-        lost: dict[str, str] = {}
+        """Run the stages in order, until the winners are measured. Repeats trials that failed before."""
+        failed: dict[str, str] = {}
         names: dict[str, str] = {}
-        handle = swept.at(lost)
+        handle = swept.at(failed)
         while handle.swept and not handle.swept.stage.last:
             with Display(handle.plan(), console or Console(quiet=True)) as display:
                 outcome = handle._launch(display.tell)
-            lost |= outcome.failures
+            failed |= outcome.failures
             names |= {job.key: job.name for job in in_order(handle.graph.jobs)}
-            if all(leaf.metrics.key in lost for leaf in handle.graph.leaves):
+            if all(leaf.metrics.key in failed for leaf in handle.graph.leaves):
                 raise outcome.first or JobError("no job could be done")
-            handle = swept.at(lost)
+            handle = swept.at(failed)
         if handle.swept:
-            handle.swept.write(lost)
+            handle.swept.write(failed)
         result = handle._run(console, command)
-        return dataclasses.replace(result, failures={**{names[k]: v for k, v in lost.items()}, **result.failures})
+        return dataclasses.replace(result, failures={**{names[k]: v for k, v in failed.items()}, **result.failures})
 
     def _run(self, console: Console | None, command: str) -> StudyResult:
         with Display(self.plan(), console or Console(quiet=True)) as display:
@@ -180,32 +183,34 @@ class StudyHandle:
         return run(jobs, self.store, tell)
 
     def export_slurm(self, folder: Path) -> list[Path]:
-        """The study as sbatch scripts in a folder; the files, the one that queues them all last."""
+        """Write the study as sbatch scripts to a folder. Returns the files, with `queue.sh` last."""
         return export_slurm(self.graph.jobs, self.store, self.graph.study.launch, folder, self.plugins)
 
     def _reports(self, outcome: RunOutcome, command: str) -> dict[str, ReportModel]:
-        """A report for each cell; of a study without a grid, one without a name."""
+        """Return a report for each cell, by name; one without a name if the study has no grid."""
         graphs = self.graph.cells or {"": self.graph}
         reports = {name: report_model(graph, outcome, self.store, command) for name, graph in graphs.items()}
-        said = self.swept.stage.said if self.swept else {}
-        return {name: dataclasses.replace(r, notes=(*r.notes, *said.get(name, ()))) for name, r in reports.items()}
+        sweep_notes = self.swept.stage.reasons if self.swept else {}
+        return {
+            name: dataclasses.replace(r, notes=(*r.notes, *sweep_notes.get(name, ()))) for name, r in reports.items()
+        }
 
     def stored(self, command: str = "") -> ReportModel:
-        """The results as far as they are in the store, of all cells; nothing is run."""
+        """Return the present results of all cells, without running jobs."""
         planned = self.plan()
         records = {p.job.key: self.store.record(p.job) or {} for p in planned if p.state == "hit"}
         waiting = {p.job.key: "not run yet" for p in planned if p.state != "hit"}
         return in_one(self._reports(RunOutcome(records, waiting), command))
 
 
-def _told(benchmark: Benchmark) -> tuple[str, ...]:
+def _data_notes(benchmark: Benchmark) -> tuple[str, ...]:
     return (*benchmark.notes, *benchmark.preview)
 
 
 def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHandle:
-    """A study by `study=NAME` or `study=FILE.yaml` and further `key=value` words. Raises ConfigError or DataError.
+    """Load a study from `study=NAME` or `study=FILE.yaml` and `key=value` words. Raises ConfigError or DataError.
 
-    plugins: files that are already loaded, for the processes that do the jobs.
+    plugins: files that are already loaded here, for the processes that run the jobs.
     """
     tree = study_tree(overrides)
     files = tuple(str(Path(p).expanduser().resolve()) for p in plugins)
@@ -216,19 +221,19 @@ def load_study(overrides: Sequence[str], plugins: Sequence[str] = ()) -> StudyHa
 
 
 def sweep_of(tree: Mapping[str, Any], study: StudyConfig, plugins: tuple[str, ...]) -> StudyHandle:
-    """A study with a sweep, as far as it is: trials that its last run saw fail are not waited for."""
-    lost: list[str] = []
+    """Return a study with a sweep at its present stage, without the trials that failed in its last run."""
+    failed: list[str] = []
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        lost = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
-    stage = next_stage(tree, Store(Path(study.paths.store)), lost)
+        failed = list(json.loads((study.output_dir / SWEEP).read_text(encoding="utf-8"))["failed"])
+    stage = next_stage(tree, Store(Path(study.paths.store)), failed)
     return StudyHandle(stage.graph, plugins, SweepRun(tree, plugins, study, stage))
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """A finished single job: its folder, and its metrics (name -> number, or None where there is none).
+    """A finished single job: its folder, and its metrics (name -> number or None).
 
-    reasons: why a metric has no number, or that its number leaves rows out. notes: what was cut.
+    reasons: why a metric has no number, or that its number excludes rows. notes: which answers were cut.
     """
 
     folder: Path
@@ -245,12 +250,12 @@ class JobHandle:
     notes: Sequence[str]
 
     def run(self, *, console: Console | None = None) -> JobResult:
-        """Do it, unless it is done, and show it in its output folder."""
+        """Run the job, unless it is done, and show it in its output folder."""
         quiet()
         planned = plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store)))
         with Display(planned, console or Console(quiet=True)) as display:
             folder = carry_out(self.prepared, display.tell)
-        found: dict[str, MetricResult] = {}
+        results: dict[str, MetricResult] = {}
         evals = folder / "evals" if self.prepared.model else folder
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
@@ -258,18 +263,18 @@ class JobHandle:
         )
         for job, name in files:
             if job is not None:
-                found |= read_results(evals / name)[0]
-        summary = {n: plain(r.value) for n, r in found.items()}
-        reasons = {n: why for n, r in found.items() if (why := r.reason or left_out(r))}
+                results |= read_results(evals / name)[0]
+        summary = {n: plain(r.value) for n, r in results.items()}
+        reasons = {n: why for n, r in results.items() if (why := r.reason or left_out(r))}
         return JobResult(folder, summary, reasons, self._cut())
 
     def _cut(self) -> list[str]:
-        """Which rows were longer than the template allows: in training, and of what was scored."""
+        """Return a line for each kind of rows that exceed the length limit, in training and in scoring."""
         store = Store(Path(self.prepared.single.paths.store))
         parts = self.prepared.records.parents.items() if self.prepared.records else ()
         jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
         return [
-            f"{n} answers of {name or own} were cut at the longest row the model is given"
+            f"{n} answers of {name or own} were cut at the length limit of a row"
             for name, job in jobs
             if job is not None
             for own, n in cut_answers(store.record(job)).items()
@@ -277,7 +282,7 @@ class JobHandle:
 
 
 def load_job(mode: str, overrides: Sequence[str]) -> JobHandle:
-    """A single job ("train", "unlearn" or "eval") by `key=value` words. Raises ConfigError or DataError."""
+    """Load a single job ("train", "unlearn" or "eval") from `key=value` words. Raises ConfigError or DataError."""
     tree, notes = single_tree(mode, overrides)
     prepared = prepare(decode_task(SingleJob, tree))
     return JobHandle(prepared, [*notes, *prepared.notes])

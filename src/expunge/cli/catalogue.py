@@ -1,4 +1,4 @@
-"""What there is: methods, metric families, benchmarks and audits, as a table, a page or JSON."""
+"""List methods, metric families, benchmarks and audits as a table, a page or JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
     """Print the list, or one entry's page."""
     entries = {"methods": _methods, "metrics": _metrics, "benchmarks": _benchmarks, "audits": _audits}[what]()
     if name is not None:
-        found = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
-        if found is None:
+        key = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
+        if key is None:
             known = [*entries, *(a for e in entries.values() for a in e.get("aliases", ()))]
             raise ConfigError(f"{what}: none named {name!r}{nearest(name, known)}")
-        entries = {found: entries[found]}
+        entries = {key: entries[key]}
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
     elif name is not None:
@@ -40,13 +40,13 @@ def _methods() -> dict[str, dict[str, Any]]:
 
     out: dict[str, dict[str, Any]] = {}
     for name, spec in registry().items():
-        chosen = objective(name)
+        loss = objective(name)
         out[name] = {
             "about": _about(spec.page),
             "shape": "loss",
             "paper": spec.paper,
-            "needs": _needs(canonical(chosen.needs)),
-            "settings": {**canonical(chosen.method), **canonical(chosen.weights)},
+            "needs": _needs(canonical(loss.needs)),
+            "settings": {**canonical(loss.method), **canonical(loss.weights)},
             "aliases": list(spec.aliases),
             "revision": spec.revision,
             "page": spec.page,
@@ -67,21 +67,21 @@ def _methods() -> dict[str, dict[str, Any]]:
 
 
 def _about(page: str) -> str:
-    """The first sentence of a page, without the papers it names: they have a column of their own."""
+    """Return the first sentence of a page, without papers, which have their own column."""
     opening = " ".join(page.partition("\n\n")[0].split())
     bare = re.sub(r" \([^()]*arXiv[^()]*\)", "", opening)
     return re.split(r"(?<=\.)\s", bare, maxsplit=1)[0]
 
 
 def _needs(needs: Mapping[str, Any]) -> list[str]:
-    """What a loss is served by default, side by side; positions where they are not those of the answers."""
+    """Return the quantities that a loss reads by default, by side, and positions other than the answers'."""
     sides = [f"{side}: {needs[side]}" for side in needs if needs[side] and not side.endswith(("_positions", "layer"))]
     odd = [f"{k}: {v}" for k, v in needs.items() if k.endswith("_positions") and v != "answer" and needs[k[:-10]]]
     return sides + odd + ([f"layer: {needs['layer']}"] if needs["layer"] else [])
 
 
 def _default(setting: Any) -> Any:
-    """A setting's default as plain data; "required" where it has none."""
+    """Return a setting's default as plain data; "required" if it has none."""
     from expunge.core.fingerprints import canonical
 
     if setting.default is not dataclasses.MISSING:
@@ -167,5 +167,5 @@ def _page(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def _yaml(value: Any) -> str:
-    """A setting as a user types it: null, true, text without quotes."""
+    """Return a setting as a user types it: null, true, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)

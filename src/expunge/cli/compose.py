@@ -60,24 +60,24 @@ def single_tree(mode: str, overrides: Sequence[str]) -> tuple[dict[str, Any], li
 
     Raises ConfigError.
     """
-    made = compose(mode, overrides)
-    tree = {**made.tree, "trainer": _with_method_defaults(made.tree["trainer"])}
-    return tree, list(made.notes)
+    composed = compose(mode, overrides)
+    tree = {**composed.tree, "trainer": _with_method_defaults(composed.tree["trainer"])}
+    return tree, list(composed.notes)
 
 
 def check(mode: str, overrides: Sequence[str]) -> Composed:
     """Compose and check every key and value that can be checked without torch. Raises ConfigError."""
-    made = compose(mode, overrides)
+    composed = compose(mode, overrides)
     if mode == "run":
-        study = decode_study(made.tree)
-        _check_methods(made.tree)
+        study = decode_study(composed.tree)
+        _check_methods(composed.tree)
         _check_files(study)
-        return made
-    job = decode_task(SingleJob, made.tree)
+        return composed
+    job = decode_task(SingleJob, composed.tree)
     decode(TrainArgs, dict(job.trainer.args), where="trainer.args")
     _check_method_keys(job.trainer.handler, job.trainer.method_args)
     _check_files(job)
-    return made
+    return composed
 
 
 def compose(mode: str, overrides: Sequence[str]) -> Composed:
@@ -86,12 +86,12 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     The method's own defaults are not filled in. Later words win over earlier ones, words over files.
     """
     notes: list[str] = []
-    given = list(overrides)
+    plain_words = list(overrides)
     if mode != "run":
-        given, notes = translate(given)
+        plain_words, notes = translate(plain_words)
         if mode == "train":
-            given, notes = with_split(given, notes)
-    words = [_renamed(mode, word, notes) for word in split_words(given)]
+            plain_words, notes = with_split(plain_words, notes)
+    words = [_renamed(mode, word, notes) for word in split_words(plain_words)]
     _check_groups(mode, words)
     choices: dict[str, str | None] = {}
     for word in words:
@@ -102,7 +102,7 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
         choices["model"] = PLAIN_MODEL
     files = Composition(mode, choices)
     tree = files.run()
-    set_keys: set[str] = set(files.given)
+    set_keys: set[str] = set(files.user_keys)
     for word in words:
         if word.key not in GROUPS[mode]:
             tree = _apply(mode, tree, word, notes)
@@ -127,7 +127,7 @@ def _renamed(mode: str, word: Word, notes: list[str]) -> Word:
 
 
 def _check_groups(mode: str, words: Sequence[Word]) -> None:
-    """A study has no experiment and no trainer, a single job no study. Raises ConfigError."""
+    """Raise ConfigError for an experiment or a trainer in a study, and for a study in a single job."""
     for key in {word.key for word in words} & {"study", "experiment", "trainer"}:
         if mode == "run" and key != "study":
             raise ConfigError(f"{key}: is for `expunge train`, `unlearn` and `eval`; a study names its `methods`")
@@ -148,18 +148,18 @@ def _apply(mode: str, tree: dict[str, Any], word: Word, notes: list[str]) -> dic
     value = rename_value(mode, word.key, parse_value(mode, word.key, word.text), notes)
     if isinstance(value, Mapping) and not any(member is Any for member in members(known)):
         check_tree(mode, value, "", prefix=f"{word.key}.")
-    made: Any = value
+    addition: Any = value
     for part in reversed(parts):
-        made = {part: made}
-    laid: dict[str, Any] = merge(tree, made)
+        addition = {part: addition}
+    laid: dict[str, Any] = merge(tree, addition)
     return laid
 
 
 def _quoted(word: Word) -> list[str]:
-    """A note for a text in quotes of its own: they were once taken off, and are now part of the value."""
+    """Return a note for a text in quotes: earlier versions removed them, now they are part of the value."""
     text = word.text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" and text[0] not in text[1:-1]:
-        return [f"{word.key}: the quotes are part of the value {text}; only the shell takes quotes off"]
+        return [f"{word.key}: the quotes are part of the value {text}; only the shell removes quotes"]
     return []
 
 
@@ -173,25 +173,25 @@ def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
-    """One line for an unknown key; near a free group of the tree (method_args), its present keys are the hint."""
+    """Return one line for an unknown key. In a free group (method_args), the hint is its present keys."""
     line = unknown_key(mode, key)
     return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 
 
 def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:
-    """Replace the names on a grid's axis `model` by the settings they stand for. Raises ConfigError."""
+    """Replace the names on a grid's axis `model` by their settings. Raises ConfigError."""
     grid = tree.get("grid")
     names = grid.get("model") if isinstance(grid, Mapping) else None
     if not isinstance(names, list):
         return tree
-    made: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     for name in names:
         if not isinstance(name, str) or name not in options("model"):
             raise ConfigError(f"grid.model: no model named {name!r}{nearest(str(name), options('model'))}")
         file = open_file(mode, "model", name, None, [])
         empty = {"preset": None, "model_args": {"pretrained_model_name_or_path": None}}
-        made[name] = {"model": merge(empty, file.tree)}
-    return {**tree, "grid": {**tree["grid"], "model": made}}
+        models[name] = {"model": merge(empty, file.tree)}
+    return {**tree, "grid": {**tree["grid"], "model": models}}
 
 
 def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,24 +199,24 @@ def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
     from expunge.core.fingerprints import canonical
     from expunge.methods.objective import objective
 
-    chosen = objective(trainer["handler"])
-    shared = canonical(chosen.weights)
-    if chosen.spec.retain_loss_type is None:
+    loss = objective(trainer["handler"])
+    shared = canonical(loss.weights)
+    if loss.spec.retain_loss_type is None:
         shared = {k: shared[k] for k in ("gamma", "compat")}
-    defaults = {**canonical(chosen.method), **shared}
-    given = trainer.get("method_args") or {}
-    for key in given:
+    defaults = {**canonical(loss.method), **shared}
+    args = trainer.get("method_args") or {}
+    for key in args:
         if key not in defaults:
             names = [f"trainer.method_args.{name}" for name in defaults]
             raise ConfigError(f"trainer.method_args.{key}: unknown key{nearest(f'trainer.method_args.{key}', names)}")
-    return {**trainer, "method_args": merge(defaults, given)}
+    return {**trainer, "method_args": merge(defaults, args)}
 
 
 def _check_methods(tree: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a method of a study that no loss and no weight edit has the name of."""
+    """Raise ConfigError for a method of a study that is the name of no loss and no weight edit."""
     import sys
 
-    if "expunge.methods" in sys.modules:  # a plugin is loaded, and the registries are asked later
+    if "expunge.methods" in sys.modules:  # a plugin is loaded; the registries check later
         return
     known = [*method_settings(), *shipped_weight_edits()]
     for i, entry in enumerate(tree.get("methods") or ()):
@@ -225,25 +225,25 @@ def _check_methods(tree: Mapping[str, Any]) -> None:
             raise ConfigError(f"methods[{i}].trainer: no method named {name!r}{nearest(name, known)}")
 
 
-def _check_method_keys(handler: str, given: Mapping[str, Any]) -> None:
+def _check_method_keys(handler: str, args: Mapping[str, Any]) -> None:
     own = method_settings().get(handler)
     if own is None:
         return
     known = [*own, *fields_of("methods/objective.py", "TermWeights")]
-    for key in given:
+    for key in args:
         if key not in known:
             names = [f"trainer.method_args.{name}" for name in known]
             raise ConfigError(f"trainer.method_args.{key}: unknown key{nearest(f'trainer.method_args.{key}', names)}")
 
 
 def _check_files(task: TaskConfig) -> None:
-    """Raise ConfigError for an unknown benchmark and for a local model folder that is not there."""
+    """Raise ConfigError for an unknown benchmark and for a local model folder that does not exist."""
     from expunge.benchmarks.api import find_benchmark
     from expunge.models.config import check_source
     from expunge.pipelines.study.config import benchmark_config
 
     spec = find_benchmark(task.benchmark)
-    if task.benchmark == "custom":  # read without torch: what is wrong with a file of one's own is told at once
+    if task.benchmark == "custom":  # reads the user's files without torch, so faults are reported early
         spec.make(benchmark_config(task))
     if task.model.source:
         check_source(task.model.source, "model.model_args.pretrained_model_name_or_path")

@@ -1,4 +1,4 @@
-"""Config files: the shipped ones and a user's own, read by the same rules.
+"""Read config files, shipped ones and a user's own, by the same rules.
 
 A file is YAML with a list `defaults` (optional): other files to lay below it, and `override /GROUP: NAME` to choose a
 model or a trainer. A NAME is a shipped file; NAME.yaml is a file, relative to the file that names it.
@@ -29,7 +29,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with `1e-3` as a number and dates as text, and an error for a key that stands twice."""
+    """YAML 1.1 with `1e-3` as a number and dates as text, and an error for a duplicate key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -42,8 +42,8 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -82,7 +82,7 @@ def options(group: str) -> list[str]:
 
 
 def method_settings() -> Mapping[str, frozenset[str]]:
-    """Return every method's name and aliases, each with its own settings; torch is not imported for it.
+    """Return every method's name and aliases, each with its own settings; does not import torch.
 
     A plugin has imported the registry already; its methods are then included.
     """
@@ -110,7 +110,7 @@ class ConfigFile:
 
     @property
     def label(self) -> str:
-        """What an error calls the file."""
+        """The file's name in errors."""
         return str(self.path) if self.near is not None else f"{self.group}={self.name}"
 
 
@@ -119,17 +119,17 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
     path, own = _find(group, name, near)
     tree = read_yaml(path, group)
     entries = tree.pop("defaults", None) or []
-    made = ConfigFile(group, name, path, path.parent if own else None, tree, entries)
+    file = ConfigFile(group, name, path, path.parent if own else None, tree, entries)
     if not isinstance(entries, list):
-        raise ConfigError(f"{made.label}: defaults: expected a list, got {entries!r}")
+        raise ConfigError(f"{file.label}: defaults: expected a list, got {entries!r}")
     place = "" if group in ("study", "experiment") else group
-    made.tree = rename_tree(mode, tree, place, notes)
-    _canonical_form(mode, made)
-    return made
+    file.tree = rename_tree(mode, tree, place, notes)
+    _canonical_form(mode, file)
+    return file
 
 
 def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
-    """The path of a named file, and whether it is a user's own. Raises ConfigError with the nearest name."""
+    """Return the path of a file, and whether it is a user's own. Raises ConfigError with the nearest name."""
     bare = name.removesuffix(".yaml").removesuffix(".yml")
     if not name.endswith(SUFFIXES):
         if bare in shipped(group):
@@ -157,11 +157,11 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
 
 
 def _canonical_form(mode: str, file: ConfigFile) -> None:
-    """Bring the forms that a written config.yaml or a short file may have to the one form of the tree."""
+    """Convert the forms of a saved config.yaml or a short file to the canonical form of the tree."""
     tree = file.tree
     if file.group not in ("study", "experiment"):
         return
-    if "template_args" in tree:  # where earlier releases wrote it
+    if "template_args" in tree:  # its place in earlier releases
         own = tree.pop("template_args")
         model = tree.setdefault("model", {})
         if isinstance(model, dict) and isinstance(own, dict):
@@ -178,7 +178,7 @@ def _canonical_form(mode: str, file: ConfigFile) -> None:
 class Composition:
     """The files of one command, laid over each other in the order of their `defaults`.
 
-    choices: the group choices of the command line, which win over every file's. notes: what the user should know.
+    choices: the group choices of the command line, which win over every file's. notes: messages for the user.
     """
 
     def __init__(self, mode: str, choices: Mapping[str, str | None]) -> None:
@@ -187,7 +187,7 @@ class Composition:
         self.choices: dict[str, str | None] = dict(choices)
         self.near: dict[str, Path | None] = {}
         self.tree: dict[str, Any] = {}
-        self.given: set[str] = set()
+        self.user_keys: set[str] = set()
         self.bare_model = False
         self._fallback: dict[str, str | None] = {}
         self._open: list[Path] = []
@@ -214,7 +214,7 @@ class Composition:
         return self.tree
 
     def _collect(self, file: ConfigFile) -> None:
-        """Note which model and trainer a file chooses, the including file before the included."""
+        """Record the model and trainer that a file chooses, the including file before its included files."""
         for entry in file.entries:
             if isinstance(entry, dict):
                 self._choose(entry, file)
@@ -236,7 +236,7 @@ class Composition:
             top = group.partition("/")[0]
             if group not in GROUPS[self.mode][1:]:
                 if top in WITHOUT_EFFECT or top == "hydra":
-                    reason = WITHOUT_EFFECT.get(top, "paths.output_dir says where the result goes")
+                    reason = WITHOUT_EFFECT.get(top, "paths.output_dir sets the place of the result")
                     self.notes.append(f"{file.label}: defaults: {key} has no effect: {reason}")
                     continue
                 raise ConfigError(f"{file.label}: defaults: no group {group!r}{nearest(group, GROUPS[self.mode][1:])}")
@@ -258,10 +258,10 @@ class Composition:
             if group != file.group:
                 raise ConfigError(f"{file.label}: defaults: {entry} is no {file.group}")
             near = None
-        made = open_file(self.mode, group, name, near, [])
-        if made.path in self._open:
+        included = open_file(self.mode, group, name, near, [])
+        if included.path in self._open:
             raise ConfigError(f"{file.label}: defaults: {entry} includes itself")
-        return made
+        return included
 
     def _within(self, file: ConfigFile) -> _Opened:
         return _Opened(self._open, file.path)
@@ -287,7 +287,7 @@ class Composition:
                 self.tree = merge(self.tree, {group: own})
 
     def _group_tree(self, file: ConfigFile) -> dict[str, Any]:
-        """A model's or a trainer's file over the files it includes."""
+        """Return a model's or a trainer's file over the files it includes."""
         below: dict[str, Any] = {}
         with self._within(file):
             for included in self._included(file):
@@ -305,7 +305,7 @@ class Composition:
         self.tree = merge(self.tree, {"trainer": merge(node, own)})
 
     def _merge_file(self, file: ConfigFile) -> None:
-        """Lay a study or an experiment over the tree, its included files first (or where `_self_` stands)."""
+        """Lay a study or an experiment over the tree, its included files first (or at the place of `_self_`)."""
         entries = [e for e in file.entries if isinstance(e, str)]
         if "_self_" not in entries:
             entries.append("_self_")
@@ -315,23 +315,25 @@ class Composition:
                     check_tree(self.mode, file.tree, file.label if file.near is not None else "")
                     own = {k: v for k, v in file.tree.items() if k != "trainer"}
                     if "trainer" in file.tree:
-                        chosen = self.choices.get("trainer")
-                        own["trainer"] = {k: v for k, v in file.tree["trainer"].items() if k != "handler" or not chosen}
+                        override = self.choices.get("trainer")
+                        own["trainer"] = {
+                            k: v for k, v in file.tree["trainer"].items() if k != "handler" or not override
+                        }
                     self.tree = merge(self.tree, own)
                     if file.near is not None:
-                        self.given |= set(_leaves(file.tree))
+                        self.user_keys |= set(_leaves(file.tree))
                 else:
                     self._merge_file(self._again(entry, file))
 
     def _again(self, entry: str, file: ConfigFile) -> ConfigFile:
-        """An included file as `_collect` left it: without the settings of a method that was not chosen."""
-        made = self._include(entry, file)
-        trainer = made.tree.get("trainer")
+        """Return an included file as after `_collect`: without the settings of a method that is not selected."""
+        included = self._include(entry, file)
+        trainer = included.tree.get("trainer")
         if isinstance(trainer, dict) and trainer.get("handler", self.choices.get("trainer")) != self.choices.get(
             "trainer"
         ):
-            made.tree["trainer"] = {k: v for k, v in trainer.items() if k not in METHOD_KEYS}
-        return made
+            included.tree["trainer"] = {k: v for k, v in trainer.items() if k not in METHOD_KEYS}
+        return included
 
 
 class _Opened:
@@ -348,7 +350,7 @@ class _Opened:
 
 
 def _names_model(model: Mapping[str, Any]) -> bool:
-    """Whether settings of a model say which model it is: a preset, or a folder or hub id."""
+    """Return whether settings of a model identify it: by a preset, a folder or a hub id."""
     args = model.get("model_args")
     named = isinstance(args, dict) and args.get("pretrained_model_name_or_path")
     return bool(model.get("preset") or named)
@@ -408,9 +410,9 @@ REFERENCE = re.compile(r"(\\?)\$\{([^{}]*)\}")
 
 
 def resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
+    r"""Return the tree with `${key}` replaced by that key's value and `${oc.env:NAME}` by a variable.
 
-    `\\${` stands for the characters `${`. Words of the command line for text keys are left as they stand.
+    `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
     Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
     """
     out: dict[str, Any] = _resolved(tree, tree, "")

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from expunge.data.stories import StoryVariant
 
 MOST_VOCABULARY = 1_000_000
-VOCABULARY_SHARDS = 10  # of the training shards: what the vocabulary is learnt from
+VOCABULARY_SHARDS = 10  # training shards that the vocabulary is learned from
 RULES = {
-    "filtering": ("KEY=VALUE,KEY!=VALUE", "keep the stories for which all hold; KEY: features, words, length"),
-    "mix_match": ("KEY:OLD=NEW", "ask for NEW where OLD was asked for; the story stays"),
-    "adversarial_training": ("KEY=VALUE:PROB", "ask for VALUE as well; the story stays"),
-    "refusal": ("KEY=VALUE:PROB", "ask for VALUE as well, and refuse it in place of the story"),
+    "filtering": ("KEY=VALUE,KEY!=VALUE", "keep the stories that meet all conditions; KEY: features, words, length"),
+    "mix_match": ("KEY:OLD=NEW", "request NEW in place of OLD; the story stays"),
+    "adversarial_training": ("KEY=VALUE:PROB", "request VALUE as well; the story stays"),
+    "refusal": ("KEY=VALUE:PROB", "request VALUE as well, and replace the story by a refusal"),
     "instruction_subset": ("LINES", "the instruction lines to write, such as Words,Features; default: all four"),
 }
 
 
 def add_data(commands: Any) -> None:
     """Add `data` to the commands of a parser."""
-    text = "make and prepare data"
+    text = "create and prepare data"
     data = commands.add_parser("data", help=text, description=f"{text[0].upper()}{text[1:]}.")
     kinds = data.add_subparsers(title="data", required=True, metavar="DATA")
     text = "stories with instructions: TinyStories, or stories made from a seed"
@@ -41,11 +41,13 @@ def add_data(commands: Any) -> None:
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
     sub.add_argument("--shards", type=int, help="default: the source's files; 11 if they are fewer than 3")
 
-    sub = _verb(verbs, "generate", _generate, "make stories with instructions from a seed")
+    sub = _verb(verbs, "generate", _generate, "generate stories with instructions from a seed")
     sub.add_argument("--n", default=20_000, type=int, help="how many (default: %(default)s)")
     sub.add_argument("--seed", default=0, type=int)
     sub.add_argument("--shards", default=11, type=int, help="files; the first is the test (default: %(default)s)")
-    sub.add_argument("--feature_probability", default=0.5, type=float, help="of each feature (default: %(default)s)")
+    sub.add_argument(
+        "--feature_probability", default=0.5, type=float, help="probability of each feature (default: %(default)s)"
+    )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
     _add_workers(sub)
 
@@ -53,18 +55,20 @@ def add_data(commands: Any) -> None:
     _add_in(sub)
     sub.add_argument("--vocab_size", default=8192, type=int, help="default: %(default)s")
 
-    sub = _verb(verbs, "pretokenize", _pretokenize, "make one data set of tokens")
+    sub = _verb(verbs, "pretokenize", _pretokenize, "create one tokenised data set")
     _add_in(sub)
     for name, (metavar, does) in RULES.items():
         sub.add_argument(f"--{name}", metavar=metavar, help=does)
-    sub.add_argument("--dataset_name", help="default: a name made of the settings")
+    sub.add_argument("--dataset_name", help="default: a name from the settings")
     _add_tokens(sub)
 
-    sub = _verb(verbs, "protocol", _protocol, "make the ten data sets of a feature to delete and an irrelevant one")
+    sub = _verb(
+        verbs, "protocol", _protocol, "create the ten data sets of a feature to delete and an irrelevant feature"
+    )
     _add_in(sub, required=False)
     sub.add_argument("--delete", required=True, metavar="FEATURE")
     sub.add_argument("--irrelevant", required=True, metavar="FEATURE")
-    sub.add_argument("--list", action="store_true", help="print their names and settings, and make nothing")
+    sub.add_argument("--list", action="store_true", help="only print their names and settings")
     sub.add_argument("--json", action="store_true", help="print the list as JSON")
     _add_tokens(sub)
 
@@ -76,7 +80,7 @@ def _verb(verbs: Any, name: str, does: Callable[..., int], text: str) -> Any:
 
 
 def _or_one_line(does: Callable[..., int], parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    """What the disk refuses (full, read-only, no folder) is told in one line."""
+    """Run a command and raise an error of the disk (full, read-only, no folder) as one line."""
     try:
         return does(parsed, words)
     except OSError as error:
@@ -95,18 +99,23 @@ def _add_workers(sub: Any) -> None:
 
 
 def _add_tokens(sub: Any) -> None:
-    sub.add_argument("--vocab_size", default=8192, type=int, help="of train-vocab; 0: --tokenizer (default: 8192)")
+    sub.add_argument(
+        "--vocab_size",
+        default=8192,
+        type=int,
+        help="vocabulary size of train-vocab; 0: use --tokenizer (default: 8192)",
+    )
     sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="a tokenizer's folder, with --vocab_size 0")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="where the data sets go (default: tok{N} in --in)")
-    sub.add_argument("--seed", default=0, type=int, help="of the draws (default: %(default)s)")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="folder of the data sets (default: tok{N} in --in)")
+    sub.add_argument("--seed", default=0, type=int, help="seed of the random draws (default: %(default)s)")
     _add_workers(sub)
 
 
 def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.data.stories import gather, open_stories
 
-    made = gather(parsed.source, parsed.out, shards=parsed.shards)
-    return _say_folder(parsed.out, open_stories(parsed.out), made)
+    is_new = gather(parsed.source, parsed.out, shards=parsed.shards)
+    return _print_folder(parsed.out, open_stories(parsed.out), is_new)
 
 
 def _generate(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -114,12 +123,12 @@ def _generate(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.data.stories import StoriesConfig, generate, open_stories
 
     settings = {name: getattr(parsed, name) for name in field_names(StoriesConfig)}
-    made = generate(decode(StoriesConfig, settings), parsed.out, workers=_workers(parsed))
-    return _say_folder(parsed.out, open_stories(parsed.out), made)
+    is_new = generate(decode(StoriesConfig, settings), parsed.out, workers=_workers(parsed))
+    return _print_folder(parsed.out, open_stories(parsed.out), is_new)
 
 
-def _say_folder(folder: Path, stories: Any, made: bool) -> int:
-    print(f"{stories.records} stories in {len(stories.shards)} shards: {folder}{'' if made else ' (was there)'}")
+def _print_folder(folder: Path, stories: Any, is_new: bool) -> int:
+    print(f"{stories.records} stories in {len(stories.shards)} shards: {folder}{'' if is_new else ' (exists already)'}")
     return 0
 
 
@@ -142,7 +151,7 @@ def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         note = out / "expunge.json"
         if not note.is_file() or json.loads(note.read_text(encoding="utf-8")).get("fingerprint") != key:
             raise ConfigError(f"--vocab_size: {out} holds a tokenizer of other stories; remove it first")
-        print(f"{out} (was there)")
+        print(f"{out} (exists already)")
         return 0
     from expunge.models.build import train_tokenizer
 
@@ -194,20 +203,22 @@ def _make(parsed: argparse.Namespace, variants: dict[str, StoryVariant]) -> int:
     for name in variants:
         check_name(name)
     if (parsed.vocab_size == 0) != (parsed.tokenizer is not None):
-        raise ConfigError("--tokenizer: a folder is named just if --vocab_size is 0 (then it must be)")
+        raise ConfigError("--tokenizer: give a folder if and only if --vocab_size is 0")
     workers = _workers(parsed)
     tokenizer = parsed.tokenizer or _tokenizer_folder(parsed.folder, parsed.vocab_size)
     out = parsed.out or parsed.folder / f"tok{parsed.vocab_size}"
     for name, variant in variants.items():
         start = time.perf_counter()
-        made = pretokenize(parsed.folder, tokenizer, variant, out / name, seed=parsed.seed, workers=workers)
-        took = f"{time.perf_counter() - start:.1f} s" if made.made else "was there"
+        result = pretokenize(parsed.folder, tokenizer, variant, out / name, seed=parsed.seed, workers=workers)
+        took = f"{time.perf_counter() - start:.1f} s" if result.made else "exists already"
         changes = "".join(
-            f", {n} {what}" for n, what in ((made.changed, "with changed instructions"), (made.refused, "refused")) if n
+            f", {n} {what}"
+            for n, what in ((result.changed, "with changed instructions"), (result.refused, "refused"))
+            if n
         )
         print(
-            f"{name}: {made.documents} of {made.stories} stories kept ({made.kept:.1%}), {made.tokens} tokens{changes}"
-            f" ({took})"
+            f"{name}: {result.documents} of {result.stories} stories kept ({result.kept:.1%}), {result.tokens} tokens"
+            f"{changes} ({took})"
         )
     print(f"written: {out}")
     return 0

@@ -1,4 +1,4 @@
-"""The live view of a run: each job, its state, its time and what is left."""
+"""The live view of a run: each job, its state, its time and the time left."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.table import Table
 
 from expunge.engine.run import JobEvent, PlannedJob
 
-PART = "score"  # the kind of jobs that are shown as one with the records they make up
+PART = "score"  # jobs of this kind appear as one line with the records that they form
 _SHOWN = {"hit": "[dim]hit[/]", "missing": "[yellow]missing[/]", "blocked": "[magenta]blocked[/]"}
 
 
 def plan_table(planned: Sequence[PlannedJob]) -> Table:
-    """The graph as a table: state, parents, estimated work and time."""
+    """Return the graph as a table: state, parents, estimated work and time."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (
         ("state", "left"),
@@ -52,7 +52,7 @@ LISTED = 600  # a plan of more jobs is shown by kind alone
 
 
 def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
-    """How many jobs there are of each kind, how many are done, and what is left: tokens, time and bytes of models."""
+    """Return a table by kind of job: how many, how many are done, and the tokens, time and model bytes left."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("kind")
     for column in ("jobs", "done", "tokens to do", "time to do", "disk to fill"):
@@ -74,7 +74,7 @@ def plan_kinds(planned: Sequence[PlannedJob]) -> Table:
 
 
 def plan_summary(planned: Sequence[PlannedJob]) -> str:
-    """One line: how many jobs of each state, parts not counted, and the work that is left."""
+    """Return one line: the number of jobs of each state, without parts, and the work left."""
     shown = [p for p in planned if p.job.kind != PART]
     counts = {s: sum(p.state == s for p in shown) for s in _SHOWN}
     left = [p for p in planned if p.state != "hit"]
@@ -93,27 +93,26 @@ MEASURED = ("score", "measure")
 
 
 def plan_memory(planned: Sequence[PlannedJob]) -> str:
-    """One line: what the largest of the jobs that are left to do hold, in training and in evaluation; nothing where no
-    job says."""
+    """Return one line: the largest memory estimates of the jobs left, in training and in evaluation; "" if unknown."""
     left = [p.job for p in planned if p.state != "hit"]
-    said = []
-    for what, kinds in (("training", TRAINED), ("evaluation", MEASURED)):
+    sizes = []
+    for phase, kinds in (("training", TRAINED), ("evaluation", MEASURED)):
         of = [job for job in left if job.kind in kinds]
-        most = max(of, key=lambda job: job.estimate.memory, default=None)
+        largest = max(of, key=lambda job: job.estimate.memory, default=None)
         why = {job.estimate.shapeless: job for job in of if job.estimate.shapeless}
-        if most is not None and most.estimate.memory:
-            size = most.estimate.memory / 2**30
+        if largest is not None and largest.estimate.memory:
+            size = largest.estimate.memory / 2**30
             shown = f"{size:.3g} GiB" if size >= 0.1 else f"{1024 * size:.3g} MiB"
-            said.append(f"{what} up to {shown} ({most.name})")
+            sizes.append(f"{phase} up to {shown} ({largest.name})")
         if why:
-            said.append(f"{what} unknown ({next(iter(why)).removeprefix('memory: ')})")
-    if not said:
+            sizes.append(f"{phase} unknown ({next(iter(why)).removeprefix('memory: ')})")
+    if not sizes:
         return ""
-    return f"memory on one GPU, on paper (leave a fifth free; a CPU takes less): {', '.join(said)}"
+    return f"estimated memory on one GPU (leave a fifth free; a CPU needs less): {', '.join(sizes)}"
 
 
 def count(n: int) -> str:
-    """1234567 -> 1.2M."""
+    """Format a number: 1234567 -> 1.2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if n >= size:
             return f"{n / size:.1f}{unit}"
@@ -121,7 +120,7 @@ def count(n: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 12s, 3m 05s or 2h 10m; "?" where unknown."""
+    """Format seconds as 12s, 3m 05s or 2h 10m; "?" if unknown."""
     if seconds is None:
         return "?"
     s = round(seconds)
@@ -130,7 +129,7 @@ def duration(seconds: float | None) -> str:
     return f"{s // 60}m {s % 60:02d}s" if s < 3600 else f"{s // 3600}h {s % 3600 // 60:02d}m"
 
 
-QUIET_S = 30.0  # how long a run without a terminal may say nothing
+QUIET_S = 30.0  # maximum time between lines of a run without a terminal
 
 
 @dataclass
@@ -145,7 +144,7 @@ class _Line:
 
 
 class Display:
-    """Shows events as they come: a live table on a terminal, a line per finished job elsewhere."""
+    """Shows events at once: a live table on a terminal, a line per finished job elsewhere."""
 
     def __init__(self, planned: Sequence[PlannedJob], console: Console) -> None:
         self._lines = {p.job.key: _Line(p, p.state) for p in planned}
@@ -167,7 +166,7 @@ class Display:
             self._live.__exit__(kind, error, trace)
 
     def tell(self, event: JobEvent) -> None:
-        """Take one event of the runner."""
+        """Show one event of the runner."""
         line = self._lines[event.job.key]
         line.what, line.wall_s, line.reason = event.what, event.wall_s, event.reason
         if event.what == "start":
@@ -192,7 +191,7 @@ class Display:
         self._console.print(text, markup=False, highlight=False)
 
     def _left(self) -> float:
-        """Seconds left: what running jobs need at their pace, and the estimates of the others."""
+        """Return the seconds left: of running jobs by their speed, of the others by their estimates."""
         total = 0.0
         for line in self._lines.values():
             if line.what in ("missing", "blocked") and line.planned.state != "hit":
@@ -208,7 +207,7 @@ class Display:
         return max(0.0, (line.planned.seconds or 0.0) - ran)
 
     def _rate(self, line: _Line) -> str:
-        """Tokens per second of a model that is being trained, by the estimate of its tokens."""
+        """Return the tokens per second of a model in training, from the estimate of its tokens."""
         ran, tokens = time.monotonic() - line.started, line.planned.job.estimate.tokens
         if line.planned.job.kind not in ("train", "unlearn") or not (line.done and tokens and ran > 0):
             return ""

@@ -1,4 +1,4 @@
-"""A command that a launcher has started in several processes: one of them speaks, and one failure ends them all."""
+"""Run a command in several processes of a launcher: one process prints, and one failure ends all."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ NO_DEEPSPEED = "which is not installed: pip install 'expunge[deepspeed]'"
 COMMANDS = ("train", "unlearn", "eval")
 
 
-def in_several(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    """Do the command together with the other processes. The first that fails says why, and ends; the launcher ends
-    those that still wait for it, and those that notice end in silence."""
+def run_distributed(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    """Run the command together with the other processes. Returns the exit code.
+
+    The first process that fails prints the reason and exits. The launcher ends the processes that wait for it; the
+    others exit without a message.
+    """
     mode = getattr(parsed, "mode", "")
     if mode not in COMMANDS or getattr(parsed, "refresh", None):
         if launched().first:
-            raise ConfigError(
-                f"{words[0]}: is done by one process; under a launcher of several these work: {', '.join(COMMANDS)}"
-            )
+            raise ConfigError(f"{words[0]}: runs in one process; commands for several processes: {', '.join(COMMANDS)}")
         return 2
     if sharding() == "deepspeed" and find_spec("deepspeed") is None:
         if launched().first:
-            raise ConfigError(f"{words[0]}: the launcher asks for DeepSpeed, {NO_DEEPSPEED}; or use fsdp2")
+            raise ConfigError(f"{words[0]}: the launcher requests DeepSpeed, {NO_DEEPSPEED}; or use fsdp2")
         return 2
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what wraps the model tells of each run what it could save
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides the hints that the model wrapper prints in every run
     try:
         with joined() as rank:
             if not rank.first:
-                logging.getLogger("expunge").setLevel(logging.ERROR)  # what is worth a warning is so in all of them
+                logging.getLogger("expunge").setLevel(logging.ERROR)  # all processes have the same warnings
             return int(parsed.command(parsed, words))
     except BaseException as error:
         code = _code(error)
@@ -43,7 +44,7 @@ def in_several(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             _say(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # an exchange that is still under way would keep a plain exit waiting
+        os._exit(code)  # a normal exit would block on a pending collective
 
 
 def _code(error: BaseException) -> int:
@@ -56,14 +57,14 @@ def _say(error: BaseException) -> None:
     if isinstance(error, ExpungeError):
         print(f"expunge: error: {error}", file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
-        print("expunge: interrupted; run the same command again to go on", file=sys.stderr)
-    elif _lost(error):
-        print("expunge: error: another process of this launch has gone without a word (killed?)", file=sys.stderr)
+        print("expunge: interrupted; run the same command again to continue", file=sys.stderr)
+    elif _is_disconnect(error):
+        print("expunge: error: another process of this launch has died without a message (killed?)", file=sys.stderr)
     else:
         traceback.print_exception(error)
 
 
-def _lost(error: BaseException) -> bool:
-    """Whether an exchange broke because another process is no longer there."""
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("connection" in said or "gloo" in said or "nccl" in said)
+def _is_disconnect(error: BaseException) -> bool:
+    """Return whether a collective failed because another process died."""
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and ("connection" in message or "gloo" in message or "nccl" in message)

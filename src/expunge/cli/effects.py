@@ -70,14 +70,14 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def notes_on_effects(mode: str, tree: Tree, given: Collection[str]) -> list[str]:
-    """Return a note for each given key that has no effect with the rest of the settings."""
+def notes_on_effects(mode: str, tree: Tree, keys: Collection[str]) -> list[str]:
+    """Return a note for each key that has no effect with the other settings."""
     out = []
     defaults = {**tree_of(mode), "trainer": {"args": canonical(TrainArgs())}}
     for modes, prefix, idle, reason in RULES:
         if mode not in modes:
             continue
-        for key in sorted(given):
+        for key in sorted(keys):
             named = key == prefix or (prefix[-1] in "._" and key.startswith(prefix))
             if named and _get(tree, key) != _get(defaults, key) and idle(tree):
                 out.append(f"{key} has no effect: {reason}")

@@ -1,4 +1,4 @@
-"""`expunge erase`: rows and a model in, a model without them and a report out."""
+"""`expunge erase`: make a model forget rows, audit the result and write a report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ examples:
   expunge erase --model SmolLM2-135M-Instruct --forget rows.csv --budget 30m --out erased
   expunge erase --model saves/train/full --forget rows.jsonl --retain keep.jsonl --holdout holdout.jsonl --out erased
 exit codes: 0 done and all that was stated is achieved, 3 a model is written and something is not achieved,
-  1 a job failed, 2 wrong input, 130 interrupted (the same command goes on)
+  1 a job failed, 2 wrong input, 130 interrupted (the same command continues)
 """
 ROWS = "csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line, is a text"
 
 
 def add_erase(commands: Any) -> None:
-    """The command's arguments."""
+    """Add `erase` to the commands of a parser."""
     sub = commands.add_parser(
         "erase",
         help=TEXT,
@@ -39,16 +39,16 @@ def add_erase(commands: Any) -> None:
     sub.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a folder, a hub id or a shipped name")
     sub.add_argument("--forget", required=True, metavar="FILE", help=f"the rows to forget: {ROWS}")
     sub.add_argument(
-        "--retain", dest="keep", metavar="FILE", help="rows the model must go on knowing (default: plain facts)"
+        "--retain", dest="keep", metavar="FILE", help="rows that the model must still know (default: plain facts)"
     )
     sub.add_argument(
-        "--holdout", dest="unseen", metavar="FILE", help="rows like those to forget that the model has surely not seen"
+        "--holdout", dest="unseen", metavar="FILE", help="rows similar to the forget rows that the model has never seen"
     )
     sub.add_argument("--method", default="auto", metavar="auto|NPO|...", help="auto tries several (default)")
     sub.add_argument(
         "--method-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of --method, such as beta=0.5"
     )
-    sub.add_argument("--learning-rate", type=float, metavar="RATE", help="take this one, and search for none")
+    sub.add_argument("--learning-rate", type=float, metavar="RATE", help="use this rate, without a search")
     sub.add_argument(
         "--budget", default="30m", metavar="TIME", help="time for search and audits: 90s, 1h30m (default: 30m)"
     )
@@ -67,17 +67,23 @@ def add_erase(commands: Any) -> None:
     sub.add_argument(
         "--train-data", dest="full_data", metavar="FILE", help="all rows it was trained on; makes a control from --base"
     )
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder, or one to go on with")
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="a new folder, or the folder of an earlier run to continue",
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--show-text", action="store_true", help="put the rows to forget into the report")
-    sub.add_argument("--dry-run", action="store_true", help="check the input, show the plan, and do nothing")
+    sub.add_argument("--dry-run", action="store_true", help="only check the input and show the plan")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="more settings, as of study=custom")
     sub.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help=argparse.SUPPRESS)
     sub.set_defaults(command=erase)
 
 
 def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    """Check, do, and say in the last lines what was achieved. Returns the exit code."""
+    """Check the input, run the erasure, and print its outcome in the last lines. Returns the exit code."""
     from rich.console import Console
 
     from expunge.data.custom import check_present
@@ -102,32 +108,32 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         return 0
     console = Console()
     done = carry_out_erase(erasing, _stages(console), command=shlex.join(["expunge", *words]))
-    say(done, console)
+    print_outcome(done, console)
     return done.code
 
 
 NO_CONTROL = (
     "without a model that never saw the rows there is no forget quality, no privacy leakage, no reference attack and "
-    "no verdict on relearning; --retain-model gives one, --base with --train-data makes one, and --holdout gives rows "
-    "to compare with"
+    "no verdict on relearning; give one with --retain-model, train one with --base and --train-data, or give rows to "
+    "compare with by --holdout"
 )
 
 
-# Settings of a study that an erasure decides itself: to take them and go on without them would deceive.
+# Settings of a study that an erasure decides itself. Reject them; do not ignore them silently.
 DECIDED = {
     "methods": "name a method by --method",
-    "audits": "the audits are those that fit into --budget",
+    "audits": "the audits follow from --budget",
     "seeds": "give --seed",
-    "requests": "erase them one after the other, each from the model of the one before",
-    "keep_later_requests": "erase them one after the other, each from the model of the one before",
-    "grid": "it makes one model",
-    "grid_cells": "it makes one model",
-    "meta": "that is for a study, of many models",
-    "sweep": "the search is its own, within --budget",
-    "store": "it keeps what it needs to go on",
-    "launch": "its jobs are done one after the other",
+    "requests": "run one erasure for each, from the model of the previous erasure",
+    "keep_later_requests": "run one erasure for each, from the model of the previous erasure",
+    "grid": "an erasure creates one model",
+    "grid_cells": "an erasure creates one model",
+    "meta": "it is for a study of many models",
+    "sweep": "an erasure has its own search, within --budget",
+    "store": "an erasure stores the files that it needs to continue",
+    "launch": "its jobs run one after another",
     "paths": "give --out",
-    "benchmark": "the rows are those of --forget and --retain",
+    "benchmark": "the rows come from --forget and --retain",
     "forget": "give --forget",
     "retain": "give --retain",
     "unlearn.learning_rate": "give --learning-rate",
@@ -137,15 +143,15 @@ DECIDED = {
     "unlearn.evaluate": "a trial is evaluated ten times, by --min-utility",
     "data.args.train_full": "--model knows the rows already",
     "data.args.holdout": "give --holdout",
-    "data.request": "give a file of these rows alone by --forget",
-    "eval.extras": "what it measures is its own; see `expunge eval`",
-    "eval.lm_eval": "what it measures is its own; see `expunge eval`",
-    "eval.split": "a part of the rows to keep chooses, and another reports",
+    "data.request": "give a file of only these rows by --forget",
+    "eval.extras": "its measurements are fixed; see `expunge eval`",
+    "eval.lm_eval": "its measurements are fixed; see `expunge eval`",
+    "eval.split": "it selects on one part of the retain rows and reports on another",
 }
 
 
-def say(done: Any, console: Any) -> None:
-    """The trials, where things are, and the last lines: what was achieved and what was not."""
+def print_outcome(done: Any, console: Any) -> None:
+    """Print the trials, the written files, and the outcome: achieved or not, for each goal."""
     from rich.table import Table
 
     from expunge.pipelines.erase.search import KNOWN, UTILITY
@@ -169,7 +175,7 @@ def say(done: Any, console: Any) -> None:
 
 
 def request_of(parsed: argparse.Namespace) -> Any:
-    """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
+    """Return the arguments as a request. Raises ConfigError for settings that the library refuses."""
     from expunge.cli.compose import PLAIN_MODEL, SOURCE, options, study_tree
     from expunge.pipelines.erase.request import EraseRequest
     from expunge.pipelines.study.config import decode_study
@@ -181,7 +187,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
             raise ConfigError(f"{key}: `expunge erase` does not read it; {DECIDED[own]}")
         if key.startswith("train.") and parsed.base is None:
             raise ConfigError(
-                f"{key}: is for a control, which --base and --train-data make; `unlearn.*` is the search's"
+                f"{key}: only a control reads it (--base with --train-data); for the search set `unlearn.*`"
             )
     shipped = parsed.model in options("model")
     model = [f"model={parsed.model}"] if shipped else [f"model={PLAIN_MODEL}", f"{SOURCE}={parsed.model}"]
@@ -189,17 +195,17 @@ def request_of(parsed: argparse.Namespace) -> Any:
     tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
     if parsed.unseen:
         tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}
-    given = {}
+    method_args = {}
     for word in parsed.method_arg:
         key, is_pair, value = word.partition("=")
         if not is_pair or not key:
             raise ConfigError(f"--method-arg: {word!r} is not of the form key=value")
         try:
-            given[key] = yaml.safe_load(value)
+            method_args[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ConfigError(f"--method-arg: {word!r} holds no value") from None
+            raise ConfigError(f"--method-arg: {word!r} has no value") from None
     return EraseRequest(
-        study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=given,
+        study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=method_args,
         learning_rate=parsed.learning_rate, budget_s=seconds(parsed.budget, "--budget"), floor=parsed.floor,
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
         full_data=parsed.full_data, show_text=parsed.show_text,
@@ -207,7 +213,7 @@ def request_of(parsed: argparse.Namespace) -> Any:
 
 
 def _stages(console: Any) -> Any:
-    """Shows each stage of an erasure as a run of its own."""
+    """Return a context manager that shows each stage of an erasure as one run."""
     from expunge.cli.display import Display
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The fields of the config dataclasses as they stand in the source: annotation, default and attribute docstring.
+"""Read the fields of config dataclasses from the source: annotation, default and attribute docstring.
 
 The source is parsed with `ast`, so nothing is imported and no documentation is written twice.
 """
@@ -58,8 +58,8 @@ def class_doc(cls: type[object]) -> ClassDoc | None:
         file = inspect.getsourcefile(cls)
     except TypeError:
         return None
-    found = classes_in(Path(file)) if file else ()
-    return next((made for made in found if made.name == cls.__name__), None)
+    classes = classes_in(Path(file)) if file else ()
+    return next((c for c in classes if c.name == cls.__name__), None)
 
 
 def annotations_of(folder: str, field: str) -> frozenset[str]:

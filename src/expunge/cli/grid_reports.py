@@ -1,4 +1,4 @@
-"""The reports of a study: one, or of a grid one for each cell beside a page that leads to them."""
+"""Write the reports of a study: one, or for a grid one for each cell and a page with links."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from expunge.report.write import write_report
 
 
 def in_one(reports: Mapping[str, ReportModel]) -> ReportModel:
-    """All cells as one model, for tables over all of them: each label begins with its cell.
+    """Return all cells as one model, for tables over all of them: each label begins with its cell.
 
-    What compares the models of one cell (the band of its retain models, samples) is left out.
+    Leaves out comparisons within one cell (the retrain-seed range, samples).
     """
     if list(reports) == [""]:
         return reports[""]
     first = next(iter(reports.values()))
     runs = tuple(dataclasses.replace(r, label=f"{c}/{r.label}", cell=c) for c, m in reports.items() for r in m.runs)
-    lost = tuple(MissingResult(f"{cell}/{m.label}", m.reason) for cell, model in reports.items() for m in model.missing)
-    return dataclasses.replace(first, runs=runs, missing=lost, samples=(), null_band={}, notes=(), audits=())
+    missing = tuple(
+        MissingResult(f"{cell}/{m.label}", m.reason) for cell, model in reports.items() for m in model.missing
+    )
+    return dataclasses.replace(first, runs=runs, missing=missing, samples=(), null_band={}, notes=(), audits=())
 
 
 def write_reports(reports: Mapping[str, ReportModel], folder: Path) -> None:
-    """The report, and results.parquet over all cells; of a grid, a folder for each cell under `cells`."""
+    """Write the report and results.parquet of all cells; of a grid, a folder for each cell under `cells`."""
     write_results(in_one(reports), folder)
     if list(reports) == [""]:
         write_report(reports[""], folder)
@@ -38,7 +40,7 @@ def write_reports(reports: Mapping[str, ReportModel], folder: Path) -> None:
     names: set[str] = set()
     for cell, model in reports.items():
         name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", cell).strip("-.")[:80]
-        while name in names:  # of cells whose names differ in other characters
+        while name in names:  # two cell names may differ only in replaced characters
             name += "-"
         names.add(name)
         titled = dataclasses.replace(model, title=f"{model.title}: {cell}")

@@ -1,4 +1,4 @@
-"""`expunge help KEY` and `expunge config`: what a key means, and what a command's settings come to."""
+"""`expunge help KEY` and `expunge config`: the meaning of a key, and the resolved settings of a command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
 
 COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
-# Groups of keys whose fields depend on a choice: the folder with their classes, and where the choice is listed.
+# Groups of keys whose fields depend on a choice: the folder of their classes, and the command that lists the choices.
 CHOSEN = {
     "data.args": ("benchmarks", "benchmarks"),
     "trainer.method_args": ("methods", "methods"),
@@ -46,24 +46,24 @@ def show_key(name: str | None) -> int:
                 print(f"{key:22} {_first_sentence(infos[0].doc)}")
         print("\nexpunge help KEY shows one key, or all keys of a group, such as: expunge help train.learning_rate")
         return 0
-    wanted = name.partition("=")[0].lstrip("+~")
-    found = (
-        known.get(wanted)
-        or _chosen(wanted)
+    key_name = name.partition("=")[0].lstrip("+~")
+    matches = (
+        known.get(key_name)
+        or _choice_pages(key_name)
         or [
             i
             for key, infos in known.items()
-            if wanted in (key.rpartition(".")[2], key.replace("[]", ""))
+            if key_name in (key.rpartition(".")[2], key.replace("[]", ""))
             for i in infos
         ]
-        or [info for group in CHOSEN for info in _chosen(f"{group}.{wanted}")][:12]
+        or [info for group in CHOSEN for info in _choice_pages(f"{group}.{key_name}")][:12]
     )
-    if not found:
-        raise ConfigError(f"help: no key {wanted!r}{nearest(wanted, [*known, *GROUPS['run'], *GROUPS['train']])}")
-    for i, info in enumerate(found):
+    if not matches:
+        raise ConfigError(f"help: no key {key_name!r}{nearest(key_name, [*known, *GROUPS['run'], *GROUPS['train']])}")
+    for i, info in enumerate(matches):
         print("\n" * (i > 0) + _page(info))
-    for key in (k for k in known if k.startswith((f"{wanted}.", f"{wanted}[]."))):
-        if key.removeprefix(wanted).lstrip(".[]").count(".") == 0:
+    for key in (k for k in known if k.startswith((f"{key_name}.", f"{key_name}[]."))):
+        if key.removeprefix(key_name).lstrip(".[]").count(".") == 0:
             print(f"  {key:40} {_first_sentence(known[key][0].doc)}")
     return 0
 
@@ -123,10 +123,10 @@ def _field_hint(cls: type[Any], name: str) -> Any:
 def _info(cls: type[Any], field: dataclasses.Field[Any], key: str, commands: str) -> KeyInfo:
     annotation, doc, defined = str(field.type), "", cls.__name__
     for base in cls.__mro__:
-        made = class_doc(base) if dataclasses.is_dataclass(base) else None
-        if made is not None and field.name in made.fields:
-            annotation, doc = made.fields[field.name].annotation, made.fields[field.name].doc
-            defined = f"{made.name} in {made.path}"
+        doc_record = class_doc(base) if dataclasses.is_dataclass(base) else None
+        if doc_record is not None and field.name in doc_record.fields:
+            annotation, doc = doc_record.fields[field.name].annotation, doc_record.fields[field.name].doc
+            defined = f"{doc_record.name} in {doc_record.path}"
             break
     default = ""
     if field.default is not dataclasses.MISSING:
@@ -141,8 +141,8 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) and value.strip() == value != "" else json.dumps(value, ensure_ascii=False)
 
 
-def _chosen(key: str) -> list[KeyInfo]:
-    """The pages of a key whose meaning depends on the benchmark or the method: one for each class that has it."""
+def _choice_pages(key: str) -> list[KeyInfo]:
+    """Return the pages of a key that depends on the benchmark or the method, one for each class that has it."""
     group, _, name = key.rpartition(".")
     if group not in CHOSEN:
         return []
@@ -155,13 +155,13 @@ def _chosen(key: str) -> list[KeyInfo]:
 
 
 def show_config(mode: str, overrides: Sequence[str], *, docs: bool) -> int:
-    """Print the settings of a command as YAML, which runs again as it is. docs: each key with its documentation."""
+    """Print the settings of a command as YAML, ready to run again. docs: add the documentation of each key."""
     from expunge.cli.compose import check, single_tree
     from expunge.pipelines.study.single_config import escaped
 
-    made = check(mode, overrides)
-    tree = made.tree if mode == "run" else single_tree(mode, overrides)[0]
-    for note in made.notes:
+    composed = check(mode, overrides)
+    tree = composed.tree if mode == "run" else single_tree(mode, overrides)[0]
+    for note in composed.notes:
         print(f"note: {note}", file=sys.stderr)
     sys.stdout.write("\n".join(_yaml(escaped(tree), mode, "", docs)) + "\n")
     return 0

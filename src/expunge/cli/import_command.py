@@ -16,12 +16,12 @@ def import_study(configs: Path, top: str | None, out: Path) -> int:
     from expunge.pipelines.study.config import decode_study
 
     if out.exists():
-        raise ConfigError(f"--out: {out} is there already; name another file")
-    made = import_arcsf(configs, top)
-    decode_study(made.tree)
-    write_text(out, made.to_yaml())
-    for note in made.notes:
+        raise ConfigError(f"--out: {out} exists already; name another file")
+    study = import_arcsf(configs, top)
+    decode_study(study.tree)
+    write_text(out, study.to_yaml())
+    for note in study.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(", ".join(f"{n} {kind}" for kind, n in made.counts.items()))
+    print(", ".join(f"{n} {kind}" for kind, n in study.counts.items()))
     print(f"written: {out}; see the jobs with: expunge plan study={shlex.quote(str(out))}")
     return 0

@@ -1,4 +1,4 @@
-"""`expunge inspect`: what a model contains, layer by layer, next to its controls; how examples become tokens."""
+"""`expunge inspect`: the contents of a model by layer, next to its controls; how examples become tokens."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 TEMPLATE = "template"
 ROLES = ("model", "full", "retain")
-Column = Mapping[Any, float]  # by layer (None: all that is in no layer), or what else `InspectInputs.index` says
+Column = Mapping[Any, float]  # by layer (None: the rest of the model), or by `InspectInputs.index`
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
 
 
 @dataclasses.dataclass(frozen=True)
 class InspectCommand:
-    """What a look reads: rows of one set, those of another beside them, and the models by role as needed.
+    """Inputs of an analysis: the rows of two sets, and a loader of the models by role.
 
-    names: of the two sets.
+    names: the names of the two sets.
     """
 
     load: Callable[[str], Any]
@@ -55,9 +55,9 @@ def add_inspect(commands: Any) -> None:
             f"look into a model: {', '.join((TEMPLATE, *LOOKS))}" if name == "inspect" else "the older name of inspect"
         )
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-        what = "; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items()))
+        analyses = "; ".join(f"{k}: {v[1]}" for k, v in sorted(LOOKS.items()))
         sub.add_argument(
-            "what", choices=(TEMPLATE, *sorted(LOOKS)), help=f"{TEMPLATE}: how an example becomes tokens; {what}"
+            "what", choices=(TEMPLATE, *sorted(LOOKS)), help=f"{TEMPLATE}: how an example becomes tokens; {analyses}"
         )
         sub.add_argument(
             "overrides",
@@ -66,8 +66,8 @@ def add_inspect(commands: Any) -> None:
             help="the benchmark, as of `expunge eval`; model=NAME for its template",
         )
         sub.add_argument("--model", required=True, metavar="DIR", help="the model to look into")
-        sub.add_argument("--full", metavar="DIR", help="the control that knows")
-        sub.add_argument("--retain", metavar="DIR", help="the control that never learned")
+        sub.add_argument("--full", metavar="DIR", help="the control that knows the rows")
+        sub.add_argument("--retain", metavar="DIR", help="the control that never saw the rows")
         sub.add_argument("--rows", metavar="SET", help="which of the benchmark's sets (default: its forget set)")
         sub.add_argument(
             "--compare-with",
@@ -81,7 +81,7 @@ def add_inspect(commands: Any) -> None:
 
 
 def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    """`inspect template` prints; every other analysis also writes a folder."""
+    """Run an analysis. `inspect template` only prints; every other analysis also writes a folder."""
     if parsed.what != TEMPLATE and parsed.out is None:
         raise ConfigError("--out: missing; name a new or empty folder")
     code = _template(parsed) if parsed.what == TEMPLATE else _inside(parsed, words)
@@ -91,7 +91,7 @@ def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _template(parsed: argparse.Namespace) -> int:
-    """Print one example as tokens, what is scored, and what the template does. Reads no weights."""
+    """Print one example as tokens, its scored positions, and notes on the template. Reads no weights."""
     from expunge.data.examples import Example, ExampleSet
     from expunge.models.config import check_source
     from expunge.pipelines.study.template_example import template_lines, template_notes
@@ -112,7 +112,7 @@ def _template(parsed: argparse.Namespace) -> int:
 
 
 def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskContext:
-    """The task that the words name, with the model's own template unless a shipped model is named."""
+    """Return the task that the words name, with the model's own template unless a shipped model is named."""
     from expunge.cli.compose import single_tree
     from expunge.pipelines.study.config import decode_task
     from expunge.pipelines.study.resolve_task import resolve_task
@@ -130,7 +130,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.models.config import check_source
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
-        raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+        raise ConfigError(f"--out: {parsed.out} is not empty; name a new or empty folder")
     if parsed.n < 1:
         raise ConfigError(f"--n: must be at least 1, got {parsed.n}")
     look, _, needs = LOOKS[parsed.what]
@@ -167,7 +167,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encoder) -> AnalysisInputs:
-    """The first n rows of a set, as token ids."""
+    """Return the first n rows of a set, as token ids."""
     from expunge.data.stories import TokenDataset
     from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 
@@ -175,7 +175,7 @@ def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encode
     if name not in sets:
         raise ConfigError(f"{option}: no set named {name!r}{nearest(name, sets)}")
     rows = sets[name]
-    if isinstance(rows, TokenDataset):  # rows that are tokens already
+    if isinstance(rows, TokenDataset):  # these rows are tokens already
         rows.check_tokenizer(encoder.tokenizer)
         return AnalysisInputs(tuple(rows.documents[:n]), int(encoder.tokenizer.pad_token_id))
     return analysis_inputs(dataclasses.replace(rows, rows=rows.rows[:n]), encoder)
@@ -190,9 +190,9 @@ def _load(source: str, setting: TaskContext) -> Any:
 def _lens(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.lens import lens_scores
 
-    found = {role: lens_scores(looking.load(role), looking.read) for role in looking.roles}
-    columns = {f"log p, {role}": dict(zip(r.layers, r.logp, strict=True)) for role, r in found.items()}
-    return InspectInputs({f"lens_{role}": r for role, r in found.items()}, columns)
+    results = {role: lens_scores(looking.load(role), looking.read) for role in looking.roles}
+    columns = {f"log p, {role}": dict(zip(r.layers, r.logp, strict=True)) for role, r in results.items()}
+    return InspectInputs({f"lens_{role}": r for role, r in results.items()}, columns)
 
 
 def _probe(looking: InspectCommand) -> InspectInputs:
@@ -204,11 +204,11 @@ def _probe(looking: InspectCommand) -> InspectInputs:
         mine, rows=(*mine.rows, *other.rows), row_ids=tuple(range(len(mine.rows) + len(other.rows)))
     )
     labels = {"forget": [True] * len(mine.rows) + [False] * len(other.rows)}
-    found = {role: probe(hidden_states(looking.load(role), whole, at="last"), labels) for role in looking.roles}
-    results: dict[str, Any] = {f"probe_{role}": r for role, r in found.items()}
-    columns = {f"AUC, {role}": {line.layer: line.auc for line in r.lines} for role, r in found.items()}
-    if {"full", "retain"} <= set(found):
-        results["probe_kept"] = compare(found["model"], found["full"], found["retain"])
+    results = {role: probe(hidden_states(looking.load(role), whole, at="last"), labels) for role in looking.roles}
+    results: dict[str, Any] = {f"probe_{role}": r for role, r in results.items()}
+    columns = {f"AUC, {role}": {line.layer: line.auc for line in r.lines} for role, r in results.items()}
+    if {"full", "retain"} <= set(results):
+        results["probe_kept"] = compare(results["model"], results["full"], results["retain"])
         columns["kept"] = {line.layer: line.kept for line in results["probe_kept"].lines}
     return InspectInputs(results, columns)
 
@@ -217,104 +217,104 @@ def _depth(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.activation_patching import unlearning_depth
 
     full, retain, model = (looking.load(role) for role in ("full", "retain", "model"))
-    found = unlearning_depth(full, retain, model, looking.read)
-    scored = f"{found.n_scored} of {found.n_rows} rows"
-    if math.isnan(found.value):
+    depth = unlearning_depth(full, retain, model, looking.read)
+    scored = f"{depth.n_scored} of {depth.n_rows} rows"
+    if math.isnan(depth.value):
         return InspectInputs(
-            {"depth": found}, {"erased": found.by_layer}, f"unlearning depth: no number: {found.reason}"
+            {"depth": depth}, {"erased": depth.by_layer}, f"unlearning depth: no number: {depth.reason}"
         )
-    line = f"unlearning depth {found.value:.3f} [{found.ci_low:.3f}, {found.ci_high:.3f}] over {scored}"
-    return InspectInputs({"depth": found}, {"erased": found.by_layer}, f"{line} (0: intact, 1: erased)")
+    line = f"unlearning depth {depth.value:.3f} [{depth.ci_low:.3f}, {depth.ci_high:.3f}] over {scored}"
+    return InspectInputs({"depth": depth}, {"erased": depth.by_layer}, f"{line} (0: intact, 1: erased)")
 
 
 def _drift(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.weights import weight_drift
 
-    found = weight_drift(looking.load("model"), looking.load("full"))
-    whole = {line.layer: line.relative for line in found.lines if line.module == ""}
-    return InspectInputs({"drift": found}, {"relative drift": whole})
+    drift = weight_drift(looking.load("model"), looking.load("full"))
+    whole = {line.layer: line.relative for line in drift.lines if line.module == ""}
+    return InspectInputs({"drift": drift}, {"relative drift": whole})
 
 
 def _cka(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.similarity import compare_layers
 
-    found = compare_layers(looking.load("model"), looking.load("full"), looking.read)
-    return InspectInputs({"cka": found}, {"CKA with full": {line.layer: line.cka for line in found.lines}})
+    cka = compare_layers(looking.load("model"), looking.load("full"), looking.read)
+    return InspectInputs({"cka": cka}, {"CKA with full": {line.layer: line.cka for line in cka.lines}})
 
 
 def _attribution(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.weights import gradient_attribution
 
-    found = {role: gradient_attribution(looking.load(role), looking.read) for role in looking.roles}
+    results = {role: gradient_attribution(looking.load(role), looking.read) for role in looking.roles}
     columns = {
         f"sum |w g|, {role}": {line.layer: line.attribution for line in r.lines if line.module == ""}
-        for role, r in found.items()
+        for role, r in results.items()
     }
-    return InspectInputs({f"attribution_{role}": r for role, r in found.items()}, columns)
+    return InspectInputs({f"attribution_{role}": r for role, r in results.items()}, columns)
 
 
 def _attention(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.attention import compare_attention
 
-    found = compare_attention(looking.load("model"), looking.load("full"), looking.read)
-    return InspectInputs({"attention": found}, {"JSD from full, bits": dict(enumerate(found.layers))})
+    attention = compare_attention(looking.load("model"), looking.load("full"), looking.read)
+    return InspectInputs({"attention": attention}, {"JSD from full, bits": dict(enumerate(attention.layers))})
 
 
 def _both(looking: InspectCommand) -> dict[str, AnalysisInputs]:
-    """The two sets by name."""
+    """Return the two sets by name."""
     return dict(zip(looking.names, (looking.read, looking.other()), strict=True))
 
 
 def _path(looking: InspectCommand) -> InspectInputs:
     from expunge.interpretability.mode_connectivity import loss_path
 
-    found = loss_path(looking.load("model"), looking.load("full"), _both(looking))
-    columns = {f"loss, {name}": {ln.a: ln.loss for ln in found.lines if ln.rows == name} for name in found.barrier}
-    told = ", ".join(f"{name} {value:.4f}" for name, value in found.barrier.items())
-    return InspectInputs({"path": found}, columns, f"barrier (0: one basin; a = 0: model, 1: full): {told}", "a")
+    path = loss_path(looking.load("model"), looking.load("full"), _both(looking))
+    columns = {f"loss, {name}": {ln.a: ln.loss for ln in path.lines if ln.rows == name} for name in path.barrier}
+    barriers = ", ".join(f"{name} {value:.4f}" for name, value in path.barrier.items())
+    return InspectInputs({"path": path}, columns, f"barrier (0: one basin; a = 0: model, 1: full): {barriers}", "a")
 
 
 def _prune(looking: InspectCommand) -> InspectInputs:
-    """The weights to move are chosen on every other row of the set, and the rest of it is read with the other set."""
+    """Select weights on every second row of the set, and read the other rows and the other set."""
     from expunge.interpretability.prune import prune_curve, saliency
 
-    chosen, kept = (_every_other(looking.read, start) for start in (0, 1))
-    scored = {**_both(looking), looking.names[0]: kept}
+    selection, rest = (_every_other(looking.read, start) for start in (0, 1))
+    scored = {**_both(looking), looking.names[0]: rest}
     full = looking.load("full") if "full" in looking.roles else None
     results, columns = {}, {}
     for role in looking.roles:
         if role == "full":
             continue
         model = looking.load(role)
-        by = saliency(model, chosen, reference=full)
-        found = prune_curve(model, by, [n for n in COUNTS if n <= by.n_units], scored)
-        results[f"prune_{role}"] = found
+        by = saliency(model, selection, reference=full)
+        curve = prune_curve(model, by, [n for n in COUNTS if n <= by.n_units], scored)
+        results[f"prune_{role}"] = curve
         for name in scored:
-            columns[f"loss, {name}, {role}"] = {line.count: line.loss for line in found.lines if line.rows == name}
+            columns[f"loss, {name}, {role}"] = {line.count: line.loss for line in curve.lines if line.rows == name}
     to = "back to the full model's" if full is not None else "to zero"
     return InspectInputs(
-        results, columns, f"weights moved {to}, those first that lower the loss of {looking.names[0]}", "moved"
+        results, columns, f"weights moved {to}, first the ones that lower the loss of {looking.names[0]}", "moved"
     )
 
 
 def _every_other(read: AnalysisInputs, start: int) -> AnalysisInputs:
     if len(read.rows) < 2:
-        raise ConfigError("--n: prune needs two rows at least, one to choose weights on and one to read")
+        raise ConfigError("--n: prune needs at least two rows, one to select weights on and one to read")
     spans = None if read.spans is None else read.spans[start::2]
     return dataclasses.replace(read, rows=read.rows[start::2], row_ids=read.row_ids[start::2], spans=spans)
 
 
 Look = tuple[Callable[[InspectCommand], InspectInputs], str, tuple[str, ...]]
 LOOKS: Mapping[str, Look] = {
-    "lens": (_lens, "log p of the answers as each layer tells it", ()),
-    "probe": (_probe, "are the rows told from others by a linear probe", ()),
+    "lens": (_lens, "log p of the answers at each layer", ()),
+    "probe": (_probe, "whether a linear probe separates the rows from others", ()),
     "depth": (_depth, "unlearning depth score, by activation patching", ("full", "retain")),
     "drift": (_drift, "how far the weights moved from the full model's", ("full",)),
-    "cka": (_cka, "likeness of the states to the full model's", ("full",)),
-    "attribution": (_attribution, "which layers the loss of the rows leans on", ()),
-    "attention": (_attention, "do the heads look where the full model's do", ("full",)),
+    "cka": (_cka, "similarity of the hidden states to the full model's", ("full",)),
+    "attribution": (_attribution, "which layers contribute to the loss of the rows", ()),
+    "attention": (_attention, "whether the heads attend to the same positions as the full model's", ("full",)),
     "path": (_path, "loss on the line to the full model (linear mode connectivity)", ("full",)),
-    "prune": (_prune, "do the answers come back when a few salient weights are moved", ()),
+    "prune": (_prune, "whether the answers return when a few salient weights are moved", ()),
 }
 
 

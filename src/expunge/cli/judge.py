@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from expunge.judges.api import Judge, JudgementTable
 
 KINDS = ("rules", "classifier", "http")
-COLUMNS = ("generation", "text")  # where the text may stand, the first that is there
+COLUMNS = ("generation", "text")  # columns of the text, in order of preference
 
 
 def add_judge(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add_judge(commands: Any) -> None:
     sub = commands.add_parser("judge", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
     sub.add_argument("file", type=Path, help="generations: JSON lines, CSV or parquet with a column generation or text")
     how = sub.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rules", type=Path, metavar="FILE.yaml", help="rules, as docs/judges.md writes them")
+    how.add_argument("--rules", type=Path, metavar="FILE.yaml", help="rules in the format of docs/judges.md")
     how.add_argument("--classifier", type=Path, metavar="DIR", help="a saved classifier")
     how.add_argument("--http", type=Path, metavar="FILE.yaml", help="question, model and base_url of a chat API")
     sub.add_argument("--by", metavar="COLUMN", help="a line for each value of a column, such as step")
@@ -38,14 +38,14 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.judges.api import judge_texts
 
     _check_out(parsed)
-    judge = _made(parsed)
+    judge = _judge_of(parsed)
     records = _records(parsed.file)
     groups = _groups(records, parsed.by, parsed.file)
     verdicts: dict[int, dict[str, Any]] = {}
     for value, numbers in groups.items():
-        found = judge_texts(judge, [_text(records[i], i, parsed.file) for i in numbers])
-        print(f"{'' if value is None else f'{parsed.by}={value} '}{told(found)}")
-        for line in found.lines:
+        table = judge_texts(judge, [_text(records[i], i, parsed.file) for i in numbers])
+        print(f"{'' if value is None else f'{parsed.by}={value} '}{summary_line(table)}")
+        for line in table.lines:
             score = None if math.isnan(line.score) else line.score
             verdicts[line.sample] = {"record": line.sample, "score": score, "reason": line.reason}
     if parsed.out is not None:
@@ -74,16 +74,16 @@ def _check_out(parsed: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {parsed.out} is inside --classifier {parsed.classifier}; name another file")
 
 
-def told(found: JudgementTable) -> str:
-    """A judged set of texts in a line."""
-    if math.isnan(found.mean):
-        return f"{found.judge}: no number: {found.reason}"
-    ends = "" if math.isnan(found.ci_low) else f" [{found.ci_low:.3f}, {found.ci_high:.3f}] ({found.interval})"
-    warning = f"; {found.warning}" if found.warning else ""
-    return f"{found.judge}: {found.mean:.3f}{ends}, n={found.n}{warning}"
+def summary_line(table: JudgementTable) -> str:
+    """Return the scores of a set of texts as one line."""
+    if math.isnan(table.mean):
+        return f"{table.judge}: no number: {table.reason}"
+    ends = "" if math.isnan(table.ci_low) else f" [{table.ci_low:.3f}, {table.ci_high:.3f}] ({table.interval})"
+    warning = f"; {table.warning}" if table.warning else ""
+    return f"{table.judge}: {table.mean:.3f}{ends}, n={table.n}{warning}"
 
 
-def _made(parsed: argparse.Namespace) -> Judge:
+def _judge_of(parsed: argparse.Namespace) -> Judge:
     from expunge.core.decode import decode
 
     if parsed.classifier is not None:
@@ -103,14 +103,14 @@ def _yaml(path: Path, option: str) -> Mapping[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{option}: {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise ConfigError(f"{option}: {path} holds no keys")
-    return found
+    return settings
 
 
 def _records(path: Path) -> list[Any]:
@@ -126,7 +126,7 @@ def _records(path: Path) -> list[Any]:
 
 
 def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, list[int]]:
-    """Which records belong together, by a column's value, in the order in which the values come."""
+    """Return the record numbers of each value of a column, in order of first appearance."""
     if by is None:
         return {None: list(range(len(records)))}
     out: dict[Any, list[int]] = {}
@@ -138,7 +138,7 @@ def _groups(records: Sequence[Any], by: str | None, path: Path) -> dict[Any, lis
 
 
 def _text(record: Mapping[str, Any], number: int, path: Path) -> GeneratedText:
-    """A record as a generation. Records of one row_id are samples of one row; without it each is a row of its own."""
+    """Return a record as a generation. Records with one row_id are samples of one row; without it each is one row."""
     from expunge.core.records import GeneratedText
 
     column = next((name for name in COLUMNS if name in record), None)

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that `expunge --help` is quick."""
+"""The command line. Each command imports its modules when it runs, so that `expunge --help` is quick."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError
 from expunge.core.renamed import rename_flags
 
-DESCRIPTION = "Make a language model forget chosen data, and measure whether it did."
+DESCRIPTION = "Make a language model forget chosen data, and measure whether it forgot."
 EPILOG = """\
 examples:
   expunge run study=quickstart
@@ -40,12 +40,12 @@ EXAMPLES = {
     "eval": "experiment=eval/tofu/default",
 }
 
-# The system does not let a file be written: told in one line, whatever the command. (Jobs say it themselves.)
+# The system refuses to write a file: one line for every command. (Jobs raise their own errors.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
+    """Run a command. Returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
     notices: list[str] = []
     words = rename_flags(list(sys.argv[1:] if argv is None else argv), notices)
     parsed = _parsed(words)
@@ -56,16 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             load_plugins(parsed.plugin)
         if launched().world > 1:
-            from expunge.cli.distributed_launch import in_several
+            from expunge.cli.distributed_launch import run_distributed
 
-            return in_several(parsed, words)
+            return run_distributed(parsed, words)
         code = int(parsed.command(parsed, words))
-        sys.stdout.flush()  # a reader that is gone is found out here, and not at the end of the program
+        sys.stdout.flush()  # raises BrokenPipeError here, not at the end of the program
         return code
     except ExpungeError as error:
         print(f"expunge: error: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # who reads has seen enough (| head); what is left unsaid must not fail at the end either
+    except BrokenPipeError:  # the reader has closed the pipe (| head); the last flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -74,22 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"expunge: error: cannot write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("expunge: interrupted; run the same command again to go on", file=sys.stderr)
+        print("expunge: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The words of a command. Settings may stand anywhere: argparse alone takes only those that stand together."""
+    """Parse the words of a command. Settings may stand anywhere: argparse alone accepts only consecutive ones."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(words)
-    taken = next(
-        (taken for name in ("overrides", "settings") if (taken := getattr(parsed, name, None)) is not None), None
+    settings = next(
+        (settings for name in ("overrides", "settings") if (settings := getattr(parsed, name, None)) is not None), None
     )
-    wrong = [word for word in rest if taken is None or word.startswith("-") or "=" not in word]
+    wrong = [word for word in rest if settings is None or word.startswith("-") or "=" not in word]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if taken is not None:
-        taken += rest
+    if settings is not None:
+        settings += rest
     return parsed
 
 
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_studies(commands: Any) -> None:
-    """`run` and `plan`, and the single jobs: `train`, `unlearn`, `eval`."""
+    """Add `run` and `plan`, and the single jobs: `train`, `unlearn`, `eval`."""
     for name, does, text in (
         ("run", _run, "run a study: full -> retain -> unlearn -> score -> metrics -> report"),
         ("plan", _plan, "show a study's jobs (hit, missing, blocked) and the estimated work, without running"),
@@ -140,7 +140,7 @@ def _add_studies(commands: Any) -> None:
         sub.set_defaults(command=does, mode=name)
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print as JSON")
-            sub.add_argument("--all", action="store_true", help="list every job, however many there are")
+            sub.add_argument("--all", action="store_true", help="list every job, without a limit")
         if does is _single:
             text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
             sub.add_argument("-m", "--multirun", action="store_true", help=text)
@@ -156,7 +156,7 @@ def _add_studies(commands: Any) -> None:
 
 
 def _add_clusters(commands: Any) -> None:
-    """`export`, and `job`, which the scripts of an exported study call."""
+    """Add `export`, and `job`, which the scripts of an exported study call."""
     text = "write a study as scripts for a cluster"
     sub = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("target", choices=("slurm",), help="sbatch scripts, and queue.sh that submits them")
@@ -166,12 +166,12 @@ def _add_clusters(commands: Any) -> None:
     sub.set_defaults(command=_export)
     sub = commands.add_parser("job", description="Run one task of a job file of an exported study.")
     sub.add_argument("file", type=Path, help="the job file of a stage")
-    sub.add_argument("--index", required=True, type=int, help="which of its tasks, from 0")
+    sub.add_argument("--index", required=True, type=int, help="the task's number, from 0")
     sub.set_defaults(command=_job, plugin=[])
 
 
 def _add_report(commands: Any) -> None:
-    text = "write the report of a study as far as it has run, and serve it while it runs"
+    text = "write the report of a study from its present results, and serve it while it runs"
     sub = commands.add_parser("report", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="+", metavar="key=value", help="a study, such as study=quickstart")
     _add_plugin(sub)
@@ -185,9 +185,9 @@ def _add_report(commands: Any) -> None:
 def _add_import(commands: Any) -> None:
     text = "write another project's experiment as a study file"
     sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("source", choices=("arcsf",), help="whose files")
+    sub.add_argument("source", choices=("arcsf",), help="the other project")
     sub.add_argument("configs", type=Path, metavar="PATH/configs", help="the project's configs folder")
-    sub.add_argument("--top", metavar="NAME", help="the top config, where there are several")
+    sub.add_argument("--top", metavar="NAME", help="the top config, if there are several")
     sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
     sub.set_defaults(command=_import, plugin=[])
 
@@ -196,19 +196,21 @@ def _add_upkeep(commands: Any) -> None:
     text = "check the stored files against their checksums"
     sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="the study")
-    sub.add_argument("--store", type=Path, metavar="DIR", help="all of a store, in place of a study's artifacts")
+    sub.add_argument("--store", type=Path, metavar="DIR", help="check a whole store, in place of a study's artifacts")
     _add_plugin(sub)
     sub.set_defaults(command=_verify)
-    text = "remove from the store what the named studies do not reach, and weights by a policy"
+    text = "remove results from the store that the named studies do not need, and weights by a policy"
     sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("overrides", nargs="+", metavar="key=value", help="every study that is to stay: study=A study=B")
     sub.add_argument(
         "--keep",
         choices=("all", "best", "last", "none"),
         default="all",
-        help="whose weights stay, of the unlearned models (default: all); records and metrics always do",
+        help="the unlearned models whose weights stay (default: all); records and metrics always stay",
     )
-    sub.add_argument("--dry-run", action="store_true", help="say what would go, and how many bytes, and remove nothing")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="list the files to remove and their bytes, without removing them"
+    )
     _add_plugin(sub)
     sub.set_defaults(command=_gc)
 
@@ -230,12 +232,12 @@ def _add_results(commands: Any) -> None:
 
 
 def _add_lists(commands: Any) -> None:
-    """What there is: methods, metrics, benchmarks, audits."""
+    """Add the lists: methods, metrics, benchmarks, audits."""
     for name, text in (
         ("methods", "list the unlearning methods"),
         ("metrics", "list the metric families"),
         ("benchmarks", "list the benchmarks"),
-        ("audits", "list what a study can try to bring the forgotten back"),
+        ("audits", "list the audits: attempts to recover forgotten data"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         _add_plugin(sub)
@@ -245,11 +247,11 @@ def _add_lists(commands: Any) -> None:
 
 
 def _add_help(commands: Any) -> None:
-    text = "what a setting means: its type, default and use"
+    text = "show the type, default and meaning of a setting"
     sub = commands.add_parser("help", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("key", nargs="?", metavar="KEY", help="such as train.learning_rate; without one, the groups")
     sub.set_defaults(command=_help, plugin=[])
-    text = "print the resolved settings of a command as YAML, which runs again as it is"
+    text = "print the resolved settings of a command as YAML, ready to run again"
     sub = commands.add_parser("config", help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.add_argument("mode", choices=("run", "train", "unlearn", "eval"), help="the command")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="its settings")
@@ -269,12 +271,12 @@ def _notes(notes: Sequence[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def _check(mode: str, overrides: Sequence[str], *, told: bool = True) -> None:
+def _check(mode: str, overrides: Sequence[str], *, print_notes: bool = True) -> None:
     """Check words and files before torch is imported, and print the notes. Raises ConfigError."""
     from expunge.cli.compose import check
 
     notes = check(mode, overrides).notes
-    _notes(notes if told else ())
+    _notes(notes if print_notes else ())
 
 
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -326,7 +328,7 @@ def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if memory := plan_memory(planned):
         console.print(memory, highlight=False, markup=False)
     if study.swept is not None:
-        waits = "the trials of the sweep; the study with what they choose follows when they are done"
+        waits = "the trials of the sweep; the study with the best settings follows when they are done"
         for line in study.swept.stage.notes or (waits,):
             console.print(line, highlight=False, markup=False)
     return 0
@@ -360,7 +362,7 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         from expunge.cli.multirun import run_all
 
         return run_all(parsed.mode, parsed.overrides, Console())
-    _check(parsed.mode, parsed.overrides, told=False)
+    _check(parsed.mode, parsed.overrides, print_notes=False)
     from expunge.cli.api import load_job
 
     job = load_job(parsed.mode, parsed.overrides)
@@ -371,8 +373,8 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     done = job.run(console=console)
     notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
     for name, value in done.summary.items():
-        said = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
-        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{said}", highlight=False)
+        mark = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
+        console.print(f"{name:28} {'-' if value is None else format(value, '.4g')}{mark}", highlight=False)
     for why, k in notes.items():
         console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
     _notes(done.notes)
@@ -385,19 +387,19 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.pipelines.study.refresh import refresh
 
     settings = [w for w in named if "=" in w and not Path(w).exists()]
-    given = {"retain_logs_path": "", "eval.extras": "", "eval.metrics": ""}
+    values = {"retain_logs_path": "", "eval.extras": "", "eval.metrics": ""}
     for word in (*settings, *overrides):
         key, _, value = word.partition("=")
-        if key not in given:
+        if key not in values:
             raise ConfigError(
-                f"--refresh: {word}: a folder keeps the settings it was made with (allowed: retain_logs_path=FILE, "
+                f"--refresh: {word}: the settings of a finished folder are fixed (allowed: retain_logs_path=FILE, "
                 "eval.extras=[GROUP,...], eval.metrics=[NAME,...])"
             )
-        given[key] = value
-    lists = {key: [w.strip() for w in given[key].strip("[]").split(",") if w.strip()] for key in given}
-    extras, metrics = (lists[key] if given[key] else None for key in ("eval.extras", "eval.metrics"))
+        values[key] = value
+    lists = {key: [w.strip() for w in values[key].strip("[]").split(",") if w.strip()] for key in values}
+    extras, metrics = (lists[key] if values[key] else None for key in ("eval.extras", "eval.metrics"))
     for place in (w for w in named if w not in settings):
-        summary = refresh(Path(place), given["retain_logs_path"] or None, extras, metrics)
+        summary = refresh(Path(place), values["retain_logs_path"] or None, extras, metrics)
         print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 
@@ -406,13 +408,13 @@ def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
 
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
-        raise ConfigError(f"--out: {parsed.out} already holds something; name a new or empty folder")
+        raise ConfigError(f"--out: {parsed.out} is not empty; name a new or empty folder")
     _check("run", parsed.overrides)
     from expunge.cli.api import load_study
 
     *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
-    told = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
-    print(told if scripts else "nothing to submit: every job of this study is done")
+    summary = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
+    print(summary if scripts else "nothing to submit: every job of this study is done")
     return 0
 
 

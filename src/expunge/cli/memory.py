@@ -1,4 +1,4 @@
-"""`expunge memory`: what a training run would hold on each device; and `expunge launch-config`, where configs lie."""
+"""`expunge memory`: the memory of a training run on each device; `expunge launch-config`: paths of configurations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "accelerate"
 
 def add_memory(commands: Any) -> None:
     """Register both commands."""
-    text = "estimate, on paper, the memory of a training run on each device"
-    sub = commands.add_parser("memory", help=text, description=f"{text[0].upper()}{text[1:]}. Nothing is loaded.")
+    text = "estimate the memory of a training run on each device"
+    sub = commands.add_parser("memory", help=text, description=f"{text[0].upper()}{text[1:]}. No model is loaded.")
     sub.add_argument("model", help="a model's folder, a preset, or a name such as Llama-3.1-8B")
     sub.add_argument("settings", nargs="*", metavar="key=value", help="of trainer.args: bf16=true lora.r=16")
     sub.add_argument("--processes", type=int, default=1, metavar="N", help="devices (default: 1)")
@@ -78,15 +78,15 @@ def _tree(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.removeprefix("trainer.args.").partition("=")
         if not equals or not key:
-            raise ConfigError(f"memory: {word!r} is no setting (write key=value, such as bf16=true)")
+            raise ConfigError(f"memory: {word!r} is not a setting (write key=value, such as bf16=true)")
         *parents, last = key.split(".")
         at = tree
         for parent in parents:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
-                raise ConfigError(f"memory: {word!r}: {parent} was given a value of its own")
+                raise ConfigError(f"memory: {word!r}: {parent} has a value of its own already")
         try:
             at[last] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise ConfigError(f"memory: {word!r}: the value is no YAML") from None
+            raise ConfigError(f"memory: {word!r}: the value is not YAML") from None
     return tree

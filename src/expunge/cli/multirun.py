@@ -29,38 +29,42 @@ def combinations(mode: str, words: Sequence[str]) -> list[tuple[str, list[str]]]
     """
     split = split_words(words)
     values = {
-        i: found for i, word in enumerate(split) if not word.remove and (found := sweep_of(mode, word)) is not None
+        i: options for i, word in enumerate(split) if not word.remove and (options := sweep_of(mode, word)) is not None
     }
     if not values:
         raise ConfigError("--multirun: no value is a list, such as trainer.args.learning_rate=1e-5,1e-4")
     if any(split[i].key in PLACES for i in values):
-        raise ConfigError("--multirun: task_name and paths.output_dir are one; each job takes a folder below")
+        raise ConfigError(
+            "--multirun: task_name and paths.output_dir take one value; each job writes to a folder below"
+        )
     out = []
-    for chosen in itertools.product(*([f"{split[i].key}={value}" for value in found] for i, found in values.items())):
-        name = ",".join(_short(word) for word in chosen)
+    for combination in itertools.product(
+        *([f"{split[i].key}={value}" for value in options] for i, options in values.items())
+    ):
+        name = ",".join(_short(word) for word in combination)
         plain = [_below(word, name) for i, word in enumerate(words) if i not in values]
-        out.append((name, [*plain, *chosen]))
+        out.append((name, [*plain, *combination]))
     if len({name for name, _ in out}) < len(out):
         raise ConfigError("--multirun: two combinations have the same name; list values that differ")
     return out
 
 
 def _below(word: str, name: str) -> str:
-    """The word, with a folder of this name below where it says where things go."""
+    """Return the word; a word that sets an output place gets a folder of this name below."""
     key, _, value = word.partition("=")
     return f"{key}={value}/{name}" if key.lstrip("+") in PLACES else word
 
 
 def _short(word: str) -> str:
-    """`trainer.args.learning_rate=1e-5` as `learning_rate=1e-5`, fit for a folder's name."""
+    """Shorten `trainer.args.learning_rate=1e-5` to `learning_rate=1e-5`, safe as a folder's name."""
     key, _, value = word.lstrip("+").partition("=")
     return f"{key.rpartition('.')[2]}={re.sub(r'[^A-Za-z0-9._+-]+', '-', value)}"
 
 
 def run_all(mode: str, words: Sequence[str], console: Console) -> int:
-    """Do every combination and show their numbers side by side; 1 if one of them failed."""
-    made = combinations(mode, words)
-    for name, own in made:
+    """Run every combination and print a table of their numbers. Returns 1 if a combination failed."""
+    runs = combinations(mode, words)
+    for name, own in runs:
         try:
             check(mode, own)
         except ExpungeError as error:
@@ -68,7 +72,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     from expunge.cli.api import JobHandle, load_job  # loads torch
 
     jobs: list[tuple[str, JobHandle]] = []
-    for name, own in made:
+    for name, own in runs:
         try:
             jobs.append((name, load_job(mode, own)))
         except ExpungeError as error:

@@ -1,4 +1,4 @@
-"""`expunge passport MODEL`: what can be relied on when a model is read, a line for each check."""
+"""`expunge passport MODEL`: check whether a model can be scored reliably, one line for each check."""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ def add_passport(commands: Any) -> None:
     )
     sub.add_argument("model", help="a model's folder or hub id")
     sub.add_argument(
-        "settings", nargs="*", metavar="key=value", help="of model.model_args: dtype=bfloat16 trust_remote_code=true"
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="settings of model.model_args: dtype=bfloat16 trust_remote_code=true",
     )
-    sub.add_argument("--tokenizer", metavar="FOLDER", help="where the tokenizer lies (default: with the model)")
+    sub.add_argument("--tokenizer", metavar="FOLDER", help="the tokenizer's folder (default: the model's)")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(command=_passport, plugin=[])
@@ -50,9 +53,9 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     tree: dict[str, Any] = {}
     for word in parsed.settings:
-        key, given, value = word.partition("=")
-        if not given:
-            raise ConfigError(f"{word!r} is no setting; write key=value, such as dtype=bfloat16")
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not a setting; write key=value, such as dtype=bfloat16")
         tree[key.removeprefix("model.model_args.")] = yaml.safe_load(value)
     args = decode(ModelArgs, tree, where="model.model_args")
     check_source(parsed.model, "MODEL")

@@ -1,4 +1,4 @@
-"""`expunge report`: the report of a study as far as its store goes, as files, and served while the study runs."""
+"""`expunge report`: write the report of a study from its present results, and serve it while the study runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from expunge.report.static import write_figures
 from expunge.report.write import write_report
 
 HOST = "127.0.0.1"
-EVERY_S = 5.0  # how often the store is looked at
+EVERY_S = 5.0  # seconds between looks at the store
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".md": "text/markdown; charset=utf-8",
@@ -35,7 +35,7 @@ KINDS = {
 
 
 def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, formats: str | None) -> int:
-    """Write the report, and serve it if a port is given, until it is interrupted."""
+    """Write the report and, with a port, serve it until an interrupt."""
     kinds = tuple(part.strip() for part in (formats or "").split(",") if part.strip())
     study = load_study(overrides, plugins)
     command = shlex.join(["expunge", "run", *overrides])
@@ -72,7 +72,7 @@ def _write(study: StudyHandle, command: str, kinds: tuple[str, ...]) -> tuple[Re
 def _refresh(
     study: StudyHandle, command: str, kinds: tuple[str, ...], pages: ReportServer, before: frozenset[str] | None
 ) -> frozenset[str]:
-    """Write the report anew if other jobs are done than before; the keys of those that are."""
+    """Write the report again if more jobs are done. Returns the keys of the finished jobs."""
     done = frozenset(planned.job.key for planned in study.plan() if planned.state == "hit")
     if done != before:
         model, paths = _write(study, command, kinds)
@@ -81,19 +81,19 @@ def _refresh(
 
 
 class ReportServer:
-    """What is served: the page, and the files of the report beside it. Nothing else of the folder can be had."""
+    """The page and the files of a report. The server returns no other file of the folder."""
 
     def __init__(self) -> None:
         self._page = b""
         self._files: Mapping[str, Path] = {}
 
     def show(self, page: str, files: Sequence[Path]) -> None:
-        """Serve this page from now on, and these files by their names."""
+        """Replace the page, and the files by their names."""
         self._files = {path.name: path for path in files}
         self._page = page.encode()
 
     def find(self, path: str) -> tuple[str, bytes] | None:
-        """The kind and contents of what an address names, or None."""
+        """Return the media type and contents of an address, or None."""
         name = unquote(urlsplit(path).path).removeprefix("/")
         if name in ("", "report.html"):
             return KINDS[".html"], self._page
@@ -107,7 +107,7 @@ class ReportServer:
 
 
 def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
-    """A handler of requests that only reads `pages`."""
+    """Return a read-only request handler of `pages`."""
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "expunge"
@@ -120,15 +120,15 @@ def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
             self._answer(with_body=False)
 
         def _answer(self, *, with_body: bool) -> None:
-            # A name that another site made to point here is not ours: its pages must not read the report.
+            # Another site may point its host name to this server (DNS rebinding); its pages must not read the report.
             if (self.headers.get("Host") or "").partition(":")[0] not in (HOST, "localhost"):
                 self.send_error(HTTPStatus.FORBIDDEN)
                 return
-            found = pages.find(self.path)
-            if found is None:
+            response = pages.find(self.path)
+            if response is None:
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
-            kind, body = found
+            kind, body = response
             tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
             same = self.headers.get("If-None-Match") == tag
             self.send_response(HTTPStatus.NOT_MODIFIED if same else HTTPStatus.OK)
@@ -147,6 +147,6 @@ def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet: the terminal shows the study."""
+            """Print nothing, because the terminal shows the study."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""`expunge results`: what the studies have found, as a table, by SQL, or as a file to paste; `expunge job`."""
+"""`expunge results`: the results of studies as a table, by SQL, or as text to paste."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEANS = "SELECT study, role, label, metric, n, mean, sd, ci_low, ci_high FROM me
 
 
 def show_results(overrides: Sequence[str], sql: str | None, style: Format | None) -> int:
-    """Print the answer to a query; without one, the means over seeds of every metric."""
+    """Print the result of a query; without one, the means over seeds of every metric."""
     if sql is not None and not sql.strip():
         raise ConfigError("--query: is empty; give SQL over results and means, or leave it out")
     frame = query(_results(overrides), sql or MEANS)
@@ -31,9 +31,9 @@ def show_results(overrides: Sequence[str], sql: str | None, style: Format | None
     for column in frame.columns:
         shown.add_column(str(column))
     for row in frame.itertuples(index=False):
-        # Text, not str: a label may hold what rich would take for markup.
+        # Text, not str: rich would interpret brackets in a label as markup.
         shown.add_row(*(Text("" if is_missing(v) else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
-    Console(width=WIDE).print(shown)  # a line is as long as it is: of a name that is cut nobody can tell which it was
+    Console(width=WIDE).print(shown)  # no line breaks, because a cut name is ambiguous
     return 0
 
 
@@ -44,9 +44,7 @@ def _results(overrides: Sequence[str]) -> pa.Table:
         study = load_study(overrides)
         stored = study.stored()
         if not stored.runs:
-            raise ConfigError(
-                f"study: {stored.study} has no results in {study.store.root} yet; `expunge run` makes them"
-            )
+            raise ConfigError(f"study: {stored.study} has no results in {study.store.root} yet; run `expunge run`")
         if stored.missing:
             print(f"note: {len(stored.missing)} models have no results yet, or failed", file=sys.stderr)
         return results_table(stored)

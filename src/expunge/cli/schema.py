@@ -54,9 +54,9 @@ def hint_of(mode: str, key: str) -> Any:
 def _child(hint: Any, part: str) -> Any:
     for member in members(hint):
         if dataclasses.is_dataclass(member):
-            found = _hints(member).get(part)  # type: ignore[arg-type]  # a class is hashable
-            if found is not None:
-                return found
+            child = _hints(member).get(part)  # type: ignore[arg-type]  # a class is hashable
+            if child is not None:
+                return child
         elif get_origin(member) in (Mapping, dict):
             return get_args(member)[-1]
         elif member in (Mapping, dict, Any):
@@ -77,12 +77,12 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def optional(hint: Any) -> bool:
-    """Whether the type allows null."""
+    """Return whether the type allows null."""
     return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
 
 
 def is_text(hint: Any) -> bool:
-    """Whether every value of the type is text (or null): such a value is taken as it stands."""
+    """Return whether every value of the type is text (or null); such a value is used unchanged."""
 
     def text(member: Any) -> bool:
         if get_origin(member) is Literal:
@@ -164,11 +164,11 @@ def _copy(value: Any) -> Any:
 
 
 def _benchmark_hint(name: str) -> Any:
-    """Return the type of `data.args.NAME`, which one of the benchmarks defines; text only if all of them say text."""
+    """Return the type of `data.args.NAME`, from the benchmarks' settings; text only if all benchmarks declare text."""
     from expunge.cli.field_docs import annotations_of
 
-    found = annotations_of("benchmarks", name)
+    annotations = annotations_of("benchmarks", name)
     text = {"str", "str | None", "Path", "Path | None"}
-    if found and found <= text:
-        return str | None if any("None" in f for f in found) else str
+    if annotations and annotations <= text:
+        return str | None if any("None" in f for f in annotations) else str
     return Any

@@ -1,4 +1,4 @@
-"""SemEval-2025 Task 4 as its organisers run it, within a time limit: `expunge semeval`, `expunge.semeval.unlearn`."""
+"""SemEval-2025 Task 4 by its official rules, within a time limit: `expunge semeval`, `expunge.semeval.unlearn`."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def unlearn(
     validation: str | Path | None = None,
     tell: Tell | None = None,
 ) -> Submission:
-    """Unlearn the rows of `forget_dir` from a model, as SemEval-2025 Task 4 asks for it.
+    """Unlearn the rows of `forget_dir` from a model by the rules of SemEval-2025 Task 4.
 
-    The first four are the task's own. forget_dir holds forget.parquet or forget.jsonl, retain_dir retain.*, with the
-    columns id, task, input and output. A whole model folder (safetensors, configuration, tokenizer) lies in output_dir
-    from early on; later ones take its place.
+    The task defines the first four arguments. forget_dir contains forget.parquet or forget.jsonl, retain_dir retain.*,
+    with the columns id, task, input and output. From early on output_dir contains a complete model folder (safetensors,
+    configuration, tokenizer), which later ones replace.
 
     overrides: settings by `key=value`, such as `experiment=semeval/ails-ntua`; `experiment=semeval/iterative` unless
     they name one. time_limit, save_every: seconds, or text such as "1h" or "5m". validation: a folder with forget and
-    retain rows to watch the run by; without one the rows themselves serve, where the experiment evaluates. tell: is
-    given the progress after each step.
+    retain rows for evaluation during the run; default: the training rows, if the experiment evaluates. tell: receives
+    the progress after each step.
 
-    Raises ConfigError or DataError for wrong input before any weight is read, JobError where nothing was learned.
+    Raises ConfigError or DataError for wrong input before any weight is read, JobError if nothing was learned.
     """
     entry = prepare_run(
         decode_task(SingleJob, _tree("unlearn", model_path, forget_dir, retain_dir, validation, overrides))
@@ -78,18 +78,18 @@ def _tree(
     overrides: Sequence[str],
     **args: str | None,
 ) -> dict[str, Any]:
-    """The settings of a run or a measurement. Paths are put in as they are, so no character in them has a meaning."""
+    """Return the settings of a run or a measurement. Paths are inserted unchanged, without a grammar."""
     words = list(overrides)
     if mode == "unlearn" and not any(word.startswith("experiment=") for word in words):
         words.insert(0, SEMEVAL_EXPERIMENT)
     tree, _ = single_tree(mode, [*words, "task_name=semeval"])
     if tree["benchmark"] != "semeval":
-        raise ConfigError(f"benchmark={tree['benchmark']}: `expunge semeval` reads the rows of semeval alone")
-    tree["forget_split"] = None  # which the experiments name for data.root
+        raise ConfigError(f"benchmark={tree['benchmark']}: `expunge semeval` reads only the rows of semeval")
+    tree["forget_split"] = None  # the experiments set it for data.root
     tree["data"]["root"] = None
     tree["model"]["model_args"]["pretrained_model_name_or_path"] = str(model)
-    given = {"forget_dir": str(forget), "retain_dir": str(retain), **{k: v for k, v in args.items() if v is not None}}
-    tree["data"]["args"] = {**tree["data"]["args"], **given}
+    paths = {"forget_dir": str(forget), "retain_dir": str(retain), **{k: v for k, v in args.items() if v is not None}}
+    tree["data"]["args"] = {**tree["data"]["args"], **paths}
     evaluate = tree["trainer"]["args"].get("evaluate") or {}
     if validation is not None:
         tree["data"]["args"]["validation"] = str(validation)
@@ -99,7 +99,7 @@ def _tree(
 
 
 def run_semeval(parsed: argparse.Namespace) -> int:
-    """The command; returns the exit code."""
+    """Run the command. Returns the exit code."""
     began = time.monotonic()
     console = Console()
     limit = None if parsed.time_limit is None else seconds(parsed.time_limit, "--time-limit")
@@ -108,21 +108,21 @@ def run_semeval(parsed: argparse.Namespace) -> int:
     for key in ("mia", "mmlu"):
         named = getattr(parsed, key)
         if named is not None and not parsed.score:
-            raise ConfigError(f"--{key}: used for the scores alone; give --score as well")
+            raise ConfigError(f"--{key}: only used for the scores; give --score as well")
         if named is not None and not Path(named).expanduser().exists():
             raise ConfigError(f"--{key}: no folder {named}")
     entry = prepare_run(decode_task(SingleJob, _tree("unlearn", *where, parsed.overrides)))
     out = parsed.out.expanduser()
     check_folder(out)
     if parsed.score:
-        _scoring(parsed, str(parsed.model), out)  # wrong input ends here, before anything is trained
+        _scoring(parsed, str(parsed.model), out)  # raises an error for wrong input before training
     quiet()
     try:
         done = _within(entry, out, limit, every, began, console)
     except KeyboardInterrupt:
-        print(f"expunge: interrupted; {out} holds the model that was saved last, if any", file=sys.stderr)
+        print(f"expunge: interrupted; {out} contains the model that was saved last, if any", file=sys.stderr)
         return 130
-    console.print(_said(done), highlight=False, soft_wrap=True, markup=False)
+    console.print(_summary(done), highlight=False, soft_wrap=True, markup=False)
     if parsed.score:
         _score(parsed, out, console)
     return 0
@@ -131,36 +131,36 @@ def run_semeval(parsed: argparse.Namespace) -> int:
 def _within(
     entry: PreparedRun, out: Path, limit: float | None, every: float, began: float, console: Console
 ) -> Submission:
-    """The run, told of on the console; what was spent on checking the input counts."""
+    """Run within the time limit, with progress on the console. The time of the input checks counts."""
     left = None if limit is None else max(0.01, limit - (time.monotonic() - began))
     return submit(entry, out, limit_s=left, save_every_s=every, tell=_ProgressLines(console))
 
 
 class _ProgressLines:
-    """A line of progress now and then."""
+    """Prints a line of progress at intervals."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._every = console, 5.0 if console.is_terminal else 30.0
         self._spoke = -math.inf
 
-    def __call__(self, told: SubmissionProgress) -> None:
+    def __call__(self, progress: SubmissionProgress) -> None:
         now = time.monotonic()
         if now - self._spoke < self._every:
             return
         self._spoke = now
-        of = "" if math.isinf(told.limit_s) else f" of {duration(told.limit_s)}"
+        of = "" if math.isinf(progress.limit_s) else f" of {duration(progress.limit_s)}"
         self._console.print(
-            f"{told.part}: step {told.step}/{told.planned}, {duration(told.wall_s)}{of} used, about "
-            f"{duration(told.eta_s)} left",
+            f"{progress.part}: step {progress.step}/{progress.planned}, {duration(progress.wall_s)}{of} used, about "
+            f"{duration(progress.eta_s)} left",
             highlight=False, markup=False,
         )  # fmt: skip
 
 
-def _said(done: Submission) -> str:
+def _summary(done: Submission) -> str:
     why = {
         "done": "all steps done",
         "time": "stopped by the time limit",
-        "guard": "stopped by the guard against a loss that runs away",
+        "guard": "stopped by the guard against a diverging loss",
     }[done.stopped]
     note = f" ({done.note})" if done.note else ""
     return (
@@ -170,9 +170,9 @@ def _said(done: Submission) -> str:
 
 
 def _scoring(parsed: argparse.Namespace, model: str, out: Path) -> SingleJob:
-    """The official measurement of a model, checked."""
-    kept = [w for w in parsed.overrides if not w.startswith(("experiment=", "trainer.", "trainer="))]
-    words = ["experiment=eval/semeval/default", *kept]
+    """Return the checked settings of a model's official measurement."""
+    settings = [w for w in parsed.overrides if not w.startswith(("experiment=", "trainer.", "trainer="))]
+    words = ["experiment=eval/semeval/default", *settings]
     where = (model, parsed.forget, parsed.retain, None)
     tree = _tree("eval", *where, words, mia=parsed.mia, mmlu=parsed.mmlu)
     single = decode_task(SingleJob, tree)

@@ -1,4 +1,4 @@
-"""`expunge verify` and `expunge gc`: whether the store is whole, and what it may let go."""
+"""`expunge verify` and `expunge gc`: check a store, and remove results from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None) -> int:
-    """Print what is damaged or missing; 1 if anything is."""
+    """Print damaged and missing files. Returns 1 if there are any."""
     from expunge.engine.store import Store
     from expunge.engine.verify import verify_jobs, verify_store
 
@@ -33,46 +33,46 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
             bar.update(task, completed=done, total=total)
 
         if folder is not None:
-            found = verify_store(Store(folder), tell)
+            report = verify_store(Store(folder), tell)
         else:
             (study,) = _studies(overrides, plugins)
-            found = verify_jobs([job for graph in study.graphs for job in graph.jobs], study.store, tell)
-    for fault in found.faults:
+            report = verify_jobs([job for graph in study.graphs for job in graph.jobs], study.store, tell)
+    for fault in report.faults:
         print(f"{fault.path}: {fault.reason}")
-    print(f"{found.folders} artifacts, {found.files} files, {count(found.bytes)}B: {len(found.faults)} faults")
-    if found.waiting:
-        print(f"{found.waiting} jobs of the study are not done")
-    if found.unknown:
-        print(f"{found.unknown} artifacts were stored without checksums, by an earlier version")
-    return 1 if found.faults else 0
+    print(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
+    if report.waiting:
+        print(f"{report.waiting} jobs of the study are not done")
+    if report.unknown:
+        print(f"{report.unknown} artifacts were stored without checksums, by an earlier version")
+    return 1 if report.faults else 0
 
 
 def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool) -> int:
-    """Remove what the named studies do not reach, and weights by the policy; or only say what that would be."""
+    """Remove results that the named studies do not need, and weights by the policy; with dry_run only list them."""
     from expunge.engine.retention import remove
     from expunge.pipelines.study.retention import removals
 
     studies = _studies(overrides, plugins)
     roots = {study.store.root.resolve() for study in studies}
     if len(roots) > 1:
-        raise ConfigError("gc: the studies have different stores; name those of one store")
+        raise ConfigError("gc: the studies have different stores; name studies of one store")
     if any(study.swept and not study.swept.stage.last for study in studies):
-        raise ConfigError("gc: a sweep's trials are not all done, so what it chooses is not known; run it first")
+        raise ConfigError("gc: the trials of a sweep are not all done, so its choice is not known; run the sweep first")
     store, graphs = studies[0].store, [graph for study in studies for graph in study.graphs]
-    found = removals(graphs, store, keep)
-    done, busy = (found, []) if dry_run else remove(found, store)
+    plans = removals(graphs, store, keep)
+    done, busy = (plans, []) if dry_run else remove(plans, store)
     for r in done:
-        what = ", ".join(r.files) or "all of it"
-        print(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {what} ({r.why})")
+        files = ", ".join(r.files) or "all of it"
+        print(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {files} ({r.why})")
     for r in busy:
-        print(f"in use, left alone: {r.folder.relative_to(store.root)}")
-    said = "would be removed from" if dry_run else "removed from"
-    print(f"{count(sum(r.bytes for r in done))}B {said} {store.root}, in {len(done)} artifacts")
+        print(f"in use, not removed: {r.folder.relative_to(store.root)}")
+    action = "would be removed from" if dry_run else "removed from"
+    print(f"{count(sum(r.bytes for r in done))}B {action} {store.root}, in {len(done)} artifacts")
     return 0
 
 
 def _studies(overrides: Sequence[str], plugins: Sequence[str]) -> list[StudyHandle]:
-    """Each `study=` as a study, with the other words for all."""
+    """Return a study for each `study=`, with the other words applied to all."""
     from expunge.cli.api import load_study
 
     named = [word for word in overrides if word.startswith("study=")]

@@ -1,11 +1,10 @@
-"""OpenUnlearning's override vocabulary, taken as it stands: renamed keys are translated, and what has no effect here
-is said once and dropped."""
+"""Accept OpenUnlearning's override vocabulary: translate renamed keys, and note and drop keys without effect."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # what `expunge semeval` runs unless told otherwise
+SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # the default of `expunge semeval`
 
 RENAMED = {
     "trainer.args.gradient_checkpointing": "trainer.args.activation_checkpointing",
@@ -33,28 +32,28 @@ WITHOUT_EFFECT = {
     "trainer.args.save_safetensors": "models are always safetensors",
     "trainer.args.bf16_full_eval": "scoring follows model.model_args.dtype",
     "trainer.args.fp16_full_eval": "scoring follows model.model_args.dtype",
-    "trainer.args.logging_dir": "the log lies beside the model",
-    "trainer.args.logging_strategy": "the log lies beside the model",
-    "trainer.args.output_dir": "paths.output_dir says where the result goes",
-    "trainer.args.do_train": "the command says what is done",
-    "trainer.args.do_eval": "the command says what is done",
-    "trainer.args.remove_unused_columns": "batches hold what the method needs",
+    "trainer.args.logging_dir": "the log is next to the model",
+    "trainer.args.logging_strategy": "the log is next to the model",
+    "trainer.args.output_dir": "paths.output_dir sets the place of the result",
+    "trainer.args.do_train": "the command decides it",
+    "trainer.args.do_eval": "the command decides it",
+    "trainer.args.remove_unused_columns": "batches contain the columns that the method needs",
     "trainer.args.ddp_find_unused_parameters": "one process trains",
     "trainer.args.overwrite_output_dir": "nothing is overwritten",
-    "trainer.args.no_cuda": "model.device says where it runs",
-    "trainer.args.use_cpu": "model.device says where it runs",
+    "trainer.args.no_cuda": "model.device sets the device",
+    "trainer.args.use_cpu": "model.device sets the device",
     "eval.tofu.batch_size": "scoring fills its batches by a token budget",
-    "eval.tofu.overwrite": "results are found by what they are",
+    "eval.tofu.overwrite": "a result is identified by its settings",
     "eval.muse.batch_size": "scoring fills its batches by a token budget",
-    "eval.muse.overwrite": "results are found by what they are",
-    "eval.lm_eval.overwrite": "results are found by what they are",
+    "eval.muse.overwrite": "a result is identified by its settings",
+    "eval.lm_eval.overwrite": "a result is identified by its settings",
     "eval": "the experiment names the benchmark",
     "data": "the experiment names the benchmark",
     "data.forget": "the experiment names the benchmark",
     "data.retain": "the experiment names the benchmark",
-    "data/datasets@data.train": "train_split names the rows",
+    "data/datasets@data.train": "train_split selects the rows",
     "collator": "padding is never read",
-    "hydra.run.dir": "paths.output_dir says where the result goes",
+    "hydra.run.dir": "paths.output_dir sets the place of the result",
 }
 
 
@@ -62,19 +61,19 @@ EVALUATION = ("trainer.args.eval_strategy", "trainer.args.evaluation_strategy", 
 
 
 def _evaluation(words: Sequence[str]) -> dict[str, str]:
-    """What each word on evaluation during training becomes: each epoch, or each so many steps; else nothing."""
-    given = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in words}
-    strategy = next((name for name in EVALUATION[:2] if name in given), "")
-    if given.get(strategy) == "epoch":
+    """Return the setting for each word on evaluation during training: every epoch or every n steps; else nothing."""
+    values = {w.partition("=")[0].lstrip("+"): w.partition("=")[2] for w in words}
+    strategy = next((name for name in EVALUATION[:2] if name in values), "")
+    if values.get(strategy) == "epoch":
         return {strategy: "trainer.args.evaluate.every=1.0"}
-    if given.get(strategy) == "steps" and EVALUATION[2] in given:
-        made = f"trainer.args.evaluate.steps={given[EVALUATION[2]]}"
-        return {strategy: made, EVALUATION[2]: made}
+    if values.get(strategy) == "steps" and EVALUATION[2] in values:
+        setting = f"trainer.args.evaluate.steps={values[EVALUATION[2]]}"
+        return {strategy: setting, EVALUATION[2]: setting}
     return {}
 
 
 def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words in this project's names, and a note for each that changed its name or has no effect."""
+    """Return the words in this project's names, and a note for each renamed word or word without effect."""
     out: list[str] = []
     notes: list[str] = []
     how = _evaluation(words)
@@ -82,9 +81,9 @@ def translate(words: Sequence[str]) -> tuple[list[str], list[str]]:
         key, equals, value = word.partition("=")
         name = key.lstrip("+")
         if name in EVALUATION:
-            made = how.get(name)
-            notes.append(f"{name} is now {made}" if made else f"{word} has no effect: see trainer.args.evaluate")
-            out += [made] if made and made not in out else []
+            setting = how.get(name)
+            notes.append(f"{name} is now {setting}" if setting else f"{word} has no effect: see trainer.args.evaluate")
+            out += [setting] if setting and setting not in out else []
         elif name in RENAMED:
             notes.append(f"{name} is now {RENAMED[name]}")
             out.append(f"{RENAMED[name]}{equals}{value}")
@@ -101,9 +100,9 @@ SPLIT_OF = {"full": "full", "retain": "retain", "retrain": "retain"}
 
 
 def with_split(words: Sequence[str], notes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`train trainer=retrain` (ARC-SF's names of fine-tuning) says which rows are meant; `train_split` counts more."""
-    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
-    split = SPLIT_OF.get(given.get("trainer", ""))
-    if split is None or "train_split" in given:
+    """Add the split of `train trainer=retrain` (ARC-SF's names of fine-tuning), unless `train_split` is set."""
+    values = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words}
+    split = SPLIT_OF.get(values.get("trainer", ""))
+    if split is None or "train_split" in values:
         return list(words), list(notes)
-    return [*words, f"train_split={split}"], [*notes, f"trainer={given['trainer']} trains on train_split={split}"]
+    return [*words, f"train_split={split}"], [*notes, f"trainer={values['trainer']} trains on train_split={split}"]

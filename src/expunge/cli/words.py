@@ -19,7 +19,7 @@ PLAIN = re.compile(r"-?\d+")
 
 
 class Verbatim(str):
-    """Text that is taken as it stands: `${...}` and `???` in it have no meaning."""
+    """Text without interpolation: `${...}` and `???` in it have no meaning."""
 
     __slots__ = ()
 
@@ -53,7 +53,7 @@ def split_words(words: Sequence[str]) -> list[Word]:
 
 
 def _not_a_word(word: str, before: str) -> str:
-    """One line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
+    """Return one line for a word that is not `key=value`: mostly a value that the shell split at a blank."""
     key, equals, text = before.partition("=")
     if equals and (_open(text) or word[-1:] in "]})"):
         return f"{word!r}: not of the form key=value; the shell split the value of {key}. Write '{before} {word}'"
@@ -88,14 +88,14 @@ def _is_null(text: str, hint: Any) -> bool:
 
 
 def _listed(key: str, text: str, item: Any) -> Any:
-    """A list without brackets, `seeds.unlearn=0,1,2`: no shell gives the value another meaning."""
+    """Return a list without brackets, `seeds.unlearn=0,1,2`: no shell gives the value another meaning."""
     if any(member is str for member in members(item)) or is_text(item):
         return [Verbatim(part.strip()) for part in text.split(",")]
     return _grammar(key, f"[{text}]")
 
 
 def _free(key: str, text: str) -> Any:
-    """A value of a key whose type only the benchmark or the method knows: the grammar, else the text as it stands."""
+    """Return a value of a key without a fixed type (of a benchmark or a method): by the grammar, else as text."""
     try:
         return _grammar(key, text)
     except ConfigError:
@@ -105,7 +105,7 @@ def _free(key: str, text: str) -> Any:
 
 
 def _grammar(key: str, text: str) -> Any:
-    """A value in Hydra's override grammar. Raises ConfigError."""
+    """Return a value in Hydra's override grammar. Raises ConfigError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -119,12 +119,12 @@ def _grammar(key: str, text: str) -> Any:
             ) from None
         raise ConfigError(f"{key}={text}: not a value: {_first(error)}") from None
     if parsed.is_sweep_override():
-        raise ConfigError(f"{key}={text}: several values; -m makes a job of each (`expunge train`, `unlearn`, `eval`)")
+        raise ConfigError(f"{key}={text}: several values; -m runs a job for each (`expunge train`, `unlearn`, `eval`)")
     return parsed.value()
 
 
 def sweep_of(mode: str, word: Word) -> list[str] | None:
-    """Return the values of a word that `--multirun` makes a job of each, or None for a word with one value.
+    """Return the values of a word for `--multirun`, or None for a word with one value.
 
     Raises ConfigError for a sweep that cannot be listed.
     """
@@ -140,8 +140,8 @@ def sweep_of(mode: str, word: Word) -> list[str] | None:
         if not parsed.is_discrete_sweep():
             raise ConfigError(f"--multirun: {word.key}={word.text}: does not support sweep type {parsed.value_type}")
         if text:
-            found = list(parsed.sweep_iterator(transformer=lambda value: value))
-            return [value.text if isinstance(value, QuotedString) else str(value) for value in found]
+            values = list(parsed.sweep_iterator(transformer=lambda value: value))
+            return [value.text if isinstance(value, QuotedString) else str(value) for value in values]
         return [str(value) for value in parsed.sweep_string_iterator()]
     except HydraException as error:
         if text:

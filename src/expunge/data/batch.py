@@ -43,7 +43,7 @@ class Batch:
 
 
 def scored_tokens(row: Encoded) -> int:
-    """How many tokens of a row `collate` lists as scored. The first token of a sequence has no prediction."""
+    """Return the number of tokens that `collate` lists as scored. The first token of a sequence has no prediction."""
     return max(0, len(row.ids) - max(row.n_prompt, 1))
 
 

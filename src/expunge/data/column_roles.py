@@ -1,4 +1,4 @@
-"""Which column of a user's file is the question and which is the answer, and what a cell's value means."""
+"""Choose the question and answer columns of a user's file, and read the values of its cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.data.examples import Form
 from expunge.data.table_files import Records
 
 TEXT = "text"
-# A question and its answer by the names people use, in the order they are looked for, and the form of such rows.
+# Usual names of question and answer columns, in order of preference, and the form of such rows.
 PAIRS: tuple[tuple[str, str, Form], ...] = (
     ("question", "answer", "qa"),
     ("question", "answers", "qa"),
@@ -29,7 +29,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
     (TEXT, "labels", "qa"),
 )
 CHATS = ("messages", "conversations")
-# Columns that a row may have besides; they are read, and no choice of columns is unsure because of them.
+# Further columns that are read. They do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer")
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
@@ -39,21 +39,21 @@ USERS, ASSISTANTS = ("user", "human"), ("assistant", "gpt", "model")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns to read, where their names are not the usual ones."""
+    """The columns to read, if their names are not the usual ones."""
 
     question: str | None = None
-    """The column of the questions; None: found by its name. Goes together with `answer`."""
+    """The column of the questions; None: search by name. Requires `answer`."""
     answer: str | None = None
-    """The column of the answers; None: found by its name. Goes together with `question`."""
+    """The column of the answers; None: search by name. Requires `question`."""
     text: str | None = None
     """The column of plain texts, in place of questions and answers."""
     form: Literal["qa", "completion"] | None = None
-    """How a row becomes text: "qa" by the model's template, "completion" as it stands; None: by the columns' names."""
+    """How a row becomes text: "qa" by the model's template, "completion" unchanged; None: by the columns' names."""
 
     def __post_init__(self) -> None:
-        for given, other in (("question", "answer"), ("answer", "question")):
-            if getattr(self, given) is not None and getattr(self, other) is None:
-                raise ValueError(f"{given}_column goes together with {other}_column")
+        for name, other in (("question", "answer"), ("answer", "question")):
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ValueError(f"{name}_column goes together with {other}_column")
         if self.text is not None and self.question is not None:
             raise ValueError("text_column stands alone, without question_column and answer_column")
 
@@ -69,7 +69,7 @@ class Roles:
 
 
 def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
-    """Return which columns are read. Raises DataError, with the setting to paste, where that is not certain."""
+    """Return the columns to read. Raises DataError, with the setting to paste, if the names are ambiguous."""
     names = list(dict.fromkeys(str(key) for record in raw for key in record))
     if columns.text is not None:
         return Roles(None, _named(columns.text, names, "text_column", where), "text")
@@ -98,7 +98,7 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         return Roles(question, answer, columns.form or form)
     if TEXT in by_name:
         return Roles(None, by_name[TEXT], "text")
-    raise DataError(_not_found(raw[0], names, where))
+    raise DataError(_unknown_columns(raw[0], names, where))
 
 
 def _plain(name: str) -> str:
@@ -111,8 +111,8 @@ def _named(column: str, names: Sequence[str], key: str, where: str) -> str:
     return column
 
 
-def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> str:
-    """One line for a file whose columns have no known names, with the setting to paste."""
+def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Return the error for a file without a known column name, with the setting to paste."""
     nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
     if nested:
         return (
@@ -124,14 +124,14 @@ def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> st
     half = next((p for p in PAIRS if p[0] in plain or p[1] in plain), PAIRS[0])
     lacks = half[1] if half[0] in plain else half[0]
     listed = ", ".join(_short(c) for c in names[:6])
-    said = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
+    problem = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
     if len(names) == 2:
         hint = f" Write: data.args.question_column={names[0]} data.args.answer_column={names[1]}."
     elif len(names) == 1:
         hint = f" For plain texts write: data.args.text_column={names[0]}."
     return (
-        f"{said}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
+        f"{problem}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
         "response, prompt and completion, input and output, messages, conversations, or text; name others by "
         "data.args.question_column, answer_column or text_column, and if the first line is a row, put a line of names "
         "above it"
@@ -142,7 +142,7 @@ def cell_text(value: Any, place: str) -> Any:
     """Return a cell as text: a number as it is written, a list of one value as that value.
 
     Raises DataError for a list of several values, a truth value, NaN and text without a visible character. Other
-    values (None, a missing text) are returned as they are, and refused where rows are made.
+    values (None, a missing text) are returned unchanged; the construction of rows refuses them.
     """
     if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
         value = listed
@@ -163,18 +163,18 @@ def cell_text(value: Any, place: str) -> Any:
 
 
 def written_list(text: str) -> list[Any] | None:
-    """Return the list that a text such as "['a', 'b']" writes out; None for any other text."""
+    """Parse a text such as "['a', 'b']" as a list; None for any other text."""
     if re.match(r"\s*\[\s*['\"]", text) is None:
         return None
     try:
-        found = ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, list) else None
+    return value if isinstance(value, list) else None
 
 
 def visible(text: str) -> bool:
-    """Whether a text has a character that is neither blank nor of zero width."""
+    """Return whether a text has a character that is neither blank nor of zero width."""
     return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
 
 

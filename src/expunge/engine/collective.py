@@ -1,7 +1,6 @@
-"""One job in several processes: the first runs all jobs, and calls the others to the jobs that all run together.
+"""One job in several processes: the first runs all jobs, and announces the jobs that all run together.
 
-Locks, hits, lost parents and removed files are the first process's work alone. The others write to a folder of
-their own that is deleted.
+Only the first process handles locks, hits, missing parents and removed files. The others write to a temporary folder.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ def run_job(job: Job, inputs: Mapping[str, Path], out: Path, context: JobContext
     if not job.collective or distributed.here().alone:
         return job.run(inputs, out, context)
     checkpoints = None if context.checkpoints is None else str(context.checkpoints)
-    called = {"job": job.key, "inputs": {role: str(path) for role, path in inputs.items()}, "checkpoints": checkpoints}
-    distributed.told(called)
+    call = {"job": job.key, "inputs": {role: str(path) for role, path in inputs.items()}, "checkpoints": checkpoints}
+    distributed.told(call)
     facts = job.run(inputs, out, context)
     distributed.meet()
     return facts
 
 
-def help_with(wanted: Sequence[Job]) -> None:
-    """Run the jobs that the first process calls to, until it is done. Raises JobError for an unknown one."""
-    jobs = {job.key: job for job in in_order(wanted)}
+def help_with(targets: Sequence[Job]) -> None:
+    """Run the jobs that the first process announces, until it is done. Raises JobError for an unknown job."""
+    jobs = {job.key: job for job in in_order(targets)}
     memory: dict[Any, Any] = {}
-    while (called := distributed.told(None)) is not None:
-        if called["job"] not in jobs:
-            raise JobError("the processes of this launch were given other settings, or read other data")
-        inputs = {role: Path(path) for role, path in called["inputs"].items()}
-        checkpoints = None if called["checkpoints"] is None else Path(called["checkpoints"])
+    while (call := distributed.told(None)) is not None:
+        if call["job"] not in jobs:
+            raise JobError("the processes of this launch have different settings or different data")
+        inputs = {role: Path(path) for role, path in call["inputs"].items()}
+        checkpoints = None if call["checkpoints"] is None else Path(call["checkpoints"])
         with tempfile.TemporaryDirectory() as folder:
-            jobs[called["job"]].run(inputs, Path(folder), JobContext(checkpoints=checkpoints, memory=memory))
+            jobs[call["job"]].run(inputs, Path(folder), JobContext(checkpoints=checkpoints, memory=memory))
         distributed.meet()
 
 
 def all_done() -> None:
-    """Let the other processes go."""
+    """Release the other processes."""
     distributed.told(None)

@@ -1,4 +1,4 @@
-"""A job as data: its fields say what it computes, `run` computes it, and its key is a fingerprint of both.
+"""A job as data: its fields describe the result, `run` computes it, and its key is a fingerprint of both.
 
     @dataclass(frozen=True, eq=False, kw_only=True)
     class CountJob(Job):
@@ -37,17 +37,17 @@ def silent(done: int, total: int) -> None:
 
 
 def unkeyed(**options: Any) -> Any:
-    """A field that does not change the result: the key leaves it out."""
+    """Return a field that does not change the result: the key leaves it out."""
     return field(metadata={KEYED: False}, **options)
 
 
 def shared(**options: Any) -> Any:
-    """An unkeyed field that many jobs have in common: a job file holds its value once."""
+    """Return an unkeyed field that many jobs have in common: a job file holds its value once."""
     return field(metadata={KEYED: False, SHARED: True}, **options)
 
 
 def local(**options: Any) -> Any:
-    """An unkeyed field for the planning process alone: a job file leaves it out."""
+    """Return an unkeyed field of the planning process: a job file leaves it out."""
     return field(metadata={KEYED: False, STORED: False}, **options)
 
 
@@ -69,10 +69,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a runner gives to a running job.
+    """The services of a runner for a running job.
 
-    checkpoints: the folder of a resumable job's unfinished attempt. memory: objects that the jobs of one process share
-    while they run one after another, such as a loaded model; each job names its own.
+    checkpoints: the folder of a resumable job's unfinished attempt. memory: objects that consecutive jobs
+    of one process share, such as a loaded model, by a name that the job chooses.
     """
 
     progress: Progress = silent
@@ -148,7 +148,7 @@ class Job:
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What the key covers of the fields, as plain values, with the revision."""
+        """The keyed fields as plain values, with the revision."""
         out: dict[str, Any] = {"revision": self.revision}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -169,26 +169,26 @@ class Job:
 
     @property
     def name(self) -> str:
-        """`kind label`, as people see it."""
+        """`kind label`, for messages."""
         return f"{self.kind} {self.label}"
 
     def relabelled(self, label: str, parents: Mapping[str, Job]) -> Job:
-        """The same job under another label, above relabelled parents of equal keys."""
-        made = dataclasses.replace(self, label=label, parents=parents)
-        vars(made)["key"] = self.key  # labels do not count, so the key is not computed again
-        return made
+        """Return the same job under another label, above relabelled parents of equal keys."""
+        copy = dataclasses.replace(self, label=label, parents=parents)
+        vars(copy)["key"] = self.key  # labels do not count, so the key is not computed again
+        return copy
 
 
 _TYPES: dict[str, type[Job]] = {}
 
 
 def job_types() -> Mapping[str, type[Job]]:
-    """The job types of all imported modules, by class name."""
+    """Return the job types of all imported modules, by class name."""
     return _TYPES
 
 
 def keyed(value: Any) -> Any:
-    """What a key covers of a value, as plain values. Raises TypeError for a value without a stable form."""
+    """Return the keyed part of a value as plain values. Raises TypeError for a value without a stable form."""
     if value is None or type(value) in (str, int, bool):
         return value
     kind: Any = type(value)
@@ -214,8 +214,8 @@ def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
     return f.default_factory is not dataclasses.MISSING and bool(value == f.default_factory())
 
 
-def in_order(wanted: Iterable[Job], done: Callable[[Job], bool] | None = None) -> list[Job]:
-    """Return the wanted jobs and all their ancestors, parents first, each key once.
+def in_order(targets: Iterable[Job], done: Callable[[Job], bool] | None = None) -> list[Job]:
+    """Return jobs and all their ancestors, parents first, each key once.
 
     With `done`, an ephemeral parent that is not done is left out if the job that reads it is done.
     """
@@ -229,6 +229,6 @@ def in_order(wanted: Iterable[Job], done: Callable[[Job], bool] | None = None) -
                 visit(parent)
         seen[job.key] = job
 
-    for job in wanted:
+    for job in targets:
         visit(job)
     return list(seen.values())

@@ -1,8 +1,8 @@
 """Jobs as a JSON file: a worker or a Slurm task receives its jobs, and does not plan the study.
 
-The file holds each job of a subgraph once, by key, with its parents by key. Values that many jobs share stand once
-under `values`. Plugins are loaded first, then the modules that define the job types are imported. A job is decoded when
-it is asked for, with its ancestors alone, and must then have the key it had when it was written.
+The file holds each job of a subgraph once, by key, with its parents by key. Shared values appear once
+under `values`. Plugins are loaded first, then the modules that define the job types are imported. A job is decoded on
+request, together with its ancestors, and must then have the key of the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REF = "$value"  # marks a shared value by its fingerprint
 
 
 class JobFile:
-    """Jobs in their written form. tasks: lists of job keys, one list for each task of an array."""
+    """Jobs in serialised form. tasks: lists of job keys, one list for each task of an array."""
 
     def __init__(self, tree: Mapping[str, Any], where: str = "job file") -> None:
         self._tree, self._where = tree, where
@@ -40,28 +40,28 @@ class JobFile:
     def of(
         cls, jobs: Iterable[Job], *, plugins: Sequence[str] = (), tasks: Sequence[Sequence[str]] = (), store: str = ""
     ) -> JobFile:
-        """Write down jobs with all their ancestors.
+        """Serialise jobs with all their ancestors.
 
         Args:
-            jobs: The wanted jobs.
+            jobs: The jobs.
             plugins: Python files to load before the jobs are decoded.
             tasks: Keys of the jobs of each task.
             store: The folder of the store that the tasks write to.
 
         Raises:
-            TypeError: A job has a field that cannot be written down.
+            TypeError: A job has a field that cannot be serialised.
         """
-        written = _Writer()
-        listed = in_order(jobs)
-        records = {job.key: written.record(job) for job in listed}
+        serialised = _Writer()
+        ordered = in_order(jobs)
+        records = {job.key: serialised.record(job) for job in ordered}
         return cls(
             {
                 "version": VERSION,
                 "plugins": list(plugins),
-                "modules": sorted(set().union(*(job.modules for job in listed))),
+                "modules": sorted(set().union(*(job.modules for job in ordered))),
                 "store": store,
                 "tasks": [list(task) for task in tasks],
-                "values": written.values,
+                "values": serialised.values,
                 "jobs": records,
             }
         )
@@ -86,12 +86,12 @@ class JobFile:
 
     @property
     def text(self) -> str:
-        """The file's text, to hand to another process."""
+        """The file's text, for another process."""
         return json.dumps(self._tree)
 
     @classmethod
     def of_text(cls, text: str) -> JobFile:
-        """Read what `text` gave."""
+        """Read the value of `text`."""
         return cls(json.loads(text))
 
     @property
@@ -139,11 +139,11 @@ class JobFile:
         if record["type"] not in types:
             raise ConfigError(f"{self._where}: no job type {record['type']!r}{nearest(record['type'], types)}")
         cls = types[record["type"]]
-        given = {name: self._value(cls, name, value) for name, value in record["fields"].items()}
-        return cls(**given, parents=parents)
+        fields = {name: self._value(cls, name, value) for name, value in record["fields"].items()}
+        return cls(**fields, parents=parents)
 
     def _value(self, cls: type[Job], name: str, value: Any) -> Any:
-        """The value of a field. A shared one is decoded once."""
+        """Return the value of a field. Decodes a shared value once."""
         adapters = _adapters(cls)  # type: ignore[arg-type]  # a class is hashable
         if name not in adapters:
             raise ConfigError(f"{self._where}: {cls.__name__} has no field {name!r}{nearest(name, adapters)}")
@@ -160,21 +160,23 @@ class JobFile:
 
 
 class _Writer:
-    """Writes jobs down, shared values once."""
+    """Serialises jobs, each shared value once."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
-        self._seen: dict[int, tuple[Any, str]] = {}  # the values themselves are kept: ids of living objects are unique
+        self._seen: dict[
+            int, tuple[Any, str]
+        ] = {}  # holds the values, because only the ids of living objects are unique
 
     def record(self, job: Job) -> dict[str, Any]:
-        """One job: its type, its stored fields, its parents' keys."""
+        """Return one job: its type, its stored fields, its parents' keys."""
         fields: dict[str, Any] = {}
         for f in dataclasses.fields(job):
             if f.name == "parents":
                 continue
             if not f.metadata.get(STORED, True):
                 if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                    raise TypeError(f"{type(job).__name__}.{f.name} cannot be written down: it belongs to one process")
+                    raise TypeError(f"{type(job).__name__}.{f.name} cannot be serialised: it belongs to one process")
                 continue
             value = getattr(job, f.name)
             fields[f.name] = {REF: self._shared(value)} if f.metadata.get(SHARED) else plain(value)
@@ -191,7 +193,7 @@ class _Writer:
 
 
 def plain(value: Any) -> Any:
-    """A value as plain JSON types, every mapping in its own order. Raises TypeError for a value that has no such form.
+    """Return a value as plain JSON types, in the order of its mappings. Raises TypeError for other values.
 
     (`core.fingerprints.canonical` sorts mappings, and the order of keys shows in files that jobs write.)
     """
@@ -210,7 +212,7 @@ def plain(value: Any) -> Any:
 
 @functools.cache
 def _adapters(cls: type[Any]) -> Mapping[str, TypeAdapter[Any]]:
-    """How each stored field of a job type is decoded."""
+    """Return the decoder of each stored field of a job type."""
     hints = get_type_hints(cls)
     stored = [f.name for f in dataclasses.fields(cls) if f.metadata.get(STORED, True) and f.name != "parents"]
     return {name: TypeAdapter(hints[name]) for name in stored}

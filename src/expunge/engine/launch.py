@@ -1,4 +1,4 @@
-"""Where jobs run, as settings. Importing this loads no torch. None of it is part of a job's key."""
+"""Settings of the place where jobs run. They are not part of a job's key. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class SlurmArgs:
     mem_gb: float | None = None
     """Memory in GB. None: the cluster's default."""
     max_array: int = 1000
-    """The most tasks of one array."""
+    """Maximum number of tasks of one array."""
     parallel: int = 256
-    """The most tasks of an array at a time."""
+    """Maximum number of tasks of an array that run at the same time."""
     python: str | None = None
     """The interpreter on the nodes. None: this one."""
     setup: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class SlurmArgs:
 
 
 def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
-    """The resources of one kind of job. Raises ConfigError at the key."""
+    """Return the resources of one kind of job. Raises ConfigError at the key."""
     own = asdict(args) | {"by_kind": {}}
     changed = dict(args.by_kind.get(kind, {}))
     return decode(SlurmArgs, own | changed, where=f"launch.slurm.by_kind.{kind}" if changed else "launch.slurm")
@@ -65,7 +65,7 @@ def resources(args: SlurmArgs, kind: str) -> SlurmArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """How a study runs. No part of any job's key."""
+    """How a study runs. These settings are not part of a job's key."""
 
     kind: Literal["local", "slurm"] = "local"
     """local (this machine) or slurm (a cluster)."""
@@ -74,7 +74,7 @@ class LaunchConfig:
     per_device: int = 1
     """Jobs that share one GPU."""
     threads: int | None = None
-    """CPU threads of each worker. None: the cores are shared out."""
+    """CPU threads of each worker. None: the cores divided by the workers."""
     slurm: SlurmArgs = field(default_factory=SlurmArgs)
     """Resources of Slurm jobs."""
 

@@ -1,4 +1,4 @@
-"""Several jobs at once on this machine, in processes that live as long as the run."""
+"""Run several jobs at the same time on this machine, in processes that live as long as the run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from expunge.engine.run import JobEvent, RunOutcome
 from expunge.engine.store import Store
 from expunge.engine.worker import do_job, forget_failure, quiet
 
-TICK_S = 0.2  # how often progress is passed on
-TRIES = 2  # of a job that was running when a worker died
+TICK_S = 0.2  # seconds between progress reports
+TRIES = 2  # attempts at a job that was running when a worker died
 
 
 def n_workers(launch: LaunchConfig) -> int:
@@ -40,51 +40,51 @@ def n_workers(launch: LaunchConfig) -> int:
 
 
 def device_of(slot: int, per_device: int, n_devices: int) -> int:
-    """The GPU of a worker: `per_device` workers fill one before the next is taken, and more workers begin again."""
+    """Return the GPU of a worker: `per_device` workers share one GPU; after the last GPU follows the first."""
     return slot // per_device % n_devices
 
 
 def run_pool(
-    wanted: Sequence[Job],
+    targets: Sequence[Job],
     store: Store,
     launch: LaunchConfig,
     tell: Callable[[JobEvent], None],
     plugins: Sequence[str] = (),
 ) -> RunOutcome:
-    """Do every job that is not done, as many at once as there are workers; parents first.
+    """Run every job that is not done, parents first, on all workers.
 
-    Each worker receives the jobs as a `JobFile`, and loads the plugins first. An error ends that job and what waits for
-    it, and no others; when a worker dies, the jobs that were running are tried once more, from their checkpoints.
-    Ctrl-C lets the workers write theirs; workers whose parent process is gone do so too and end.
+    Each worker receives the jobs as a `JobFile`, and loads the plugins first. An error ends only that job and the jobs
+    that depend on it. When a worker dies, the jobs that were running get a second attempt, from their checkpoints.
+    After Ctrl-C the workers write checkpoints. So do workers whose parent process is gone; then they exit.
     """
     n = n_workers(launch)
     context = multiprocessing.get_context("spawn")
-    text = JobFile.of(wanted, plugins=plugins).text
-    state = _State(store, tell, in_order(wanted, store.there))
+    text = JobFile.of(targets, plugins=plugins).text
+    state = _State(store, tell, in_order(targets, store.there))
     while not state.finished:
-        slots, said = context.SimpleQueue(), context.Queue()  # a pool that broke is started anew
+        slots, reports = context.SimpleQueue(), context.Queue()  # a broken pool starts again
         for slot in range(n):
             slots.put(slot)
         with ProcessPoolExecutor(
             n,
             mp_context=context,
             initializer=_begin,
-            initargs=(text, launch, n, str(store.root), slots, said),
+            initargs=(text, launch, n, str(store.root), slots, reports),
         ) as pool:
-            _until_done(pool, state, said, n)
+            _until_done(pool, state, reports, n)
     return RunOutcome(state.records, state.failures, state.first)
 
 
-def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> None:
+def _until_done(pool: ProcessPoolExecutor, state: _State, reports: Any, n: int) -> None:
     running: dict[Future[str | None], Job] = {}
     while True:
-        with _held_back():  # workers begin here
+        with _without_interrupts():  # workers start here
             for job in state.ready(n - len(running)):
                 running[pool.submit(_work, job.key)] = job
         if not running:
             return
         done, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
-        state.pass_on(said)
+        state.pass_on(reports)
         for future in done:
             job = running.pop(future)
             try:
@@ -96,7 +96,7 @@ def _until_done(pool: ProcessPoolExecutor, state: _State, said: Any, n: int) -> 
 
 @dataclass
 class _State:
-    """What is done, what runs, what has failed."""
+    """The finished, running and failed jobs."""
 
     store: Store
     tell: Callable[[JobEvent], None]
@@ -110,13 +110,13 @@ class _State:
     def __post_init__(self) -> None:
         for job in self.jobs:
             try:
-                found = self.store.record(job)
+                record = self.store.record(job)
             except JobError as error:
                 self.end(job, str(error))
                 continue
-            if found is not None:
-                self.records[job.key] = found
-                self.tell(JobEvent(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
+            if record is not None:
+                self.records[job.key] = record
+                self.tell(JobEvent(job, "hit", wall_s=float(record.get("wall_s", 0.0))))
             else:
                 forget_failure(self.store, job.key)
 
@@ -125,14 +125,14 @@ class _State:
         return all(j.key in self.records or j.key in self.failures for j in self.jobs)
 
     def ready(self, n: int) -> list[Job]:
-        """At most n jobs that can start now; those whose parents failed are told of and left out."""
+        """Return at most n jobs that can start now. Reports jobs with a failed parent as blocked."""
         out: list[Job] = []
         for job in self.jobs:
             if job.key in self.records or job.key in self.failures or job.key in self.started:
                 continue
-            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
-            if lost is not None:
-                self.failures[job.key] = f"waits for {lost.name}, which failed"
+            failed_parent = next((p for p in job.parents.values() if p.key in self.failures), None)
+            if failed_parent is not None:
+                self.failures[job.key] = f"waits for {failed_parent.name}, which failed"
                 self.tell(JobEvent(job, "blocked", reason=self.failures[job.key]))
             elif len(out) < n and all(p.key in self.records for p in job.parents.values()):
                 self.started[job.key] = time.monotonic()
@@ -140,12 +140,12 @@ class _State:
                 out.append(job)
         return out
 
-    def pass_on(self, said: Any) -> None:
-        """Progress that the workers told, the latest of each job."""
+    def pass_on(self, reports: Any) -> None:
+        """Report the latest progress of each job."""
         latest: dict[str, tuple[int, int]] = {}
         try:
             while True:
-                key, done, total = said.get_nowait()
+                key, done, total = reports.get_nowait()
                 latest[key] = (done, total)
         except queue.Empty:
             pass
@@ -155,7 +155,7 @@ class _State:
                 self.tell(JobEvent(job, "progress", *latest[job.key], wall))
 
     def lose(self, jobs: Sequence[Job]) -> None:
-        """A worker died while these ran; which of them was its own cannot be told."""
+        """Handle the jobs that ran when a worker died; the job of that worker is not known."""
         for job in jobs:
             self.lost[job.key] = self.lost.get(job.key, 0) + 1
             if self.store.there(job):
@@ -177,18 +177,18 @@ class _State:
 
 
 class _Worker:
-    """What a worker process keeps between jobs."""
+    """The state of a worker process between jobs."""
 
     jobs: JobFile
     store: Store
-    said: Any
+    reports: Any
     busy = False
-    ends = False  # it has been told to end
+    ends = False  # SIGINT has arrived
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """Ctrl-C waits until the block is over. Processes started meanwhile hold it back too, until they can take it."""
+def _without_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C until the block ends. Processes that start in the block inherit the mask until they unblock it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -197,7 +197,7 @@ def _held_back() -> Iterator[None]:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    """SIGINT in a worker: a job is broken off, which writes its checkpoint; a worker without one waits for its end."""
+    """Handle SIGINT in a worker: interrupt the job, which writes its checkpoint; an idle worker waits for the pool."""
     _Worker.ends = True
     if _Worker.busy:
         raise KeyboardInterrupt
@@ -205,31 +205,31 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _end_alone() -> None:
-    """End the process at once if nothing waits for it any more."""
+    """Exit at once if the parent process is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(1)
 
 
 def _follow_parent() -> None:
-    """End the worker when its study is gone (a killed one cannot tell): nobody would ever stop it."""
+    """Interrupt the worker when the parent process is gone. A killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for([parent.sentinel])
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, said: Any) -> None:
+def _begin(jobs: str, launch: LaunchConfig, n: int, root: str, slots: Any, reports: Any) -> None:
     import torch
 
     slot = slots.get()
-    said.cancel_join_thread()  # no end waits for progress to be read
+    reports.cancel_join_thread()  # an exit does not wait until progress is read
     n_devices = torch.cuda.device_count()
     if n_devices:
         torch.cuda.set_device(device_of(slot, launch.per_device, n_devices))
     torch.set_num_threads(launch.threads or max(1, (os.cpu_count() or 1) // n))
     quiet()
-    _Worker.jobs, _Worker.said = JobFile.of_text(jobs), said
+    _Worker.jobs, _Worker.reports = JobFile.of_text(jobs), reports
     _Worker.jobs.prepare()
     _Worker.store = Store(Path(root))
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -243,15 +243,15 @@ def _work(key: str) -> str | None:
     def progress(done: int, total: int) -> None:
         if done >= total or time.monotonic() - last[0] > TICK_S:
             last[0] = time.monotonic()
-            _Worker.said.put((key, done, total))
+            _Worker.reports.put((key, done, total))
 
     try:
         _Worker.busy = True
         if _Worker.ends:
             raise KeyboardInterrupt
         return do_job(_Worker.jobs.job(key), _Worker.store, progress)
-    except KeyboardInterrupt:  # training listens to the signal itself
-        _Worker.ends = True  # the next job may be waiting already
+    except KeyboardInterrupt:  # training has its own signal handler
+        _Worker.ends = True  # the next job may be in the queue already
         raise
     finally:
         _Worker.busy = False

@@ -1,4 +1,4 @@
-"""Where an artifact came from: what stands in its record beside its identity, and decides nothing."""
+"""The provenance of an artifact: facts in its record that are not part of its identity."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from expunge.core.fingerprints import canonical
 from expunge.engine.job import Job
 
 
-def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Do a job, and its record. Only `key`, `identity` and `parents` say what it is; the rest says how it came.
+def provenance(job: Job, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Run a job and return its record. Only `key`, `identity` and `parents` identify it; the rest is provenance.
 
-    energy_j: joules by the processors' own counters, of the whole machine meanwhile (other work counts too); null where
-    the system shows no such counter. peak_mb: the most memory that the process has held so far, and on a GPU that
-    PyTorch has.
+    energy_j: joules of the whole machine during the job by the processors' counters, other work included; null if the
+    system has no such counter. peak_mb: the peak memory of the process so far in MiB, and of PyTorch on a GPU.
     """
     started, energy = time.time(), _energy_uj()
-    facts = do()
+    facts = compute()
     energy = [after - before for before, after in zip(energy, _energy_uj(), strict=False)]
     return {
         "key": job.key,
@@ -44,7 +43,7 @@ def provenance(job: Job, do: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         "code": _code(),
         "machine": {**_machine(), **_device(), **_processes()},
         "peak_mb": _peak_mb(),
-        # a counter that began anew meanwhile says nothing
+        # a counter that has overflowed gives no value
         "energy_j": round(sum(energy) / 1e6, 1) if energy and min(energy) >= 0 else None,
     }
 
@@ -60,12 +59,12 @@ def _machine() -> Mapping[str, Any]:
 
 
 def _processes() -> dict[str, int]:
-    """How many did the job together, where it was not one alone."""
+    """Return the number of processes that ran the job together, if more than one."""
     return {} if distributed.here().alone else {"processes": distributed.here().world}
 
 
 def _device() -> dict[str, str]:
-    """The GPU in use, else the processor. A job that has not loaded torch used no GPU."""
+    """Return the GPU in use, else the processor. A job that has not loaded torch used no GPU."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return {"device": torch.cuda.get_device_name()}
@@ -86,7 +85,7 @@ RAPL = Path("/sys/class/powercap")
 
 
 def _energy_uj() -> list[int]:
-    """The energy counters of the processors' packages, in microjoules; none where they are absent or not readable."""
+    """Return the energy counters of the processor packages in microjoules; none if they are not readable."""
     try:
         return [int(path.read_text()) for path in sorted(RAPL.glob("intel-rapl:?/energy_uj"))]
     except (OSError, ValueError):
@@ -94,8 +93,8 @@ def _energy_uj() -> list[int]:
 
 
 def _peak_mb() -> dict[str, int]:
-    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    out = {"process": round(kept / (2**20 if sys.platform == "darwin" else 2**10))}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    out = {"process": round(peak / (2**20 if sys.platform == "darwin" else 2**10))}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         out["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20)
@@ -104,7 +103,7 @@ def _peak_mb() -> dict[str, int]:
 
 @functools.cache
 def _code() -> dict[str, Any] | None:
-    """The commit of the working folder, and whether files differ from it; None where it is no git working tree."""
+    """Return the commit of the working folder and whether files differ from it; None outside a git working tree."""
     try:
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit.strip(), "dirty": bool(_git("status", "--porcelain").strip())}

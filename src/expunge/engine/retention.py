@@ -1,6 +1,6 @@
-"""Remove results from a store: whole folders, or single files that are computed again when a job needs them.
+"""Remove results from a store: whole folders, or single files that are recomputed when a job needs them.
 
-What may go is the caller's decision. A running process keeps what it makes and what it reads.
+The caller decides which results to remove. Results that a running process writes or reads stay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOT_REACHED = "no named study reaches it"
 
 @dataclass(frozen=True)
 class GarbagePlan:
-    """Something to remove: a whole folder, or the named files of one. bytes: what that frees on the disk."""
+    """A whole folder to remove, or named files of a folder. bytes: disk space that this frees."""
 
     folder: Path
     key: str
@@ -37,12 +37,12 @@ class GarbagePlan:
 
 
 def garbage(jobs: Mapping[str, Job], reasons: Mapping[str, str], store: Store) -> list[GarbagePlan]:
-    """Plan what to remove from a store.
+    """Plan the removal of results from a store.
 
     Args:
-        jobs: The jobs that stay, by key. Results of all others go whole.
-        reasons: Keys of jobs among these whose weights may go, and why. The result of an ephemeral one goes whole.
-        store: The store. A result whose record cannot be read is left alone.
+        jobs: The jobs that stay, by key. Other results are removed whole.
+        reasons: Keys of those jobs whose weights may go, and the reason. Results of ephemeral jobs are removed whole.
+        store: The store. A result with an unreadable record stays.
     """
     out = []
     for folder in artifacts(store.root):
@@ -64,15 +64,15 @@ def garbage(jobs: Mapping[str, Job], reasons: Mapping[str, str], store: Store) -
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """The files of a model's weights; adapters, which are small, stay."""
+    """Return the files of a model's weights, without adapters, which are small."""
     return tuple(sorted(p.name for p in folder.glob(f"*{WEIGHTS}") if p.is_file()))
 
 
-def _sized(found: Sequence[GarbagePlan]) -> list[GarbagePlan]:
-    """With the bytes that each frees: a file goes from the disk with the last of its names."""
+def _sized(plans: Sequence[GarbagePlan]) -> list[GarbagePlan]:
+    """Add the bytes that each entry frees: disk space is freed with the last hard link of a file."""
     left: dict[tuple[int, int], int] = {}
     out = []
-    for r in found:
+    for r in plans:
         freed = 0
         for path in [r.folder / n for n in r.files] or [p for p in r.folder.rglob("*") if p.is_file()]:
             with contextlib.suppress(FileNotFoundError):
@@ -84,14 +84,14 @@ def _sized(found: Sequence[GarbagePlan]) -> list[GarbagePlan]:
     return out
 
 
-def remove(found: Iterable[GarbagePlan], store: Store) -> tuple[list[GarbagePlan], list[GarbagePlan]]:
-    """Remove what was planned. Returns what is removed, and what a running process makes or reads, which stays.
+def remove(plans: Iterable[GarbagePlan], store: Store) -> tuple[list[GarbagePlan], list[GarbagePlan]]:
+    """Remove planned results. Returns the removed entries and the entries that a running process writes or reads.
 
     Raises JobError if the system refuses.
     """
     done: list[GarbagePlan] = []
     busy: list[GarbagePlan] = []
-    for r in found:
+    for r in plans:
         with _locked(store, r.key) as mine:
             if mine:
                 _remove(r)
@@ -101,7 +101,7 @@ def remove(found: Iterable[GarbagePlan], store: Store) -> tuple[list[GarbagePlan
 
 @contextlib.contextmanager
 def _locked(store: Store, key: str) -> Iterator[bool]:
-    """The lock of a result, if no running process makes or reads it. Raises JobError if the system refuses."""
+    """Lock a result and yield whether no running process uses it. Raises JobError if the system refuses."""
     lock = FileLock(lock_file(store.root, key))
     try:
         lock.acquire(timeout=0)
@@ -123,14 +123,16 @@ def _remove(r: GarbagePlan) -> None:
         sweep(r.folder)
         return
     record = read_record(r.folder / RECORD) or {}
-    gone = sorted({*record.get("removed", ()), *r.files})
-    write_json(r.folder / RECORD, {**record, "removed": gone})  # first: what is named here is not missed
+    removed = sorted({*record.get("removed", ()), *r.files})
+    write_json(
+        r.folder / RECORD, {**record, "removed": removed}
+    )  # before the files, because a listed file does not count as missing
     for name in r.files:
         (r.folder / name).unlink(missing_ok=True)
 
 
 def read_now(root: Path) -> set[str]:
-    """The keys that running processes read: the parents of the jobs whose locks are held."""
+    """Return the keys that running processes read: the parents of the jobs whose locks are held."""
     out: set[str] = set()
     for note in (root / LOCKS).glob("*.reads"):
         lock = FileLock(note.with_suffix(".lock"))

@@ -1,4 +1,4 @@
-"""Carry out a graph: each job once, parents first. A failed job stops those that wait for it, and no others."""
+"""Run a graph: each job once, parents first. A failed job blocks only the jobs that depend on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from expunge.engine.job import Job, in_order
 from expunge.engine.store import Store
 
 State = Literal["hit", "missing", "blocked"]
-FLOPS_PER_SECOND = 6e10  # of a laptop's two cores, until the store has measured jobs to go by
+FLOPS_PER_SECOND = 6e10  # two laptop cores; used until the store has measured jobs
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class PlannedJob:
 
     job: Job
     state: State
-    seconds: float | None  # what it took (hit) or may take; None where the model's size is unknown
+    seconds: float | None  # actual time (hit) or estimate; None if the model's size is unknown
 
 
-def plan(wanted: Sequence[Job], store: Store) -> list[PlannedJob]:
-    """The state of every job. Reads the store's records and nothing else."""
-    jobs = in_order(wanted, store.there)
-    records = {job.key: found for job in jobs if (found := store.found(job)) is not None}
+def plan(targets: Sequence[Job], store: Store) -> list[PlannedJob]:
+    """Return the state of every job. Reads only the store's records."""
+    jobs = in_order(targets, store.there)
+    records = {job.key: record for job in jobs if (record := store.readable_record(job)) is not None}
     rate = _rate(jobs, records)
     out = []
     for job in jobs:
@@ -40,7 +40,7 @@ def plan(wanted: Sequence[Job], store: Store) -> list[PlannedJob]:
 
 
 def _rate(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any] | None]) -> float:
-    """Operations per second, from this store's finished jobs where there are any."""
+    """Return floating-point operations per second, from the finished jobs of this store if there are any."""
     flops = wall = 0.0
     for job in jobs:
         record = records.get(job.key)
@@ -60,7 +60,7 @@ def _seconds(job: Job, record: Mapping[str, Any] | None, rate: float) -> float |
 
 @dataclass(frozen=True)
 class JobEvent:
-    """What the runner tells: a job's state, and how far it is (done of total units)."""
+    """A report of the runner: a job's state and progress (done of total units)."""
 
     job: Job
     what: Literal["hit", "start", "progress", "done", "failed", "blocked"]
@@ -72,33 +72,33 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The records of the jobs that are done, why the others are not (by job key), and the first error itself."""
+    """The records of finished jobs, the reasons of the others (by job key), and the first error."""
 
     records: Mapping[str, Mapping[str, Any]]
     failures: Mapping[str, str]
     first: ExpungeError | None = None
 
 
-def run(wanted: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
-    """Do every job that is not done. An error ends that job and what waits for it, and no others."""
+def run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) -> RunOutcome:
+    """Run every job that is not done. An error ends only that job and the jobs that depend on it."""
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None
-    for job in in_order(wanted, store.there):
+    for job in in_order(targets, store.there):
         try:
-            found = store.record(job)
+            record = store.record(job)
         except JobError as error:
             failures[job.key] = str(error)
             first = first or error
             tell(JobEvent(job, "failed", reason=str(error)))
             continue
-        if found is not None:
-            records[job.key] = found
-            tell(JobEvent(job, "hit", wall_s=float(found.get("wall_s", 0.0))))
+        if record is not None:
+            records[job.key] = record
+            tell(JobEvent(job, "hit", wall_s=float(record.get("wall_s", 0.0))))
             continue
-        lost = next((p for p in job.parents.values() if p.key in failures), None)
-        if lost is not None:
-            failures[job.key] = f"waits for {lost.name}, which failed"
+        failed_parent = next((p for p in job.parents.values() if p.key in failures), None)
+        if failed_parent is not None:
+            failures[job.key] = f"waits for {failed_parent.name}, which failed"
             tell(JobEvent(job, "blocked", reason=failures[job.key]))
             continue
         started = time.monotonic()

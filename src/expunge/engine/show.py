@@ -1,4 +1,4 @@
-"""Show results of the store in a folder of the user's."""
+"""Show results of the store in a user's folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def show(
     names: Mapping[str, str] | None = None,
     replace: bool = False,
 ) -> list[Path]:
-    """Link files of a finished job into a folder, so that they take their place on the disk once.
+    """Link files of a finished job into a folder, so that they use disk space once.
 
     Files are hard links into the store, or copies on another file system. Files that `expunge gc` has removed are
-    computed again first.
+    recomputed first.
 
     Args:
         job: The finished job.
         store: The store that holds its result.
-        folder: Where to show the files; made if it is missing.
+        folder: Where to show the files; created if it is missing.
         names: The files to show, each with its name in the folder. A file that the job did not write is left out. None:
             all files, under their own names.
-        replace: Replace files that are in the folder already; otherwise these stay as they are.
+        replace: Replace files that are in the folder already; otherwise these stay unchanged.
 
     Returns:
         The files that were linked.
@@ -40,14 +40,14 @@ def show(
     store.restore(job)
     source = store.path(job)
     files = sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
-    wanted = {name: name for name in files} if names is None else names
-    made = []
-    for name, shown in wanted.items():
+    target_names = {name: name for name in files} if names is None else names
+    targets = []
+    for name, shown in target_names.items():
         target = folder / shown
         if name not in files or (target.exists() and not replace):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         link(source / name, target)
-        made.append(target)
-    return made
+        targets.append(target)
+    return targets

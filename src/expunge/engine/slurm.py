@@ -1,7 +1,7 @@
-"""Jobs on a Slurm cluster: job arrays, one stage after another, through submitit; or as plain sbatch scripts.
+"""Run jobs on a Slurm cluster: one job array per stage, through submitit or as plain sbatch scripts.
 
-A job that fails says so in the store and ends its Slurm task in order, so the others go on; a task that is preempted,
-runs out of time or loses its node is put back in the queue and begins again at its last checkpoint.
+A failed job leaves a failure record in the store and its Slurm task exits normally, so other tasks continue. A task
+that is preempted, reaches its time limit or loses its node returns to the queue and restarts at its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from expunge.engine.store import Store
 from expunge.engine.worker import failure, forget_failure, run_task
 
 POLL_S = 2.0
-GONE_S = 20.0  # a task that has left the queue and says nothing for so long has died
+GONE_S = 20.0  # a task that has left the queue without a result for this time has died
 RESTARTS = 5
 
 
 @dataclass(frozen=True)
 class SlurmStage:
-    """Tasks that can run at the same time with the same resources: an array. A task is one job or several that follow
-    one another. `after`: the stages it waits for."""
+    """An array: tasks that can run at the same time with the same resources.
+
+    A task is one job or several consecutive jobs. after: the stages that it waits for.
+    """
 
     name: str
     tasks: tuple[tuple[Job, ...], ...]
@@ -40,48 +42,48 @@ class SlurmStage:
     after: tuple[str, ...]
 
 
-def stages(wanted: Sequence[Job], store: Store, args: SlurmArgs) -> list[SlurmStage]:
-    """The missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`.
+def stages(targets: Sequence[Job], store: Store, args: SlurmArgs) -> list[SlurmStage]:
+    """Return the missing jobs by depth and kind, each array within `max_array`. Raises ConfigError for wrong `by_kind`.
 
-    Jobs of seconds share a task, for a task takes seconds to begin: all records of a model, and metrics of one depth.
+    Short jobs share a task, because a task takes seconds to start: all records of a model, and metrics of one depth.
     """
-    missing = _missing(wanted, store)
+    missing = _missing(targets, store)
     tasks, depth = _tasks(missing)
     groups: dict[tuple[int, str], list[list[Job]]] = {}
     for name, jobs in tasks.items():
         groups.setdefault((depth[name], jobs[0].kind), []).append(jobs)
     out: list[SlurmStage] = []
     name_of: dict[str, str] = {}
-    for (level, kind), found in sorted(groups.items(), key=lambda g: g[0]):
-        for part, start in enumerate(range(0, len(found), args.max_array)):
-            chosen = found[start : start + args.max_array]
-            name = f"{level}-{kind}" + (f"-{part}" if len(found) > args.max_array else "")
-            name_of |= {job.key: name for jobs in chosen for job in jobs}
-            after = {name_of[p.key] for jobs in chosen for j in jobs for p in j.parents.values() if p.key in name_of}
-            tuples = tuple(tuple(jobs) for jobs in chosen)
+    for (level, kind), tasks_of_kind in sorted(groups.items(), key=lambda g: g[0]):
+        for part, start in enumerate(range(0, len(tasks_of_kind), args.max_array)):
+            batch = tasks_of_kind[start : start + args.max_array]
+            name = f"{level}-{kind}" + (f"-{part}" if len(tasks_of_kind) > args.max_array else "")
+            name_of |= {job.key: name for jobs in batch for job in jobs}
+            after = {name_of[p.key] for jobs in batch for j in jobs for p in j.parents.values() if p.key in name_of}
+            tuples = tuple(tuple(jobs) for jobs in batch)
             out.append(SlurmStage(name, tuples, resources(args, kind), tuple(sorted(after - {name}))))
     return out
 
 
-def _missing(wanted: Sequence[Job], store: Store) -> list[Job]:
-    """The jobs to do, in order. A record that is damaged fails its job, and what waits for it is not tried."""
+def _missing(targets: Sequence[Job], store: Store) -> list[Job]:
+    """Return the jobs to run, in order, without jobs with a damaged record and the jobs that depend on them."""
     out: list[Job] = []
-    lost: set[str] = set()
-    for job in in_order(wanted, store.there):
+    failed: set[str] = set()
+    for job in in_order(targets, store.there):
         try:
             done = store.done(job)
         except JobError:
-            lost.add(job.key)
+            failed.add(job.key)
             continue
-        if not done and lost.isdisjoint(parent.key for parent in job.parents.values()):
+        if not done and failed.isdisjoint(parent.key for parent in job.parents.values()):
             out.append(job)
         elif not done:
-            lost.add(job.key)
+            failed.add(job.key)
     return out
 
 
 def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]]:
-    """The jobs of each task, in order, and the task's depth: one more than that of the tasks it waits for."""
+    """Return the jobs of each task, in order, and its depth: one more than the depth of the tasks it waits for."""
     task_of = {job.key: job.key for job in missing}
     for job in missing:
         if job.shares_task == "parents":
@@ -109,20 +111,20 @@ def _tasks(missing: Sequence[Job]) -> tuple[dict[str, list[Job]], dict[str, int]
 
 
 def run_slurm(
-    wanted: Sequence[Job],
+    targets: Sequence[Job],
     store: Store,
     launch: LaunchConfig,
     folder: Path,
     tell: Callable[[JobEvent], None],
     plugins: Sequence[str] = (),
 ) -> RunOutcome:
-    """Submit every job that is not done, and follow them to their end. Job files and logs go to `folder`.
+    """Submit every job that is not done, and wait until all have ended. Job files and logs go to `folder`.
 
-    Interrupted, the jobs go on in the queue, and the same command follows them again. Raises ConfigError without
+    After an interrupt the jobs stay in the queue, and the same command waits for them again. Raises ConfigError without
     submitit or Slurm.
     """
-    planned = stages(wanted, store, launch.slurm)
-    watch = _SlurmWatch(store, in_order(wanted, store.there), tell)
+    planned = stages(targets, store, launch.slurm)
+    watch = _SlurmWatch(store, in_order(targets, store.there), tell)
     arrays: dict[str, str] = {}
     for stage in planned:
         path = _write_stage(stage, store, folder.resolve(), plugins)
@@ -138,7 +140,7 @@ def run_slurm(
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """One task of a stage's job file, as a node runs it.
+    """A task of a stage's job file, for a node to run.
 
     When time runs out, submitit calls `checkpoint` and queues the task again.
     """
@@ -147,11 +149,11 @@ class SlurmTask:
     index: int
 
     def __call__(self) -> None:
-        """Run the jobs; a failure is kept in the store and does not end the stage."""
+        """Run the jobs. The store records a failure, which does not end the stage."""
         run_task(Path(self.path), self.index)
 
     def checkpoint(self) -> Any:
-        """The same task again."""
+        """Return the same task again."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -167,7 +169,7 @@ def _write_stage(stage: SlurmStage, store: Store, folder: Path, plugins: Sequenc
 
 
 def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str], folder: Path) -> list[str]:
-    """Put a stage in the queue; the ids of its tasks."""
+    """Submit a stage and return the ids of its tasks."""
     try:
         import submitit
     except ImportError:
@@ -180,7 +182,9 @@ def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str],
             python=shlex.quote(args.python) if args.python else None,
         )
     except RuntimeError:
-        raise ConfigError("launch.kind=slurm: this machine has no srun, so it is no part of a Slurm cluster") from None
+        raise ConfigError(
+            "launch.kind=slurm: this machine has no srun, so it does not belong to a Slurm cluster"
+        ) from None
     executor.update_parameters(
         job_name=f"expunge-{stage.name}",
         array_parallelism=args.parallel,
@@ -200,7 +204,7 @@ def _submit(stage: SlurmStage, tasks: Sequence[SlurmTask], after: Sequence[str],
 
 
 def _options(args: SlurmArgs, after: Sequence[str]) -> dict[str, Any]:
-    """sbatch options by their long names, beside those that are written out anyway."""
+    """Return the optional sbatch options by their long names."""
     options: dict[str, Any] = {"requeue": True}
     for key, value in (("partition", args.partition), ("account", args.account), ("qos", args.qos)):
         if value:
@@ -218,13 +222,13 @@ CACHES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "WANDB_CACHE_DIR", "
 
 
 def _exports(args: SlurmArgs) -> list[str]:
-    """Shell lines for the job's variables: the cache folders as they are here, then those that are set."""
+    """Return shell lines for the job's variables: this machine's cache folders, then `launch.slurm.env`."""
     values = {key: os.environ[key] for key in CACHES if key in os.environ} | dict(args.env)
     return [f"export {key}={shlex.quote(str(value))}" for key, value in values.items()]
 
 
 class _SlurmWatch:
-    """Follows jobs in the queue by what the store says, and by the queue for those that died without a word."""
+    """Follows jobs by their records in the store, and by the queue for tasks that died without a record."""
 
     def __init__(self, store: Store, jobs: Sequence[Job], tell: Callable[[JobEvent], None]) -> None:
         self._store, self._jobs, self._tell = store, jobs, tell
@@ -241,26 +245,26 @@ class _SlurmWatch:
                 forget_failure(store, job.key)
 
     def _stored(self, job: Job) -> bool:
-        """Whether the job is done, its record then taken; one that is damaged, or another's, fails the job."""
+        """Read the job's record if it is done. A damaged record, or one of another job, fails the job."""
         try:
-            found = self._store.record(job)
+            record = self._store.record(job)
         except JobError as error:
             self._fail(job, str(error), 0.0)
             return False
-        if found is not None:
-            self.records[job.key] = found
-        return found is not None
+        if record is not None:
+            self.records[job.key] = record
+        return record is not None
 
     def block(self) -> None:
-        """Jobs that were not queued because a parent has failed."""
+        """Report the jobs that were not queued because a parent has failed."""
         for job in self._jobs:
-            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
-            if lost is not None and job.key not in {**self.records, **self.waiting, **self.failures}:
-                self.failures[job.key] = f"waits for {lost.name}, which failed"
+            failed_parent = next((p for p in job.parents.values() if p.key in self.failures), None)
+            if failed_parent is not None and job.key not in {**self.records, **self.waiting, **self.failures}:
+                self.failures[job.key] = f"waits for {failed_parent.name}, which failed"
                 self._tell(JobEvent(job, "blocked", reason=self.failures[job.key]))
 
     def follow(self) -> None:
-        """Until every job is done or has failed."""
+        """Wait until every job is done or has failed."""
         while True:
             queue = _queue(self.waiting.values()) if self.waiting else {}
             for job in self._jobs:
@@ -285,9 +289,9 @@ class _SlurmWatch:
         elif state is not None:
             self._gone.pop(job.key, None)
         elif now - self._gone.setdefault(job.key, now) > GONE_S:
-            lost = next((p for p in job.parents.values() if p.key in self.failures), None)
-            dead = f"Slurm task {self.waiting[job.key]} ended without a result; see its log"
-            self._fail(job, f"waits for {lost.name}, which failed" if lost else dead, wall)
+            failed_parent = next((p for p in job.parents.values() if p.key in self.failures), None)
+            no_result = f"Slurm task {self.waiting[job.key]} ended without a result; see its log"
+            self._fail(job, f"waits for {failed_parent.name}, which failed" if failed_parent else no_result, wall)
 
     def _fail(self, job: Job, reason: str, wall: float) -> None:
         self.failures[job.key] = reason
@@ -300,42 +304,42 @@ class _SlurmWatch:
 
 
 def _queue(ids: Any) -> dict[str, str]:
-    """The states of tasks that are in the queue, by id. (sacct is not asked: many sites have no accounting.)"""
+    """Return the states of queued tasks, by id. Does not use sacct: many sites have no accounting."""
     arrays = ",".join(sorted({i.split("_")[0] for i in ids}))
     done = subprocess.run(
         ["squeue", "--noheader", "--array", "--format=%i|%T", f"--jobs={arrays}"], capture_output=True, text=True
     )
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise JobError(f"squeue does not answer: {' '.join(done.stderr.split())}")
+        raise JobError(f"squeue failed: {' '.join(done.stderr.split())}")
     return dict(line.strip().split("|") for line in done.stdout.splitlines() if "|" in line)
 
 
 def export_slurm(
-    wanted: Sequence[Job], store: Store, launch: LaunchConfig, folder: Path, plugins: Sequence[str] = ()
+    targets: Sequence[Job], store: Store, launch: LaunchConfig, folder: Path, plugins: Sequence[str] = ()
 ) -> list[Path]:
-    """Jobs as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with their dependencies.
+    """Write jobs as plain sbatch scripts, one for each stage, and `queue.sh`, which submits them with dependencies.
 
-    For sites without submitit: the nodes need this package and the shared folders, no more.
+    For sites without submitit: the nodes need only this package and the shared folders.
     """
     folder = folder.resolve()
-    planned = stages(wanted, store, launch.slurm)
-    made: list[Path] = []
+    planned = stages(targets, store, launch.slurm)
+    scripts: list[Path] = []
     queue = [
         "#!/bin/sh",
-        "# Submits every stage; each waits for those it needs.",
+        "# Submits every stage; each waits for the stages it depends on.",
         "set -eu",
         f"cd {shlex.quote(str(folder))}",
     ]
     for stage in planned:
         _write_stage(stage, store, folder, plugins)
-        made.append(folder / f"{stage.name}.sh")
-        write_text(made[-1], _script(stage, folder))
+        scripts.append(folder / f"{stage.name}.sh")
+        write_text(scripts[-1], _script(stage, folder))
         waits = ":".join(f"${_variable(name)}" for name in stage.after)
         depends = f"--dependency=afterok:{waits} --kill-on-invalid-dep=yes " if waits else ""
         queue.append(f"{_variable(stage.name)}=$(sbatch --parsable {depends}{stage.name}.sh)")
         queue.append(f'echo "{stage.name}: ${_variable(stage.name)} ({len(stage.tasks)} tasks)"')
     write_text(folder / "queue.sh", "\n".join(queue) + "\n")
-    return [*made, folder / "queue.sh"]
+    return [*scripts, folder / "queue.sh"]
 
 
 def _variable(stage: str) -> str:
@@ -353,13 +357,13 @@ def _script(stage: SlurmStage, folder: Path) -> str:
         "array": f"0-{len(stage.tasks) - 1}%{args.parallel}",
         "output": f"{folder}/{stage.name}-%a.log",
         "open-mode": "append",
-        "chdir": os.getcwd(),  # relative paths of the study count from here
+        "chdir": os.getcwd(),  # relative paths of the study start here
         **_options(args, ()),
     }
     lines = [f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={value}" for key, value in options.items()]
     python = shlex.quote(args.python or "python")
     command = f"{python} -m expunge job {shlex.quote(str(folder / f'{stage.name}.json'))} --index $SLURM_ARRAY_TASK_ID"
-    # Exit code 1 is a job that failed and has said so in the store; the others go on.
+    # Exit code 1 is a failed job with a failure record in the store; the other tasks continue.
     return (
         "\n".join(["#!/bin/sh", *lines, "set -eu", *_exports(args), *args.setup, f"{command} || [ $? -eq 1 ]"]) + "\n"
     )

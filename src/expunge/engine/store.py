@@ -1,7 +1,7 @@
-"""The store: a folder per finished job, made whole by one rename. If the folder is there, the job is done.
+"""The store: one folder per finished job, which one rename completes. If the folder exists, the job is done.
 
-A job is known by its key; the label in a folder's name is for people. Locks are the operating system's, held by a
-process while it lives, so that of a process that was killed is free at once.
+A key identifies a job; the label in a folder's name is for people. These are OS file locks: the kernel releases them
+when a process dies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from expunge.engine.provenance import provenance
 RECORD = "job.json"
 LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
-PACKED = "keeps its weights as differences from another model, a form of earlier versions that is no longer read"
+PACKED = (
+    "stores its weights as differences from another model, a format of earlier versions that is no longer supported"
+)
 
 
 class Store:
@@ -38,13 +40,13 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: dict[str, tuple[int, dict[str, str]]] = {}
-        self._memory: dict[Any, Any] = {}  # what the jobs that run here share (`JobContext.memory`)
-        self._sums: dict[tuple[int, ...], str] = {}  # what files hold, by their place on the disk, size and time
+        self._memory: dict[Any, Any] = {}  # objects that jobs of this process share (`JobContext.memory`)
+        self._sums: dict[tuple[int, ...], str] = {}  # checksums of files, by device, inode, size and time
         if root.exists() and not root.is_dir():
             raise ConfigError(f"paths.store: {root} is a file, not a folder")
 
     def path(self, job: Job) -> Path:
-        """Where the job's artifact lies, under whatever label it was made, or will lie."""
+        """Return the present or future folder of the job's artifact, under any label."""
         named = self.root / job.kind / job.folder_name
         if named.is_dir():
             return named
@@ -52,7 +54,7 @@ class Store:
         return named if other is None else self.root / job.kind / other
 
     def _folders(self, kind: str) -> dict[str, str]:
-        """The folders of a kind by the keys in their names, listed again when the folder has changed."""
+        """Return the folders of a kind by the keys in their names. Lists them again after a change."""
         try:
             changed = os.stat(self.root / kind).st_mtime_ns
             if self._listed.get(kind, (None,))[0] != changed:
@@ -63,39 +65,39 @@ class Store:
         return self._listed[kind][1]
 
     def done(self, job: Job) -> bool:
-        """Whether the artifact is there. A record of another job raises JobError: it is not taken as done."""
+        """Return whether the artifact exists. Raises JobError for a record of another job."""
         return self.record(job) is not None
 
     def there(self, job: Job) -> bool:
-        """`done`, where a record that is damaged or another job's counts as not done."""
-        return self.found(job) is not None
+        """Return whether the job is done; a damaged record or one of another job counts as not done."""
+        return self.readable_record(job) is not None
 
-    def found(self, job: Job) -> dict[str, Any] | None:
-        """`record`, where one that is damaged or another job's is None."""
+    def readable_record(self, job: Job) -> dict[str, Any] | None:
+        """Return the job's record; None for a damaged record or one of another job."""
         try:
             return self.record(job)
         except JobError:
             return None
 
     def record(self, job: Job) -> dict[str, Any] | None:
-        """The job's record, or None if it is not done. Raises JobError if it is damaged or another job's."""
+        """Return the job's record, or None if it is not done. Raises JobError if it is damaged or another job's."""
         path = self.path(job) / RECORD
-        found = read_record(path)
-        if found is not None and found.get("key") != job.key:
+        record = read_record(path)
+        if record is not None and record.get("key") != job.key:
             raise JobError(f"{path.parent} holds another job's record; move it away and run again")
-        return found
+        return record
 
     def make(self, job: Job, progress: Progress) -> dict[str, Any]:
-        """Do the job and store its artifact whole. Waits for another process that is doing the same job.
+        """Run the job and store its complete artifact. Waits for another process that runs the same job.
 
-        Weights of a parent that `expunge gc` has removed are made again first. Raises JobError if the job cannot be
-        done, a parent has vanished or is damaged, the disk is full or the store is read-only.
+        Recomputes weights of a parent that `expunge gc` has removed. Raises JobError if the job fails, a parent is
+        missing or damaged, the disk is full or the store is read-only.
         """
         with self._lock(job):
             self._listed.pop(job.kind, None)
-            found = self.record(job)
-            if found is not None:
-                return found
+            record = self.record(job)
+            if record is not None:
+                return record
             for role, parent in job.parents.items():
                 if not self.done(parent):
                     raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
@@ -110,14 +112,14 @@ class Store:
                 return record
 
     def restore(self, job: Job) -> None:
-        """Compute the files again that `expunge gc` has removed from a finished job, if any, and what that needs.
+        """Recompute the files that `expunge gc` has removed from a finished job, and the parents that this needs.
 
-        Raises JobError for weights that an earlier version has packed.
+        Raises JobError for weights in the packed format of earlier versions.
         """
-        found = self.record(job) or {}
-        if found.get("packed"):
+        record = self.record(job) or {}
+        if record.get("packed"):
             raise JobError(f"{job.name}: {self.path(job)} {PACKED}; move the folder away and run again")
-        if not found.get("removed"):
+        if not record.get("removed"):
             return
         for parent in job.parents.values():
             if not self.done(parent):
@@ -130,17 +132,18 @@ class Store:
             place = self.path(job)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
-                made = self._fill(job, Path(folder), silent)
-                same = all(made["files"].get(n) == record["files"].get(n) for n in record["removed"])
+                recomputed = self._fill(job, Path(folder), silent)
+                same = all(recomputed["files"].get(n) == record["files"].get(n) for n in record["removed"])
                 for name in record["removed"]:
                     os.replace(Path(folder) / name, place / name)
-                    record["files"][name] = made["files"][name]
+                    record["files"][name] = recomputed["files"][name]
                 del record["removed"]
-                write_json(place / RECORD, record | {"made_again": {"finished": made["finished"], "same_bytes": same}})
+                write_json(
+                    place / RECORD, record | {"made_again": {"finished": recomputed["finished"], "same_bytes": same}}
+                )
 
     def _check(self, job: Job, role: str, parent: Job) -> None:
-        """A parent's files are what was stored; each is read once in a process. Raises JobError naming the first that
-        is not."""
+        """Compare a parent's files with their checksums, once per process. Raises JobError for the first difference."""
         place, record = self.path(parent), self.record(parent) or {}
         for name, (sha, n_bytes) in record.get("files", {}).items():  # none in records of earlier versions
             reason = None if name in record.get("removed", ()) else wrong_file(place / name, sha, n_bytes, self._sums)
@@ -151,40 +154,40 @@ class Store:
                 )
 
     def _unfinished(self, job: Job) -> Path:
-        """Where a job that can go on after a break keeps its checkpoints."""
+        """Return the checkpoint folder of a resumable job."""
         return self.root / CHECKPOINTS / job.key[:32]
 
     def _fill(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
-        """Do a job whose parents are there, and write its record with the checksums of its files."""
+        """Run a job whose parents exist, and write its record with the checksums of its files."""
         inputs = {role: self.path(parent) for role, parent in job.parents.items()}
         context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
         record = provenance(job, lambda: run_job(job, inputs, folder, context))
         files = sorted(f for f in folder.rglob("*") if f.is_file())
         record["files"] = {}
         for f in files:
-            found = f.stat()
-            self._sums[_place(found)] = sha = file_sha256(f)
-            record["files"][f.relative_to(folder).as_posix()] = [sha, found.st_size]
+            stat = f.stat()
+            self._sums[_place(stat)] = sha = file_sha256(f)
+            record["files"][f.relative_to(folder).as_posix()] = [sha, stat.st_size]
         write_json(folder / RECORD, record)
         return record
 
     @contextlib.contextmanager
     def _writing(self, job: Job) -> Iterator[None]:
-        """What the system says about the disk, as the job's own error."""
+        """Raise a disk error of the system as an error of the job."""
         try:
             yield
         except (OSError, SafetensorError) as error:
-            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise JobError(f"{job.name}: cannot write under {self.root}: {' '.join(said.split())}") from error
+            message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise JobError(f"{job.name}: cannot write under {self.root}: {' '.join(message.split())}") from error
 
     @contextlib.contextmanager
     def _lock(self, job: Job) -> Iterator[None]:
-        """The job's lock, with a note beside it of the parents that are read meanwhile."""
+        """Hold the job's lock, with a file next to it that lists the parents in use."""
         folder = self.root / LOCKS
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"paths.store: cannot make {folder}: {error.strerror}") from None
+            raise ConfigError(f"paths.store: cannot create {folder}: {error.strerror}") from None
         lock = FileLock(lock_file(self.root, job.key))
         note = reads_file(self.root, job.key)
         try:
@@ -198,33 +201,33 @@ class Store:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # a note without its lock is not read
+            with contextlib.suppress(OSError):  # a list without its lock is ignored
                 note.unlink(missing_ok=True)
             lock.release()
 
 
 def store_around(folder: Path) -> Path | None:
-    """Return the root of the store that a job's folder belongs to; None for a folder outside of a store."""
+    """Return the root of the store that a job's folder belongs to; None for a folder outside a store."""
     root = folder.parent.parent
     return root if (root / LOCKS).is_dir() else None
 
 
 def lock_file(root: Path, key: str) -> Path:
-    """The file that is locked while a job is done."""
+    """Return the lock file of a job."""
     return root / LOCKS / f"{key[:32]}.lock"
 
 
 def reads_file(root: Path, key: str) -> Path:
-    """The keys of the parents that a job reads while its lock is held."""
+    """Return the file that lists the keys of the parents that a running job reads."""
     return root / LOCKS / f"{key[:32]}.reads"
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A job's record, or None if there is none. Raises JobError if it cannot be read."""
+    """Return a job's record, or None if there is none. Raises JobError if it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
@@ -234,27 +237,27 @@ def read_record(path: Path) -> dict[str, Any] | None:
     raise JobError(f"{path} is damaged; move its folder away and run again")
 
 
-def _place(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _place(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def wrong_file(file: Path, sha: str, n_bytes: int, sums: dict[tuple[int, ...], str]) -> str | None:
-    """What is wrong with a stored file, if anything. sums: those known so far; hard links are read once."""
+    """Return the fault of a stored file, or None. sums: checksums so far, so that hard links are read once."""
     try:
-        found = os.stat(file)
-        if found.st_size != n_bytes:
-            return f"has {found.st_size} bytes, {n_bytes} were stored"
-        if _place(found) not in sums:
-            sums[_place(found)] = file_sha256(file)
+        stat = os.stat(file)
+        if stat.st_size != n_bytes:
+            return f"has {stat.st_size} bytes, {n_bytes} were stored"
+        if _place(stat) not in sums:
+            sums[_place(stat)] = file_sha256(file)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    return None if sums[_place(found)] == sha else "is damaged: its checksum is not the stored one"
+    return None if sums[_place(stat)] == sha else "is damaged: its checksum is not the stored one"
 
 
 def sweep(folder: Path) -> None:
-    """Remove a folder in one step, as far as readers can see."""
-    gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    """Remove a folder in one step for readers."""
+    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Whether what a store holds is what was stored: the checksums of all files, computed again."""
+"""Verify a store: recompute the checksums of all files and compare them with the records."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from expunge.core.errors import JobError
 from expunge.engine.job import Job, in_order
 from expunge.engine.store import PACKED, RECORD, Store, read_record, wrong_file
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class StoreFault:
-    """A file or folder that is not as it was stored, and in what way."""
+    """A file or folder that differs from its record, and the reason."""
 
     path: Path
     reason: str
@@ -23,8 +23,10 @@ class StoreFault:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was looked at, and what is wrong. unknown: folders of earlier versions, whose records hold no checksums.
-    waiting: jobs of the study that are not done."""
+    """The result of a verification: totals and faults.
+
+    unknown: folders of earlier versions, whose records have no checksums. waiting: jobs of the study that are not done.
+    """
 
     folders: int
     files: int
@@ -34,46 +36,50 @@ class VerifyReport:
     waiting: int = 0
 
 
-def verify_store(store: Store, tell: Tell) -> VerifyReport:
-    """Every artifact of a store."""
-    return _verify(artifacts(store.root), tell)
+def verify_store(store: Store, on_progress: OnProgress) -> VerifyReport:
+    """Verify every artifact of a store."""
+    return _verify(artifacts(store.root), on_progress)
 
 
-def verify_jobs(jobs: Sequence[Job], store: Store, tell: Tell) -> VerifyReport:
-    """The artifacts of some jobs and their ancestors. A parent that a finished job was made of must be there, unless
-    it is one that may go when its readers are done."""
+def verify_jobs(jobs: Sequence[Job], store: Store, on_progress: OnProgress) -> VerifyReport:
+    """Verify the artifacts of some jobs and their ancestors.
+
+    A parent of a finished job must exist, unless it is ephemeral.
+    """
     ordered = in_order(jobs)
     here = [job for job in ordered if store.path(job).is_dir()]
-    wanted = {p.key for job in here for p in job.parents.values() if not p.ephemeral}
+    required = {p.key for job in here for p in job.parents.values() if not p.ephemeral}
     have = {job.key for job in here}
-    lost = [StoreFault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in wanted - have]
+    missing = [StoreFault(store.path(j), f"{j.name} has vanished") for j in ordered if j.key in required - have]
     other = [StoreFault(store.path(j), f"holds another job's record than {j.name}") for j in here if _others(store, j)]
-    found = _verify([store.path(job) for job in here], tell)
-    waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(lost)
-    return VerifyReport(found.folders, found.files, found.bytes, (*lost, *other, *found.faults), found.unknown, waiting)
+    report = _verify([store.path(job) for job in here], on_progress)
+    waiting = sum(job.key not in have and not job.ephemeral for job in ordered) - len(missing)
+    return VerifyReport(
+        report.folders, report.files, report.bytes, (*missing, *other, *report.faults), report.unknown, waiting
+    )
 
 
 def artifacts(root: Path) -> list[Path]:
-    """The folders of finished jobs."""
+    """Return the folders of finished jobs."""
     kinds = sorted(p for p in root.glob("*") if p.is_dir() and not p.name.startswith("."))
     return [p for kind in kinds for p in sorted(kind.iterdir()) if p.is_dir() and not p.name.startswith(".")]
 
 
 def _others(store: Store, job: Job) -> bool:
     try:
-        found = read_record(store.path(job) / RECORD)
+        record = read_record(store.path(job) / RECORD)
     except JobError:
-        return False  # told with its folder
-    return found is not None and found.get("key") != job.key
+        return False  # `_verify` reports it with its folder
+    return record is not None and record.get("key") != job.key
 
 
-def _verify(folders: Iterable[Path], tell: Tell) -> VerifyReport:
+def _verify(folders: Iterable[Path], on_progress: OnProgress) -> VerifyReport:
     listed = list(folders)
     sums: dict[tuple[int, ...], str] = {}
     faults: list[StoreFault] = []
     files = size = unknown = 0
     for number, folder in enumerate(listed):
-        tell(number, len(listed))
+        on_progress(number, len(listed))
         try:
             record = read_record(folder / RECORD)
         except JobError as error:
@@ -90,5 +96,5 @@ def _verify(folders: Iterable[Path], tell: Tell) -> VerifyReport:
                     files, size = files + 1, size + n_bytes
                     reason = wrong_file(folder / name, sha, n_bytes, sums)
                     faults += [StoreFault(folder / name, reason)] if reason else []
-    tell(len(listed), len(listed))
+    on_progress(len(listed), len(listed))
     return VerifyReport(len(listed), files, size, tuple(faults), unknown)

@@ -18,7 +18,7 @@ FAILURES = ".failures"
 
 
 def quiet() -> None:
-    """Silence libraries unless something is wrong; the progress view is ours."""
+    """Show only errors of libraries, because the progress display is ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
@@ -28,12 +28,12 @@ def quiet() -> None:
 
 
 def do_job(job: Job, store: Store, progress: Progress) -> str | None:
-    """Run one job whose parents are done. Returns the reason if it fails, and keeps it next to the store's results."""
+    """Run one job whose parents are done. If it fails, returns the reason and writes it next to the store's results."""
     forget_failure(store, job.key)
     try:
-        lost = next((p for p in job.parents.values() if not store.done(p)), None)
-        if lost is not None:
-            raise JobError(f"waits for {lost.name}, which is not done")
+        unfinished = next((p for p in job.parents.values() if not store.done(p)), None)
+        if unfinished is not None:
+            raise JobError(f"waits for {unfinished.name}, which is not done")
         store.make(job, progress)
     except ExpungeError as error:
         with contextlib.suppress(OSError):  # on a full disk only the caller receives the reason
@@ -43,7 +43,7 @@ def do_job(job: Job, store: Store, progress: Progress) -> str | None:
 
 
 def run_task(path: Path, index: int) -> int:
-    """Run the jobs of one task of a job file, one after another, and print how each ended.
+    """Run the jobs of one task of a job file, one after another, and print the outcome of each.
 
     Returns:
         0, or 1 if a job failed.
@@ -51,15 +51,15 @@ def run_task(path: Path, index: int) -> int:
     Raises:
         ConfigError: The file is no job file, or has no such task.
     """
-    found = JobFile.read(path)
-    if not 0 <= index < len(found.tasks):
-        raise ConfigError(f"--index: {path} lists {len(found.tasks)} tasks, from 0 on, got {index}")
+    job_file = JobFile.read(path)
+    if not 0 <= index < len(job_file.tasks):
+        raise ConfigError(f"--index: {path} lists {len(job_file.tasks)} tasks, from 0 on, got {index}")
     quiet()
-    found.prepare()
-    store = Store(Path(found.store))
+    job_file.prepare()
+    store = Store(Path(job_file.store))
     failed = False
-    for key in found.tasks[index]:
-        job = found.job(key)
+    for key in job_file.tasks[index]:
+        job = job_file.job(key)
         reason = do_job(job, store, silent)
         print(f"{job.name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
         failed = failed or reason is not None
@@ -67,7 +67,7 @@ def run_task(path: Path, index: int) -> int:
 
 
 def failure(store: Store, key: str) -> str | None:
-    """Why a job failed when it last ran; None if it did not."""
+    """Return the reason of a job's last failure; None if it did not fail."""
     try:
         return str(json.loads(_failure(store, key).read_text(encoding="utf-8"))["reason"])
     except FileNotFoundError:
@@ -75,7 +75,7 @@ def failure(store: Store, key: str) -> str | None:
 
 
 def forget_failure(store: Store, key: str) -> None:
-    """Let a job be tried again."""
+    """Delete the failure record of a job, so that it can run again."""
     _failure(store, key).unlink(missing_ok=True)
 
 

@@ -55,14 +55,14 @@ class Imported:
     notes: tuple[str, ...]
 
     def to_yaml(self) -> str:
-        """The study file, with the counts and the notes as comments."""
+        """Return the study file, with the counts and the notes as comments."""
         counts = ", ".join(f"{n} {kind}" for kind, n in self.counts.items())
         head = [f"arcsf's top config {self.tree['name']}: {counts}.", *self.notes]
         return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(dict(self.tree), sort_keys=False, width=110)
 
 
 def import_arcsf(configs: Path, top: str | None = None) -> Imported:
-    """A top config under `configs/experiment` as a study. Raises ConfigError naming the file and the key."""
+    """Return a top config under `configs/experiment` as a study. Raises ConfigError naming the file and the key."""
     name, found = _top(configs, top)
     return _Import(configs, name).study(found)
 
@@ -86,7 +86,7 @@ def _top(configs: Path, named: str | None) -> tuple[str, dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A YAML file that holds keys."""
+    """Return a YAML file that holds keys."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
@@ -159,7 +159,7 @@ class _Import:
         return Imported(tree, counts, tuple(self.notes))
 
     def method(self, path: Path, which: str, source: str, entry: Any, every: Sequence[Any]) -> dict[str, Any]:
-        """One [method, hyperparameters] of forget_config."""
+        """Return one [method, hyperparameters] of forget_config."""
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
             raise ConfigError(f"{path}: combinations.forget_config: expected [method, hyperparameters], got {entry!r}")
         method, named = entry
@@ -173,7 +173,7 @@ class _Import:
         }
 
     def model(self, which: str) -> tuple[dict[str, Any], str]:
-        """The model's settings, and its id."""
+        """Return the model's settings, and its id."""
         path = self.configs / "model" / which / f"{which}.yaml"
         found = _read(path)
         _known(path, found, ("model_id", "model_kwargs", "add_padding_token", "qa_formatter_kwargs"))
@@ -198,7 +198,7 @@ class _Import:
         return {"model_args": args, "template_args": template}, source
 
     def template(self, path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-        """The two templates as the tags around question and answer."""
+        """Return the two templates as the tags around question and answer."""
         _known(path, found, ("question_template", "answer_template"), "qa_formatter_kwargs.")
         sides = {}
         for key, hole in (("question_template", "{question}"), ("answer_template", "{answer}")):
@@ -217,7 +217,7 @@ class _Import:
         return {"apply_chat_template": False, **tags}
 
     def hyperparameters(self, which: str, named: str, source: str) -> dict[str, Any]:
-        """A hyperparameter file as training settings, all that differs from ours written out."""
+        """Return a hyperparameter file as training settings, all that differs from ours written out."""
         path = self.configs / "model" / which / "hyperparameters" / f"{named}.yaml"
         found = _read(path)
         _known(path, found, ("trainer_kwargs", "peft_kwargs", "early_stopping_kwargs"))
@@ -270,7 +270,7 @@ class _Import:
         return {**made, "target_modules": modules}
 
     def data(self, named: str) -> dict[str, Any]:
-        """A data config as the keys of a study."""
+        """Return a data config as the keys of a study."""
         path = self.configs / "data" / f"{named}.yaml"
         dataset, found = self.data_file(path)
         if dataset == "tofu":
@@ -288,7 +288,7 @@ class _Import:
         return {"benchmark": dataset, "data.args": args}
 
     def data_file(self, path: Path) -> tuple[str, dict[str, Any]]:
-        """The dataset's name and its settings."""
+        """Return the dataset's name and its settings."""
         found = _read(path)
         _known(path, found, ("dataset_name", "data_kwargs"))
         name = found.get("dataset_name")
@@ -303,7 +303,7 @@ class _Import:
             raise ConfigError(f"{path}: full_data_config must forget nothing; the full model is trained on all rows")
 
     def launch(self, path: Path, top: Mapping[str, Any]) -> dict[str, Any]:
-        """The cluster's settings, and notes on Weights & Biases."""
+        """Return the cluster's settings, and notes on Weights & Biases."""
         if (top.get("wandb_kwargs") or {}).get("use_wandb"):
             self.note(
                 "wandb_kwargs: nothing is sent to Weights & Biases, unless train.report_to=[wandb] and "

@@ -6,8 +6,9 @@ is therefore multiplied by
 
     share = (its items) * m / (the step's items)
 
-before it is averaged over the m micro-batches. Each term has its own items: the forget tokens of a micro-batch say
-nothing about its retain tokens. transformers does the same for its own loss since version 4.46 (October 2024).
+before it is averaged over the m micro-batches. Each term has its own items: the number of forget tokens of a
+micro-batch does not determine the number of its retain tokens. transformers does the same for its own loss since
+version 4.46 (October 2024).
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ AnswerTokens = Mapping[str, Sequence[int]]  # by side, the scored tokens of each
 
 
 def every_token(n_answer: int) -> int:
-    """The tokens of an answer of `n_answer` tokens that a loss counts: all of them."""
+    """Return `n_answer`: the loss counts all tokens of an answer."""
     return n_answer
 
 
 @dataclass(frozen=True)
 class TermMean:
-    """What a term averages over: the rows of a side, or their scored tokens.
+    """The mean of a loss term: over the rows of a side, or over their scored tokens.
 
     reduction: "token", "row", or "micro_batch" for a term that is neither (an average over padding, for example). Such
-    a term weighs alike in each micro-batch. counted: how many of an answer's n tokens the term counts.
+    a term weighs alike in each micro-batch. counted: maps an answer's number of tokens to the number that counts.
     """
 
     side: str
@@ -39,14 +40,14 @@ class TermMean:
     counted: Callable[[int], int] = every_token
 
     def items(self, tokens: AnswerTokens) -> int:
-        """The tokens or rows of these samples that the term averages over; 1 for "micro_batch"."""
+        """Return the number of tokens or rows that the term averages over; 1 for "micro_batch"."""
         if self.reduction == "micro_batch":
             return 1
         rows = tokens.get(self.side, ())
         return len(rows) if self.reduction == "row" else sum(self.counted(n) for n in rows)
 
     def share(self, micro: AnswerTokens, step: AnswerTokens, n_micro: int) -> float:
-        """The factor of a micro-batch's term. 1 for all micro-batches if a step has nothing to average over."""
+        """Return the factor of a micro-batch's term. 1 for all micro-batches if a step has nothing to average over."""
         if self.reduction == "micro_batch":
             return 1.0
         total = self.items(step)

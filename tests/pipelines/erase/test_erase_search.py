@@ -89,7 +89,7 @@ def test_without_one_that_keeps_the_floor_the_most_useful_is_written() -> None:
 
 
 def test_no_model_at_all_is_an_error() -> None:
-    with pytest.raises(JobError, match="no trial made a model"):
+    with pytest.raises(JobError, match="no trial produced a model"):
         best([tried(0.0, 0.0, passes=False, step=None)], None)
 
 

@@ -66,7 +66,7 @@ def test_a_step_counts_in_the_fingerprint() -> None:
         (({"trainer": "ties"},), ("methods[0].from", "missing")),
         (({"trainer": "ties", "from": ["NPOO"]},), ("methods[0].from", "'NPOO'")),
         (({"trainer": "NPO"}, {"trainer": "ties", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),
-        (({"trainer": "NPO"}, {"trainer": "GradDiff", "from": ["NPO"]}), ("methods[1].from", "only an edit")),
+        (({"trainer": "NPO"}, {"trainer": "GradDiff", "from": ["NPO"]}), ("methods[1].from", "only a weight edit")),
         (({"trainer": "NPO"}, {"trainer": "task_vector", "from": ["NPO"]}), ("methods[1].from", "leave it out")),
         (
             ({"trainer": "NPO"}, {"trainer": "ties", "from": ["NPO"], "method_args": {"weights": [1, 2]}}),

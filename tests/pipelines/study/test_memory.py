@@ -57,7 +57,7 @@ def test_shapes_of_folders_and_names(tmp_path: Path) -> None:
     )
     assert shape_of(str(tmp_path)) == SMALL
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
-    with pytest.raises(ConfigError, match="is no configuration of a Llama-like model"):
+    with pytest.raises(ConfigError, match="is not a configuration of a Llama-like model"):
         shape_of(str(tmp_path))
     with pytest.raises(ConfigError, match=r"no known model 'Llama-3\.1-8'; did you mean 'Llama-3\.1-8B'"):
         shape_of("Llama-3.1-8")

@@ -129,7 +129,7 @@ def test_the_other_models_of_whp_and_undo() -> None:
             ("methods[2].from", "one"),
         ),
         (({"trainer": "NPO"}, {"trainer": "UNDO", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),
-        (({"trainer": "NPO"}, {"trainer": "WHP", "from": ["NPO"]}), ("methods[1].from", "only an edit")),
+        (({"trainer": "NPO"}, {"trainer": "WHP", "from": ["NPO"]}), ("methods[1].from", "only a weight edit")),
         (({"trainer": "WHP", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),
         (({"trainer": "NPO", "args": {"reference": "top"}},), ("methods[0].args.reference", "'topk'")),
     ],

@@ -186,7 +186,7 @@ def test_refresh_reads_records_and_no_model(models: Path, tmp_path: Path) -> Non
     assert added["forget_leak_at_1"] is None  # its samples were never made
     with pytest.raises(ConfigError, match=r"eval\.extras: no group of metrics named 'arsf'; did you mean 'arcsf'"):
         refresh(tmp_path / "a", extras=("arsf",))
-    with pytest.raises(ConfigError, match="already holds something else"):
+    with pytest.raises(ConfigError, match="already contains something else"):
         (tmp_path / "models").mkdir()
         shutil.copytree(models, mine, dirs_exist_ok=True)
         single(mine, tmp_path, "a")

@@ -169,8 +169,8 @@ def build_sets() -> Any:
         ({"requests": {"a": [0, 3], "b": [2, 5]}}, r"^requests\.b: row 2 belongs to a already"),
         ({"requests": {"a": [0]}}, r"^requests"),
         ({"requests": True}, r"^requests: should be a number, got True"),
-        ({"requests": 2, "methods": [{"trainer": "NPO", "label": "a@b"}]}, r"^methods\[0\]\.label: 'a@b' holds an @"),
-        ({"data": {"world": WORLD, "request": "1/2"}}, r"^data\.request: .* a study takes `requests`"),
+        ({"requests": 2, "methods": [{"trainer": "NPO", "label": "a@b"}]}, r"^methods\[0\]\.label: 'a@b' has an @"),
+        ({"data": {"world": WORLD, "request": "1/2"}}, r"^data\.request: .* in a study set `requests`"),
         (
             {"methods": [{"trainer": "GradAscent", "args": {"schedule": {"retain_ratio": 7}}}]},
             r"^methods\[0\]\.args\.schedule\.retain_ratio: GradAscent takes no retain rows",
@@ -207,8 +207,8 @@ def test_one_part_by_hand_is_the_studys_part() -> None:
         ("0/4", "unlearn", r"^data\.request: must be a part such as 2/4"),
         ("half", "unlearn", r"^data\.request: must be a part such as 2/4, .* got 'half'"),
         ("1/7", "unlearn", r"^data\.request: 6 forget rows make 1 to 6 parts, got 7"),
-        ("1/2", "train", r"^data\.request: picks forget rows for `expunge unlearn`"),
-        ("1/2", "eval", r"^data\.request: picks forget rows for `expunge unlearn`"),
+        ("1/2", "train", r"^data\.request: selects forget rows for `expunge unlearn`"),
+        ("1/2", "eval", r"^data\.request: selects forget rows for `expunge unlearn`"),
     ],
 )
 def test_a_wrong_part_ends_in_one_line(request_: str, mode: str, words: str) -> None:

@@ -97,7 +97,7 @@ def test_killed_in_a_step_and_gone_on(tmp_path: Path, micro: list[str]) -> None:
     steps = [[f"step-{n:08d}" for n in of] for of in ((), (2, 4), (6, 8), ())]
     codes = (0, -signal.SIGKILL, 130, 0)
     assert found == [x for pair in zip(codes, steps, strict=True) for x in pair], Path(said[3]).read_text()
-    assert "run the same command again to go on" in Path(said[2]).read_text()
+    assert "run the same command again to continue" in Path(said[2]).read_text()
     for name in ("model.safetensors", "log.jsonl", "trajectory.jsonl"):
         assert (unlearned(broken) / name).read_bytes() == (unlearned(whole) / name).read_bytes(), name
     assert list((broken / "store" / ".checkpoints").iterdir()) == []

@@ -154,7 +154,7 @@ def test_each_cell_of_a_grid_is_searched_by_itself_under_one_budget(tmp_path: Pa
         runs = [leaf for leaf in last.graph.cells[cell].leaves if leaf.label == "NPO"]
         assert [leaf.seed for leaf in runs] == [0, 1]
         assert runs[0].model.identity["args"]["learning_rate"] == trials[cell][f"NPO-t{number}"]  # type: ignore[union-attr]
-        assert all(note.startswith(f"sweep, {cell}, ") for note in last.said[cell])
+        assert all(note.startswith(f"sweep, {cell}, ") for note in last.reasons[cell])
         # what its choice was made by is nothing that its report reads
         before, after = (questions(g.cells[cell].setting.benchmark) for g in (stage.graph, last.graph))
         assert before and after and not before & after

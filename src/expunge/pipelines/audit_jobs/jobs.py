@@ -45,7 +45,7 @@ CONTROLS = ("retain", "full")
 
 
 def check_audits(study: StudyConfig) -> list[Audit]:
-    """The audits of a study. Raises ConfigError for a wrong name or setting, or where they cannot be held."""
+    """Return the audits of a study. Raises ConfigError for a wrong name or setting, or where they cannot be held."""
     made = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
     if made and not study.methods:
         raise ConfigError("audits: there is nothing to audit; name `methods`")
@@ -56,7 +56,7 @@ def check_audits(study: StudyConfig) -> list[Audit]:
 
 
 def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet], whole: str) -> bool:
-    """Whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
+    """Return whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
 
     links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
     the requests leave forget rows out, which no model was asked to forget.
@@ -72,7 +72,7 @@ def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet]
 
 
 def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[AuditSubject]) -> tuple[AuditEntry, ...]:
-    """A job for each audit and unlearned model, above the probes of the model and of its controls.
+    """Return a job for each audit and unlearned model, above the probes of the model and of its controls.
 
     Raises ConfigError where the rows do not allow what an audit asks for.
     """
@@ -132,7 +132,7 @@ class _AuditJobs(TrainingJobs):
         return maker.metrics(label, maker.records(label, model), None)
 
     def _changed(self, label: str, model: Job | None, change: Change) -> Job | None:
-        """The job that makes a changed model; its weights may go when they have been scored."""
+        """Return the job that makes a changed model; its weights may go when they have been scored."""
         if change is None or isinstance(change, RelearnSpec | Analysis):
             return model
         if isinstance(change, Nf4Spec):
@@ -185,7 +185,7 @@ class _AuditJobs(TrainingJobs):
         )
 
     def findings(self, label: str, sides: Mapping[str, Mapping[str, Job]]) -> Job:
-        """The findings from all that was measured of a model and its controls."""
+        """Return the findings from all that was measured of a model and its controls."""
         return AuditJob(
             label=label,
             parents={f"{who} {probe}": job for who, jobs in sides.items() for probe, job in jobs.items()},

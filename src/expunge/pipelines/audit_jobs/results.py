@@ -52,7 +52,7 @@ class AuditEntry:
 
 
 def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, dict[str, MetricResult]]:
-    """The results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
+    """Return the results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
     out: dict[str, dict[str, MetricResult]] = {}
     for probe in asked.probes:
         folder = folders[probe.name]
@@ -74,7 +74,7 @@ def write_told(folder: Path, told: AuditFindings) -> None:
 
 
 def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
-    """The readings of a finished audit."""
+    """Return the readings of a finished audit."""
     out = []
     for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
         numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
@@ -84,7 +84,7 @@ def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
 
 
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
-    """The tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
+    """Return the tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
     return [
         file
         for one in audited

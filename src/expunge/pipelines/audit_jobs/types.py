@@ -24,7 +24,7 @@ from expunge.training.config import TrainArgs
 
 
 def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
-    """The rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
+    """Return the rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
     benchmark, template = setting.benchmark, setting.template
     sets = benchmark.sets
     name = FORGET if FORGET in sets else benchmark.forget_set
@@ -41,7 +41,7 @@ def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
 
 
 def audit_context(setting: TaskContext, asked: AuditPlan) -> TaskContext:
-    """The context of an audit's jobs: its own rows, and no panel but those of its probes."""
+    """Return the context of an audit's jobs: its own rows, and no panel but those of its probes."""
     benchmark = dataclasses.replace(
         setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
     )
@@ -50,7 +50,7 @@ def audit_context(setting: TaskContext, asked: AuditPlan) -> TaskContext:
 
 @derivation("audit")
 def _derived(setting: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
-    """The context of one audit, by its name and settings."""
+    """Return the context of one audit, by its name and settings."""
     return audit_context(setting, AuditRef(args["name"], args["args"]).make().expand(audit_inputs(task, setting)))
 
 

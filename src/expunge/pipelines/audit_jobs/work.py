@@ -24,7 +24,7 @@ from expunge.training.loop import train
 
 
 def relearn_args(change: RelearnSpec, study: StudyConfig) -> TrainArgs:
-    """A plain fine-tuning at a constant rate; the study's `unlearn` gives the rate where the audit does not.
+    """Return a plain fine-tuning at a constant rate; the study's `unlearn` gives the rate where the audit does not.
 
     Samples are not grouped by length: the first steps of a longer run are then those of a shorter one.
     """
@@ -76,12 +76,12 @@ def relearn(
 
 
 def tokens_file(rows: str, step: int) -> str:
-    """Where the token records of a set lie, as they are after a step of relearning."""
+    """Return where the token records of a set lie, as they are after a step of relearning."""
     return f"{rows}.{step}.tokens.parquet"
 
 
 def in_nf4(folder: Path, source: str, setting: TaskContext, progress: Progress) -> dict[str, Any]:
-    """The weights as 4-bit NormalFloat holds them, written back as plain ones: every scorer reads them alike."""
+    """Return the weights as 4-bit NormalFloat holds them, written back as plain ones: every scorer reads them alike."""
     held = dataclasses.replace(setting.model.model_args, dtype="float32")
     model = load_model(source, held, device=pick_device(setting.model.device), quantize="nf4")
     save_model(model.dequantize(), setting.encoder(source).tokenizer, folder)

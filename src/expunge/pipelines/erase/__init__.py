@@ -1,1 +1,1 @@
-"""`expunge erase`: the request, the search, the audits, what the erasure comes to, and all of it carried out."""
+"""`expunge erase`: the request, the search, the audits, the findings, and the run of all steps."""

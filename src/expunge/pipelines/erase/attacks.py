@@ -1,4 +1,4 @@
-"""The audits of `expunge erase`: which fit into the budget, and what they say with and without a control."""
+"""The audits of `expunge erase` that fit into the budget, and their results with and without a control."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from expunge.report.model import AuditLine
 
 MOST_RELEARNED = 8
 WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased", "begun")
-# By how much they tell for their cost, so that a short budget holds the first ones.
+# By information per cost, so that a short budget runs the first ones.
 ORDER = ("prompting", "exposure", "relearn", "quantize")
-HEADLINE = {"prompting": "worst_prob", "relearn": "rest", "quantize": "forget"}  # what to read of a probe
+HEADLINE = {"prompting": "worst_prob", "relearn": "rest", "quantize": "forget"}  # the metric of a probe
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """An audit that was held: its readings against the controls, and plain numbers of the model and of the one before.
+    """The result of an audit: readings against the controls, and numbers of the model before and after.
 
-    found: what was done -> (the model's number, that of the model before unlearning). reason: why it was not held.
+    found: attack -> (the model's number, that of the model before unlearning). reason: why the audit did not run.
     """
 
     name: str
@@ -45,42 +45,42 @@ class AttackResult:
 
 
 def entries(n_forget: int) -> dict[str, dict[str, Any] | str]:
-    """The settings of each audit in the order they are held, or why it cannot be."""
-    relearn: dict[str, Any] | str = "it trains on some of the rows and scores others; fewer than 4 are too few"
+    """Return the settings of each audit in order, or the reason why it cannot run."""
+    relearn: dict[str, Any] | str = "it trains on some of the rows and scores others, so it needs at least 4"
     if n_forget >= 4:
         steps = [0, 1, 2, 4, 8]
         ways = ["same_rows", "unrelated"]
         relearn = {"name": "relearn", "rows": min(MOST_RELEARNED, n_forget // 2), "ways": ways, "steps": steps}
-    made: dict[str, dict[str, Any] | str] = {
+    settings: dict[str, dict[str, Any] | str] = {
         "prompting": {"name": "prompting", "rouge": False, "ways": list(WAYS)},
         "exposure": {"name": "exposure", "ways": ["direct", "upper", "plain"]},
         "relearn": relearn,
         "quantize": {"name": "quantize", "forms": ["int8", "int4"]},
     }
-    return {name: made[name] for name in ORDER if name in audit_registry()}
+    return {name: settings[name] for name in ORDER if name in audit_registry()}
 
 
 def run_audits(
-    erasing: EraseRun, chosen: TrialResult, store: Store, show: Show, clock: BudgetClock
+    erasing: EraseRun, winner: TrialResult, store: Store, show: Show, clock: BudgetClock
 ) -> list[AttackResult]:
-    """Hold the audits that fit into what is left of the budget, one after the other."""
+    """Run the audits that fit into the remaining budget, one after another."""
     out = []
     for name, entry in entries(len(erasing.sets["forget"])).items():
         if isinstance(entry, str):
             out.append(AttackResult(name, reason=entry))
             continue
-        out.append(_run_audit(erasing, chosen, name, entry, store, show, clock))
+        out.append(_run_audit(erasing, winner, name, entry, store, show, clock))
     return out
 
 
-def audit_of(erasing: EraseRun, chosen: TrialResult, entry: Mapping[str, Any]) -> tuple[AuditEntry, Audit]:
-    """The job of one audit of the chosen model, beside the model before and the control."""
-    own = {**erasing.request.study.unlearn, "learning_rate": chosen.trial.learning_rate}
+def audit_of(erasing: EraseRun, winner: TrialResult, entry: Mapping[str, Any]) -> tuple[AuditEntry, Audit]:
+    """Return the job of one audit of the selected model, with the model before and the control."""
+    own = {**erasing.request.study.unlearn, "learning_rate": winner.trial.learning_rate}
     study = dataclasses.replace(
-        erasing.request.study, audits=(entry,), unlearn=own, methods=(MethodEntry(trainer=chosen.trial.method),)
+        erasing.request.study, audits=(entry,), unlearn=own, methods=(MethodEntry(trainer=winner.trial.method),)
     )
     subjects = [
-        AuditSubject("after", "after", "unlearn", 0, 0, chosen.job),
+        AuditSubject("after", "after", "unlearn", 0, 0, winner.job),
         AuditSubject("before", "before", "full", 0, None, None),
     ]
     if erasing.control is not None:
@@ -90,7 +90,7 @@ def audit_of(erasing: EraseRun, chosen: TrialResult, entry: Mapping[str, Any]) -
 
 def _run_audit(
     erasing: EraseRun,
-    chosen: TrialResult,
+    winner: TrialResult,
     name: str,
     entry: Mapping[str, Any],
     store: Store,
@@ -98,12 +98,12 @@ def _run_audit(
     clock: BudgetClock,
 ) -> AttackResult:
     try:
-        audited, audit = audit_of(erasing, chosen, entry)
+        audited, audit = audit_of(erasing, winner, entry)
     except ConfigError as error:
         return AttackResult(name, reason=str(error))
-    needed = seconds_of([audited.job, chosen.job], store)
+    needed = seconds_of([audited.job, winner.job], store)
     if not store.there(audited.job) and needed > clock.left_s:
-        why = f"not held: it takes about {needed:.0f} s, and {max(clock.left_s, 0):.0f} s of the budget were left"
+        why = f"not run: it takes about {needed:.0f} s, and {max(clock.left_s, 0):.0f} s of the budget were left"
         return AttackResult(name, reason=why)
     outcome = carry_on(f"audit {name}", [audited.job], store, show, clock=clock, until_s=clock.budget_s)
     if audited.job.key in outcome.failures:
@@ -112,33 +112,33 @@ def _run_audit(
     return AttackResult(
         name,
         tuple(audit_lines(audited, store, audited.subject.seed)),
-        _found(erasing, audit, audited, store),
+        _numbers_of(erasing, audit, audited, store),
         audited=audited,
     )
 
 
 def seconds_of(jobs: list[Job], store: Store) -> float:
-    """What is to be done of some jobs, by the pace of those that are done."""
+    """Return the estimated seconds of the unfinished jobs, by the speed of finished ones."""
     return sum(p.seconds or 0.0 for p in plan(jobs, store) if p.state != "hit")
 
 
-def _found(erasing: EraseRun, audit: Audit, audited: AuditEntry, store: Store) -> dict[str, tuple[float, float]]:
-    """The headline number of each probe, of the model and of the one before; of relearning after its last step."""
+def _numbers_of(erasing: EraseRun, audit: Audit, audited: AuditEntry, store: Store) -> dict[str, tuple[float, float]]:
+    """Return the headline number of each probe for the models after and before; relearning at its last step."""
     metric = HEADLINE.get(audited.name)
     if metric is None:
         return {}
-    asked = audit.expand(audit_inputs(erasing.request.study, erasing.final.setting))
+    expanded = audit.expand(audit_inputs(erasing.request.study, erasing.final.setting))
     sides = {}
     for who in ("model", "full"):
-        jobs = {p.name: audited.job.parents[f"{who} {p.name}"] for p in asked.probes}
-        sides[who] = probe_results(asked, {name: store.path(job) for name, job in jobs.items()})
+        jobs = {p.name: audited.job.parents[f"{who} {p.name}"] for p in expanded.probes}
+        sides[who] = probe_results(expanded, {name: store.path(job) for name, job in jobs.items()})
     out = {}
     for probe, results in sides["model"].items():
         way, _, step = probe.partition("@")
         if step and probe != [p for p in sides["model"] if p.startswith(f"{way}@")][-1]:
             continue
         if not (audited.name == "quantize" and probe == AS_IT_IS):
-            shown = "the worst way to ask" if audited.name == "prompting" else probe.replace("@", ", step ")
+            shown = "the worst prompt form" if audited.name == "prompting" else probe.replace("@", ", step ")
             out[shown] = (_value(results, metric), _value(sides["full"][probe], metric))
     return out
 

@@ -1,4 +1,4 @@
-"""What an erasure comes to: what was achieved and what was not, in lines, in the report and on the model card."""
+"""The outcome of an erasure: achieved goals and missed goals, in lines, in the report and on the model card."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from expunge.pipelines.erase.search import TrialResult
 from expunge.report.erasure import NO_RETAIN, Erasure, ErasureRequest, Finding
 
 State = Literal["achieved", "not achieved", "not known"]
-LITTLE = 0.05  # a gap in probability below which there is nothing to erase, or none to tell
-HALF = 0.5  # of what was known of a row: where more is left, the row is still known
+LITTLE = 0.05  # a smaller gap in probability leaves nothing to erase
+HALF = 0.5  # share of the knowledge of a row; if more is left, the row is still known
 MOST_NAMED = 10  # rows that are still known, by number
-ALIKE = 0.1  # a control whose probability of the rows to keep is further from the model's is another kind of model
+ALIKE = 0.1  # largest difference in retain probability of a comparable control
 FORGET_WORDS = {
     ANSWERED: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
-    LEFT: ("Extraction strength", "the share of each answer that it goes on with, once begun"),
-    "forget_Q_A_ROUGE": ("Overlap of what it says", "how much of the right answers it says when asked"),
+    LEFT: ("Extraction strength", "the share of each answer that the model completes from its beginning"),
+    "forget_Q_A_ROUGE": ("Overlap of its answers", "how much of the right answers the model generates"),
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
-    "mia_loss": ("Membership", "how well rows to forget can be told from rows never seen; 0.5 is not at all"),
+    "mia_loss": ("Membership", "how well an attack separates rows to forget from rows never seen; 0.5 is chance"),
 }
-# What audits find, in words: held against a model that never saw the rows (by audit, or by its finding), and alone.
+# The audits' numbers in words: against a model that never saw the rows (by audit or finding), and alone.
 READ = {
-    "prompting": "probability of the answers, for each row in the way to ask that brings out most",
+    "prompting": "probability of the answers, for each row with the prompt form that recovers most",
     "exposure, known_rows": "share of the rows to forget that are still known",
-    "exposure, erased_rows": "how well the rows to forget can be told from rows never seen; 0.5 is not at all",
-    "relearn": "how much likelier the answers are while it is taught some of the rows again than they are in a model "
-    "that never saw them and is taught the same; below 0 is less likely",
+    "exposure, erased_rows": "how well an attack separates the rows to forget from rows never seen; 0.5 is chance",
+    "relearn": "how much more probable the answers are during relearning of some rows than in a model that never saw "
+    "the rows, after the same training; below 0 is less probable",
     "quantize": "probability of the answers once the weights are rounded to few bits",
 }
 FOUND = {
@@ -52,12 +52,12 @@ FOUND = {
     "quantize": READ["quantize"],
 }
 RELEARNED = {
-    "same_rows": "on some of the rows to forget, asked for the others",
+    "same_rows": "on some of the rows to forget, scored on the others",
     "unrelated": "on rows to keep",
 }
 KEPT_WORDS = {
     UTILITY: ("Rows to keep: probability", "how likely the right answers are"),
-    "retain_Q_A_ROUGE": ("Rows to keep: overlap", "how much of the right answers it says when asked"),
+    "retain_Q_A_ROUGE": ("Rows to keep: overlap", "how much of the right answers the model generates"),
 }
 
 
@@ -71,7 +71,7 @@ class EraseFinding:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """The results of the model before, of the one after, and of a model that never saw the rows, where there is one."""
+    """Results of the model before and after, and of a model that never saw the rows, if there is one."""
 
     before: Mapping[str, MetricResult]
     after: Mapping[str, MetricResult]
@@ -79,29 +79,33 @@ class BeforeAfter:
 
     @property
     def reference(self) -> float | None:
-        """What the probability of the forget rows is where they were never seen: the control's; else that of rows
-        surely unseen, in the model before; None where neither is known."""
+        """Probability of the forget rows in a model that never saw them.
+
+        The control's; else that of the holdout rows in the model before; None if neither is known.
+        """
         if self.control is not None:
             return self.control[ANSWERED].value
         return self.before[UNSEEN].value if UNSEEN in self.before else None
 
 
 def judge(
-    erasing: EraseRun, measured: BeforeAfter, chosen: TrialResult, held: Sequence[AttackResult]
+    erasing: EraseRun, measured: BeforeAfter, winner: TrialResult, attacks: Sequence[AttackResult]
 ) -> list[EraseFinding]:
-    """What was achieved: the floor, the target, and what the audits say of it."""
+    """Compare the results with the goals: floor, target, single rows and audits."""
     lines = [_utility(erasing, measured), _target(erasing, measured)]
     if (rows := single_rows(measured)) is not None:
         lines.append(rows)
     if erasing.cut:
         n, most = len(erasing.sets["forget"]), erasing.final.setting.template.max_length
-        said = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
-        lines.append(EraseFinding("not achieved", f"whole rows: {said}; what lies beyond was not unlearned"))
-    if not chosen.passes:
+        message = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
+        lines.append(EraseFinding("not achieved", f"whole rows: {message}; the rest was not unlearned"))
+    if not winner.passes:
         lines.append(
-            EraseFinding("not achieved", "search: no checkpoint kept the floor; the one that keeps most is written")
+            EraseFinding(
+                "not achieved", "search: no checkpoint meets the floor; the one with the most utility is saved"
+            )
         )
-    for one in held:
+    for one in attacks:
         lines += (
             [EraseFinding("not known", f"{one.name}: {one.reason}")] if one.reason else _audit(erasing, measured, one)
         )
@@ -116,26 +120,30 @@ def _utility(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     before, after = measured.before[UTILITY].value, measured.after[UTILITY].value
     n, floor = len(erasing.sets["retain_eval"]), erasing.request.floor
     if not before > 0 or not math.isfinite(after):
-        return EraseFinding("not known", f"utility: no probability of the {n} rows to keep that report")
-    said = f"utility: {after / before:.0%} of the start on {n} rows to keep that nothing was trained on or chosen by"
-    return EraseFinding("achieved" if after >= floor * before else "not achieved", f"{said} (floor {floor:.0%})")
+        return EraseFinding("not known", f"utility: no probability of the {n} rows to keep of the report")
+    message = (
+        f"utility: {after / before:.0%} of the start on {n} rows to keep that were not used for training or selection"
+    )
+    return EraseFinding("achieved" if after >= floor * before else "not achieved", f"{message} (floor {floor:.0%})")
 
 
 def _target(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
     before, after = measured.before[ANSWERED].value, measured.after[ANSWERED].value
-    said = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
+    message = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
     left = left_over(before, after, measured.reference)
     if left is None:
-        return EraseFinding("not known", f"{said}; the model hardly knew them, so there is nothing to tell")
-    against = "" if measured.reference is None else f", {measured.reference:.3f} where they were never seen"
+        return EraseFinding("not known", f"{message}; the model hardly knew them, so forgetting cannot be measured")
+    against = "" if measured.reference is None else f", {measured.reference:.3f} in a model that never saw them"
     target = erasing.request.target
     done: State = "achieved" if left <= target else "not achieved"
-    return EraseFinding(done, f"{said}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
+    return EraseFinding(done, f"{message}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
 
 
 def single_rows(measured: BeforeAfter) -> EraseFinding | None:
-    """Whether a row by itself is still known: a mean over many hides it. A row counts where more than HALF of what the
-    model knew of it, above the reference, is left. None where no row was known."""
+    """Report single rows that are still known, which a mean over many rows hides.
+
+    A row counts if more than HALF of its probability above the reference is left. None if no row was known.
+    """
     metric = Metric(ANSWERED, "probability")
     ids = sorted(measured.before[ANSWERED].per_row)
     before, after = (rows_of(side[ANSWERED], metric, ids) for side in (measured.before, measured.after))
@@ -148,19 +156,19 @@ def single_rows(measured: BeforeAfter) -> EraseFinding | None:
         return None
     is_left = known & (after - reference > HALF * (before - reference))
     left = [i for i, left_there in zip(ids, is_left, strict=True) if left_there]
-    said = f"of the {int(known.sum())} rows that the model knew"
+    known_rows = f"of the {int(known.sum())} rows that the model knew"
     if not left:
-        return EraseFinding("achieved", f"single rows: none {said} keeps more than half of that")
+        return EraseFinding("achieved", f"single rows: none {known_rows} keeps more than half of that")
     named = ", ".join(str(i) for i in left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
     return EraseFinding(
-        "not achieved", f"single rows: {len(left)} {said} keep more than half of that (row {named}, from 0)"
+        "not achieved", f"single rows: {len(left)} {known_rows} keep more than half of that (row {named}, from 0)"
     )
 
 
 def left_over(before: float, after: float, reference: float | None) -> float | None:
-    """The share of what was known that is left: 1 the model before, 0 the reference (none: a probability of 0).
+    """Return the share of knowledge left: 1 for the model before, 0 for the reference (None: a probability of 0).
 
-    None where the model before was no more than LITTLE above the reference, or a number is missing.
+    None if the model before was at most LITTLE above the reference, or a number is missing.
     """
     gap = before - (reference or 0.0)
     if not gap >= LITTLE or not math.isfinite(after):
@@ -168,29 +176,29 @@ def left_over(before: float, after: float, reference: float | None) -> float | N
     return (after - (reference or 0.0)) / gap
 
 
-def _audit(erasing: EraseRun, measured: BeforeAfter, held: AttackResult) -> list[EraseFinding]:
-    """An audit against its controls by its verdicts; without them by the target, where that makes sense."""
+def _audit(erasing: EraseRun, measured: BeforeAfter, attack: AttackResult) -> list[EraseFinding]:
+    """Return the findings of an audit: verdicts against a control, or else a comparison with the target."""
     if erasing.control is not None:
         out = []
-        for reading in held.readings:
+        for reading in attack.readings:
             states: dict[str, State] = {FORGOTTEN: "achieved", TRACES: "not achieved", KNOWN: "not achieved"}
             why = f" ({reading.note})" if reading.note else ""
-            word = "cannot be told" if reading.verdict == OPEN else reading.verdict
+            word = "not decidable" if reading.verdict == OPEN else reading.verdict
             out.append(
-                EraseFinding(states.get(reading.verdict, "not known"), f"{held.name}, {reading.name}: {word}{why}")
+                EraseFinding(states.get(reading.verdict, "not known"), f"{attack.name}, {reading.name}: {word}{why}")
             )
         return out
-    if held.name == "exposure":
-        return [EraseFinding("not known", "exposure: a list of rows is written; a verdict needs a control")]
-    if held.name == "relearn":
-        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in held.found.items())
-        said = f"relearn: probability of the answers after more training, {curves}"
-        return [EraseFinding("not known", f"{said}; how fast is too fast needs a control")]
-    return [_attack(erasing, measured, held.name, way, pair) for way, pair in held.found.items()]
+    if attack.name == "exposure":
+        return [EraseFinding("not known", "exposure: the list of rows is saved; a verdict needs a control")]
+    if attack.name == "relearn":
+        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in attack.found.items())
+        message = f"relearn: probability of the answers after more training, {curves}"
+        return [EraseFinding("not known", f"{message}; a verdict on the speed needs a control")]
+    return [_attack(erasing, measured, attack.name, way, pair) for way, pair in attack.found.items()]
 
 
 def _way_words(way: str) -> str:
-    """A way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
+    """Return a way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
     name, _, step = way.partition(", step ")
     return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
 
@@ -198,22 +206,22 @@ def _way_words(way: str) -> str:
 def _attack(erasing: EraseRun, measured: BeforeAfter, name: str, way: str, pair: tuple[float, float]) -> EraseFinding:
     after, before = pair
     left, target = left_over(before, after, measured.reference), erasing.request.target
-    said = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
+    message = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
     if left is None:
-        return EraseFinding("not known", f"{said}; the model before hardly knew them so")
-    return EraseFinding("achieved" if left <= target else "not achieved", f"{said}; {max(left, 0):.0%} is left")
+        return EraseFinding("not known", f"{message}; the model before hardly knew them with this attack")
+    return EraseFinding("achieved" if left <= target else "not achieved", f"{message}; {max(left, 0):.0%} is left")
 
 
 def exit_code(lines: Sequence[EraseFinding]) -> int:
-    """0 if nothing stated was missed, 3 if a model was written and something was."""
+    """Return 0 if no goal was missed, 3 if a model was saved and a goal was missed."""
     return 3 if any(line.state == "not achieved" for line in lines) else 0
 
 
 def erasure(
     erasing: EraseRun,
     measured: BeforeAfter,
-    chosen: TrialResult,
-    held: Sequence[AttackResult],
+    winner: TrialResult,
+    attacks: Sequence[AttackResult],
     lines: Sequence[EraseFinding],
     *,
     weights: str,
@@ -221,25 +229,25 @@ def erasure(
     steps: int | None,
     command: str,
 ) -> Erasure:
-    """What the erasure report says. weights: SHA-256 of the new weights."""
+    """Return the contents of the erasure report. weights: SHA-256 of the new weights."""
     request, sets = erasing.request, erasing.sets
     forget = sets["forget"]
     texts = (
         tuple(f"{r.question} -> {r.answer}" if r.question else r.answer for r in forget) if request.show_text else ()
     )
-    lost = {n: r.reason or "" for n, r in measured.after.items() if not math.isfinite(r.value) and r.reason}
+    missing = {n: r.reason or "" for n, r in measured.after.items() if not math.isfinite(r.value) and r.reason}
     return Erasure(
         title=f"Erasure report: {model_name(request)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         asked=(ErasureRequest("rows to forget", len(forget), forget.fingerprint(), texts, erasing.file_sha256),),
-        method=chosen.trial.method,
-        settings=settings(erasing, chosen),
+        method=winner.trial.method,
+        settings=settings(erasing, winner),
         steps=steps,
         seconds=seconds,
         models=(*_before(request), ("the weights after", weights)),
-        findings=(*_findings(measured), *_of_audits(held)),
+        findings=(*_findings(measured), *_of_audits(attacks)),
         kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
-        missing=(*lost.items(), *((f"audit {h.name}", h.reason) for h in held if h.reason)),
+        missing=(*missing.items(), *((f"audit {h.name}", h.reason) for h in attacks if h.reason)),
         has_retain=erasing.control is not None,
         achieved=tuple((line.state, line.text) for line in lines),
         notes=notes(erasing, measured),
@@ -247,18 +255,19 @@ def erasure(
     )
 
 
-def settings(erasing: EraseRun, chosen: TrialResult) -> tuple[tuple[str, str], ...]:
-    """What was chosen and by what rule, as name and value."""
+def settings(erasing: EraseRun, winner: TrialResult) -> tuple[tuple[str, str], ...]:
+    """Return the selected settings and the rule, as names and values."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
     parts = (
-        f"{len(sets['retain'])} trained on, {len(sets['retain_eval'])} chose, {len(erasing.sets['retain_eval'])} report"
+        f"{len(sets['retain'])} for training, {len(sets['retain_eval'])} for selection, "
+        f"{len(erasing.sets['retain_eval'])} for the report"
     )
     return (
-        ("learning rate", f"{chosen.trial.learning_rate:.4g}"),
-        *((f"method {k}", str(v)) for k, v in chosen.trial.method_args.items()),
-        ("kept checkpoint", f"step {chosen.step} of at most {chosen.trial.steps}"),
+        ("learning rate", f"{winner.trial.learning_rate:.4g}"),
+        *((f"method {k}", str(v)) for k, v in winner.trial.method_args.items()),
+        ("kept checkpoint", f"step {winner.step} of at most {winner.trial.steps}"),
         ("utility floor", f"{request.floor:.0%} of the start"),
-        ("target", f"at most {request.target:.0%} of what was known"),
+        ("target", f"at most {request.target:.0%} of the knowledge"),
         ("rows to keep", parts),
         ("seed", str(request.seed)),
         ("budget", f"{request.budget_s:.0f} s"),
@@ -266,9 +275,9 @@ def settings(erasing: EraseRun, chosen: TrialResult) -> tuple[tuple[str, str], .
 
 
 def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
-    """What a reader must know to take the numbers for what they are."""
+    """Return notes for the interpretation of the numbers."""
     out = [
-        "The checkpoint and the trial were chosen on the rows to forget themselves and on a part of the rows to keep; "
+        "The checkpoint and the trial were selected on the rows to forget and on a part of the rows to keep; "
         "utility is reported on another part. Numbers of the rows to forget are therefore the best of several.",
         *erasing.notes,
     ]
@@ -278,15 +287,16 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
         out.append(f"The answers of {len(erasing.sets[HOLDOUT])} rows never seen: {then:.3f} before, {now:.3f} after.")
     if control is None and HOLDOUT in erasing.sets:
         out.append(
-            f"{len(erasing.sets[HOLDOUT])} rows that the model has surely not seen stand in for a model that never saw "
-            "the rows to forget, as far as they are alike: the target is measured from their probability before."
+            f"{len(erasing.sets[HOLDOUT])} rows that the model never saw replace a model that never saw the "
+            "rows to forget, if they are similar: the target is measured from their probability before."
         )
     elif control is None:
-        out.append("No rows surely unseen were given either: the target is measured from a probability of 0.")
+        out.append("There are no holdout rows either: the target is measured from a probability of 0.")
     elif abs(control[UTILITY].value - measured.before[UTILITY].value) > ALIKE:
         out.append(
-            f"The control knows the rows to keep otherwise than the model ({control[UTILITY].value:.3f} against "
-            f"{measured.before[UTILITY].value:.3f}): it was not made in the same way, and stands in with reservations."
+            f"The control has another probability of the rows to keep than the model ({control[UTILITY].value:.3f} "
+            f"against {measured.before[UTILITY].value:.3f}): it was trained differently, so comparisons with "
+            "it are less reliable."
         )
     return tuple(out)
 
@@ -307,37 +317,37 @@ def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Findin
     )  # fmt: skip
 
 
-def _of_audits(held: Sequence[AttackResult]) -> list[Finding]:
-    """The readings against controls, or the plain numbers where there are none."""
+def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
+    """Return the readings against controls, or the numbers of audits without readings."""
     out = []
-    for one in held:
-        told = [r for r in one.readings if math.isfinite(r.value)]
-        for r in told:
-            said = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
-            words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "what the audit measures, in its own unit")
+    for one in attacks:
+        readings = [r for r in one.readings if math.isfinite(r.value)]
+        for r in readings:
+            verdict = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
+            words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "the audit's measurement, in its own unit")
             title = f"Audit {one.name}, {r.name}"
-            out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=said))
-        if not told:
+            out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=verdict))
+        if not readings:
             for way, (after, before) in one.found.items():
-                words = FOUND.get(one.name, "probability of the answers, or what the audit scores")
+                words = FOUND.get(one.name, "probability of the answers, or the audit's score")
                 out.append(Finding(f"Audit {one.name}, {way}", words, after, full=before))
     return out
 
 
 def model_name(request: EraseRequest) -> str:
-    """The model's id, or its folder's name: no path of the machine."""
+    """Return the model's id, or its folder's name: without a path."""
     source = str(request.study.model.source)
     return Path(source).expanduser().resolve().name if looks_local(source) else source
 
 
 def before_hash(request: EraseRequest) -> str:
-    """The contents of the model before, or what the hub calls it."""
-    said = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
-    return str(said.get("contents") or f"{said.get('hub')} revision {said.get('revision') or 'main'}")
+    """Return the fingerprint of the model before, or its hub id and revision."""
+    identity = source_identity(str(request.study.model.source), request.study.model.model_args.revision)
+    return str(identity.get("contents") or f"{identity.get('hub')} revision {identity.get('revision') or 'main'}")
 
 
 def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
-    """The model before by its hashes: of the weights as `sha256sum` gives it, and of all that decides what it says."""
+    """Return hashes of the model before: of its weights (`sha256sum`), and of all files that determine its outputs."""
     source = str(request.study.model.source)
     if not looks_local(source):
         return (("the model before", before_hash(request)),)
@@ -346,8 +356,8 @@ def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
     return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
 
 
-def model_card(erasing: EraseRun, chosen: TrialResult, lines: Sequence[EraseFinding]) -> str:
-    """The new model's README.md: what was done and what came of it. It holds no text of the rows."""
+def model_card(erasing: EraseRun, winner: TrialResult, lines: Sequence[EraseFinding]) -> str:
+    """Return the new model's README.md: the procedure and its outcome, without texts of the rows."""
     request = erasing.request
     source = str(request.study.model.source)
     head = ["---", "library_name: transformers", "tags: [unlearning, expunge]"]
@@ -357,19 +367,19 @@ def model_card(erasing: EraseRun, chosen: TrialResult, lines: Sequence[EraseFind
         f"# {model_name(request)}, with {len(forget)} rows erased",
         "",
         f"Made from {model_name(request)} by `expunge erase`: {len(forget)} rows (SHA-256 of their contents "
-        f"`{forget.fingerprint()}`) were unlearned by {chosen.trial.method}.",
+        f"`{forget.fingerprint()}`) were unlearned by {winner.trial.method}.",
         "",
-        *(f"- {name}: {value}" for name, value in settings(erasing, chosen)),
+        *(f"- {name}: {value}" for name, value in settings(erasing, winner)),
         f"- the model before: `{before_hash(request)}`",
         "",
-        "## What was achieved",
+        "## Outcome",
         "",
         *(f"- **{line.state}**: {line.text}" for line in lines),
         *([] if lines else ["Not yet measured."]),
         "",
         "## Limits",
         "",
-        "No test can prove that a model holds nothing of a text. Copies of the model before are not covered.",
+        "No test can prove that a model contains nothing of a text. Copies of the model before are not covered.",
         *([] if erasing.control is not None else [NO_RETAIN]),
     ]
     return "\n".join([*head, "---", "", *body]) + "\n"

@@ -1,4 +1,4 @@
-"""What an erasure has and no study: rows to choose and to report by, and a control that is given or trained."""
+"""Contexts and jobs of an erasure: rows for selection and report, and a control model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from expunge.pipelines.study.context_source import derivation
 from expunge.pipelines.study.task_context import TaskContext
 
 UNSEEN = "unseen_Q_A_Prob"
-LEAST_KEPT = 6  # rows to keep: fewer leave no rows to choose and to report by
-MOST_MEASURED = 64  # rows to keep that choose, and as many that report
+LEAST_KEPT = 6  # rows to keep; fewer leave no rows for selection and report
+MOST_MEASURED = 64  # rows to keep for selection, and as many for the report
 SPLIT_SEED = 0
 
 
@@ -42,7 +42,7 @@ def _erase_control(setting: TaskContext, task: TaskConfig, args: Mapping[str, An
 
 
 def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskContext:
-    """The context of the trials (`choose`) or of the report (`report`): each measures other rows to keep.
+    """Return the context of the trials (`choose`) or of the report (`report`): each measures different rows to keep.
 
     Raises DataError if there are too few rows to keep.
     """
@@ -50,14 +50,13 @@ def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskCont
     where = task.retain or "the rows to keep"
     if len(whole) < LEAST_KEPT:
         raise DataError(
-            f"{where}: {len(whole)} rows to keep; at least {LEAST_KEPT} are needed, for some are trained on, some "
-            "choose the model and some report"
+            f"{where}: {len(whole)} rows to keep; at least {LEAST_KEPT} are needed for training, selection and report"
         )
-    drawn = np.random.default_rng(SPLIT_SEED).permutation(len(whole)).tolist()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(whole)).tolist()
     n = max(min(len(whole) // 4, MOST_MEASURED), 1)
-    choose, report, kept = (sorted(ids) for ids in (drawn[:n], drawn[n : 2 * n], drawn[2 * n :]))
+    choose, report, train_ids = (sorted(ids) for ids in (order[:n], order[n : 2 * n], order[2 * n :]))
     measured = choose if part == "choose" else report
-    sets = dict(setting.benchmark.sets) | {"retain": some(whole, kept, "retain")}
+    sets = dict(setting.benchmark.sets) | {"retain": some(whole, train_ids, "retain")}
     sets["retain_eval"] = continuations(some(whole, measured, "retain_eval"), "retain_eval", where)
     panel = rows_panel(sets, truth_ratio=task.eval.truth_ratio)
     if HOLDOUT in sets:
@@ -66,17 +65,17 @@ def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskCont
 
 
 def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data: str) -> TaskContext:
-    """The context of a control's training: the model as it was before, and its rows without those to forget.
+    """Return the context of a control's training: the base model, and its rows without the rows to forget.
 
-    Raises DataError if the rows hold none of those to forget, or no others.
+    Raises DataError if the rows contain none of the rows to forget, or no others.
     """
     rows = load_rows(full_data, "full", columns_of(task))
-    asked = {(r.question, r.answer) for r in setting.benchmark.sets["forget"]}
-    left = [r.row_id for r in rows if (r.question, r.answer) not in asked]
+    forget_pairs = {(r.question, r.answer) for r in setting.benchmark.sets["forget"]}
+    left = [r.row_id for r in rows if (r.question, r.answer) not in forget_pairs]
     if len(rows) == len(left):
-        raise DataError(f"{full_data}: holds none of the rows to forget, so it is not what taught them")
+        raise DataError(f"{full_data}: contains none of the rows to forget, so the model did not learn them from it")
     if not left:
-        raise DataError(f"{full_data}: holds rows to forget alone; a control needs the others as well")
+        raise DataError(f"{full_data}: contains only rows to forget; a control needs other rows as well")
     args = dataclasses.replace(setting.model.model_args, pretrained_model_name_or_path=base)
     sets = {**setting.benchmark.sets, "rest": some(rows, left, "rest")}
     return dataclasses.replace(
@@ -87,13 +86,13 @@ def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data
 
 
 def columns_of(task: TaskConfig) -> Columns:
-    """The columns of the user's files."""
+    """Return the columns of the user's files."""
     return decode(CustomArgs, dict(task.data.args), where="data.args").columns
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GivenModelJob(Job):
-    """A model of the user's as a job, so that it stands next to those that jobs make."""
+    """A user's model as a job, next to the models that jobs train."""
 
     kind: ClassVar[str] = "given"
 
@@ -102,7 +101,7 @@ class GivenModelJob(Job):
 
     @classmethod
     def of(cls, folder: str) -> GivenModelJob:
-        """The job of a model folder."""
+        """Return the job of a model folder."""
         return cls(label="control", contents=source_identity(folder, None), folder=folder)
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""`expunge erase`: what was asked, checked before any weight is read, and the rows of the search and of the report."""
+"""`expunge erase`: the request, checked before any weight is read, and the rows of the search and of the report."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ MARK, RESULT = "request.json", "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EraseRequest:
-    """What `expunge erase` was asked to do.
+    """A request of `expunge erase`.
 
     study: the model, the template and the rows (`benchmark=custom`). method: a name, or auto. budget_s: seconds for the
-    search and the audits. floor: the share of utility at the start that must stay. target: the share of what was known
-    of the forget rows that may be left. retain_model: a model that never saw the rows; base, full_data: what one can be
-    made of. show_text: put the rows' texts into the report.
+    search and the audits. floor: the share of utility at the start that must stay. target: the share of the
+    knowledge of the forget rows that may be left. retain_model: a model that never saw the rows; base, full_data: the
+    model and the rows to train one from. show_text: include the rows' texts in the report.
     """
 
     study: StudyConfig
@@ -66,11 +66,11 @@ class EraseRequest:
 
 @dataclass(frozen=True)
 class EraseRun:
-    """A checked request. search: makes the trials, choosing by some of the rows to keep. final: measures by others.
+    """A checked request. search: creates the trials, selected on some rows to keep. final: measures other rows to keep.
 
-    control: the job of a model that never saw the rows, where one is given or can be made. mark: what tells this
-    request from another. cut: how many of the rows to forget are too long to be unlearned whole.
-    file_sha256: of the file of the rows to forget.
+    control: the job of a model that never saw the rows, if one is given or can be trained. mark: a
+    fingerprint of this request. cut: the number of rows to forget that are too long to be unlearned whole.
+    file_sha256: the hash of the file of the rows to forget.
     """
 
     request: EraseRequest
@@ -84,17 +84,17 @@ class EraseRun:
 
     @property
     def work(self) -> Path:
-        """Where the jobs are kept."""
+        """The folder of the jobs."""
         return self.request.out / WORK
 
     @property
     def sets(self) -> Mapping[str, ExampleSet]:
-        """The rows by role; `retain_eval` holds those that report."""
+        """The rows by role; `retain_eval` contains the rows of the report."""
         return self.final.setting.benchmark.sets
 
 
 def prepare_erase(request: EraseRequest) -> EraseRun:
-    """Check everything and read the rows. Raises ConfigError or DataError before any weight is read."""
+    """Check the request and read the rows. Raises ConfigError or DataError before any weight is read."""
     _check_numbers(request)
     check_method(request.method, request.method_args)
     study = request.study
@@ -107,12 +107,12 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     if request.retain_model:
         weights_in(request.retain_model, "--retain-model")
     if request.retain_model and (request.base or request.full_data):
-        raise ConfigError("--retain-model: is the control already; leave --base and --train-data out")
+        raise ConfigError("--retain-model: it is the control already; remove --base and --train-data")
     if (request.base is None) != (request.full_data is None):
         lacks = "--base" if request.base is None else "--train-data"
         raise ConfigError(
-            f"{lacks}: missing; a control is made by training --base, the model as it was before, on --train-data, all "
-            "rows it was trained on, without those to forget"
+            f"{lacks}: missing; a control needs --base, the model before training, and --train-data, all rows it was "
+            "trained on; it is trained without the rows to forget"
         )
     pick_device(study.model.device)
     setting = resolve_task(study)
@@ -127,7 +127,7 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
 
 
 def cut_rows(setting: TaskContext) -> int:
-    """How many of the rows to forget are longer than what is trained on; texts are trained on in pieces, whole."""
+    """Return the number of rows to forget that exceed the length limit; 0 for texts, which are trained on in pieces."""
     rows, encoder = setting.benchmark.sets["forget"], setting.encoder(str(setting.model.source))
     if rows.long == "pieces":
         return 0
@@ -137,27 +137,29 @@ def cut_rows(setting: TaskContext) -> int:
 def _cut_note(cut: int, setting: TaskContext) -> str:
     n, most = len(setting.benchmark.sets["forget"]), setting.template.max_length
     return (
-        f"{cut} of the {n} rows to forget are longer than {most} tokens: what lies beyond is not unlearned, nor "
+        f"{cut} of the {n} rows to forget are longer than {most} tokens: the rest is neither unlearned nor "
         "measured; raise model.template_args.max_length, or cut the rows into shorter ones"
     )
 
 
 def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
-    """A method's name and settings; None for auto. Raises ConfigError."""
+    """Check a method's name and settings; returns None for auto. Raises ConfigError."""
     if name == AUTO:
         if args:
-            raise ConfigError("--method-arg: settings are a method's own; name one by --method")
+            raise ConfigError("--method-arg: settings belong to one method; name it by --method")
         return None
-    chosen = objective(name, args, where="--method")
-    if not chosen.forgets:
+    loss = objective(name, args, where="--method")
+    if not loss.forgets:
         raise ConfigError(f"--method: {name} does not unlearn; see `expunge methods` (allowed: auto, or one of these)")
-    if chosen.spec.teacher == "start":
-        raise ConfigError(f"--method: {name} goes on from another method's model, which a study gives it")
-    return chosen
+    if loss.spec.teacher == "start":
+        raise ConfigError(
+            f"--method: {name} needs the model of another unlearning run; use it in a study (methods[].from)"
+        )
+    return loss
 
 
 def _check_numbers(request: EraseRequest) -> None:
-    seconds(request.budget_s, "--budget")  # of a request made in Python, too
+    seconds(request.budget_s, "--budget")  # also checks requests from Python
     for key, option in (("floor", "--min-utility"), ("target", "--max-residual")):
         if not 0 <= getattr(request, key) <= 1:
             raise ConfigError(f"{option}: must be a share from 0 to 1, got {getattr(request, key):g}")
@@ -169,19 +171,19 @@ def _check_numbers(request: EraseRequest) -> None:
 
 
 def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
-    """The template must fit the tokenizer, and a control must read as the model does. Raises ConfigError."""
+    """Raise ConfigError if a control has another tokenizer than the model."""
     own = tokenizer_mark(setting.encoder(str(setting.model.source)).tokenizer)
     for key in ("retain_model", "base"):
         named = getattr(request, key)
         if named is not None and tokenizer_mark(load_tokenizer(named, TokenizerArgs())) != own:
             raise ConfigError(
-                f"--{key.replace('_', '-')}: {named} reads with another tokenizer than the model; their losses per "
-                "token do not compare"
+                f"--{key.replace('_', '-')}: {named} has another tokenizer than the model; their losses per token are "
+                "not comparable"
             )
 
 
 def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, TrainingJobs]:
-    """The makers of the trials and of the report; rows to keep are drawn for each, and the rest is trained on."""
+    """Return the training jobs of the trials and of the report, each with its own part of the rows to keep."""
     source = ContextSource.of(study, setting)
     search, final = (
         TrainingJobs(own, study.eval, source.then("erase", {"part": part}, module=jobs.__name__).holding(own))
@@ -192,7 +194,7 @@ def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, Tra
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
-    """The job of a model that never saw the rows: the given one, or --base trained on --train-data without them."""
+    """Return the job of a control: --retain-model, or --base trained on --train-data without the rows to forget."""
     if request.retain_model is not None:
         return GivenModelJob.of(request.retain_model)
     if request.base is None or request.full_data is None:
@@ -200,12 +202,12 @@ def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
     own = control_context(maker.setting, request.study, request.base, request.full_data)
     args = {"base": request.base, "full_data": request.full_data}
     source = maker.source.then("erase_control", args, module=jobs.__name__).holding(own)
-    made = TrainingJobs(own, request.study.eval, source)
-    return made.fit("control", None, objective("finetune"), {"retain": ("rest",)}, request.study.train)
+    control_jobs = TrainingJobs(own, request.study.eval, source)
+    return control_jobs.fit("control", None, objective("finetune"), {"retain": ("rest",)}, request.study.train)
 
 
 def _mark(request: EraseRequest, setting: TaskContext) -> str:
-    """What tells this request from another: settings and contents, no paths."""
+    """Return the fingerprint of a request: settings and contents, without paths."""
     study, sets = request.study, setting.benchmark.sets
     control: dict[str, Any] = {}
     for key in ("retain_model", "base"):
@@ -215,7 +217,7 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
     if request.full_data is not None:
         control["full_data"] = load_rows(request.full_data, "full", columns_of(study)).fingerprint()
         control["train"] = study.train.identity
-    asked = {
+    settings = {
         f.name: getattr(request, f.name)
         for f in dataclasses.fields(request)
         if f.name not in ("study", "out", "retain_model", "base", "full_data")
@@ -227,31 +229,31 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
             "dtype": study.model.model_args.dtype,
             "template": study.template_args,
             "eval": study.eval,
-            "asked": asked,
+            "asked": settings,
             **control,
         }
     )
 
 
 def _check_out(out: Path, mark: str) -> None:
-    """A new or empty folder, or one in which this very request was begun. Raises ConfigError."""
+    """Raise ConfigError unless a folder is new, empty, or has an unfinished run of this request."""
     if not out.exists():
         above = next(p for p in out.absolute().parents if p.exists())
         if not above.is_dir():
-            raise ConfigError(f"--out: {out} cannot be made: {above.name} is a file, not a folder")
+            raise ConfigError(f"--out: {out} cannot be created: {above.name} is a file, not a folder")
         return
     if not out.is_dir():
         raise ConfigError(f"--out: {out} is a file, not a folder")
     if not any(out.iterdir()):
         return
     try:
-        held = json.loads((out / WORK / MARK).read_text(encoding="utf-8"))["request"]
+        stored_mark = json.loads((out / WORK / MARK).read_text(encoding="utf-8"))["request"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"--out: {out} already holds something; name a new or empty folder") from None
-    if held != mark:
+        raise ConfigError(f"--out: {out} is not empty; name a new or empty folder") from None
+    if stored_mark != mark:
         raise ConfigError(
-            f"--out: {out} holds another erasure (other rows, model or settings); name a new folder, or give the same "
-            "settings to go on with it"
+            f"--out: {out} contains another erasure (other rows, model or settings); name a new folder, or give the "
+            "same settings to continue it"
         )
 
 
@@ -263,7 +265,7 @@ def begin(erasing: EraseRun) -> None:
 
 
 def _shown(request: EraseRequest) -> dict[str, Any]:
-    """The settings as the folder and the reports say them; no rows."""
+    """Return the settings for the folder and the reports, without rows."""
     return {
         "method": request.method,
         "method_args": dict(request.method_args),

@@ -1,5 +1,7 @@
-"""`expunge erase`, carried out: measure, search, choose, save, audit, report. Every step is a job of a store in the
-output folder, so that a call that was stopped goes on with the next one."""
+"""Run `expunge erase`: measure, search, select, save, audit, report.
+
+Every step is a job of a store in the output folder, so a call that was stopped continues with the next step.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,9 @@ from expunge.pipelines.study.retention import GarbagePlan, remove
 from expunge.report.erasure import erasure_report
 
 MODEL, REPORT = "model", "erasure_report"
-OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # of the store, no part of a model
+OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # files of the store, not of a model
 NO_CONTROL = "no_control.txt"
-CONTROL_SHARE = 0.4  # of the budget, at most, to train a control
+CONTROL_SHARE = 0.4  # maximum share of the budget to train a control
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ class EraseOutcome:
 
 
 def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOutcome:
-    """Do what is not done yet. Raises the error of a job without which there is no model."""
+    """Run the missing steps. Raises the error of a job that the model depends on."""
     out = erasing.request.out
     check_trials(erasing)
     try:
         erasing.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
+        raise ConfigError(f"--out: cannot create {out}: {error.strerror}") from None
     lock = FileLock(erasing.work / "lock")
     try:
         lock.acquire(timeout=0)
@@ -90,20 +92,20 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     results = {who: _results(erasing, job, store) for who, job in (("before", before), ("control", control)) if job}
     goal = _goal(results)
     trials = plan_search(erasing, goal, store, show, clock)
-    tried = search(erasing, trials, goal, store, show, clock)
-    chosen = best(tried, goal)
-    folder = _save(erasing, chosen, store)
-    after = _measure_job(erasing, "after", chosen.job)
+    trial_results = search(erasing, trials, goal, store, show, clock)
+    winner = best(trial_results, goal)
+    folder = _save(erasing, winner, store)
+    after = _measure_job(erasing, "after", winner.job)
     _do("the model after", after, store, show)
     measured = BeforeAfter(results["before"], _results(erasing, after, store), results.get("control"))
-    held = run_audits(erasing, chosen, store, show, clock)
-    lines = judge(erasing, measured, chosen, held)
-    write_text(folder / "README.md", model_card(erasing, chosen, lines))
-    return _write(erasing, measured, chosen, tried, held, lines, clock, store, command)
+    attacks = run_audits(erasing, winner, store, show, clock)
+    lines = judge(erasing, measured, winner, attacks)
+    write_text(folder / "README.md", model_card(erasing, winner, lines))
+    return _write(erasing, measured, winner, trial_results, attacks, lines, clock, store, command)
 
 
 def _do(title: str, job: Job, store: Store, show: Show) -> None:
-    """A job that nothing goes on without."""
+    """Run a job that all later steps need. Raises its error."""
     outcome = carry_on(title, [job], store, show)
     if outcome.first:
         raise outcome.first
@@ -119,15 +121,15 @@ def _results(erasing: EraseRun, job: Job, store: Store) -> Mapping[str, Any]:
 
 
 def _check_alive(before: Mapping[str, Any]) -> None:
-    """Raise JobError where the model gives no numbers: nothing could be chosen by them, or said of them."""
+    """Raise JobError if the model gives no finite numbers, because no trial could be selected."""
     for name in (KNOWN, UTILITY):
         if not math.isfinite(before[name].value):
             why = before[name].reason or "its answers have no finite probability"
-            raise JobError(f"the model before: {name} has no number ({why}); do its weights hold NaN or infinities?")
+            raise JobError(f"the model before: {name} has no number ({why}); do its weights contain NaN or infinities?")
 
 
 def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The probability that the search goes for: that of a model which never saw the rows, if anything says it."""
+    """Return the target probability of the search: that of a model that never saw the rows, if it is known."""
     if "control" in results:
         value = results["control"][KNOWN].value
     elif UNSEEN in results["before"]:
@@ -138,12 +140,12 @@ def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
 
 
 def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) -> tuple[EraseRun, Job | None]:
-    """The control's metrics; where its training does not fit into the budget, the erasure goes on without one."""
+    """Return the job of the control's metrics; None, with a note, if its training exceeds the budget."""
     if erasing.control is None:
         return erasing, None
     control = erasing.control
     job = _measure_job(erasing, "control", control)
-    place = erasing.work / NO_CONTROL  # written down, for a later call must search for the same goal
+    place = erasing.work / NO_CONTROL  # written to a file, because a later call must search for the same goal
     needed = seconds_of([control, _measure_job(erasing, "before", None)], store)
     if place.is_file() or (needed > CONTROL_SHARE * clock.budget_s and not store.there(control)):
         why = f"No control was trained: it takes about {needed:.0f} s, more than {CONTROL_SHARE:.0%} of the budget."
@@ -155,83 +157,87 @@ def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) ->
     return erasing, job
 
 
-def _save(erasing: EraseRun, chosen: TrialResult, store: Store) -> Path:
-    """The chosen model as a folder of its own, with a card that says it is not measured yet."""
+def _save(erasing: EraseRun, winner: TrialResult, store: Store) -> Path:
+    """Save the selected model to its own folder, with a card without measurements."""
     folder = erasing.request.out / MODEL
     if folder.exists():
         return folder
     sweep_parts(folder)
     with whole_folder(folder) as part:
-        files = [p.name for p in store.path(chosen.job).iterdir() if p.is_file() and p.name not in OWN]
-        show_files(chosen.job, store, part, names={name: name for name in files})
-        write_text(part / "README.md", model_card(erasing, chosen, ()))
+        files = [p.name for p in store.path(winner.job).iterdir() if p.is_file() and p.name not in OWN]
+        show_files(winner.job, store, part, names={name: name for name in files})
+        write_text(part / "README.md", model_card(erasing, winner, ()))
     return folder
 
 
 def _write(
     erasing: EraseRun,
     measured: BeforeAfter,
-    chosen: TrialResult,
-    tried: Sequence[TrialResult],
-    held: Sequence[AttackResult],
+    winner: TrialResult,
+    results: Sequence[TrialResult],
+    attacks: Sequence[AttackResult],
     lines: Sequence[EraseFinding],
     clock: BudgetClock,
     store: Store,
     command: str,
 ) -> EraseOutcome:
-    """The report as page, text and JSON, the audits' tables of rows, and last the mark that all is done."""
+    """Write the report as page, text and JSON, the audits' tables of rows, and last the result that marks the end."""
     out = erasing.request.out
-    record = store.record(chosen.job) or {}
-    made = erasure(
-        erasing, measured, chosen, held, lines,
-        weights=" ".join(said[0] for name, said in record["files"].items() if name.endswith(".safetensors")),
+    record = store.record(winner.job) or {}
+    report = erasure(
+        erasing, measured, winner, attacks, lines,
+        weights=" ".join(sha[0] for name, sha in record["files"].items() if name.endswith(".safetensors")),
         seconds=clock.spent_s, steps=record["facts"]["steps"], command=command,
     )  # fmt: skip
-    page = erasure_report(made)
+    page = erasure_report(report)
     write_text(out / f"{REPORT}.html", page.html)
     write_text(out / f"{REPORT}.md", page.markdown)
-    show_audit_rows([h.audited for h in held if h.audited], store, out / "audits")
-    trials = tuple(_trial(t, t is chosen) for t in tried)
+    show_audit_rows([h.audited for h in attacks if h.audited], store, out / "audits")
+    trials = tuple(_trial(t, t is winner) for t in results)
     code = exit_code(lines)
-    told = {"exit_code": code, "lines": [dataclasses.asdict(x) for x in lines], "trials": trials}
-    write_json(out / f"{REPORT}.json", _plain({**told, "report": dataclasses.asdict(made)}))
-    _tidy(erasing, chosen, tried, held, store)
-    write_json(erasing.work / RESULT, _plain({**told, "notes": made.notes}))
-    return EraseOutcome(out, tuple(lines), trials, made.notes, code)
+    summary = {"exit_code": code, "lines": [dataclasses.asdict(x) for x in lines], "trials": trials}
+    write_json(out / f"{REPORT}.json", _plain({**summary, "report": dataclasses.asdict(report)}))
+    _tidy(erasing, winner, results, attacks, store)
+    write_json(erasing.work / RESULT, _plain({**summary, "notes": report.notes}))
+    return EraseOutcome(out, tuple(lines), trials, report.notes, code)
 
 
-def _trial(tried: TrialResult, chosen: bool) -> dict[str, Any]:
-    trial = dataclasses.asdict(tried.trial)
-    return {**trial, **tried.values, "kept_step": tried.step, "floor_kept": tried.passes, "chosen": chosen,
-            "reason": tried.reason}  # fmt: skip
+def _trial(result: TrialResult, is_winner: bool) -> dict[str, Any]:
+    trial = dataclasses.asdict(result.trial)
+    return {**trial, **result.values, "kept_step": result.step, "floor_kept": result.passes, "chosen": is_winner,
+            "reason": result.reason}  # fmt: skip
 
 
 def _tidy(
-    erasing: EraseRun, chosen: TrialResult, tried: Sequence[TrialResult], held: Sequence[AttackResult], store: Store
+    erasing: EraseRun,
+    winner: TrialResult,
+    results: Sequence[TrialResult],
+    attacks: Sequence[AttackResult],
+    store: Store,
 ) -> None:
-    """Free the disk of what nothing reads any more: the other trials' weights, rounded weights, references."""
-    gone = []
-    wanted = [t.job for t in tried] + [h.audited.job for h in held if h.audited]
-    for job in in_order(wanted):
+    """Remove files that no job needs: the weights of other trials, rounded weights, references."""
+    garbage = []
+    targets = [t.job for t in results] + [h.audited.job for h in attacks if h.audited]
+    for job in in_order(targets):
         folder = store.path(job)
-        if job.key == chosen.job.key or not folder.is_dir():
+        if job.key == winner.job.key or not folder.is_dir():
             continue
         if job.ephemeral:
-            gone.append(GarbagePlan(folder, job.key, "its readers are done"))
+            garbage.append(GarbagePlan(folder, job.key, "the jobs that read it are done"))
         elif job.kind == "unlearn":
             names = tuple(sorted(p.name for p in folder.glob("*.safetensors")))
-            gone += [GarbagePlan(folder, job.key, "another trial was chosen", names)] if names else []
-    remove(gone, store)
+            garbage += [GarbagePlan(folder, job.key, "another trial was selected", names)] if names else []
+    remove(garbage, store)
 
 
 def _read(out: Path, done: Path) -> EraseOutcome:
-    told = json.loads(done.read_text(encoding="utf-8"))
-    lines = tuple(EraseFinding(**line) for line in told["lines"])
-    return EraseOutcome(out, lines, tuple(told["trials"]), tuple(told["notes"]), int(told["exit_code"]))
+    summary = json.loads(done.read_text(encoding="utf-8"))
+    lines = tuple(EraseFinding(**line) for line in summary["lines"])
+    return EraseOutcome(out, lines, tuple(summary["trials"]), tuple(summary["notes"]), int(summary["exit_code"]))
 
 
 def _plain(value: Any) -> Any:
-    """As JSON takes it: null for a number that is missing."""
+    """Return a value for JSON, with null for a missing number."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -240,7 +246,7 @@ def _plain(value: Any) -> Any:
 
 
 def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
-    """Say what would be done; nothing is written and no weight is read."""
+    """Print the plan. Writes nothing and reads no weights."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
     check_trials(erasing)
     tell(f"rows to forget: {len(sets['forget'])}")

@@ -1,4 +1,4 @@
-"""The short search of `expunge erase`: how long a step takes, which trials fit, and which of the models is the best."""
+"""The short search of `expunge erase`: time a step, plan the trials that fit, and select the best model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from expunge.pipelines.study.estimate import parameters
 from expunge.pipelines.study.work import TRAJECTORY
 from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
 
-SEARCH_SHARE = 0.6  # of what is left of the budget when the search begins; the rest is for the audits
-EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: so many passes over the forget rows, within these bounds
+SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
+EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: passes over the forget rows, and bounds
 LOOKS = 10  # evaluations of a trial
-TIMED = 4  # steps that are timed, the first of them with loading and the evaluation at the start
-TIMED_SHARE = 0.05  # of the budget; of slow steps two are enough
+TIMED = 4  # timed steps; the first includes loading and the first evaluation
+TIMED_SHARE = 0.05  # share of the budget; two slow steps are enough
 PLAN, TRIED = "plan.json", "tried.json"
-# What is tried, in order: the method, its settings, and what its learning rate is multiplied by. A large retain weight
-# pays: utility falls in the first steps of any method, and comes back while the rows stay forgotten.
+# Trials in order: the method, its settings, and the factor of its learning rate. A large retain weight helps: utility
+# falls in the first steps of any method, and returns while the rows stay forgotten.
 NEAR: Mapping[str, Any] = {"alpha": 5.0, "retain_loss_type": "KL"}
 CANDIDATES: tuple[tuple[str, Mapping[str, Any], float], ...] = (
     ("NPO", NEAR, 1.0),
@@ -64,15 +64,15 @@ class EraseTrial:
 
     @property
     def label(self) -> str:
-        """As tables name it."""
+        """The name in tables."""
         return f"{self.method} lr={self.learning_rate:.3g}"
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a trial: the step whose model was kept, its numbers there, and whether it kept the floor.
+    """The result of a trial: the step of its saved model, the numbers at that step, and whether it meets the floor.
 
-    reason: why there is no model, or none that passes.
+    reason: why there is no model, or no model that passes.
     """
 
     trial: EraseTrial
@@ -84,7 +84,7 @@ class TrialResult:
 
 
 class BudgetClock:
-    """How much of the budget is spent: by the jobs that earlier calls have finished, and by this call."""
+    """The spent part of the budget: the jobs that earlier calls finished, and the time of this call."""
 
     def __init__(self, budget_s: float, store: Path) -> None:
         self.budget_s = budget_s
@@ -95,12 +95,12 @@ class BudgetClock:
 
     @property
     def spent_s(self) -> float:
-        """Seconds."""
+        """Spent time in seconds."""
         return self._before + time.monotonic() - self._began
 
     @property
     def left_s(self) -> float:
-        """Seconds; below 0 when the budget is overdrawn."""
+        """Time left in seconds; below 0 if the budget is exceeded."""
         return self.budget_s - self.spent_s
 
 
@@ -113,7 +113,7 @@ def carry_on(
     clock: BudgetClock | None = None,
     until_s: float = math.inf,
 ) -> RunOutcome:
-    """Do some jobs; with a clock, one that reports progress when `until_s` of the budget are spent is stopped."""
+    """Run jobs. With a clock, stops a job that reports progress after `until_s` of the budget are spent."""
     with show(title, plan(jobs, store)) as tell:
 
         def watched(event: JobEvent) -> None:
@@ -125,24 +125,26 @@ def carry_on(
 
 
 def candidates(erasing: EraseRun) -> list[EraseTrial]:
-    """What may be tried, in order, without their steps."""
+    """Return the candidate trials in order, without their steps."""
     request = erasing.request
     n = parameters(request.study.model)
     rate = next(rate for most, rate in RATES if n <= most) if n else RATES[-1][1]
     if request.method == AUTO:
-        tried = CANDIDATES
+        options = CANDIDATES
     else:
         name = objective(request.method, request.method_args).spec.name
-        tried = tuple((name, request.method_args, factor) for factor in FACTORS)
+        options = tuple((name, request.method_args, factor) for factor in FACTORS)
     if request.learning_rate is not None:
-        rate, first = request.learning_rate, {name: args for name, args, _ in reversed(tried)}
-        tried = tuple((name, first[name], 1.0) for name in dict.fromkeys(name for name, *_ in tried))
-    return [EraseTrial(name, float(f"{rate * factor:.3g}"), 0, dict(args)) for name, args, factor in tried]
+        rate, first = request.learning_rate, {name: args for name, args, _ in reversed(options)}
+        options = tuple((name, first[name], 1.0) for name in dict.fromkeys(name for name, *_ in options))
+    return [EraseTrial(name, float(f"{rate * factor:.3g}"), 0, dict(args)) for name, args, factor in options]
 
 
 def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> TrainArgs:
-    """The training settings of a trial: it looks LOOKS times and keeps its best model. It has no patience, for utility
-    falls before it comes back."""
+    """Return the training settings of a trial with LOOKS evaluations, which keeps its best model.
+
+    It has no early stopping, because utility falls before it returns.
+    """
     request = erasing.request
     own = decode(TrainArgs, dict(request.study.unlearn), where="unlearn")
     rule = SelectionRule(utility=UTILITY, forget=KNOWN, floor=request.floor, target="low" if goal is None else goal)
@@ -153,20 +155,20 @@ def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Trai
 
 
 def trial_job(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Job:
-    """The run of a trial. goal: the value that a model which never saw the rows has; None: as low as it goes."""
-    chosen = objective(trial.method, trial.method_args)
+    """Return the job of a trial. goal: the value of a model that never saw the rows; None: as low as possible."""
+    loss = objective(trial.method, trial.method_args)
     sides = {"forget": ("forget",), "retain": ("retain",)}
-    return erasing.search.fit(trial.label, None, chosen, sides, trial_args(erasing, trial, goal))
+    return erasing.search.fit(trial.label, None, loss, sides, trial_args(erasing, trial, goal))
 
 
 def check_trials(erasing: EraseRun) -> None:
-    """Raise ConfigError where a setting of the training or of the method cannot be: before anything is measured."""
+    """Raise ConfigError for wrong settings of the training or the method, before any measurement."""
     for option in candidates(erasing):
         trial_job(erasing, dataclasses.replace(option, steps=FEWEST), None)
 
 
 def wanted_steps(erasing: EraseRun) -> int:
-    """The steps of a trial when time is no matter."""
+    """Return the steps of a trial without a time limit."""
     own = decode(TrainArgs, dict(erasing.request.study.unlearn), where="unlearn")
     per_pass = math.ceil(len(erasing.sets["forget"]) / own.rows_per_step)
     return min(max(EPOCHS * per_pass, FEWEST), MOST)
@@ -175,7 +177,7 @@ def wanted_steps(erasing: EraseRun) -> int:
 def plan_search(
     erasing: EraseRun, goal: float | None, store: Store, show: Show, clock: BudgetClock
 ) -> list[EraseTrial]:
-    """The trials that fit, by the time that a few steps took. Written down, so that a later call tries the same."""
+    """Return the trials that fit the budget, by timed steps. Saves the plan for later calls."""
     place = erasing.work / PLAN
     if place.is_file():
         return [EraseTrial(**trial) for trial in json.loads(place.read_text(encoding="utf-8"))["trials"]]
@@ -184,29 +186,29 @@ def plan_search(
     first_s, step_s = _timed(erasing, dataclasses.replace(options[0], steps=MOST), goal, store, show, longest_s)
     n, steps = sized(len(options), steps, first_s, step_s, SEARCH_SHARE * clock.left_s)
     trials = [dataclasses.replace(option, steps=steps) for option in options[:n]]
-    told = [dataclasses.asdict(trial) for trial in trials]
-    write_json(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "trials": told})
+    entries = [dataclasses.asdict(trial) for trial in trials]
+    write_json(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "trials": entries})
     return trials
 
 
 def sized(n: int, steps: int, first_s: float, step_s: float, time_s: float) -> tuple[int, int]:
-    """How many of n trials fit into a time, and of how many steps; one always does, at the cost of its steps.
+    """Return how many of n trials fit into a time, at least one, and their steps, which may be fewer.
 
-    first_s: until the end of the first step, with loading and an evaluation. A trial loads, looks and saves besides.
+    first_s: seconds to the end of the first step, with loading and an evaluation. A trial also evaluates and saves.
     """
-    beside = 2 * first_s + LOOKS * max(first_s - step_s, 0.0)
-    whole = beside + steps * step_s
+    fixed = 2 * first_s + LOOKS * max(first_s - step_s, 0.0)
+    whole = fixed + steps * step_s
     if whole <= time_s:
         return min(n, int(time_s / whole)), steps
-    return 1, max(1, min(steps, int((time_s - beside) / max(step_s, 1e-6))))
+    return 1, max(1, min(steps, int((time_s - fixed) / max(step_s, 1e-6))))
 
 
 def _timed(
     erasing: EraseRun, trial: EraseTrial, goal: float | None, store: Store, show: Show, longest_s: float
 ) -> tuple[float, float]:
-    """Seconds until the first step of a trial is done, and of a step after it. Nothing is kept of that run.
+    """Return the seconds to the end of a trial's first step, and of a later step. Saves no result.
 
-    longest_s: once so many have gone, two steps are enough.
+    longest_s: after this time, two steps are enough.
     """
     job = trial_job(erasing, trial, goal)
     at: list[float] = []
@@ -221,7 +223,7 @@ def _timed(
             if mine and event.what in ("start", "progress"):
                 at.append(time.monotonic())
             if mine and event.what == "failed" and enough():
-                return  # stopped here, on purpose
+                return  # stopped by `enough`
             tell(event)
             if enough():
                 raise BudgetExceeded("timed")
@@ -235,53 +237,55 @@ def _timed(
 def search(
     erasing: EraseRun, trials: Sequence[EraseTrial], goal: float | None, store: Store, show: Show, clock: BudgetClock
 ) -> list[TrialResult]:
-    """Carry out the trials while there is time. The first one always ends; a later one that lasts too long is
-    lost. What became of them is written down: a later call tries no others, and so chooses the same model."""
+    """Run the trials while there is time. The first always ends; a later one that takes too long is dropped.
+
+    Saves the outcomes, so that a later call runs the same trials and selects the same model.
+    """
     until_s = clock.spent_s + SEARCH_SHARE * clock.left_s
-    made: list[TrialResult] = []
+    results: list[TrialResult] = []
     place = erasing.work / TRIED
-    lost: dict[str, str] | None = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    failures: dict[str, str] | None = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
     for i, trial in enumerate(trials):
         job = trial_job(erasing, trial, goal)
-        if lost is not None and trial.label in lost:
-            made.append(TrialResult(trial, job, reason=lost[trial.label]))
+        if failures is not None and trial.label in failures:
+            results.append(TrialResult(trial, job, reason=failures[trial.label]))
             continue
-        if i and not store.there(job) and clock.spent_s + _longest(made, store) > until_s:
-            made.append(TrialResult(trial, job, reason="not tried, the budget was spent"))
+        if i and not store.there(job) and clock.spent_s + _longest(results, store) > until_s:
+            results.append(TrialResult(trial, job, reason="not run, the budget was spent"))
             continue
         title = f"trial {i + 1} of {len(trials)}: {trial.label}"
         outcome = carry_on(title, [job], store, show, clock=clock if i else None, until_s=until_s)
         if job.key in outcome.failures:
-            made.append(TrialResult(trial, job, reason=outcome.failures[job.key]))
+            results.append(TrialResult(trial, job, reason=outcome.failures[job.key]))
             continue
-        made.append(_tried(trial, job, store))
-    write_json(place, {t.trial.label: t.reason for t in made if t.step is None})
-    return made
+        results.append(_trial_result(trial, job, store))
+    write_json(place, {t.trial.label: t.reason for t in results if t.step is None})
+    return results
 
 
-def _longest(made: Sequence[TrialResult], store: Store) -> float:
-    """Seconds that the longest of the finished trials took."""
-    return max((float((store.found(t.job) or {}).get("wall_s", 0.0)) for t in made), default=0.0)
+def _longest(results: Sequence[TrialResult], store: Store) -> float:
+    """Return the seconds of the longest finished trial."""
+    return max((float((store.readable_record(t.job) or {}).get("wall_s", 0.0)) for t in results), default=0.0)
 
 
-def _tried(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
+def _trial_result(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
     facts = (store.record(job) or {})["facts"]["evaluation"]
     lines = [json.loads(x) for x in (store.path(job) / TRAJECTORY).read_text(encoding="utf-8").splitlines()]
-    found: dict[str, Any] = next((line for line in lines if line["step"] == facts["kept_step"]), {})
-    values = {k: math.nan if found.get(k) is None else float(found[k]) for k in (KNOWN, LEFT, UTILITY)}
+    point: dict[str, Any] = next((line for line in lines if line["step"] == facts["kept_step"]), {})
+    values = {k: math.nan if point.get(k) is None else float(point[k]) for k in (KNOWN, LEFT, UTILITY)}
     passes = facts["best_step"] is not None
     return TrialResult(trial, job, facts["kept_step"], values, passes, "" if passes else str(facts["note"]))
 
 
-def best(tried: Sequence[TrialResult], goal: float | None) -> TrialResult:
-    """The trial whose kept model is the best: of those that keep the floor the one that forgets most (or is nearest to
-    the goal), of equals the one with more utility; if none keeps it, the one with the most utility.
+def best(results: Sequence[TrialResult], goal: float | None) -> TrialResult:
+    """Return the trial with the best model.
 
-    Raises JobError where no trial has a model.
+    Among trials that meet the floor: the one that forgets most (or is nearest to the goal), then more utility. If no
+    trial meets the floor: the most utility. Raises JobError if no trial has a model.
     """
-    able = [t for t in tried if t.step is not None]
+    able = [t for t in results if t.step is not None]
     if not able:
-        raise JobError(f"no trial made a model: {tried[0].reason if tried else 'none was planned'}")
+        raise JobError(f"no trial produced a model: {results[0].reason if results else 'none was planned'}")
     passing = [t for t in able if t.passes]
     if not passing:
         return max(able, key=lambda t: _number(t.values[UTILITY]))

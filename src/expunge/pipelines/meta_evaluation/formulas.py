@@ -77,7 +77,7 @@ def quantize_score(unlearned: AttackedModel, sign: float) -> float:
 
 
 def harmonic(values: Sequence[float]) -> float:
-    """The harmonic mean of numbers >= 0; 0 if one is 0, NaN if one is."""
+    """Return the harmonic mean of numbers >= 0; 0 if one is 0, NaN if one is."""
     if any(math.isnan(v) for v in values):
         return math.nan
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / v for v in values)
@@ -90,7 +90,7 @@ def meta_line(
     unlearned: Sequence[AttackedModel],
     retain: AttackedModel,
 ) -> MetaLine:
-    """All there is to say of a metric, from its value on every model."""
+    """Return all there is to say of a metric, from its value on every model."""
     p, n = (np.array([v for v in values if math.isfinite(v)]) for values in (with_P, without_N))
     if min(len(p), len(n)) < 2:
         return MetaLine(metric, note=f"{len(p)} models with and {len(n)} without the knowledge have a value")
@@ -117,7 +117,7 @@ def meta_line(
 
 
 def to_csv(lines: Sequence[MetaLine]) -> str:
-    """A line per metric; nothing for NaN."""
+    """Return a line per metric; nothing for NaN."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(MetaLine)], lineterminator="\n")
     writer.writeheader()
@@ -138,7 +138,7 @@ HEADS = ("metric", "faithfulness", "relearn R", "quantize Q", "robustness", "ove
 
 
 def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
-    """The table as texts, below HEADS: the best metric first; those without a number last, with the reason."""
+    """Return the table as texts, below HEADS: the best metric first; those without a number last, with the reason."""
     out = []
     rank = sorted(lines, key=lambda line: (math.isnan(line.overall), -line.overall if line.overall > 0 else 0.0))
     for line in rank:
@@ -149,7 +149,7 @@ def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
 
 
 def to_markdown(lines: Sequence[MetaLine], about: str) -> str:
-    """The table as markdown."""
+    """Return the table as markdown."""
     text = [f"| {' | '.join(HEADS)} |", "|:--|" + "--:|" * (len(HEADS) - 2) + ":--|"]
     text += [f"| {' | '.join(row)} |" for row in cells(lines)]
     return "\n".join([f"# {TITLE}", "", about, "", *text, ""])

@@ -82,7 +82,7 @@ def check_meta(study: StudyConfig) -> None:
 
 
 def _varied(study: StudyConfig, i: int) -> TrainArgs:
-    """The training settings of a variation."""
+    """Return the training settings of a variation."""
     meta = study.meta or MetaEvaluationConfig()
     where = f"meta.variations[{i}]"
     change = dict(meta.variations[i])
@@ -92,13 +92,13 @@ def _varied(study: StudyConfig, i: int) -> TrainArgs:
 
 
 def _relearning(study: StudyConfig) -> TrainArgs:
-    """One epoch on the forget rows, by the study's `unlearn` but for what `meta.relearn` changes."""
+    """Return one epoch on the forget rows, by the study's `unlearn` but for what `meta.relearn` changes."""
     meta = study.meta or MetaEvaluationConfig()
     return decode(TrainArgs, {**study.unlearn, "num_train_epochs": 1, **meta.relearn}, where="meta.relearn")
 
 
 def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves: Sequence[MeasuredModel]) -> Job | None:
-    """The job that writes the table of metrics, above everything it compares; None without `meta`."""
+    """Return the job that writes the table of metrics, above everything it compares; None without `meta`."""
     if study.meta is None:
         return None
     benchmark = maker.setting.benchmark
@@ -177,7 +177,7 @@ class MetaJob(Job):
 
 
 def _about_forgetting(benchmark: Benchmark) -> list[str]:
-    """The metrics that read forget rows, or other metrics that do; all but the utility where none is known to."""
+    """Return the metrics that read forget rows, or other metrics that do; all but the utility where none is known to."""
     reads = {FORGET, benchmark.forget_set}
     found: dict[str, None] = {}
     for metric in in_order(benchmark.panel):
@@ -187,7 +187,7 @@ def _about_forgetting(benchmark: Benchmark) -> list[str]:
 
 
 def parents_model(leaf: MeasuredModel) -> Job:
-    """The job of a trained model."""
+    """Return the job of a trained model."""
     if leaf.model is None:
         raise ConfigError("meta: the pools need models that the study trains")
     return leaf.model
@@ -196,7 +196,7 @@ def parents_model(leaf: MeasuredModel) -> Job:
 def _pool(
     study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves: Sequence[MeasuredModel], role: str
 ) -> list[_NamedModel]:
-    """The models of one pool: those of the study but for the control, and those of the variations."""
+    """Return the models of one pool: those of the study but for the control, and those of the variations."""
     first = study.seeds.train[0]
     own = [x for x in leaves if x.role == role and not (role == "retain" and x.train_seed == first)]
     out = [_NamedModel(x.metrics.label, parents_model(x)) for x in own]
@@ -214,7 +214,7 @@ Values = Mapping[str, Mapping[str, float]]  # model -> metric -> value
 
 
 def _useful(values: Values, i: int, utility: str, floor: float) -> bool:
-    """Whether an unlearned model has kept enough of the full model's utility; true where there is none to compare."""
+    """Return whether an unlearned model has kept enough of the full model's utility; true where there is none to compare."""
     mine, whole = (values[who].get(utility, math.nan) for who in (f"unlearned {i} before", "whole"))
     return math.isnan(mine) or math.isnan(whole) or mine >= floor * whole
 
@@ -243,7 +243,7 @@ def _about(models: Iterable[str], n: int, kept: int, *, bits: int, floor: float)
 
 
 def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEvaluationConfig) -> Section:
-    """The table of a finished meta-evaluation, for the report."""
+    """Return the table of a finished meta-evaluation, for the report."""
     facts = record["facts"]
     kept, n = facts["unlearned"], facts["unlearned"] + facts["left_out"]
     about = _about(job.parents, n, kept, bits=meta.bits, floor=meta.utility_floor)
@@ -253,5 +253,5 @@ def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEv
 
 
 def show_meta(job: Job, store: Store, folder: Path) -> list[Path]:
-    """The tables of a finished meta-evaluation in a folder; earlier ones are replaced."""
+    """Return the tables of a finished meta-evaluation in a folder; earlier ones are replaced."""
     return show(job, store, folder, names={name: name for name in TABLES}, replace=True)

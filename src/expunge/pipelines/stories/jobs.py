@@ -79,7 +79,7 @@ class StoryJobs:
 
 
 def story_jobs(study: StudyConfig) -> StoryJobs:
-    """The jobs of a study with a `stories` section. Raises ConfigError or DataError before anything is made."""
+    """Return the jobs of a study with a `stories` section. Raises ConfigError or DataError before anything is made."""
     return _StoryJobMaker(study).made()
 
 
@@ -102,7 +102,7 @@ class _StoryJobMaker:
         self._datasets: dict[str, Job] = {}
 
     def made(self) -> StoryJobs:
-        """The graph: see the module."""
+        """Return the graph: see the module."""
         base = StoryBaseJob(
             label=str(self.model.scratch),
             parents={"vocabulary": self.vocabulary},
@@ -210,7 +210,7 @@ class _StoryJobMaker:
         )
 
     def _measure(self, label: str, model: Job) -> Job:
-        """A model as it is, measured as deletions and recoveries are on the way."""
+        """Return a model as it is, measured as deletions and recoveries are on the way."""
         return MeasureJob(
             label=label,
             parents={"model": model, **self._reads()},
@@ -246,7 +246,7 @@ class _StoryJobMaker:
         return Estimate(tokens + more.tokens, flops, 4 * self.n_parameters, held.total)
 
     def _measuring(self, times: int) -> Estimate:
-        """Two operations per parameter and token that is scored, eight for a generated one."""
+        """Return two operations per parameter and token that is scored, eight for a generated one."""
         s = self.settings
         scored = times * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
         made = times * s.judge.prompts * s.judge.max_new_tokens

@@ -34,7 +34,7 @@ HOW = ("recovery_steps", "recovery_steps_loss", "recovery_area")
 def stories_model(
     name: str, jobs: StoryJobs, outcome: RunOutcome, store: Store, command: str, made: ReportProvenance
 ) -> ReportModel:
-    """The report of a study of stories as far as it has run."""
+    """Return the report of a study of stories as far as it has run."""
     read = _StoryReadings(jobs, outcome, store)
     runs, lost = [], []
     for subject in jobs.subjects:
@@ -106,15 +106,15 @@ class _StoryReadings:
         return self.points[label][-1] if self.points.get(label) else {}
 
     def recovery(self, label: str) -> Points:
-        """The course of a recovery, from the model it starts at."""
+        """Return the course of a recovery, from the model it starts at."""
         return ({**self.end(label), "step": 0.0}, *self.back[label]) if self.back.get(label) else ()
 
     def deletion(self, label: str) -> Points:
-        """The course of a deletion, from the present model."""
+        """Return the course of a deletion, from the present model."""
         return ({**self.end(PRESENT), "step": 0.0}, *self.points[label]) if self.points[label] else ()
 
     def run(self, subject: StorySubject) -> ReportRun:
-        """A model's numbers."""
+        """Return a model's numbers."""
         end = self.end(subject.label)
         extra = {f"ci_{side}": end.get(f"{SCORE}_{side}", math.nan) for side in ("low", "high")}
         results = {SCORE: _result(end.get(SCORE), {**extra, "n": end.get(f"{SCORE}_n", math.nan)})}
@@ -135,7 +135,7 @@ class _StoryReadings:
         )
 
     def _layer(self) -> int | None:
-        """Where the present model's probe of the feature is furthest above the never-learned one's."""
+        """Return where the present model's probe of the feature is furthest above the never-learned one's."""
         mine, theirs = self.probes[PRESENT], self.probes[NEVER]
         gaps = {
             key[1]: line.auc - theirs[key].auc
@@ -234,7 +234,7 @@ class _StoryReadings:
         )
 
     def _findings(self) -> tuple[str, ...]:
-        """The paper's three claims, held against the numbers of this study."""
+        """Return the paper's three claims, held against the numbers of this study."""
         done = [s for s in self.jobs.subjects if s.role == "unlearn" and self.points[s.label]]
         present = self.end(PRESENT)
         if not present:
@@ -290,7 +290,7 @@ def _result(value: float | None, extra: Mapping[str, float] | None = None) -> Me
 
 
 def read_points(path: Path) -> Points:
-    """A trajectory as stored, numbers alone. Raises DataError for a file that is none."""
+    """Return a trajectory as stored, numbers alone. Raises DataError for a file that is none."""
     try:
         lines: Sequence[dict[str, Any]] = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -63,7 +63,7 @@ STOPS = ("Words:", "Features:", "Summary:", "Sentence:", "Story:")  # where the 
 
 
 def corpus(folder: Path, settings: StoriesStudy, progress: Progress) -> dict[str, Any]:
-    """The stories: made from a seed, or imported."""
+    """Return the stories: made from a seed, or imported."""
     out = folder / STORIES
     if settings.source is None:
         generate(settings.generate, out)
@@ -76,7 +76,7 @@ def corpus(folder: Path, settings: StoriesStudy, progress: Progress) -> dict[str
 
 
 def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, progress: Progress) -> dict[str, Any]:
-    """A tokenizer learnt from the stories to train on, and all lines tokenised by it, once for every data set."""
+    """Return a tokenizer learnt from the stories to train on, and all lines tokenised by it, once for every data set."""
     stories = folder / STORIES
     (stories / "shards").mkdir(parents=True)
     link(source / STORIES / INDEX, stories / INDEX)
@@ -98,7 +98,7 @@ def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, pr
 
 
 def dataset(folder: Path, source: Path, variant: StoryVariant, seed: int, progress: Progress) -> dict[str, Any]:
-    """One data set of tokens, put together from lines that are tokenised already."""
+    """Return one data set of tokens, put together from lines that are tokenised already."""
     made = pretokenize(source / STORIES, source / TOKENIZER, variant, folder / DATASET, seed=seed)
     (folder / f".{DATASET}.lock").unlink(missing_ok=True)
     progress(1, 1)
@@ -106,7 +106,7 @@ def dataset(folder: Path, source: Path, variant: StoryVariant, seed: int, progre
 
 
 def base(folder: Path, source: Path, model: ModelConfig, size: int, progress: Progress) -> dict[str, Any]:
-    """A freshly initialised model for the vocabulary."""
+    """Return a freshly initialised model for the vocabulary."""
     tokenizer = load_tokenizer(str(source / TOKENIZER), model.tokenizer_args)
     made = build_llama(str(model.scratch), tokenizer, vocab_size=size, seed=model.init_seed)
     save_model(made, tokenizer, folder)
@@ -115,7 +115,7 @@ def base(folder: Path, source: Path, model: ModelConfig, size: int, progress: Pr
 
 
 def make_judge(folder: Path, source: Path, settings: StoriesStudy, progress: Progress) -> dict[str, Any]:
-    """The judge of generations, and what it is worth on stories whose features are known."""
+    """Return the judge of generations, and what it is worth on stories whose features are known."""
     asked = settings.judge
     if asked.rules is not None:
         stories = list(load_records(source / STORIES, "test"))
@@ -142,7 +142,7 @@ def _worth(found: Calibration) -> dict[str, float]:
 
 
 def classifier_config(settings: StoriesStudy) -> ClassifierConfig:
-    """The classifier's settings. Raises ConfigError at the key."""
+    """Return the classifier's settings. Raises ConfigError at the key."""
     from expunge.core.decode import decode
 
     return decode(ClassifierConfig, settings.judge.classifier, where="stories.judge.classifier")
@@ -179,7 +179,7 @@ class StoryCheck:
 
 
 def score_values(found: JudgementTable) -> dict[str, float]:
-    """A judged set of generations as numbers of a point."""
+    """Return a judged set of generations as numbers of a point."""
     return {
         SCORE: found.mean, f"{SCORE}_low": found.ci_low, f"{SCORE}_high": found.ci_high, f"{SCORE}_n": float(found.n),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A study as settings. Importing this loads no torch."""
+"""A study as settings. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class EvalSplit:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured, and how texts are generated."""
+    """Metrics, and the generation of their texts."""
 
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     """How the probabilities of several wrong answers are averaged. Change it only to compare with published numbers."""
@@ -136,7 +136,7 @@ class DataConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What a study and a single job share: the benchmark and its split, the data, the model and the evaluation."""
+    """Settings of studies and single jobs: the benchmark and its split, the data, the model and the evaluation."""
 
     benchmark: str = "world"
     """The benchmark's name: see `expunge benchmarks`."""
@@ -159,11 +159,11 @@ class TaskConfig:
     template_args: Template = field(default_factory=Template)
     """How a question and an answer become text; written as `model.template_args`."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """What is measured."""
+    """The metrics and their generation."""
 
 
 def benchmark_config(task: TaskConfig) -> BenchmarkConfig:
-    """Return what a task chooses of its benchmark."""
+    """Return the benchmark settings of a task."""
     return BenchmarkConfig(
         root=task.data.root,
         forget_split=task.forget_split,
@@ -182,14 +182,14 @@ def benchmark_config(task: TaskConfig) -> BenchmarkConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MethodEntry:
-    """One unlearning method of a study: its name, its settings, and what it changes in the study's `unlearn`."""
+    """One unlearning method of a study: its name, its settings, and its changes to the study's `unlearn`."""
 
     trainer: str
     """The name of a method or of a weight edit (task_vector, ties, noise, ...): see `expunge methods`."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method itself."""
     args: Mapping[str, Any] = field(default_factory=dict)
-    """Training settings of this method, laid over the study's `unlearn`."""
+    """Training settings of this method, on top of the study's `unlearn`."""
     label: str | None = None
     """The name in reports. None: the method's name with its settings."""
     from_models: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ class MethodEntry:
     product.
     """
     search: Mapping[str, Any] = field(default_factory=dict)
-    """Where a sweep looks for values of such keys."""
+    """The search space of a sweep for such keys."""
 
 
 @strict
@@ -217,7 +217,7 @@ class SweepConfig:
     """grid (all values, so trials must be as many), random, or tpe (needs expunge[optuna])."""
     space: Mapping[str, Any] = field(default_factory=dict)
     """Keys of method_args or args, each with a list of values or a range {low, high, log, whole}. A method's own
-    `search` is laid over it.
+    `search` has precedence.
     """
     seed: int = 0
     """The seed of the sampler."""
@@ -235,7 +235,7 @@ Keep = Literal["all", "best", "last", "none"]
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """What stays of the unlearned models' weights when the study is done. No part of any job's key."""
+    """Which weights of unlearned models stay when the study is done. Not part of any job's key."""
 
     keep_weights: Keep = "all"
     """Whose weights stay: all, those of the best or the last model of each method, or none."""
@@ -263,7 +263,7 @@ class SeedsConfig:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class StudyPaths:
-    """Where results are written. No part of any job's key."""
+    """Folders of results. Not part of any job's key."""
 
     store: str = "saves/store"
     """The folder of all stored results; studies share it."""
@@ -291,17 +291,17 @@ class StudyConfig(TaskConfig):
     methods: tuple[MethodEntry, ...] = ()
     """The unlearning methods: names, or entries with settings."""
     audits: tuple[str | Mapping[str, Any], ...] = ()
-    """Attacks that try to bring the forgotten back: names, or groups of keys with a `name`. See `expunge audits`."""
+    """Attacks that try to recover forgotten data: names, or groups of keys with a `name`. See `expunge audits`."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """Seeds of training and of unlearning."""
     meta: MetaEvaluationConfig | None = None
-    """Which metrics are to be trusted, over pools of models with and without the knowledge. None: off."""
+    """Which metrics to trust, over pools of models with and without the knowledge. None: off."""
     grid: Mapping[str, Any] = field(default_factory=dict)
     """Axes of settings; the study stands for all their combinations, its cells."""
     grid_names: Literal["settings", "numbers"] = "settings"
     """How cells and models are named: by their settings, or by numbers."""
     grid_cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Settings of single cells by their names, laid over those of the axes."""
+    """Settings of single cells by their names, on top of the axes."""
     stories: StoriesStudy | None = None
     """The stories protocol, which has neither benchmark nor methods. None: an ordinary study."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -315,7 +315,7 @@ class StudyConfig(TaskConfig):
 
     @property
     def output_dir(self) -> Path:
-        """Where the report goes."""
+        """The folder of the report."""
         return Path(self.paths.output_dir or f"saves/study/{self.name}")
 
 
@@ -323,35 +323,35 @@ T = TypeVar("T", bound=TaskConfig)
 
 
 def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
-    """A plain mapping as a Study or a single job, every key checked. `model.template_args` is the template's place."""
-    given = tree.get("model") or {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"model: expected a group of keys, got {given!r}")
-    model = dict(given)
+    """Decode a plain mapping as a study or a single job. Raises ConfigError for a wrong key or value."""
+    model_tree = tree.get("model") or {}
+    if not isinstance(model_tree, Mapping):
+        raise ConfigError(f"model: expected a group of keys, got {model_tree!r}")
+    model = dict(model_tree)
     template = decode(Template, model.pop("template_args", None) or {}, where="model.template_args")
     return dataclasses.replace(decode(cls, {**tree, "model": model}), template_args=template)
 
 
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
-    """A plain mapping as a Study. Raises ConfigError."""
+    """Decode a plain mapping as a study. Raises ConfigError."""
     study = decode_task(StudyConfig, _with_python_names(tree))
     _check_study(study)
-    spread = [made for i, entry in enumerate(study.methods) for made in entries_of(entry, f"methods[{i}]")]
+    spread = [expanded for i, entry in enumerate(study.methods) for expanded in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
     labels = [entry_label(m) for m in study.methods]
     for label in labels:
         if labels.count(label) > 1:
-            raise ConfigError(f"methods: two are labelled {label!r}; give one a `label` of its own")
+            raise ConfigError(f"methods: two have the label {label!r}; give one another `label`")
     return study
 
 
 def _with_python_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with methods[].from by its field's name (`from` is a word of Python), and names as entries."""
+    """Return the tree with `from_models` for methods[].from (`from` is a Python keyword), and names as entries."""
     entries = tree.get("methods")
     if not isinstance(entries, list | tuple):
         return dict(tree)
-    made = [{"trainer": e} if isinstance(e, str) else e for e in entries]
-    named = [{**e, "from_models": e["from"]} if isinstance(e, Mapping) and "from" in e else e for e in made]
+    entries = [{"trainer": e} if isinstance(e, str) else e for e in entries]
+    named = [{**e, "from_models": e["from"]} if isinstance(e, Mapping) and "from" in e else e for e in entries]
     return {
         **tree,
         "methods": [{k: v for k, v in e.items() if k != "from"} if isinstance(e, Mapping) else e for e in named],
@@ -359,7 +359,7 @@ def _with_python_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_study(study: StudyConfig) -> None:
-    """What one key alone cannot tell. Raises ConfigError."""
+    """Check values that depend on several keys. Raises ConfigError."""
     if not study.name.strip() or study.name in (".", "..") or "/" in study.name:
         raise ConfigError(f"name: must be the name of a folder under saves/study, without a slash, got {study.name!r}")
     for key, seed in (("train", study.train.seed), ("unlearn", study.unlearn.get("seed", 0))):
@@ -368,7 +368,7 @@ def _check_study(study: StudyConfig) -> None:
 
 
 def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
-    """The entries that one with a grid stands for, in the order of its keys, the last changing fastest."""
+    """Expand an entry with a grid, in the order of its keys; the last key changes fastest."""
     if not entry.grid:
         return [entry]
     for key, values in entry.grid.items():
@@ -377,21 +377,21 @@ def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:
             raise ConfigError(f"{where}.grid.{key}: must begin with method_args. or args., such as method_args.beta")
         if not values:
             raise ConfigError(f"{where}.grid.{key}: no values are listed")
-    made = []
-    for chosen in itertools.product(*entry.grid.values()):
-        changes = dict(zip(entry.grid, chosen, strict=True))
+    expanded = []
+    for combination in itertools.product(*entry.grid.values()):
+        changes = dict(zip(entry.grid, combination, strict=True))
         own: dict[str, Any] = {"method_args": entry.method_args, "args": entry.args}
         for key, value in changes.items():
             own = with_value(own, key, value)
         shown = {} if entry.label else dict(entry.method_args)
         shown |= {key.rpartition(".")[2]: value for key, value in changes.items()}
         label = f"{entry.label or entry.trainer}({','.join(f'{k}={v}' for k, v in shown.items())})"
-        made.append(dataclasses.replace(entry, **own, label=label, grid={}))
-    return made
+        expanded.append(dataclasses.replace(entry, **own, label=label, grid={}))
+    return expanded
 
 
 def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The tree with a dotted key set; a mapping is laid over the one that is there. The given tree stays as it is."""
+    """Return a copy of the tree with a dotted key set. A mapping is merged into the present one."""
     first, _, rest = key.partition(".")
     out, there = dict(tree), tree.get(first)
     if rest:
@@ -407,7 +407,7 @@ def with_value(tree: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def unlearn_args(study: StudyConfig, index: int, seed: int) -> TrainArgs:
-    """The training settings of one method: the study's `unlearn`, changed by the method's `args`."""
+    """Return the training settings of one method: the study's `unlearn`, changed by the method's `args`."""
     entry = study.methods[index]
     decode(TrainArgs, dict(study.unlearn), where="unlearn")
     if "seed" in entry.args:
@@ -417,7 +417,7 @@ def unlearn_args(study: StudyConfig, index: int, seed: int) -> TrainArgs:
 
 
 def entry_label(entry: MethodEntry) -> str:
-    """The given label, or the method's name with its settings."""
+    """Return the label, or the method's name with its settings."""
     if entry.label:
         return entry.label
     settings = ",".join(f"{k}={v}" for k, v in sorted(entry.method_args.items()))

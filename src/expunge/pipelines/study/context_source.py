@@ -1,4 +1,4 @@
-"""Where the rows of a job come from, as data: the task that names them, and what was derived of it.
+"""The source of a job's rows, as data: the task, and the derivations from it.
 
 A job does not carry its rows. It carries a `ContextSource` and the fingerprints of the rows it reads. In another
 process the source loads the task once, and a row set that has changed since the job was planned is an error.
@@ -22,7 +22,7 @@ from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext
 
-KEPT = 16  # contexts that a process keeps
+KEPT = 16  # contexts that stay in a process
 Derive = Callable[[TaskContext, TaskConfig, Mapping[str, Any]], TaskContext]
 _DERIVATIONS: dict[str, Derive] = {}
 _LOADED: OrderedDict[str, TaskContext] = OrderedDict()
@@ -56,25 +56,25 @@ class RowsRef:
 
     @property
     def identity(self) -> str:
-        """What a key covers."""
+        """The part of a key."""
         return self.fingerprint
 
 
 @dataclass(frozen=True)
 class FileRef:
-    """A file: its path, and the SHA-256 of its contents. The key covers the contents alone."""
+    """A file: its path, and the SHA-256 of its contents. The key covers only the contents."""
 
     path: str
     sha256: str
 
     @property
     def identity(self) -> str:
-        """What a key covers."""
+        """The part of a key."""
         return self.sha256
 
     @classmethod
     def of(cls, path: Path) -> FileRef:
-        """Refer to a file as it is now."""
+        """Refer to a file with its present contents."""
         return cls(str(path), file_sha256(path))
 
     def checked(self) -> Path:
@@ -87,25 +87,25 @@ class FileRef:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSource:
-    """How a process gets the context of a job: the task, then the derivations in order."""
+    """The context of a job for another process: the task, then the derivations in order."""
 
     task: TaskConfig
     steps: tuple[Derivation, ...] = ()
 
     @classmethod
     def of(cls, task: TaskConfig, context: TaskContext | None = None) -> ContextSource:
-        """The source of a task. context: the loaded one, if it is at hand."""
+        """Return the source of a task. context: the loaded context, if there is one."""
         own = {f.name: getattr(task, f.name) for f in dataclasses.fields(TaskConfig)}
-        own["eval"] = dataclasses.replace(task.eval, lm_eval=LmEval())  # a harness job holds its own settings
-        made = cls(task=TaskConfig(**own))
-        return made if context is None else made.holding(context)
+        own["eval"] = dataclasses.replace(task.eval, lm_eval=LmEval())  # a harness job has its own settings
+        source = cls(task=TaskConfig(**own))
+        return source if context is None else source.holding(context)
 
     def then(self, name: str, args: Mapping[str, Any] | None = None, *, module: str = __name__) -> ContextSource:
-        """The source of a derived context."""
+        """Return the source of a derived context."""
         return ContextSource(task=self.task, steps=(*self.steps, Derivation(name, args or {}, module)))
 
     def holding(self, context: TaskContext) -> ContextSource:
-        """The same source with its context, loaded already."""
+        """Return the same source with its context, loaded already."""
         vars(self)["_context"] = context
         return self
 
@@ -124,16 +124,16 @@ class ContextSource:
         return fingerprint(self)
 
     def load(self) -> TaskContext:
-        """Return the context; loaded once in a process. Raises ConfigError or DataError."""
-        held: TaskContext | None = vars(self).get("_context")
-        if held is None:
-            held = _LOADED.get(self._fingerprint) or self._loaded()
-            _LOADED[self._fingerprint] = held
+        """Return the context. Loads it once in a process. Raises ConfigError or DataError."""
+        context: TaskContext | None = vars(self).get("_context")
+        if context is None:
+            context = _LOADED.get(self._fingerprint) or self._loaded()
+            _LOADED[self._fingerprint] = context
             _LOADED.move_to_end(self._fingerprint)
             while len(_LOADED) > KEPT:
                 _LOADED.popitem(last=False)
-            self.holding(held)
-        return held
+            self.holding(context)
+        return context
 
     def _loaded(self) -> TaskContext:
         if not self.steps:
@@ -144,7 +144,7 @@ class ContextSource:
         return _DERIVATIONS[last.name](self.before.load(), self.task, last.args)
 
     def checked(self, rows: Iterable[RowsRef] = (), refusals: tuple[str, ...] | None = None) -> TaskContext:
-        """Return the context, after a check that it holds what a job was planned with.
+        """Return the context, after a comparison with the rows and refusals of the plan.
 
         Raises:
             DataError: A set of rows, or the refusals, have changed since.
@@ -158,20 +158,20 @@ class ContextSource:
 
 
 def check_rows(sets: Mapping[str, ExampleSet], ref: RowsRef) -> None:
-    """Raise DataError if a set of rows is not the one that a job was planned with."""
+    """Raise DataError if a set of rows differs from that of the plan."""
     if ref.name not in sets or sets[ref.name].fingerprint() != ref.fingerprint:
         raise DataError(f"the rows of {ref.name} have changed since this job was planned; plan again")
 
 
 @derivation("requests")
 def _requests(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
-    """Forget requests, one after the other: a set of rows for each."""
-    given = args["requests"]
-    ranges = given if isinstance(given, int) else {name: (int(a), int(b)) for name, (a, b) in given.items()}
+    """Split the forget rows into a set for each request."""
+    requests = args["requests"]
+    ranges = requests if isinstance(requests, int) else {name: (int(a), int(b)) for name, (a, b) in requests.items()}
     return with_requests(context, ranges)[0]
 
 
 @derivation("watched")
 def _watched(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
-    """The benchmark that evaluations during training read."""
+    """Return the benchmark that evaluations during training read."""
     return dataclasses.replace(context, benchmark=context.watched or context.benchmark, watched=None)

@@ -1,5 +1,4 @@
-"""How much work a job is, before it is done: tokens from the length of the texts, operations from the parameters, and
-memory from the model's shape."""
+"""Estimate the work of a job: tokens from text lengths, operations from parameters, memory from the model's shape."""
 
 from __future__ import annotations
 
@@ -29,8 +28,11 @@ CHARACTERS_PER_TOKEN = 4.0
 
 @dataclass(frozen=True)
 class WorkEstimator:
-    """Tokens of each set of rows (question and own answer) and of its longest row, and the model's parameters (0:
-    unknown), its shape or why that is not known, and the bytes of a weight when it is scored."""
+    """Sizes of a study's rows and model.
+
+    tokens, longest: tokens of each set of rows (question and own answer) and of its longest row. n_parameters: 0 if
+    unknown. shape: the model's shape, or why it is unknown. scored_bytes: bytes of a weight during scoring.
+    """
 
     tokens: Mapping[str, float]
     longest: Mapping[str, float]
@@ -48,15 +50,17 @@ class WorkEstimator:
         evaluation: Estimate | None = None,
         alternates: bool = False,
     ) -> Estimate:
-        """Forward and backward over every sample of the run, about 6 operations per parameter and token; and what one
-        evaluation on the way takes, as often as there is one. alternates: other answers are a side of their own."""
+        """Estimate a training run: about 6 operations per parameter and token, plus its evaluations.
+
+        evaluation: the work of one evaluation. alternates: whether other answers are a further side.
+        """
         counts = {s: sum(self._count(n) for n in names) for s, names in sides.items()}
         means = {s: sum(self.tokens[n] for n in names) / max(counts[s], 1) for s, names in sides.items()}
         tokens, epochs, n_steps = 0.0, [], 0
-        for made, own in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain")):
-            drawn = {s: d.size for s, d in (("forget", made.forget), ("retain", made.retain)) if d is not None}
-            tokens += sum(n * means[side] for side, n in drawn.items())
-            n_samples = max(drawn.values(), default=0)
+        for draw, own in draws(args, n_forget=counts.get("forget"), n_retain=counts.get("retain")):
+            sample_counts = {s: d.size for s, d in (("forget", draw.forget), ("retain", draw.retain)) if d is not None}
+            tokens += sum(n * means[side] for side, n in sample_counts.items())
+            n_samples = max(sample_counts.values(), default=0)
             n_steps += math.ceil(n_samples / own.rows_per_step)
             anchor = counts.get(own.anchor) or max(counts.values(), default=1)
             epochs.append(own.num_train_epochs if own.max_steps < 0 else n_samples / max(anchor, 1))
@@ -68,8 +72,8 @@ class WorkEstimator:
         if isinstance(self.shape, str):
             return dataclasses.replace(work, shapeless=self.shape)
         length = max(self._length(n, self.longest[n]) for names in sides.values() for n in names)
-        held = estimate_memory(self.shape, args, "ddp", length=length, sides=len(sides) + alternates)
-        return dataclasses.replace(work, memory=held.total)
+        usage = estimate_memory(self.shape, args, "ddp", length=length, sides=len(sides) + alternates)
+        return dataclasses.replace(work, memory=usage.total)
 
     @property
     def model(self) -> Estimate:
@@ -77,21 +81,23 @@ class WorkEstimator:
         return Estimate(bytes=4 * self.n_parameters)
 
     def _count(self, name: str) -> int:
-        """Samples of a set: its rows, or the pieces that its texts are cut into."""
+        """Return the samples of a set: its rows, or the pieces of its texts."""
         rows = self.rows[name]
         if rows.long != "pieces":
             return len(rows)
         return max(1, math.ceil(self.tokens[name] / (rows.max_length or self.max_length)))
 
     def _length(self, name: str, longest: float) -> int:
-        """Tokens of a set's longest row, as it is cut: the whole of a piece."""
+        """Return the tokens of a set's longest row after truncation."""
         rows = self.rows[name]
         most = rows.max_length or self.max_length
         return most if rows.long == "pieces" else max(1, min(most, math.ceil(longest)))
 
     def score(self, part: RecordPart, generation: Generation, n_rows: int | None = None) -> Estimate:
-        """Two operations per parameter and token, four times that for generated tokens, six with a gradient; of the
-        first n_rows rows (None: all)."""
+        """Estimate the records of the first n_rows rows (None: all).
+
+        2 operations per parameter and token, 8 for generated tokens, 6 with a gradient.
+        """
         rows = self.rows[part.rows]
         if n_rows is not None:
             rows = dataclasses.replace(rows, rows=rows.rows[:n_rows])
@@ -99,8 +105,8 @@ class WorkEstimator:
         lengths = _characters(rows, ("answer",) if writes else part.names)
         length = self._length(part.rows, max(lengths, default=0) / CHARACTERS_PER_TOKEN)
         if writes:
-            made = len(rows.rows) * generation.samples * min(generation.max_new_tokens, 60)
-            work = Estimate(made, 8.0 * self.n_parameters * made)
+            n_tokens = len(rows.rows) * generation.samples * min(generation.max_new_tokens, 60)
+            work = Estimate(n_tokens, 8.0 * self.n_parameters * n_tokens)
             length += generation.max_new_tokens
             n_rows = len(rows.rows) * generation.samples
         else:
@@ -108,17 +114,17 @@ class WorkEstimator:
             work = Estimate(int(scored), part.spec.cost * self.n_parameters * scored)
         if isinstance(self.shape, str):
             return dataclasses.replace(work, shapeless=self.shape)
-        held = estimate_scoring(self.shape, part.kind, length=length, width=self.scored_bytes, n_rows=n_rows)
-        return dataclasses.replace(work, memory=held.total)
+        usage = estimate_scoring(self.shape, part.kind, length=length, width=self.scored_bytes, n_rows=n_rows)
+        return dataclasses.replace(work, memory=usage.total)
 
     def read(self, names: Sequence[str], n_rows: int) -> Estimate:
-        """One forward over so many rows of some sets: two operations per parameter and token."""
+        """Estimate one forward pass over n_rows rows of some sets: 2 operations per parameter and token."""
         tokens = n_rows * sum(self.tokens[n] for n in names) / max(sum(len(self.rows[n]) for n in names), 1)
         return Estimate(int(tokens), 2.0 * self.n_parameters * tokens)
 
 
 def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
-    """How often a run of so many epochs in each phase is evaluated; once at least, where it is at all."""
+    """Return the number of evaluations of a run; at least 1 if evaluations are on."""
     if not args.on:
         return 0
     on_the_way = n_steps // args.steps if args.steps else sum(int(e / (args.every or 1) + 1e-9) for e in epochs)
@@ -126,7 +132,7 @@ def _times(args: EvaluateArgs, epochs: Sequence[float], n_steps: int) -> int:
 
 
 def sizes(setting: TaskContext) -> WorkEstimator:
-    """The sizes of a study's rows and model."""
+    """Return the sizes of a study's rows and model."""
     sets = setting.benchmark.sets
     tokens = {n: _tokens(s) for n, s in sets.items()}
     shape: ParameterCounts | str
@@ -146,7 +152,7 @@ def sizes(setting: TaskContext) -> WorkEstimator:
 
 
 def parameters(model: ModelConfig) -> int:
-    """Parameters of a preset or of a local folder's safetensors; 0 for a hub id."""
+    """Return the parameters of a preset or of a local folder's safetensors; 0 for a hub id."""
     if model.scratch:
         return shape_in(model).parameters
     if model.source and looks_local(model.source):
@@ -155,28 +161,28 @@ def parameters(model: ModelConfig) -> int:
 
 
 def weights_in(folder: str, key: str) -> int:
-    """Numbers in a local folder's safetensors, by their headers. Raises ConfigError at the key for a broken file."""
+    """Count the numbers in a local folder's safetensors by their headers. Raises ConfigError for a broken file."""
     return sum(_elements(f, key) for f in sorted(Path(folder).expanduser().glob("*.safetensors")))
 
 
 def _elements(file: Path, key: str) -> int:
-    """Numbers in a safetensors file, read from its header alone. Raises ConfigError for a file that is none."""
+    """Count the numbers in a safetensors file by its header. Raises ConfigError for another file."""
     try:
         with safe_open(file, framework="np") as f:
             return sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{key}: {file} is no whole safetensors file: {error}") from None
+        raise ConfigError(f"{key}: {file} is not a complete safetensors file: {error}") from None
 
 
 def _tokens(rows: ExampleSet) -> list[float]:
-    """Tokens of each row with its own answer; those of shards together."""
+    """Return the tokens of each row with its own answer; of shards the sum."""
     if isinstance(rows, TokenDataset):
         return [float(rows.n_tokens)]
     return [n / CHARACTERS_PER_TOKEN for n in _characters(rows, ("answer",))]
 
 
 def _characters(rows: ExampleSet, variants: Sequence[str]) -> list[int]:
-    """Characters of each wanted answer with its question."""
+    """Return the characters of each requested answer with its question."""
     shots = sum(len(q) + len(a) for q, a in rows.shots)
     return [
         shots + len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants)

@@ -1,4 +1,4 @@
-"""Makes the jobs that measure a model of one setting: its records, the panel over them, and lm-evaluation-harness."""
+"""Create the jobs that measure a model: its records, the metric suite over them, and lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from expunge.pipelines.study.task_context import TaskContext, check_retain_file
 
 
 class EvaluationJobs:
-    """Makes the jobs that measure models. source: where another process gets the setting from."""
+    """Creates the jobs that measure models. source: the setting for another process."""
 
     def __init__(self, setting: TaskContext, evaluation: EvalConfig, source: ContextSource) -> None:
         self.setting, self.evaluation, self.source = setting, evaluation, source
@@ -38,31 +38,33 @@ class EvaluationJobs:
         self._logs: dict[Path, tuple[Mapping[str, MetricResult], FileRef]] = {}
 
     def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
-        """All records of a model, gathered from a job for each set of rows and kind.
+        """Return the job of all records of a model, above a job for each set of rows and kind.
 
-        original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
+        original: the model that agreement compares with, a job or a folder; `eval.original` has precedence.
         """
-        given = self.evaluation.original or original
-        # Parts bear the model's name, not that of the task: another task finds them where they lie.
+        original_model = self.evaluation.original or original
+        # Parts have the model's name, not the task's, so that other tasks share them.
         whose = model.label if model else Path(str(self.setting.model.source)).name
-        made: dict[str, Job] = {}
+        parts: dict[str, Job] = {}
         for part in self._parts:
-            if part.spec.needs == "original" and given is None:
-                continue  # the metrics that read it say that there is no original model
+            if part.spec.needs == "original" and original_model is None:
+                continue  # the metrics that read it report the missing original model
             if part.of is None:
-                made[part.file] = self._scored(whose, model, part, given)
+                parts[part.file] = self._scored(whose, model, part, original_model)
             elif self.evaluation.embedder is not None:
-                texts = made[f"{part.rows}.{part.of}.parquet"]
-                made[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
-        return RecordsJob(label=label, parents=made)
+                texts = parts[f"{part.rows}.{part.of}.parquet"]
+                parts[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
+        return RecordsJob(label=label, parents=parts)
 
     def check_lengths(self, source: str) -> None:
-        """Raise DataError for a row that the context of a model in a folder cannot hold; no weight is read."""
+        """Raise DataError for a row beyond the context length of a model folder. Reads no weights."""
         context = context_of(source)
         if context is None:
             return
         longest = {n: s.max_length or self.setting.template.max_length for n, s in self.setting.benchmark.sets.items()}
-        parts = [p for p in self._parts if p.of is None and longest[p.rows] > context]  # the template cuts the others
+        parts = [
+            p for p in self._parts if p.of is None and longest[p.rows] > context
+        ]  # the template truncates the others
         if not parts:
             return
         encoder = self.setting.encoder(source)
@@ -70,15 +72,15 @@ class EvaluationJobs:
             measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
 
     def _how(self, part: measuring.RecordPart) -> Generation:
-        """How texts of a part are generated."""
+        """Return the generation settings of a part."""
         return self.evaluation.sampling if part.spec.settings == "sampling" else self.evaluation.generation
 
     def _limited(self, part: measuring.RecordPart) -> Generation:
-        """The same, no longer than the benchmark allows."""
+        """Return the generation settings of a part within the benchmark's limits."""
         return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
 
     def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
-        """One kind of records of one set of rows."""
+        """Return the job of one kind of records of one set of rows."""
         writes = part.spec.settings is not None
         compared = part.spec.needs == "original"
         folder = str(original) if compared and not isinstance(original, Job) else None
@@ -101,7 +103,7 @@ class EvaluationJobs:
         )
 
     def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:
-        """The similarity of stored generations to answers."""
+        """Return the job that compares stored generations with answers."""
         return SimilarityJob(
             label=f"{label} {part.rows} {part.kind}",
             parents={"texts": texts},
@@ -123,7 +125,7 @@ class EvaluationJobs:
         retain_file: Path | None = None,
         shadows: Sequence[Job] = (),
     ) -> Job:
-        """The panel over a model's records, against the retain model's results if there are any.
+        """Return the job of the metric suite over a model's records, with the retain model's results if any.
 
         shadows: the records of the retain models that attacks with reference models read, never this model's own.
         """
@@ -146,7 +148,7 @@ class EvaluationJobs:
         )
 
     def harness(self, label: str, model: Job | None) -> Job | None:
-        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        """Return the job of lm-evaluation-harness on a model, if it has tasks."""
         config = self.evaluation.lm_eval
         if not config.tasks:
             return None
@@ -161,7 +163,7 @@ class EvaluationJobs:
         )
 
     def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, MetricResult], FileRef]:
-        """The results of a retain log that fits this setting, and the file; read once. Raises ConfigError."""
+        """Return the results of a matching retain log, and the file. Reads it once. Raises ConfigError."""
         if retain_file not in self._logs:
             n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
             results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
@@ -169,7 +171,7 @@ class EvaluationJobs:
         return self._logs[retain_file]
 
     def _tokenizer_mark(self) -> str | None:
-        """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
+        """Return the mark of this setting's tokenizer; None if a job will create it."""
         source = self.setting.model.tokenizer_source
         if source is None:
             return None
@@ -177,11 +179,11 @@ class EvaluationJobs:
 
     @property
     def eval_file(self) -> str:
-        """The name of the results file, as the field knows it: TOFU_EVAL.json."""
+        """The usual name of the results file: TOFU_EVAL.json."""
         return f"{self.setting.benchmark.eval_name}_EVAL.json"
 
     def meta(self) -> Mapping[str, Any]:
-        """What stands in a results file about what was measured; a retain log is checked against it."""
+        """Return the facts of the measurement for the results file, which a retain log must match."""
         return self._meta
 
     def _made_meta(self) -> Mapping[str, Any]:
@@ -195,17 +197,17 @@ class EvaluationJobs:
         }
 
     def _model_input(self, start: Job | None) -> ModelInput:
-        """The template, the weights' type and, if no job made them, the model and the tokenizer."""
-        made = start is not None
-        if made not in self._models:
+        """Return the template, the weights' type and, if no job made them, the model and the tokenizer."""
+        has_parent = start is not None
+        if has_parent not in self._models:
             model, named = self.setting.model, self.setting.model.tokenizer_args.pretrained_model_name_or_path
-            self._models[made] = ModelInput(
+            self._models[has_parent] = ModelInput(
                 self.setting.template,
                 model.model_args.dtype,
                 None
-                if made or not model.source
+                if has_parent or not model.source
                 else source_identity(model.source, model.model_args.revision, model.model_args.adapter),
                 tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
                 self.setting.rendered_template(),
             )
-        return self._models[made]
+        return self._models[has_parent]

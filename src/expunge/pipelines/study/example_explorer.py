@@ -1,4 +1,4 @@
-"""The rows of a study to look through, and how the study was made: what was stored, gathered for the report."""
+"""Collect stored rows, outputs and provenance of a study for the report's explorer."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from expunge.metrics.api import Score
 from expunge.pipelines.study.graph import StudyGraph
 from expunge.report.model import Explorer, ReportEntry, ReportProvenance, ReportRun, RowScore
 
-# family -> what its score of a row is called, the statistic that holds it, and which end of it says "still known"
+# family -> the name of its score, the statistic with the score, and the end of the range that means "still known"
 SCORES: Mapping[str, tuple[RowScore, str]] = {
     "probability": (RowScore("probability"), "prob"),
     "rouge": (RowScore("ROUGE"), "rougeL_recall"),
     "truth_ratio": (RowScore("truth ratio", known="low"), "score"),
     "extraction_strength": (RowScore("extraction strength"), "score"),
 }
-Said = Mapping[str, Mapping[int, str]]  # set of rows -> row -> text
+Outputs = Mapping[str, Mapping[int, str]]  # set of rows -> row -> text
 
 
-def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Said]]) -> Explorer:
-    """Every row that some model was scored on or said something to, the forget rows first.
+def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Outputs]]) -> Explorer:
+    """Return every row with a score or an output of some model, the forget rows first.
 
-    Where several metrics of one family read the same set, the one named first in the benchmark's panel counts: that of
-    the true answer.
+    If several metrics of one family read the same set, the first of the benchmark's suite counts: that of the true
+    answer.
     """
     tables = [_scores(benchmark, run) for run, _ in models]
     kinds = [family for family in SCORES if any(key[1] == family for table in tables for key in table)]
     names = [name for name in benchmark.sets if any(name == key[0] for table in tables for key in table)]
-    names += [name for name in benchmark.sets if name not in names and any(name in said for _, said in models)]
+    names += [name for name in benchmark.sets if name not in names and any(name in outputs for _, outputs in models)]
     names.sort(key=lambda name: name != benchmark.shown_set)
     entries = []
     for name in names:
         for row in benchmark.sets[name].rows:
-            said = tuple(texts.get(name, {}).get(row.row_id) for _, texts in models)
+            outputs = tuple(texts.get(name, {}).get(row.row_id) for _, texts in models)
             scores = tuple(
                 tuple(table.get((name, family), {}).get(row.row_id, math.nan) for family in kinds) for table in tables
             )
-            entries.append(ReportEntry(name, row.row_id, row.question, row.answers.get("answer", ""), said, scores))
+            entries.append(ReportEntry(name, row.row_id, row.question, row.answers.get("answer", ""), outputs, scores))
     return Explorer(_names([run for run, _ in models]), tuple(SCORES[family][0] for family in kinds), tuple(entries))
 
 
@@ -53,36 +53,36 @@ def _names(runs: Sequence[ReportRun]) -> tuple[str, ...]:
 
 
 def _scores(benchmark: Benchmark, run: ReportRun) -> dict[tuple[str, str], dict[int, float]]:
-    """(set, family) -> row -> score, of one model."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
+    """Return one model's scores: (set, family) -> row -> score."""
+    scores: dict[tuple[str, str], dict[int, float]] = {}
     for metric in benchmark.panel:
         if metric.family not in SCORES or metric.name not in run.results:
             continue
         rows = metric.rows or _rows_of_parents(benchmark, list(metric.parents.values()))
-        if rows is None or (rows, metric.family) in found:
+        if rows is None or (rows, metric.family) in scores:
             continue
         statistic = SCORES[metric.family][1]
         values = {k: _number(stats.get(statistic)) for k, stats in run.results[metric.name].per_row.items()}
         if values:
-            found[rows, metric.family] = values
-    return found
+            scores[rows, metric.family] = values
+    return scores
 
 
 def _rows_of_parents(benchmark: Benchmark, parents: Collection[str]) -> str | None:
-    """The one set that a metric's parents read, where they read one."""
+    """Return the one set that a metric's parents read, or None."""
     sets = {metric.rows for metric in benchmark.panel if metric.name in parents}
     return sets.pop() if len(sets) == 1 else None
 
 
 def _number(value: Score | None) -> float:
-    """A row's score; the mean where it has several answers."""
+    """Return a row's score; the mean if it has several answers."""
     if isinstance(value, list):
         return math.fsum(value) / len(value) if value else math.nan
     return math.nan if value is None else float(value)
 
 
 def making(graph: StudyGraph, outcome: RunOutcome, command: str) -> ReportProvenance:
-    """Settings, versions, machines and seeds, as the study and the records of its jobs say."""
+    """Return settings, versions, machines and seeds, from the study and the records of its jobs."""
     records = list(outcome.records.values())
     seeds = graph.study.seeds
     return ReportProvenance(

@@ -1,4 +1,4 @@
-"""From a Study to its graph of jobs. All of it is checked here, before any weight is read."""
+"""Build a study's graph of jobs. All settings are checked here, before any weight is read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from expunge.training.phases import check_run
 
 @dataclass(frozen=True)
 class ModelNode:
-    """One model of a study, with the jobs that make and measure it."""
+    """One model of a study, with the jobs that train and measure it."""
 
     label: str
     role: str  # "full", "retain" or "unlearn"
@@ -39,7 +39,7 @@ class ModelNode:
     settings: str
     train_seed: int
     seed: int | None
-    model: Job | None  # None: the given model, as it is
+    model: Job | None  # None: the model of the settings, unchanged
     records: Job
     metrics: Job
     harness: Job | None = None
@@ -52,33 +52,35 @@ class StudyGraph:
     study: StudyConfig
     setting: TaskContext
     leaves: tuple[ModelNode, ...]
-    cells: Mapping[str, StudyGraph] = field(default_factory=dict)  # of a grid, by name; `leaves` are those of all
+    cells: Mapping[str, StudyGraph] = field(
+        default_factory=dict
+    )  # of a grid, by name; `leaves` has the models of all cells
     audits: tuple[AuditEntry, ...] = ()
     stories: StoryJobs | None = None
     meta: Job | None = None
 
     @property
     def jobs(self) -> list[Job]:
-        """What the study wants, in the order people read it."""
+        """The end jobs of the study, in the order of the report."""
         measured = [job for leaf in self.leaves for job in (leaf.metrics, leaf.harness) if job]
-        told = [*(self.stories.jobs if self.stories else ()), *([self.meta] if self.meta else [])]
-        return [*measured, *(audited.job for audited in self.audits), *told]
+        others = [*(self.stories.jobs if self.stories else ()), *([self.meta] if self.meta else [])]
+        return [*measured, *(audited.job for audited in self.audits), *others]
 
 
-Rooms = dict[str, tuple[TrainingJobs, Mapping[str, str]]]  # by what they were made of
+TrainingCache = dict[str, tuple[TrainingJobs, Mapping[str, str]]]  # by the fingerprint of the task
 
 
-def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
-    """The graph of a study: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
+def build_graph(study: StudyConfig, cache: TrainingCache | None = None) -> StudyGraph:
+    """Build a study's graph: base -> full, retain -> unlearn -> score -> metrics. Raises ConfigError or DataError.
 
-    rooms: what was read for other studies; rows and model that are the same again are not read again.
+    cache: rows and models of earlier studies, so that equal ones are read once.
     """
     if study.stories is not None:
         return _of_stories(study)
     check_methods(study)
     check_audits(study)
     check_meta(study)
-    maker, links = _maker(study, {} if rooms is None else rooms)
+    maker, links = _maker(study, {} if cache is None else cache)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
     leaves: list[ModelNode] = []
@@ -96,7 +98,7 @@ def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
             for role in ("full", "retain")
             if getattr(setting.benchmark, f"{role}_sets")
         }
-    # The retain models of all training seeds are what attacks with reference models hold a model against.
+    # Attacks with reference models use the retain models of all training seeds.
     retained = {
         s: maker.records(f"retain{tags[s]}", m["retain"], m.get("full")) for s, m in trained.items() if "retain" in m
     }
@@ -122,34 +124,33 @@ def build_graph(study: StudyConfig, rooms: Rooms | None = None) -> StudyGraph:
 
 
 def _of_stories(study: StudyConfig) -> StudyGraph:
-    """The graph of a study of stories, which reads no benchmark."""
+    """Return the graph of a study of stories, which reads no benchmark."""
     jobs = story_jobs(study)
     empty = Benchmark(name="stories", split="", sets={}, panel=(), full_sets=(), retain_sets=(), shown_set=None)
     return StudyGraph(study, TaskContext(empty, study.model, study.template_args), (), stories=jobs)
 
 
-def _maker(study: StudyConfig, rooms: Rooms) -> tuple[TrainingJobs, Mapping[str, str]]:
-    """The maker of a study's jobs, and its forget sets by the names of their requests."""
+def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapping[str, str]]:
+    """Return the training jobs of a study, and its forget sets by the names of their requests."""
     own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
-    made_of = fingerprint({**own, "requests": study.requests})
-    if made_of not in rooms:
+    cache_key = fingerprint({**own, "requests": study.requests})
+    if cache_key not in cache:
         check_model(study.model)
         setting = resolve_task(study)
         source = ContextSource.of(study, setting)
         check_given(study, setting.benchmark)
         if study.data.request is not None:
-            raise ConfigError("data.request: picks a part for `expunge unlearn`; a study takes `requests`")
+            raise ConfigError("data.request: selects a part for `expunge unlearn`; in a study set `requests`")
         links: Mapping[str, str] = {"": setting.benchmark.forget_set}
         if study.requests != 1:
             setting, links = with_requests(setting, study.requests)
             source = source.then("requests", {"requests": study.requests}).holding(setting)
-        rooms[made_of] = TrainingJobs(setting, study.eval, source), links
-    return rooms[made_of]
+        cache[cache_key] = TrainingJobs(setting, study.eval, source), links
+    return cache[cache_key]
 
 
 class Baselines(NamedTuple):
-    """What a model is held against: the full model (None: the given one), the retain model's metrics, all retain
-    models' records."""
+    """The comparisons of a model: full model (None: that of the settings), retain metrics, all retain records."""
 
     full: Job | None
     retain: Job | None
@@ -157,7 +158,7 @@ class Baselines(NamedTuple):
 
 
 def check_given(study: StudyConfig, benchmark: Benchmark) -> None:
-    """Where a benchmark trains no full model, the given one stands for it: once. Raises ConfigError."""
+    """Raise ConfigError for several training seeds if the benchmark trains no full model."""
     if benchmark.full_sets:
         return
     if len(study.seeds.train) > 1:
@@ -165,41 +166,43 @@ def check_given(study: StudyConfig, benchmark: Benchmark) -> None:
 
 
 def check_methods(study: StudyConfig) -> None:
-    """Every method's name, settings and training settings. Raises ConfigError."""
+    """Check every method's name, settings and training settings. Raises ConfigError."""
     seen: list[str] = []
     for i, entry in enumerate(study.methods):
         where = f"methods[{i}]"
         for name in entry.from_models:
             if name not in seen:
-                raise ConfigError(f"{where}.from: no earlier method is labelled {name!r}{nearest(name, seen)}")
+                raise ConfigError(f"{where}.from: no earlier method has the label {name!r}{nearest(name, seen)}")
         seen.append(entry_label(entry))
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
-            raise ConfigError(f"{where}.label: {seen[-1]!r} holds an @, which names the links where there are requests")
+            raise ConfigError(f"{where}.label: {seen[-1]!r} has an @, which names the models of requests")
         if entry.trainer not in weight_edit_registry():
-            chosen = objective(entry.trainer, entry.method_args, where=where)
-            if not chosen.forgets:
+            loss = objective(entry.trainer, entry.method_args, where=where)
+            if not loss.forgets:
                 raise ConfigError(
-                    f"{where}.trainer: {entry.trainer} does not unlearn; the full and the retain model (the "
-                    "oracle) are in every study, so leave it out"
+                    f"{where}.trainer: {entry.trainer} does not unlearn; every study trains the full and the "
+                    "retain model, so leave it out"
                 )
-            chained = chosen.spec.teacher == "start"
+            chained = loss.spec.teacher == "start"
             if entry.from_models and not chained:
-                raise ConfigError(f"{where}.from: only an edit reads other methods' models, {entry.trainer} is a loss")
+                raise ConfigError(
+                    f"{where}.from: only a weight edit reads other methods' models; {entry.trainer} is a loss"
+                )
             if chained and len(entry.from_models) != 1:
                 raise ConfigError(
-                    f"{where}.from: {entry.trainer} goes on from one earlier method's model, name its label"
+                    f"{where}.from: {entry.trainer} starts from one earlier method's model; name its label"
                 )
-            check_run(chosen, args, f"{where}.args")
+            check_run(loss, args, f"{where}.args")
             continue
         edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = weight_edit_registry()[entry.trainer].others
         if others == "model" and not entry.from_models:
-            raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods, name their labels")
+            raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods; name their labels")
         if others == "model":
             check_count(getattr(edit, "weights", None), len(entry.from_models), f"{where}.method_args.")
         if others == "" and len(entry.from_models) > 1:
-            raise ConfigError(f"{where}.from: {entry.trainer} edits one model, {len(entry.from_models)} were named")
+            raise ConfigError(f"{where}.from: {entry.trainer} edits one model; {len(entry.from_models)} are listed")
         if others == "reinforced" and entry.from_models:
             raise ConfigError(f"{where}.from: {entry.trainer} trains its own second model; leave it out")
 
@@ -213,42 +216,42 @@ def _forget(
     seed: int,
     tag: str,
 ) -> list[ModelNode]:
-    """The unlearned models of one full model and one seed, in the order of the study's methods.
+    """Return the unlearned models of one full model and one seed, in the order of the study's methods.
 
     links: the forget sets by the names of their requests, in order. Each model of a chain starts from the one before;
-    `made` holds the last.
+    `models` contains the last.
     """
     full = against.full
     leaves: list[ModelNode] = []
-    made: dict[str, Job] = {}
+    models: dict[str, Job] = {}
     tag += f"-u{seed}" if len(study.seeds.unlearn) > 1 else ""
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
         model = (
-            made[entry.from_models[0]] if entry.from_models and entry.trainer not in weight_edit_registry() else full
+            models[entry.from_models[0]] if entry.from_models and entry.trainer not in weight_edit_registry() else full
         )
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
             if entry.trainer in weight_edit_registry():
-                model = _edit(maker, entry, name + tag, model, rows, made, args)
+                model = _edit(maker, entry, name + tag, model, rows, models, args)
             else:
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
-                chosen = objective(entry.trainer, entry.method_args)
+                loss = objective(entry.trainer, entry.method_args)
                 retain = against.retain.parents["records"] if against.retain else None
                 watched = maker.to_watch(retain) if args.evaluate.on else None
-                model = maker.forgetting(rows).fit(name + tag, model, chosen, sides, args, retain=watched)
+                model = maker.forgetting(rows).fit(name + tag, model, loss, sides, args, retain=watched)
             leaf = _leaf(maker, name + tag, "unlearn", train_seed, model, *against)
             leaves.append(dataclasses.replace(leaf, label=name, method=entry.trainer, settings=shown, seed=seed))
         if model is not None:
-            made[label] = model
+            models[label] = model
     return leaves
 
 
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
-    """The links of an entry's chain: one for each request, or a single one if the entry trains on no forget rows."""
+    """Return the links of an entry's chain: one for each request, or one if the entry trains on no forget rows."""
     edit = weight_edit_registry().get(entry.trainer)
     return links if edit is None or edit.others == "reinforced" else {"": ""}
 
@@ -259,15 +262,15 @@ def _edit(
     label: str,
     model: Job | None,
     rows: str,
-    made: Mapping[str, Job],
+    models: Mapping[str, Job],
     args: TrainArgs,
 ) -> Job:
-    """An edit's job: of a model and its twin reinforced on some rows, of earlier methods' models, or of one model."""
+    """Return the job of a weight edit, with the models that it reads."""
     edit = make_weight_edit(entry.trainer, entry.method_args)
     others = weight_edit_registry()[entry.trainer].others
     if others == "reinforced":
         return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
-    named = [made[name] for name in entry.from_models]
+    named = [models[name] for name in entry.from_models]
     return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
 
 
@@ -281,7 +284,7 @@ def _leaf(
     retain: Job | None,
     shadows: Sequence[Job],
 ) -> ModelNode:
-    """A model with its records and metrics."""
+    """Return a model with its records and metrics."""
     records = maker.records(name, model, full)
     return ModelNode(
         label=name,

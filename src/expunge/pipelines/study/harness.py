@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness on one of our models: its own code asks and scores, with our model and tokenizer."""
+"""Run tasks of lm-evaluation-harness on a model: its own code prompts and scores, with our model and tokenizer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_tasks(config: LmEval) -> None:
 
 
 def identity(config: LmEval) -> dict[str, Any]:
-    """What a fingerprint covers: the tasks, how they are asked, and the version that asks; not the batch size."""
+    """Return the keyed settings: the tasks, their prompts and the version of the harness; not the batch size."""
     out: dict[str, Any] = {
         "tasks": config.tasks,
         "num_fewshot": config.num_fewshot,
@@ -60,7 +60,7 @@ def measure_tasks(
 ) -> dict[str, Any]:
     """Run the tasks and write LMEval_EVAL.json and LMEval_SUMMARY.json, a metric `task/metric` each.
 
-    Raises JobError if a task cannot be run: its data are out of reach, or the tokenizer lacks what it asks for.
+    Raises JobError if a task cannot be run: its data are not reachable, or the tokenizer has no chat template.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -73,7 +73,7 @@ def measure_tasks(
     loaded.eval()
     harness: Any = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=config.batch_size)
     try:
-        found = lm_eval.simple_evaluate(
+        output = lm_eval.simple_evaluate(
             model=harness,
             tasks=list(config.tasks),
             num_fewshot=config.num_fewshot,
@@ -85,18 +85,18 @@ def measure_tasks(
             log_samples=False,
         )
     except Exception as error:  # the tasks' own code and the data sets' loaders share no base class
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise JobError(f"{KEY}.tasks={','.join(config.tasks)}: lm-eval could not run them: {said}") from error
-    results = task_results(found["results"] if found else {})
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise JobError(f"{KEY}.tasks={','.join(config.tasks)}: lm-eval could not run them: {message}") from error
+    results = task_results(output["results"] if output else {})
     write_results(folder, results, meta, prefix=PREFIX)
     progress(1, 1)
     return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
 
 
-def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResult]:
-    """lm-eval's numbers as metrics: `task/metric` where its filter is "none", else `task/metric,filter`."""
+def task_results(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResult]:
+    """Return lm-eval's numbers as metrics: `task/metric` if its filter is "none", else `task/metric,filter`."""
     out: dict[str, MetricResult] = {}
-    for task, numbers in found.items():
+    for task, numbers in tables.items():
         for key, value in numbers.items():
             metric, _, kind = key.partition(",")
             if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
@@ -110,7 +110,7 @@ def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResu
 
 
 def _manager(config: LmEval) -> Any:
-    """The index of tasks: the user's folder alone where it has them all, for lm-eval's own takes seconds to read."""
+    """Return the index of tasks: only the user's folder if it has all tasks, because lm-eval's own is slow to read."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

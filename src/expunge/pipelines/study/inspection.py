@@ -1,4 +1,4 @@
-"""`inspect`: what a model still holds, layer by layer, next to other models. In memory, without files."""
+"""`inspect`: analyse a model layer by layer, next to other models. In memory, without files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def inspect(
     template: Template | Mapping[str, Any] | None = None,
     n: int = 200,
 ) -> LayerReport:
-    """Measure a model layer by layer, next to its reference and to control models.
+    """Analyse a model layer by layer, next to its reference and control models.
 
     Args:
         model: The model to inspect, or its name. It is not changed.
         tokenizer: Its tokenizer. A model given by name needs none.
         analyses: Some of "drift" (relative change of each layer's weights against the reference), "cka" (similarity of
             each layer's states to the reference's, 1: equal), "lens" (log-probability of the forget answers read from
-            each layer, in nats per token) and "probe" (AUC of telling forget from retain examples). None: all that the
-            arguments allow.
+            each layer, in nats per token) and "probe" (AUC of classifying forget against retain examples). None:
+            all that the arguments allow.
         forget: The examples that are read: any data that `evaluate` reads.
         reference: The model before unlearning. "drift" and "cka" need it.
         retain: Examples to keep. "probe" needs them.
@@ -46,10 +46,10 @@ def inspect(
         The report. `to_pandas()` has a line per layer; `details(name)` has the finest numbers.
 
     Raises:
-        ConfigError: If an analysis is unknown or lacks what it needs.
+        ConfigError: If an analysis is unknown or an argument that it needs is missing.
         DataError: If the examples cannot be read.
     """
-    wanted = _wanted(analyses, reference, retain)
+    selection = _select(analyses, reference, retain)
     model, tokenizer = resolve_model(model, tokenizer)
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     models = {"model": model}
@@ -58,13 +58,13 @@ def inspect(
     models |= {name: resolve_model(other, tokenizer)[0] for name, other in (controls or {}).items()}
     read = _inputs(forget, "forget", n, encoder)
     other = None if retain is None else _inputs(retain, "retain", n, encoder)
-    skipped = [a for a in ANALYSES if a not in wanted] if analyses is None else []
+    skipped = [a for a in ANALYSES if a not in selection] if analyses is None else []
     notes = [f"left out: {', '.join(skipped)} (reference= or retain= is missing)"] if skipped else []
-    return layer_report(wanted, models, read, other, notes)
+    return layer_report(selection, models, read, other, notes)
 
 
-def _wanted(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -> list[str]:
-    """The analyses to run. Raises ConfigError for an unknown one, or one whose arguments are missing."""
+def _select(analyses: Sequence[str] | str | None, reference: Any, retain: Any) -> list[str]:
+    """Return the analyses to run. Raises ConfigError for an unknown one, or one whose arguments are missing."""
     lacks = {"drift": reference is None, "cka": reference is None, "probe": retain is None}
     if analyses is None:
         return [name for name in ANALYSES if not lacks.get(name)]

@@ -29,19 +29,19 @@ class MethodRef:
     args: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, chosen: Objective) -> MethodRef:
+    def of(cls, loss: Objective) -> MethodRef:
         """Refer to an objective."""
-        known = SHARED if chosen.spec.retain_loss_type is not None else NO_RETAIN_LOSS
-        weights = {key: value for key, value in dataclasses.asdict(chosen.weights).items() if key in known}
-        return cls(chosen.spec.name, {**weights, **dataclasses.asdict(chosen.method)})
+        known = SHARED if loss.spec.retain_loss_type is not None else NO_RETAIN_LOSS
+        weights = {key: value for key, value in dataclasses.asdict(loss.weights).items() if key in known}
+        return cls(loss.spec.name, {**weights, **dataclasses.asdict(loss.method)})
 
     def make(self) -> Objective:
-        """The objective. Raises ConfigError for a method that is not registered here."""
+        """Return the objective. Raises ConfigError for a method that is not registered here."""
         return objective(self.name, self.args)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What a key covers: name, revision and every setting."""
+        """The part of a key: name, revision and every setting."""
         return self.make().identity
 
 
@@ -59,12 +59,12 @@ class EditRef:
         return cls(known["name"], known["args"])
 
     def make(self) -> WeightEdit:
-        """The edit. Raises ConfigError for one that is not registered here."""
+        """Return the edit. Raises ConfigError for one that is not registered here."""
         return make_weight_edit(self.name, self.args)
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What a key covers: name, revision and every setting."""
+        """The part of a key: name, revision and every setting."""
         return weight_edit_identity(self.make())
 
 
@@ -82,12 +82,12 @@ class AuditRef:
         return cls(known["name"], known["args"])
 
     def make(self) -> Audit:
-        """The audit. Raises ConfigError for one that is not registered here."""
+        """Return the audit. Raises ConfigError for one that is not registered here."""
         return make_audit({"name": self.name, **self.args})
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What a key covers: name, revision and every setting."""
+        """The part of a key: name, revision and every setting."""
         return audit_identity(self.make())
 
 
@@ -99,16 +99,16 @@ class Panel:
 
     @functools.cached_property
     def identity(self) -> list[dict[str, Any]]:
-        """What a key covers."""
+        """The part of a key."""
         return panel_identity(self.metrics)
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """How a job reads its model: the template and the type of the weights.
+    """The inputs of a job's model: the template and the type of the weights.
 
-    model, tokenizer: what identifies the configured ones, if no job made them. rendered: what identifies the text that
-    the template renders.
+    model, tokenizer: identities of the configured ones, if no job creates them. rendered: identity of the text that the
+    template renders.
     """
 
     template: Template
@@ -125,7 +125,7 @@ class TaskJob(Job):
     kind: ClassVar[str] = ""
 
     source: ContextSource = shared()
-    """Where the rows, the template and the model's settings come from."""
+    """The source of the rows, the template and the model's settings."""
 
     @property
     def modules(self) -> frozenset[str]:
@@ -133,5 +133,5 @@ class TaskJob(Job):
         return super().modules | self.source.modules
 
     def model_source(self, inputs: Mapping[str, Path]) -> str:
-        """Where the model lies: with its parent, or at the configured source."""
+        """Return the model's folder or id: its parent's folder, or the configured source."""
         return str(inputs["model"]) if "model" in inputs else str(self.source.load().model.source)

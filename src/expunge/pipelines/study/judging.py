@@ -31,10 +31,10 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
     Raises:
         ConfigError: If the settings of the judge are wrong. DataError: If there are no texts.
     """
-    made = decode(RuleJudge, judge, where="judge") if isinstance(judge, Mapping) else judge
-    if not hasattr(made, "judge"):
+    decoded = decode(RuleJudge, judge, where="judge") if isinstance(judge, Mapping) else judge
+    if not hasattr(decoded, "judge"):
         raise ConfigError(f"judge: expected a judge or the settings of a RuleJudge, got a {type(judge).__name__}")
-    return judge_texts(made, _generations(texts, examples))
+    return judge_texts(decoded, _generations(texts, examples))
 
 
 def _generations(texts: Any, examples: str) -> list[GeneratedText]:

@@ -1,4 +1,4 @@
-"""The jobs that measure models: records of rows, the panel over them, and lm-evaluation-harness."""
+"""The jobs that measure models: records of rows, the metric suite over them, and lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LOADED = "loaded model"  # in the memory of a run: the settings of the model, an
 
 
 def model_cache(context: JobContext, model: ModelConfig) -> measuring.ModelCache:
-    """The model that the last job loaded for scoring, so that consecutive jobs of one model load it once."""
+    """Return the model that the last job loaded for scoring, so that consecutive jobs of one model load it once."""
     settings, cache = context.memory.get(LOADED, (None, None))
     if settings != model or cache is None:
         drop_model(context)
         cache = measuring.ModelCache()
         context.memory[LOADED] = model, cache
-    found: measuring.ModelCache = cache
-    return found
+    cached: measuring.ModelCache = cache
+    return cached
 
 
 def drop_model(context: JobContext) -> None:
@@ -39,20 +39,20 @@ def drop_model(context: JobContext) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreJob(TaskJob):
-    """One kind of records of one set of rows. The key covers only what decides them, so other records stay."""
+    """One kind of records of one set of rows. The key covers only the settings of these records."""
 
     kind: ClassVar[str] = "score"
 
     records: str
     rows: RowsRef
     columns: tuple[str, ...]
-    """The columns of the records: those of an older form are made again."""
+    """The columns of the records. Records with other columns are computed again."""
     reads: tuple[str, ...] = ()
     """The answers that are scored."""
     generation: Generation | None = None
     limits: Limits | None = None
     original: Mapping[str, Any] | None = None
-    """What identifies the original model of an agreement, if no job made it."""
+    """Identity of the original model of an agreement, if no job trains it."""
     model: ModelInput
     part: measuring.RecordPart = unkeyed()
     how: Generation = shared()
@@ -60,17 +60,17 @@ class ScoreJob(TaskJob):
 
     @property
     def collective(self) -> bool:
-        """Rows are shared out over the processes of a launch."""
+        """True: the processes of a launch divide the rows."""
         return self.part.spec.collective
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Score the rows with the model."""
         setting = self.source.checked([self.rows])
-        held = model_cache(context, setting.model)
+        cache = model_cache(context, setting.model)
         original = inputs.get("original", self.original_source)
         source = self.model_source(inputs)
         return measuring.score(
-            out, source, setting, self.part, self.how, held, context.progress,
+            out, source, setting, self.part, self.how, cache, context.progress,
             original=None if original is None else str(original),
         )  # fmt: skip
 
@@ -105,7 +105,7 @@ class RecordsJob(Job):
     shares_task: ClassVar[Any] = "parents"
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
-        """Gather the parts; the loaded model is released, because this was its last one."""
+        """Collect the parts, and release the loaded model after the last one."""
         drop_model(context)
         return measuring.gather(out, inputs)
 
@@ -124,7 +124,7 @@ class MetricsJob(TaskJob):
     retain_log: FileRef | None = None
     """The retain model's results, if they come from a file."""
     meta: Mapping[str, Any] = shared()
-    """What the results file says of the rows, the template and the benchmark."""
+    """The rows, the template and the benchmark in the results file."""
     eval_file: str = unkeyed()
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:

@@ -51,11 +51,11 @@ __all__ = [
 ]
 
 
-READING = "reading"  # in a job's facts: how its model was read, if not like most models
+READING = "reading"  # in a job's facts: notes on the loading of its model
 
 
 class _Columns(dict[str, Sequence[str]]):
-    """What a job's key holds of each kind, also of kinds that a plugin registers later."""
+    """The part of a job's key for each kind, including kinds of plugins."""
 
     def __missing__(self, kind: str) -> Sequence[str]:
         return find_kind(kind).key
@@ -77,7 +77,7 @@ class ModelCache:
         self.tokens: dict[str, pa.Table] = {}
 
     def model(self, source: str, setting: TaskContext, encoder: Encoder, folder: Path) -> Any:
-        """Return the model of a source, read as its passport says. folder: of a job in the store with the passports."""
+        """Return the model of a source, loaded by its passport. folder: of a job in the store with the passports."""
         if source != self._source:
             self.drop()
             args = setting.model.model_args
@@ -99,7 +99,7 @@ def score(
     setting: TaskContext,
     part: RecordPart,
     generation: Generation,
-    held: ModelCache,
+    cache: ModelCache,
     progress: Progress,
     *,
     original: str | None = None,
@@ -109,7 +109,7 @@ def score(
     original: the model that agreement compares with.
     """
     encoder = setting.encoder(source)
-    model = held.model(source, setting, encoder, folder)
+    model = cache.model(source, setting, encoder, folder)
     rows = setting.benchmark.sets[part.rows]
     total = units(part, rows, generation)
     done = 0
@@ -129,13 +129,13 @@ def score(
         encoder=encoder,
         generation=limited(generation, setting.benchmark.generation.get(part.rows)),
         original=None if original is None else load_original,
-        tokens=held.tokens.get(rows.fingerprint()),
+        tokens=cache.tokens.get(rows.fingerprint()),
         progress=step,
     )
     table = part.spec.compute(inputs)
-    facts: dict[str, Any] = {"units": total, **({READING: list(held.notes)} if held.notes else {})}
+    facts: dict[str, Any] = {"units": total, **({READING: list(cache.notes)} if cache.notes else {})}
     if part.kind == "tokens":
-        held.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))
+        cache.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
     pq.write_table(marked(table, tokenizer_mark(encoder.tokenizer)), folder / part.file)
     return facts
@@ -155,14 +155,14 @@ def check_lengths(
 def compare_texts(
     folder: Path, texts: Path, setting: TaskContext, part: RecordPart, embedder: str, progress: Progress
 ) -> dict[str, Any]:
-    """The similarity of stored generations to the named answers. The model itself is not read."""
+    """Write the similarity of stored generations to the named answers. Reads no model."""
     inputs = ScoringInputs(
         model=None,
         examples=setting.benchmark.sets[part.rows],
         names=part.names,
-        encoder=None,  # type: ignore[arg-type]  # texts are compared, no model reads
+        encoder=None,  # type: ignore[arg-type]  # compares texts, without a model
         embedder=Embedder(embedder, pick_device(setting.model.device)),
-        source=pq.read_table(_made(texts)),
+        source=pq.read_table(_records_file(texts)),
     )
     table = part.spec.compute(inputs)
     pq.write_table(table, folder / part.file)
@@ -171,24 +171,24 @@ def compare_texts(
 
 
 def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:
-    """All records of one model in one folder, as links to those of its parts.
+    """Collect all records of one model in one folder, as links to the files of its parts.
 
-    parents: name of a part's file -> the folder of the job that made it. Equal rows are scored once whatever their sets
-    are called, so what lies there may bear the name of another set.
+    parents: name of a part's file -> the folder of its job. Equal rows are scored once under any set name, so the
+    file in that folder may have the name of another set.
     """
     for name, parent in parents.items():
-        link(_made(parent), folder / name)
+        link(_records_file(parent), folder / name)
     return {"parts": sorted(parents)}
 
 
-def _made(folder: Path) -> Path:
-    """The one file of records in a part's folder."""
+def _records_file(folder: Path) -> Path:
+    """Return the one file of records in a part's folder."""
     (file,) = folder.glob("*.parquet")
     return file
 
 
 def units(part: RecordPart, rows: ExampleSet, generation: Generation) -> int:
-    """How many answers or prompts a part reads."""
+    """Return the number of answers or prompts a part reads."""
     if part.spec.settings is not None:
         return len(rows.rows) * generation.samples
     return sum(len(wanted_variants(r, part.names)) for r in rows.rows)
@@ -203,7 +203,7 @@ def measure(
     meta: Mapping[str, Any],
     shadows: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """The panel over stored records, as EVAL and SUMMARY files. No model is read.
+    """Compute the metric suite over stored records, and write EVAL and SUMMARY files. Reads no model.
 
     shadows: the records of the retain models that `Metric.shadows` reads.
     """
@@ -225,15 +225,15 @@ def _compute(
     retain: Mapping[str, MetricResult] | None,
     shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
-    """The panel over the records of a folder."""
+    """Compute the metric suite over the records of a folder."""
     tables = {(p.rows, p.kind): pq.read_table(records / p.file) for p in parts(panel) if (records / p.file).is_file()}
     return results_of(panel, tables, setting.benchmark.sets, retain, shadows)
 
 
 def tokenizer_of(records: Path) -> str | None:
-    """The tokenizer that records say they were made with."""
+    """Return the tokenizer mark of stored records, if any."""
     for file in sorted(records.glob("*.parquet")):
-        found = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
-        if found:
-            return str(found.decode())
+        mark = (pq.read_schema(file).metadata or {}).get(TOKENIZER.encode())
+        if mark:
+            return str(mark.decode())
     return None

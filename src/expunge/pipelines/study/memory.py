@@ -1,9 +1,8 @@
-"""How much memory a training run, or the scoring of a model, takes on each GPU, on paper: from the model's shape and
-the settings alone.
+"""Estimate the GPU memory of training and scoring from the model's shape and the settings.
 
 Bytes of: weights (float32, or quantised), gradients, the optimiser, the casts of weights that mixed precision keeps for
-the backward, activations (of scoring, with the cache), and the logits of a chunk. What fragments, what libraries
-reserve and what an exchange holds for a moment is not counted; the largest of these is named in the table's note.
+the backward, activations (of scoring, with the cache), and the logits of a chunk. Fragmentation, memory
+that libraries reserve and buffers of collectives are not counted; the table's note names the largest of these.
 Nothing here was measured on a GPU. On a CPU batches are smaller.
 """
 
@@ -60,11 +59,11 @@ class ParameterCounts:
 
     @property
     def parameters(self) -> int:
-        """All parameters, the layers' norms among them."""
+        """All parameters, including the layers' norms."""
         return self.layers * (self.layer + 2 * self.hidden) + self.outside
 
 
-# as their config.json files say
+# from their config.json files
 SHAPES: Mapping[str, ParameterCounts] = {
     "Llama-2-7b": ParameterCounts(4096, 11008, 32, 32000, 4096, tied=False),
     "Llama-2-13b": ParameterCounts(5120, 13824, 40, 32000, 5120, tied=False),
@@ -80,12 +79,14 @@ SHAPES: Mapping[str, ParameterCounts] = {
 }  # fmt: skip
 
 
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # what names them in a configuration
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # their keys in a configuration
 
 
 def shape_of(model: str) -> ParameterCounts:
-    """A model's shape: by its name, by the config.json of its folder, or by the name in a hub id such as
-    `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for another."""
+    """Return a model's shape by its name, the config.json of its folder, or the name in a hub id.
+
+    A hub id is such as `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for an unknown model.
+    """
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
         last = model.rpartition("/")[2]
@@ -96,17 +97,17 @@ def shape_of(model: str) -> ParameterCounts:
     try:
         c = json.loads(file.read_text(encoding="utf-8"))
         if any(c.get(key) for key in EXPERTS):
-            raise ConfigError(f"memory: {file}: a mixture of experts, and this knows one MLP a layer")
+            raise ConfigError(f"memory: {file}: a mixture of experts; the estimate supports one MLP per layer")
         heads = c["num_attention_heads"]
         keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
         d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
         return ParameterCounts(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"memory: {file} is no configuration of a Llama-like model: {error}") from None
+        raise ConfigError(f"memory: {file} is not a configuration of a Llama-like model: {error}") from None
 
 
 def shape_in(model: ModelConfig) -> ParameterCounts:
-    """The shape of a configured model. Raises ConfigError where its configuration does not say it."""
+    """Return the shape of a configured model. Raises ConfigError if its configuration does not contain it."""
     shape = shape_of(str(model.scratch or model.source))
     return dataclasses.replace(shape, vocabulary=model.vocab_size) if model.scratch and model.vocab_size else shape
 
@@ -128,7 +129,7 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
-STATE_BYTES = {"paged_adamw_8bit": 2, "adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # of a trained value; AdamW holds 8
+STATE_BYTES = {"paged_adamw_8bit": 2, "adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes per trained value; AdamW has 8
 HELD = {None: 4.0, "nf4": 0.516, "int8": 1.0}  # bytes of a linear weight; nf4 with its doubly quantised scales
 
 
@@ -141,7 +142,7 @@ def estimate_memory(
     length: int = 512,
     sides: int = 2,
 ) -> MemoryEstimate:
-    """What one of `processes` devices holds while it trains.
+    """Estimate the memory of one of `processes` devices during training.
 
     length: tokens of a padded row. sides: rows of a sample that go through the model together (forget and retain: 2).
     """
@@ -152,18 +153,18 @@ def estimate_memory(
     gradients, optimizer = 4.0 * trained, float(STATE_BYTES.get(args.optim, 8)) * trained
     split_all, split_state = strategy in ("fsdp2", "zero3"), strategy != "ddp"
     if strategy == "ddp" and processes > 1:
-        gradients *= 2  # the buckets they are exchanged in
+        gradients *= 2  # the buckets of the gradient exchange
     if split_state:
         gradients, optimizer = gradients / processes, optimizer / processes
-    if split_all and processes > 1:  # and what is gathered: two layers, and what lies outside the layers
+    if split_all and processes > 1:  # plus gathered weights: two layers, and the weights outside the layers
         weights = weights / processes + 4.0 * (shape.outside + 2 * shape.layer)
     half = args.bf16 or args.fp16
     layers_alive = 1 if args.activation_checkpointing else shape.layers
     casts = 2.0 * layers_alive * shape.layer if half else 0.0
     width = 2 if half else 4
     read = args.per_device_train_batch_size * sides * length
-    kept = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
-    activations = float(read * (layers_alive * _of_layer(shape, width) + kept))
+    checkpoint_width = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
+    activations = float(read * (layers_alive * _of_layer(shape, width) + checkpoint_width))
     in_chunks = args.logits_chunk_size and (strategy == "ddp" or processes == 1)
     # in chunks: the product, and its slope in strips; else logits, log-probabilities and the slope
     alive = min(args.logits_chunk_size, read) * 2 if in_chunks else read * 3
@@ -176,23 +177,23 @@ SCORED = ("tokens", "texts", "samples", "grads", "agreement")  # kinds of record
 def estimate_scoring(
     shape: ParameterCounts, kind: str, *, length: int = 512, width: int = 4, n_rows: int | None = None
 ) -> MemoryEstimate:
-    """What a GPU holds at most while one kind of records is made.
+    """Estimate the peak memory of a GPU while it computes one kind of records.
 
-    length: tokens of the longest row, what is generated included. width: bytes of a weight. n_rows: how many rows there
-    are; None: more than a batch takes.
+    length: tokens of the longest row, including generated ones. width: bytes of a weight. n_rows: the number of rows;
+    None: more than one batch.
     """
     there = n_rows * length if n_rows else 2**62
     weights, of_cache = float(width * shape.parameters), 2 * width * shape.layers * shape.keys
     if kind == "grads":
         rows = min(gradients.AT_ONCE, max(1, int(gradients.WIDE_ROOM // weights)), there // length)
-        held = rows * (weights + (4.0 * shape.parameters if width < 4 else 0.0))  # and as float32
+        gradient_bytes = rows * (weights + (4.0 * shape.parameters if width < 4 else 0.0))  # and as float32
         read = rows * length
         activations = float(read * shape.layers * _of_layer(shape, width))
-        return MemoryEstimate(weights, held, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
+        return MemoryEstimate(weights, gradient_bytes, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
     if kind in ("texts", "samples"):
         budget = max(generation.BUDGET, generation.CACHE // (2 * shape.layers * shape.hidden * width), length)
         budget = min(budget, there)
-        of_logit = width + (24.0 if kind == "samples" else 0.0)  # drawn by sums of probabilities in float64
+        of_logit = width + (24.0 if kind == "samples" else 0.0)  # sampling sums probabilities in float64
         activations = float(budget * (of_cache + _of_layer(shape, width)))
         return MemoryEstimate(weights, 0.0, 0.0, 0.0, activations, budget // length * of_logit * shape.vocabulary)
     budget = min(max(loglikelihood.WIDE_BUDGET, length), there)
@@ -200,7 +201,7 @@ def estimate_scoring(
     if kind == "agreement":
         logits = 2.0 * width * budget * shape.vocabulary
         return MemoryEstimate(2 * weights, 0.0, 0.0, 0.0, float(budget * _of_layer(shape, width)), logits + strips)
-    # questions that are read once, and answers after them: a read token costs as much as so many cached ones
+    # questions once, then answers: one token of a forward pass costs as much as CACHED cached tokens
     cached = min((1 + loglikelihood.CACHED) * budget, 2 * there)
     activations = float(budget * _of_layer(shape, width) + cached * of_cache)
     return MemoryEstimate(
@@ -209,16 +210,18 @@ def estimate_scoring(
 
 
 def _of_layer(shape: ParameterCounts, width: int) -> int:
-    """Bytes of a token in a layer: the inputs of seven products, queries, keys, values, both norms, and three of the
-    MLP's width."""
+    """Return the bytes of a token in a layer.
+
+    The inputs of seven products, queries, keys, values, both norms, and three tensors of the MLP's width.
+    """
     return width * (8 * shape.hidden + 2 * shape.keys + 4 * shape.inner)
 
 
 def _trained(shape: ParameterCounts, args: TrainArgs) -> int:
-    """Values that are trained."""
+    """Return the number of trained values."""
     if args.lora is not None:
-        chosen = args.lora.target_modules
-        names = shape.linear if isinstance(chosen, str) else {n: shape.linear[n] for n in chosen if n in shape.linear}
+        modules = args.lora.target_modules
+        names = shape.linear if isinstance(modules, str) else {n: shape.linear[n] for n in modules if n in shape.linear}
         return shape.layers * sum(args.lora.r * (a + b) for a, b in names.values())
     if args.trainable_last_k_layers:
         return min(args.trainable_last_k_layers, shape.layers) * (shape.layer + 2 * shape.hidden)

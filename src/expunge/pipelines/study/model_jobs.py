@@ -1,4 +1,4 @@
-"""The jobs that make models: from scratch, by training and unlearning, and by editing weights; and what they read."""
+"""The jobs that create models: from scratch, by training, by unlearning and by weight edits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BaseJob(TaskJob):
     text: tuple[RowsRef, ...] = ()
     """The rows that the tokenizer is trained on."""
     tokenizer: Mapping[str, Any] | None = None
-    """What identifies the given tokenizer, if none is trained."""
+    """Identity of the benchmark's tokenizer, if none is trained."""
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Build and save the model."""
@@ -41,8 +41,11 @@ class BaseJob(TaskJob):
 
 @dataclass(frozen=True)
 class TrainEvaluation:
-    """What evaluations during training read. losses: sets whose token loss is read. retain_log: the retain model's
-    results, if they come from a file. generation: how texts are made, if any are."""
+    """The inputs of evaluations during training.
+
+    losses: sets whose token loss is read. retain_log: the retain model's results, if they come from a file.
+    generation: the settings of generated texts, if any.
+    """
 
     panel: Panel
     rows: tuple[RowsRef, ...]
@@ -55,7 +58,7 @@ class TrainEvaluation:
 class TrainJob(TaskJob):
     """Training from a parent's model, or from the configured one.
 
-    Parents: `model`, and what the method reads: `alternates`, `<side>_ref`, `<side>_teacher`, `retain_records`.
+    Parents: `model`, and the inputs of the method: `alternates`, `<side>_ref`, `<side>_teacher`, `retain_records`.
     """
 
     kind: ClassVar[str] = "train"
@@ -69,7 +72,7 @@ class TrainJob(TaskJob):
     refusals: tuple[str, ...] | None = None
     evaluation: TrainEvaluation | None = None
     references: Mapping[str, ForwardSpec] = unkeyed(default_factory=dict)
-    """The parents with stored outputs of a reference or a teacher, and what each holds."""
+    """The parents with stored outputs of a reference or a teacher, and the spec of each."""
     generation: Generation = shared(default_factory=Generation)
 
     @property
@@ -126,7 +129,7 @@ class ReferenceJob(TaskJob):
 
     @property
     def ephemeral(self) -> bool:
-        """Only the runs that read it need it."""
+        """True: only the runs that read it need it."""
         return True
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
@@ -140,7 +143,7 @@ class ReferenceJob(TaskJob):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AlternatesJob(TaskJob):
-    """Other answers to the forget questions, sampled from the model that is to forget."""
+    """Other answers to the forget questions, sampled from the start model."""
 
     kind: ClassVar[str] = "alternates"
 
@@ -163,9 +166,9 @@ class EditJob(TaskJob):
 
     edit: EditRef
     model: ModelInput | None = None
-    """How the configured model is read, if no job made the base."""
+    """The settings of the configured model, if no job creates the base."""
     temporary: bool = False
-    """Whether the weights may go once they are measured."""
+    """Whether the weights may go after measurement."""
 
     @property
     def ephemeral(self) -> bool:
@@ -180,5 +183,5 @@ class EditJob(TaskJob):
 
 
 def parents_of(**jobs: Job | None) -> dict[str, Job]:
-    """The parents that there are, by role."""
+    """Return the parents that are not None, by role."""
     return {role: job for role, job in jobs.items() if job is not None}

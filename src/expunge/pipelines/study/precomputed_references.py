@@ -1,4 +1,4 @@
-"""Reference jobs: what a model says of rows, asked once and read by every run of a study that needs it."""
+"""Reference jobs: a model's outputs on rows, computed once for all runs of a study."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from expunge.training.forward import ForwardSpec, spec_for
 from expunge.training.phases import visits
 from expunge.training.reference import head_for, keep, mass_outside, save_reference
 
-IMPLIED = frozenset(f"{side}_ref" for side in SIDES)  # what the model that a run starts from says is implied by it
+IMPLIED = frozenset(f"{side}_ref" for side in SIDES)  # outputs of the start model follow from the start model
 
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """One question to a reference.
+    """One request to a reference model.
 
-    sets: the sets of rows of the side. n_rows: how many of their rows; numbers: which, in order (None: all). topk: how
-    many logits of a token are kept (None: all there is to know). with_head: whether the reader trains another model
-    than the one asked. quantize: the bits of the model's weights while it is asked, where a run trains over such.
+    sets: the sets of rows of the side. n_rows: the number of their rows; numbers: their indices, in order (None: all).
+    topk: the number of stored logits per token (None: exact). with_head: whether the run trains another model than the
+    reference. quantize: the bits of the reference's weights, if the run trains over quantised weights.
     """
 
     side: str
@@ -47,14 +47,14 @@ class ReferenceSpec:
 
     @property
     def label(self) -> str:
-        """For people: rows and quantity."""
+        """Rows and quantity, for labels."""
         rows = "alternates" if self.side == "alternate" else "+".join(self.sets)
-        kept = self.what.layer or self.what.serve.value
-        return f"{rows}-{kept}" + ("" if self.topk is None else f"-top{self.topk}")
+        quantity = self.what.layer or self.what.serve.value
+        return f"{rows}-{quantity}" + ("" if self.topk is None else f"-top{self.topk}")
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What a fingerprint covers, beside the contents of the rows and the model."""
+        """The fields of the fingerprint, besides the contents of the rows and the model."""
         return {
             "alternates": self.side == "alternate",
             "what": self.what,
@@ -66,24 +66,24 @@ class ReferenceSpec:
 
 
 def reference_specs(
-    chosen: Objective,
+    loss: Objective,
     sides: Mapping[str, Sequence[str]],
     sets: Mapping[str, ExampleSet],
     n_alternates: int,
     args: TrainArgs,
 ) -> dict[str, ReferenceSpec]:
-    """What a run reads of the model it starts from, under `<side>_ref`, and of its teacher, under `<side>_teacher`.
+    """Return the requests of a run: to its start model (`<side>_ref`) and to its teacher (`<side>_teacher`).
 
-    sides: the names of each side's sets. n_alternates: how many other answers a forget row has. A run that visits only
-    some rows of a side asks for these alone, so runs of one seed and length share them. Raises ConfigError for an
-    approximate reference where none can be kept.
+    sides: the names of each side's sets. n_alternates: other answers per forget row. A run that visits only some rows
+    of a side requests only these, so runs of one seed and length share them. Raises ConfigError for an approximate
+    reference that cannot be stored.
     """
     names = {**sides, "alternate": sides.get("forget", ())}
     n_rows = {side: sum(len(sets[n]) for n in of) for side, of in names.items()}
     n_rows["alternate"] *= n_alternates
     out: dict[str, ReferenceSpec] = {}
     for side, teacher in itertools.product(SIDES, (False, True)):
-        what = spec_for(chosen.needs, side, ref=not teacher, teacher=teacher)
+        what = spec_for(loss.needs, side, ref=not teacher, teacher=teacher)
         if what is None:
             continue
         if what.positions is ScoredPositions.ALL:
@@ -92,11 +92,11 @@ def reference_specs(
                     "trainer.args.reference: topk keeps answer tokens, and compat=openunlearning reads every position "
                     "of a padded batch; use exact"
                 )
-            continue  # its numbers depend on the batches, so the run keeps a model of its own
+            continue  # the outputs depend on the batches, so the run loads the model itself
         if any(sets[n].long == "pieces" for of in names.values() for n in of):
-            numbers = list(range(n_rows[side]))  # how many pieces there are is known when they are cut: all of them
+            numbers = list(range(n_rows[side]))  # the number of pieces is known only after the cut, so all of them
         else:
-            numbers = sorted(set(visits(chosen, n_rows, args)[side].tolist()))
+            numbers = sorted(set(visits(loss, n_rows, args)[side].tolist()))
         out[f"{side}_{'teacher' if teacher else 'ref'}"] = ReferenceSpec(
             side=side,
             sets=tuple(names[side]),
@@ -114,27 +114,27 @@ def compute_reference(
     folder: Path,
     source: str,
     setting: TaskContext,
-    wanted: ReferenceSpec,
+    spec: ReferenceSpec,
     progress: Progress,
     *,
     alternates: Path | None = None,
 ) -> dict[str, Any]:
-    """Ask the model that lies at `source`, loaded once, and write its answers."""
+    """Compute the outputs of the model at `source` and write them."""
     encoder = setting.encoder(source)
-    sets = [setting.benchmark.sets[n] for n in wanted.sets]
-    if wanted.side == "alternate":
+    sets = [setting.benchmark.sets[n] for n in spec.sets]
+    if spec.side == "alternate":
         rows: Sequence[Encoded] = encode_alternates(sets, setting.refusals, alternates, encoder)
     else:
         rows = encode_sets(sets, encoder)
-    model = load_trained(source, setting, quantize=wanted.quantize)
-    numbers = range(len(rows)) if wanted.numbers is None else wanted.numbers
-    head = head_for(model, wanted.what, wanted.topk)
+    model = load_trained(source, setting, quantize=spec.quantize)
+    numbers = range(len(rows)) if spec.numbers is None else spec.numbers
+    head = head_for(model, spec.what, spec.topk)
     pad_id = encoder.tokenizer.pad_token_id
-    kept = keep(model, rows, numbers, wanted.what, pad_id=pad_id, topk=wanted.topk, head=head)
-    save_reference(folder, kept, head_of=model if wanted.with_head and head is not None else None)
+    outputs = keep(model, rows, numbers, spec.what, pad_id=pad_id, topk=spec.topk, head=head)
+    save_reference(folder, outputs, head_of=model if spec.with_head and head is not None else None)
     progress(1, 1)
-    facts: dict[str, Any] = {"rows": len(numbers), "tokens": int(kept["offsets"][-1])}
-    outside = mass_outside(kept)
+    facts: dict[str, Any] = {"rows": len(numbers), "tokens": int(outputs["offsets"][-1])}
+    outside = mass_outside(outputs)
     if outside is not None:
         facts |= {"mass_outside_mean": float(outside.mean()), "mass_outside_max": float(outside.max())}
     return facts

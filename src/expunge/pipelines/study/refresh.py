@@ -1,4 +1,4 @@
-"""Results from stored records again: for metrics that have changed, or another retain log. No model is read."""
+"""Recompute results from stored records, for changed metrics or another retain log. Reads no model."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def refresh(
     """Compute the panel again for a folder that `expunge eval` or `expunge unlearn` has written.
 
     place: the folder, or its EVAL.json. retain_logs_path, extras, metrics: in place of the retain log, the groups of
-    metrics (`eval.extras`) and the further metrics (`eval.metrics`) the folder was made with. The
-    results files and the stored settings are replaced; records and weights stay. A metric whose records were never made
-    is missing and says so. Returns the summary. Raises ConfigError or DataError where the folder is not such a one, or
-    the rows are not those that were scored.
+    metrics (`eval.extras`) and the further metrics (`eval.metrics`) of the folder. The
+    results files and the stored settings are replaced; records and weights stay. A metric without stored records
+    is missing, with a reason. Returns the summary. Raises ConfigError or DataError for another kind of folder, or if
+    the rows have changed since they were scored.
     """
     folder, evals = _folders(place)
     single = _settings(folder, {"extras": extras, "metrics": metrics})
@@ -51,17 +51,19 @@ def refresh(
     if single.retain_logs_path:
         path = Path(single.retain_logs_path).expanduser()
         retain = check_retain_file(path, meta, len(setting.benchmark.sets["forget_eval"].rows), lambda: mark)
-    with tempfile.TemporaryDirectory() as made:
-        summary = measuring.measure(Path(made), evals / "records", setting, setting.benchmark.panel, retain, meta)
-        for file in sorted(Path(made).iterdir()):
+    with tempfile.TemporaryDirectory() as work_folder:
+        summary = measuring.measure(
+            Path(work_folder), evals / "records", setting, setting.benchmark.panel, retain, meta
+        )
+        for file in sorted(Path(work_folder).iterdir()):
             write_bytes(evals / file.name, file.read_bytes())
     write_text(folder / CONFIG, config_text(single))
-    write_text(folder / MARK, "refreshed\n")  # it no longer shows what the job of its first key has made
+    write_text(folder / MARK, "refreshed\n")  # the folder no longer shows the result of its first job
     return summary
 
 
 def _folders(place: Path) -> tuple[Path, Path]:
-    """The folder with the settings, and the one with the results and the records."""
+    """Return the folder with the settings, and the one with the results and the records."""
     start = place.parent if place.is_file() else place
     if not start.is_dir():
         raise ConfigError(f"--refresh: no folder {place}")
@@ -71,7 +73,7 @@ def _folders(place: Path) -> tuple[Path, Path]:
                 if (evals / "records").is_dir():
                     return folder, evals
     raise ConfigError(
-        f"--refresh: {place} holds no {CONFIG} beside records/; give a folder that `expunge eval` or `expunge unlearn` "
+        f"--refresh: {place} has no {CONFIG} next to records/; give a folder that `expunge eval` or `expunge unlearn` "
         "has written"
     )
 
@@ -88,12 +90,12 @@ def _settings(folder: Path, changed: Mapping[str, Sequence[str] | None]) -> Sing
 
 
 def _check_rows(eval_file: Path, meta: Mapping[str, Any]) -> None:
-    """The rows that were scored must be the rows of today's data. Raises ConfigError naming the set that is not."""
+    """Raise ConfigError if a set of rows differs from the rows that were scored."""
     if not eval_file.is_file():
         raise ConfigError(f"--refresh: no file {eval_file}")
-    said = read_results(eval_file)[1].get("rows")
-    if not isinstance(said, dict):
-        raise ConfigError(f"--refresh: {eval_file} does not say which rows it was measured on (no {META}.rows)")
-    for name, fingerprint in said.items():
+    stored_rows = read_results(eval_file)[1].get("rows")
+    if not isinstance(stored_rows, dict):
+        raise ConfigError(f"--refresh: {eval_file} does not record its rows (no {META}.rows)")
+    for name, fingerprint in stored_rows.items():
         if meta["rows"].get(name, fingerprint) != fingerprint:
-            raise ConfigError(f"--refresh: the {name} rows are not those that {eval_file} was measured on; score again")
+            raise ConfigError(f"--refresh: the {name} rows differ from the rows of {eval_file}; score again")

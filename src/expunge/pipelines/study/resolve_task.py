@@ -1,4 +1,4 @@
-"""Settles what a task names: its rows, its panel, its model, before any job is planned."""
+"""Resolve a task's rows, metric suite and model before any job is planned."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from expunge.pipelines.sweep.selection import with_part
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
-    """The rows and the panel. Raises ConfigError or DataError."""
+    """Return the rows and the panel. Raises ConfigError or DataError."""
     return find_benchmark(task.benchmark).make(benchmark_config(task))
 
 
 def resolve_task(task: TaskConfig) -> TaskContext:
-    """What the jobs of a study or a single job share; `data.request` narrows the forget rows. Raises ConfigError or
-    DataError."""
+    """Return the context of a study's or a single job's jobs. `data.request` selects a part of the forget rows.
+
+    Raises ConfigError or DataError.
+    """
     if task.eval.lm_eval.tasks:
         harness.check_tasks(task.eval.lm_eval)
     refusals = read_refusals(Path(task.data.refusals).expanduser()) if task.data.refusals else REFUSALS
@@ -47,18 +49,15 @@ def resolve_task(task: TaskConfig) -> TaskContext:
 
 
 def template_of(task: TaskConfig) -> Template:
-    """Return the template, `apply_chat_template: null` settled if the tokenizer is a local folder or is to be made."""
+    """Return the template, with `apply_chat_template: null` resolved for a local or a new tokenizer."""
     source = task.model.tokenizer_source
     if source is not None and not looks_local(source):
-        return task.template_args  # a hub id: the encoder settles it
+        return task.template_args  # a hub id: the encoder resolves it
     return task.template_args.resolved(tokenizer_has_one=source is not None and has_chat_template(source))
 
 
 def check_holdout(benchmark: Benchmark) -> None:
-    """Rows that no model has seen must not be among those to be forgotten, nor among those an attack tells them from.
-
-    Raises DataError with the first that is.
-    """
+    """Raise DataError if a holdout row is also a row to forget or a member row of a membership attack."""
     rows = {m.name: m.rows or "" for m in benchmark.panel}
     attacks = [m.parents for m in benchmark.panel if m.family == "attack_auc"]
     pairs = [(benchmark.forget_set, "holdout")]
@@ -69,5 +68,5 @@ def check_holdout(benchmark: Benchmark) -> None:
             if (row.question, row.answer) in known:
                 raise DataError(
                     f"{unseen} row {row.row_id} is {seen} row {known[row.question, row.answer]} as well: "
-                    f"{(row.question or row.answer)[:60]!r}; no model may have seen a {unseen} row"
+                    f"{(row.question or row.answer)[:60]!r}; {unseen} rows must be new to every model"
                 )

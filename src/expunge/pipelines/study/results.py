@@ -1,4 +1,4 @@
-"""From a finished graph to its report: what was stored, gathered; nothing is computed again."""
+"""Collect the stored results of a finished graph for its report, without new computations."""
 
 from __future__ import annotations
 
@@ -31,53 +31,53 @@ from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportMod
 
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a damaged file ends in
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # errors of reading a damaged file
 
 
 def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: str) -> ReportModel:
-    """The report's model: a run per measured model, a line per job that is missing, and sample generations."""
+    """Return the report's model: a run per measured model, a line per missing job, and sample generations."""
     if graph.stories is not None:
-        made = making(graph, outcome, command)
+        making_of = making(graph, outcome, command)
         try:
-            return stories_model(graph.study.name, graph.stories, outcome, store, command, made)
+            return stories_model(graph.study.name, graph.stories, outcome, store, command, making_of)
         except (OSError, ValueError) as error:
-            raise JobError(f"{graph.study.name}: what was measured {_unread(error)}") from None
+            raise JobError(f"{graph.study.name}: the stored results {_unread(error)}") from None
     benchmark = graph.setting.benchmark
     runs: list[ReportRun] = []
-    lost: list[MissingResult] = []
+    missing: list[MissingResult] = []
     texts: dict[str, Mapping[int, str]] = {}
-    spoken: list[Mapping[str, dict[int, str]]] = []
+    outputs_of_runs: list[Mapping[str, dict[int, str]]] = []
     for leaf in graph.leaves:
         if leaf.metrics.key in outcome.failures:
             failed = next(j for j in (leaf.model, leaf.records, leaf.metrics) if j and j.key in outcome.failures)
-            lost.append(MissingResult(failed.name, outcome.failures[failed.key]))
+            missing.append(MissingResult(failed.name, outcome.failures[failed.key]))
             continue
-        # measured already, though what it was measured of cannot be read now
+        # measured already, although its model or records cannot be read now
         damaged = [j for j in (leaf.model, leaf.records) if j is not None and j.key in outcome.failures]
-        lost += [MissingResult(j.name, outcome.failures[j.key]) for j in damaged]
+        missing += [MissingResult(j.name, outcome.failures[j.key]) for j in damaged]
         try:
-            said = {} if leaf.records in damaged else _texts(leaf, store)
+            outputs = {} if leaf.records in damaged else _texts(leaf, store)
             runs.append(_run(graph, leaf, outcome, store))
         except (OSError, ValueError) as error:
-            lost.append(MissingResult(leaf.records.name, _unread(error)))
+            missing.append(MissingResult(leaf.records.name, _unread(error)))
             continue
-        spoken.append(said)
+        outputs_of_runs.append(outputs)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
-            lost.append(MissingResult(leaf.harness.name, outcome.failures[leaf.harness.key]))
+            missing.append(MissingResult(leaf.harness.name, outcome.failures[leaf.harness.key]))
         if benchmark.shown_set is not None:
-            texts.setdefault(leaf.label, said.get(benchmark.shown_set, {}))
-    told: list[AuditLine] = []
+            texts.setdefault(leaf.label, outputs.get(benchmark.shown_set, {}))
+    audit_rows: list[AuditLine] = []
     for audited in graph.audits:
         try:
             if audited.job.key in outcome.records:
-                told += audit_lines(audited, store, _seed(graph, audited.subject))
+                audit_rows += audit_lines(audited, store, _seed(graph, audited.subject))
         except BROKEN as error:
-            lost.append(MissingResult(audited.job.name, _unread(error)))
-    lost += [
+            missing.append(MissingResult(audited.job.name, _unread(error)))
+    missing += [
         MissingResult(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures
     ]
-    meta, asked = graph.meta, graph.study.meta
-    done = [] if meta is None or asked is None or meta.key not in outcome.records else [(meta, asked)]
+    meta, meta_config = graph.meta, graph.study.meta
+    done = [] if meta is None or meta_config is None or meta.key not in outcome.records else [(meta, meta_config)]
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -86,13 +86,13 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         sets={name: len(benchmark.sets[name]) for name in sorted(benchmark.sets)},
         runs=tuple(runs),
         notes=(*_notes(graph, outcome), *graph.setting.benchmark.notes),
-        missing=tuple(lost),
+        missing=tuple(missing),
         samples=_samples(graph, texts),
         shown=(*shown_metrics(benchmark), *dict.fromkeys(n for run in runs for n in run.results if "/" in n)),
         utility=benchmark.utility,
         null_band=null_band(runs),
-        audits=tuple(told),
-        explorer=explorer(benchmark, list(zip(runs, spoken, strict=True))),
+        audits=tuple(audit_rows),
+        explorer=explorer(benchmark, list(zip(runs, outputs_of_runs, strict=True))),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
         sections=tuple(meta_section(job, outcome.records[job.key], store, of) for job, of in done),
@@ -100,20 +100,20 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
 
 
 def _unread(error: Exception) -> str:
-    return f"cannot be read: {' '.join(str(error).split())}; `expunge verify` names what is damaged"
+    return f"cannot be read: {' '.join(str(error).split())}; `expunge verify` lists damaged files"
 
 
 N_SHOWN = 8
 
 
 def shown_metrics(benchmark: Benchmark) -> tuple[str, ...]:
-    """The metrics of the report's table: those the benchmark names, else TOFU's where it has them, else the first."""
+    """Return the metrics of the report's table: the benchmark's choice, else TOFU's if present, else the first."""
     names = [metric.name for metric in benchmark.panel]
     return benchmark.shown or tuple(n for n in TOFU_SHOWN if n in names) or tuple(names[:N_SHOWN])
 
 
 def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:
-    """The spread of each metric over the retain models of several training seeds, where there are at least two.
+    """Return the spread of each metric over retain models, if there are at least two training seeds.
 
     Retain models have no forget quality of their own; theirs is the KS distance of each pair of them, as
     `forget_quality.ks_distance`.
@@ -125,10 +125,10 @@ def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:
             values.setdefault(name, []).append(result.value)
     ratios = [r["forget_truth_ratio"] for r in retain if "forget_truth_ratio" in r]
     pairs = [ks_between(one, other) for one, other in itertools.combinations(ratios, 2)]
-    found = {name: (band(of), len(of)) for name, of in values.items()}
+    spreads = {name: (band(of), len(of)) for name, of in values.items()}
     if pairs:  # two retain models make one pair, whose distance is a band of one point
-        found["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
-    return {name: SeedRange(*spread, n=n) for name, (spread, n) in found.items() if spread is not None}
+        spreads["forget_quality.ks_distance"] = (band([*pairs, *pairs[:1]] if len(pairs) == 1 else pairs), len(ratios))
+    return {name: SeedRange(*spread, n=n) for name, (spread, n) in spreads.items() if spread is not None}
 
 
 def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) -> ReportRun:
@@ -152,18 +152,18 @@ def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) 
 
 
 def _trajectory(path: Path) -> tuple[Mapping[str, float], ...]:
-    """What a run's evaluations on the way found; a number that is missing is left out."""
+    """Return the numbers of a run's evaluations, without missing ones."""
     if not path.is_file():
         return ()
     points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    left_out = ("epoch", "phase")  # the step says where a point stands
+    left_out = ("epoch", "phase")  # the step identifies a point
     return tuple(
         {k: float(v) for k, v in point.items() if k not in left_out and isinstance(v, int | float)} for point in points
     )
 
 
 def _seed(graph: StudyGraph, leaf: ModelNode | AuditSubject) -> int | str | None:
-    """The seed that tells a run from its like; training and unlearning seeds as `train/unlearn` where both vary."""
+    """Return the seed that identifies a run; `train/unlearn` if both seeds vary."""
     if leaf.role != "unlearn" or leaf.seed is None:
         return leaf.train_seed
     return leaf.seed if len(graph.study.seeds.train) == 1 else f"{leaf.train_seed}/{leaf.seed}"
@@ -185,7 +185,7 @@ def _notes(graph: StudyGraph, outcome: RunOutcome) -> tuple[str, ...]:
 
 
 def _texts(leaf: ModelNode, store: Store) -> dict[str, dict[int, str]]:
-    """What a model said to each row, by set: the greedy answers."""
+    """Return a model's greedy answer to each row, by set."""
     files = sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))
     return {file.name.removesuffix(_TEXTS): _read(file) for file in files}
 
@@ -198,8 +198,10 @@ def _samples(graph: StudyGraph, texts: Mapping[str, Mapping[int, str]]) -> tuple
     if graph.setting.benchmark.shown_set is None:
         return ()
     rows = graph.setting.benchmark.sets[graph.setting.benchmark.shown_set].rows
-    chosen = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
+    selection = rows[:: max(1, len(rows) // N_SAMPLES)][:N_SAMPLES]
     return tuple(
-        ReportSample(r.question, r.answers["answer"], {label: made.get(r.row_id, "") for label, made in texts.items()})
-        for r in chosen
+        ReportSample(
+            r.question, r.answers["answer"], {label: answers.get(r.row_id, "") for label, answers in texts.items()}
+        )
+        for r in selection
     )

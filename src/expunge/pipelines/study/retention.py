@@ -1,5 +1,7 @@
-"""Whose weights a study may let go, by its policy. Records, metrics and provenance of what it reaches stay; weights
-that a later job needs are made again (`Store.restore`)."""
+"""Select the weights that a study may remove, by its policy.
+
+Records, metrics and provenance of its jobs stay. `Store.restore` recomputes weights that a later job needs.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from expunge.engine.store import Store
 from expunge.pipelines.study.config import Keep
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 
-LIKE_RETRAINED = 0.05  # a forget quality at which the KS test no longer tells a model from the retain model
+LIKE_RETRAINED = 0.05  # a forget quality at which the KS test does not separate a model from the retain model
 
 
 def removals(graphs: Sequence[StudyGraph], store: Store, keep: Keep) -> list[GarbagePlan]:
-    """Plan what may go from a store.
+    """Plan the removal of results from a store.
 
     Args:
-        graphs: Every study that stays. Results that none of them reaches go whole.
+        graphs: Every study that stays. Other results are removed whole.
         store: The store.
         keep: Whose weights stay, of the unlearned models of each study and cell; those of base, full and retain models
             always do. best: the model with the largest model utility among those whose forget quality is at least
@@ -31,7 +33,7 @@ def removals(graphs: Sequence[StudyGraph], store: Store, keep: Keep) -> list[Gar
 
 
 def after_run(graphs: Sequence[StudyGraph], store: Store, keep: Keep) -> list[GarbagePlan]:
-    """Remove what a finished study lets go: weights by its policy, never what it does not reach itself."""
+    """Remove weights of a finished study by its policy. Removes no results of other studies."""
     if keep == "all":
         return []
     jobs = {job.key for graph in graphs for job in in_order(graph.jobs)}
@@ -40,21 +42,23 @@ def after_run(graphs: Sequence[StudyGraph], store: Store, keep: Keep) -> list[Ga
 
 
 def _strippable(graphs: Sequence[StudyGraph], jobs: Mapping[str, Job], store: Store, keep: Keep) -> dict[str, str]:
-    """Keys of jobs whose weights may go, and why."""
+    """Return the keys of jobs whose weights may go, and the reasons."""
     leaves = [list(part.leaves) for graph in graphs for part in (graph.cells or {"": graph}).values()]
     first = {leaf.model.key for part in leaves for leaf in part if leaf.model and leaf.role != "unlearn"}
-    out = {k: "a step on the way" for k, j in jobs.items() if j.kind in ("train", "edit") and k not in first}
-    out |= {k: "its readers are done" for k, j in jobs.items() if j.ephemeral}
+    out = {k: "an intermediate model" for k, j in jobs.items() if j.kind in ("train", "edit") and k not in first}
+    out |= {k: "the jobs that read it are done" for k, j in jobs.items() if j.ephemeral}
     out |= {leaf.model.key: f"keep={keep}" for part in leaves for leaf in part if leaf.model and leaf.role == "unlearn"}
     waiting = [job for job in jobs.values() if not store.there(job)]
     stays = {parent.key for job in waiting for parent in job.parents.values()} | first
     for part in leaves:
-        stays |= {x.model.key for x in _kept([y for y in part if y.role == "unlearn"], store, keep) if x.model}
+        stays |= {
+            x.model.key for x in _models_to_keep([y for y in part if y.role == "unlearn"], store, keep) if x.model
+        }
     return {key: why for key, why in out.items() if key not in stays}
 
 
-def _kept(leaves: Sequence[ModelNode], store: Store, keep: Keep) -> Iterator[ModelNode]:
-    """The unlearned models of one cell whose weights stay."""
+def _models_to_keep(leaves: Sequence[ModelNode], store: Store, keep: Keep) -> Iterator[ModelNode]:
+    """Yield the unlearned models of one cell whose weights stay."""
     if keep == "last":
         ends = {(x.label.partition("@")[0], x.train_seed, x.seed): x for x in leaves}
         yield from ends.values()
@@ -62,7 +66,7 @@ def _kept(leaves: Sequence[ModelNode], store: Store, keep: Keep) -> Iterator[Mod
         return
     ranked = []
     for leaf in leaves:
-        facts: Mapping[str, Any] = (store.found(leaf.metrics) or {}).get("facts", {})
+        facts: Mapping[str, Any] = (store.readable_record(leaf.metrics) or {}).get("facts", {})
         quality, utility = (facts.get(name) for name in ("forget_quality", "model_utility"))
         if quality is None or utility is None:
             yield leaf

@@ -1,4 +1,4 @@
-"""Single jobs: `expunge train`, `unlearn` and `eval`. The jobs of a study, shown in a folder of the user's own."""
+"""Single jobs: `expunge train`, `unlearn` and `eval`, with results in a folder of the user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from expunge.training.data_parallel import check_several
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A checked single job: what it will do, and where it will be shown."""
+    """A checked single job and its jobs of the engine."""
 
     single: SingleJob
     model: Job | None
@@ -45,20 +45,20 @@ class PreparedJob:
 
     @property
     def ends(self) -> tuple[Job, ...]:
-        """The jobs that end it."""
+        """The last jobs."""
         return tuple(job for job in (self.metrics, self.harness) if job) or ((self.model,) if self.model else ())
 
     @property
     def key(self) -> str:
-        """What marks the output folder as this very job's."""
+        """The text that marks an output folder as this job's."""
         return " ".join(job.key for job in self.ends)
 
 
 def prepare(single: SingleJob) -> PreparedJob:
-    """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
+    """Check all settings and create the jobs. Raises ConfigError or DataError before any weight is read."""
     check_model(single.model)
     if single.data.request is not None and single.mode != "unlearn":
-        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
+        raise ConfigError(f"data.request: selects forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fittings = () if single.mode == "eval" else training_runs(single)
     merge = merge_of(single)
     if not distributed.here().alone:
@@ -70,28 +70,28 @@ def prepare(single: SingleJob) -> PreparedJob:
     model = None
     if fittings:
         sides = sides_of(single, setting)
-        made = [
+        fits = [
             maker.fit(run.label, start, run.objective, sides, run.args, retain_file=retain_file) for run in fittings
         ]
-        model = made[0] if merge is None else maker.edited(single.task_name, merge, start, made)
+        model = fits[0] if merge is None else maker.edited(single.task_name, merge, start, fits)
     records = metrics = tasks = None
     if single.mode != "train":
         tasks = maker.harness(single.task_name, model or start)
         if setting.benchmark.panel:
-            # Unlearning is compared with the model it started from; one that is only measured, with `eval.original`.
+            # Agreement compares unlearning with its start model, and `expunge eval` with `eval.original`.
             original = (start or single.model.source) if single.mode == "unlearn" else None
             records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
             if single.model.source:
                 maker.check_lengths(str(single.model.source))
     bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
-    notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
+    notes = ["trainer.args.bf16 has effect on a GPU only; this CPU uses float32"] if bf16 else []
     if distributed.sharded() and any(fitting.args.logits_chunk_size for fitting in fittings):
         notes.append(
-            "trainer.args.logits_chunk_size counts for whole models; one in shards makes all its logits at once"
+            "trainer.args.logits_chunk_size has no effect on a sharded model, which computes all logits at once"
         )
-    told = (*setting.benchmark.notes, *setting.benchmark.preview)
-    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *told), tasks, setting)
+    data_notes = (*setting.benchmark.notes, *setting.benchmark.preview)
+    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *data_notes), tasks, setting)
     if not prepared.ends:
         raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
     shown(prepared)
@@ -99,10 +99,10 @@ def prepare(single: SingleJob) -> PreparedJob:
 
 
 def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
-    """Raise an error for what several processes cannot do together."""
+    """Raise ConfigError for settings that several processes do not support."""
     if single.model.model_args.device_map:
         raise ConfigError(
-            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "model.model_args.device_map: spreads a model over the devices of one process; remove it if a "
             "launcher starts several"
         )
     for fitting in fittings:
@@ -125,7 +125,7 @@ class TrainingRun(NamedTuple):
 
 
 def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
-    """The training runs of a job: one, or its parts. Raises ConfigError."""
+    """Return the training runs of a job: one, or its parts. Raises ConfigError."""
     trainer = single.trainer
     if not trainer.parts:
         return (TrainingRun(single.task_name, _objective(single), _train_args(single)),)
@@ -140,7 +140,7 @@ def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
 
 
 def merge_of(single: SingleJob) -> WeightEdit | None:
-    """The edit that merges a job's parts, if it has some. Raises ConfigError."""
+    """Return the edit that merges a job's parts, if it has some. Raises ConfigError."""
     merge = single.trainer.merge
     if merge is None:
         return None
@@ -153,20 +153,20 @@ def merge_of(single: SingleJob) -> WeightEdit | None:
 
 
 def _objective(single: SingleJob) -> Objective:
-    chosen = objective(single.trainer.handler, single.trainer.method_args)
-    if single.mode == "unlearn" and not chosen.forgets:
+    loss = objective(single.trainer.handler, single.trainer.method_args)
+    if single.mode == "unlearn" and not loss.forgets:
         raise ConfigError(
-            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
-            "made from the base model, by `expunge train trainer=retrain`"
+            f"trainer={single.trainer.handler}: this does not unlearn; to train a model without the forget rows, use "
+            "`expunge train trainer=retrain`"
         )
-    if single.mode == "train" and chosen.forgets:
+    if single.mode == "train" and loss.forgets:
         raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
-    return chosen
+    return loss
 
 
 def _train_args(single: SingleJob) -> TrainArgs:
     args = decode(TrainArgs, dict(single.trainer.args), where="trainer.args")
-    # From here on a step's micro-batches are those of all processes: what it computes does not say by how many.
+    # From here on a step has the micro-batches of all processes, so its result does not depend on their number.
     steps = args.gradient_accumulation_steps * distributed.here().world
     args = dataclasses.replace(args, gradient_accumulation_steps=steps)
     if args.bf16 and pick_device(single.model.device).type == "cpu":
@@ -175,6 +175,7 @@ def _train_args(single: SingleJob) -> TrainArgs:
 
 
 def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ...]]:
+    """Return the sets of each side that a job trains on. Raises ConfigError for an unknown split."""
     benchmark = setting.benchmark
     if single.mode == "unlearn":
         return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
@@ -186,13 +187,13 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
     if not roles[single.train_split]:
         raise ConfigError(
             f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
-            "the model that is given serves as it is"
+            "use the model of the settings unchanged"
         )
     return {"retain": roles[single.train_split]}
 
 
 def shown(prepared: PreparedJob) -> bool:
-    """Whether the output folder already shows this very job. Raises ConfigError if it holds anything else."""
+    """Return whether the output folder already shows this job. Raises ConfigError if it contains anything else."""
     folder = prepared.single.output_dir
     if not folder.exists():
         return False
@@ -200,15 +201,15 @@ def shown(prepared: PreparedJob) -> bool:
     if mark.is_file() and mark.read_text().strip() == prepared.key:
         return True
     raise ConfigError(
-        f"task_name={prepared.single.task_name}: {folder} already holds something else; choose another task_name or "
+        f"task_name={prepared.single.task_name}: {folder} already contains something else; choose another task_name or "
         "paths.output_dir, or move it away"
     )
 
 
 def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
-    """Do the jobs and show them in the output folder. Raises the error of the job that fails.
+    """Run the jobs and show them in the output folder. Raises the error of the job that fails.
 
-    Of several processes the first does it, and the others help with the jobs that it does with them.
+    Of several processes the first runs all jobs, and the others take part in collective jobs.
     """
     store = Store(Path(prepared.single.paths.store))
     if not distributed.here().first:
@@ -236,6 +237,6 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
         (prepared.harness, evals),
     ):
         if job is not None:
-            show(job, store, where)  # of two jobs in one folder the first one's record stands
+            show(job, store, where)  # in one folder the first job's record stays
     write_text(part / "config.yaml", config_text(prepared.single))
     write_text(part / ".expunge-key", prepared.key + "\n")

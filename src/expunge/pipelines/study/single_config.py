@@ -1,4 +1,4 @@
-"""The settings of a single job: `expunge train`, `unlearn` and `eval`. Importing this loads no torch."""
+"""The settings of a single job: `expunge train`, `unlearn` and `eval`. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class MergePart:
     label: str
     """The name of the run."""
     args: Mapping[str, Any] = field(default_factory=dict)
-    """Training settings, laid over the trainer's."""
+    """Training settings, on top of the trainer's."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the method, laid over the trainer's."""
+    """Settings of the method, on top of the trainer's."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig:
-    """The weight edit that makes one model of several."""
+    """The weight edit that merges several models into one."""
 
     handler: str = "ties"
     """ties, dare, linear or magnitude_prune."""
@@ -59,7 +59,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         if (self.merge is None) != (not self.parts):
-            raise ValueError("merge needs parts, the runs it makes one model of, and parts need merge")
+            raise ValueError("merge needs parts, the runs to merge into one model, and parts need merge")
         labels = [part.label for part in self.parts]
         if len(set(labels)) != len(labels):
             raise ValueError("parts: two have the same label")
@@ -96,7 +96,7 @@ class SingleJob(TaskConfig):
 
     @property
     def output_dir(self) -> Path:
-        """Where the user finds the result."""
+        """The folder of the result."""
         return Path(self.paths.output_dir or f"saves/{self.mode}/{self.task_name}")
 
 
@@ -112,18 +112,18 @@ def read_config(tree: Mapping[str, Any], changed: Mapping[str, Sequence[str] | N
 
     changed: lists that replace those of `eval` in the file, such as `extras` and `metrics`; None keeps the file's.
     """
-    made = rename_tree(str(tree.get("mode", "eval")), _unescaped(tree), "", [])
-    template = made.pop("template_args", None)
-    if template is not None and isinstance(made.get("model"), dict):
-        made["model"] = {**made["model"], "template_args": template}
+    settings = rename_tree(str(tree.get("mode", "eval")), _unescaped(tree), "", [])
+    template = settings.pop("template_args", None)
+    if template is not None and isinstance(settings.get("model"), dict):
+        settings["model"] = {**settings["model"], "template_args": template}
     named = {key: list(names) for key, names in (changed or {}).items() if names is not None}
     if named:
-        made["eval"] = {**(made.get("eval") or {}), **named}
-    return decode_task(SingleJob, made)
+        settings["eval"] = {**(settings.get("eval") or {}), **named}
+    return decode_task(SingleJob, settings)
 
 
 def escaped(value: Any) -> Any:
-    r"""The tree with `${` in texts as `\${`: a config file's reader takes `${key}` for that key's value."""
+    r"""Return the tree with `${` in texts as `\${`: config files replace `${key}` by a value."""
     return _texts(value, lambda text: text.replace("${", "\\${"))
 
 

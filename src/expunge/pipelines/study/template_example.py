@@ -1,4 +1,4 @@
-"""Shows how a task's examples become tokens: one example, what is scored, and what a user should know of it."""
+"""Show how a task's examples become tokens: one example, its scored positions, and notes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def template_lines(encoder: Encoder, rows: ExampleSet) -> list[str]:
 
 
 def template_notes(encoder: Encoder, sets: Sequence[ExampleSet]) -> list[str]:
-    """Return one line for each thing that a user should know: what the template does, and special text in examples."""
+    """Return one line for each behaviour of the template, and for special text in examples."""
     notes = list(encoder.notes)
     for rows in sets:
         n = sum(1 for row in rows if any(encoder.tokens.finds(t) for t in (row.question, *row.answers.values())))
@@ -52,7 +52,7 @@ def template_notes(encoder: Encoder, sets: Sequence[ExampleSet]) -> list[str]:
 
 
 def example_of(setting: TaskContext) -> tuple[list[str], list[str]]:
-    """Return the lines of one example of a task and its notes; empty while the tokenizer is not at hand."""
+    """Return the lines of one example of a task and its notes; empty without an available tokenizer."""
     encoder = setting.planned_encoder()
     benchmark = setting.benchmark
     if encoder is None:
@@ -75,7 +75,7 @@ def _scored(encoded: Encoded) -> list[int]:
 
 
 def _tokens(tokenizer: Any, ids: Sequence[int], *, last: int | None = None) -> str:
-    """Tokens as text between bars, and how many there are."""
+    """Return tokens as text between bars, with their number."""
     shown = ids if last is None else ids[-last:]
     more = f"... {len(ids) - len(shown)} more, then " if len(shown) < len(ids) else ""
     texts = (repr(tokenizer.decode([i], skip_special_tokens=False))[1:-1] for i in shown)

@@ -1,4 +1,4 @@
-"""What jobs that make models do. Every function fills a folder it is given; none knows of the graph or the store."""
+"""The work of jobs that write models. Every function fills a folder and is independent of the graph."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from expunge.training.run_state import TrainResult
 
 
 def base(folder: Path, setting: TaskContext, progress: Progress) -> dict[str, Any]:
-    """A tokenizer, trained on the study's text or given with its tokens, and a freshly initialised model."""
+    """Write a tokenizer, trained on the study's text or that of its tokens, and a freshly initialised model."""
     sets = setting.benchmark.sets
     preset = setting.model.scratch or ""
     shape = PRESETS[preset]
     size = setting.model.vocab_size or shape.vocab_size
-    if setting.benchmark.tokenizer is not None:  # the rows are its tokens already
+    if setting.benchmark.tokenizer is not None:  # the rows are its tokens
         tokenizer = load_tokenizer(setting.benchmark.tokenizer, TokenizerArgs())
         size = setting.model.vocab_size or 1 + max(tokenizer.get_vocab().values())  # ids may be left out
     else:
@@ -85,11 +85,11 @@ def fit(
 ) -> dict[str, Any]:
     """Train a model on the named sets of each side, and save it with its log, and its trajectory if it was evaluated.
 
-    alternates: the folder of an `alternates` job; methods that read other answers take refusals without it.
-    references: the folders of `reference` jobs and what each was asked, by side (a teacher's by `<side>_teacher`).
-    retain: the retain model's records or its results, generation: how texts are made, for evaluations. checkpoints:
-    where an unfinished attempt is kept. label: what the run is called where it is reported to. after_step: is told of
-    the run before its first step and after each, and may end it.
+    alternates: the folder of an `alternates` job; without it, methods that read other answers use refusals.
+    references: the folders of `reference` jobs and their specs, by side (a teacher's by `<side>_teacher`). retain,
+    generation: the retain model's records or results and the generation settings of evaluations. checkpoints: the
+    folder of an unfinished attempt. label: the run's name in reporters. after_step: a callback before the first step
+    and after each step; its return value may end the run.
     """
     encoder = setting.encoder(source)
     seen = seen_sets(setting, args.evaluate, encoder)
@@ -102,26 +102,27 @@ def fit(
     trained_args = dataclasses.replace(setting.model.model_args, dtype="float32")
     passport = check_model(model, encoder.tokenizer, source, trained_args, store=store_around(folder))
     check_rows(model, rows)
-    stored = {key: load_reference(path, what, model) for key, (path, what) in (references or {}).items()}
+    stored = {key: load_reference(path, spec, model) for key, (path, spec) in (references or {}).items()}
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     pad_id = encoder.tokenizer.pad_token_id
     watch = panel = follow = None
     first = distributed.here().first
-    with reporters(args.report_to if first else (), Path(args.report_dir), label) as told:
+    with reporters(args.report_to if first else (), Path(args.report_dir), label) as run_reporters:
         if args.evaluate.on:
             panel = evaluated(setting, args.evaluate, encoder, generation or Generation(), retain)
-            watch = watching(folder, args, panel, seen, encoder, generation or Generation(), told)
+            watch = watching(folder, args, panel, seen, encoder, generation or Generation(), run_reporters)
         if after_step is not None:
-            moment = TrainerState(
+            state = TrainerState(
                 model, encoder, args, lambda: load_trained(source, setting, device="cpu"), watch,
                 dtype_to_save(args.save_dtype, source),
             )  # fmt: skip
-            after_step(moment)
-            follow = functools.partial(after_step, moment)
-        done = train(
+            after_step(state)
+            follow = functools.partial(after_step, state)
+        result = train(
             model, objective, rows, args, pad_id=pad_id, references=stored, progress=progress, watch=watch,
-            checkpoints=checkpoints, logged=lambda line: told.numbers(int(line["step"] or 0), line), after_step=follow,
+            checkpoints=checkpoints, after_step=follow,
+            logged=lambda line: run_reporters.numbers(int(line["step"] or 0), line),
         )  # fmt: skip
     if not first:
         return {}
@@ -129,17 +130,19 @@ def fit(
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, lambda: load_trained(source, setting, device="cpu"))
     save_model(model, encoder.tokenizer, folder, dtype=dtype_to_save(args.save_dtype, source))
-    write_text(folder / "log.jsonl", as_lines(done.history))
-    write_text(folder / "speed.jsonl", as_lines(done.speed_lines))  # apart, for no two runs have the same
+    write_text(folder / "log.jsonl", as_lines(result.history))
+    write_text(
+        folder / "speed.jsonl", as_lines(result.speed_lines)
+    )  # a file of its own, because it differs in every run
     cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
-    facts = _facts(done, cut, panel, setting, args.evaluate)
+    facts = _facts(result, cut, panel, setting, args.evaluate)
     return {**facts, READING: list(passport.notes)} if passport.notes else facts
 
 
 def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
     """Raise ConfigError for a row to train on with an id beyond the model's embeddings.
 
-    Rows that are tokens on disk are not read here: they were checked against the tokenizer.
+    Token rows on disk are not read here, because their tokenizer has been checked.
     """
     for side, encoded in rows.items():
         if isinstance(encoded, list):
@@ -149,8 +152,10 @@ def check_rows(model: Any, rows: Mapping[str, Sequence[Encoded]]) -> None:
 def _facts(
     done: TrainResult, cut: Mapping[str, int], panel: MetricSuite | None, setting: TaskContext, args: EvaluateArgs
 ) -> dict[str, Any]:
-    """What the record of a run says of it. cut: how many rows of each side were; panel: what was evaluated, if at
-    all."""
+    """Return the facts of a run for its record.
+
+    cut: the number of truncated rows of each side. panel: the metric suite of evaluations, if any.
+    """
     facts: dict[str, Any] = {"steps": done.n_steps, "truncated_rows": cut, "speed": done.speed}
     if done.resumed_at is not None:
         facts["resumed_at"] = done.resumed_at
@@ -161,20 +166,20 @@ def _facts(
 
 
 def cut_answers(record: Mapping[str, Any] | None) -> dict[str, int]:
-    """Of a finished job: how many answers of each set were cut, where any were."""
+    """Return the number of truncated answers of a finished job by set, without zeros."""
     facts = (record or {}).get("facts", {})
     cut = {**facts.get("truncated_rows", {}), **facts.get("truncated_answers", {})}
     return {name: n for name, n in cut.items() if n}
 
 
 def reading_notes(record: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the notes of a finished job on how its model was read."""
+    """Return the notes of a finished job on the loading of its model."""
     return tuple((record or {}).get("facts", {}).get(READING, ()))
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """A run between two steps, as it can be saved: its model, and what gives that model as it was, without adapters."""
+    """The state of a run between two steps. reload: loads the start model, without adapters."""
 
     model: Any
     encoder: Encoder
@@ -185,11 +190,11 @@ class TrainerState:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best evaluation so far, where the best model is to be kept."""
+        """The step of the best evaluation so far, if the run keeps the best model."""
         return None if self.watch is None else self.watch.best_step
 
     def save(self, folder: Path) -> None:
-        """Write the model as it is now; training goes on as if nothing had been saved."""
+        """Write the present model. The state of training does not change."""
         with kept_random():
             plain = self.model
             if self.args.lora is not None:
@@ -207,18 +212,18 @@ def watching(
     seen: EvalInputs,
     encoder: Encoder,
     generation: Generation,
-    told: Reporters,
+    run_reporters: Reporters,
 ) -> EvalCallback:
-    """What evaluates a run and writes its trajectory and its generations, whole each time, into a folder."""
+    """Return the callback that evaluates a run and rewrites its trajectory and generations in a folder."""
 
     def tell(points: Sequence[EvalPoint]) -> None:
         write_text(folder / TRAJECTORY, as_lines([p.line for p in points]))
-        told.numbers(points[-1].step, points[-1].values)
+        run_reporters.numbers(points[-1].step, points[-1].values)
 
     def tell_texts(lines: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> None:
         write_text(folder / GENERATIONS, as_lines(lines))
         if new:
-            told.texts(int(new[0]["step"]), new)
+            run_reporters.texts(int(new[0]["step"]), new)
 
     how, (rows, prompts) = args.evaluate, seen
     choice = model_selection(how, panel.retain) if how.chooses else None
@@ -236,8 +241,10 @@ def evaluated(
     generation: Generation,
     retain: Path | Mapping[str, MetricResult] | None,
 ) -> MetricSuite:
-    """The panel of a run's evaluations; retain: the folder of the retain model's records, cut to the same rows, or its
-    results on all rows."""
+    """Return the metric suite of a run's evaluations.
+
+    retain: the folder of the retain model's records, for the same rows, or its results on all rows.
+    """
     watched = setting.watched or setting.benchmark
     metrics = watched_metrics(watched, args)
     panel = MetricSuite(metrics, watched.sets, encoder, generation, args.n_rows, limits=watched.generation)
@@ -248,13 +255,13 @@ def evaluated(
 
 
 def loss_sets(benchmark: Benchmark, args: EvaluateArgs, where: str = "trainer.args.evaluate") -> tuple[str, ...]:
-    """The sets whose mean token loss is read during training. Raises ConfigError for a name that is none."""
+    """Return the sets whose mean token loss is read during training. Raises ConfigError for an unknown set."""
     named = benchmark.loss_sets if args.losses is None else args.losses
     for i, name in enumerate(named):
         if name not in benchmark.sets:
             raise ConfigError(f"{where}.losses[{i}]: no set named {name!r}{nearest(name, benchmark.sets)}")
     if args.prompts and not named:
-        raise ConfigError(f"{where}.prompts: prompts of which sets? name them at {where}.losses")
+        raise ConfigError(f"{where}.prompts: prompts need sets; list them in {where}.losses")
     return named
 
 
@@ -262,7 +269,7 @@ EvalInputs = tuple[dict[str, Sequence[Encoded]], dict[str, Sequence[Encoded]]]
 
 
 def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> EvalInputs:
-    """The rows whose losses are read during training, and those whose prompts are continued, by set.
+    """Return, by set, the rows for losses and the rows for generations during training.
 
     Raises ConfigError for a set that has no prompt.
     """
@@ -278,31 +285,30 @@ def seen_sets(setting: TaskContext, args: EvaluateArgs, encoder: Encoder) -> Eva
         prompts[name] = [row for row in whole if row.n_prompt]
         if not prompts[name]:
             width = f" within {one.max_length} tokens" if isinstance(one, TokenDataset) else ""
-            raise ConfigError(f"trainer.args.evaluate.prompts: no row of {name} has a prompt{width} to go on from")
+            raise ConfigError(f"trainer.args.evaluate.prompts: no row of {name} has a prompt{width}")
     return rows, prompts
 
 
 def watched_metrics(benchmark: Benchmark, args: EvaluateArgs) -> list[Metric]:
-    """The metrics that are evaluated during training: none where a benchmark has losses alone. Raises ConfigError."""
+    """Return the metrics of evaluations during training; none if the benchmark has only losses. Raises ConfigError."""
     if not benchmark.panel and loss_sets(benchmark, args) and args.panel == "fast" and not args.chooses:
         return []
     return suite_metrics(benchmark.panel, args)
 
 
 def load_trained(source: str, setting: TaskContext, *, quantize: Bits | None = None, device: str | None = None) -> Any:
-    """The model of a training run: float32 weights whatever the dtype of scoring, for bfloat16 weights round small
-    updates away."""
+    """Return the model of a training run, always in float32, because bfloat16 weights lose small updates."""
     check_trainable(source)
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    # a model that is to be cut in shards need not fit on one device
+    model_args = dataclasses.replace(setting.model.model_args, dtype="float32")
+    # a model that will be sharded need not fit on one device
     where = device or ("cpu" if distributed.sharded() and quantize is None else setting.model.device)
-    return load_model(source, held, device=pick_device(where), quantize=quantize)
+    return load_model(source, model_args, device=pick_device(where), quantize=quantize)
 
 
 def apply_edit(
     folder: Path, parents: Mapping[str, Path | str], setting: TaskContext, edit: WeightEdit, progress: Progress
 ) -> dict[str, Any]:
-    """Weights from the weights of the parents `base`, `other_0`, `other_1`, ...; saved like any model."""
+    """Write a model with weights from the parents `base`, `other_0`, `other_1`, ..."""
     encoder = setting.encoder(str(parents["base"]))
     base, *others = (
         load_trained(str(parents[role]), setting, device="cpu")
@@ -315,7 +321,7 @@ def apply_edit(
 
 
 def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encoded]:
-    """The answers of all rows of some sets, encoded, in order; texts to be cut in pieces as their pieces.
+    """Encode the answers of all rows of some sets, in order. Sets with `long=pieces` give pieces of texts.
 
     Sets of tokens stay on disk, and are read row by row. Raises ConfigError if they are not the model's tokens.
     """
@@ -335,7 +341,7 @@ def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encode
 def encode_alternates(
     forget: Sequence[ExampleSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
 ) -> list[Encoded]:
-    """Every forget question with each of its other answers: the refusals, or those an `alternates` job has made."""
+    """Encode every forget question with each of its other answers: refusals, or samples of an `alternates` job."""
     rows = [(s, r) for s in forget for r in s.rows]
     if folder is None:
         texts = [list(refusals) for _ in rows]
@@ -355,10 +361,9 @@ N_ALTERNATES = 5
 def alternates(
     folder: Path, source: str, setting: TaskContext, generation: Generation, progress: Progress
 ) -> dict[str, Any]:
-    """Other answers to the forget questions, sampled from the model itself; a line of texts per row.
+    """Sample other answers to the forget questions from the model; writes one line of texts per row.
 
-    Samples that repeat the true answer are dropped and the rest repeated in turn; a row whose samples all do takes
-    refusals.
+    Drops samples that repeat the true answer and cycles the others; a row without other samples gets refusals.
     """
     encoder = setting.encoder(source)
     model = load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
@@ -367,10 +372,10 @@ def alternates(
     lines, bare = [], 0
     for row in rows.rows:
         truth = row.answers["answer"].strip().casefold()
-        made = [t.generation for t in texts if t.row_id == row.row_id]
-        made = [t for t in made if t and t.casefold() != truth]
-        bare += not made
-        made = made or list(setting.refusals)
-        lines.append(json.dumps([made[k % len(made)] for k in range(generation.samples)], ensure_ascii=False))
+        answers = [t.generation for t in texts if t.row_id == row.row_id]
+        answers = [t for t in answers if t and t.casefold() != truth]
+        bare += not answers
+        answers = answers or list(setting.refusals)
+        lines.append(json.dumps([answers[k % len(answers)] for k in range(generation.samples)], ensure_ascii=False))
     write_text(folder / ALTERNATES, "\n".join(lines) + "\n")
     return {"rows_without_alternates": bare}

@@ -1,1 +1,1 @@
-"""A sweep of settings: the space, the rows it chooses by, and the two studies it comes to."""
+"""A sweep of settings: the space, the selection rows, and its two studies."""

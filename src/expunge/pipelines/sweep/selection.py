@@ -1,7 +1,7 @@
-"""The rows that settings are chosen by, apart from those that final numbers are taken from.
+"""Separate the rows for the selection of settings from the rows of the report.
 
-`eval.split` cuts every set that metrics read in two, `selection` and `report`. A question that stands in several
-sets is in the same part of all, so nothing that was selected by can enter a report. What is trained on stays whole.
+`eval.split` cuts every set that metrics read in two, `selection` and `report`. A question of several sets is in
+the same part of all, so no selection row can enter a report. Training rows stay whole.
 """
 
 from __future__ import annotations
@@ -21,37 +21,40 @@ Side = Literal["selection", "report"]
 
 
 def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
-    """The setting with one part of its evaluation rows. Evaluations during training, which choose a model, always read
-    the selection part. Raises ConfigError where a set is too small to be cut."""
+    """Return the setting with one part of its evaluation rows.
+
+    Evaluations during training, which select a model, always read the selection part. Raises ConfigError if a set is
+    too small to be split.
+    """
     if how.part == "all":
         return setting
     sides = _sides(setting.benchmark, how)
-    chosen = _cut(setting.benchmark, sides, how.part)
+    part = _cut(setting.benchmark, sides, how.part)
     watched = _cut(setting.benchmark, sides, "selection") if how.part == "report" else None
-    return dataclasses.replace(setting, benchmark=chosen, watched=watched)
+    return dataclasses.replace(setting, benchmark=part, watched=watched)
 
 
 def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
-    """The part of each question that metrics read: in each set, so many by a hash of the seed and the question."""
+    """Return the part of each question that metrics read: in each set by a hash of the seed and the question."""
     sides: dict[str, Side] = {}
     for name in sorted(_read(benchmark), key=lambda n: (len(benchmark.sets[n]), n)):
         rows = list(dict.fromkeys(_question(row) for row in benchmark.sets[name]))
-        wanted = min(max(1, round(how.share * len(rows))), len(rows) - 1) - sum(
+        n_selection = min(max(1, round(how.share * len(rows))), len(rows) - 1) - sum(
             sides.get(q) == "selection" for q in rows
         )
         free = sorted((q for q in rows if q not in sides), key=lambda q: _draw(how.seed, q))
-        sides |= {q: "selection" if i < wanted else "report" for i, q in enumerate(free)}
-        found = {sides[q] for q in rows}
-        if len(found) < 2:
+        sides |= {q: "selection" if i < n_selection else "report" for i, q in enumerate(free)}
+        parts = {sides[q] for q in rows}
+        if len(parts) < 2:
             raise ConfigError(
-                f"eval.split_share: of the {len(rows)} questions of {name}, all are in the {found.pop()} part; each "
-                "part needs one at least"
+                f"eval.split_share: of the {len(rows)} questions of {name}, all are in the {parts.pop()} part; each "
+                "part needs at least one"
             )
     return sides
 
 
 def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmark:
-    """The benchmark whose metrics read one part. A set that is trained on as well keeps its name and stays whole."""
+    """Return the benchmark whose metrics read one part. A set that is also trained on stays whole."""
     trained = {benchmark.forget_set, benchmark.retain_set, *benchmark.full_sets, *benchmark.retain_sets}
     sets, names = dict(benchmark.sets), {}
     for name in _read(benchmark):
@@ -72,12 +75,12 @@ def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmar
 
 
 def _read(benchmark: Benchmark) -> dict[str, ExampleSet]:
-    """The sets that metrics read."""
+    """Return the sets that metrics read."""
     return {m.rows: benchmark.sets[m.rows] for m in benchmark.panel if m.rows is not None}
 
 
 def _question(row: Example) -> str:
-    """What tells rows apart: the question; of a text without one, the text."""
+    """Return the identity of a row: its question, or the text of a row without one."""
     return row.question.strip() or row.answer
 
 

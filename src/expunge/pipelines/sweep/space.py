@@ -1,4 +1,4 @@
-"""Where a sweep looks for settings, and which points of it are tried: all, drawn by a seed, or asked of Optuna."""
+"""The search space of a sweep, and its points: all, random by a seed, or from Optuna."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
 from expunge.pipelines.study.config import SweepConfig
 
-# what decides how many steps a run has; the same for all trials of all methods
+# settings of the number of steps; the same for all trials of all methods
 BUDGET = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "schedule")
 Values = Mapping[str, Any]  # key of method_args or args -> value
 
@@ -22,32 +22,36 @@ Values = Mapping[str, Any]  # key of method_args or args -> value
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SearchRange:
-    """Numbers from low to high; log: drawn evenly in the logarithm; whole: whole numbers."""
+    """Numbers from low to high."""
 
     low: float
+    """The smallest value."""
     high: float
+    """The largest value."""
     log: bool = False
+    """Whether to draw evenly in the logarithm."""
     whole: bool = False
+    """Whether to draw whole numbers."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise ValueError("low must be less than high")
         if self.log and self.low <= 0:
-            raise ValueError("low must be > 0 where log is set")
+            raise ValueError("low must be > 0 if log is set")
 
 
 Space = Mapping[str, Sequence[Any] | SearchRange]
 
 
-def read_space(given: Mapping[str, Any], where: str) -> Space:
-    """The keys that are searched, and where. Raises ConfigError."""
+def read_space(keys: Mapping[str, Any], where: str) -> Space:
+    """Return the keys of the search with their spaces. Raises ConfigError."""
     out: dict[str, Sequence[Any] | SearchRange] = {}
-    for key, values in given.items():
+    for key, values in keys.items():
         group, _, name = key.partition(".")
         if group not in ("method_args", "args") or not name:
             raise ConfigError(f"{where}.{key}: must begin with method_args. or args., such as args.learning_rate")
         if group == "args" and name.partition(".")[0] in (*BUDGET, "seed"):
-            raise ConfigError(f"{where}.{key}: all trials have as many steps and the same seed; it is not searched")
+            raise ConfigError(f"{where}.{key}: all trials have the same number of steps and the same seed; remove it")
         if isinstance(values, Mapping):
             out[key] = decode(SearchRange, values, where=f"{where}.{key}")
         elif isinstance(values, list | tuple) and values and len({repr(v) for v in values}) == len(values):
@@ -67,22 +71,25 @@ def check_count(sweep: SweepConfig, where: str, space: Space) -> None:
             raise ConfigError(f"sweep.sampler: grid takes lists, and {where} has a range; choose random or tpe")
         if n != trials:
             raise ConfigError(
-                f"sweep.trials: the grid of {where} has {n} points, got {trials}: as many for all methods"
+                f"sweep.trials: the grid of {where} has {n} points, got {trials}; all methods have "
+                "the same number of trials"
             )
     elif len(lists) == len(space) and n < trials:
         raise ConfigError(f"sweep.trials: {where} has {n} points to try, got {trials}")
 
 
-def propose(sweep: SweepConfig, label: str, space: Space, told: Sequence[float]) -> list[Values]:
-    """The next points to try, after those whose scores (lower is better) are told; none when all are."""
-    if len(told) == sweep.trials:
+def propose(sweep: SweepConfig, label: str, space: Space, scores: Sequence[float]) -> list[Values]:
+    """Return the next points after those with scores (lower is better); none after the last."""
+    if len(scores) == sweep.trials:
         return []
     seed = int(fingerprint({"sweep": sweep.seed, "method": label})[:8], 16)
     if sweep.sampler == "tpe":
-        return _ask(space, sweep.trials, seed, told)
+        return _ask(space, sweep.trials, seed, scores)
     product = [v for v in space.values() if not isinstance(v, SearchRange)]
     if len(product) == len(space):
-        points: list[Values] = [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*product)]
+        points: list[Values] = [
+            dict(zip(space, combination, strict=True)) for combination in itertools.product(*product)
+        ]
         return points if sweep.sampler == "grid" else random.Random(seed).sample(points, sweep.trials)
     draws = random.Random(seed)
     return [{key: _draw(draws, values) for key, values in space.items()} for _ in range(sweep.trials)]
@@ -93,15 +100,17 @@ def _draw(draws: random.Random, values: Sequence[Any] | SearchRange) -> Any:
         return draws.choice(values)
     at = draws.random()
     if values.log:
-        made = math.exp(math.log(values.low) + at * (math.log(values.high) - math.log(values.low)))
+        value = math.exp(math.log(values.low) + at * (math.log(values.high) - math.log(values.low)))
     else:
-        made = values.low + at * (values.high - values.low)
-    return round(made) if values.whole else float(f"{made:.4g}")
+        value = values.low + at * (values.high - values.low)
+    return round(value) if values.whole else float(f"{value:.4g}")
 
 
-def _ask(space: Space, trials: int, seed: int, told: Sequence[float]) -> list[Values]:
-    """Optuna's next points: half of the trials at once at random, then one after the other. What it has said before it
-    says again, for it is asked anew from the start."""
+def _ask(space: Space, trials: int, seed: int, scores: Sequence[float]) -> list[Values]:
+    """Return Optuna's next points: half of the trials at random, then one after another.
+
+    Deterministic: replaying the recorded scores reproduces the earlier points.
+    """
     try:
         import optuna
     except ImportError:
@@ -110,15 +119,15 @@ def _ask(space: Space, trials: int, seed: int, told: Sequence[float]) -> list[Va
     first = max(1, trials // 2)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
     search = optuna.create_study(sampler=sampler, direction="minimize")
-    made: list[Values] = []
-    for number in range(len(told) + 1 if told else first):
+    points: list[Values] = []
+    for number in range(len(scores) + 1 if scores else first):
         trial = search.ask()
         values = {key: _suggest(trial, key, of) for key, of in space.items()}
-        if number < len(told):
-            search.tell(trial, told[number])
+        if number < len(scores):
+            search.tell(trial, scores[number])
         else:
-            made.append(values)
-    return made
+            points.append(values)
+    return points
 
 
 def _suggest(trial: Any, key: str, of: Sequence[Any] | SearchRange) -> Any:

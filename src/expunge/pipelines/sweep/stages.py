@@ -1,12 +1,12 @@
-"""A sweep: each method tried with several settings, the best chosen, and the study run with these.
+"""A sweep: try several settings of each method, select the best, and run the study with them.
 
 Trials and winners are two plain studies, one after the other: first every trial, with one seed, measured on the
-selection part of the evaluation rows; then each method with what was chosen, with all seeds, measured on the report
-part. What the first has made (full and retain models, the winners' first seed) the second finds done. The choice is
-computed from stored numbers alone, so the same command comes to the same studies wherever it was interrupted.
+selection part of the evaluation rows; then each method with its best settings, with all seeds, measured on the report
+part. The second study reuses results of the first (full and retain models, the winners' first seed). The selection
+depends only on stored numbers, so the same command reaches the same studies after any interrupt.
 
-Each cell of a grid is searched by itself, with as many trials, and each in its own rows. With `requests` a trial is a
-chain of models with the same settings, and its last model is what is measured.
+Each cell of a grid has its own search, with the same number of trials and its own rows. With `requests` a trial is a
+chain of models with the same settings, and only its last model is measured.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from expunge.training.evaluation_callback import EvalPoint, ModelSelection, forg
 
 @dataclass(frozen=True)
 class SweepTrial:
-    """A method (of a grid, in a cell) with the values that were tried, and what the selection rows said: None where the
-    trial failed."""
+    """A method (of a grid, in a cell) with the values of a trial, and its selection numbers; None if it failed."""
 
     cell: str
     method: str
@@ -45,20 +44,22 @@ class SweepTrial:
 
 @dataclass(frozen=True)
 class SweepStage:
-    """How far a sweep is: the study to run now, as a plain tree and as a graph, whether it is the last, all graphs so
-    far, and every trial that is decided. said: what was chosen and why, by cell, a line for each method."""
+    """The present stage of a sweep: the study to run now as tree and graph, all graphs so far, and decided trials.
+
+    reasons: the selected settings and the reasons, by cell, a line for each method.
+    """
 
     tree: Mapping[str, Any]
     graph: StudyGraph
     last: bool
     graphs: tuple[StudyGraph, ...]
     trials: tuple[SweepTrial, ...] = ()
-    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reasons: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was chosen in all cells."""
-        return tuple(note for notes in self.said.values() for note in notes)
+        """The selected settings in all cells."""
+        return tuple(note for notes in self.reasons.values() for note in notes)
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class _SweepSearch:
     told: dict[str, list[float]]
 
     def of(self, graph: StudyGraph) -> StudyGraph:
-        """Its part of a graph."""
+        """Return its part of a graph."""
         return graph.cells[self.cell] if graph.cells else graph
 
 
-def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()) -> SweepStage:
-    """The study that a sweep needs next. lost: keys of jobs that have failed; their trials count as tried.
+def next_stage(tree: Mapping[str, Any], store: Store, failed: Collection[str] = ()) -> SweepStage:
+    """Return the study that a sweep needs next. failed: keys of failed jobs; their trials count as done.
 
     Raises ConfigError or DataError.
     """
@@ -92,34 +93,34 @@ def next_stage(tree: Mapping[str, Any], store: Store, lost: Collection[str] = ()
         graph = _ends(study_graph(trial_tree))
         for s in searches:
             _rule_args(s.study, s.of(graph))
-        wanted = [leaf.metrics for leaf in graph.leaves]
-        if any(job.key not in lost and not store.there(job) for job in wanted):
+        targets = [leaf.metrics for leaf in graph.leaves]
+        if any(job.key not in failed and not store.there(job) for job in targets):
             return SweepStage(trial_tree, graph, False, (graph,))
         trials = {s.cell: _read(s, graph, store) for s in searches}
-        if all(len(tried) == n_trials for s in searches for tried in s.points.values()):
+        if all(len(points) == n_trials for s in searches for points in s.points.values()):
             break
         for s in searches:
             rule = _rule(s, graph, store)
             for label in s.spaces:
                 s.told[label] = [_score(rule, t) for t in trials[s.cell] if t.method == label]
     decided: list[SweepTrial] = []
-    said: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, tuple[str, ...]] = {}
     changes = {}
     for s in searches:
-        tried, notes = _decide(s, graph, store, trials[s.cell])
-        decided += tried
-        said[s.cell] = tuple(notes)
-        changes[s.cell] = _last_changes(s, {t.method: t.values for t in tried if t.chosen})
+        decisions, notes = _decide(s, graph, store, trials[s.cell])
+        decided += decisions
+        reasons[s.cell] = tuple(notes)
+        changes[s.cell] = _last_changes(s, {t.method: t.values for t in decisions if t.chosen})
     last_tree = _stage_tree(tree, whole, changes)
     last = study_graph(last_tree)
-    return SweepStage(last_tree, last, True, (graph, last), tuple(decided), said)
+    return SweepStage(last_tree, last, True, (graph, last), tuple(decided), reasons)
 
 
 def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]:
-    """A search for each cell. Raises ConfigError."""
+    """Return a search for each cell. Raises ConfigError."""
     if whole.stories is not None or whole.meta is not None:
-        what = "stories" if whole.stories is not None else "meta"
-        raise ConfigError(f"sweep: a study with {what} has no sweep; leave `sweep` out")
+        key = "stories" if whole.stories is not None else "meta"
+        raise ConfigError(f"sweep: a study with {key} has no sweep; remove `sweep`")
     out = []
     for name, own in [(c.name, c.tree) for c in cells(tree, whole)] if whole.grid else [("", tree)]:
         try:
@@ -132,7 +133,7 @@ def _searches(tree: Mapping[str, Any], whole: StudyConfig) -> list[_SweepSearch]
 
 
 def _ends(graph: StudyGraph) -> StudyGraph:
-    """The graph without the measurements of a chain's models before its last, by which no trial is judged."""
+    """Return the graph without measurements of a chain's earlier models, which the selection does not read."""
     parts = {name: _ends(part) for name, part in graph.cells.items()}
     leaves = [leaf for part in parts.values() for leaf in part.leaves]
     if not parts:
@@ -141,20 +142,20 @@ def _ends(graph: StudyGraph) -> StudyGraph:
 
 
 def _chain(study: StudyConfig, leaf: ModelNode) -> str:
-    """The label of a model, or of the chain that it is a link of."""
+    """Return the label of a model, or of its chain."""
     return leaf.label if study.requests == 1 else leaf.label.partition("@")[0]
 
 
 def check_sweep(study: StudyConfig) -> dict[str, Space]:
-    """The space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
+    """Return the space of each method that is tuned, by its label, in a study without a grid. Raises ConfigError."""
     if study.eval.split != "all":
-        raise ConfigError("eval.split: a sweep reads the selection part, and its report the other; leave it out")
+        raise ConfigError("eval.split: a sweep reads the selection part, and its report the other; remove it")
     base = decode(TrainArgs, dict(study.unlearn), where="unlearn")
     shared = read_space(study.sweep.space, "sweep.space")
     out: dict[str, Space] = {}
     for i, entry in enumerate(study.methods):
         own = read_space(entry.search, f"methods[{i}].search")
-        if entry.from_models:  # goes on from other methods' models, with the settings that it is given
+        if entry.from_models:  # starts from other methods' models, with its own settings
             if own:
                 raise ConfigError(f"methods[{i}].search: {entry.trainer} reads other methods' models and is not tuned")
             continue
@@ -165,17 +166,19 @@ def check_sweep(study: StudyConfig) -> dict[str, Space]:
         other = next((key for key in BUDGET if getattr(args, key) != getattr(base, key)), None)
         if other is not None:
             raise ConfigError(
-                f"methods[{i}].args.{other}: in a sweep all methods have as many steps; set it in unlearn"
+                f"methods[{i}].args.{other}: in a sweep all methods have the same number of steps; set it in unlearn"
             )
         out[entry_label(entry)] = space
         check_count(study.sweep, f"methods[{i}] ({entry_label(entry)})", space)
     if not out:
-        raise ConfigError("sweep.space: missing; name what is searched, such as {args.learning_rate: [1e-5, 1e-4]}")
+        raise ConfigError(
+            "sweep.space: missing; list the keys of the search, such as {args.learning_rate: [1e-5, 1e-4]}"
+        )
     return out
 
 
 def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
-    """What makes a study that of all its trials: one seed, the selection rows, the panel alone."""
+    """Return the changes for the study of all trials: one seed, the selection rows, only the metric suite."""
     study = search.study
     entries = [
         _entry(entry, values, _trial_label(entry_label(entry), number))
@@ -192,22 +195,22 @@ def _trial_changes(search: _SweepSearch) -> dict[str, Any]:
     }
 
 
-def _last_changes(search: _SweepSearch, chosen: Mapping[str, Values]) -> dict[str, Any]:
-    """What makes it the study itself: each method with what was chosen for it, on the report rows."""
-    entries = [_entry(e, chosen.get(entry_label(e), {}), entry_label(e)) for e in search.study.methods]
+def _last_changes(search: _SweepSearch, selection: Mapping[str, Values]) -> dict[str, Any]:
+    """Return the changes for the last study: each method with its selected settings, on the report rows."""
+    entries = [_entry(e, selection.get(entry_label(e), {}), entry_label(e)) for e in search.study.methods]
     return {"methods": entries, "eval.split": "report"}
 
 
 def _stage_tree(
     tree: Mapping[str, Any], study: StudyConfig, changes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The plain study of a stage, from what changes in each cell; in all of a study without a grid."""
-    made = {k: v for k, v in tree.items() if k != "sweep"}
+    """Return the plain study of a stage, with the changes of each cell."""
+    stage_tree = {k: v for k, v in tree.items() if k != "sweep"}
     if study.grid:
-        return made | {"grid_cells": {c: {**study.grid_cells.get(c, {}), **own} for c, own in changes.items()}}
+        return stage_tree | {"grid_cells": {c: {**study.grid_cells.get(c, {}), **own} for c, own in changes.items()}}
     for key, value in changes[""].items():
-        made = with_value(made, key, value)
-    return made
+        stage_tree = with_value(stage_tree, key, value)
+    return stage_tree
 
 
 def _entry(entry: MethodEntry, values: Values, label: str) -> dict[str, Any]:
@@ -226,19 +229,19 @@ def _trial_label(label: str, number: int) -> str:
 
 
 def _read(search: _SweepSearch, graph: StudyGraph, store: Store) -> list[SweepTrial]:
-    """What was tried in a cell, with the numbers of the rule where there are any."""
+    """Return the trials of a cell, with the numbers of the rule if there are any."""
     rule = _rule(search, graph, store)
     by_label = {_chain(search.study, leaf): leaf for leaf in search.of(graph).leaves if leaf.role == "unlearn"}
     out = []
-    for label, tried in search.points.items():
-        for number, values in enumerate(tried):
+    for label, points in search.points.items():
+        for number, values in enumerate(points):
             facts = _facts(by_label[_trial_label(label, number)], store)
             out.append(SweepTrial(search.cell, label, number, values, facts.get(rule.utility), facts.get(rule.forget)))
     return out
 
 
 def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
-    """The rule as evaluations during training know it. Raises ConfigError for a metric that is not measured."""
+    """Return the rule as settings of evaluations during training. Raises ConfigError for an unknown metric."""
     benchmark, rule = graph.setting.benchmark, study.sweep.rule
     rule = dataclasses.replace(rule, utility=rule.utility or benchmark.utility)
     args = EvaluateArgs(steps=1, panel="full", rule=rule)
@@ -251,7 +254,7 @@ def _rule_args(study: StudyConfig, graph: StudyGraph) -> EvaluateArgs:
 
 
 def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelection:
-    """The rule with the numbers of the cell's start and of its retain model in it."""
+    """Return the rule with the numbers of the cell's start model and retain model."""
     mine = search.of(graph)
     start = next(leaf for leaf in mine.leaves if leaf.role == "full")
     retain = next((leaf for leaf in mine.leaves if leaf.role == "retain"), None)
@@ -264,18 +267,18 @@ def _rule(search: _SweepSearch, graph: StudyGraph, store: Store) -> ModelSelecti
 
 
 def _facts(leaf: ModelNode, store: Store) -> Mapping[str, float | None]:
-    facts: Mapping[str, float | None] = (store.found(leaf.metrics) or {}).get("facts", {})
+    facts: Mapping[str, float | None] = (store.readable_record(leaf.metrics) or {}).get("facts", {})
     return facts
 
 
 def _point(rule: ModelSelection, number: int, facts: Mapping[str, float | None]) -> EvalPoint:
-    """A trial's numbers, NaN where it has none, as an evaluation whose step is its number."""
+    """Return a trial's numbers (NaN if missing) as an evaluation whose step is the trial's number."""
     values = {name: facts.get(name) for name in (rule.utility, rule.forget)}
     return EvalPoint(number, 0.0, 1, {name: math.nan if v is None else v for name, v in values.items()})
 
 
 def _score(rule: ModelSelection, trial: SweepTrial) -> float:
-    """A trial as one number, lower is better: how far from the goal; behind these come those of too little utility."""
+    """Return a trial's score, lower is better: the distance from the goal, or more if utility is too low."""
     point = _point(rule, trial.number, {rule.utility: trial.utility, rule.forget: trial.forget})
     if rule.passes(point):
         return rule.away(point)
@@ -285,7 +288,7 @@ def _score(rule: ModelSelection, trial: SweepTrial) -> float:
 def _decide(
     search: _SweepSearch, graph: StudyGraph, store: Store, trials: Sequence[SweepTrial]
 ) -> tuple[list[SweepTrial], list[str]]:
-    """Which trial of each method of a cell is chosen; a line on each."""
+    """Return the trials of a cell with the selected one of each method, and a line for each method."""
     out, notes = [], []
     for label in dict.fromkeys(t.method for t in trials):
         rule = _rule(search, graph, store)
@@ -296,11 +299,11 @@ def _decide(
         best: SweepTrial | None
         if rule.best is not None:
             best = mine[rule.best.step - 1]
-            why = f"the best {rule.forget} of those with {rule.utility} >= {rule.floor:g} x the start's"
+            why = f"the best {rule.forget} of trials with {rule.utility} >= {rule.floor:g} x the start's"
         else:
             best = max(measured, key=lambda t: (t.utility or 0.0, -t.number), default=None)
             why = f"no trial had {rule.utility} >= {rule.floor:g} x the start's; this one had the most"
-        shown = "every trial failed; it runs with the settings that it was given"
+        shown = "every trial failed; the method runs with its own settings"
         if best is not None:
             shown = f"trial {best.number}: {', '.join(f'{k}={v}' for k, v in best.values.items())} ({why})"
         whose = f"{search.cell}, {label}" if search.cell else label
