@@ -55,7 +55,7 @@ class Benchmark:
     utility: str = "model_utility"
     tokenizer: str | None = None
     loss_sets: tuple[str, ...] = ()
-    preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat what is forgotten
+    preview: tuple[str, ...] = ()  # first rows, for the terminal alone: a report must not repeat forgotten texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,12 +38,12 @@ class Batch:
 
     @property
     def n_rows(self) -> int:
-        """B."""
+        """The number of rows, B."""
         return int(self.ids_BT.shape[0])
 
 
 def scored_tokens(row: Encoded) -> int:
-    """How many tokens of a row `collate` lists as scored. The first token of a sequence has no prediction."""
+    """Return the number of scored tokens of a row. The first token of a sequence has no prediction."""
     return max(0, len(row.ids) - max(row.n_prompt, 1))
 
 

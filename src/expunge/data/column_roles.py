@@ -1,4 +1,4 @@
-"""Which column of a user's file is the question and which is the answer, and what a cell's value means."""
+"""Find the question and answer columns of a user's file, and interpret the values of its cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from expunge.data.examples import Form
 from expunge.data.table_files import Records
 
 TEXT = "text"
-# A question and its answer by the names people use, in the order they are looked for, and the form of such rows.
+# Common names of a question and its answer, in the order of the search, and the form of such rows.
 PAIRS: tuple[tuple[str, str, Form], ...] = (
     ("question", "answer", "qa"),
     ("question", "answers", "qa"),
@@ -29,7 +29,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
     (TEXT, "labels", "qa"),
 )
 CHATS = ("messages", "conversations")
-# Columns that a row may have besides; they are read, and no choice of columns is unsure because of them.
+# Further columns of a row; they are read, and do not make the choice of columns ambiguous.
 KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer")
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
@@ -39,23 +39,23 @@ USERS, ASSISTANTS = ("user", "human"), ("assistant", "gpt", "model")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns to read, where their names are not the usual ones."""
+    """The columns to read, if their names are not the usual ones."""
 
     question: str | None = None
-    """The column of the questions; None: found by its name. Goes together with `answer`."""
+    """The column of the questions; requires `answer`. None: the first of the usual names."""
     answer: str | None = None
-    """The column of the answers; None: found by its name. Goes together with `question`."""
+    """The column of the answers; requires `question`. None: the first of the usual names."""
     text: str | None = None
     """The column of plain texts, in place of questions and answers."""
     form: Literal["qa", "completion"] | None = None
-    """How a row becomes text: "qa" by the model's template, "completion" as it stands; None: by the columns' names."""
+    """The text form of a row: "qa" by the model's template, "completion" unchanged. None: by the columns' names."""
 
     def __post_init__(self) -> None:
-        for given, other in (("question", "answer"), ("answer", "question")):
-            if getattr(self, given) is not None and getattr(self, other) is None:
-                raise ValueError(f"{given}_column goes together with {other}_column")
+        for one, other in (("question", "answer"), ("answer", "question")):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                raise ValueError(f"{one}_column needs {other}_column; set both or none")
         if self.text is not None and self.question is not None:
-            raise ValueError("text_column stands alone, without question_column and answer_column")
+            raise ValueError("text_column excludes question_column and answer_column; set one kind")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Roles:
 
 
 def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
-    """Return which columns are read. Raises DataError, with the setting to paste, where that is not certain."""
+    """Return the columns to read. Raises DataError, with the setting to paste, if they are ambiguous."""
     names = list(dict.fromkeys(str(key) for record in raw for key in record))
     if columns.text is not None:
         return Roles(None, _named(columns.text, names, "text_column", where), "text")
@@ -79,7 +79,9 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     by_name = {_plain(name): name for name in names}
     if len(by_name) < len(names):
         twice = [n for n in names if by_name[_plain(n)] != n]
-        raise DataError(f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ in case alone")
+        raise DataError(
+            f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ only in case; rename one"
+        )
     chats = [by_name[name] for name in CHATS if name in by_name]
     if chats:
         return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
@@ -88,7 +90,7 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         pairs = [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # Alpaca's `input` is part of the question
     if len(pairs) > 1:
         raise DataError(
-            f"{where}: it is not certain which columns are meant: "
+            f"{where}: several pairs of columns could be question and answer; set "
             + ", or ".join(f"data.args.question_column={q} data.args.answer_column={a}" for q, a, _ in pairs)
         )
     if pairs:
@@ -112,11 +114,11 @@ def _named(column: str, names: Sequence[str], key: str, where: str) -> str:
 
 
 def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> str:
-    """One line for a file whose columns have no known names, with the setting to paste."""
+    """Return the message for a file whose columns have no known names, with the setting to paste."""
     nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
     if nested:
         return (
-            f"{where}: its rows lie below {', '.join(repr(n) for n in nested[:4])}; write them to a file of their own: "
+            f"{where}: its rows are below {', '.join(repr(n) for n in nested[:4])}; write them to a separate file: "
             f"jq '.[0].{nested[0]}' {where} > rows.json"
         )
     known = [c for pair in PAIRS for c in pair[:2]]
@@ -124,14 +126,14 @@ def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> st
     half = next((p for p in PAIRS if p[0] in plain or p[1] in plain), PAIRS[0])
     lacks = half[1] if half[0] in plain else half[0]
     listed = ", ".join(_short(c) for c in names[:6])
-    said = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
+    missing = f"{where}: no column '{lacks}'{nearest(lacks, names) if any(c in known for c in plain) else ''}"
     hint = ""
     if len(names) == 2:
         hint = f" Write: data.args.question_column={names[0]} data.args.answer_column={names[1]}."
     elif len(names) == 1:
         hint = f" For plain texts write: data.args.text_column={names[0]}."
     return (
-        f"{said}; its first line names the columns {listed}.{hint} Read are question and answer, instruction and "
+        f"{missing}; its first line names the columns {listed}.{hint} Allowed: question and answer, instruction and "
         "response, prompt and completion, input and output, messages, conversations, or text; name others by "
         "data.args.question_column, answer_column or text_column, and if the first line is a row, put a line of names "
         "above it"
@@ -139,10 +141,10 @@ def _not_found(first: Mapping[str, Any], names: Sequence[str], where: str) -> st
 
 
 def cell_text(value: Any, place: str) -> Any:
-    """Return a cell as text: a number as it is written, a list of one value as that value.
+    """Return a cell as text: a number by its `repr`, a list of one value as that value.
 
     Raises DataError for a list of several values, a truth value, NaN and text without a visible character. Other
-    values (None, a missing text) are returned as they are, and refused where rows are made.
+    values (None, a missing text) are returned unchanged; `qa_rows` rejects them.
     """
     if isinstance(value, str) and WRITTEN_LIST.match(value) and (listed := written_list(value)) is not None:
         value = listed
@@ -167,14 +169,14 @@ def written_list(text: str) -> list[Any] | None:
     if re.match(r"\s*\[\s*['\"]", text) is None:
         return None
     try:
-        found = ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, list) else None
+    return value if isinstance(value, list) else None
 
 
 def visible(text: str) -> bool:
-    """Whether a text has a character that is neither blank nor of zero width."""
+    """Return whether a text has a character that is neither blank nor of zero width."""
     return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
 
 
@@ -188,14 +190,14 @@ def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[Any,
     if roles.answer != roles.chat:
         turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
     system = next((text for role, text in turns if role == "system"), None)
-    spoken = [(role, text) for role, text in turns if role != "system"]
-    if [role for role, _ in spoken] != ["user", "assistant"]:
-        order = ", ".join(role for role, _ in spoken) or "nothing"
+    dialogue = [(role, text) for role, text in turns if role != "system"]
+    if [role for role, _ in dialogue] != ["user", "assistant"]:
+        order = ", ".join(role for role, _ in dialogue) or "nothing"
         raise DataError(
-            f"{place}: '{roles.chat}' has the turns {order}; read are conversations of one user turn and one answer "
+            f"{place}: '{roles.chat}' has the turns {order}; allowed are conversations of one user turn and one answer "
             "of the assistant"
         )
-    return spoken[0][1], spoken[1][1], system
+    return dialogue[0][1], dialogue[1][1], system
 
 
 def _turns(value: Any, place: str, *, answers: bool = False) -> list[tuple[str, Any]]:

@@ -1,7 +1,7 @@
-"""Applies a chat template and finds the answer in the whole conversation.
+"""Apply a chat template and find the answer in the whole conversation.
 
-The whole conversation is the standard: what stands before the answer in it is the prompt, and the first token that the
-template writes after the answer ends it. A rendering with a marker in the answer's place shows both.
+The whole conversation is the standard: the text before the answer is the prompt, and the first token that the template
+writes after the answer ends it. A rendering with a marker in place of the answer shows both.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Thought = Literal["auto", "none", "empty"]
 Messages = Sequence[Mapping[str, str]]
 
 _MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
-_ASKED = "\U000f9002\U000f9003\U000f9002"
+_QUESTION = "\U000f9002\U000f9003\U000f9002"
 _OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
 _CLOSED = re.compile(r"</[^<>]*think[^<>]*>|<\|?END_THINK[^<>]*>|<channel\|>|<\|close\|>think", re.IGNORECASE)
-# Variables by which published templates turn a thought off, in the order they are tried.
+# Variables by which published templates turn a thought off, in the order of the trials.
 _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"enable_thinking": False},
     {"thinking": False},
@@ -49,9 +49,9 @@ class Turn:
 
 
 class Conversation:
-    """A tokenizer's chat template, or a given one, with fixed variables and a fixed date.
+    """A tokenizer's chat template, or the one of the settings, with fixed variables and a fixed date.
 
-    notes: one line for each thing that the template does and a user should know.
+    notes: one line for each fact about the template that a user should know.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conversation:
         if date_string is not None:
             self.variables.setdefault("date_string", date_string)
         self.text = chat_template or self._own_text()
-        self._given = self._with_fixed_date(chat_template, date_string)
+        self._replacement = self._with_fixed_date(chat_template, date_string)
         self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
         self._ends: dict[str, str | None] = {}
         self._tokens = token_pattern(tokenizer)
@@ -84,7 +84,7 @@ class Conversation:
             raise ConfigError(f"{KEY}.chat_template: {_line(error)}") from None
 
     def _with_fixed_date(self, chat_template: str | None, date_string: str | None) -> str | None:
-        """The template with each call for today's date replaced by the fixed date; None: the tokenizer's own."""
+        """Replace each call for today's date in the template by the fixed date; None: use the tokenizer's own."""
         if not _TODAY.search(self.text):
             return chat_template
         shown = date_string or FROZEN_DATE
@@ -96,10 +96,10 @@ class Conversation:
         return _TODAY.sub(lambda m: repr(day.strftime(m.group(2)) if day else shown), self.text)
 
     def render(self, messages: Messages, *, generation_prompt: bool = False, **variables: Any) -> str:
-        """Return the text of a conversation. Raises ConfigError if the template refuses it."""
+        """Return the text of a conversation. Raises ConfigError if the template rejects it."""
         extra = {**self.variables, **variables}
-        if self._given is not None:
-            extra["chat_template"] = self._given
+        if self._replacement is not None:
+            extra["chat_template"] = self._replacement
         try:
             text = self.tokenizer.apply_chat_template(
                 [dict(m) for m in messages], tokenize=False, add_generation_prompt=generation_prompt, **extra
@@ -108,14 +108,14 @@ class Conversation:
             raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {_line(error)}") from None
         except jinja2.UndefinedError as error:
             raise ConfigError(
-                f"{KEY}.template_kwargs: the chat template reads a variable that is not given: {_line(error)}"
+                f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {_line(error)}"
             ) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise self._refusal(messages, error) from None
         return str(text)
 
     def _refusal(self, messages: Messages, error: Exception) -> ConfigError:
-        """Name the setting that the template refuses: the system prompt if it is the cause, else the template."""
+        """Name the setting that the template rejects: the system prompt if it is the cause, else the template."""
         if messages and messages[0]["role"] == "system" and self._has_system:
             try:
                 self.render([m for m in messages if m["role"] != "system"])
@@ -123,19 +123,19 @@ class Conversation:
                 pass
             else:
                 return ConfigError(
-                    f"{KEY}.system_prompt: the chat template refuses a system message: {_line(error)}; give null"
+                    f"{KEY}.system_prompt: the chat template rejects a system message: {_line(error)}; set it to null"
                 )
-        what = "this conversation" if isinstance(error, jinja2.TemplateError) else "a plain conversation"
-        return ConfigError(f"{KEY}.chat_template: the template cannot render {what}: {_line(error)}")
+        kind = "this conversation" if isinstance(error, jinja2.TemplateError) else "a plain conversation"
+        return ConfigError(f"{KEY}.chat_template: the template cannot render {kind}: {_line(error)}")
 
     def check(self, opening: Messages) -> None:
-        """Render one conversation, settle how an open thought is closed, and note what differs from plain use.
+        """Render one conversation, decide how to close an open thought, and note differences from plain use.
 
         opening: the messages before the question. Raises ConfigError if the template fails, or opens a thought that
         nothing closes.
         """
-        asked = [*opening, {"role": "user", "content": _ASKED}]
-        whole, start = self._tails(asked)
+        messages = [*opening, {"role": "user", "content": _QUESTION}]
+        whole, start = self._tails(messages)
         if self.thought == "none":
             return
         if not _open(whole) and (whole.startswith(start) or not _open(start)):
@@ -151,7 +151,7 @@ class Conversation:
             name = next(iter(form))
             if name in self.variables or not re.search(rf"\b{name}\b", self.text):
                 continue
-            other, begun = self._tails(asked, **form)
+            other, begun = self._tails(messages, **form)
             if _open(other) or _open(begun):
                 continue
             if self.thought == "empty" or other != whole:
@@ -168,19 +168,19 @@ class Conversation:
             "one; give thought=empty (close it) or thought=none (the whole conversation as the template writes it)"
         )
 
-    def _tails(self, asked: Messages, **form: Any) -> tuple[str, str]:
-        """What stands between question and answer, in the whole conversation and in the generation prompt."""
-        whole = self.render([*asked, {"role": "assistant", "content": _MARKER}], **form)
-        start = self.render(asked, generation_prompt=True, **form)
+    def _tails(self, messages: Messages, **form: Any) -> tuple[str, str]:
+        """Return the text between question and answer, in the whole conversation and in the generation prompt."""
+        whole = self.render([*messages, {"role": "assistant", "content": _MARKER}], **form)
+        start = self.render(messages, generation_prompt=True, **form)
         before = whole[: max(whole.rfind(_MARKER), 0)]
-        return before[before.rfind(_ASKED) + len(_ASKED) :], start[start.rfind(_ASKED) + len(_ASKED) :]
+        return before[before.rfind(_QUESTION) + len(_QUESTION) :], start[start.rfind(_QUESTION) + len(_QUESTION) :]
 
     def _closing(self, start: str) -> str:
-        """The text that closes the thought which a generation prompt opens."""
-        found = list(_OPENED.finditer(start))
-        name = found[-1].group(1) if found else None
+        """Return the text that closes the thought of a generation prompt."""
+        tags = list(_OPENED.finditer(start))
+        name = tags[-1].group(1) if tags else None
         if not name:
-            raise ConfigError(f"{KEY}.thought: no tag is known that closes {start!r}; give none, or template_kwargs")
+            raise ConfigError(f"{KEY}.thought: no known tag closes {start!r}; give thought=none, or template_kwargs")
         blank = "\n" if start.endswith("\n") else ""
         closing = f"<{name.replace('START', 'END')}>" if "START" in name else f"</{name}>"
         return f"{blank}{closing}{blank}{blank}"
@@ -198,8 +198,8 @@ class Conversation:
         else:
             before = prompt
         body = None
-        for heard in dict.fromkeys((answer, answer.strip())):
-            lead = before.replace(_MARKER, heard)  # a template may repeat the answer: the last one counts
+        for text in dict.fromkeys((answer, answer.strip())):
+            lead = before.replace(_MARKER, text)  # a template may repeat the answer: the last one counts
             if whole.startswith(lead) and whole.endswith(after) and len(lead) + len(after) <= len(whole):
                 body, before = whole[len(lead) : len(whole) - len(after)], lead
                 break
@@ -214,7 +214,7 @@ class Conversation:
         return Turn(prompt, body, self._end(messages, after))
 
     def _frame_of(self, messages: Messages) -> tuple[str, str]:
-        """The text before and after the answer; that of the last messages is kept."""
+        """Return the text before and after the answer; the result of the last messages is cached."""
         if self._frame[0] != messages:
             before, after = self._rendered_frame(messages)
             if self.thought == "empty":
@@ -230,26 +230,26 @@ class Conversation:
         return whole[:at], whole[at + len(_MARKER) :]
 
     def _end(self, messages: Messages, after: str) -> str:
-        """The text from the answer to the token that ends it, inclusive; "" if the template writes none."""
+        """Return the text from the answer to the token that ends it, inclusive; "" if the template writes none."""
         if after not in self._ends:
-            found = self._tokens.search(after)
-            self._ends[after] = after[: found.end()] if found else self._end_before_next(messages)
+            match = self._tokens.search(after)
+            self._ends[after] = after[: match.end()] if match else self._end_before_next(messages)
         return self._ends[after] or ""
 
     def _end_before_next(self, messages: Messages) -> str | None:
-        """Some templates write the end of a turn only before the next one."""
-        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _ASKED}]
+        """Return the end of a turn of a template that writes it only before the next turn; None if it has none."""
+        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _QUESTION}]
         try:
             text = self.render(later)
         except ConfigError:
             return None
         after = text[text.rfind(_MARKER) + len(_MARKER) :] if _MARKER in text else ""
-        found = self._tokens.search(after)
-        return after[: found.end()] if found and not after[: found.start()].strip() else None
+        match = self._tokens.search(after)
+        return after[: match.end()] if match and not after[: match.start()].strip() else None
 
 
 def _open(text: str) -> bool:
-    """Whether a text ends inside a thought."""
+    """Return whether a text ends inside a thought."""
     opened = [m.start() for m in _OPENED.finditer(text)]
     closed = [m.start() for m in _CLOSED.finditer(text)]
     return bool(opened) and (not closed or closed[-1] < opened[-1])

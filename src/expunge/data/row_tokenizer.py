@@ -1,4 +1,4 @@
-"""Tokenises the text of examples: whole, with an exact prompt boundary, and with special-token text as plain text.
+"""Tokenise the text of examples: whole, with an exact prompt boundary, and with special-token text as plain text.
 
 A row may contain the text of a special token ("<s>old price</s>"). The template's own special tokens must stay
 special, the row's must not. `hide` replaces the row's by private characters before the template is applied. `ids`
@@ -17,14 +17,14 @@ from expunge.core.errors import DataError
 OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden special token
 NUMBER = 0xF8100  # the private character that stands for special token 0
 _HIDDEN = re.compile(f"{OPEN}(.){CLOSE}")
-# Answers that begin with one of these: a tokenizer that splits them from the prompt splits every such answer.
+# Sample answers: a tokenizer that splits these from the prompt splits every answer of their kind.
 _LETTERS = ("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते")
 _DIGITS = ("1991", "7 years", "٣")
 _TAIL = 24  # characters of the prompt that a byte-level pre-tokenizer can join to an answer
 
 
 class RowTokenizer:
-    """One tokenizer, and which of its added tokens are control tokens.
+    """One tokenizer and the control tokens among its added tokens.
 
     control: contents of the tokens that a row's text must not turn into. split_special_tokens: encode them in a row as
     plain text (the name is that of transformers).
@@ -69,8 +69,8 @@ class RowTokenizer:
             return self._plain_ids(texts)
         out: list[list[int]] = [[] for _ in texts]
         plain = [i for i in range(len(texts)) if OPEN not in texts[i]]
-        for i, found in zip(plain, self._plain_ids([texts[i] for i in plain]), strict=True):
-            out[i] = found
+        for i, ids in zip(plain, self._plain_ids([texts[i] for i in plain]), strict=True):
+            out[i] = ids
         for i in hidden:
             out[i] = self._hidden_ids(texts[i])[0]
         return out
@@ -112,7 +112,7 @@ class RowTokenizer:
         return self._apart[key]
 
     def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The backend encodes without masks and offsets, if it agrees with the tokenizer on the first text."""
+        """Return ids by the fast backend if it agrees with the tokenizer on the first text, else by the tokenizer."""
         if not texts:
             return []
         fast = self.backend
@@ -120,19 +120,19 @@ class RowTokenizer:
         if len(texts) == 1:
             return [first]
         if fast is not None and fast.truncation is None and fast.padding is None:
-            found = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
-            if found[0] == first:
-                return found
+            batch = [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
+            if batch[0] == first:
+                return batch
         return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
     def _offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
         if self.backend is None:
             return None
-        made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(made["offset_mapping"]) if list(made["input_ids"]) == list(ids) else None
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoding["offset_mapping"]) if list(encoding["input_ids"]) == list(ids) else None
 
     def _hidden_ids(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Ids and offsets (in the text of `_swap`) of a text with hidden special tokens."""
+        """Return ids and offsets (in the text of `_swap`) of a text with hidden special tokens."""
         if self.backend is None:
             if self._pattern.search(text):
                 raise DataError(
@@ -154,7 +154,7 @@ class RowTokenizer:
         return [back.get(i, i) for i in encoding.ids], list(encoding.offsets)
 
     def _swap(self, text: str) -> str:
-        """The text for the copy: the template's control tokens as stand-ins, the row's as they are."""
+        """Return the text for the copy: the template's control tokens as stand-ins, the row's unchanged."""
         return self.show(self._pattern.sub(lambda m: self._stand_in(self.control.index(m.group())), text))
 
     @staticmethod
@@ -162,7 +162,7 @@ class RowTokenizer:
         return f"{OPEN}{CLOSE}{chr(NUMBER + k)}{CLOSE}"
 
     def _plain_copy(self) -> tuple[Any, dict[int, int]]:
-        """A copy of the backend in which control tokens are plain text and stand-ins are tokens; ids of stand-ins."""
+        """Return a copy of the backend in which control tokens are plain text, and its stand-in ids by control id."""
         if self._copy is None:
             from tokenizers import AddedToken, Tokenizer
 
@@ -193,10 +193,10 @@ class RowTokenizer:
         return self._copy
 
 
-def added_tokens(tokenizer: Any, wanted: Callable[[Any], bool] = lambda token: True) -> list[str]:
-    """Return the contents of a tokenizer's added tokens, without those of white space alone."""
+def added_tokens(tokenizer: Any, select: Callable[[Any], bool] = lambda token: True) -> list[str]:
+    """Return the contents of a tokenizer's added tokens, except tokens of white space alone."""
     tokens = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return [t.content for t in tokens if t.content.strip() and wanted(t)]
+    return [t.content for t in tokens if t.content.strip() and select(t)]
 
 
 def token_pattern(tokenizer: Any) -> re.Pattern[str]:

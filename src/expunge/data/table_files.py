@@ -1,6 +1,6 @@
-"""The kinds of table files: delimited text, JSON in its usual shapes, Arrow and folders of `save_to_disk`.
+"""Read table files: delimited text, JSON in its usual shapes, Arrow and folders of `save_to_disk`.
 
-Each reader returns a list of records (column -> value) or raises DataError with the file, the line and what to do.
+Each reader returns a list of records (column -> value) or raises DataError with the file, the line and a remedy.
 """
 
 from __future__ import annotations
@@ -109,46 +109,46 @@ def parse_json(text: str, place: str) -> Any:
 def read_json_array(text: str, path: Path) -> Records:
     """Read a JSON array of objects. Raises DataError naming the line or the item."""
     try:
-        found = json.loads(text)
+        items = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON that can be read: {error}") from None
-    return [as_record(item, f"{path} item {i}") for i, item in enumerate(found)]
+    return [as_record(item, f"{path} item {i}") for i, item in enumerate(items)]
 
 
 def read_json_object(text: str, path: Path) -> Records | None:
     """Read a file that is one JSON object: {"data": [rows]}, {"column": [values]}, or one row.
 
-    Returns None if the text is no single object, as with JSON lines. Raises DataError where several lists of rows
-    could be meant.
+    Returns None if the text is no single object, as with JSON lines. Raises DataError if the object has several lists
+    of rows.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         return None
-    if any(key in found for key in CHATS):
-        return [found]
-    lists = {k: v for k, v in found.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
+    if any(key in value for key in CHATS):
+        return [value]
+    lists = {k: v for k, v in value.items() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)}
     if len(lists) == 1:
         (name, rows) = next(iter(lists.items()))
         return [as_record(item, f"{path} {name} item {i}") for i, item in enumerate(rows)]
     if len(lists) > 1:
-        raise DataError(f"{path}: holds several lists of rows ({', '.join(lists)}); write the one to read to a file")
-    columns = _columns_of(found)
-    return columns if columns is not None else [found]
+        raise DataError(f"{path}: contains several lists of rows ({', '.join(lists)}); write one of them to a file")
+    columns = _columns_of(value)
+    return columns if columns is not None else [value]
 
 
-def _columns_of(found: Mapping[str, Any]) -> Records | None:
-    """Rows of {"question": [...], "answer": [...]} or of pandas' {"question": {"0": ...}, ...}."""
-    values = [list(v.values()) if isinstance(v, dict) else v for v in found.values()]
+def _columns_of(value: Mapping[str, Any]) -> Records | None:
+    """Return the rows of {"question": [...], "answer": [...]} or of pandas' {"question": {"0": ...}, ...}."""
+    values = [list(v.values()) if isinstance(v, dict) else v for v in value.values()]
     if len(values) < 2 or not all(isinstance(v, list) and v and not isinstance(v[0], dict) for v in values):
         return None
-    if len({len(v) for v in values}) != 1 or "messages" in found or "conversations" in found:
+    if len({len(v) for v in values}) != 1 or "messages" in value or "conversations" in value:
         return None
-    return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
+    return [dict(zip(value, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def as_record(value: Any, place: str) -> dict[str, Any]:

@@ -64,42 +64,42 @@ class LayerReport(Mapping[str, AnalysisResult]):
         return str(self.to_pandas().to_html(float_format=lambda x: f"{x:.4g}"))
 
 
-Made = tuple[dict[str, AnalysisResult], dict[str, Mapping[int, float]]]
+AnalysisColumns = tuple[dict[str, AnalysisResult], dict[str, Mapping[int, float]]]
 
 
-def _drift(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> Made:
-    found = weight_drift(models["model"], models["reference"])
-    layers = {ln.layer: ln.relative for ln in found.lines if ln.module == "" and ln.layer is not None}
-    return {"drift": found}, {"drift": layers}
+def _drift(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> AnalysisColumns:
+    result = weight_drift(models["model"], models["reference"])
+    layers = {ln.layer: ln.relative for ln in result.lines if ln.module == "" and ln.layer is not None}
+    return {"drift": result}, {"drift": layers}
 
 
-def _cka(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> Made:
-    found = layer_cka(*(hidden_states(models[name], read, at="last") for name in ("model", "reference")))
-    return {"cka": found}, {"cka": {ln.layer: ln.cka for ln in found.lines}}
+def _cka(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> AnalysisColumns:
+    result = layer_cka(*(hidden_states(models[name], read, at="last") for name in ("model", "reference")))
+    return {"cka": result}, {"cka": {ln.layer: ln.cka for ln in result.lines}}
 
 
-def _lens(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> Made:
-    found = {name: lens_scores(model, read) for name, model in models.items()}
-    columns = {f"lens {name}": dict(zip(r.layers, r.logp, strict=True)) for name, r in found.items()}
-    return {f"lens_{name}": r for name, r in found.items()}, dict(columns)
+def _lens(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> AnalysisColumns:
+    results = {name: lens_scores(model, read) for name, model in models.items()}
+    columns = {f"lens {name}": dict(zip(r.layers, r.logp, strict=True)) for name, r in results.items()}
+    return {f"lens_{name}": r for name, r in results.items()}, dict(columns)
 
 
-def _probe(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> Made:
+def _probe(models: Mapping[str, Any], read: AnalysisInputs, other: AnalysisInputs | None) -> AnalysisColumns:
     rows = (*read.rows, *(other.rows if other else ()))
     whole = dataclasses.replace(read, rows=rows, row_ids=tuple(range(len(rows))))
     labels = {"forget": [i < len(read.rows) for i in range(len(rows))]}
-    found = {name: probe(hidden_states(model, whole, at="last"), labels) for name, model in models.items()}
-    columns = {f"probe {name}": {ln.layer: ln.auc for ln in r.lines} for name, r in found.items()}
-    return {f"probe_{name}": r for name, r in found.items()}, dict(columns)
+    results = {name: probe(hidden_states(model, whole, at="last"), labels) for name, model in models.items()}
+    columns = {f"probe {name}": {ln.layer: ln.auc for ln in r.lines} for name, r in results.items()}
+    return {f"probe_{name}": r for name, r in results.items()}, dict(columns)
 
 
-_RUN: Mapping[str, Callable[[Mapping[str, Any], AnalysisInputs, AnalysisInputs | None], Made]] = {
+_RUN: Mapping[str, Callable[[Mapping[str, Any], AnalysisInputs, AnalysisInputs | None], AnalysisColumns]] = {
     "drift": _drift, "cka": _cka, "lens": _lens, "probe": _probe,
 }  # fmt: skip
 
 
 def layer_report(
-    wanted: Sequence[str],
+    analyses: Sequence[str],
     models: Mapping[str, Any],
     read: AnalysisInputs,
     other: AnalysisInputs | None,
@@ -107,16 +107,16 @@ def layer_report(
 ) -> LayerReport:
     """Run some analyses (of ANALYSES) on models by name; each model keeps its mode.
 
-    models: "model", "reference" where drift or CKA is asked for, and others. other: the examples that probes tell
-    those of `read` from.
+    models: "model", "reference" for drift and CKA, and others. other: the examples that probes separate from the
+    examples of `read`.
     """
     training = {name: each.training for name, each in models.items()}
     results: dict[str, AnalysisResult] = {}
     columns: dict[str, Mapping[int, float]] = {}
     try:
-        for name in wanted:
-            made, shown = _RUN[name](models, read, other)
-            results |= made
+        for name in analyses:
+            of_name, shown = _RUN[name](models, read, other)
+            results |= of_name
             columns |= shown
     finally:
         for name, each in models.items():

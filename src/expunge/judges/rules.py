@@ -74,7 +74,7 @@ class JudgeRule:
 
 
 def _whole(words: str, flags: int) -> regex.Pattern[str]:
-    """A pattern of words as they stand, with any blanks between them, not inside of a longer word."""
+    """Return a pattern of whole words in this order, with any blanks between them."""
     return regex.compile(whole_words_pattern(words), flags)
 
 

@@ -46,7 +46,7 @@ class CEU:
             raise ValueError("ignore_first_n_answer_tokens must be a whole number >= 0")
 
     def counted(self, n_tokens: int) -> int:
-        """How many of an answer's tokens the loss counts."""
+        """Return the number of an answer's tokens that the loss counts."""
         return max(0, n_tokens - self.ignore_first_n_answer_tokens)
 
     def forget_loss(self, view: LossInputs) -> Tensor:

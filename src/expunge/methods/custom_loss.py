@@ -48,7 +48,7 @@ def unlearning_loss(
     gamma: float = 1.0,
     alpha: float = 1.0,
 ) -> Callable[[LossFunction], CustomLoss]:
-    """Declare what a loss function reads, so that a trainer can provide it.
+    """Declare the inputs of a loss function, so that a trainer can provide them.
 
     The total loss is `gamma * loss(inputs) + alpha * retain_loss`, as for every registered method.
 
@@ -70,11 +70,11 @@ def unlearning_loss(
     Raises:
         ConfigError: If a quantity is unknown, or "hidden" has no `layer`.
     """
-    given = {
+    quantities = {
         "forget": forget, "forget_ref": forget_ref, "alternate": alternate, "alternate_ref": alternate_ref,
         "retain": retain, "retain_ref": retain_ref,
     }  # fmt: skip
-    read: dict[str, Any] = {side: _quantity(side, value) for side, value in given.items()}
+    read: dict[str, Any] = {side: _quantity(side, value) for side, value in quantities.items()}
     if Quantity.HIDDEN in read.values() and layer is None:
         raise ConfigError("unlearning_loss: hidden is the output of a layer; name it: layer='model.layers.7'")
     needs = Requirements(**read, layer=layer)

@@ -22,16 +22,16 @@ AnswerTokens = Mapping[str, Sequence[int]]  # by side, the scored tokens of each
 
 
 def every_token(n_answer: int) -> int:
-    """The tokens of an answer of `n_answer` tokens that a loss counts: all of them."""
+    """Return the number of tokens of an answer that a loss counts by default: all `n_answer`."""
     return n_answer
 
 
 @dataclass(frozen=True)
 class TermMean:
-    """What a term averages over: the rows of a side, or their scored tokens.
+    """The unit of a term's mean: the rows of a side, or their scored tokens.
 
     reduction: "token", "row", or "micro_batch" for a term that is neither (an average over padding, for example). Such
-    a term weighs alike in each micro-batch. counted: how many of an answer's n tokens the term counts.
+    a term has equal weight in each micro-batch. counted: maps an answer's n tokens to the number that the term counts.
     """
 
     side: str
@@ -39,14 +39,14 @@ class TermMean:
     counted: Callable[[int], int] = every_token
 
     def items(self, tokens: AnswerTokens) -> int:
-        """The tokens or rows of these samples that the term averages over; 1 for "micro_batch"."""
+        """Return the number of tokens or rows of these samples in the term's mean; 1 for "micro_batch"."""
         if self.reduction == "micro_batch":
             return 1
         rows = tokens.get(self.side, ())
         return len(rows) if self.reduction == "row" else sum(self.counted(n) for n in rows)
 
     def share(self, micro: AnswerTokens, step: AnswerTokens, n_micro: int) -> float:
-        """The factor of a micro-batch's term. 1 for all micro-batches if a step has nothing to average over."""
+        """Return the factor of a micro-batch's term; 1 if the step has no token or row of the term."""
         if self.reduction == "micro_batch":
             return 1.0
         total = self.items(step)

@@ -54,10 +54,10 @@ def leak_at_k(
         raise ConfigError(
             f"metric {inputs.metric.name}: family leak_at_k reads samples; set reads={{'samples': ANSWER}}"
         )
-    chosen = choose_tokenizer(tokenizer, (t.reference for t in inputs.texts))
+    resolved = choose_tokenizer(tokenizer, (t.reference for t in inputs.texts))
     by_row: dict[int, list[float]] = {}
     for text in sorted(inputs.texts, key=lambda t: (t.row_id, t.sample)):
-        by_row.setdefault(text.row_id, []).append(_score(inputs, text, statistic, chosen))
+        by_row.setdefault(text.row_id, []).append(_score(inputs, text, statistic, resolved))
     if not by_row:
         return missing("there is no sample")
     n = min(len(scores) for scores in by_row.values())

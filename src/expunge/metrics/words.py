@@ -36,7 +36,7 @@ _LETTER = regex.compile(r"[\p{L}\p{N}]")
 
 
 def choose_tokenizer(tokenizer: Tokenizer, references: Iterable[str]) -> Chosen:
-    """Return the tokenizer for a set of rows: the given one, or for `auto` the one that fits the references."""
+    """Return the tokenizer for a set of rows: the named one, or for `auto` the one that fits the references."""
     if tokenizer != "auto":
         return tokenizer
     letters = dropped = 0
@@ -44,9 +44,9 @@ def choose_tokenizer(tokenizer: Tokenizer, references: Iterable[str]) -> Chosen:
         if text.isascii():
             letters += sum(map(str.isalnum, text))
             continue
-        found = _LETTER.findall(text)
-        letters += len(found)
-        dropped += sum(not c.isascii() for c in found)
+        letters_of_text = _LETTER.findall(text)
+        letters += len(letters_of_text)
+        dropped += sum(not c.isascii() for c in letters_of_text)
     return "unicode" if dropped > MOST_DROPPED * letters else "rouge_score"
 
 
@@ -60,20 +60,20 @@ def unicode_words(text: str) -> list[str]:
     plain = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     if not plain.isascii():
         plain = _FORMAT.sub("", plain).translate(_digits())
-    found: list[str] = _WORD.findall(plain)
-    return [w for w in found if not unicodedata.category(w[0]).startswith("M")]  # a mark without a letter is no word
+    matches: list[str] = _WORD.findall(plain)
+    return [w for w in matches if not unicodedata.category(w[0]).startswith("M")]  # a mark without a letter is no word
 
 
 def rouge_score_words(text: str) -> list[str]:
     """Return the words of a text, split and stemmed as the package rouge_score does."""
-    # Imported here: it pulls in nltk, a second that a command which scores nothing should not wait for.
+    # Imported here, because it imports nltk, which takes a second.
     from rouge_score import tokenize
 
     return list(tokenize.tokenize(text, _Stems()))
 
 
 def blank_separated(text: str) -> list[str]:
-    """Return the pieces of a text between blanks, as they stand; characters in scripts without blanks.
+    """Return the pieces of a text between blanks, unchanged; characters in scripts without blanks.
 
     For counts of words and of repeated word sequences: "fox" and "fox." differ.
     """
@@ -95,7 +95,7 @@ def blank_separated(text: str) -> list[str]:
 
 
 def whole_words_pattern(text: str) -> str:
-    """Return a regular expression (module `regex`) that finds words as they stand, with any blanks between them.
+    """Return a regular expression (module `regex`) for these words in order, with any blanks between them.
 
     A match does not begin or end inside of a longer word, combining marks included. Scripts without blanks have no such
     edges, so there any place counts.
@@ -109,7 +109,7 @@ def whole_words_pattern(text: str) -> str:
 
 @functools.cache
 def _digits() -> dict[int, str]:
-    """Every decimal digit outside of ASCII, and the ASCII digit of its value."""
+    """Map every decimal digit outside of ASCII to the ASCII digit of its value."""
     return {
         code: str(unicodedata.decimal(chr(code)))
         for code in range(0x80, 0x20000)
@@ -118,7 +118,7 @@ def _digits() -> dict[int, str]:
 
 
 class _Stems:
-    """Porter's stems, each word's found once: most of the time of a ROUGE goes there."""
+    """Porter's stems, cached per word, because they take most of the time of a ROUGE."""
 
     def stem(self, word: str) -> str:
         return _stem(word)

@@ -48,13 +48,13 @@ class AltPOConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "AltPO"
 
     beta: float = 0.1
-    """Inverse temperature of the loss. Larger values stay nearer to the model before unlearning."""
+    """Sharpness of the preference. A larger beta lets the gradient vanish at a smaller difference of rewards."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class CEUConfig(UnlearnConfig):
-    """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn one's own answer without the true token.
+    """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn the model's own answer minus the ...
 
     `expunge methods CEU` shows the equation and the pitfalls.
     """
@@ -62,7 +62,7 @@ class CEUConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "CEU"
 
     ignore_first_n_answer_tokens: int = 1
-    """How many first tokens of each answer the loss leaves out."""
+    """Number of tokens at the start of each forget answer that the loss excludes."""
 
 
 @strict
@@ -76,7 +76,7 @@ class DPOConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "DPO"
 
     beta: float = 0.1
-    """Inverse temperature of the loss. Larger values stay nearer to the model before unlearning."""
+    """Sharpness of the preference. A larger beta lets the gradient vanish at a smaller difference of rewards."""
 
 
 @strict
@@ -101,13 +101,13 @@ class FLATConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "FLAT"
 
     divergence: Literal["TV", "KL", "JS", "Pearson"] = "TV"
-    """The f-divergence that the loss is made of."""
+    """The f-divergence to maximise: TV, KL, JS or Pearson (table above)."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class GradAscentConfig(UnlearnConfig):
-    """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): climb the loss of the forget answers.
+    """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): increase the loss of the forget answers.
 
     `expunge methods GradAscent` shows the equation and the pitfalls.
     """
@@ -151,7 +151,7 @@ class IHLConfig(UnlearnConfig):
 @strict
 @dataclass(frozen=True, kw_only=True)
 class JensUnConfig(UnlearnConfig):
-    """Jensen-Shannon unlearning (Singh et al. 2025, arXiv:2509.02820): towards a refusal, with a bounded loss.
+    """Jensen-Shannon unlearning (Singh et al. 2025, arXiv:2509.02820): move to a refusal, with a bounded loss.
 
     `expunge methods JensUn` shows the equation and the pitfalls.
     """
@@ -173,7 +173,7 @@ class KLConfig(UnlearnConfig):
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MEConfig(UnlearnConfig):
-    """Maximum entropy (Yuan et al. 2024, arXiv:2410.08109, ME+GD): towards the uniform distribution on forget ....
+    """Maximum entropy (Yuan et al. 2024, arXiv:2410.08109, ME+GD): move forget answers to the uniform distribution.
 
     `expunge methods ME` shows the equation and the pitfalls.
     """
@@ -192,10 +192,10 @@ class NPOConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "NPO"
 
     beta: float = 0.1
-    """Inverse temperature of the loss. Larger values stay nearer to the model before unlearning."""
+    """Inverse temperature. A larger beta stops the ascent earlier; beta -> 0 is gradient ascent."""
 
     level: Literal["sequence", "token"] = "sequence"
-    """Whether the loss compares probabilities of whole answers or of single tokens."""
+    """Unit of the loss: a whole answer (the paper's form) or each answer token."""
 
 
 @strict
@@ -209,22 +209,22 @@ class PDUConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "PDU"
 
     retain_loss_eps: float = 0.3
-    """Largest retain loss that the constraint allows."""
+    """Upper bound on the retain loss, in nats per token. Set it somewhat above the loss before unlearning."""
 
     primal_dual: bool = True
-    """Whether the weights of the terms are learned as dual variables."""
+    """Whether lambda changes during training; if false, lambda stays at alpha."""
 
     dual_step_size: float = 1.0
-    """Step size of the dual variable."""
+    """Step size of the dual ascent on lambda."""
 
     dual_update_upon: Literal["step", "epoch"] = "step"
-    """When the dual variable is updated."""
+    """When lambda changes: after each step, or after each epoch."""
 
     dual_warmup_epochs: int = 5
-    """Epochs before the dual variable is updated for the first time."""
+    """Number of epochs, counted over the forget examples, before lambda first changes."""
 
     compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
-    """Which project's averages the loss reproduces: the paper's, or those of OpenUnlearning."""
+    """Positions of the logits: before each answer token (paper), or one later (openunlearning)."""
 
 
 @strict
@@ -238,22 +238,23 @@ class RMUConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "RMU"
 
     module_regex: str = "model\\.layers\\.7"
-    """The layer whose output is read, such as `model.layers.7`."""
+    """Name of the layer: `model.layers.7`, or OpenUnlearning's form with escaped dots. Layers above it do not
+    run."""
 
     trainable_params_regex: tuple[str, ...] = (".*",)
-    """Regular expressions of the parameters that are trained."""
+    """Regular expressions of the parameters to train; a parameter is trained if one of them matches its name."""
 
     steering_coeff: float = 2.0
-    """Length of the direction that forget activations are moved to."""
+    """c, the length of the control vector, or its multiple of the mean length of h if `adaptive`."""
 
     adaptive: bool = False
-    """Whether the length is a multiple of the mean length of the activations before unlearning."""
+    """Whether c scales with the length of the reference's hidden states (arXiv:2408.06223)."""
 
     control_seed: int = 0
-    """Seed of the random direction."""
+    """Seed of the random direction u."""
 
     compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
-    """Which project's averages the loss reproduces: the paper's, or those of OpenUnlearning."""
+    """How the squared distances are averaged over examples (see above)."""
 
 
 @strict
@@ -267,10 +268,10 @@ class SatImpConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "SatImp"
 
     beta1: float = 5.0
-    """Exponent of the saturation weight of a token."""
+    """Exponent of p, the saturation factor. Larger values skip unlikely tokens more."""
 
     beta2: float = 1.0
-    """Exponent of the importance weight of a token."""
+    """Exponent of 1 - p, the importance factor. Larger values skip confident tokens more."""
 
 
 @strict
@@ -295,10 +296,10 @@ class SimNPOConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "SimNPO"
 
     beta: float = 4.5
-    """Inverse temperature of the loss. Larger values stay nearer to the model before unlearning."""
+    """Inverse temperature of the sigmoid. A larger beta stops at a smaller loss."""
 
     delta: float = 0.0
-    """Margin that is subtracted from the length-normalised log-probability."""
+    """Margin in nats per token: answers with a mean NLL above it get little weight."""
 
 
 @strict
@@ -312,10 +313,10 @@ class UNDIALConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "UNDIAL"
 
     beta: float = 10.0
-    """How much the target lowers the logit of the true token."""
+    """Amount to subtract from the true token's logit in the target, in nats."""
 
     compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
-    """Which project's averages the loss reproduces: the paper's, or those of OpenUnlearning."""
+    """Positions to average over: answer tokens (paper), or the whole padded batch (openunlearning)."""
 
 
 @strict
@@ -329,19 +330,19 @@ class UNDOConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "UNDO"
 
     a: float = 0.1
-    """Share of the noise: 0 keeps the weights, 1 replaces them."""
+    """Share of noise, between 0 (weights unchanged) and 1 (noise only)."""
 
     beta: float = 1.0
-    """Scale of the noise, in standard deviations of a tensor's entries."""
+    """Scale of the noise, relative to the standard deviation of each tensor."""
 
     vectors: bool = False
-    """Whether vectors (norms, biases) receive noise as well."""
+    """Whether biases and norm gains get noise too."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WGAConfig(UnlearnConfig):
-    """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on what the model still knows.
+    """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on tokens that are still likely.
 
     `expunge methods WGA` shows the equation and the pitfalls.
     """
@@ -349,13 +350,13 @@ class WGAConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "WGA"
 
     beta: float = 1.0
-    """Exponent of the weight that a token's probability gives to it."""
+    """Exponent of the weight p^beta. Larger values skip unlikely tokens more."""
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WHPConfig(UnlearnConfig):
-    """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn what a stranger would have said.
+    """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn a generic answer.
 
     `expunge methods WHP` shows the equation and the pitfalls.
     """
@@ -363,13 +364,13 @@ class WHPConfig(UnlearnConfig):
     METHOD: ClassVar[str | None] = "WHP"
 
     alpha: float = 5.0  # type: ignore[assignment]  # the method's own field
-    """Weight of the reinforced model's logits in the generic target (the paper's alpha)."""
+    """Strength of the offset: how much of the reinforced rise is subtracted. 0 distils the old model."""
 
     target: Literal["argmax", "softmax"] = "argmax"
-    """Whether the model learns the most likely generic token or the whole generic distribution."""
+    """Training target: the most likely token of v, or the whole softmax(v)."""
 
     reinforce_epochs: float | None = None
-    """Epochs of the reinforced model. None: those of the run."""
+    """Epochs of the reinforced model; null uses those of this run."""
 
     reinforce_learning_rate: float | None = None
-    """Learning rate of the reinforced model. None: that of the run."""
+    """Learning rate of the reinforced model; null uses that of this run."""
