@@ -41,7 +41,7 @@ def test_one_file_is_enough(files: dict[str, str]) -> None:
     assert (made.full_sets, made.retain_sets) == ((), ())
     assert (len(made.sets["forget"]), len(made.sets["forget_eval"])) == (2, 2)
     assert made.sets["retain"][0].question == "In which country is Lisbon?"
-    assert "plain facts that come with the package" in made.notes[0]
+    assert "plain facts from the package" in made.notes[0]
     utility = next(m for m in made.panel if m.name == "model_utility")
     assert set(utility.parents) == {"retain_Q_A_Prob", "retain_Q_A_ROUGE"}
 
@@ -80,7 +80,7 @@ def test_what_cannot_be(files: dict[str, str], tmp_path: Path) -> None:
         make(forget=files["forget"], retain=files["retain"], args={"retain_source": "tofu"})
     with pytest.raises(ConfigError, match=r"^data\.args\.question_colum: unknown key; did you mean 'question_column'"):
         make(forget=files["forget"], args={"question_colum": "q"})
-    with pytest.raises(ConfigError, match=r"^data\.args\.question_column: goes together with answer_column, got 'q'"):
+    with pytest.raises(ConfigError, match=r"^data\.args\.question_column: needs answer_column; .*, got 'q'"):
         make(forget=files["forget"], args={"question_column": "q"})
     with pytest.raises(ConfigError, match="the benchmark custom has no such setting"):
         make(forget=files["forget"], root="here")

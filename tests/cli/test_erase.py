@@ -198,7 +198,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"holdout": "forget.csv"}, "forget.csv row 0 is also forget.csv row 0"),
         ({"model": "fulll"}, "fulll"),
         ({"model": "./fulll"}, "no folder ./fulll; did you mean 'full'?"),
-        ({"model": "store"}, "store holds no config.json"),
+        ({"model": "store"}, "store contains no config.json"),
         ({"method": "NPOO"}, "--method: no method named 'NPOO'; did you mean 'NPO'?"),
         ({"method": "finetune"}, "--method: finetune does not unlearn"),
         ({"method_arg": "beta=1"}, "--method-arg: settings are a method's own"),

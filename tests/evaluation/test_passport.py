@@ -138,7 +138,7 @@ def test_an_adapter_in_the_folder_is_applied_or_ignored(saved: Path, tokenizer: 
     for args, words in ((ModelArgs(), "is added to its weights"), (ModelArgs(adapter="ignore"), "is ignored")):
         assert words in line(inspect_model(str(saved), args, TokenizerArgs(), CPU), "adapter").reason
     (saved / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"holds an adapter alone \(adapter_config\.json\)"):
+    with pytest.raises(ConfigError, match=r"only an adapter \(adapter_config\.json\)"):
         load_model(str(saved), ModelArgs(), device=CPU)
 
 

@@ -110,7 +110,7 @@ class MetricSuite:
     generation: Generation
     """How texts are generated."""
     rows: int | None = None
-    """At most so many examples of each set are read. None: all."""
+    """The maximum number of examples per set. None: all."""
     retain: Mapping[str, MetricResult] | None = field(default=None, kw_only=True)
     """The retain model's results on the same examples, if there is one."""
     limits: Mapping[str, GenerationLimits] = field(default_factory=dict, kw_only=True)

@@ -295,7 +295,7 @@ class PhaseTrainer(transformers.Trainer):
         )
 
     def _note(self, terms: LossOutput, *, counts: bool = True) -> None:
-        """Store a micro-batch's loss and its terms for the log; nothing of one that only fills a gap."""
+        """Store a micro-batch's loss and its terms for the log, unless it only fills a gap (`counts`)."""
         for name, part in {**terms.parts, "loss": terms.total}.items():
             self._parts.setdefault(name, []).extend([part.detach()] if counts else [])
 

@@ -107,7 +107,7 @@ def unlearn(
     Raises:
         ConfigError: If a setting or the method is wrong, before any weight is read.
         DataError: If the data cannot be read.
-        JobError: If the loss is not finite or passes its limit.
+        JobError: If the loss is not finite or exceeds its limit.
     """
     if args is not None and settings:
         raise ConfigError(f"{next(iter(settings))}: args is set as well; set it there")

@@ -74,7 +74,7 @@ class UnlearnConfig(TrainArgs):
     """Whether `evaluate()` runs before the first step as well."""
 
     metric_for_best_model: str | None = None
-    """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: none."""
+    """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: no early stopping."""
 
     greater_is_better: bool | None = None
     """Whether a larger value of the metric is better. None: False if its name ends with "loss", else True."""

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class UnlearnTrainer:
-    """Makes a causal language model forget examples, in memory.
+    """A trainer that makes a causal language model forget examples, in memory.
 
     The model object is trained in place, as TRL does. Nothing is written to disk unless you call `save_model` or set
     `report_to` or `push_to_hub`. The same seed and data give the same weights on the same machine.
@@ -177,7 +177,7 @@ class UnlearnTrainer:
             Steps done, the mean of the logged losses (nats), and the speed.
 
         Raises:
-            JobError: If the loss is not finite or passes its limit. The model then holds the weights of that step.
+            JobError: If the loss is not finite or exceeds its limit. The model then has the weights of that step.
         """
         args = self._on_device(self.train_args)
         with self._full_precision(), self._scratch() as folder:
