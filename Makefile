@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-zoo test-slurm test-browser check clean
+.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser check clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,7 @@ help:
 	@echo "make quickstart  install, then a whole small study: train, unlearn, measure, report"
 	@echo "make install     the package and its locked dependencies into .venv"
 	@echo "make test        the tests that take seconds"
+	@echo "make test-slow   kills, pools, sweeps and several processes (some minutes)"
 	@echo "make test-zoo    models of more than 100 families against plain transformers (minutes)"
 	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
 	@echo "make test-browser  the page in a browser (needs chromium on this machine)"
@@ -27,6 +28,9 @@ install: .venv/.installed-dev
 
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu and not slurm and not browser and not zoo" tests
+
+test-slow: .venv/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "slow and not gpu and not slurm and not browser and not zoo" tests
 
 # EXPUNGE_VOCABULARIES=FOLDER adds the real tokenizers in FOLDER/tokenizers.
 test-zoo: .venv/.installed-dev

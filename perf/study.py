@@ -30,7 +30,7 @@ from expunge.engine.job import Job, JobContext, in_order
 from expunge.engine.job_file import JobFile
 from expunge.engine.run import plan, run
 from expunge.engine.store import Store
-from expunge.study.grid import study_graph
+from expunge.pipelines.study.grid import study_graph
 
 
 def tree(n_seeds: int) -> dict[str, Any]:

@@ -34,10 +34,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.methods.api import registry as method_registry
     from expunge.methods.custom_loss import CustomLoss, unlearning_loss
     from expunge.metrics.api import Metric
-    from expunge.study.api import Study
-    from expunge.study.inspection import inspect
-    from expunge.study.judging import judge
-    from expunge.study.library import evaluate, load_benchmark
+    from expunge.pipelines.study.api import Study
+    from expunge.pipelines.study.inspection import inspect
+    from expunge.pipelines.study.judging import judge
+    from expunge.pipelines.study.library import evaluate, load_benchmark
     from expunge.training.lora import LoraArgs
     from expunge.training.method_configs import (
         AltPOConfig,
@@ -68,7 +68,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.training.unlearn_config import UnlearnConfig
     from expunge.training.unlearn_trainer import UnlearnTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # Unlearning
@@ -193,7 +193,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "method",
         "method_registry",
     ),
-    "study.library": (
+    "pipelines.study.library": (
         "evaluate",
         "load_benchmark",
     ),
@@ -223,15 +223,15 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "AuditFinding",
         "audit_registry",
     ),
-    "study.inspection": ("inspect",),
+    "pipelines.study.inspection": ("inspect",),
     "interpretability.layer_report": ("LayerReport",),
-    "study.judging": ("judge",),
+    "pipelines.study.judging": ("judge",),
     "judges.api": (
         "Judge",
         "JudgementTable",
     ),
     "judges.rules": ("RuleJudge",),
-    "study.api": ("Study",),
+    "pipelines.study.api": ("Study",),
     "cli.api": (
         "load_study",
         "load_job",

@@ -28,18 +28,18 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name() -> None:
         (
             "tofu",
             BenchmarkConfig(forget="rows.csv"),
-            "forget=rows.csv: the benchmark tofu has no such setting; remove it",
+            "forget=rows.csv: the benchmark tofu has no such setting",
         ),
         (
             "tofu",
             BenchmarkConfig(data_split="News"),
-            "data_split=News: the benchmark tofu has no such setting; remove it",
+            "data_split=News: the benchmark tofu has no such setting",
         ),
-        ("world", BenchmarkConfig(root="here"), "data.root=here: the benchmark world has no such setting; remove it"),
+        ("world", BenchmarkConfig(root="here"), "data.root=here: the benchmark world has no such setting"),
         (
             "world",
             BenchmarkConfig(args={"a": 1}),
-            "data.args={'a': 1}: the benchmark world has no such setting; remove it",
+            "data.args={'a': 1}: the benchmark world has no such setting",
         ),
     ],
 )

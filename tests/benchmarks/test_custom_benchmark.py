@@ -41,17 +41,18 @@ def test_one_file_is_enough(files: dict[str, str]) -> None:
     assert (made.full_sets, made.retain_sets) == ((), ())
     assert (len(made.sets["forget"]), len(made.sets["forget_eval"])) == (2, 2)
     assert made.sets["retain"][0].question == "In which country is Lisbon?"
-    assert "plain facts from the package" in made.notes[0]
+    assert any("plain facts" in note for note in made.notes)
     utility = next(m for m in made.panel if m.name == "model_utility")
     assert set(utility.parents) == {"retain_Q_A_Prob", "retain_Q_A_ROUGE"}
 
 
 def test_given_retain_rows_and_a_model_to_be_trained(files: dict[str, str]) -> None:
     made = make(forget=files["forget"], retain=files["retain"], args={"train_full": True})
-    assert (made.full_sets, made.retain_sets, made.notes) == (("forget", "retain"), ("retain",), ())
+    assert (made.full_sets, made.retain_sets) == (("forget", "retain"), ("retain",))
+    assert [note.partition(": ")[0] for note in made.notes] == [files["forget"], files["retain"]]
     assert made.sets["retain"][0].answer == "Four."
     made = make(forget=files["forget"], args={"retain_source": files["retain"]})
-    assert made.notes == (f"retain rows: 1 of {files['retain']}",)
+    assert f"retain rows: 1 of {files['retain']}" in made.notes
 
 
 def test_a_holdout_adds_the_attacks(files: dict[str, str]) -> None:
@@ -74,7 +75,7 @@ def test_wrong_answers_add_the_truth_ratio(tmp_path: Path) -> None:
 def test_what_cannot_be(files: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^forget: missing; give forget=FILE of rows"):
         make()
-    with pytest.raises(ConfigError, match=r"^data\.args\.train_full=true: a retain model needs retain rows"):
+    with pytest.raises(ConfigError, match=r"^data\.args\.train_full=true: a retain model needs"):
         make(forget=files["forget"], args={"train_full": True})
     with pytest.raises(ConfigError, match=r"^data\.args\.retain_source=tofu: .*retain="):
         make(forget=files["forget"], retain=files["retain"], args={"retain_source": "tofu"})

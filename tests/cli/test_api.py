@@ -17,6 +17,7 @@ def words(micro: list[str]) -> list[str]:
     return [*micro, "train.num_train_epochs=2", "unlearn.num_train_epochs=1", "eval.generation.max_new_tokens=4"]
 
 
+@pytest.mark.slow
 def test_a_study_from_python_and_again_from_the_command_line(
     here: Path, words: list[str], expunge: Callable[..., tuple[int, str, str]]
 ) -> None:

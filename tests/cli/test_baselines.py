@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from expunge.cli.compose import study_tree
-from expunge.study.config import decode_study, unlearn_args
-from expunge.study.grid import cells
+from expunge.pipelines.study.config import decode_study, unlearn_args
+from expunge.pipelines.study.grid import cells
 
 
 def test_tofu_baselines() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from expunge.cli.compose import single_tree
-from expunge.study.config import decode_task
-from expunge.study.single import prepare
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single import prepare
+from expunge.pipelines.study.single_config import SingleJob
 
 # experiment -> (mode, batch, accumulation, scheduler, what else must hold)
 TRAINING = {

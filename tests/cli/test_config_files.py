@@ -181,7 +181,7 @@ def test_settings_without_effect_are_named() -> None:
 
 
 def test_methods_may_be_names() -> None:
-    from expunge.study.config import decode_study
+    from expunge.pipelines.study.config import decode_study
 
     study = decode_study(study_tree(["study=quickstart", "methods=NPO,SimNPO"]))
     assert [entry.trainer for entry in study.methods] == ["NPO", "SimNPO"]

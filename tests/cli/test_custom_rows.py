@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.compose import study_tree
-from expunge.study.config import decode_study
+from expunge.pipelines.study.config import decode_study
 
 Run = Callable[..., tuple[int, str, str]]
 

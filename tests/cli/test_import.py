@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from expunge.cli.compose import study_tree
-from expunge.study.config import decode_study
-from expunge.study.grid import cells
+from expunge.pipelines.study.config import decode_study
+from expunge.pipelines.study.grid import cells
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -10,9 +10,9 @@ import pytest
 from expunge.cli.compose import single_tree, study_tree
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
-from expunge.study.config import decode_task
-from expunge.study.resolve_task import template_of
-from expunge.study.single import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.resolve_task import template_of
+from expunge.pipelines.study.single import SingleJob
 
 Run = Callable[..., tuple[int, str, str]]
 CHAT = (

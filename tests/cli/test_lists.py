@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.main import main
-from expunge.study.memory import estimate_memory, shape_of
+from expunge.pipelines.study.memory import estimate_memory, shape_of
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from expunge.cli.compose import CONF, options, single_tree, study_tree
-from expunge.study.config import decode_study, decode_task
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_study, decode_task
+from expunge.pipelines.study.single_config import SingleJob
 
 EXPERIMENTS = [
     "eval/rwku/default",

@@ -11,9 +11,9 @@ import pytest
 from expunge.cli.compose import single_tree, study_tree
 from expunge.methods import registry
 from expunge.methods.grad_transforms import grad_transform_registry, make_grad_transform
-from expunge.study.config import decode_task
-from expunge.study.single import training_runs
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single import training_runs
+from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.step import check_grad_transform
 
 PAGES = {spec.name: spec.page for spec in (*registry().values(), *grad_transform_registry().values())}

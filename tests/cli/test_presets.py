@@ -12,8 +12,8 @@ from expunge.cli.api import load_study
 from expunge.cli.compose import CONF, options, single_tree
 from expunge.core.decode import decode
 from expunge.methods.objective import Objective, objective
-from expunge.study.config import decode_task
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 SHIPPED = [name for name in options("experiment") if name.startswith("unlearn/")]

@@ -17,8 +17,8 @@ from expunge.core.errors import JobError
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import TokenizerArgs
 from expunge.models.load import load_tokenizer, save_model
+from expunge.pipelines.study import semeval
 from expunge.semeval import unlearn
-from expunge.study import semeval
 from expunge.training.budget import Budget
 
 Run = Callable[..., tuple[int, str, str]]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.compose import single_tree, study_tree
-from expunge.study.config import decode_study, decode_task, unlearn_args
-from expunge.study.single import merge_of, training_runs
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_study, decode_task, unlearn_args
+from expunge.pipelines.study.single import merge_of, training_runs
+from expunge.pipelines.study.single_config import SingleJob
 
 
 def single(name: str, *words: str) -> SingleJob:
@@ -70,7 +70,7 @@ def test_the_study_has_all_submissions() -> None:
 
 @pytest.mark.shared
 def test_the_study_reads_the_tasks_own_rows(shared: Path) -> None:
-    from expunge.study.grid import study_graph
+    from expunge.pipelines.study.grid import study_graph
 
     words = [f"data.root={shared / 'data' / 'semeval'}", f"data.args.mmlu={shared / 'data' / 'mmlu'}"]
     graph = study_graph(study_tree(["study=semeval_tiny", *words]))

@@ -10,8 +10,8 @@ import pytest
 import expunge
 from expunge.cli.compose import study_tree
 from expunge.engine.job import in_order
-from expunge.study.config import decode_study
-from expunge.study.graph import build_graph
+from expunge.pipelines.study.config import decode_study
+from expunge.pipelines.study.graph import build_graph
 
 STUDIES = sorted(p.stem for p in (Path(expunge.__file__).parent / "conf" / "study").glob("*.yaml"))
 GIVEN = {  # what a study cannot know

@@ -60,7 +60,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
         "model.model_args.pretrained_model_name_or_path=short", f"data.root={tofu_source}", SMALL[2],
         "model.template_args.max_length=512",
     )  # fmt: skip
-    monkeypatch.setattr("expunge.study.measuring.load_model", None)
+    monkeypatch.setattr("expunge.pipelines.study.measuring.load_model", None)
     code, _, said = expunge(*words)
     assert code == 2
     assert "forget_eval row 0: 'answer' with its question has 84 tokens" in said and "context is 24" in said

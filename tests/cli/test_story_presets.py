@@ -42,8 +42,11 @@ def test_a_deletion_for_each_data_set_and_rate(here: Path, expunge: Run) -> None
     ("words", "parts"),
     [
         (("study=stories_tiny", "stories.delete=Twst"), ("stories.delete", "'Twist'")),
-        (("study=stories_tiny", "stories.datsets=[]"), ("stories.datsets: unknown key", "'datasets'")),
-        (("study=stories_tiny", "stories.judge.promts=3"), ("stories.judge.promts: unknown key", "'prompts'")),
+        (("study=stories_tiny", "stories.datsets=[]"), ("stories.datsets: unknown key", "'stories.datasets'")),
+        (
+            ("study=stories_tiny", "stories.judge.promts=3"),
+            ("stories.judge.promts: unknown key", "'stories.judge.prompts'"),
+        ),
         (("study=stories_tiny", "audits=[relearn]"), ("audits: a study of stories has none",)),
         (("study=stories_tiny", "stories.source=nowhere.txt"), ("nowhere.txt does not exist",)),
         (("study=stories_real",), ("stories.source: missing; give stories.source=",)),

@@ -15,8 +15,8 @@ from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
 from expunge.engine.job import Estimate, Job
 from expunge.engine.run import JobEvent, PlannedJob
-from expunge.study.config import decode_task
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]

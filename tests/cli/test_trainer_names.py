@@ -11,8 +11,8 @@ import pytest
 from expunge.cli.api import load_job, load_study
 from expunge.cli.compose import single_tree
 from expunge.core.errors import ConfigError
-from expunge.study.config import decode_task
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single_config import SingleJob
 
 Run = Callable[..., tuple[int, str, str]]
 ALIASES = {

@@ -225,7 +225,7 @@ def test_a_task_runs_its_jobs_in_another_process_without_the_command_line(tmp_pa
     code = (
         "import sys; from pathlib import Path; from expunge.engine.worker import run_task\n"
         f"code = run_task(Path({str(path)!r}), 0)\n"
-        "loaded = [m for m in ('hydra', 'expunge.cli', 'expunge.study') if m in sys.modules]\n"
+        "loaded = [m for m in ('hydra', 'expunge.cli', 'expunge.pipelines.study') if m in sys.modules]\n"
         "sys.exit(f'loaded {loaded}' if loaded else code)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)

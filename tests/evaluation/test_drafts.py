@@ -18,6 +18,7 @@ from expunge.data.template import Encoder, Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.loglikelihood import score_tokens
+from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prompts import make_prompts
 from expunge.evaluation.speculative import SURE, DraftTexts, drafts_of, with_drafts
 from expunge.models.build import build_llama
@@ -126,6 +127,7 @@ def test_a_text_known_whole_needs_no_model(knows: Any, asked: ExampleSet, encode
     ids = [i for i, d in drafts.items() if d and d[-1] == ends]
     expected = [t for t in texts(knows, asked, encoder, None) if t.row_id in ids]
     broken = copy.copy(knows)
+    capabilities(broken)  # observed while it still has a forward
     broken.forward = None
     got = generate_texts(broken, asked, "answer", encoder, Generation(max_new_tokens=40), only=set(ids), drafts=drafts)
     assert got == expected

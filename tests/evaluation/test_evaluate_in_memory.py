@@ -19,9 +19,9 @@ from expunge.evaluation.result import EvalResult
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
 from expunge.models.load import save_model
-from expunge.study.config import decode_task
-from expunge.study.library import evaluate, load_benchmark
-from expunge.study.single import SingleJob, carry_out, prepare
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.library import evaluate, load_benchmark
+from expunge.pipelines.study.single import SingleJob, carry_out, prepare
 
 SHORT = {"max_new_tokens": 3}
 WORLD = {"authors": 4, "questions_per_author": 3, "forget_fraction": 0.25, "facts": 3, "holdout_authors": 1}

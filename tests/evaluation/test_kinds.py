@@ -20,7 +20,7 @@ from expunge.evaluation.kinds import RecordKind, find_kind, parts
 from expunge.metrics import api
 from expunge.metrics.added import added_metrics
 from expunge.metrics.api import Metric
-from expunge.study.library import evaluate
+from expunge.pipelines.study.library import evaluate
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "hidden_norm.py"
 ROWS = [{"question": f"Who wrote book {i}?", "answer": f"Ana {i}."} for i in range(3)]

@@ -90,6 +90,7 @@ def test_a_broken_run_ends_with_the_same_bits(make_model, rows, tmp_path: Path, 
     assert again.n_steps == log.n_steps
 
 
+@pytest.mark.slow
 def test_every_step_is_a_place_to_go_on_from(make_model, rows, tmp_path: Path) -> None:
     """Broken off again and again, one step further each time, across the borders of phases."""
     case = {**CASES["alternating"], "num_train_epochs": 1}

@@ -34,20 +34,20 @@ from expunge.engine.store import Store
 from expunge.engine.worker import quiet
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import left_out, read_results
+from expunge.pipelines.audit_jobs.results import show_audit_rows
+from expunge.pipelines.meta_evaluation.jobs import show_meta
+from expunge.pipelines.study.config import StudyConfig, decode_study, decode_task
+from expunge.pipelines.study.graph import StudyGraph
+from expunge.pipelines.study.grid import study_graph
+from expunge.pipelines.study.harness import EVAL_FILE as LM_EVAL_FILE
+from expunge.pipelines.study.results import report_model
+from expunge.pipelines.study.retention import after_run
+from expunge.pipelines.study.single import PreparedJob, carry_out, prepare
+from expunge.pipelines.study.single_config import SingleJob
+from expunge.pipelines.study.work import cut_answers
+from expunge.pipelines.sweep.stages import SweepStage, next_stage
 from expunge.report.model import ReportModel
 from expunge.report.table import table
-from expunge.study.audit_jobs.results import show_audit_rows
-from expunge.study.config import StudyConfig, decode_study, decode_task
-from expunge.study.graph import StudyGraph
-from expunge.study.grid import study_graph
-from expunge.study.harness import EVAL_FILE as LM_EVAL_FILE
-from expunge.study.meta_evaluation.jobs import show_meta
-from expunge.study.results import report_model
-from expunge.study.retention import after_run
-from expunge.study.single import PreparedJob, carry_out, prepare
-from expunge.study.single_config import SingleJob
-from expunge.study.sweep.stages import SweepStage, next_stage
-from expunge.study.work import cut_answers
 
 SWEEP = "sweep.json"
 

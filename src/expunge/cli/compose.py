@@ -29,8 +29,8 @@ from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
 from expunge.models.config import looks_local
-from expunge.study.config import TaskConfig, decode_study, decode_task
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import TaskConfig, decode_study, decode_task
+from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 SOURCE = "model.model_args.pretrained_model_name_or_path"
@@ -240,7 +240,7 @@ def _check_files(task: TaskConfig) -> None:
     """Raise ConfigError for an unknown benchmark and for a local model folder that is not there."""
     from expunge.benchmarks.api import find_benchmark
     from expunge.models.config import check_source
-    from expunge.study.config import benchmark_config
+    from expunge.pipelines.study.config import benchmark_config
 
     spec = find_benchmark(task.benchmark)
     if task.benchmark == "custom":  # read without torch: what is wrong with a file of one's own is told at once

@@ -86,9 +86,9 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         if file is not None:
             check_present(file)
     from expunge.engine.worker import quiet
-    from expunge.study.erase.request import prepare_erase
-    from expunge.study.erase.run import carry_out_erase, dry_run
-    from expunge.study.template_example import print_example
+    from expunge.pipelines.erase.request import prepare_erase
+    from expunge.pipelines.erase.run import carry_out_erase, dry_run
+    from expunge.pipelines.study.template_example import print_example
 
     quiet()
     erasing = prepare_erase(request_of(parsed))
@@ -148,7 +148,7 @@ def say(done: Any, console: Any) -> None:
     """The trials, where things are, and the last lines: what was achieved and what was not."""
     from rich.table import Table
 
-    from expunge.study.erase.search import KNOWN, UTILITY
+    from expunge.pipelines.erase.search import KNOWN, UTILITY
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "steps kept", "forget", "keep", ""):
@@ -170,9 +170,9 @@ def say(done: Any, console: Any) -> None:
 
 def request_of(parsed: argparse.Namespace) -> Any:
     """The arguments as a request; settings are checked where the library checks them. Raises ConfigError."""
-    from expunge.cli.compose import options, study_tree
-    from expunge.study.config import decode_study
-    from expunge.study.erase.request import EraseRequest
+    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options, study_tree
+    from expunge.pipelines.erase.request import EraseRequest
+    from expunge.pipelines.study.config import decode_study
 
     for word in parsed.overrides:
         key, is_pair, _ = word.lstrip("+~").partition("=")
@@ -183,10 +183,9 @@ def request_of(parsed: argparse.Namespace) -> Any:
             raise ConfigError(
                 f"{key}: is for a control, which --base and --train-data make; `unlearn.*` is the search's"
             )
-    named = [f"model={parsed.model}"] if parsed.model in options("model") else []
-    tree = study_tree(["study=custom", "forget=-", *named, *parsed.overrides])
-    if not named:
-        tree["model"]["model_args"]["pretrained_model_name_or_path"] = parsed.model
+    shipped = parsed.model in options("model")
+    model = [f"model={parsed.model}"] if shipped else [f"model={PLAIN_MODEL}", f"{SOURCE}={parsed.model}"]
+    tree = study_tree(["study=custom", "forget=-", *model, *parsed.overrides])
     tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
     if parsed.unseen:
         tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}

@@ -157,7 +157,7 @@ def _chosen(key: str) -> list[KeyInfo]:
 def show_config(mode: str, overrides: Sequence[str], *, docs: bool) -> int:
     """Print the settings of a command as YAML, which runs again as it is. docs: each key with its documentation."""
     from expunge.cli.compose import check, single_tree
-    from expunge.study.single_config import escaped
+    from expunge.pipelines.study.single_config import escaped
 
     made = check(mode, overrides)
     tree = made.tree if mode == "run" else single_tree(mode, overrides)[0]

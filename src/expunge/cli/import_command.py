@@ -12,8 +12,8 @@ from expunge.core.files import write_text
 
 def import_study(configs: Path, top: str | None, out: Path) -> int:
     """Write the study file; the notes go to standard error and, as comments, into the file."""
-    from expunge.study.arcsf import import_arcsf
-    from expunge.study.config import decode_study
+    from expunge.interop.arcsf import import_arcsf
+    from expunge.pipelines.study.config import decode_study
 
     if out.exists():
         raise ConfigError(f"--out: {out} is there already; name another file")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from expunge.data.template import Encoder
     from expunge.interpretability.inputs import AnalysisInputs
     from expunge.interpretability.result import AnalysisResult
-    from expunge.study.task_context import TaskContext
+    from expunge.pipelines.study.task_context import TaskContext
 
 TEMPLATE = "template"
 ROLES = ("model", "full", "retain")
@@ -94,7 +94,7 @@ def _template(parsed: argparse.Namespace) -> int:
     """Print one example as tokens, what is scored, and what the template does. Reads no weights."""
     from expunge.data.examples import Example, ExampleSet
     from expunge.models.config import check_source
-    from expunge.study.template_example import template_lines, template_notes
+    from expunge.pipelines.study.template_example import template_lines, template_notes
 
     check_source(parsed.model, "--model")
     named = any(word.startswith(("benchmark=", "experiment=", "forget=")) for word in parsed.overrides)
@@ -114,9 +114,9 @@ def _template(parsed: argparse.Namespace) -> int:
 def _setting(parsed: argparse.Namespace, extra: Sequence[str] = ()) -> TaskContext:
     """The task that the words name, with the model's own template unless a shipped model is named."""
     from expunge.cli.compose import single_tree
-    from expunge.study.config import decode_task
-    from expunge.study.resolve_task import resolve_task
-    from expunge.study.single_config import SingleJob
+    from expunge.pipelines.study.config import decode_task
+    from expunge.pipelines.study.resolve_task import resolve_task
+    from expunge.pipelines.study.single_config import SingleJob
 
     plain = [] if any(w.startswith(("model=", "experiment=")) for w in parsed.overrides) else ["model=llama-1m"]
     source = f"model.model_args.pretrained_model_name_or_path={parsed.model}"

@@ -300,7 +300,7 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _print_example(setting: Any) -> None:
     """Show on standard error how one example becomes tokens."""
-    from expunge.study.template_example import print_example
+    from expunge.pipelines.study.template_example import print_example
 
     print_example(setting, lambda line: print(line, file=sys.stderr))
 
@@ -382,7 +382,7 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
-    from expunge.study.refresh import refresh
+    from expunge.pipelines.study.refresh import refresh
 
     settings = [w for w in named if "=" in w and not Path(w).exists()]
     given = {"retain_logs_path": "", "eval.extras": "", "eval.metrics": ""}

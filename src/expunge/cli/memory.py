@@ -46,7 +46,7 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from rich.table import Table
 
     from expunge.core.decode import decode
-    from expunge.study.memory import SCORED, STRATEGIES, GiB, estimate_memory, estimate_scoring, shape_of
+    from expunge.pipelines.study.memory import SCORED, STRATEGIES, GiB, estimate_memory, estimate_scoring, shape_of
     from expunge.training.config import TrainArgs
 
     for key in ("processes", "length"):

@@ -15,8 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from expunge.core.errors import nearest
 from expunge.core.fingerprints import canonical
 from expunge.data.template import Template
-from expunge.study.config import StudyConfig
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.study.config import StudyConfig
+from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
 
 ROOTS: Mapping[str, type[Any]] = {"run": StudyConfig, "train": SingleJob, "unlearn": SingleJob, "eval": SingleJob}

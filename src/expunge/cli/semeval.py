@@ -19,10 +19,18 @@ from expunge.cli.vocabulary import SEMEVAL_EXPERIMENT
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.engine.worker import quiet
-from expunge.study.config import decode_task
-from expunge.study.semeval import PreparedRun, Submission, SubmissionProgress, Tell, check_folder, prepare_run, submit
-from expunge.study.single import prepare
-from expunge.study.single_config import SingleJob
+from expunge.pipelines.semeval import (
+    PreparedRun,
+    Submission,
+    SubmissionProgress,
+    Tell,
+    check_folder,
+    prepare_run,
+    submit,
+)
+from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.single import prepare
+from expunge.pipelines.study.single_config import SingleJob
 
 EVALS = "evals"  # the scores, within the output folder
 

@@ -14,7 +14,7 @@ from expunge.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from expunge.cli.api import StudyHandle
-    from expunge.study.config import Keep
+    from expunge.pipelines.study.config import Keep
 
 
 def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None) -> int:
@@ -50,7 +50,7 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
 def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool) -> int:
     """Remove what the named studies do not reach, and weights by the policy; or only say what that would be."""
     from expunge.engine.retention import remove
-    from expunge.study.retention import removals
+    from expunge.pipelines.study.retention import removals
 
     studies = _studies(overrides, plugins)
     roots = {study.store.root.resolve() for study in studies}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,8 +147,9 @@ _UNREAD = ("transformers_version", "_from_model_config")  # keys of the generati
 
 def looks_local(source: str) -> bool:
     """Return whether a source names a folder: it exists, or it is written as a path and cannot be a hub id."""
-    if Path(source).expanduser().exists():
-        return True
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such home, NUL: not a folder here
+        if Path(source).expanduser().exists():
+            return True
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.split("/")[0] in ("saves", "models")
 
 

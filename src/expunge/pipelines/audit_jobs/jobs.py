@@ -1,0 +1,202 @@
+"""Audits as jobs: what an audit asks for is done to each unlearned model and to its controls, then read."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+
+from expunge.audits import (
+    Analysis,
+    Audit,
+    AuditInputs,
+    AuditPlan,
+    AuditProbe,
+    Change,
+    Nf4Spec,
+    RelearnSpec,
+    make_audit,
+)
+from expunge.audits.api import audit_name
+from expunge.core.errors import ConfigError
+from expunge.data.examples import ExampleSet
+from expunge.engine.job import Job
+from expunge.metrics.api import Metric
+from expunge.pipelines.audit_jobs import types
+from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject
+from expunge.pipelines.audit_jobs.types import (
+    AnalysisJob,
+    AuditJob,
+    Nf4Job,
+    RelearnJob,
+    ScoredRows,
+    analysis_identity,
+    audit_context,
+    audit_inputs,
+)
+from expunge.pipelines.audit_jobs.work import relearn_args
+from expunge.pipelines.study import measuring
+from expunge.pipelines.study.config import StudyConfig
+from expunge.pipelines.study.job_values import AuditRef, Panel
+from expunge.pipelines.study.model_jobs import parents_of
+from expunge.pipelines.study.training_jobs import TrainingJobs
+
+CONTROLS = ("retain", "full")
+
+
+def check_audits(study: StudyConfig) -> list[Audit]:
+    """The audits of a study. Raises ConfigError for a wrong name or setting, or where they cannot be held."""
+    made = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
+    if made and not study.methods:
+        raise ConfigError("audits: there is nothing to audit; name `methods`")
+    for i, audit in enumerate(made):
+        if "nf4" in getattr(audit, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
+    return made
+
+
+def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet], whole: str) -> bool:
+    """Whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
+
+    links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
+    the requests leave forget rows out, which no model was asked to forget.
+    """
+    if "" in links:
+        return True
+    n, of = sum(len(sets[name]) for name in links.values()), len(sets[whole])
+    if n < of:
+        raise ConfigError(
+            f"audits: the requests name {n} of {of} forget rows, and audits read all; name every row once"
+        )
+    return "@" not in label or label.endswith(f"@{list(links)[-1]}")
+
+
+def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[AuditSubject]) -> tuple[AuditEntry, ...]:
+    """A job for each audit and unlearned model, above the probes of the model and of its controls.
+
+    Raises ConfigError where the rows do not allow what an audit asks for.
+    """
+    out: list[AuditEntry] = []
+    audits = check_audits(study)
+    if not audits:
+        return ()
+    names = [audit_name(audit) for audit in audits]
+    ground = audit_inputs(study, maker.setting)
+    for i, audit in enumerate(audits):
+        name = names[i] if names.count(names[i]) == 1 else f"{names[i]} {names[: i + 1].count(names[i])}"
+        jobs = _AuditJobs(study, maker, AuditRef.of(audit), audit.expand(ground), ground)
+        beside = {(s.train_seed, s.role): s for s in subjects if s.role in CONTROLS}
+        probes = {
+            subject.name: jobs.probes(subject, {role: beside.get((subject.train_seed, role)) for role in CONTROLS})
+            for subject in subjects
+        }
+        for subject in subjects:
+            if subject.role != "unlearn":
+                continue
+            sides = {
+                s.role: probes[s.name] for s in subjects if s.role in CONTROLS and s.train_seed == subject.train_seed
+            }
+            job = jobs.findings(f"{subject.name} {name}", {"model": probes[subject.name], **sides})
+            out.append(AuditEntry(name, subject, job))
+    return tuple(out)
+
+
+class _AuditJobs(TrainingJobs):
+    """Makes the jobs of one audit: over its own rows, with the panels of its probes."""
+
+    def __init__(
+        self, study: StudyConfig, maker: TrainingJobs, audit: AuditRef, asked: AuditPlan, inputs: AuditInputs
+    ) -> None:
+        setting = audit_context(maker.setting, asked)
+        source = maker.source.then("audit", {"name": audit.name, "args": audit.args}, module=types.__name__)
+        super().__init__(setting, study.eval, source.holding(setting))
+        self._study, self._audit, self._asked, self._inputs = study, audit, asked, inputs
+
+    def probes(self, subject: AuditSubject, controls: Mapping[str, AuditSubject | None]) -> dict[str, Job]:
+        """What is measured of one model, by probe; what needs a control that is not there is left out."""
+        return {
+            probe.name: self._probe(subject, probe, controls)
+            for probe in self._asked.probes
+            if not isinstance(probe.change, Analysis) or all(controls[role] for role in probe.change.beside)
+        }
+
+    def _probe(self, subject: AuditSubject, probe: AuditProbe, controls: Mapping[str, AuditSubject | None]) -> Job:
+        label = f"{subject.name} {probe.name}"
+        if isinstance(probe.change, Analysis):
+            beside = {role: held.model for role in probe.change.beside if (held := controls[role])}
+            return self._analysed(label, subject.model, probe, probe.change, beside)
+        if isinstance(probe.change, RelearnSpec):
+            return self._relearned(label, subject.model, probe.change, probe.panel)
+        model = self._changed(label, subject.model, probe.change)
+        maker = _with_panel(self, probe.panel)
+        return maker.metrics(label, maker.records(label, model), None)
+
+    def _changed(self, label: str, model: Job | None, change: Change) -> Job | None:
+        """The job that makes a changed model; its weights may go when they have been scored."""
+        if change is None or isinstance(change, RelearnSpec | Analysis):
+            return model
+        if isinstance(change, Nf4Spec):
+            return Nf4Job(
+                label=label,
+                parents=parents_of(model=model),
+                source=self.source,
+                model=self._model_input(model),
+                form="nf4",
+            )
+        return self.edited(label, change, model, (), temporary=True)
+
+    def _analysed(
+        self, label: str, model: Job | None, probe: AuditProbe, change: Analysis, beside: Mapping[str, Job | None]
+    ) -> Job:
+        """Something read off the model itself, with the controls it asks for at hand."""
+        parents = {"model": model, **beside}
+        given = tuple(role for role, job in parents.items() if job is None)
+        return AnalysisJob(
+            label=label,
+            parents=parents_of(**parents),
+            source=self.source,
+            analysis=analysis_identity(change),
+            rows={name: self._rows[name] for name in change.sets},
+            given=given,
+            model=self._model_input(None if given else model),
+            audit=self._audit,
+            probe=probe.name,
+            roles=tuple(parents),
+            meta=self.meta(),
+            eval_file=self.eval_file,
+            estimate=self._sizes.read(change.sets, sum(len(self.setting.benchmark.sets[n]) for n in change.sets)),
+        )
+
+    def _relearned(self, label: str, model: Job | None, change: RelearnSpec, panel: Sequence[Metric]) -> Job:
+        args = relearn_args(change, self._study)
+        scored = {m.rows: m.tokens for m in panel if m.rows}
+        return RelearnJob(
+            label=label,
+            parents=parents_of(model=model),
+            source=self.source,
+            trained=self._rows[change.rows],
+            scored={name: ScoredRows(self._rows[name], tuple(tokens)) for name, tokens in scored.items()},
+            steps=change.steps,
+            args=args,
+            columns=tuple(measuring.COLUMNS["tokens"]),
+            model=self._model_input(model),
+            change=change,
+            estimate=self._sizes.fit({"retain": (change.rows,)}, args),
+        )
+
+    def findings(self, label: str, sides: Mapping[str, Mapping[str, Job]]) -> Job:
+        """The findings from all that was measured of a model and its controls."""
+        return AuditJob(
+            label=label,
+            parents={f"{who} {probe}": job for who, jobs in sides.items() for probe, job in jobs.items()},
+            source=self.source,
+            audit=self._audit,
+            rows=dict(sorted(self._rows.items())),
+            samples=self._inputs.samples,
+            panels={probe.name: Panel(probe.panel) for probe in self._asked.probes},
+        )
+
+
+def _with_panel(maker: _AuditJobs, panel: Sequence[Metric]) -> TrainingJobs:
+    benchmark = dataclasses.replace(maker.setting.benchmark, panel=tuple(panel))
+    return TrainingJobs(dataclasses.replace(maker.setting, benchmark=benchmark), maker.evaluation, maker.source)

@@ -1,0 +1,94 @@
+"""What the jobs of audits leave: the results of their probes, the readings, and the tables of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expunge.audits import AuditFindings, AuditPlan, RelearnSpec
+from expunge.core.files import write_json
+from expunge.core.numbers import plain
+from expunge.core.records import token_records
+from expunge.engine.job import Job
+from expunge.engine.show import show
+from expunge.engine.store import Store
+from expunge.metrics.api import MetricResult
+from expunge.metrics.compute import compute
+from expunge.metrics.results import read_results
+from expunge.pipelines.audit_jobs.work import tokens_file
+from expunge.report.model import AuditLine
+
+TOLD, ROWS = "audit.json", "rows.parquet"
+EVAL_NAME = "AUDIT"
+
+
+@dataclass(frozen=True)
+class AuditSubject:
+    """A model of a study: what it is called, the job that makes it (None: the given model), and its training seed."""
+
+    name: str
+    label: str
+    role: str
+    train_seed: int
+    seed: int | None
+    model: Job | None
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """One audit of one unlearned model."""
+
+    name: str
+    subject: AuditSubject
+    job: Job
+
+
+def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, dict[str, MetricResult]]:
+    """The results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
+    out: dict[str, dict[str, MetricResult]] = {}
+    for probe in asked.probes:
+        folder = folders[probe.name]
+        if not isinstance(probe.change, RelearnSpec):
+            out[probe.name] = read_results(folder / f"{EVAL_NAME}_EVAL.json")[0]
+            continue
+        rows = {m.rows for m in probe.panel if m.rows}
+        for step in probe.change.steps:
+            tokens = {name: token_records(pq.read_table(folder / tokens_file(name, step))) for name in rows}
+            out[f"{probe.name}@{step}"] = compute(probe.panel, {"tokens": tokens})
+    return out
+
+
+def write_told(folder: Path, told: AuditFindings) -> None:
+    """The readings as JSON, and the table of rows, if there is one, as parquet."""
+    write_json(folder / TOLD, [plain(dataclasses.asdict(reading)) for reading in told.readings])
+    if any(len(column) for column in told.rows.values()):
+        pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
+
+
+def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
+    """The readings of a finished audit."""
+    out = []
+    for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
+        numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
+        details = {k: math.nan if v is None else float(v) for k, v in reading["details"].items()}
+        out.append(AuditLine(audit=one.name, label=one.subject.label, seed=seed, details=details, **numbers))
+    return out
+
+
+def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
+    """The tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
+    return [
+        file
+        for one in audited
+        for file in show(
+            one.job, store, folder, names={ROWS: f"{one.job.folder_name.rpartition('-')[0]}.parquet"}, replace=True
+        )
+    ]

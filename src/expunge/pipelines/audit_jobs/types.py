@@ -1,0 +1,184 @@
+"""The job types of audits: models in 4 bits, analyses of a model, relearning, and the findings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expunge.audits import Analysis, AuditInputs, AuditOutputs, AuditPlan, RelearnSpec
+from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
+from expunge.core.errors import ConfigError
+from expunge.engine.job import JobContext, shared, unkeyed
+from expunge.metrics.results import write_results
+from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_told
+from expunge.pipelines.audit_jobs.work import in_nf4, relearn
+from expunge.pipelines.study import work
+from expunge.pipelines.study.config import TaskConfig
+from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
+from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob
+from expunge.pipelines.study.task_context import TaskContext
+from expunge.training.config import TrainArgs
+
+
+def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
+    """The rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
+    benchmark, template = setting.benchmark, setting.template
+    sets = benchmark.sets
+    name = FORGET if FORGET in sets else benchmark.forget_set
+    if name not in sets:
+        raise ConfigError(f"audits: benchmark={benchmark.name} has no rows to forget")
+    tags = (template.user_start_tag, template.user_end_tag + template.asst_start_tag)
+    return AuditInputs(
+        forget=dataclasses.replace(sets[name], name=name),
+        retain=sets.get(benchmark.retain_set),
+        holdout=dataclasses.replace(sets[HOLDOUT], name=HOLDOUT) if HOLDOUT in sets else None,
+        opens=("", "\n") if template.apply_chat_template else tags,
+        samples=task.eval.sampling.samples,
+    )
+
+
+def audit_context(setting: TaskContext, asked: AuditPlan) -> TaskContext:
+    """The context of an audit's jobs: its own rows, and no panel but those of its probes."""
+    benchmark = dataclasses.replace(
+        setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
+    )
+    return dataclasses.replace(setting, benchmark=benchmark)
+
+
+@derivation("audit")
+def _derived(setting: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
+    """The context of one audit, by its name and settings."""
+    return audit_context(setting, AuditRef(args["name"], args["args"]).make().expand(audit_inputs(task, setting)))
+
+
+def planned(source: ContextSource, audit: AuditRef) -> tuple[AuditInputs, AuditPlan]:
+    """What an audit reads and asks for, computed again from the task of its jobs."""
+    inputs = audit_inputs(source.task, source.before.load())
+    return inputs, audit.make().expand(inputs)
+
+
+def analysis_identity(analysis: Analysis) -> dict[str, Any]:
+    """What a key covers of an analysis: its name, its revision and its settings."""
+    settings = dataclasses.asdict(analysis)  # type: ignore[call-overload]
+    return {"name": type(analysis).__name__, "revision": analysis.revision, **settings}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Nf4Job(TaskJob):
+    """A model's weights as 4-bit NormalFloat holds them."""
+
+    kind: ClassVar[str] = "edit"
+
+    model: ModelInput
+    form: str
+
+    @property
+    def ephemeral(self) -> bool:
+        """The weights may go once they are measured."""
+        return True
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Round the weights and save them."""
+        return in_nf4(out, self.model_source(inputs), self.source.load(), context.progress)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnalysisJob(TaskJob):
+    """Numbers read off the model itself. Parents: `model`, and the controls that the analysis compares with."""
+
+    kind: ClassVar[str] = "inside"
+
+    analysis: Mapping[str, Any]
+    """The name, revision and settings of the analysis."""
+    rows: Mapping[str, RowsRef]
+    given: tuple[str, ...]
+    """Roles that the configured model plays."""
+    model: ModelInput
+    audit: AuditRef = unkeyed()
+    probe: str = unkeyed()
+    roles: tuple[str, ...] = unkeyed()
+    meta: Mapping[str, Any] = shared()
+    eval_file: str = unkeyed()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Load the models as the analysis asks for them, and measure."""
+        setting = self.source.checked(self.rows.values())
+        _, asked = planned(self.source, self.audit)
+        analysis = next(probe.change for probe in asked.probes if probe.name == self.probe)
+        if not isinstance(analysis, Analysis):
+            raise ConfigError(f"{self.name}: the probe {self.probe} of {self.audit.name} is no analysis")
+        sources = {role: str(inputs.get(role, setting.model.source)) for role in self.roles}
+        sets = {name: setting.benchmark.sets[name] for name in analysis.sets}
+
+        def load(role: str) -> Any:
+            return work.load_trained(sources[role], setting).eval()
+
+        results = analysis.measure(load, sets, setting.encoder(sources["model"]))
+        write_results(out, results, self.meta, prefix=self.eval_file.removesuffix("EVAL.json"))
+        context.progress(1, 1)
+        return {"results": len(results)}
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """A set that is scored, and the answers that are read."""
+
+    rows: RowsRef
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RelearnJob(TaskJob):
+    """A model trained on some rows, scored after several steps; its weights are not kept. Parent: `model`."""
+
+    kind: ClassVar[str] = "relearn"
+
+    trained: RowsRef
+    scored: Mapping[str, ScoredRows]
+    steps: tuple[int, ...]
+    args: TrainArgs
+    columns: tuple[str, ...]
+    model: ModelInput
+    change: RelearnSpec = unkeyed()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training."""
+        return self.args.seed
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Train, and score after the steps."""
+        setting = self.source.checked([self.trained, *(one.rows for one in self.scored.values())])
+        scored = {one.rows.name: one.tokens for one in self.scored.values()}
+        return relearn(
+            out, self.model_source(inputs), setting, self.change, scored, self.args, context.progress
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AuditJob(TaskJob):
+    """The findings of one audit on one model. Parents: `<model, retain or full> <probe>`."""
+
+    kind: ClassVar[str] = "audit"
+
+    audit: AuditRef
+    rows: Mapping[str, RowsRef]
+    samples: int
+    panels: Mapping[str, Panel]
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Compare the model's results with those of its controls."""
+        self.source.checked(self.rows.values())
+        ground, asked = planned(self.source, self.audit)
+        folders: dict[str, dict[str, Path]] = {}
+        for role, folder in inputs.items():
+            who, _, probe = role.partition(" ")
+            folders.setdefault(who, {})[probe] = folder
+        read = {who: probe_results(asked, of) for who, of in folders.items()}
+        told = self.audit.make().read(ground, AuditOutputs(read["model"], read.get("retain"), read.get("full")))
+        write_told(out, told)
+        context.progress(1, 1)
+        return {reading.name: reading.verdict for reading in told.readings}

@@ -1,0 +1,211 @@
+"""Makes the jobs that measure a model of one setting: its records, the panel over them, and lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.core.fingerprints import fingerprint
+from expunge.engine.job import Job
+from expunge.evaluation.config import Generation
+from expunge.metrics.api import MetricResult
+from expunge.models.config import source_identity, tokenizer_identity
+from expunge.models.load import context_of, load_tokenizer
+from expunge.pipelines.study import harness, measuring
+from expunge.pipelines.study.config import EvalConfig
+from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
+from expunge.pipelines.study.estimate import WorkEstimator, sizes
+from expunge.pipelines.study.job_values import ModelInput, Panel
+from expunge.pipelines.study.measure_jobs import HarnessJob, MetricsJob, RecordsJob, ScoreJob, SimilarityJob
+from expunge.pipelines.study.model_jobs import parents_of
+from expunge.pipelines.study.task_context import TaskContext, check_retain_file
+
+
+class EvaluationJobs:
+    """Makes the jobs that measure models. source: where another process gets the setting from."""
+
+    def __init__(self, setting: TaskContext, evaluation: EvalConfig, source: ContextSource) -> None:
+        self.setting, self.evaluation, self.source = setting, evaluation, source
+        self._rows = {name: RowsRef(name, rows.fingerprint()) for name, rows in setting.benchmark.sets.items()}
+        self._sizes: WorkEstimator = sizes(setting)
+        self._parts = measuring.parts(setting.benchmark.panel)
+        self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
+        self._panel = Panel(tuple(setting.benchmark.panel))
+        self._meta = self._made_meta()
+        self._models: dict[bool, ModelInput] = {}
+        self._logs: dict[Path, tuple[Mapping[str, MetricResult], FileRef]] = {}
+
+    def records(self, label: str, model: Job | None, original: Job | str | None = None) -> Job:
+        """All records of a model, gathered from a job for each set of rows and kind.
+
+        original: the model that agreement compares with, a job's or a folder; `eval.original` comes before it.
+        """
+        given = self.evaluation.original or original
+        # Parts bear the model's name, not that of the task: another task finds them where they lie.
+        whose = model.label if model else Path(str(self.setting.model.source)).name
+        made: dict[str, Job] = {}
+        for part in self._parts:
+            if part.spec.needs == "original" and given is None:
+                continue  # the metrics that read it say that there is no original model
+            if part.of is None:
+                made[part.file] = self._scored(whose, model, part, given)
+            elif self.evaluation.embedder is not None:
+                texts = made[f"{part.rows}.{part.of}.parquet"]
+                made[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
+        return RecordsJob(label=label, parents=made)
+
+    def check_lengths(self, source: str) -> None:
+        """Raise DataError for a row that the context of a model in a folder cannot hold; no weight is read."""
+        context = context_of(source)
+        if context is None:
+            return
+        longest = {n: s.max_length or self.setting.template.max_length for n, s in self.setting.benchmark.sets.items()}
+        parts = [p for p in self._parts if p.of is None and longest[p.rows] > context]  # the template cuts the others
+        if not parts:
+            return
+        encoder = self.setting.encoder(source)
+        for part in parts:
+            measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
+
+    def _how(self, part: measuring.RecordPart) -> Generation:
+        """How texts of a part are generated."""
+        return self.evaluation.sampling if part.spec.settings == "sampling" else self.evaluation.generation
+
+    def _limited(self, part: measuring.RecordPart) -> Generation:
+        """The same, no longer than the benchmark allows."""
+        return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
+
+    def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
+        """One kind of records of one set of rows."""
+        writes = part.spec.settings is not None
+        compared = part.spec.needs == "original"
+        folder = str(original) if compared and not isinstance(original, Job) else None
+        return ScoreJob(
+            label=f"{label} {part.rows} {part.kind}",
+            parents=parents_of(model=model, original=original if compared and isinstance(original, Job) else None),
+            source=self.source,
+            records=part.kind,
+            rows=self._rows[part.rows],
+            columns=tuple(measuring.COLUMNS[part.kind]),
+            reads=() if writes else part.names,
+            generation=self._how(part) if writes else None,
+            limits=self.setting.benchmark.generation.get(part.rows) if writes else None,
+            original=None if folder is None else source_identity(folder, None),
+            model=self._model_input(model),
+            part=part,
+            how=self._how(part),
+            original_source=folder,
+            estimate=self._estimates[part],
+        )
+
+    def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:
+        """The similarity of stored generations to answers."""
+        return SimilarityJob(
+            label=f"{label} {part.rows} {part.kind}",
+            parents={"texts": texts},
+            source=self.source,
+            records=part.kind,
+            rows=self._rows[part.rows],
+            reads=part.names,
+            embedder=source_identity(embedder, None),
+            embedder_source=embedder,
+            part=part,
+        )
+
+    def metrics(
+        self,
+        label: str,
+        records: Job,
+        retain: Job | None,
+        *,
+        retain_file: Path | None = None,
+        shadows: Sequence[Job] = (),
+    ) -> Job:
+        """The panel over a model's records, against the retain model's results if there are any.
+
+        shadows: the records of the retain models that attacks with reference models read, never this model's own.
+        """
+        panel = self.setting.benchmark.panel
+        sets = self.setting.benchmark.sets
+        for metric in panel:
+            if metric.where and metric.rows:
+                measuring.rows_where(sets[metric.rows], metric)
+        parents = {"records": records} | ({"retain": retain} if retain else {})
+        if any(m.shadows for m in panel):
+            parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
+        return MetricsJob(
+            label=label,
+            parents=parents,
+            source=self.source,
+            panel=self._panel,
+            retain_log=self._retain_log(retain_file)[1] if retain_file else None,
+            meta=self._meta,
+            eval_file=self.eval_file,
+        )
+
+    def harness(self, label: str, model: Job | None) -> Job | None:
+        """The tasks of lm-evaluation-harness on a model, if any are asked for."""
+        config = self.evaluation.lm_eval
+        if not config.tasks:
+            return None
+        return HarnessJob(
+            label=label,
+            parents=parents_of(model=model),
+            source=self.source,
+            asked=harness.identity(config),
+            model=self._model_input(model),
+            config=config,
+            model_config=self.setting.model,
+        )
+
+    def _retain_log(self, retain_file: Path) -> tuple[Mapping[str, MetricResult], FileRef]:
+        """The results of a retain log that fits this setting, and the file; read once. Raises ConfigError."""
+        if retain_file not in self._logs:
+            n_forget = len(self.setting.benchmark.sets.get("forget_eval", ()))
+            results = check_retain_file(retain_file, self.meta(), n_forget, self._tokenizer_mark)
+            self._logs[retain_file] = results, FileRef.of(retain_file)
+        return self._logs[retain_file]
+
+    def _tokenizer_mark(self) -> str | None:
+        """The mark of the tokenizer this setting reads with; None where a job has yet to make it."""
+        source = self.setting.model.tokenizer_source
+        if source is None:
+            return None
+        return measuring.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
+
+    @property
+    def eval_file(self) -> str:
+        """The name of the results file, as the field knows it: TOFU_EVAL.json."""
+        return f"{self.setting.benchmark.eval_name}_EVAL.json"
+
+    def meta(self) -> Mapping[str, Any]:
+        """What stands in a results file about what was measured; a retain log is checked against it."""
+        return self._meta
+
+    def _made_meta(self) -> Mapping[str, Any]:
+        benchmark = self.setting.benchmark
+        return {
+            "benchmark": benchmark.name,
+            "forget_split": benchmark.split,
+            "truth_ratio": self.evaluation.truth_ratio,
+            "template": fingerprint(dataclasses.replace(self.setting.template, max_length=2)),
+            "rows": {n: self._rows[n].fingerprint for n in sorted({m.rows for m in benchmark.panel if m.rows})},
+        }
+
+    def _model_input(self, start: Job | None) -> ModelInput:
+        """The template, the weights' type and, if no job made them, the model and the tokenizer."""
+        made = start is not None
+        if made not in self._models:
+            model, named = self.setting.model, self.setting.model.tokenizer_args.pretrained_model_name_or_path
+            self._models[made] = ModelInput(
+                self.setting.template,
+                model.model_args.dtype,
+                None
+                if made or not model.source
+                else source_identity(model.source, model.model_args.revision, model.model_args.adapter),
+                tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
+                self.setting.rendered_template(),
+            )
+        return self._models[made]

@@ -1,0 +1,98 @@
+"""The rows of a study to look through, and how the study was made: what was stored, gathered for the report."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+
+import yaml
+
+from expunge.benchmarks import Benchmark
+from expunge.core.fingerprints import canonical
+from expunge.engine.run import RunOutcome
+from expunge.metrics.api import Score
+from expunge.pipelines.study.graph import StudyGraph
+from expunge.report.model import Explorer, ReportEntry, ReportProvenance, ReportRun, RowScore
+
+# family -> what its score of a row is called, the statistic that holds it, and which end of it says "still known"
+SCORES: Mapping[str, tuple[RowScore, str]] = {
+    "probability": (RowScore("probability"), "prob"),
+    "rouge": (RowScore("ROUGE"), "rougeL_recall"),
+    "truth_ratio": (RowScore("truth ratio", known="low"), "score"),
+    "extraction_strength": (RowScore("extraction strength"), "score"),
+}
+Said = Mapping[str, Mapping[int, str]]  # set of rows -> row -> text
+
+
+def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Said]]) -> Explorer:
+    """Every row that some model was scored on or said something to, the forget rows first.
+
+    Where several metrics of one family read the same set, the one named first in the benchmark's panel counts: that of
+    the true answer.
+    """
+    tables = [_scores(benchmark, run) for run, _ in models]
+    kinds = [family for family in SCORES if any(key[1] == family for table in tables for key in table)]
+    names = [name for name in benchmark.sets if any(name == key[0] for table in tables for key in table)]
+    names += [name for name in benchmark.sets if name not in names and any(name in said for _, said in models)]
+    names.sort(key=lambda name: name != benchmark.shown_set)
+    entries = []
+    for name in names:
+        for row in benchmark.sets[name].rows:
+            said = tuple(texts.get(name, {}).get(row.row_id) for _, texts in models)
+            scores = tuple(
+                tuple(table.get((name, family), {}).get(row.row_id, math.nan) for family in kinds) for table in tables
+            )
+            entries.append(ReportEntry(name, row.row_id, row.question, row.answers.get("answer", ""), said, scores))
+    return Explorer(_names([run for run, _ in models]), tuple(SCORES[family][0] for family in kinds), tuple(entries))
+
+
+def _names(runs: Sequence[ReportRun]) -> tuple[str, ...]:
+    several = {run.label for run in runs if sum(other.label == run.label for other in runs) > 1}
+    return tuple(f"{run.label}, seed {run.seed}" if run.label in several else run.label for run in runs)
+
+
+def _scores(benchmark: Benchmark, run: ReportRun) -> dict[tuple[str, str], dict[int, float]]:
+    """(set, family) -> row -> score, of one model."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for metric in benchmark.panel:
+        if metric.family not in SCORES or metric.name not in run.results:
+            continue
+        rows = metric.rows or _rows_of_parents(benchmark, list(metric.parents.values()))
+        if rows is None or (rows, metric.family) in found:
+            continue
+        statistic = SCORES[metric.family][1]
+        values = {k: _number(stats.get(statistic)) for k, stats in run.results[metric.name].per_row.items()}
+        if values:
+            found[rows, metric.family] = values
+    return found
+
+
+def _rows_of_parents(benchmark: Benchmark, parents: Collection[str]) -> str | None:
+    """The one set that a metric's parents read, where they read one."""
+    sets = {metric.rows for metric in benchmark.panel if metric.name in parents}
+    return sets.pop() if len(sets) == 1 else None
+
+
+def _number(value: Score | None) -> float:
+    """A row's score; the mean where it has several answers."""
+    if isinstance(value, list):
+        return math.fsum(value) / len(value) if value else math.nan
+    return math.nan if value is None else float(value)
+
+
+def making(graph: StudyGraph, outcome: RunOutcome, command: str) -> ReportProvenance:
+    """Settings, versions, machines and seeds, as the study and the records of its jobs say."""
+    records = list(outcome.records.values())
+    seeds = graph.study.seeds
+    return ReportProvenance(
+        config=yaml.safe_dump(canonical(graph.study), sort_keys=False, allow_unicode=True),
+        versions=_distinct([record.get("versions", {}) for record in records]),
+        machines=_distinct([record.get("machine", {}) for record in records]),
+        seeds=f"training {list(seeds.train)}, unlearning {list(seeds.unlearn)}",
+        commands=(command,) if command else (f"expunge run study={shlex.quote(graph.study.name)}",),
+    )
+
+
+def _distinct(groups: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(", ".join(f"{k} {v}" for k, v in group.items()) for group in groups if group))

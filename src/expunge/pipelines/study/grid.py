@@ -1,0 +1,164 @@
+"""A grid: one study that stands for several, its cells, planned as one graph. What cells share is made once.
+
+    grid:
+      forget_split: [forget01, forget05]                    # a key of the study and its values
+      training:                                             # or settings by names
+        short: {train.num_train_epochs: 5}
+        long: {train.num_train_epochs: 25}
+
+The cells are the product of the axes, the last changing fastest. What a cell has of its own (`grid_cells`) is laid over
+them. Jobs are shared because equal jobs have equal keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from expunge.core.errors import ConfigError, UserError, nearest
+from expunge.engine.job import Job, in_order
+from expunge.pipelines.study.config import StudyConfig, decode_study, with_value
+from expunge.pipelines.study.graph import ModelNode, Rooms, StudyGraph, build_graph
+
+FIXED = ("grid", "grid_cells", "grid_names", "launch", "name", "paths", "store", "sweep")  # one for the whole grid
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One cell: its name, its value on each axis, and its own study as a plain tree."""
+
+    name: str
+    values: Mapping[str, str]
+    tree: Mapping[str, Any]
+
+
+def study_graph(tree: Mapping[str, Any]) -> StudyGraph:
+    """The graph of a study as a plain tree, of all its cells where it has a grid. Raises ConfigError or DataError."""
+    whole = decode_study(tree)
+    if not whole.grid or whole.stories is not None:  # which refuses a grid
+        return build_graph(whole)
+    if whole.meta is not None:
+        raise ConfigError("meta: not together with `grid`; list what the pools vary in meta.variations")
+    rooms: Rooms = {}
+    found = cells(tree, whole)
+    graphs = []
+    for cell in found:
+        try:
+            graphs.append(build_graph(decode_study(cell.tree), rooms))
+        except UserError as error:
+            raise type(error)(f"grid, {cell.name}: {error}") from None
+    return _joined(whole, found, graphs)
+
+
+def cells(tree: Mapping[str, Any], study: StudyConfig) -> list[GridCell]:
+    """The cells of a study's grid, in order. Raises ConfigError."""
+    axes = {axis: _values(axis, given) for axis, given in study.grid.items()}
+    plain = {k: v for k, v in tree.items() if k not in ("grid", "grid_cells", "grid_names")}
+    for name, changes in study.grid_cells.items():
+        _check_keys(f"grid_cells.{name}", changes)
+    out = []
+    for number, chosen in enumerate(itertools.product(*(values.items() for values in axes.values()))):
+        labels = {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)}
+        own: Mapping[str, Any] = plain
+        for _, changes in chosen:
+            for key, value in changes.items():
+                own = with_value(own, key, value)
+        name = ",".join(labels.values()) if study.grid_names == "settings" else f"experiment_{number}"
+        for key, value in study.grid_cells.get(name, {}).items():
+            own = with_value(own, key, value)
+        out.append(GridCell(name, labels, own))
+    names = [cell.name for cell in out]
+    for name in study.grid_cells:
+        if name not in names:
+            raise ConfigError(f"grid_cells.{name}: the grid has no such cell{nearest(name, names)}")
+    return out
+
+
+def _values(axis: str, given: Any) -> dict[str, Mapping[str, Any]]:
+    """The values of an axis by their labels: which keys of the study each sets."""
+    if isinstance(given, Mapping) and given:
+        wrong = next((name for name, changes in given.items() if not isinstance(changes, Mapping)), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"grid.{axis}.{wrong}: expected the keys it sets, such as {{train.num_train_epochs: 5}}, got "
+                f"{given[wrong]!r}"
+            )
+        made = {str(name): changes for name, changes in given.items()}
+    elif isinstance(given, list | tuple) and given:
+        made = {v if isinstance(v, str) else f"{axis.rpartition('.')[2]}={v}": {axis: v} for v in given}
+        if len(made) < len(given):
+            raise ConfigError(f"grid.{axis}: a value is listed twice")
+    else:
+        raise ConfigError(f"grid.{axis}: expected a list of values, or settings by names, got {given!r}")
+    for name, changes in made.items():
+        _check_keys(f"grid.{axis}: {name!r}", changes)
+    return made
+
+
+def _check_keys(where: str, changes: Mapping[str, Any]) -> None:
+    for key in changes:
+        if str(key).partition(".")[0] in FIXED:
+            raise ConfigError(f"{where} sets {key}, which is one for the whole grid")
+
+
+def _joined(study: StudyConfig, found: Sequence[GridCell], graphs: Sequence[StudyGraph]) -> StudyGraph:
+    """One graph of all cells. Equal jobs become one, labelled by what the cells that share it have in common."""
+    shared: dict[str, list[int]] = {}
+    for number, graph in enumerate(graphs):
+        for job in in_order(graph.jobs):
+            shared.setdefault(job.key, []).append(number)
+    varied = [axis for axis in found[0].values if len({c.values[axis] for c in found}) > 1]
+    numbers = _numbers(study.name, graphs) if study.grid_names == "numbers" else {}
+    made: dict[str, Job] = {}
+
+    @functools.cache
+    def prefix(cells: tuple[int, ...]) -> str:
+        of = [found[n] for n in cells]
+        if len(of) == 1 and study.grid_names == "numbers":
+            return of[0].name
+        return ",".join(of[0].values[a] for a in varied if len({c.values[a] for c in of}) == 1)
+
+    def one(job: Job) -> Job:
+        if job.key not in made:
+            label = numbers.get(job.key) or "/".join(filter(None, (prefix(tuple(shared[job.key])), job.label)))
+            made[job.key] = job.relabelled(label, {role: one(parent) for role, parent in job.parents.items()})
+        return made[job.key]
+
+    def renamed(leaf: ModelNode) -> ModelNode:
+        return dataclasses.replace(
+            leaf,
+            model=None if leaf.model is None else one(leaf.model),
+            records=one(leaf.records),
+            metrics=one(leaf.metrics),
+            harness=None if leaf.harness is None else one(leaf.harness),
+        )
+
+    parts = {
+        cell.name: dataclasses.replace(
+            graph,
+            leaves=tuple(renamed(leaf) for leaf in graph.leaves),
+            audits=tuple(dataclasses.replace(audited, job=one(audited.job)) for audited in graph.audits),
+        )
+        for cell, graph in zip(found, graphs, strict=True)
+    }
+    if len(parts) < len(found):
+        raise ConfigError("grid: two cells have the same name; give the values names that differ")
+    leaves = tuple(leaf for part in parts.values() for leaf in part.leaves)
+    audits = tuple(audited for part in parts.values() for audited in part.audits)
+    return StudyGraph(study, graphs[0].setting, leaves, parts, audits=audits)
+
+
+def _numbers(name: str, graphs: Sequence[StudyGraph]) -> dict[str, str]:
+    """Models by number, each role from 0 in the order of the cells: NAME/full_0, NAME/retain_0, NAME/forget_0."""
+    out: dict[str, str] = {}
+    counts = {"full": 0, "retain": 0, "unlearn": 0}
+    for leaf in (leaf for graph in graphs for leaf in graph.leaves):
+        if leaf.model is not None and leaf.model.key not in out:
+            role = "forget" if leaf.role == "unlearn" else leaf.role
+            out[leaf.model.key] = f"{name}/{role}_{counts[leaf.role]}"
+            counts[leaf.role] += 1
+    return out

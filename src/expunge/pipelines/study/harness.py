@@ -1,0 +1,121 @@
+"""Tasks of lm-evaluation-harness on one of our models: its own code asks and scores, with our model and tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import ConfigError, JobError, nearest
+from expunge.core.fingerprints import folder_sha256
+from expunge.engine.job import Progress
+from expunge.metrics.api import MetricResult
+from expunge.metrics.results import write_results
+from expunge.models.config import ModelConfig
+from expunge.models.load import load_model, load_tokenizer, pick_device
+from expunge.pipelines.study.config import LmEval
+
+KEY = "eval.lm_eval"
+PREFIX = "LMEval_"
+EVAL_FILE = f"{PREFIX}EVAL.json"
+
+
+def check_tasks(config: LmEval) -> None:
+    """Raise ConfigError, in one line, if the package or a task is not there. Reads no weights and no data."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ConfigError(
+            f"{KEY}.tasks: needs the package lm-eval, which is not installed: pip install 'expunge[lm-eval]'"
+        )
+    if config.include_path is not None and not Path(config.include_path).expanduser().is_dir():
+        raise ConfigError(f"{KEY}.include_path: no folder {config.include_path}")
+    known = _manager(config).all_tasks
+    for task in config.tasks:
+        if task not in known:
+            raise ConfigError(f"{KEY}.tasks: lm-eval has no task named {task!r}{nearest(task, known)}")
+
+
+def identity(config: LmEval) -> dict[str, Any]:
+    """What a fingerprint covers: the tasks, how they are asked, and the version that asks; not the batch size."""
+    out: dict[str, Any] = {
+        "tasks": config.tasks,
+        "num_fewshot": config.num_fewshot,
+        "apply_chat_template": config.apply_chat_template,
+        "system_instruction": config.system_instruction,
+        "limit": config.limit,
+        "lm_eval": metadata.version("lm_eval"),
+    }
+    if config.include_path is not None:
+        folder = Path(config.include_path).expanduser()
+        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        out["include"] = folder_sha256(folder, names)
+    return out
+
+
+def measure_tasks(
+    folder: Path, source: str, model: ModelConfig, config: LmEval, meta: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Run the tasks and write LMEval_EVAL.json and LMEval_SUMMARY.json, a metric `task/metric` each.
+
+    Raises JobError if a task cannot be run: its data are out of reach, or the tokenizer lacks what it asks for.
+    """
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    tokenizer = load_tokenizer(model.tokenizer_args.pretrained_model_name_or_path or source, model.tokenizer_args)
+    if config.apply_chat_template and not tokenizer.chat_template:
+        raise JobError(f"{KEY}.apply_chat_template: this tokenizer has no chat template")
+    loaded = load_model(source, model.model_args, device=pick_device(model.device))
+    loaded.eval()
+    harness: Any = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=config.batch_size)
+    try:
+        found = lm_eval.simple_evaluate(
+            model=harness,
+            tasks=list(config.tasks),
+            num_fewshot=config.num_fewshot,
+            batch_size=config.batch_size,
+            limit=config.limit,
+            system_instruction=config.system_instruction,
+            apply_chat_template=config.apply_chat_template,
+            task_manager=_manager(config),
+            log_samples=False,
+        )
+    except Exception as error:  # the tasks' own code and the data sets' loaders share no base class
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise JobError(f"{KEY}.tasks={','.join(config.tasks)}: lm-eval could not run them: {said}") from error
+    results = task_results(found["results"] if found else {})
+    write_results(folder, results, meta, prefix=PREFIX)
+    progress(1, 1)
+    return {name: None if math.isnan(r.value) else r.value for name, r in results.items()}
+
+
+def task_results(found: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricResult]:
+    """lm-eval's numbers as metrics: `task/metric` where its filter is "none", else `task/metric,filter`."""
+    out: dict[str, MetricResult] = {}
+    for task, numbers in found.items():
+        for key, value in numbers.items():
+            metric, _, kind = key.partition(",")
+            if not kind or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = numbers.get(f"{metric}_stderr,{kind}")
+            extra = {"stderr": float(error)} if isinstance(error, int | float) else {}
+            name = f"{task}/{metric}" + ("" if kind == "none" else f",{kind}")
+            reason = "lm-eval gave no number" if math.isnan(value) else None
+            out[name] = MetricResult(float(value), reason=reason, extra=extra)
+    return out
+
+
+def _manager(config: LmEval) -> Any:
+    """The index of tasks: the user's folder alone where it has them all, for lm-eval's own takes seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if config.include_path is None:
+        return TaskManager()
+    folder = str(Path(config.include_path).expanduser())
+    own = TaskManager(include_path=folder, include_defaults=False)
+    return own if set(config.tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)

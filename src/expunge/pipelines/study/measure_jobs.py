@@ -1,0 +1,162 @@
+"""The jobs that measure models: records of rows, the panel over them, and lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from expunge.benchmarks import Limits
+from expunge.engine.job import Job, JobContext, shared, unkeyed
+from expunge.evaluation.config import Generation
+from expunge.metrics.results import read_results
+from expunge.models.config import ModelConfig
+from expunge.pipelines.study import harness, measuring
+from expunge.pipelines.study.config import LmEval
+from expunge.pipelines.study.context_source import FileRef, RowsRef
+from expunge.pipelines.study.job_values import ModelInput, Panel, TaskJob
+
+LOADED = "loaded model"  # in the memory of a run: the settings of the model, and its cache
+
+
+def model_cache(context: JobContext, model: ModelConfig) -> measuring.ModelCache:
+    """The model that the last job loaded for scoring, so that consecutive jobs of one model load it once."""
+    settings, cache = context.memory.get(LOADED, (None, None))
+    if settings != model or cache is None:
+        drop_model(context)
+        cache = measuring.ModelCache()
+        context.memory[LOADED] = model, cache
+    found: measuring.ModelCache = cache
+    return found
+
+
+def drop_model(context: JobContext) -> None:
+    """Release the loaded model."""
+    if LOADED in context.memory:
+        context.memory.pop(LOADED)[1].drop()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreJob(TaskJob):
+    """One kind of records of one set of rows. The key covers only what decides them, so other records stay."""
+
+    kind: ClassVar[str] = "score"
+
+    records: str
+    rows: RowsRef
+    columns: tuple[str, ...]
+    """The columns of the records: those of an older form are made again."""
+    reads: tuple[str, ...] = ()
+    """The answers that are scored."""
+    generation: Generation | None = None
+    limits: Limits | None = None
+    original: Mapping[str, Any] | None = None
+    """What identifies the original model of an agreement, if no job made it."""
+    model: ModelInput
+    part: measuring.RecordPart = unkeyed()
+    how: Generation = shared()
+    original_source: str | None = unkeyed(default=None)
+
+    @property
+    def collective(self) -> bool:
+        """Rows are shared out over the processes of a launch."""
+        return self.part.spec.collective
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Score the rows with the model."""
+        setting = self.source.checked([self.rows])
+        held = model_cache(context, setting.model)
+        original = inputs.get("original", self.original_source)
+        source = self.model_source(inputs)
+        return measuring.score(
+            out, source, setting, self.part, self.how, held, context.progress,
+            original=None if original is None else str(original),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SimilarityJob(TaskJob):
+    """The similarity of stored generations to answers. Parent: `texts`."""
+
+    kind: ClassVar[str] = "score"
+
+    records: str
+    rows: RowsRef
+    reads: tuple[str, ...]
+    embedder: Mapping[str, Any]
+    embedder_source: str = unkeyed()
+    part: measuring.RecordPart = unkeyed()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Compare the texts."""
+        setting = self.source.checked([self.rows])
+        return measuring.compare_texts(
+            out, inputs["texts"], setting, self.part, self.embedder_source, context.progress
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordsJob(Job):
+    """All records of one model, as links to its parts. Parents: the parts by file name."""
+
+    kind: ClassVar[str] = "records"
+    revision: ClassVar[int] = 2  # 1 gave the files the names of the sets that were scored first
+    shares_task: ClassVar[Any] = "parents"
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Gather the parts; the loaded model is released, because this was its last one."""
+        drop_model(context)
+        return measuring.gather(out, inputs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MetricsJob(TaskJob):
+    """The panel over a model's records.
+
+    Parents: `records`; `retain`, the retain model's metrics; `shadow_0`, ...: records of other retain models.
+    """
+
+    kind: ClassVar[str] = "metrics"
+    shares_task: ClassVar[Any] = "level"
+
+    panel: Panel
+    retain_log: FileRef | None = None
+    """The retain model's results, if they come from a file."""
+    meta: Mapping[str, Any] = shared()
+    """What the results file says of the rows, the template and the benchmark."""
+    eval_file: str = unkeyed()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Compute the metrics."""
+        setting = self.source.checked(RowsRef(name, mark) for name, mark in self.meta["rows"].items())
+        retain = None
+        if "retain" in inputs:
+            retain = read_results(inputs["retain"] / self.eval_file)[0]
+        elif self.retain_log is not None:
+            retain = read_results(self.retain_log.checked())[0]
+        others = [path for role, path in inputs.items() if role.startswith("shadow_")]
+        facts = measuring.measure(out, inputs["records"], setting, self.panel.metrics, retain, self.meta, others)
+        context.progress(1, 1)
+        return facts
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HarnessJob(TaskJob):
+    """Tasks of lm-evaluation-harness on a model."""
+
+    kind: ClassVar[str] = "lm_eval"
+
+    asked: Mapping[str, Any]
+    """The tasks, their settings and the version of the harness."""
+    model: ModelInput
+    config: LmEval = shared()
+    model_config: ModelConfig = shared()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Run the tasks."""
+        meta = {"benchmark": "lm_eval", "tasks": list(self.config.tasks)}
+        source = str(inputs.get("model", self.model_config.source))
+        return harness.measure_tasks(
+            out, source, self.model_config, self.config, meta, context.progress
+        )  # fmt: skip

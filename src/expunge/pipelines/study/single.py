@@ -1,0 +1,241 @@
+"""Single jobs: `expunge train`, `unlearn` and `eval`. The jobs of a study, shown in a folder of the user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from expunge.core import distributed
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, nearest
+from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.engine.collective import all_done, help_with
+from expunge.engine.job import Job
+from expunge.engine.run import JobEvent, run
+from expunge.engine.show import show
+from expunge.engine.store import Store
+from expunge.methods.objective import Objective, objective
+from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
+from expunge.methods.weight_edits.merge import check_count
+from expunge.models.load import pick_device
+from expunge.pipelines.study.context_source import ContextSource
+from expunge.pipelines.study.resolve_task import resolve_task
+from expunge.pipelines.study.single_config import SingleJob, config_text
+from expunge.pipelines.study.task_context import TaskContext, check_model
+from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.training.config import TrainArgs
+from expunge.training.data_parallel import check_several
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """A checked single job: what it will do, and where it will be shown."""
+
+    single: SingleJob
+    model: Job | None
+    records: Job | None
+    metrics: Job | None
+    eval_file: str
+    notes: tuple[str, ...] = ()
+    harness: Job | None = None
+    setting: TaskContext | None = None
+
+    @property
+    def ends(self) -> tuple[Job, ...]:
+        """The jobs that end it."""
+        return tuple(job for job in (self.metrics, self.harness) if job) or ((self.model,) if self.model else ())
+
+    @property
+    def key(self) -> str:
+        """What marks the output folder as this very job's."""
+        return " ".join(job.key for job in self.ends)
+
+
+def prepare(single: SingleJob) -> PreparedJob:
+    """Check everything and make the jobs. Raises ConfigError or DataError before any weight is read."""
+    check_model(single.model)
+    if single.data.request is not None and single.mode != "unlearn":
+        raise ConfigError(f"data.request: picks forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
+    fittings = () if single.mode == "eval" else training_runs(single)
+    merge = merge_of(single)
+    if not distributed.here().alone:
+        _check_several(single, fittings)
+    setting = resolve_task(single)
+    retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
+    maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
+    start = maker.base() if single.model.scratch else None
+    model = None
+    if fittings:
+        sides = sides_of(single, setting)
+        made = [
+            maker.fit(run.label, start, run.objective, sides, run.args, retain_file=retain_file) for run in fittings
+        ]
+        model = made[0] if merge is None else maker.edited(single.task_name, merge, start, made)
+    records = metrics = tasks = None
+    if single.mode != "train":
+        tasks = maker.harness(single.task_name, model or start)
+        if setting.benchmark.panel:
+            # Unlearning is compared with the model it started from; one that is only measured, with `eval.original`.
+            original = (start or single.model.source) if single.mode == "unlearn" else None
+            records = maker.records(single.task_name, model or start, original=original)
+            metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
+            if single.model.source:
+                maker.check_lengths(str(single.model.source))
+    bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
+    notes = ["trainer.args.bf16 counts on a GPU; float32 is used on this CPU"] if bf16 else []
+    if distributed.sharded() and any(fitting.args.logits_chunk_size for fitting in fittings):
+        notes.append(
+            "trainer.args.logits_chunk_size counts for whole models; one in shards makes all its logits at once"
+        )
+    told = (*setting.benchmark.notes, *setting.benchmark.preview)
+    prepared = PreparedJob(single, model, records, metrics, maker.eval_file, (*notes, *told), tasks, setting)
+    if not prepared.ends:
+        raise ConfigError(f"benchmark={setting.benchmark.name}: nothing to measure; name tasks in eval.lm_eval.tasks")
+    shown(prepared)
+    return prepared
+
+
+def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
+    """Raise an error for what several processes cannot do together."""
+    if single.model.model_args.device_map:
+        raise ConfigError(
+            "model.model_args.device_map: spreads a model over the devices of one process; leave it out where a "
+            "launcher starts several"
+        )
+    for fitting in fittings:
+        check_several(
+            fitting.objective,
+            fitting.args.grad_transform is not None,
+            distributed.here(),
+            sharded=bool(distributed.sharded()),
+        )
+        if distributed.sharded() == "fsdp" and fitting.args.optim == "adafactor":
+            raise ConfigError("trainer.args.optim: adafactor cannot train a model in FSDP's shards; use adamw_torch")
+
+
+class TrainingRun(NamedTuple):
+    """One training run of a single job."""
+
+    label: str
+    objective: Objective
+    args: TrainArgs
+
+
+def training_runs(single: SingleJob) -> tuple[TrainingRun, ...]:
+    """The training runs of a job: one, or its parts. Raises ConfigError."""
+    trainer = single.trainer
+    if not trainer.parts:
+        return (TrainingRun(single.task_name, _objective(single), _train_args(single)),)
+    out = []
+    for part in trainer.parts:
+        args, own = {**trainer.args, **part.args}, {**trainer.method_args, **part.method_args}
+        changed = dataclasses.replace(
+            single, trainer=dataclasses.replace(trainer, args=args, method_args=own, parts=(), merge=None)
+        )
+        out.append(TrainingRun(f"{single.task_name}-{part.label}", _objective(changed), _train_args(changed)))
+    return tuple(out)
+
+
+def merge_of(single: SingleJob) -> WeightEdit | None:
+    """The edit that merges a job's parts, if it has some. Raises ConfigError."""
+    merge = single.trainer.merge
+    if merge is None:
+        return None
+    merging = [name for name, spec in weight_edit_registry().items() if spec.others == "model"]
+    if merge.handler not in merging:
+        raise ConfigError(f"trainer.merge.handler: {merge.handler} merges no models{nearest(merge.handler, merging)}")
+    edit = make_weight_edit(merge.handler, merge.method_args, "trainer.merge.method")
+    check_count(getattr(edit, "weights", None), len(single.trainer.parts), "trainer.merge.method_args.")
+    return edit
+
+
+def _objective(single: SingleJob) -> Objective:
+    chosen = objective(single.trainer.handler, single.trainer.method_args)
+    if single.mode == "unlearn" and not chosen.forgets:
+        raise ConfigError(
+            f"trainer={single.trainer.handler}: this does not unlearn; the model that never saw the forget rows is "
+            "made from the base model, by `expunge train trainer=retrain`"
+        )
+    if single.mode == "train" and chosen.forgets:
+        raise ConfigError(f"trainer={single.trainer.handler}: this unlearns; use `expunge unlearn`")
+    return chosen
+
+
+def _train_args(single: SingleJob) -> TrainArgs:
+    args = decode(TrainArgs, dict(single.trainer.args), where="trainer.args")
+    # From here on a step's micro-batches are those of all processes: what it computes does not say by how many.
+    steps = args.gradient_accumulation_steps * distributed.here().world
+    args = dataclasses.replace(args, gradient_accumulation_steps=steps)
+    if args.bf16 and pick_device(single.model.device).type == "cpu":
+        return dataclasses.replace(args, bf16=False)  # bfloat16 products are far slower than float32 on a CPU
+    return args
+
+
+def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ...]]:
+    benchmark = setting.benchmark
+    if single.mode == "unlearn":
+        return {"forget": (benchmark.forget_set,), "retain": (benchmark.retain_set,)}
+    roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
+    roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
+    roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
+    if single.train_split not in roles:
+        raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
+    if not roles[single.train_split]:
+        raise ConfigError(
+            f"train_split={single.train_split}: the benchmark {benchmark.name} has no rows to train such a model on; "
+            "the model that is given serves as it is"
+        )
+    return {"retain": roles[single.train_split]}
+
+
+def shown(prepared: PreparedJob) -> bool:
+    """Whether the output folder already shows this very job. Raises ConfigError if it holds anything else."""
+    folder = prepared.single.output_dir
+    if not folder.exists():
+        return False
+    mark = folder / ".expunge-key"
+    if mark.is_file() and mark.read_text().strip() == prepared.key:
+        return True
+    raise ConfigError(
+        f"task_name={prepared.single.task_name}: {folder} already holds something else; choose another task_name or "
+        "paths.output_dir, or move it away"
+    )
+
+
+def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
+    """Do the jobs and show them in the output folder. Raises the error of the job that fails.
+
+    Of several processes the first does it, and the others help with the jobs that it does with them.
+    """
+    store = Store(Path(prepared.single.paths.store))
+    if not distributed.here().first:
+        help_with(prepared.ends)
+        return prepared.single.output_dir
+    outcome = run(prepared.ends, store, tell)
+    if outcome.first:
+        raise outcome.first
+    folder = prepared.single.output_dir
+    if not shown(prepared):
+        sweep_parts(folder)
+        with whole_folder(folder) as part:
+            _fill(part, prepared, store)
+    all_done()
+    return folder
+
+
+def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
+    """Show the results, the settings and the mark of the job."""
+    evals = part / "evals" if prepared.model else part
+    for job, where in (
+        (prepared.model, part),
+        (prepared.records, evals / "records"),
+        (prepared.metrics, evals),
+        (prepared.harness, evals),
+    ):
+        if job is not None:
+            show(job, store, where)  # of two jobs in one folder the first one's record stands
+    write_text(part / "config.yaml", config_text(prepared.single))
+    write_text(part / ".expunge-key", prepared.key + "\n")

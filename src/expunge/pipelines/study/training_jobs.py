@@ -1,0 +1,258 @@
+"""Makes the jobs of one setting: the rows, the model and the template that a study or a single job names."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import ConfigError
+from expunge.engine.job import Estimate, Job
+from expunge.methods.objective import Objective, objective
+from expunge.methods.weight_edits import WeightEdit
+from expunge.metrics.compute import requests
+from expunge.models.config import preset_identity, tokenizer_identity
+from expunge.models.passport import check_trainable
+from expunge.pipelines.study import measuring, work
+from expunge.pipelines.study.context_source import RowsRef
+from expunge.pipelines.study.evaluation_jobs import EvaluationJobs
+from expunge.pipelines.study.job_values import EditRef, MethodRef, Panel
+from expunge.pipelines.study.model_jobs import (
+    AlternatesJob,
+    BaseJob,
+    EditJob,
+    ReferenceJob,
+    TrainEvaluation,
+    TrainJob,
+    UnlearnJob,
+    parents_of,
+)
+from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, reference_specs
+from expunge.pipelines.study.requests import changed
+from expunge.pipelines.study.task_context import check_sides
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.evaluation_callback import forget_of
+from expunge.training.lora import check_quantize
+from expunge.training.phases import check_run
+from expunge.training.reporters import check_reporters
+from expunge.training.schedule import Schedule
+
+ALTERNATES_SEED = 0
+
+
+class TrainingJobs(EvaluationJobs):
+    """Makes the jobs of one setting: those that make models, and, as `EvaluationJobs`, those that measure them."""
+
+    def forgetting(self, name: str) -> TrainingJobs:
+        """The same maker with another of the benchmark's sets as the forget set."""
+        made = copy.copy(self)
+        made.setting = changed(self.setting, forget_set=name)
+        return made
+
+    def base(self) -> Job:
+        """A tokenizer and a model from scratch. Raises ConfigError if the benchmark has no text to train them on."""
+        model, benchmark = self.setting.model, self.setting.benchmark
+        if not benchmark.full_sets:
+            raise ConfigError(
+                f"model: benchmark={benchmark.name} has no rows to train a model on; give one by "
+                "model.model_args.pretrained_model_name_or_path="
+            )
+        given = benchmark.tokenizer
+        return BaseJob(
+            label=str(model.scratch),
+            source=self.source,
+            preset=preset_identity(model.scratch),
+            vocab_size=model.vocab_size,
+            init_seed=model.init_seed,
+            text=() if given else tuple(self._rows[n] for n in benchmark.full_sets),
+            tokenizer=tokenizer_identity(given, None) if given else None,
+            estimate=self._sizes.model,
+        )
+
+    def fit(
+        self,
+        label: str,
+        start: Job | None,
+        chosen: Objective,
+        sides: Mapping[str, Sequence[str]],
+        args: TrainArgs,
+        *,
+        retain: Job | None = None,
+        retain_file: Path | None = None,
+    ) -> Job:
+        """Training or unlearning from a job's model, or from the configured source.
+
+        retain: the retain model's records, which evaluations during training hold the model against; retain_file: its
+        results, where there are no records.
+        """
+        check_quantize(args.lora)
+        if start is None and self.setting.model.source:
+            check_trainable(self.setting.model.source)
+        check_run(chosen, args)
+        check_reporters(args.report_to)
+        given = retain_file if retain_file and self._reads_log(args) else None
+        evaluation = self._evaluation(args, retain, given)
+        teacher, start = self._teacher(label, start, chosen, args)
+        used = {s: tuple(n) for s, n in sides.items() if getattr(chosen.needs, s) is not None or s == "forget"}
+        check_sides(self.setting.benchmark, used, chosen)
+        other = self._alternates(start) if getattr(chosen.method, "ALTERNATES", "") == "generated" else None
+        parents = parents_of(model=start, alternates=other)
+        refusing = chosen.needs.alternate is not None and other is None
+        n_other = work.N_ALTERNATES if other else len(self.setting.refusals)
+        specs = reference_specs(chosen, used, self.setting.benchmark.sets, n_other, args)
+        for role, spec in specs.items():
+            parents[role] = self._reference(start if role in IMPLIED else teacher, spec, other)
+        if retain is not None and args.evaluate.reads_retain:
+            parents["retain_records"] = retain
+        return (UnlearnJob if chosen.forgets else TrainJob)(
+            label=label,
+            parents=parents,
+            source=self.source,
+            objective=MethodRef.of(chosen),
+            args=args,
+            rows={side: self._refs(names) for side, names in used.items()},
+            model=self._model_input(start),
+            refusals=self.setting.refusals if refusing else None,
+            evaluation=evaluation,
+            references={role: spec.what for role, spec in specs.items()},
+            generation=self.evaluation.generation,
+            estimate=self._sizes.fit(
+                used, args, evaluation=self._one_evaluation(args), alternates=chosen.needs.alternate is not None
+            ),
+        )
+
+    def _refs(self, names: Iterable[str]) -> tuple[RowsRef, ...]:
+        return tuple(self._rows[name] for name in names)
+
+    def _evaluation(self, args: TrainArgs, retain: Job | None, retain_file: Path | None) -> TrainEvaluation | None:
+        """What evaluations during training read; None without any. Raises ConfigError."""
+        if not args.evaluate.on:
+            return None
+        watched = self.setting.watched or self.setting.benchmark
+        panel = work.watched_metrics(watched, args.evaluate)
+        losses = work.loss_sets(self.setting.benchmark, args.evaluate)
+        if (
+            args.evaluate.chooses
+            and retain is None
+            and retain_file is None
+            and forget_of(args.evaluate) == "forget_quality"
+        ):
+            raise ConfigError(
+                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run knows "
+                "none; name another metric, such as forget_Q_A_Prob"
+            )
+        wanted = requests(panel)
+        names = sorted(wanted.rows)
+        return TrainEvaluation(
+            panel=Panel(tuple(panel)),
+            rows=tuple(RowsRef(name, watched.sets[name].fingerprint()) for name in names),
+            losses=self._refs(losses),
+            generation=self.evaluation.generation if wanted.texts or args.evaluate.prompts else None,
+            retain_log=self._retain_log(retain_file)[1] if retain_file else None,
+        )
+
+    def to_watch(self, records: Job | None) -> Job | None:
+        """A retain model's records, of the rows that evaluations during training read."""
+        watched = self.setting.watched
+        if records is None or watched is None:
+            return records
+        model = next(part.parents["model"] for part in records.parents.values() if "model" in part.parents)
+        setting = dataclasses.replace(self.setting, benchmark=watched, watched=None)
+        own = TrainingJobs(setting, self.evaluation, self.source.then("watched").holding(setting))
+        return own.records(records.label, model)
+
+    def _reads_log(self, args: TrainArgs) -> bool:
+        """Whether evaluations during training compare with a retain log. Raises ConfigError if it does not fit."""
+        if not args.evaluate.reads_retain:
+            return False
+        if self.setting.watched is not None:
+            raise ConfigError(
+                "eval.split: evaluations during training read the rows for selection, and retain_logs_path has the "
+                "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
+            )
+        wanted = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
+        longest = max((len(sets[name]) for name in wanted.rows), default=0)
+        if n_rows is not None and n_rows < longest:
+            raise ConfigError(
+                f"trainer.args.evaluate.rows: {n_rows} of up to {longest} rows are evaluated, and retain_logs_path has "
+                f"the retain model's numbers on all of them; set rows to {longest}, or rule.target to low or high"
+            )
+        return True
+
+    def _one_evaluation(self, args: TrainArgs) -> Estimate:
+        """The work of one evaluation during training."""
+        if not args.evaluate.on:
+            return Estimate()
+        asked = measuring.parts(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        each = [self._sizes.score(p, self.evaluation.generation, args.evaluate.n_rows) for p in asked]
+        return Estimate(sum(e.tokens for e in each), sum(e.flops for e in each))
+
+    def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
+        """A model trained further on the forget rows."""
+        sides = {"retain": (self.setting.benchmark.forget_set,)}
+        return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, args)
+
+    def _teacher(
+        self, label: str, start: Job | None, chosen: Objective, args: TrainArgs
+    ) -> tuple[Job | None, Job | None]:
+        """The model that a method learns from, if any, and the one its run starts from; None: the configured one."""
+        if chosen.spec.teacher == "reinforced":
+            changed: dict[str, Any] = {
+                "grad_transform": None,
+                "grad_transform_args": {},
+                "reference": "exact",
+                "schedule": Schedule(),
+            }
+            changed["evaluate"] = EvaluateArgs()
+            own = dataclasses.replace(args, **changed, **getattr(chosen.method, "reinforce", {}))
+            return self.reinforced(label, start, own), start
+        if chosen.spec.teacher == "start":
+            return start, self.edited(f"{label}-noised", chosen.method.noise(args.seed), start, ())
+        return None, start
+
+    def _reference(self, of: Job | None, wanted: ReferenceSpec, other: Job | None) -> Job:
+        """What a model says of rows, for all runs that ask the same."""
+        other = other if wanted.side == "alternate" else None
+        refusing = wanted.side == "alternate" and other is None
+        return ReferenceJob(
+            label=f"{of.label if of else 'model'}-{wanted.label}",
+            parents=parents_of(model=of, alternates=other),
+            source=self.source,
+            rows=self._refs(wanted.sets),
+            spec=wanted,
+            model=self._model_input(of),
+            refusals=self.setting.refusals if refusing else None,
+            estimate=self._sizes.read(wanted.sets, wanted.n_rows),
+        )
+
+    def _alternates(self, start: Job | None) -> Job:
+        """Other answers to the forget questions, sampled from the model that is to forget."""
+        how = dataclasses.replace(
+            self.evaluation.generation, temperature=1.0, samples=work.N_ALTERNATES, seed=ALTERNATES_SEED
+        )
+        return AlternatesJob(
+            label=start.label if start else "model",
+            parents=parents_of(model=start),
+            source=self.source,
+            rows=self._rows[self.setting.benchmark.forget_set],
+            generation=how,
+            refusals=self.setting.refusals,
+            model=self._model_input(start),
+        )
+
+    def edited(
+        self, label: str, edit: WeightEdit, base: Job | None, others: Sequence[Job], *, temporary: bool = False
+    ) -> Job:
+        """Weights made from other models' weights, without training. temporary: they may go once measured."""
+        return EditJob(
+            label=label,
+            parents=parents_of(base=base) | {f"other_{i}": other for i, other in enumerate(others)},
+            source=self.source,
+            edit=EditRef.of(edit),
+            model=None if base else self._model_input(None),
+            temporary=temporary,
+            estimate=self._sizes.model,
+        )

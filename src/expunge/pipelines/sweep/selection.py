@@ -1,0 +1,85 @@
+"""The rows that settings are chosen by, apart from those that final numbers are taken from.
+
+`eval.split` cuts every set that metrics read in two, `selection` and `report`. A question that stands in several
+sets is in the same part of all, so nothing that was selected by can enter a report. What is trained on stays whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+from expunge.benchmarks import Benchmark
+from expunge.core.errors import ConfigError
+from expunge.data.examples import Example, ExampleSet
+from expunge.pipelines.study.config import EvalSplit
+from expunge.pipelines.study.task_context import TaskContext
+
+Side = Literal["selection", "report"]
+
+
+def with_part(setting: TaskContext, how: EvalSplit) -> TaskContext:
+    """The setting with one part of its evaluation rows. Evaluations during training, which choose a model, always read
+    the selection part. Raises ConfigError where a set is too small to be cut."""
+    if how.part == "all":
+        return setting
+    sides = _sides(setting.benchmark, how)
+    chosen = _cut(setting.benchmark, sides, how.part)
+    watched = _cut(setting.benchmark, sides, "selection") if how.part == "report" else None
+    return dataclasses.replace(setting, benchmark=chosen, watched=watched)
+
+
+def _sides(benchmark: Benchmark, how: EvalSplit) -> Mapping[str, Side]:
+    """The part of each question that metrics read: in each set, so many by a hash of the seed and the question."""
+    sides: dict[str, Side] = {}
+    for name in sorted(_read(benchmark), key=lambda n: (len(benchmark.sets[n]), n)):
+        rows = list(dict.fromkeys(_question(row) for row in benchmark.sets[name]))
+        wanted = min(max(1, round(how.share * len(rows))), len(rows) - 1) - sum(
+            sides.get(q) == "selection" for q in rows
+        )
+        free = sorted((q for q in rows if q not in sides), key=lambda q: _draw(how.seed, q))
+        sides |= {q: "selection" if i < wanted else "report" for i, q in enumerate(free)}
+        found = {sides[q] for q in rows}
+        if len(found) < 2:
+            raise ConfigError(
+                f"eval.split_share: of the {len(rows)} questions of {name}, all are in the {found.pop()} part; each "
+                "part needs one at least"
+            )
+    return sides
+
+
+def _cut(benchmark: Benchmark, sides: Mapping[str, Side], part: str) -> Benchmark:
+    """The benchmark whose metrics read one part. A set that is trained on as well keeps its name and stays whole."""
+    trained = {benchmark.forget_set, benchmark.retain_set, *benchmark.full_sets, *benchmark.retain_sets}
+    sets, names = dict(benchmark.sets), {}
+    for name in _read(benchmark):
+        whole = benchmark.sets[name]
+        names[name] = f"{name}-{part}" if name in trained else name
+        rows = [row for row in whole if sides[_question(row)] == part]
+        numbered = tuple(dataclasses.replace(row, row_id=i) for i, row in enumerate(rows))
+        sets[names[name]] = dataclasses.replace(whole, name=names[name], rows=numbered)
+    shown = benchmark.shown_set
+    return dataclasses.replace(
+        benchmark,
+        sets=sets,
+        panel=tuple(m if m.rows is None else dataclasses.replace(m, rows=names[m.rows]) for m in benchmark.panel),
+        generation={names.get(name, name): limits for name, limits in benchmark.generation.items()},
+        shown_set=None if shown is None else names.get(shown, shown),
+        notes=(*benchmark.notes, f"measured on the {part} part of the evaluation rows"),
+    )
+
+
+def _read(benchmark: Benchmark) -> dict[str, ExampleSet]:
+    """The sets that metrics read."""
+    return {m.rows: benchmark.sets[m.rows] for m in benchmark.panel if m.rows is not None}
+
+
+def _question(row: Example) -> str:
+    """What tells rows apart: the question; of a text without one, the text."""
+    return row.question.strip() or row.answer
+
+
+def _draw(seed: int, question: str) -> str:
+    return hashlib.sha256(f"{seed}\n{question}".encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""The parts of an erasure that are plain arithmetic: what fits into a time, which trial is the best, what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from expunge.core.errors import JobError
+from expunge.engine.job import Job, JobContext
+from expunge.engine.store import Store
+from expunge.metrics.api import MetricResult
+from expunge.pipelines.erase.findings import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.search import (
+    KNOWN,
+    LOOKS,
+    UTILITY,
+    BudgetClock,
+    EraseTrial,
+    Show,
+    TrialResult,
+    best,
+    carry_on,
+    sized,
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TwoSteps(Job):
+    """A training of two steps that take no time."""
+
+    kind: ClassVar[str] = "train"
+    text: str
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> dict[str, int]:
+        context.progress(1, 2)
+        context.progress(2, 2)
+        return {}
+
+
+def job(label: str = "x") -> Job:
+    return TwoSteps(label=label, text=label)
+
+
+def tried(forget: float, keep: float, *, passes: bool = True, step: int | None = 10) -> TrialResult:
+    return TrialResult(EraseTrial("NPO", 1e-3, 10), job(), step, {KNOWN: forget, UTILITY: keep}, passes)
+
+
+@contextmanager
+def silent(title: str, planned: object) -> Iterator[object]:
+    yield lambda event: None
+
+
+show: Show = silent  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("time_s", "expected"),
+    [
+        # a trial: 2 x 3 s beside its steps, LOOKS looks of 3 - 1 = 2 s, 40 steps of 1 s: 66 s
+        (200, (3, 40)),
+        (66, (1, 40)),
+        (1000, (5, 40)),
+        # 26 s are gone before the steps, so 30 - 26 = 4 steps are left; below that one step always is made
+        (30, (1, 4)),
+        (5, (1, 1)),
+    ],
+)
+def test_how_many_trials_of_how_many_steps_fit(time_s: float, expected: tuple[int, int]) -> None:
+    assert LOOKS == 10
+    assert sized(5, 40, 3.0, 1.0, time_s) == expected
+
+
+def test_the_best_trial_keeps_the_floor_and_forgets_most() -> None:
+    a, b, c = tried(0.3, 0.9), tried(0.1, 0.8), tried(0.0, 0.1, passes=False)
+    assert best([a, b, c], None) is b
+    assert best([a, b, c], 0.35) is a  # nearest to what a model that never saw the rows has
+    assert best([b, tried(0.1, 0.9)], None).values[UTILITY] == 0.9
+
+
+def test_without_one_that_keeps_the_floor_the_most_useful_is_written() -> None:
+    worse, better = tried(0.0, 0.1, passes=False), tried(0.5, 0.7, passes=False)
+    assert best([worse, tried(0.0, math.nan, passes=False), better], None) is better
+
+
+def test_no_model_at_all_is_an_error() -> None:
+    with pytest.raises(JobError, match="no trial made a model"):
+        best([tried(0.0, 0.0, passes=False, step=None)], None)
+
+
+def test_a_job_is_stopped_when_the_time_is_spent(tmp_path: Path) -> None:
+    store, clock = Store(tmp_path), BudgetClock(0.0, tmp_path)
+    late = carry_on("", [job()], store, show, clock=clock, until_s=0.0)
+    assert list(late.failures.values()) == ["stopped, the budget is spent"]
+    assert not store.done(job())
+    assert carry_on("", [job()], store, show, clock=clock).failures == {}  # without a limit it ends
+    assert store.done(job())
+
+
+def test_the_clock_counts_what_earlier_calls_have_done(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "x"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text('{"wall_s": 40.0}')
+    assert 40 <= BudgetClock(100, tmp_path).spent_s < 60
+    assert 40 < BudgetClock(100, tmp_path).left_s <= 60
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reference", "expected"),
+    [
+        (0.9, 0.09, None, 0.1),
+        (0.9, 0.3, 0.1, 0.25),
+        (0.9, 0.05, 0.1, -0.0625),  # below the reference: less than nothing is left
+        (0.12, 0.1, 0.1, None),  # it hardly knew them
+        (0.04, 0.04, None, None),
+        (0.9, math.nan, None, None),
+    ],
+)
+def test_what_is_left(before: float, after: float, reference: float | None, expected: float | None) -> None:
+    assert left_over(before, after, reference) == (None if expected is None else pytest.approx(expected, rel=1e-12))
+
+
+def test_the_reference_is_the_control_else_rows_never_seen() -> None:
+    before = {KNOWN: MetricResult(0.9), "unseen_Q_A_Prob": MetricResult(0.2)}
+    assert BeforeAfter(before, {}, {KNOWN: MetricResult(0.3)}).reference == 0.3
+    assert BeforeAfter(before, {}, None).reference == 0.2
+    assert BeforeAfter({KNOWN: MetricResult(0.9)}, {}, None).reference is None
+
+
+def test_the_exit_code_says_whether_a_goal_was_missed() -> None:
+    assert exit_code([EraseFinding("achieved", ""), EraseFinding("not known", "")]) == 0
+    assert exit_code([EraseFinding("achieved", ""), EraseFinding("not achieved", "")]) == 3

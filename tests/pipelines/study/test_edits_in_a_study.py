@@ -1,0 +1,86 @@
+"""Edits and steps as entries of a study: their parents, and what is told when they are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
+from expunge.pipelines.study.config import decode_study
+from expunge.pipelines.study.graph import StudyGraph, build_graph
+
+WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 0}
+
+
+def graph(*methods: dict[str, Any]) -> StudyGraph:
+    tree = {"name": "t", "data": {"world": WORLD}, "model": {"preset": "llama-64k"}, "methods": list(methods)}
+    return build_graph(decode_study(tree))
+
+
+def test_a_task_vector_trains_its_reinforced_model_on_the_forget_rows() -> None:
+    jobs = {j.name: j for j in in_order(graph({"trainer": "task_vector"}).jobs)}
+    edit = jobs["edit task_vector"]
+    assert {role: p.name for role, p in edit.parents.items()} == {
+        "base": "train full",
+        "other_0": "train task_vector-reinforced",
+    }
+    forget = jobs["train task_vector-reinforced"].identity["rows"]["retain"]
+    assert forget == [build_rows("forget")]
+
+
+def build_rows(name: str) -> str:
+    from expunge.data.world import WorldConfig, build_world
+
+    return build_world(WorldConfig(**WORLD))[name].fingerprint()  # type: ignore[arg-type]
+
+
+def test_a_merge_reads_earlier_models_against_the_full_one() -> None:
+    made = graph({"trainer": "NPO"}, {"trainer": "GradDiff"}, {"trainer": "ties", "from": ["NPO", "GradDiff"]})
+    edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
+    assert {role: p.name for role, p in edit.parents.items()} == {
+        "base": "train full",
+        "other_0": "unlearn NPO",
+        "other_1": "unlearn GradDiff",
+    }
+
+
+def test_noise_edits_the_model_it_names() -> None:
+    made = graph({"trainer": "NPO"}, {"trainer": "noise", "from": ["NPO"]})
+    edit = next(j for j in in_order(made.jobs) if j.kind == "edit")
+    assert {role: p.name for role, p in edit.parents.items()} == {"base": "unlearn NPO"}
+
+
+def test_a_step_counts_in_the_fingerprint() -> None:
+    plain, wrapped = (
+        {j.name: j.key for j in in_order(graph({"trainer": "NPO", "label": "x", **more}).jobs)}["unlearn x"]
+        for more in ({}, {"args": {"grad_transform": "gru"}})
+    )
+    assert plain != wrapped
+
+
+@pytest.mark.parametrize(
+    ("methods", "parts"),
+    [
+        (({"trainer": "ties"},), ("methods[0].from", "missing")),
+        (({"trainer": "ties", "from": ["NPOO"]},), ("methods[0].from", "'NPOO'")),
+        (({"trainer": "NPO"}, {"trainer": "ties", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),
+        (({"trainer": "NPO"}, {"trainer": "GradDiff", "from": ["NPO"]}), ("methods[1].from", "only an edit")),
+        (({"trainer": "NPO"}, {"trainer": "task_vector", "from": ["NPO"]}), ("methods[1].from", "leave it out")),
+        (
+            ({"trainer": "NPO"}, {"trainer": "ties", "from": ["NPO"], "method_args": {"weights": [1, 2]}}),
+            ("methods[1].method_args.weights: 2 given for 1 models",),
+        ),
+        (({"trainer": "task_vector", "method_args": {"alfa": 1}},), ("methods[0].method_args.alfa", "'alpha'")),
+        (({"trainer": "NPO", "args": {"grad_transform": "gruu"}},), ("grad_transform", "did you mean 'gru'")),
+        (({"trainer": "GradAscent", "args": {"grad_transform": "gru"}},), ("gru", "retain")),
+        (({"trainer": "NPO", "args": {"lora": {"r": 0}}},), ("methods[0].args.lora.r",)),
+    ],
+)
+def test_wrong_entries_are_told_in_one_line(methods: tuple[dict[str, Any], ...], parts: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        graph(*methods)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)

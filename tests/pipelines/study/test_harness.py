@@ -1,0 +1,200 @@
+"""Tasks of lm-evaluation-harness: settings that arrive, names of the numbers, and the same accuracy as our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import expunge
+from expunge.core.decode import decode
+from expunge.core.errors import ConfigError, JobError
+from expunge.pipelines.study import harness
+from expunge.pipelines.study.config import LmEval
+from expunge.pipelines.study.harness import check_tasks, identity, task_results
+
+needs_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="the extra lm-eval is not there")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given")
+    words = ["benchmark=world", "model=llama-64k", "data.world.authors=10", "trainer.args.max_steps=2", "task_name=x"]
+    paths = [f"paths.output_dir={folder / 'model'}", f"paths.store={folder / 'store'}"]
+    return expunge.load_job("train", [*words, *paths]).run().folder
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, wmdp_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one task, `tiny_choice`, over eight questions and their options."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    task = {
+        "task": "tiny_choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(wmdp_folder / "wmdp-bio" / "test.json")}},
+        "test_split": "test",
+        "fewshot_split": "test",
+        "output_type": "multiple_choice",
+        "description": "The following are multiple choice questions (with answers) about biology.\n\n",
+        "doc_to_text": "{{question}}\nAnswer:",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_bytes")],
+    }
+    (folder / "tiny_choice.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    import warnings
+
+    with warnings.catch_warnings():  # those of another project's code
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run(given: Path, tmp_path: Path, name: str, *words: str) -> expunge.cli.api.JobResult:
+    model = ["model=llama-64k", f"model.model_args.pretrained_model_name_or_path={given}"]
+    paths = [f"paths.output_dir={tmp_path / name}", f"paths.store={tmp_path / 'store'}"]
+    return expunge.load_job("eval", [*model, *paths, f"task_name={name}", *words]).run()
+
+
+@needs_lm_eval
+def test_the_harness_and_our_own_family_agree(given: Path, tasks: Path, wmdp_folder: Path, tmp_path: Path) -> None:
+    asked = ["eval.lm_eval.tasks=[tiny_choice]", f"eval.lm_eval.include_path={tasks}"]
+    own = ["data.args.subjects=[bio]", "data.args.style=options", "data.args.questions_only=true"]
+    both = run(given, tmp_path, "both", "benchmark=wmdp", f"data.root={wmdp_folder}", *own, *asked)
+    assert set(both.summary) == {"wmdp_bio", "tiny_choice/acc", "tiny_choice/acc_bytes"}
+    entry = json.loads((both.folder / "WMDP_EVAL.json").read_text())["wmdp_bio"]
+    assert entry["extra"]["acc"] == both.summary["tiny_choice/acc"]
+    assert entry["extra"]["acc_norm"] == both.summary["tiny_choice/acc_bytes"]
+    stored = json.loads((both.folder / "LMEval_EVAL.json").read_text())
+    assert stored["tiny_choice/acc"]["extra"]["stderr"] > 0
+    assert json.loads((both.folder / "job.json").read_text())["kind"] == "metrics"
+
+
+@needs_lm_eval
+def test_settings_reach_the_harness(given: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval
+    from lm_eval.models import huggingface
+
+    seen: dict[str, Any] = {}
+    real, real_model = lm_eval.simple_evaluate, huggingface.HFLM
+
+    def spy(**given: Any) -> Any:
+        seen.update(given)
+        return real(**given)
+
+    def spy_model(**given: Any) -> Any:
+        seen.update({f"model_{k}": v for k, v in given.items()})
+        return real_model(**given)
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", spy)
+    monkeypatch.setattr(huggingface, "HFLM", spy_model)
+    words = ["num_fewshot=2", "batch_size=3", "limit=4", "tasks=[tiny_choice]", f"include_path={tasks}"]
+    result = run(given, tmp_path, "alone", "benchmark=lm_eval", *(f"eval.lm_eval.{word}" for word in words))
+    assert (seen["num_fewshot"], seen["batch_size"], seen["limit"]) == (2, 3, 4)
+    assert (seen["model_batch_size"], seen["apply_chat_template"]) == (3, False)
+    assert type(seen["model_pretrained"]).__name__ == "LlamaForCausalLM"
+    assert seen["model_tokenizer"].name_or_path == str(given)
+    assert sorted(p.name for p in result.folder.glob("*.json")) == [
+        "LMEval_EVAL.json",
+        "LMEval_SUMMARY.json",
+        "job.json",
+    ]
+    with pytest.raises(JobError, match="this tokenizer has no chat template"):
+        run(
+            given,
+            tmp_path,
+            "chat",
+            "benchmark=lm_eval",
+            *(f"eval.lm_eval.{w}" for w in [*words, "apply_chat_template=true"]),
+        )
+
+
+@needs_lm_eval
+def test_a_study_asks_each_model(tasks: Path, tmp_path: Path) -> None:
+    words = ["study=quickstart", "model=llama-64k", "data.world.authors=10", "train.max_steps=2", "unlearn.max_steps=1"]
+    words += ["data.world.questions_per_author=2", "data.world.facts=4", "data.world.holdout_authors=0"]
+    words += ["methods=[{trainer: GradAscent}]", "eval.generation.max_new_tokens=2"]
+    words += ["eval.lm_eval.tasks=[tiny_choice]", f"eval.lm_eval.include_path={tasks}", "eval.lm_eval.limit=2"]
+    words += [f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
+    rows = expunge.load_study(words).run().table()
+    assert [row["run"] for row in rows] == ["full", "retain", "GradAscent"]
+    assert all(0 <= row["tiny_choice/acc"] <= 1 and "model_utility" in row for row in rows)
+
+
+@needs_lm_eval
+def test_an_unknown_task_ends_in_one_line(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Index:
+        all_tasks = ("arc_easy", "tiny_choice")
+
+    monkeypatch.setattr(harness, "_manager", lambda config: Index())
+    with pytest.raises(ConfigError, match=r"^eval\.lm_eval\.tasks: lm-eval has no task named 'arc_esy'; did you mean"):
+        check_tasks(LmEval(tasks=("arc_esy",)))
+    with pytest.raises(ConfigError, match=r"^eval\.lm_eval\.include_path: no folder nowhere"):
+        check_tasks(LmEval(tasks=("arc_easy",), include_path="nowhere"))
+
+
+@needs_lm_eval
+def test_identity(tasks: Path) -> None:
+    config = LmEval(tasks=("tiny_choice",), include_path=str(tasks))
+    assert identity(config) == identity(dataclasses.replace(config, batch_size=1))
+    assert identity(config) != identity(dataclasses.replace(config, num_fewshot=1))
+    before = identity(config)
+    (tasks / "tiny_choice.yaml").write_text((tasks / "tiny_choice.yaml").read_text().replace("Answer:", "A:"))
+    assert identity(config) != before
+
+
+def test_without_the_package_one_line_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^eval\.lm_eval\.tasks: needs the package lm-eval.*pip install"):
+        check_tasks(LmEval(tasks=("arc_easy",)))
+
+
+def test_nothing_to_measure(given: Path) -> None:
+    words = ["benchmark=lm_eval", "model=llama-64k", "task_name=x"]
+    with pytest.raises(ConfigError, match=r"nothing to measure; name tasks in eval\.lm_eval\.tasks"):
+        expunge.load_job("eval", [*words, f"model.model_args.pretrained_model_name_or_path={given}"])
+
+
+def test_names_of_numbers() -> None:
+    found = {
+        "gsm8k": {
+            "alias": "gsm8k", "sample_len": 3, "exact_match,strict-match": 0.5,
+            "exact_match_stderr,strict-match": 0.1, "acc,none": 0.25, "acc_stderr,none": "N/A", "f1,none": math.nan,
+        }
+    }  # fmt: skip
+    results = task_results(found)
+    assert set(results) == {"gsm8k/exact_match,strict-match", "gsm8k/acc", "gsm8k/f1"}
+    assert results["gsm8k/exact_match,strict-match"].extra == {"stderr": 0.1}
+    assert results["gsm8k/acc"].extra == {}
+    assert results["gsm8k/f1"].reason == "lm-eval gave no number"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tasks": ["a", "a"]}, "e.tasks: must be different ones"),
+        ({"num_fewshot": -1}, "e.num_fewshot: must be at least 0, got -1"),
+        ({"batch_size": 0}, "e.batch_size: must be at least 1, got 0"),
+        ({"limit": 0}, "e.limit: must be a number > 0, got 0"),
+        ({"task": ["a"]}, "e.task: unknown key; did you mean 'tasks'?"),
+    ],
+)
+def test_wrong_settings(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        decode(LmEval, given, where="e")
+    assert str(error.value).startswith(said)
