@@ -80,7 +80,7 @@ class EvaluateArgs:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
         if self.every is not None and self.steps is not None:
-            raise ValueError("every (epochs) and steps are both set; give one of them")
+            raise ValueError("every cannot be set together with steps; give one of them")
         if not self.panel:
             raise ValueError("panel must be fast, full or a list of metrics")
         if self.prompts < 0:
