@@ -66,7 +66,7 @@ def one_line(saved: Path, **args: Any) -> str:
 
 def test_refuses_folders_without_safetensors(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
-    assert "holds no weights; save the model as safetensors" in one_line(saved)
+    assert "no weights; save the model as safetensors" in one_line(saved)
     torch.save({}, saved / "pytorch_model.bin")
     assert "only pickled weights (.bin), which are not read" in one_line(saved)
 
