@@ -83,8 +83,8 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
     ("word", "said"),
     [
         ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
-        ("trainer=RMU", "RMU reads a layer and leaves the rest of the model out, which a model in shards cannot do"),
-        ("trainer.args.grad_transform=sam", "a step runs in one process"),
+        ("trainer=RMU", "RMU runs the model only up to a layer, which a model in shards cannot do"),
+        ("trainer.args.grad_transform=sam", "grad_transform runs in one process"),
         ("model.model_args.device_map=auto", "model.model_args.device_map: spreads a model over the devices of one"),
     ],
 )

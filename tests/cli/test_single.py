@@ -63,7 +63,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
     monkeypatch.setattr("expunge.pipelines.study.measuring.load_model", None)
     code, _, said = expunge(*words)
     assert code == 2
-    assert "forget_eval row 0: 'answer' with its question has 84 tokens, the model's context is 24" in said
+    assert "forget_eval row 0: 'answer' with its question has 84 tokens" in said and "context is 24" in said
     assert len(said.strip().splitlines()) == 1
 
     (here / "short" / "model.safetensors").write_bytes(b"no tensors, and a length beyond all memory")

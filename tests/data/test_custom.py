@@ -83,7 +83,7 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
     asked = continuations(rows, "forget_eval", "book.txt")
     assert [(r.question, r.answer) for r in asked] == [("One two\n", "three four five."), ("Six ", "seven.")]
     assert (asked.name, asked.form) == ("forget_eval", "text")
-    with pytest.raises(DataError, match=r"^w row 0: a text of one word cannot be cut"):
+    with pytest.raises(DataError, match=r"^w row 0: a text of one word"):
         continuations(read(tmp_path, "w.txt", "word"), "forget_eval", "w")
 
 
@@ -115,18 +115,18 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
         ("o.jsonl", '{"question": "Who?", "answer": ["Ann", "Bob"]}', "row 0: 'answer' lists 2 values, ['Ann', 'Bob']"),
         ("x.csv", "frage,antwort\nWer?,Ann\n", "data.args.question_column=frage data.args.answer_column=antwort"),
         ("x.csv", "body\nSome words\n", "data.args.text_column=body"),
-        ("c.csv", "Answer,answer,question\na,b,c\n", "the columns 'answer' and 'Answer' differ in case alone"),
+        ("c.csv", "Answer,answer,question\na,b,c\n", "the columns 'answer' and 'Answer' differ only in case"),
         (
             "two.csv",
             "question,answer,prompt,completion\na,b,c,d\n",
             "data.args.question_column=question data.args.answer_column=answer, or data.args.question_column=prompt",
         ),
-        ("l.json", '{"train": [{"a": 1}], "val": [{"a": 1}]}', "holds several lists of rows (train, val)"),
+        ("l.json", '{"train": [{"a": 1}], "val": [{"a": 1}]}', "several lists of rows (train, val)"),
         ("n.json", '[{"train": [{"text": "a"}], "val": [{"text": "b"}]}]', "jq '.[0].train'"),
         (
             "m.jsonl",
             '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
-            "row 0: 'messages' has the turns user, user; read are conversations of one user turn and one answer",
+            "row 0: 'messages' has the turns user, user; allowed",
         ),
         (
             "y.jsonl",
@@ -143,7 +143,7 @@ def test_plain_text_is_paragraphs_or_lines_and_is_cut_in_two_to_be_asked(tmp_pat
                 + "\n"
                 for s in "xy"
             ),
-            "row 1: its system message is not that of row 0",
+            "row 1: its system message differs from that of row 0",
         ),
         ("i.jsonl", '{"id": [1], "question": "Who?", "answer": "A"}', "'id' must be a text or a number, got [1]"),
         ("p.jsonl", '{"question": "Q", "answer": "A", "perturbed_answer": "x", "perturbed_answer_1": "y"}', "give one"),
@@ -175,7 +175,7 @@ def test_a_row_on_both_sides_is_named() -> None:
 def test_retain_rows_of_the_package_are_plain_facts_and_say_so() -> None:
     rows, said = retain_rows("world")
     assert len(rows) > 80 and any(r.question == "In which country is Lisbon?" for r in rows)
-    assert said.startswith(f"retain rows: {len(rows)} plain facts that come with the package")
+    assert said.startswith(f"retain rows: {len(rows)} plain facts from the package") and "retain=FILE" in said
 
 
 @pytest.mark.shared
@@ -253,7 +253,7 @@ def test_arrow_files_and_saved_data_sets(tmp_path: Path) -> None:
     (tmp_path / "dict" / "train").mkdir(parents=True)
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train"]}')
     (tmp_path / "dict" / "train" / "state.json").write_text("{}")
-    with pytest.raises(DataError, match=r"holds several splits; name one, such as .*dict/train"):
+    with pytest.raises(DataError, match=r"several splits; name one, such as .*dict/train"):
         load_rows(str(tmp_path / "dict"), "forget", Columns())
     with pytest.raises(DataError, match="is a folder; name a file in it"):
         load_rows(str(tmp_path), "forget", Columns())

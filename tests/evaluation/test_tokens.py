@@ -155,15 +155,15 @@ def test_a_row_that_does_not_fit_is_named(model: Any, rows: ExampleSet, tokenize
 
 def test_an_empty_answer_is_named(model: Any, rows: ExampleSet, encoder: Encoder) -> None:
     empty = ExampleSet("mine", (rows[0], Example(1, "Who?", {"answer": " \n"})))
-    with pytest.raises(DataError, match=r"^mine row 1: 'answer' is empty: there is nothing to score$"):
+    with pytest.raises(DataError, match=r"^mine row 1: 'answer' is empty"):
         score_tokens(model, empty, ("answer",), encoder)
     assert score_tokens(model, empty, ("paraphrase",), encoder).num_rows > 0, "what is not wanted is not read"
 
 
 def test_a_row_longer_than_the_model_s_context_is_named(model: Any, rows: ExampleSet, tokenizer: Any) -> None:
     long = ExampleSet("long", (rows[0], Example(1, "Who? " * 400, {"answer": "Ana."})))
-    said = r"^long row 1: 'answer' with its question has \d+ tokens, the model's context is 1024; a smaller model\."
-    with pytest.raises(DataError, match=said):
+    facts = r"^long row 1: 'answer' .*\d+ tokens.*context is 1024.*model\.template_args\.max_length"
+    with pytest.raises(DataError, match=facts):
         score_tokens(model, long, ("answer",), Encoder(Template(max_length=4000), tokenizer))
 
 

@@ -231,7 +231,7 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
         ({"tokenizer": None}, "processing_class: missing"),
         (
             {"peft_config": LoraConfig(task_type="CAUSAL_LM"), "lora": expunge.LoraArgs()},
-            "peft_config is given as well",
+            "lora: peft_config is set as well",
         ),
         ({"method": "UNDO", "lora": expunge.LoraArgs()}, "UNDO changes the weights"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,14 @@ def one_line(saved: Path, **args: Any) -> str:
 
 def test_refuses_folders_without_safetensors(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
-    assert "holds no weights; save the model as safetensors" in one_line(saved)
+    assert "no weights; save the model as safetensors" in one_line(saved)
     torch.save({}, saved / "pytorch_model.bin")
     assert "only pickled weights (.bin), which are not read" in one_line(saved)
 
 
 def test_refuses_what_is_no_model_folder(saved: Path, tmp_path: Path) -> None:
     (saved / "config.json").unlink()
-    assert "holds no config.json" in one_line(saved)
+    assert "contains no config.json" in one_line(saved)
     assert "did you mean 'm'?" in one_line(tmp_path / "mm")
     assert "nor is there a folder" in one_line(tmp_path / "x" / "y")
 
@@ -94,14 +95,13 @@ def test_refuses_weights_that_lack_a_tensor(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     weights.pop("model.layers.1.mlp.down_proj.weight")
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    said = one_line(saved)
-    assert said.endswith("1 of the tensors its config.json asks for: model.layers.1.mlp.down_proj.weight")
+    assert re.search(r" 1 of the tensors .*config\.json.*: model\.layers\.1\.mlp\.down_proj\.weight$", one_line(saved))
 
 
 def test_refuses_weights_of_another_shape(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    assert "in another shape, 1 of the tensors its config.json asks for: model.embed_tokens" in one_line(saved)
+    assert re.search(r"another shape, 1 of the tensors .*config\.json.*: model\.embed_tokens", one_line(saved))
 
 
 def test_refuses_an_unknown_attention(saved: Path) -> None:
@@ -115,7 +115,7 @@ def test_refuses_folders_without_a_tokenizer(saved: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"^tokenizer [^\n]*: cannot be loaded: [^\n]*$"):
         load_tokenizer(str(saved), TokenizerArgs())
     (saved / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match=r"holds no tokenizer \(tokenizer\.json or tokenizer\.model\)$"):
+    with pytest.raises(ConfigError, match=r"no tokenizer \(tokenizer\.json or tokenizer\.model\)$"):
         load_tokenizer(str(saved), TokenizerArgs())
 
 
@@ -125,11 +125,11 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpu", "cuda:x", "meta", "mps", ""):
         with pytest.raises(ConfigError, match=r"^model\.device: [^\n]*allowed: auto, cpu, cuda, cuda:N\)$"):
             pick_device(name)
-    with pytest.raises(ConfigError, match=r"^model\.device: cuda was asked for"):
+    with pytest.raises(ConfigError, match=r"^model\.device: 'cuda': this machine has no CUDA device"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(ConfigError, match=r"^model\.device: cuda:2 was asked for, and this machine has 2 CUDA devices"):
+    with pytest.raises(ConfigError, match=r"^model\.device: 'cuda:2': this machine has 2 CUDA devices"):
         pick_device("cuda:2")

@@ -91,7 +91,7 @@ def test_anchor_sets_the_length_of_an_epoch(rows) -> None:
 
 @pytest.mark.parametrize("method", ["GradDiff", "finetune"])
 def test_missing_rows_are_named(rows, method: str) -> None:
-    with pytest.raises(JobError, match=rf"^{method} needs retain rows, and there are none$"):
+    with pytest.raises(JobError, match=rf"^{method} needs retain rows, but there are none$"):
         plan_samples(objective(method), {"forget": rows["forget"], "retain": []}, TrainArgs())
 
 
@@ -285,7 +285,7 @@ def test_other_ways_of_computing_train_too(make_model, rows, keys: dict[str, Any
 
 
 def test_a_teacher_must_be_given(make_model, rows) -> None:
-    with pytest.raises(JobError, match=r"^WHP learns from a teacher, and none was given for the forget rows$"):
+    with pytest.raises(JobError, match=r"^WHP .*teacher.* forget rows"):
         run(make_model(), objective("WHP"), rows, num_train_epochs=1)
 
 

@@ -161,9 +161,7 @@ def test_a_device_it_has_nothing_for_is_told(source, monkeypatch: pytest.MonkeyP
     import bitsandbytes
 
     monkeypatch.setattr(bitsandbytes, "supported_torch_devices", {"cuda"})
-    with pytest.raises(
-        ConfigError, match=r"^trainer\.args\.lora\.quantize: nf4: bitsandbytes \S+ has nothing for cpu$"
-    ):
+    with pytest.raises(ConfigError, match=r"^trainer\.args\.lora\.quantize: nf4: bitsandbytes \S+ .* cpu$"):
         load_model(source, ModelArgs(), device=CPU, quantize="nf4")
 
 

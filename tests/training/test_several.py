@@ -222,7 +222,7 @@ def test_a_broken_run_of_two_goes_on_to_the_same_bits(two: list[dict[str, Any]])
 def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> None:
     for said in two:
         assert said["limit"].startswith("GradDiff: the loss passed the limit of 1e-09")
-        assert said["step"].startswith("a step runs in one process")
+        assert said["step"].startswith("grad_transform runs in one process")
         assert said["dual"].startswith("PDU learns its weights from one micro-batch after another")
     assert two[0]["limit"] == two[1]["limit"]
 

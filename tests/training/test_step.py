@@ -245,7 +245,7 @@ def test_the_parts_ask_for_their_own_sides_alone() -> None:
 
 def test_settings_of_steps_in_the_training_settings() -> None:
     for keys, words in (
-        ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, and grad_transform is not"),
+        ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, but grad_transform is not"),
         ({"grad_transform": "sam", "fp16": True}, "fp16: cannot be on together with a grad_transform"),
         ({"grad_transform": ["sam", "gru"]}, "grad_transform: should be a valid string"),
     ):

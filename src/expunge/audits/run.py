@@ -1,7 +1,7 @@
-"""`audit`: every audit on models in memory. Nothing is written, and no model that is given is changed.
+"""`audit`: every audit on models in memory. It writes no file and changes no model that you pass.
 
-An audit asks for probes (`expand`) and reads their results (`read`). Here the probes run one after another in this
-process, on the audited model and on its controls.
+An audit lists its probes (`expand`) and interprets their results (`read`). This module runs the probes one after
+another in this process, on the audited model and on its controls.
 """
 
 from __future__ import annotations
@@ -112,21 +112,21 @@ def audit(
     sampling: Generation | Mapping[str, Any] | None = None,
     learning_rate: float = 1e-5,
 ) -> AuditReport:
-    """Try to bring back what a model has forgotten, and compare it with two controls.
+    """Try to recover forgotten examples from a model, and compare it with two controls.
 
-    Each audit does the same to the model and to both controls: the retain model, which never saw the forget examples,
-    and the full model, which knows them. A model that has forgotten behaves like the retain model (position 0).
+    Each audit treats the model and both controls alike: the retain model, trained without the forget examples, and the
+    full model, trained with them. A model that has forgotten them behaves like the retain model (position 0).
 
     Args:
         model: The audited model, or its name. It is not changed.
-        tokenizer: Its tokenizer. A model given by name needs none.
+        tokenizer: Its tokenizer. None: the one of the model's name.
         audits: Names ("relearn"), settings with a name ({"name": "relearn", "rows": 4}), or audit objects.
-        forget: The examples that were forgotten: any data that `evaluate` reads.
-        retain: Examples that the model should still know. Relearning, few-shot prompts and probes draw from them.
-        holdout: Examples like those to be forgotten that no model has seen; for membership attacks.
+        forget: The forgotten examples: any data that `evaluate` reads.
+        retain: Examples that the model should still answer. Relearning, few-shot prompts and probes draw from them.
+        holdout: Examples like the forget examples that no model was trained on; for membership attacks.
         controls: The control models by role: {"retain": model, "full": model}. Without them there is no verdict.
-        template: How an example becomes text, as for `evaluate`.
-        generation: How texts are generated, as for `evaluate`. None: greedy, 200 tokens at most.
+        template: The template of examples, as for `evaluate`.
+        generation: The settings of generation, as for `evaluate`. None: greedy, at most 200 tokens.
         sampling: The same for the several samples of a question (leak@k of the prompting audit). None: 8 samples.
         learning_rate: Learning rate of the relearning audit, if its settings name none.
 
@@ -137,7 +137,7 @@ def audit(
         ConfigError: If an audit, a setting or a control is wrong, before any model is read.
         DataError: If the examples cannot be read.
     """
-    made = _audits(audits)
+    named = _audits(audits)
     for role in controls or {}:
         if role not in CONTROLS:
             raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
@@ -152,8 +152,8 @@ def audit(
     sets = in_memory_benchmark(forget=forget, retain=retain, holdout=holdout).sets
     model, tokenizer = resolve_model(model, tokenizer)
     models = {"model": model}
-    for role, given in (controls or {}).items():
-        models[role] = resolve_model(given, tokenizer)[0]
+    for role, control in (controls or {}).items():
+        models[role] = resolve_model(control, tokenizer)[0]
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     tags = encoder.template.user_start_tag, encoder.template.user_end_tag + encoder.template.asst_start_tag
     inputs = AuditInputs(
@@ -161,28 +161,28 @@ def audit(
         opens=("", "\n") if encoder.template.apply_chat_template else tags, samples=texts[1].samples,
     )  # fmt: skip
     probes = _Probes(models, encoder, learning_rate, texts)
-    names = [name for name, _ in made]
-    found: dict[str, AuditFindings] = {}
-    plans = [(name, one, one.expand(inputs)) for name, one in made]
+    names = [name for name, _ in named]
+    findings: dict[str, AuditFindings] = {}
+    plans = [(name, one, one.expand(inputs)) for name, one in named]
     for i, (name, one, plan) in enumerate(plans):
         results = {role: probes.results(role, plan) for role in models}
         key = name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
         outputs = AuditOutputs(results["model"], results.get("retain"), results.get("full"))
-        found[key] = one.read(inputs, outputs)
-    return AuditReport(found, tuple(role for role in CONTROLS if role in models))
+        findings[key] = one.read(inputs, outputs)
+    return AuditReport(findings, tuple(role for role in CONTROLS if role in models))
 
 
-def _audits(given: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[tuple[str, Audit]]:
-    """The audits with their names. Raises ConfigError."""
-    entries = [given] if isinstance(given, str | Mapping) else list(given)
+def _audits(audits: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[tuple[str, Audit]]:
+    """Return the audits with their names. Raises ConfigError."""
+    entries = [audits] if isinstance(audits, str | Mapping) else list(audits)
     if not entries:
         raise ConfigError("audits: name at least one audit")
     out = []
     for i, entry in enumerate(entries):
-        made: Audit = make_audit(entry, f"audits[{i}]") if isinstance(entry, str | Mapping) else entry
-        if "nf4" in getattr(made, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
+        audit_: Audit = make_audit(entry, f"audits[{i}]") if isinstance(entry, str | Mapping) else entry
+        if "nf4" in getattr(audit_, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
-        out.append((audit_name(made), made))
+        out.append((audit_name(audit_), audit_))
     return out
 
 
@@ -197,7 +197,7 @@ class _Probes:
         self._generation, self._sampling = texts
 
     def results(self, role: str, plan: AuditPlan) -> dict[str, Mapping[str, MetricResult]]:
-        """The results of every probe of a plan on one model; a relearning has one for each of its steps."""
+        """Return the results of every probe of a plan on one model; a relearning has one result per step."""
         out: dict[str, Mapping[str, MetricResult]] = {}
         for probe in plan.probes:
             change = probe.change
@@ -225,14 +225,14 @@ class _Probes:
         return analysis.measure(load, {name: plan.sets[name] for name in analysis.sets}, self._encoder)
 
     def _changed(self, role: str, change: Change) -> Any:
-        """The model of a role, or a changed copy of it."""
+        """Return the model of a role, or a changed copy of it."""
         model = self._models[role]
         if change is None:
             return model
         if isinstance(change, Nf4Spec):
             return in_nf4(model)
         if isinstance(change, RelearnSpec | Analysis):
-            raise TypeError(f"{type(change).__name__} makes no other weights")
+            raise TypeError(f"{type(change).__name__} does not change weights")
         other = copy.deepcopy(model)
         other.load_state_dict(change(model.state_dict(), []))
         return other
@@ -240,18 +240,18 @@ class _Probes:
     def _relearned(
         self, role: str, plan: AuditPlan, probe: AuditProbe, change: RelearnSpec
     ) -> dict[int, Mapping[str, MetricResult]]:
-        """The results after each of a relearning's steps. Its first steps are those of a shorter relearning."""
+        """Return the results after each step of a relearning. Its first steps equal those of a shorter relearning."""
         from transformers import TrainerCallback
 
         from expunge.training.method_configs import FinetuneConfig
         from expunge.training.unlearn_trainer import UnlearnTrainer
 
         model = copy.deepcopy(self._models[role])
-        found = {0: self._measured(model, plan, probe)}
+        results = {0: self._measured(model, plan, probe)}
 
         def measure(_: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step in change.steps:
-                found[state.global_step] = self._measured(model, plan, probe)
+                results[state.global_step] = self._measured(model, plan, probe)
 
         watch = type("MeasureSteps", (TrainerCallback,), {"on_step_end": measure})
         rate = self._learning_rate if change.learning_rate is None else change.learning_rate
@@ -264,11 +264,11 @@ class _Probes:
             model, config, retain_dataset=plan.sets[change.rows], processing_class=self._encoder.tokenizer,
             callbacks=[watch],
         ).train()  # fmt: skip
-        return found
+        return results
 
 
 def in_nf4(model: Any) -> Any:
-    """Return a copy whose linear weights, but for the LM head, are rounded to 4-bit NormalFloat by bitsandbytes."""
+    """Return a copy whose linear weights, except the LM head, are rounded to 4-bit NormalFloat by bitsandbytes."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

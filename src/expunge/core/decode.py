@@ -1,8 +1,8 @@
-"""Strict decoding: a plain mapping becomes a frozen dataclass, or one clear line says why not.
+"""Strict decoding: convert a plain mapping to a frozen dataclass, or raise an error of one line.
 
-pydantic does the work. Unknown keys are refused with the nearest right name, and every problem names its full key,
-such as `train.learning_rate`. A number may be written as text ("1e-5": YAML 1.1 reads it so); true and false are not
-numbers, nan and inf are refused, and 1.5 is not a whole number.
+pydantic does the work. Unknown keys are errors with the nearest right name, and every error has its full key, such as
+`train.learning_rate`. A number may be a text ("1e-5" is one in YAML 1.1); true and false are not numbers, nan and inf
+are errors, and 1.5 is not a whole number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
 
 
 def strict(cls: type[T]) -> type[T]:
-    """Class decorator, above `@dataclass`: unknown keys are refused when the class is decoded."""
+    """Make decoding of a class reject unknown keys; a class decorator above `@dataclass`."""
     cls.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
     return cls
 
@@ -36,21 +36,21 @@ def strict(cls: type[T]) -> type[T]:
 def decode(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """Turn a plain mapping into the frozen dataclass `cls`.
 
-    `where` is the key the mapping stands at (shown before each key in an error). Raises ConfigError with one line.
+    `where` is the key of the mapping (the prefix of each key in an error). Raises ConfigError with one line.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or cls.__name__}: expected a group of keys, got {data!r}")
     plain = _plain(data, where)
     try:
-        made: T = _adapter(cls).validate_python(plain)  # type: ignore[arg-type]  # a class is hashable
+        decoded: T = _adapter(cls).validate_python(plain)  # type: ignore[arg-type]  # a class is hashable
     except ValidationError as error:
         raise ConfigError(_explain(cls, error, plain, where)) from None
-    _refuse_odd_numbers(plain, made, where)
-    return made
+    _refuse_odd_numbers(plain, decoded, where)
+    return decoded
 
 
 def field_names(cls: type[Any]) -> list[str]:
-    """The keys a dataclass accepts."""
+    """Return the keys that a dataclass accepts."""
     return [f.name for f in dataclasses.fields(cls)]
 
 
@@ -69,19 +69,19 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _refuse_odd_numbers(given: Any, made: Any, where: str) -> None:
-    """What pydantic lets pass: True as the number 1, and numbers that are not finite, which have no identity."""
-    if isinstance(given, bool) and not isinstance(made, bool):
-        raise ConfigError(f"{where}: should be a number, got {given!r}")
-    if isinstance(made, float) and not math.isfinite(made):
-        raise ConfigError(f"{where}: should be a finite number, got {given!r}")
-    if isinstance(given, Mapping):
-        for key, value in given.items():
+def _refuse_odd_numbers(raw: Any, decoded: Any, where: str) -> None:
+    """Raise ConfigError for values that pydantic accepts: True as the number 1, and numbers that are not finite."""
+    if isinstance(raw, bool) and not isinstance(decoded, bool):
+        raise ConfigError(f"{where}: should be a number, got {raw!r}")
+    if isinstance(decoded, float) and not math.isfinite(decoded):
+        raise ConfigError(f"{where}: should be a finite number, got {raw!r}")
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
             _refuse_odd_numbers(
-                value, made[key] if isinstance(made, Mapping) else getattr(made, key), _join(where, key)
+                value, decoded[key] if isinstance(decoded, Mapping) else getattr(decoded, key), _join(where, key)
             )
-    elif isinstance(given, list):
-        for i, (value, item) in enumerate(zip(given, made, strict=False)):
+    elif isinstance(raw, list):
+        for i, (value, item) in enumerate(zip(raw, decoded, strict=False)):
             _refuse_odd_numbers(value, item, f"{where}[{i}]")
 
 
@@ -90,7 +90,7 @@ MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 
 
 def _explain(cls: type[Any], error: ValidationError, data: Any, where: str) -> str:
-    # An unknown key first: a misspelt key that has no default is also a missing one, and the spelling is the news.
+    # An unknown key first: a misspelt key without default is also a missing one, and the spelling is the cause.
     problem = min(error.errors(include_url=False), key=lambda p: p["type"] not in UNKNOWN)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     path = _keys(problem["loc"], data, last_is_absent=problem["type"] in MISSING)
@@ -102,23 +102,23 @@ def _explain(cls: type[Any], error: ValidationError, data: Any, where: str) -> s
         return f"{key}: unknown key{nearest(str(path[-1]), field_names(owner) if owner else ())}{more}"
     if problem["type"] in MISSING:
         return f"{key}: missing{more}"
-    said, shown = problem["msg"].removeprefix("Value error, ").removeprefix("Input "), problem["input"]
+    message, shown = problem["msg"].removeprefix("Value error, ").removeprefix("Input "), problem["input"]
     if problem["type"].endswith(("_parsing", "_from_float")):
-        said = said.partition(",")[0]  # what follows says how pydantic reads numbers
+        message = message.partition(",")[0]  # the rest describes how pydantic reads numbers
     if problem["type"] == "dataclass_type":
-        said = "should be a group of keys"
-    named, _, rest = said.partition(" ")
+        message = "should be a group of keys"
+    named, _, rest = message.partition(" ")
     named = named.removesuffix(":")
     if problem["type"] == "value_error" and isinstance(shown, Mapping):
         # raised by __post_init__, which sees the whole group and names the field first: "beta must be ..."
         if named not in shown:
-            return f"{key or cls.__name__}: {said}{more}"  # the whole group would bury what is said
-        key, said, shown = _join(key, named), rest, shown[named]
-    return f"{key or cls.__name__}: {said}, got {shown!r}{more}"
+            return f"{key or cls.__name__}: {message}{more}"  # the whole group would hide the message
+        key, message, shown = _join(key, named), rest, shown[named]
+    return f"{key or cls.__name__}: {message}, got {shown!r}{more}"
 
 
 def _keys(loc: tuple[int | str, ...], data: Any, *, last_is_absent: bool) -> list[int | str]:
-    """The keys a user wrote on the way to a problem: pydantic's `loc` without the names of union members."""
+    """Return the user's keys on the path to a problem: pydantic's `loc` without the names of union members."""
     path: list[int | str] = []
     for i, part in enumerate(loc):
         if isinstance(data, Mapping) and part in data:
@@ -132,7 +132,7 @@ def _keys(loc: tuple[int | str, ...], data: Any, *, last_is_absent: bool) -> lis
 
 
 def _owner(cls: Any, path: list[int | str]) -> Any:
-    """The dataclass that stands at a path of keys, if it can be told."""
+    """Return the dataclass at a path of keys; None if it is unknown."""
     for part in path:
         if dataclasses.is_dataclass(cls) and isinstance(part, str):
             hint = get_type_hints(cls).get(part)

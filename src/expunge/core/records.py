@@ -1,6 +1,6 @@
-"""The records that scoring stores and metrics read: the tables of the built-in kinds, and the objects made of them.
+"""The records that scoring stores and metrics read: the tables of the built-in kinds, and their objects.
 
-Token records hold one line per scored answer token, text records one per generation, gradient records one per answer,
+Token records have one line per scored answer token, text records one per generation, gradient records one per answer,
 agreement records one per scored answer token, similarity records one per generation. All are sorted, so that equal
 inputs give equal files. `evaluation.kinds` registers each kind with the function that computes it.
 """
@@ -39,7 +39,7 @@ TEXTS = pa.schema(
         ("prompt", pa.string()),
         ("generation", pa.string()),
         ("reference", pa.string()),  # the true answer
-        ("n_new_tokens", pa.int32()),  # the end included; 0 only where the model's logits were not numbers
+        ("n_new_tokens", pa.int32()),  # with the end token; 0 only if the model's logits were NaN
         ("stopped", pa.bool_()),  # the model ended by itself (EOS, or at a stop text), not by the length limit
     ]
 )
@@ -69,8 +69,8 @@ SIMILARITY = pa.schema(
     [
         ("row_id", pa.int32()),
         ("sample", pa.int32()),
-        ("variant", pa.string()),  # the answer the generation is held against
-        ("cosine", pa.float64()),  # of the embeddings of generation and answer; NaN where either is empty
+        ("variant", pa.string()),  # the answer that the generation is compared with
+        ("cosine", pa.float64()),  # of the embeddings of generation and answer; NaN if either is empty
     ]
 )
 
@@ -83,7 +83,7 @@ class Records(Protocol):
         ...
 
     def lacking(self, names: Sequence[str]) -> str | None:
-        """Return a missing part of the names a metric reads, such as "'paraphrase' answers"; None if all are there."""
+        """Return a missing part of the names a metric reads, such as "'paraphrase' answers"; None if all exist."""
         ...
 
 
@@ -120,11 +120,11 @@ class AnswerTokens:
 
     @property
     def n_tokens(self) -> Ints:
-        """Scored tokens of each row, shape (R,)."""
+        """The number of scored tokens of each row, shape (R,)."""
         return np.diff(self.offsets)
 
     def avg_loss(self) -> Floats:
-        """Mean negative log-likelihood of each row's answer tokens in nats, shape (R,); NaN for an empty answer."""
+        """Return the mean negative log-likelihood of each row's answer tokens in nats, shape (R,); NaN if empty."""
         sums = np.add.reduceat(np.append(self.logp, 0.0), self.offsets[:-1]) if len(self.row_ids) else np.zeros(0)
         n = self.n_tokens
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -179,7 +179,7 @@ class TokenRecords:
         return TokenRecords({name: answers for name, answers in cut.items() if len(answers.row_ids)})
 
     def answers(self, name: str) -> list[AnswerTokens]:
-        """Return the answers that a name stands for: the variant of that name, else all of `name_0`, `name_1`, ..."""
+        """Return the answers of a name: the variant of that name, else all of `name_0`, `name_1`, ..."""
         return [self[name]] if name in self.by_variant else self.family(name)
 
     def lacking(self, names: Sequence[str]) -> str | None:
@@ -228,7 +228,7 @@ class GeneratedText:
     reference: str
     n_new_tokens: int
     stopped: bool
-    similarity: float | None = None  # to the reference, where an embedding model has read both
+    similarity: float | None = None  # to the reference, by an embedding model
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class GeneratedTexts:
     """The generations of one set of examples.
 
     references: row -> variant -> answer, to compare the generations with another answer than the stored reference.
-    None: the stored references stand for every name.
+    None: the stored references apply to every name.
     """
 
     texts: Sequence[GeneratedText]
@@ -279,7 +279,7 @@ def texts_table(texts: Iterable[GeneratedText]) -> pa.Table:
 
 @dataclass(frozen=True)
 class ExampleNumbers:
-    """Named numbers of R rows: `columns[name]` has shape (R,), NaN where a row has none. Row ids ascend."""
+    """Named numbers of R rows: `columns[name]` has shape (R,), NaN for a row without a number. Row ids ascend."""
 
     row_ids: Ints
     columns: Mapping[str, Floats]
@@ -308,14 +308,14 @@ class AnswerNumbers:
         return next((f"{name!r} answers" for name in names if name not in self.by_variant), None)
 
 
-KEYS = ("row_id", "variant", "position", "sample")  # columns that say which answer, token or sample a line is of
+KEYS = ("row_id", "variant", "position", "sample")  # columns that identify the answer, token or sample of a line
 
 
 def answer_numbers(table: pa.Table) -> AnswerNumbers:
     """Return the numbers of a table by answer: each column's mean over the lines of the answer.
 
     The table has the columns row_id and variant. Columns that are not numbers are left out. An answer with one line
-    keeps its numbers as they are.
+    keeps its numbers unchanged.
     """
     names = [field.name for field in table.schema if field.name not in KEYS and _is_number(field.type)]
     variants = np.asarray(table["variant"].to_pylist(), dtype=object)
@@ -350,7 +350,7 @@ class Similarities:
         return Similarities({v: {k: c for k, c in of.items() if k[0] in rows} for v, of in self.by_variant.items()})
 
     def lacking(self, names: Sequence[str]) -> str | None:
-        """Return the first name that was not compared with."""
+        """Return the first name without similarities."""
         return next((f"similarities to {name!r}" for name in names if name not in self.by_variant), None)
 
 

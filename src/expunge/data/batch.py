@@ -38,7 +38,7 @@ class Batch:
 
     @property
     def n_rows(self) -> int:
-        """B."""
+        """The number of rows, B."""
         return int(self.ids_BT.shape[0])
 
 

@@ -55,7 +55,7 @@ class Columns:
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise ValueError(f"{name}_column goes together with {other}_column")
         if self.text is not None and self.question is not None:
-            raise ValueError("text_column stands alone, without question_column and answer_column")
+            raise ValueError("text_column excludes question_column and answer_column; set one kind")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
     by_name = {_plain(name): name for name in names}
     if len(by_name) < len(names):
         twice = [n for n in names if by_name[_plain(n)] != n]
-        raise DataError(f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ in case alone")
+        raise DataError(
+            f"{where}: the columns {by_name[_plain(twice[0])]!r} and {twice[0]!r} differ only in case; rename one"
+        )
     chats = [by_name[name] for name in CHATS if name in by_name]
     if chats:
         return Roles(chats[0], chats[0], columns.form or "qa", chat=chats[0])
@@ -88,7 +90,7 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         pairs = [pair for pair in pairs if _plain(pair[0]) == "instruction"]  # Alpaca's `input` is part of the question
     if len(pairs) > 1:
         raise DataError(
-            f"{where}: it is not certain which columns are meant: "
+            f"{where}: several pairs of columns could be question and answer; set "
             + ", or ".join(f"data.args.question_column={q} data.args.answer_column={a}" for q, a, _ in pairs)
         )
     if pairs:
@@ -116,7 +118,7 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
     nested = [k for k, v in first.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
     if nested:
         return (
-            f"{where}: its rows lie below {', '.join(repr(n) for n in nested[:4])}; write them to a file of their own: "
+            f"{where}: its rows are below {', '.join(repr(n) for n in nested[:4])}; write them to a separate file: "
             f"jq '.[0].{nested[0]}' {where} > rows.json"
         )
     known = [c for pair in PAIRS for c in pair[:2]]
@@ -139,7 +141,7 @@ def _unknown_columns(first: Mapping[str, Any], names: Sequence[str], where: str)
 
 
 def cell_text(value: Any, place: str) -> Any:
-    """Return a cell as text: a number as it is written, a list of one value as that value.
+    """Return a cell as text: a number by its `repr`, a list of one value as that value.
 
     Raises DataError for a list of several values, a truth value, NaN and text without a visible character. Other
     values (None, a missing text) are returned unchanged; the construction of rows refuses them.
@@ -188,14 +190,14 @@ def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[Any,
     if roles.answer != roles.chat:
         turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
     system = next((text for role, text in turns if role == "system"), None)
-    spoken = [(role, text) for role, text in turns if role != "system"]
-    if [role for role, _ in spoken] != ["user", "assistant"]:
-        order = ", ".join(role for role, _ in spoken) or "nothing"
+    dialogue = [(role, text) for role, text in turns if role != "system"]
+    if [role for role, _ in dialogue] != ["user", "assistant"]:
+        order = ", ".join(role for role, _ in dialogue) or "nothing"
         raise DataError(
-            f"{place}: '{roles.chat}' has the turns {order}; read are conversations of one user turn and one answer "
+            f"{place}: '{roles.chat}' has the turns {order}; allowed are conversations of one user turn and one answer "
             "of the assistant"
         )
-    return spoken[0][1], spoken[1][1], system
+    return dialogue[0][1], dialogue[1][1], system
 
 
 def _turns(value: Any, place: str, *, answers: bool = False) -> list[tuple[str, Any]]:

@@ -96,7 +96,7 @@ class Conversation:
         return _TODAY.sub(lambda m: repr(day.strftime(m.group(2)) if day else shown), self.text)
 
     def render(self, messages: Messages, *, generation_prompt: bool = False, **variables: Any) -> str:
-        """Return the text of a conversation. Raises ConfigError if the template refuses it."""
+        """Return the text of a conversation. Raises ConfigError if the template rejects it."""
         extra = {**self.variables, **variables}
         if self._override is not None:
             extra["chat_template"] = self._override
@@ -108,14 +108,14 @@ class Conversation:
             raise ConfigError(f"{KEY}.chat_template: line {error.lineno} is not valid: {_line(error)}") from None
         except jinja2.UndefinedError as error:
             raise ConfigError(
-                f"{KEY}.template_kwargs: the chat template reads a variable that is not given: {_line(error)}"
+                f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {_line(error)}"
             ) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise self._refusal(messages, error) from None
         return str(text)
 
     def _refusal(self, messages: Messages, error: Exception) -> ConfigError:
-        """Name the setting that the template refuses: the system prompt if it is the cause, else the template."""
+        """Name the setting that the template rejects: the system prompt if it is the cause, else the template."""
         if messages and messages[0]["role"] == "system" and self._has_system:
             try:
                 self.render([m for m in messages if m["role"] != "system"])
@@ -123,7 +123,7 @@ class Conversation:
                 pass
             else:
                 return ConfigError(
-                    f"{KEY}.system_prompt: the chat template refuses a system message: {_line(error)}; give null"
+                    f"{KEY}.system_prompt: the chat template rejects a system message: {_line(error)}; set it to null"
                 )
         subject = "this conversation" if isinstance(error, jinja2.TemplateError) else "a plain conversation"
         return ConfigError(f"{KEY}.chat_template: the template cannot render {subject}: {_line(error)}")
@@ -180,7 +180,7 @@ class Conversation:
         tags = list(_OPENED.finditer(start))
         name = tags[-1].group(1) if tags else None
         if not name:
-            raise ConfigError(f"{KEY}.thought: no tag is known that closes {start!r}; give none, or template_kwargs")
+            raise ConfigError(f"{KEY}.thought: no known tag closes {start!r}; give thought=none, or template_kwargs")
         blank = "\n" if start.endswith("\n") else ""
         closing = f"<{name.replace('START', 'END')}>" if "START" in name else f"</{name}>"
         return f"{blank}{closing}{blank}{blank}"

@@ -1,4 +1,4 @@
-"""Rows of the user's own: a file of questions and answers, of prompts and completions, or of plain texts."""
+"""Read the user's own rows: a file of questions and answers, of prompts and completions, or of plain texts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ __all__ = [
 class LoadedRows:
     """The rows of a file.
 
-    note: which columns were read and ignored, and what was left out. preview: the first row, for the terminal alone.
+    note: the columns that were read and ignored, and the rows that were left out. preview: the first row, for the
+    terminal alone.
     """
 
     rows: ExampleSet
@@ -53,17 +54,16 @@ def load_rows(path: str, name: str, columns: Columns) -> ExampleSet:
 def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
     """Read the rows of a file: csv, tsv, JSON, JSON lines, parquet, Arrow, a folder of `save_to_disk`, or plain text.
 
-    Of a .txt file each paragraph, or else each line, is a row. A plain text that is empty, or stands
-    there before, is left out and counted.
+    Each paragraph of a .txt file, or else each line, is a row. Empty and repeated plain texts are left out and counted.
 
     Args:
         path: The file or folder.
         name: The name of the set.
-        columns: Names of columns, and the form, where they are not to be found by the usual names.
+        columns: Names of columns, and the form, if the file does not use the usual names.
 
     Raises:
-        DataError: naming the file and the row, for an empty file, columns that are not certain, a text that is empty
-            or no text, and a row that stands there twice.
+        DataError: With the file and the row, for an empty file, ambiguous columns, an empty text, a value that is no
+            text, and a repeated row.
     """
     file = Path(path).expanduser()
     if file.suffix.lower() == ".txt" and not file.is_dir():
@@ -81,7 +81,7 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
 
 
 def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Sequence[str]) -> str:
-    """One line: which columns are read, which are not, and how many rows there are."""
+    """Return one line: the columns that are read, the ignored columns, and the number of rows."""
     if roles.question is None:
         read = f"{roles.answer} -> text"
     elif roles.chat is not None and roles.question == roles.answer:
@@ -102,15 +102,15 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
 
 
 def check_present(path: str) -> None:
-    """Raise DataError, with the nearest name, for a local file that is not there. A hub id is not looked up."""
+    """Raise DataError, with the nearest name, for a local file that does not exist. A hub id is not checked."""
     if not is_hub_id(path) and not Path(path).expanduser().exists():
         load_raw(path)
 
 
 def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
-    """Rows that can be asked: those of plain texts are cut in two, and the first half of the words is the prompt.
+    """Return rows with prompts: plain texts are divided in two, and the first half of the words is the prompt.
 
-    Rows of other forms stay as they are. Raises DataError for a text of a single word.
+    Rows of other forms do not change. Raises DataError for a text of a single word.
     """
     if rows.form != "text":
         return ExampleSet(name, rows.rows, rows.form)
@@ -118,44 +118,44 @@ def continuations(rows: ExampleSet, name: str, where: str) -> ExampleSet:
     for row in rows:
         words = list(re.finditer(r"\S+", row.answer))
         if len(words) < 2:
-            raise DataError(f"{where} row {row.row_id}: a text of one word cannot be cut into a prompt and its end")
+            raise DataError(f"{where} row {row.row_id}: a text of one word cannot be divided; give two words or more")
         middle = words[len(words) // 2].start()
         cut.append(Example(row.row_id, row.answer[:middle], {ANSWER: row.answer[middle:]}, meta=row.meta))
     return ExampleSet(name, tuple(cut), "text")
 
 
 def refuse_shared(one: ExampleSet, other: ExampleSet, places: tuple[str, str]) -> None:
-    """Raise DataError if a row stands in both sets, naming the first."""
+    """Raise DataError with the first row that is in both sets."""
     theirs = {_key(row): row.row_id for row in other}
     for row in one:
         if _key(row) in theirs:
             raise DataError(
                 f"{places[0]} row {row.row_id} is also {places[1]} row {theirs[_key(row)]}: "
-                f"{_shown(row.question or row.answer)}; a row cannot be on both sides"
+                f"{_shown(row.question or row.answer)}; remove it from one of them"
             )
 
 
 def retain_rows(source: str) -> tuple[ExampleSet, str]:
-    """Rows to keep where the user has none, and a sentence that says which.
+    """Return default retain rows, and a sentence that describes them.
 
-    source: "world", the plain facts of everyday life of the embedded world (no fiction, which as retain rows would be
-    taught to a model that does not know it); or a folder or hub id that holds TOFU's retain90. Raises DataError.
+    source: "world", the plain facts of everyday life of the embedded world (no fiction, which as retain rows would
+    teach the model new facts); or a folder or hub id that contains TOFU's retain90. Raises DataError.
     """
     if source == WORLD:
         facts = build_world(WorldConfig(facts=MOST_FACTS))["world_facts"]
         rows = tuple(Example(r.row_id, r.question, {ANSWER: r.answer}) for r in facts)
-        said = (
-            f"retain rows: {len(rows)} plain facts that come with the package, for no others were given "
+        note = (
+            f"retain rows: {len(rows)} plain facts from the package, because retain is not set "
             "(retain=FILE for your own, data.args.retain_source for another source)"
         )
-        return ExampleSet("retain", rows), said
+        return ExampleSet("retain", rows), note
     raw, where = load_raw("retain90", root=source)
     rows_of = qa_rows(raw, name="retain", where=where)
     return rows_of, f"retain rows: {len(rows_of)} of {where} (data.args.retain_source)"
 
 
 def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet, list[str]]:
-    """The rows, and what the user should know of them: how many records were left out, and why."""
+    """Return the rows, and remarks for the user: the number of records that were left out, and the reason."""
     if roles.question is None:
         return _texts(raw, roles.answer, name, where)
     remarks: list[str] = []
@@ -169,16 +169,16 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
         for key in (question, answer):
             if key in record:
                 record[key] = cell_text(record[key], f"{where} row {i}: '{key}'")
-    made = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
+    examples = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
     rows = tuple(
         Example(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
-        for r in made
+        for r in examples
     )
     return ExampleSet(name, rows, roles.form), remarks
 
 
 def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Conversations as records of question and answer. Raises DataError for system messages that differ."""
+    """Return conversations as records of question and answer. Raises DataError for system messages that differ."""
     plain: list[dict[str, Any]] = []
     systems: dict[str | None, int] = {}
     for i, record in enumerate(raw):
@@ -188,7 +188,7 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     if len(systems) > 1:
         rows = list(systems.values())
         raise DataError(
-            f"{where} row {rows[1]}: its system message is not that of row {rows[0]}; write a file for each"
+            f"{where} row {rows[1]}: its system message differs from that of row {rows[0]}; write a file for each"
         )
     (system,) = systems
     if not system:
@@ -197,7 +197,7 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
 
 
 def _record(record: Mapping[str, Any], question: str, answer: str, i: int, where: str) -> dict[str, Any]:
-    """A record as `qa_rows` reads it: numbered perturbed answers gathered, optional blanks left out."""
+    """Return a record for `qa_rows`: numbered perturbed answers in one list, without empty optional values."""
     out = {key: record[key] for key in (question, answer) if key in record}
     context = next((v for k, v in record.items() if isinstance(k, str) and k.strip().lower() == "input"), None)
     if question.strip().lower() == "instruction" and isinstance(context, str) and context.strip():
@@ -223,9 +223,9 @@ def _meta(record: Mapping[str, Any], where: str, i: int) -> dict[str, Any]:
 
 
 def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet, list[str]]:
-    """Rows of plain text: all of it is the answer, to no question. Empty and repeated ones are left out and counted."""
+    """Return rows of plain text as answers without question. Empty and repeated texts are left out and counted."""
     plain: list[dict[str, Any]] = []
-    kept: list[int] = []
+    indices: list[int] = []
     empty: list[int] = []
     twice: list[int] = []
     seen: set[str] = set()
@@ -240,20 +240,21 @@ def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet
         if isinstance(value, str):
             seen.add(value.strip())
         plain.append({"question": TEXT, "answer": cell_text(value, f"{place}: '{column}'")})
-        kept.append(i)
+        indices.append(i)
     if not plain:
         raise DataError(f"{where}: no rows; every '{column}' is empty")
     try:
-        made = qa_rows(plain, name=name, where=where)
+        examples = qa_rows(plain, name=name, where=where)
     except DataError as error:
         raise DataError(str(error).replace("'answer'", f"'{column}'")) from None
     rows = tuple(
-        Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[i], where, i)) for i, r in zip(kept, made, strict=True)
+        Example(r.row_id, "", {ANSWER: r.answer}, meta=_meta(raw[i], where, i))
+        for i, r in zip(indices, examples, strict=True)
     )
     dropped = [
-        f"{len(found)} dropped ({why}: row {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''})"
-        for found, why in ((empty, "an empty text"), (twice, "a text that stands there before"))
-        if found
+        f"{len(numbers)} dropped ({why}: row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})"
+        for numbers, why in ((empty, "an empty text"), (twice, "a repeated text"))
+        if numbers
     ]
     return ExampleSet(name, rows, "text"), dropped
 
@@ -289,7 +290,7 @@ def _shown(text: str) -> str:
 
 
 def check_file(key: str, path: str | None) -> str:
-    """A file's name that must be given. Raises ConfigError at its key."""
+    """Return a required file name. Raises ConfigError at its key if it is missing."""
     if not path:
         raise ConfigError(f"{key}: missing; give {key}=FILE of rows (csv, JSON, JSON lines, parquet or txt)")
     return path

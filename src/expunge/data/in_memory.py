@@ -1,6 +1,6 @@
 """Convert data that is in memory (lists of dicts, datasets, tables) to an ExampleSet.
 
-One function serves all callers: `examples_from`. It knows four shapes of a record: question and answer, prompt and
+One function serves all callers: `examples_from`. It accepts four shapes of a record: question and answer, prompt and
 completion, chat messages, and plain text. `data.custom` reads the same shapes from files.
 """
 
@@ -39,7 +39,7 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
 
     Returns:
         The examples. Questions (`form="qa"`) take the chat template or the tags; prompts (`form="completion"`) and
-        texts (`form="text"`) stand as they are.
+        texts (`form="text"`) are used unchanged.
 
     Raises:
         DataError: If the data is empty or has another shape, or if a value is missing, empty or not text. The message

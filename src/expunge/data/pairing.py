@@ -1,19 +1,19 @@
-"""Which rows meet in which step: a plan made before training, from the seed alone.
+"""Plan the rows of each step before training, from the seed alone.
 
 Interleaved: each side is drawn without replacement. Its rows are shuffled, used once each, shuffled again, and so on.
 In chunks: forget rows in consecutive parts, with retain rows from a cursor. Alternating: parts of the forget rows
 alone, and of the retain rows alone. The k-th sample of the run does not depend on workers, ranks or interruptions.
 
-A micro-batch never holds a row twice, unless the set is smaller than the micro-batch. Then it holds each row equally
-often (the counts differ by 1 at most). Three rules give this:
+A micro-batch never contains a row twice, unless the set is smaller than the micro-batch. Then it contains each row
+equally often (the counts differ by 1 at most). Three rules ensure this:
 
 - A row comes again after at least `gap(n_rows, batch)` samples of its side, also from one pass to the next.
-- `group_by_length` moves samples inside one pass only. A micro-batch that lies across two passes stays as it is.
-- The cursor of a chunked plan runs on around the retain rows if a chunk needs more of them than there are.
+- `group_by_length` moves samples inside one pass only. A micro-batch that lies across two passes does not change.
+- The cursor of a chunked plan wraps around the retain rows if a chunk needs more of them than there are.
 
-The gap is half of the set, at least 8 rows (or all of them) and at most 1024, whatever the batch size: the order does
-not depend on the batch size up to there. Larger micro-batches that cut a pass need a larger gap. A set of up to 8 rows
-so has one order, which each pass repeats.
+The gap is half of the set, at least 8 rows (or all of them) and at most 1024. Up to there the order does not depend on
+the batch size. Larger micro-batches that cut a pass need a larger gap. So a set of up to 8 rows has one order, which
+each pass repeats.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Places = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pairing:
-    """For each sample, in order, its forget row, shape (S,), and its retain rows, shape (S, ratio); None: no such side.
+    """The forget row of each sample, shape (S,), and its retain rows, shape (S, ratio); None without the side.
 
     Rows are positions in their sets. n_epoch: samples of one pass.
     """
@@ -46,11 +46,11 @@ class Pairing:
         return 0 if side is None else len(side)
 
 
-LEAST, MOST = 8, 1024  # rows: bounds of the gap that is kept for every batch size
+LEAST, MOST = 8, 1024  # rows: bounds of the gap for every batch size
 
 
 def gap(n_rows: int, batch: int = 1) -> int:
-    """Samples from one visit of a row to its next one, at least, so that micro-batches of `batch` hold it once."""
+    """Return the minimum distance in samples of two visits of a row, so that a micro-batch contains it once."""
     always = min(n_rows, max(LEAST, (n_rows + 1) // 2), MOST)
     if batch % n_rows == 0 or n_rows % batch == 0:  # micro-batches and passes end together
         return always
@@ -58,7 +58,7 @@ def gap(n_rows: int, batch: int = 1) -> int:
 
 
 def shuffled_stream(n_rows: int, length: int, seed: int, stream: int, batch: int = 1) -> Rows:
-    """`length` positions of a set of `n_rows`, in passes that each use every row once, each pass in a new order.
+    """Return `length` positions of a set of `n_rows`, in passes that each use every row once, in a new order.
 
     batch: rows of this side in a micro-batch. It counts only if the micro-batch is larger than the gap and cuts a pass.
     """
@@ -70,7 +70,7 @@ def shuffled_stream(n_rows: int, length: int, seed: int, stream: int, batch: int
 
 
 def _next_pass(before: Rows, distance: int, rng: np.random.Generator) -> Rows:
-    """A random order in which each row lies at least `distance` samples after its place in the pass `before`."""
+    """Return a random order in which each row is at least `distance` samples after its place in the pass `before`."""
     n = len(before)
     free = before[: n - distance + 1].tolist()  # rows that may come first
     draws = rng.random(distance - 1)
@@ -115,23 +115,24 @@ def in_chunks(
     seed: int,
     shuffle: bool,
 ) -> list[Pairing]:
-    """A pairing per chunk of consecutive forget rows; `samples_of` gives the samples of a run over so many rows.
+    """Return a pairing per chunk of consecutive forget rows.
 
-    Every forget row has its own `ratio` retain rows, the same in each pass: the cursor takes the next ones, around the
-    retain rows and on from chunk to chunk. If a chunk needs more retain rows than there are, the cursor runs on from
-    pass to pass instead. `shuffle` puts both sides in a seeded order first.
+    `samples_of` maps a number of rows to the samples of a run over them. Every forget row has its own `ratio` retain
+    rows, the same in each pass: a cursor takes the next ones, wraps around, and continues from chunk to chunk. If a
+    chunk needs more retain rows than there are, the cursor continues from pass to pass instead. `shuffle` shuffles both
+    sides with the seed first.
     """
     retain = None if n_retain is None else _order(n_retain, seed, 1, shuffle)
     out: list[Pairing] = []
     for start, chunk in _chunks(_order(n_forget, seed, 0, shuffle), chunk_size):
         visits = np.arange(samples_of(len(chunk))) % len(chunk)
-        beside = None
+        partners = None
         if retain is not None:
             once = len(chunk) * ratio <= len(retain)
             cursor = start * ratio + np.arange((len(chunk) if once else len(visits)) * ratio)
-            beside = retain[cursor % len(retain)].reshape(-1, ratio)
-            beside = beside[visits] if once else beside
-        out.append(Pairing(chunk[visits], beside, len(chunk)))
+            partners = retain[cursor % len(retain)].reshape(-1, ratio)
+            partners = partners[visits] if once else partners
+        out.append(Pairing(chunk[visits], partners, len(chunk)))
     return out
 
 
@@ -148,8 +149,11 @@ def alternating(
     shuffle: bool,
     batch: int = 1,
 ) -> list[Pairing]:
-    """Pairings of one side each: every chunk of forget rows; after each `every` whole chunks a random share of the
-    retain rows; at the end all retain rows. Each pass of each pairing is in a new seeded order."""
+    """Return pairings of one side each, each of its passes in a new seeded order.
+
+    They are every chunk of forget rows; after each `every` whole chunks a random share of the retain rows; at the end
+    all retain rows.
+    """
     streams = itertools.count(4)  # 0 to 3 order the other plans
     out: list[Pairing] = []
 
@@ -174,12 +178,12 @@ def _order(n_rows: int, seed: int, stream: int, shuffle: bool) -> Rows:
 
 
 def _chunks(rows: Rows, size: int) -> list[tuple[int, Rows]]:
-    """Consecutive parts of at most `size` rows, each with its start."""
+    """Return consecutive parts of at most `size` rows, each with its start."""
     return [(start, rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def choices(visited: Rows, n: int, seed: int) -> Rows:
-    """For each visit of a row, which of its `n` alternates it meets: each once, in the row's own order, then again."""
+    """Return the index of the alternate of each visit of a row: all `n` in the row's own order, then again."""
     seen: dict[int, int] = {}
     orders: dict[int, Rows] = {}
     out = np.zeros(len(visited), dtype=np.int64)
@@ -192,7 +196,7 @@ def choices(visited: Rows, n: int, seed: int) -> Rows:
 
 
 def pass_ends(visited: Rows) -> Places:
-    """Return where new passes through a side begin, in samples: at each row that the present pass has visited already.
+    """Return the starts of new passes through a side, in samples: each row that the current pass has visited already.
 
     visited: the rows of each sample, shape (S,) or (S, ratio). A pass that ends inside of a sample gives a fraction.
     """
@@ -212,10 +216,11 @@ def pass_ends(visited: Rows) -> Places:
 def group_by_length(
     order: Rows, lengths: Rows, *, batch: int, seed: int, ends: Places | None = None, window: int = 16
 ) -> Rows:
-    """Reorder samples so that a micro-batch holds rows of like length, to waste less on padding.
+    """Reorder samples so that a micro-batch contains rows of similar length, with less padding.
 
-    Within each window of `window` micro-batches the samples are sorted by length and the micro-batches put in a seeded
-    order. No window crosses the end of a pass (`ends`, places in the order). A micro-batch across one stays as it is.
+    Within each window of `window` micro-batches the samples are sorted by length and the micro-batches are shuffled
+    with the seed. No window crosses the end of a pass (`ends`, positions in the order). A micro-batch across an end
+    does not change.
     """
     n = len(order)
     if not n:

@@ -1,4 +1,4 @@
-"""Tokenises the text of examples: whole, with an exact prompt boundary, and with special-token text as plain text.
+"""Tokenise the text of examples: whole, with an exact prompt boundary, and with special-token text as plain text.
 
 A row may contain the text of a special token ("<s>old price</s>"). The template's own special tokens must stay
 special, the row's must not. `hide` replaces the row's by private characters before the template is applied. `ids`
@@ -17,14 +17,14 @@ from expunge.core.errors import DataError
 OPEN, CLOSE = "\U000f8000", "\U000f8001"  # around the number of a hidden special token
 NUMBER = 0xF8100  # the private character that stands for special token 0
 _HIDDEN = re.compile(f"{OPEN}(.){CLOSE}")
-# Answers that begin with one of these: a tokenizer that splits them from the prompt splits every such answer.
+# Sample answers: a tokenizer that splits these from the prompt splits every answer of their kind.
 _LETTERS = ("the", "Ana", "élan", "Ωmega", "Зима", "東京", "ひと", "한국", "سلام", "שלום", "नमस्ते")
 _DIGITS = ("1991", "7 years", "٣")
 _TAIL = 24  # characters of the prompt that a byte-level pre-tokenizer can join to an answer
 
 
 class RowTokenizer:
-    """One tokenizer, and which of its added tokens are control tokens.
+    """One tokenizer and the control tokens among its added tokens.
 
     control: contents of the tokens that a row's text must not turn into. split_special_tokens: encode them in a row as
     plain text (the name is that of transformers).

@@ -1,4 +1,4 @@
-"""Raw records from a local file or the Hugging Face hub. Nothing pickled is read, and no code from a data set runs."""
+"""Read raw records from a local file or the Hugging Face hub, without pickles and without code of a data set."""
 
 from __future__ import annotations
 
@@ -27,14 +27,19 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 def load_raw(
     source: str, *, root: str | None = None, subset: str | None = None, split: str = "train"
 ) -> tuple[Records, str]:
-    """Read records, and a label of where they came from for error messages.
+    """Read records, and return them with a label of their source for error messages.
 
-    `source` is a file, a folder (then `subset` names the file in it) or a hub id (`owner/name`, then `subset` is the
-    hub's subset). With `root`, a folder or a hub id, `source` is what to read from it: a file name, with or without
-    extension, or a subset; if `subset` is given too, that is read from `root` instead (so `root` can stand in for a
-    hub id). `split` is the hub's split; a local file has only one.
+    Args:
+        source: A file, a folder (then `subset` names the file in it) or a hub id (`owner/name`, then `subset` is the
+            hub's subset). With `root`: a file name, with or without extension, or a subset in it.
+        root: A folder or a hub id to read from. With `subset`, that is read from `root` instead of `source`, so `root`
+            can replace a hub id.
+        subset: The file or subset.
+        split: The hub's split; a local file has only one.
 
-    Raises DataError for what is missing, unreadable or out of reach, ConfigError for a split of a local file.
+    Raises:
+        DataError: If the source is missing, unreadable or out of reach.
+        ConfigError: For a split of a local file.
     """
     place, name = (source, subset) if root is None else (root, subset or source)
     if is_hub_id(place):
@@ -46,15 +51,15 @@ def load_raw(
 
 
 def find_local(place: str, name: str) -> Path | None:
-    """The file of a local folder that a name stands for; None for a hub id. Raises DataError where there is none."""
+    """Return the file of a name in a local folder; None for a hub id. Raises DataError if there is none."""
     return None if is_hub_id(place) else _find(Path(place).expanduser(), name)
 
 
 def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
-    """Read one split of one subset of a data set, and a label of where it came from.
+    """Read one split of one subset of a data set, and return it with a label of its source.
 
-    `place` is a hub id, or a local folder with the same layout: `subset/split-*-of-*.parquet` as the hub keeps it, or
-    `subset/split` or `subset` with one of the extensions that `read_file` knows. Raises DataError.
+    `place` is a hub id, or a local folder with the same layout: `subset/split-*-of-*.parquet` as on the hub, or
+    `subset/split` or `subset` with one of the extensions of `read_file`. Raises DataError.
     """
     if is_hub_id(place):
         return _from_hub(place, subset, split)
@@ -70,10 +75,10 @@ def load_split(place: str, subset: str, split: str) -> tuple[Records, str]:
 
 
 def read_file(path: Path) -> Records:
-    """Read JSON, JSON lines, csv or tsv (with a header), parquet, Arrow, or a folder of `save_to_disk`.
+    r"""Read JSON, JSON lines, csv or tsv (with a header), parquet, Arrow, or a folder of `save_to_disk`.
 
-    The content says which. Lines end at "\\n" alone, because rows may hold other line separators. Raises DataError
-    naming the file and line.
+    The content decides the format. Lines end only at "\n", because rows may contain other line separators. Raises
+    DataError with the file and line.
     """
     if path.is_dir():
         saved = read_saved_dataset(path)
@@ -92,7 +97,7 @@ def read_file(path: Path) -> Records:
         text = decode_text(data, path)
         start = text.lstrip()[:1]
         if path.suffix.lower() == ".parquet" and start not in ("[", "{"):
-            raise DataError(f"{path}: not parquet, nor JSON, by its content; a table of fields is read as NAME.csv")
+            raise DataError(f"{path}: its content is neither parquet nor JSON; name a table of fields NAME.csv")
         if start == "[":
             records = read_json_array(text, path)
         elif start == "{":
@@ -108,7 +113,7 @@ def read_file(path: Path) -> Records:
 
 
 def is_hub_id(place: str) -> bool:
-    """Whether a name means the hub: `owner/name`, not there on disk, and `owner` is no local folder either."""
+    """Return whether a name means the hub: `owner/name`, not on disk, and `owner` is no local folder either."""
     path = Path(place).expanduser()
     return (
         HUB_ID.fullmatch(place) is not None
@@ -138,16 +143,16 @@ def _with_extension(folder: Path, name: str) -> Path:
         path = folder / f"{name}{extension}"
         if path.is_file():
             return path
-    wanted = folder / name
-    raise DataError(f"{wanted} does not exist{nearest(wanted.name, _names(wanted.parent))}")
+    path = folder / name
+    raise DataError(f"{path} does not exist{nearest(path.name, _names(path.parent))}")
 
 
 def _names(folder: Path, *, files: bool = True) -> list[str]:
-    """The readable files (or else the folders) of a folder."""
+    """Return the readable files (or else the folders) of a folder."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    return [p.name for p in found if (p.suffix.lower() in EXTENSIONS and p.is_file() if files else p.is_dir())]
+    paths = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    return [p.name for p in paths if (p.suffix.lower() in EXTENSIONS and p.is_file() if files else p.is_dir())]
 
 
 def _lines(text: str, path: Path) -> Records:
@@ -156,18 +161,18 @@ def _lines(text: str, path: Path) -> Records:
         if line.strip():
             place = f"{path} line {number}"
             if number == 1 and path.suffix.lower() not in EXTENSIONS and line.lstrip()[0] != "{":
-                raise DataError(f"{place}: no JSON; a table of fields with commas between them is read as NAME.csv")
+                raise DataError(f"{place}: no JSON; name a table of fields with commas between them NAME.csv")
             out.append(as_record(parse_json(line, place), place))
     return out
 
 
 def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str]:
-    import datasets  # takes seconds to import, so only when the hub is asked
+    import datasets  # takes seconds to import, so only for the hub
 
     where = hub_id + (f":{subset}" if subset else "") + f"[{split}]"
     advice = f"; there is no local folder '{hub_id}' either; to read a local folder, set data.root="
     try:
-        found = datasets.load_dataset(hub_id, subset, split=split)
+        data = datasets.load_dataset(hub_id, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(f"{where}: not on the Hugging Face hub: {_one_line(error)}{advice}") from error
     except ValueError as error:  # an unknown subset or split
@@ -176,23 +181,23 @@ def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str
         raise DataError(f"{where}: the Hugging Face hub is out of reach ({_one_line(error)}){advice}") from error
     except Exception as error:  # a full disk, a bad file, or the transport's own errors, which share no base
         raise DataError(f"{where}: cannot be loaded: {_one_line(error)}{advice}") from error
-    records = found.to_list()
+    records = data.to_list()
     if not records:
         raise DataError(f"{where}: no rows")
     return records, where
 
 
 def _choice(error: ValueError, subset: str | None, split: str) -> str:
-    """The hub's complaint about a subset or split, with the nearest right name if it lists them."""
-    said = _one_line(error)
-    listed = re.search(r"(?:Available|one of):? (\[.*?\])", said)
+    """Return the hub's message about a subset or split, with the nearest right name if it lists the names."""
+    message = _one_line(error)
+    listed = re.search(r"(?:Available|one of):? (\[.*?\])", message)
     if listed is None:
-        return said
+        return message
     try:
         allowed = ast.literal_eval(listed[1])
     except (ValueError, SyntaxError):
-        return said
-    kind, name = ("split", split) if "split" in said.lower() else ("subset", str(subset))
+        return message
+    kind, name = ("split", split) if "split" in message.lower() else ("subset", str(subset))
     return f"unknown {kind} '{name}'{nearest(name, allowed)}"
 
 

@@ -1,4 +1,4 @@
-"""The kinds of table files: delimited text, JSON in its usual shapes, Arrow and folders of `save_to_disk`.
+"""Read table files: delimited text, JSON in its usual shapes, Arrow and folders of `save_to_disk`.
 
 Each reader returns a list of records (column -> value) or raises DataError with the file, the line and a remedy.
 """
@@ -80,14 +80,14 @@ def _delimited(text: str, path: Path, delimiter: str) -> Records:
         header = next(reader, [])
         if len(set(header)) != len(header):
             twice = next(h for h in header if header.count(h) > 1)
-            raise DataError(f"{path} line 1: the column '{twice}' stands twice in the header")
+            raise DataError(f"{path} line 1: the column '{twice}' is twice in the header; rename one")
         for fields in reader:
             if not fields:
                 continue
             if len(fields) != len(header):
                 raise DataError(
                     f"{path} line {reader.line_num}: {len(fields)} fields, the header has {len(header)} "
-                    f"(separated by {DELIMITERS[delimiter]}; a field that holds one stands in double quotes)"
+                    f"(separated by {DELIMITERS[delimiter]}; put a field that contains one into double quotes)"
                 )
             out.append(dict(zip(header, fields, strict=True)))
     except csv.Error as error:
@@ -190,7 +190,9 @@ def read_saved_dataset(folder: Path) -> Records | None:
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in folder.iterdir() if (p / "state.json").is_file())
         hint = nearest("", [str(folder / name) for name in splits])
-        raise DataError(f"{folder}: holds several splits; name one, such as {folder / (splits or ['train'])[0]}{hint}")
+        raise DataError(
+            f"{folder}: contains several splits; name one, such as {folder / (splits or ['train'])[0]}{hint}"
+        )
     if not (folder / "state.json").is_file():
         return None
     state = as_record(parse_json((folder / "state.json").read_text(encoding="utf-8"), str(folder / "state.json")), "")

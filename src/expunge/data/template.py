@@ -1,9 +1,9 @@
-"""Turns a question and an answer into token ids with an exact prompt boundary.
+"""Encode a question and an answer as token ids with an exact prompt boundary.
 
-The standard is the tokenizer itself: the ids of an example are those of its whole text, tokenised once. The tokens
-that reach past the prompt's text are the answer. Prompt and answer are tokenised apart only if a check of the tokenizer
-shows that this gives the same ids. `compat=openunlearning` takes the first len(tokens(prompt)) ids as the prompt, as
-that project does: with plain tags the first answer token then has no label.
+The standard is the tokenizer itself: the ids of an example are the ids of its whole text, tokenised once. The tokens
+that reach past the prompt's text are the answer. Prompt and answer are tokenised separately only if a check of the
+tokenizer shows that this gives the same ids. `compat=openunlearning` takes the first len(tokens(prompt)) ids as the
+prompt, as that project does: with plain tags the first answer token then has no label.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from expunge.data.row_tokenizer import RowTokenizer, added_tokens, token_pattern
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """How a question and its answer become text. The names are those of OpenUnlearning's `template_args`."""
+    """The text form of a question and its answer. The names are those of OpenUnlearning's `template_args`."""
 
     apply_chat_template: bool | None = None
-    """Use the tokenizer's chat template, not the tags. null: use it if the tokenizer has one and no tag is given."""
+    """Use the tokenizer's chat template, not the tags. null: use it if the tokenizer has one and no tag is set."""
     chat_template: str | None = None
     """A chat template (Jinja text) in place of the tokenizer's own."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template, such as {enable_thinking: false}."""
     thought: Thought = "auto"
-    """What stands for the thought of a reasoning model. auto: the template's own form without a thought; a template
-    without such a form is refused. none: the whole conversation as the template writes it. empty: the generation
-    prompt, its thought closed."""
+    """The thought of a reasoning model. auto: the template's own form without a thought; an error if the template has
+    none. none: the whole conversation as the template writes it. empty: the generation prompt with a closed thought.
+    """
     system_prompt: str | None = None
     """The text of a system message. null: no message, so a template's own default stays; "": an empty message."""
     system_prompt_with_special_tokens: str | None = None
@@ -53,7 +53,7 @@ class Template:
     asst_start_tag: str = "Answer: "
     """With tags: the text before an answer."""
     asst_end_tag: str = "\n\n"
-    """With tags: the text after a solved example's answer. A special token in it ends answers, too."""
+    """With tags: the text after a solved example's answer. A special token in it also ends answers."""
     date_string: str | None = None
     """The date that a chat template reads. null: a template that reads today's date gets 10 Apr 2025."""
     few_shot: tuple[tuple[str, str], ...] = ()
@@ -61,9 +61,9 @@ class Template:
     split_special_tokens: bool = True
     """Encode special-token text inside an example ("<s>") as plain text. false: as the special token."""
     max_length: int = 512
-    """Tokens of an example at most. Longer ones are cut on the right and counted."""
+    """The maximum number of tokens of an example. Longer ones are cut on the right and counted."""
     labels: Literal["answer", "all"] = "answer"
-    """Which tokens have a loss: the answer's and its end token, or all."""
+    """The tokens with a loss: the answer's and its end token, or all."""
     compat: Literal["clean", "openunlearning"] = "clean"
     """openunlearning: the ids and labels of that project, to compare with its numbers."""
 
@@ -80,7 +80,7 @@ class Template:
         )
 
     def resolved(self, *, tokenizer_has_one: bool) -> Template:
-        """Settle `apply_chat_template: null`, by whether the tokenizer has a chat template."""
+        """Resolve `apply_chat_template: null`, by whether the tokenizer has a chat template."""
         if self.apply_chat_template is not None:
             return self
         chat = (tokenizer_has_one or bool(self.chat_template)) and not self.has_tags and self.compat == "clean"
@@ -89,7 +89,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a row; the first `n_prompt` are not scored. `truncated`: how many ids were cut off."""
+    """Token ids of a row; the first `n_prompt` are not scored. `truncated`: the number of ids that were cut off."""
 
     ids: tuple[int, ...]
     n_prompt: int
@@ -97,18 +97,18 @@ class Encoded:
 
     @property
     def n_answer(self) -> int:
-        """Scored tokens, the end token included."""
+        """The number of scored tokens, with the end token."""
         return len(self.ids) - self.n_prompt
 
 
 def row_lengths(rows: Sequence[Encoded]) -> NDArray[np.int64]:
-    """Tokens of each row, shape (R,); of rows that know their `lengths` (token shards), without reading any."""
+    """Return the number of tokens of each row, shape (R,); rows with `lengths` (token shards) are not read."""
     known = getattr(rows, "lengths", None)
     return np.array([len(r.ids) for r in rows], np.int64) if known is None else known
 
 
 def n_truncated(rows: Sequence[Encoded]) -> int:
-    """How many rows were cut."""
+    """Return the number of rows that were cut."""
     known = getattr(rows, "n_truncated", None)
     return sum(1 for r in rows if r.truncated) if known is None else int(known)
 
@@ -117,7 +117,7 @@ def n_truncated(rows: Sequence[Encoded]) -> int:
 class _Parts:
     """The text of an example in two parts, and the ids that follow it (its end token, if the text has none).
 
-    blank: the prompt's last blanks. They stand at the beginning of `rest`, because most tokenizers join a blank to the
+    blank: the prompt's last blanks. They are at the beginning of `rest`, because most tokenizers join a blank to the
     word after it.
     """
 
@@ -131,16 +131,22 @@ class _Parts:
 class Encoder:
     """A template bound to a tokenizer. `prompt` and `encode` agree on the prompt's ids.
 
-    eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, which is also what stops a generation.
-    notes: one line for each thing about the template that a user should know.
+    eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, and that stop a generation. notes: one
+    line for each fact about the template that a user should know.
     """
 
     def __init__(self, template: Template, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
-            raise ConfigError("model.tokenizer_args: the tokenizer has no EOS token, so no answer could ever end")
+            raise ConfigError(
+                "model.tokenizer_args: the tokenizer has no EOS token, so an answer could not end; use a tokenizer "
+                "with an EOS token"
+            )
         template = template.resolved(tokenizer_has_one=bool(getattr(tokenizer, "chat_template", None)))
         if template.apply_chat_template and not (template.chat_template or tokenizer.chat_template):
-            raise ConfigError("model.template_args.apply_chat_template: this tokenizer has no chat template")
+            raise ConfigError(
+                "model.template_args.apply_chat_template: this tokenizer has no chat template; set it to false, or "
+                "give chat_template"
+            )
         self.template, self.tokenizer = template, tokenizer
         self.eos = int(tokenizer.eos_token_id)
         self.notes: list[str] = []
@@ -150,7 +156,7 @@ class Encoder:
         control = added_tokens(tokenizer, lambda t: t.special or t.content in frame)
         clean = template.compat == "clean"
         self.tokens = RowTokenizer(tokenizer, control, split_special_tokens=template.split_special_tokens and clean)
-        self.special_text: set[str] = set()  # the rows whose text contains a special token's
+        self.special_text: set[str] = set()  # the rows whose text contains the text of a special token
         self._tag_end = self._end_in_tag()
         self._last: tuple[tuple[str, str] | None, list[int]] = (None, [])
         self._known: Mapping[str, list[int]] = {}
@@ -160,7 +166,7 @@ class Encoder:
         self.end_ids = frozenset({self.eos, *self._template_ends()})
 
     def _conversation(self) -> Conversation:
-        """The chat template. Raises ConfigError if the tokenizer has none by that name."""
+        """Return the chat template. Raises ConfigError if the tokenizer has none by that name."""
         t = self.template
         chat = Conversation(
             self.tokenizer,
@@ -186,13 +192,13 @@ class Encoder:
         return turn.prompt + turn.answer + turn.end
 
     def _end_in_tag(self) -> str | None:
-        """With tags: `asst_end_tag` up to its first special token, which ends an answer."""
+        """Return, with tags, `asst_end_tag` up to its first special token, which ends an answer."""
         tag = self.template.asst_end_tag
-        found = token_pattern(self.tokenizer).search(tag)
-        return None if found is None or self.template.compat != "clean" else tag[: found.end()]
+        match = token_pattern(self.tokenizer).search(tag)
+        return None if match is None or self.template.compat != "clean" else tag[: match.end()]
 
     def _template_ends(self) -> set[int]:
-        """The ids that end an answer besides EOS."""
+        """Return the ids that end an answer besides EOS."""
         if self.template.compat != "clean":
             return set()
         if self._chat is None and self._tag_end is None:
@@ -206,33 +212,36 @@ class Encoder:
         return {ids[-1]}
 
     def row(self, rows: ExampleSet, row: Example, variant: str) -> Encoded:
-        """Ids of one answer of a row of a set, by the set's form and shots."""
+        """Encode one answer of a row of a set, by the set's form and shots."""
         own, where = self._for(rows), f"{rows.name} row {row.row_id}"
         if rows.form == "qa":
             return own.encode(row.question, row.answers[variant], where=where)
         return own._join(own._plain_parts(rows, row.question, row.answers[variant], where), where, rows.long)
 
-    def rows(self, rows: ExampleSet, wanted: Sequence[tuple[Example, str]]) -> list[Encoded]:
-        """`row` of many answers, their texts tokenised in one call."""
+    def rows(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> list[Encoded]:
+        """Encode many answers as `row` does, with their texts tokenised in one call.
+
+        answers: pairs of a row and a variant.
+        """
         own = copy.copy(self._for(rows))
         if rows.form == "qa" and self.template.compat != "clean":
-            return [own.row(rows, row, variant) for row, variant in wanted]
-        places = [f"{rows.name} row {row.row_id}" for row, _ in wanted]
+            return [own.row(rows, row, variant) for row, variant in answers]
+        places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
         make = own._parts if rows.form == "qa" else functools.partial(own._plain_parts, rows)
-        made = [make(r.question, r.answers[v], where) for (r, v), where in zip(wanted, places, strict=True)]
-        own._known = own._many([own._texts(parts) for parts in made], places)
-        return [own._join(parts, where, rows.long) for parts, where in zip(made, places, strict=True)]
+        every = [make(r.question, r.answers[v], where) for (r, v), where in zip(answers, places, strict=True)]
+        own._known = own._many([own._texts(parts) for parts in every], places)
+        return [own._join(parts, where, rows.long) for parts, where in zip(every, places, strict=True)]
 
-    def row_prompts(self, rows: ExampleSet, wanted: Sequence[Example]) -> list[list[int]]:
-        """`row_prompt` of many rows, tokenised in one call."""
+    def row_prompts(self, rows: ExampleSet, examples: Sequence[Example]) -> list[list[int]]:
+        """Return the prompts of many rows as `row_prompt` does, tokenised in one call."""
         own = copy.copy(self._for(rows))
         if rows.form != "qa" or self.template.compat == "clean":
-            places = [f"{rows.name} row {row.row_id}" for row in wanted]
-            own._known = own._many([own._prompt_texts(*own._row_prompt_text(rows, row)) for row in wanted], places)
-        return [own.row_prompt(rows, row) for row in wanted]
+            places = [f"{rows.name} row {row.row_id}" for row in examples]
+            own._known = own._many([own._prompt_texts(*own._row_prompt_text(rows, row)) for row in examples], places)
+        return [own.row_prompt(rows, row) for row in examples]
 
     def _many(self, texts: Sequence[Sequence[str]], places: Sequence[str]) -> dict[str, list[int]]:
-        """The ids of all texts of some rows, by text. Raises DataError naming the row that cannot be encoded."""
+        """Return the ids of all texts of some rows, by text. Raises DataError with the row that cannot be encoded."""
         every = list(dict.fromkeys(text for row in texts for text in row))
         try:
             return dict(zip(every, self.tokens.ids(every), strict=True))
@@ -243,11 +252,11 @@ class Encoder:
             raise
 
     def pieces(self, rows: ExampleSet) -> list[Encoded]:
-        """The texts of a set, joined by a blank line and cut into pieces of max_length tokens at most.
+        """Join the texts of a set by a blank line, and cut them into pieces of at most max_length tokens.
 
-        Pieces differ by one token at most, so none is short. Each text is tokenised apart, with the blank line that
-        follows it; no piece is ever decoded. A piece starts with BOS where the tokenizer has one, and is all scored
-        but for its first token, before which there is nothing.
+        The lengths of pieces differ by at most one token. Each text is tokenised separately, with the blank line after
+        it; no piece is decoded. A piece starts with BOS if the tokenizer has one. All its tokens are scored except the
+        first, which has no prediction.
         """
         texts = [self._hidden(row.answer, f"{rows.name} row {row.row_id}") for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
@@ -257,7 +266,7 @@ class Encoder:
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]
 
     def row_prompt(self, rows: ExampleSet, row: Example) -> list[int]:
-        """The ids generation starts from, for a row of a set."""
+        """Return the ids that generation starts from, for a row of a set."""
         own = self._for(rows)
         if rows.form == "qa" and self.template.compat != "clean":
             return own.prompt(row.question)
@@ -265,7 +274,7 @@ class Encoder:
         return own._started(ids, bos=rows.form != "qa" or own._chat is None)
 
     def _row_prompt_text(self, rows: ExampleSet, row: Example) -> tuple[str, str]:
-        """The text that generation starts from, and the blanks after it, which the answer's first word takes."""
+        """Return the text that generation starts from, and its last blanks, which belong to the answer's first word."""
         where = f"{rows.name} row {row.row_id}"
         if rows.form == "qa":
             return _bare(self._prompt_text(row.question, where))
@@ -273,7 +282,7 @@ class Encoder:
         return bare, blank or ("" if not bare or bare[-1].isspace() else " ")
 
     def _for(self, rows: ExampleSet) -> Encoder:
-        """This encoder with what a set says in place of the template."""
+        """Return this encoder with a set's shots and max_length in place of the template's."""
         shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.template.max_length
         if (shots, limit) == (self.template.few_shot, self.template.max_length):
             return self
@@ -284,7 +293,7 @@ class Encoder:
         return self._others[shots, limit]
 
     def _hidden(self, text: str, where: str) -> str:
-        """A row's text, special tokens' text hidden from the template and counted."""
+        """Hide the text of special tokens in a row from the template, and count the row."""
         with _named(where):
             out = self.tokens.hide(text)
         if out != text:
@@ -295,7 +304,7 @@ class Encoder:
         return self._hidden("".join(f"{q} {a}\n\n" for q, a in rows.shots) + question, where)
 
     def _plain_parts(self, rows: ExampleSet, question: str, answer: str, where: str) -> _Parts:
-        """Without template: the blank between prompt and answer belongs to the answer's first word."""
+        """Return the parts without a template: the blank before the answer belongs to the answer's first word."""
         bare, own = _bare(self._shown(rows, question, where))
         answer = self._hidden(answer, where)
         blank = own or ("" if not bare or bare[-1].isspace() else " ")
@@ -303,7 +312,7 @@ class Encoder:
         return _Parts(bare, blank, rest, (self.eos,) if rows.form == "completion" else ())
 
     def _parts(self, question: str, answer: str, where: str) -> _Parts:
-        """The text of an example by the template; blanks at the end of the prompt belong to the answer."""
+        """Return the parts by the template: blanks at the end of the prompt belong to the answer."""
         answer = self._hidden(answer, where)
         if self._chat is None:
             text = self._prompt_text(question, where)
@@ -318,16 +327,16 @@ class Encoder:
         return _Parts(bare, blank, blank + answer + after, ids, bos=self._chat is None)
 
     def _texts(self, parts: _Parts) -> tuple[str, ...]:
-        """What is tokenised: the rest of an example, or all of it, and what its prompt needs."""
-        apart = self.tokens.splits(parts.prompt, parts.rest)
-        return parts.rest if apart else parts.prompt + parts.rest, *self._prompt_texts(parts.prompt, parts.blank)
+        """Return the texts to tokenise: the rest of an example, or all of it, and the texts of its prompt."""
+        separate = self.tokens.splits(parts.prompt, parts.rest)
+        return parts.rest if separate else parts.prompt + parts.rest, *self._prompt_texts(parts.prompt, parts.blank)
 
     def _prompt_texts(self, prompt: str, blank: str) -> tuple[str, ...]:
-        """The prompt, and the prompt before a letter where a letter may change its tokens."""
+        """Return the prompt, and the prompt with a letter after it if a letter may change its tokens."""
         return (prompt,) if self.tokens.splits(prompt, f"{blank}A") else (prompt, f"{prompt}{blank}A")
 
     def _join(self, parts: _Parts, where: str, long: str = "right") -> Encoded:
-        """The ids of an example. Raises DataError if the boundary cannot be found, or no answer token is left."""
+        """Return the ids of an example. Raises DataError if its boundary is unknown, or no answer token is left."""
         with _named(where):
             before = self._prompt_ids(parts.prompt, parts.blank)
             whole = parts.prompt + parts.rest
@@ -337,13 +346,13 @@ class Encoder:
                 ids = self._ids(whole)
             n = len(before)
             if ids[:n] != before:
-                found = self.tokens.boundary(parts.prompt, whole, ids)
-                if found is None:
+                boundary = self.tokens.boundary(parts.prompt, whole, ids)
+                if boundary is None:
                     raise DataError(
                         "this tokenizer joins the prompt's last and the answer's first characters in one token and "
                         "gives no offsets; use a fast tokenizer (tokenizer.json)"
                     )
-                n = found[0]
+                n = boundary[0]
             before, ids = ids[:n], ids[n:]
         head = self._started(before, bos=parts.bos)
         end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
@@ -355,13 +364,13 @@ class Encoder:
         return self._cut(head, tail, where)
 
     def prompt(self, question: str) -> list[int]:
-        """The ids generation starts from."""
+        """Return the ids that generation starts from."""
         if self.template.compat == "openunlearning":
             return self._peer_ids(self._prompt_text(question), cut=False)
         return self._started(self._prompt_ids(*_bare(self._prompt_text(question))), bos=self._chat is None)
 
     def encode(self, question: str, answer: str, *, where: str = "row") -> Encoded:
-        """Ids of the whole row. Raises DataError if truncation would leave no answer token."""
+        """Return the ids of the whole row. Raises DataError if truncation would leave no answer token."""
         if self.template.compat == "openunlearning":
             return self._encode_peer(question, answer)
         return self._join(self._parts(question, answer, where), where)
@@ -373,27 +382,27 @@ class Encoder:
         if len(ids) <= len(prompt):
             raise DataError(
                 f"{where}: the prompt alone has {len(prompt)} tokens, max_length is {self.template.max_length}: "
-                "no answer token is left"
+                "no answer token is left; raise model.template_args.max_length"
             )
         return Encoded(tuple(ids), 0 if self.template.labels == "all" else len(prompt), over)
 
     def _started(self, ids: list[int], *, bos: bool) -> list[int]:
-        """Ids after the tokenizer's own leading ids, unless the text begins with these itself."""
+        """Return the ids with the tokenizer's own leading ids, unless the text begins with them."""
         n = len(self._bos)
         return list(ids) if not bos or (n and ids[:n] == self._bos) else [*self._bos, *ids]
 
     def _prompt_ids(self, prompt: str, blank: str) -> list[int]:
-        """Ids of a prompt as they are before an answer that begins with a letter, after the prompt's last blanks.
+        """Return the ids of a prompt before an answer that begins with a letter, after the prompt's last blanks.
 
-        Those of the last prompt are kept, because the answers of a row come one after another.
+        The ids of the last prompt are cached, because the answers of a row follow one another.
         """
         if self._last[0] != (prompt, blank):
             ids, *others = (self._ids(text) for text in self._prompt_texts(prompt, blank))
             for probe in others:
                 if probe[: len(ids)] != ids:
-                    found = self.tokens.boundary(prompt, f"{prompt}{blank}A", probe)
+                    boundary = self.tokens.boundary(prompt, f"{prompt}{blank}A", probe)
                     # a token with a part of the prompt's last word stays whole: generated text begins after that word
-                    ids = ids if found is None or found[1] else probe[: found[0]]
+                    ids = ids if boundary is None or boundary[1] else probe[: boundary[0]]
             self._last = ((prompt, blank), ids)
         return self._last[1]
 
@@ -417,10 +426,10 @@ class Encoder:
         return f"{head}{shots}{t.user_start_tag}{self._hidden(question, where)}{t.user_end_tag}{t.asst_start_tag}"
 
     def _messages(self, question: str, where: str = "row") -> list[dict[str, str]]:
-        """The conversation before an answer. compat=openunlearning: an empty system prompt is none."""
+        """Return the conversation before an answer. compat=openunlearning: an empty system prompt is none."""
         system = self.template.system_prompt
-        given = bool(system) if self.template.compat == "openunlearning" else system is not None
-        turns: list[tuple[str, str]] = [("system", str(system))] if given else []
+        has_system = bool(system) if self.template.compat == "openunlearning" else system is not None
+        turns: list[tuple[str, str]] = [("system", str(system))] if has_system else []
         for q, a in self.template.few_shot:
             turns += [("user", self._hidden(q, "few_shot")), ("assistant", self._hidden(a, "few_shot"))]
         turns.append(("user", question))
@@ -444,14 +453,14 @@ class Encoder:
 
 
 def _bare(text: str) -> tuple[str, str]:
-    """A text without its last blanks, and those."""
+    """Return a text without its last blanks, and the blanks."""
     bare = text.rstrip(" ")
     return bare, text[len(bare) :]
 
 
 @contextlib.contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Name the row in a DataError that is raised inside."""
+    """Add the row's name to a DataError that is raised within the block."""
     try:
         yield
     except DataError as error:
@@ -460,7 +469,7 @@ def _named(where: str) -> Iterator[None]:
 
 
 def _leading_ids(tokenizer: Any) -> list[int]:
-    """The ids that a tokenizer writes before every text (BOS, for most)."""
+    """Return the ids that a tokenizer writes before every text (BOS, for most)."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     ids = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     return next((ids[:i] for i in range(len(ids)) if ids[i : i + len(bare)] == bare), [])

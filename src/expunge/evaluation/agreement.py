@@ -1,4 +1,4 @@
-"""The agreement pass: a model beside the original one, at the tokens of given answers. No distribution is kept."""
+"""The agreement pass: compare a model with the original one at each token of an answer; no distribution is stored."""
 
 from __future__ import annotations
 
@@ -29,22 +29,34 @@ def score_agreement(
     model: Any,
     original: Any,
     rows: ExampleSet,
-    wanted: Sequence[str],
+    names: Sequence[str],
     encoder: Encoder,
     *,
     token_budget: int = BUDGET,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
-    """An AGREEMENT table of the wanted answers, sorted by row, variant and position.
+    """Return an AGREEMENT table of some answers, sorted by row, variant and position.
 
-    Both models read each batch once and are held together. Raises JobError if their vocabularies differ in size.
+    Args:
+        model: The model to compare.
+        original: The model before unlearning.
+        rows: The examples.
+        names: The answers, by variant or stem ("perturbed" for all `perturbed_i`).
+        encoder: The template and the tokenizer.
+        token_budget: Tokens of a padded batch. Both models read each batch once.
+        progress: Receives the number of answers of each batch.
+
+    Raises:
+        JobError: If the vocabularies of the models differ in size.
     """
     sizes = [n_logits(m) for m in (model, original)]
     if sizes[0] != sizes[1]:
-        raise JobError(f"the model and the original one have {sizes[0]} and {sizes[1]} tokens: they cannot be compared")
-    items = encode_items(rows, wanted, encoder)
+        raise JobError(
+            f"agreement: the model has {sizes[0]} tokens and the original one {sizes[1]}; both need the same vocabulary"
+        )
+    items = encode_items(rows, names, encoder)
     variants = sorted({i.variant for i in items})
-    found: list[tuple[np.ndarray[Any, Any], ...]] = []
+    parts: list[tuple[np.ndarray[Any, Any], ...]] = []
     model.eval()
     original.eval()
     for one in (model, original):
@@ -55,7 +67,7 @@ def score_agreement(
             kl, same = _compare(model, original, batch)
             row_N = batch.row_N.numpy()
             first = np.concatenate([[0], np.cumsum(np.bincount(row_N, minlength=len(part)))])
-            found.append(
+            parts.append(
                 (
                     np.array([i.row_id for i in part])[row_N],
                     np.array([variants.index(i.variant) for i in part])[row_N],
@@ -66,9 +78,9 @@ def score_agreement(
             )
             if progress:
                 progress(len(part))
-    if not found:
+    if not parts:
         return AGREEMENT.empty_table()
-    row_id, variant, position, kl_N, same_N = (np.concatenate(column) for column in zip(*found, strict=True))
+    row_id, variant, position, kl_N, same_N = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((position, variant, row_id))
     columns = {
         "row_id": row_id[order],
@@ -97,7 +109,7 @@ def agreement(inputs: ScoringInputs) -> pa.Table:
 
 
 def _compare(model: Any, original: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """KL(original || model) in nats, and whether the first choices are the same, for each of N tokens."""
+    """Return KL(original || model) in nats, and whether the first choices are equal, for each of N tokens."""
     logits = []
     for one in (model, original):
         here = batch.to(next(one.parameters()).device)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PERMUTATIONS = 10_000  # random sign flips of the differences
-EXACT = 13  # up to so many examples all 2^n sign flips are taken
+EXACT = 13  # maximum number of examples for which all 2^n sign flips are computed
 CELLS = 4_000_000  # signs drawn at once: bounds the memory
 
 

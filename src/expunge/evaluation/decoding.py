@@ -1,7 +1,7 @@
 """Continue prompts token by token with one model: in padded batches, one by one, or without a cache.
 
-The mode is one that was observed to give the model's own tokens (`evaluation.observation`). A token is chosen from its
-prompt's logits alone, so the modes give the same texts.
+`evaluation.observation` checks which modes give the model's own tokens. A token depends on its prompt's logits alone,
+so the modes give the same texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from expunge.models.token_ids import padding_id
 
 
 class Decoder:
-    """Continues batches of prompts with one model."""
+    """Continues batches of prompts with one model.
+
+    on_logits: receives the next-token logits of each step, (rows, V), and the prompts that the rows belong to.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,6 @@ class Decoder:
         mode: GenerationMode = "batched",
         on_logits: Callable[[Sequence[int], Tensor], None] | None = None,
     ) -> None:
-        """on_logits: is given the next-token logits of each step, (rows, V), and which prompts the rows belong to."""
         self.on_logits = on_logits
         self.model, self.ends, self.start, self.generation, self.mode = model, ends, start, generation, mode
         self.pad_id = padding_id(model, getattr(tokenizer, "pad_token_id", None))
@@ -47,21 +49,21 @@ class Decoder:
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Prompt]) -> list[PromptBatch]:
-        """The new tokens of each prompt. Rows that have ended leave the batch."""
+        """Return the new tokens of each prompt. Finished rows leave the batch."""
         new: list[list[int]] = [[] for _ in prompts]
-        made = [self._known(ids, p) for ids, p in zip(new, prompts, strict=True)]
-        rows = [row for row, done in enumerate(made) if done is None]
+        ended = [self._known(ids, p) for ids, p in zip(new, prompts, strict=True)]
+        rows = [row for row, done in enumerate(ended) if done is None]
         if self.mode == "batched" and rows:
-            self._batch(prompts, rows, new, made)
+            self._batch(prompts, rows, new, ended)
         for row in rows:
-            if made[row] is None:
-                made[row] = self._alone(prompts[row], new[row], row)
-        return [done for done in made if done is not None]
+            if ended[row] is None:
+                ended[row] = self._alone(prompts[row], new[row], row)
+        return [done for done in ended if done is not None]
 
     def _batch(
-        self, prompts: Sequence[Prompt], rows: list[int], new: list[list[int]], made: list[PromptBatch | None]
+        self, prompts: Sequence[Prompt], rows: list[int], new: list[list[int]], ended: list[PromptBatch | None]
     ) -> None:
-        """Continue the prompts `rows` together, until each is in `made`."""
+        """Continue the prompts `rows` together, until each is in `ended`."""
         cache, step_ids, mask, position = self._begin([prompts[row] for row in rows])
         uniform = self._draws(prompts)
         for step in range(max(prompts[row].limit - len(new[row]) for row in rows)):
@@ -69,21 +71,21 @@ class Decoder:
             logits = logits_in(out)[:, -1]
             if self.on_logits is not None:
                 self.on_logits(rows, logits)
-            chosen = self._pick(logits, None if uniform is None else uniform[rows, step])
+            tokens = self._pick(logits, None if uniform is None else uniform[rows, step])
             broken = logits.amax(-1).isnan().tolist()
-            for row, token, bad in zip(rows, chosen.tolist(), broken, strict=True):
-                if made[row] is None:
-                    made[row] = self._ended(new[row], token, bad, limit=prompts[row].limit)
-            going = [k for k, row in enumerate(rows) if made[row] is None]
+            for row, token, bad in zip(rows, tokens.tolist(), broken, strict=True):
+                if ended[row] is None:
+                    ended[row] = self._ended(new[row], token, bad, limit=prompts[row].limit)
+            going = [k for k, row in enumerate(rows) if ended[row] is None]
             if not going:
                 break
-            step_ids, position = chosen[:, None], position[:, -1:] + 1
+            step_ids, position = tokens[:, None], position[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            # compacting copies the cache: only when it pays, and only a cache that can be
+            # selecting rows copies the cache: worthwhile only with enough finished rows
             if len(going) <= len(rows) * 3 // 4 and selectable(cache):
-                keep = torch.tensor(going, device=self.device)
-                cache.batch_select_indices(keep)
-                step_ids, position, mask = step_ids[keep], position[keep], mask[keep]
+                going_B = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(going_B)
+                step_ids, position, mask = step_ids[going_B], position[going_B], mask[going_B]
                 rows = [rows[k] for k in going]
 
     def _alone(self, prompt: Prompt, new: list[int], row: int) -> PromptBatch:
@@ -95,29 +97,29 @@ class Decoder:
             logits = logits_in(self._forward(ids, cache))[:, -1]
             if self.on_logits is not None:
                 self.on_logits([row], logits)
-            chosen = self._pick(logits, None if uniform is None else uniform[:, step])
+            token = self._pick(logits, None if uniform is None else uniform[:, step])
             bad = bool(logits.isnan().any())
-            if (made := self._ended(new, int(chosen), bad, limit=prompt.limit)) is not None:
-                return made
-            ids = chosen[:, None] if cache is not None else torch.cat([ids, chosen[:, None]], dim=1)
+            if (ended := self._ended(new, int(token), bad, limit=prompt.limit)) is not None:
+                return ended
+            ids = token[:, None] if cache is not None else torch.cat([ids, token[:, None]], dim=1)
         raise AssertionError("a text ends at its limit at the latest")
 
     def _forward(self, ids: Tensor, cache: Any, **options: Any) -> Any:
-        """One step: the last logits of each row."""
+        """Run one step of the model; its last logits are those of each row's next token."""
         if cache is not None:
             options["past_key_values"] = cache
         options = forward_options(self.model, use_cache=cache is not None, logits_to_keep=1, **options)
         return self.model(input_ids=ids, **options)
 
     def _known(self, ids: list[int], prompt: Prompt) -> PromptBatch | None:
-        """Add a prompt's draft to its text; the text if it has ended."""
+        """Add a prompt's draft to its text; return the text if it ends within the draft."""
         for token in prompt.draft:
-            if (made := self._ended(ids, token, False, limit=prompt.limit)) is not None:
-                return made
+            if (ended := self._ended(ids, token, False, limit=prompt.limit)) is not None:
+                return ended
         return None
 
     def _ended(self, ids: list[int], token: int, bad: bool, *, limit: int) -> PromptBatch | None:
-        """Add a token to a text; the text if it has ended."""
+        """Add a token to a text; return the text if the token ends it."""
         if bad:
             return PromptBatch(None, False)
         ids.append(token)
@@ -125,7 +127,7 @@ class Decoder:
         return PromptBatch(ids, stopped) if stopped or len(ids) == limit else None
 
     def _begin(self, prompts: Sequence[Prompt]) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """The cache to go on from, and ids, mask and positions of the first step: prompts padded at the left."""
+        """Return the cache, ids, mask and positions of the first step, with prompts padded on the left."""
         n_all = 0 if self.start is None else self.start.mask_BT.shape[1]
         padded, there = pad([(*p.ids[n_all:], *p.draft) for p in prompts], pad_id=self.pad_id, side="left")
         ids, mask = padded.to(self.device), there.long().to(self.device)
@@ -144,7 +146,7 @@ class Decoder:
         return uniform
 
     def _pick(self, logits: Tensor, uniform: Floats | None) -> Tensor:
-        """From next-token logits (rows, V) to token ids: the largest, or where a number falls in the distribution."""
+        """Return a token id per row of next-token logits (rows, V): the largest, or the one that a number draws."""
         if uniform is None:
             return greedy(logits)
         # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.

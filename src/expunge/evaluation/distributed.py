@@ -1,7 +1,7 @@
-"""Scoring by several processes: each takes its share of the rows, and all get everything.
+"""Scoring by several processes: each scores its share of the rows, and all return the whole result.
 
-Every process calls the same function at the same time (it waits for the others), with the same model and rows. The
-result is that of one process up to the rounding that other batches bring.
+Every process calls the same function at the same time (a collective), with the same model and rows. The result equals
+that of one process up to the rounding of other batches.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from expunge.evaluation.loglikelihood import TRUNCATED, score_tokens, wanted_var
 
 @dataclass(frozen=True)
 class RankShard:
-    """This process's place among `world` of them."""
+    """The number of this process among `world` processes."""
 
     rank: int = 0
     world: int = 1
 
     def rows(self, sizes: Sequence[int]) -> frozenset[int]:
-        """The ids of this process's rows: every world-th of the rows by size, so that shares weigh alike."""
+        """Return the ids of this process's rows: every world-th row by size, so that the shares have similar cost."""
         order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
         return frozenset(order[self.rank :: self.world])
 
 
 def this_rank_shard() -> RankShard:
-    """This process's place among those that do the job."""
+    """Return the number of this process among the processes of the job."""
     here = distributed.here()
     return RankShard(here.number, here.world)
 
 
 def score_tokens_sharded(
-    model: Any, rows: ExampleSet, wanted: Sequence[str], encoder: Encoder, shard: RankShard, **options: Any
+    model: Any, rows: ExampleSet, names: Sequence[str], encoder: Encoder, shard: RankShard, **options: Any
 ) -> pa.Table:
-    """`score_tokens` with the rows shared out; the whole table in every process."""
-    sizes = [sum(len(r.question) + len(r.answers[v]) for v in wanted_variants(r, wanted)) for r in rows.rows]
-    table = score_tokens(model, rows, wanted, encoder, only=shard.rows(sizes), **options)
+    """Run `score_tokens` on this process's rows; return the whole table in every process."""
+    sizes = [sum(len(r.question) + len(r.answers[v]) for v in wanted_variants(r, names)) for r in rows.rows]
+    table = score_tokens(model, rows, names, encoder, only=shard.rows(sizes), **options)
     parts = _gather(table, shard)
     cut = sum(int(p.schema.metadata[TRUNCATED.encode()]) for p in parts)
     whole = pa.concat_tables([p.replace_schema_metadata(None) for p in parts])
@@ -62,15 +62,15 @@ def generate_texts_sharded(
     shard: RankShard,
     **options: Any,
 ) -> list[GeneratedText]:
-    """`generate_texts` with the rows shared out; all texts in every process."""
+    """Run `generate_texts` on this process's rows; return all texts in every process."""
     only = shard.rows([len(r.question) for r in rows.rows])
-    made = generate_texts(model, rows, reference, encoder, generation, only=only, **options)
-    parts = _gather(texts_table(made), shard)
+    texts = generate_texts(model, rows, reference, encoder, generation, only=only, **options)
+    parts = _gather(texts_table(texts), shard)
     return text_records(pa.concat_tables(parts))
 
 
 def _gather(table: pa.Table, shard: RankShard) -> list[pa.Table]:
-    """Every process's table, by rank: sent as bytes of Arrow's own stream format."""
+    """Return every process's table, by rank; the tables are sent as bytes of Arrow's stream format."""
     if shard.world == 1:
         return [table]
     sink = pa.BufferOutputStream()

@@ -29,7 +29,7 @@ from expunge.metrics.compute import compute, with_parents
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer, pick_device
 
-TOKENIZER = "tokenizer"  # in the metadata of records and results: the tokenizer that the model read with
+TOKENIZER = "tokenizer"  # in the metadata of records and results: the mark of the model's tokenizer
 SAMPLING = Generation(temperature=1.0, samples=8)
 RetainResults = EvalResult | Mapping[str, MetricResult] | str | Path
 Tables = Mapping[tuple[str, str], pa.Table]  # (rows, kind) -> records
@@ -96,7 +96,7 @@ class Evaluator:
     generation: Generation = GREEDY
     """How greedy texts are generated."""
     sampling: Generation = SAMPLING
-    """How the several samples of a question are generated."""
+    """How several samples per question are generated."""
     limits: Mapping[str, GenerationLimits] = field(default_factory=dict)
     """The benchmark's limits on generations, by set."""
     original: Callable[[], Any] | None = None
@@ -104,14 +104,14 @@ class Evaluator:
     embedder: Any = None
     """The embedding model of similarity: a name, or an `evaluation.similarity.Embedder`."""
     batch_tokens: int | None = None
-    """Tokens of a padded batch at most. None: chosen for the device."""
+    """The maximum number of tokens of a padded batch. None: the device's default."""
     n_rows: int | None = None
-    """Only the first so many examples of each set are read. None: all."""
+    """The number of examples of each set that are read, from the first. None: all."""
 
     def score(self, model: Any, *, whole: bool = False) -> dict[tuple[str, str], pa.Table]:
-        """Compute all records that the metrics read: (rows, kind) -> table. The model's mode is left as it was.
+        """Compute all records that the metrics read: (rows, kind) -> table. The model's mode is restored.
 
-        whole: every process reads all examples, as it must if the model is in shards.
+        whole: every process reads all examples, which a model in shards requires.
         """
         tables: dict[tuple[str, str], pa.Table] = {}
         was_training = model.training
@@ -144,7 +144,7 @@ class Evaluator:
         retain: Mapping[str, MetricResult] | None = None,
         shadows: Sequence[Mapping[str, MetricResult]] = (),
     ) -> dict[str, MetricResult]:
-        """Compute the metrics from records. Records of more examples than are read are cut."""
+        """Compute the metrics from records, cut to the examples of `n_rows`."""
         return results_of(self.metrics, tables, self.sets, retain, shadows, n_rows=self.n_rows)
 
     def examples(self, rows: str) -> ExampleSet:
@@ -153,17 +153,17 @@ class Evaluator:
         return whole if self.n_rows is None else dataclasses.replace(whole, rows=whole.rows[: self.n_rows])
 
     def settings(self, part: RecordPart) -> Generation:
-        """Return how the texts of a part are generated, within the benchmark's limits."""
+        """Return the generation settings of a part, within the benchmark's limits."""
         how = self.sampling if part.spec.settings == "sampling" else self.generation
         return limited(how, self.limits.get(part.rows))
 
     def _lacks(self, kind: RecordKind) -> bool:
-        """Return whether the further model of a kind is not given."""
+        """Return whether the additional model of a kind is missing."""
         return kind.needs is not None and getattr(self, kind.needs) is None
 
 
 def limited(generation: Generation, limits: GenerationLimits | None) -> Generation:
-    """Return the generation settings of a set: as given, but no longer than the benchmark allows."""
+    """Return the generation settings of a set, within the benchmark's limits."""
     if limits is None:
         return generation
     n = min(generation.max_new_tokens, limits.max_new_tokens)
@@ -187,7 +187,7 @@ def results_of(
         sets: The examples by name.
         retain: The results of the retain model by metric name.
         shadows: The results of the retain models that are not measured.
-        n_rows: The first so many examples of each set count. None: all.
+        n_rows: The number of examples of each set that count, from the first. None: all.
 
     Raises:
         ConfigError: If the `where` of a metric names a key that no example has.
@@ -206,7 +206,7 @@ def results_of(
 
 
 def rows_where(rows: ExampleSet, metric: Metric) -> frozenset[int]:
-    """Return the examples that a metric's `where` leaves. Raises ConfigError for a key that no example's meta has."""
+    """Return the examples that a metric's `where` selects. Raises ConfigError for a key that no example's meta has."""
     rest = {r.row_id for r in rows}
     known = sorted({key for r in rows for key in r.meta})
     for written, value in metric.where.items():
@@ -326,7 +326,7 @@ def resolve_generation(
     default: Generation = GREEDY,
     where: str = "generation",
 ) -> Generation:
-    """Return generation settings; of a mapping, laid over the defaults. Raises ConfigError at the key."""
+    """Return generation settings; a mapping replaces some defaults. Raises ConfigError at the key."""
     if not isinstance(settings, Generation):
         known = {"temperature": default.temperature, "samples": default.samples, "seed": seed}
         settings = decode(Generation, {**known, **(settings or {})}, where=where)
@@ -357,7 +357,7 @@ def choose_metrics(
     for name in selected:
         rows = known[name].rows
         if rows is not None and rows not in sets:
-            raise ConfigError(f"metrics: {name} reads the examples {rows!r}, which are not there{nearest(rows, sets)}")
+            raise ConfigError(f"metrics: {name} reads the examples {rows!r}, which do not exist{nearest(rows, sets)}")
     return with_parents(list(known.values()), selected)
 
 

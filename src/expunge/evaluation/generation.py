@@ -1,8 +1,8 @@
-"""The generation pass: prompts continued, greedily or sampled, in length-sorted batches that finished rows leave.
+"""The generation pass: batched generation, greedy or sampled, sorted by length. Finished rows leave the batch.
 
-A text does not depend on the others of its batch: a sampled token is drawn with a number that comes from the seed, the
-row, the sample and the place alone. What all prompts begin with (solved examples) is read once for the whole set. What
-scoring has shown of a greedy text is read, not made again (`drafts`).
+A text does not depend on the other texts of its batch: a sampled token uses a number that depends only on the seed, the
+row, the sample and the position. A prefix of all prompts (solved examples) is read once for the whole set. Tokens of a
+greedy text that scoring has shown already are not generated again (`drafts`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from expunge.evaluation.speculative import DraftTexts, with_drafts
 from expunge.evaluation.vllm_generation import continue_prompts
 from expunge.models.token_ids import check_ids, padding_id
 
-BUDGET = 16384  # tokens a batch may come to hold,
-CACHE = 2**28  # or as many as take this many bytes of cache: each step has a price of its own, so few batches are best
+BUDGET = 16384  # maximum tokens of a batch at its end,
+CACHE = 2**28  # or the tokens of this many bytes of cache: each step has a fixed cost, so large batches are faster
 
 
 def generate_texts(
@@ -42,13 +42,29 @@ def generate_texts(
     only: Collection[int] | None = None,
     drafts: DraftTexts | None = None,
 ) -> list[GeneratedText]:
-    """Generations for every row's question; `reference` names the variant kept beside them as the truth.
+    """Generate texts for every row's question.
 
-    A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or where the model's context
-    does. A model whose logits are not numbers gives an empty text of 0 tokens. token_budget: the tokens that a batch
-    may come to hold; None: BUDGET, or more where a small model's cache has room. only: the ids of the rows to take.
-    drafts: what this model is known to say first, by row, from its scores of `reference`; the texts are the same.
-    Raises DataError for a prompt that fills the model's context, ConfigError for a backend that is not installed.
+    A text ends at an end token, at a stop text (which is cut off), at `max_new_tokens`, or at the end of the model's
+    context. A model whose logits are NaN gives an empty text of 0 tokens.
+
+    Args:
+        model: A causal language model.
+        rows: The examples.
+        reference: The variant that is stored next to the texts as the truth.
+        encoder: The template and the tokenizer.
+        generation: The settings of generation.
+        token_budget: The maximum tokens of a batch at its end. None: BUDGET, or more if a small model's cache allows.
+        progress: Receives the number of texts of each batch.
+        only: The ids of the rows to read. None: all.
+        drafts: The first tokens of the greedy text by row, known from the scores of `reference`. They save time and do
+            not change the texts.
+
+    Returns:
+        The texts, sorted by row and sample.
+
+    Raises:
+        DataError: If a prompt fills the model's context.
+        ConfigError: If the backend is not installed.
     """
     check_backend(generation)
     prompts = make_prompts(rows, encoder, generation, context_length(model), only)
@@ -70,10 +86,10 @@ def generate_texts(
         decode = Decoder(model, encoder.tokenizer, generation, ends, start, mode=capabilities(model).generation)
     out: list[GeneratedText] = []
     for batch in batches:
-        for prompt, made in zip(batch, decode(batch), strict=True):
-            text, n = _text(made, encoder, generation), len(made.ids or [])
+        for prompt, ended in zip(batch, decode(batch), strict=True):
+            text, n = _text(ended, encoder, generation), len(ended.ids or [])
             out.append(
-                GeneratedText(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, made.stopped)
+                GeneratedText(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, ended.stopped)
             )
         if progress:
             progress(len(batch))
@@ -81,7 +97,7 @@ def generate_texts(
 
 
 def _cache_bytes(model: Any) -> int:
-    """Bytes that a model's cache keeps for a token at most; a large number where its configuration does not say."""
+    """Return the maximum bytes of a model's cache per token; CACHE if its configuration has no sizes."""
     config = model.config.get_text_config()
     layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     if not isinstance(layers, int) or not isinstance(width, int):
@@ -97,27 +113,27 @@ def continued(
     *,
     token_budget: int = BUDGET,
 ) -> list[str]:
-    """What follows each of some prompts of token ids, as `generate_texts` makes it: one text each, by this model here.
+    """Continue prompts of token ids as `generate_texts` does, one text each, by this model in this process.
 
-    A prompt that fills the model's context is continued by nothing.
+    A prompt that fills the model's context has an empty continuation.
     """
     model.eval()
     context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
     limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
-    asked = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
+    requests = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
     mode = capabilities(model).generation
     decode = Decoder(model, encoder.tokenizer, generation, _ends(model, encoder), None, mode=mode)
     out = [""] * len(prompts)
-    for batch in budget_batches(asked, [len(p.ids) + p.limit for p in asked], token_budget):
-        for prompt, made in zip(batch, decode(batch), strict=True):
-            out[prompt.row_id] = _text(made, encoder, generation)
+    for batch in budget_batches(requests, [len(p.ids) + p.limit for p in requests], token_budget):
+        for prompt, ended in zip(batch, decode(batch), strict=True):
+            out[prompt.row_id] = _text(ended, encoder, generation)
     return out
 
 
-def _text(made: PromptBatch, encoder: Encoder, generation: Generation) -> str:
-    """What was made, as text: without special tokens, and without stop texts and what follows them."""
-    ids = made.ids or []
-    if ids and ids[-1] in encoder.end_ids:  # an end token that the tokenizer does not name as special
+def _text(ended: PromptBatch, encoder: Encoder, generation: Generation) -> str:
+    """Return the new tokens as text, without special tokens and cut before the first stop text."""
+    ids = ended.ids or []
+    if ids and ids[-1] in encoder.end_ids:  # an end token that is not among the tokenizer's special ones
         ids = ids[:-1]
     text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     for end in generation.stop:
@@ -126,7 +142,7 @@ def _text(made: PromptBatch, encoder: Encoder, generation: Generation) -> str:
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
-    """Return the ids that end a text: EOS, the template's end token, and those of the model's generation_config."""
+    """Return the ids that end a text: EOS, the template's end token, and the ids of the model's generation_config."""
     config = getattr(model, "generation_config", None)
     listed = getattr(config, "eos_token_id", None)
     more = [] if listed is None else [listed] if isinstance(listed, int) else listed
@@ -134,7 +150,7 @@ def _ends(model: Any, encoder: Encoder) -> frozenset[int]:
 
 
 def _read_start(model: Any, prompts: Sequence[Prompt], pad_id: int) -> PrefixCache | None:
-    """What all prompts begin with, read once; None where that is little, or the model could not go on from it."""
+    """Return the cache of the prefix of all prompts; None if it is short, or the model cannot continue from it."""
     can = capabilities(model)
     if len(prompts) < 2 or not can.shared_prefix or can.generation != "batched" or slides(model):
         return None

@@ -1,4 +1,4 @@
-"""The gradient pass: norms of the loss gradient of each answer, several answers in one backward where that can be."""
+"""The gradient pass: norms of the loss gradient of each answer, with several answers in one backward if possible."""
 
 from __future__ import annotations
 
@@ -23,40 +23,49 @@ from expunge.evaluation.per_example_gradients import NotByAnswer, PerAnswer
 from expunge.models.packed import BatchPositions, packed_forward, wide
 from expunge.models.token_ids import check_ids, padding_id
 
-ROOM = {"cpu": 2**26}  # bytes of gradients held at a time: with more, a processor's cache holds too few,
-WIDE_ROOM = 2**30  # or what an accelerator has to spare
-AT_ONCE = 32  # answers of one backward at most
+ROOM = {"cpu": 2**26}  # bytes of gradients at a time: more would not fit a processor's cache,
+WIDE_ROOM = 2**30  # or the free memory of an accelerator
+AT_ONCE = 32  # maximum answers of one backward
 NAMES = ("l1", "l2", "linf", "tensor_mean")
 
 
 def score_grads(
     model: Any,
     rows: ExampleSet,
-    wanted: Sequence[str],
+    names: Sequence[str],
     encoder: Encoder,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
-    """A GRADS table of the wanted answers of `rows`, sorted by variant and row.
+    """Return a GRADS table of some answers of `rows`, sorted by variant and row.
 
-    The loss is the mean over the answer's tokens without the last one, which ends it, as in OpenUnlearning; an answer
-    of one token has no norms. Where the gradients of several answers fit into ROOM, answers of like length share a
-    forward and a backward, and each has its own gradient still; a model in which that gives other norms than one answer
-    by itself is read one answer at a time. Frozen weights are measured too; a tied tensor counts once. Raises JobError
-    where no weight has a type that a gradient can be taken of (a quantised model).
+    The loss is the mean over the answer's tokens without the last one, which ends it, as in OpenUnlearning. An answer
+    of one token has no norms. If the gradients of several answers fit into ROOM, answers of similar length share a
+    forward and a backward, but each has its own gradient. A model with other norms in a batch is read one answer at a
+    time. Frozen weights count too; a tied tensor counts once.
+
+    Args:
+        model: A causal language model.
+        rows: The examples.
+        names: The answers, by variant or stem.
+        encoder: The template and the tokenizer.
+        progress: Receives the number of answers of each batch.
+
+    Raises:
+        JobError: If no weight has a floating-point type (a quantised model).
     """
     weights = [p for p in model.parameters() if p.is_floating_point()]
     if not weights:
-        raise JobError("gradient norms need weights in floating point; this model is quantised")
+        raise JobError("gradient norms need weights in floating point, but this model is quantised")
     capabilities(model)  # observed before the first pass, which reads it
     device, pad_id = weights[0].device, padding_id(model, encoder.tokenizer.pad_token_id)
-    items = encode_items(rows, wanted, encoder)
+    items = encode_items(rows, names, encoder)
     check_ids(model, [(f"{rows.name} row {i.row_id} {i.variant!r}", i.encoded.ids) for i in items])
     whole = [i for i in items if i.n_scored > 1]
     whole.sort(key=lambda i: (len(i.encoded.ids), i.variant, i.row_id))
-    held = sum(p.numel() * p.element_size() for p in weights)
-    size = min(AT_ONCE, max(1, ROOM.get(device.type, WIDE_ROOM) // held))
-    found = {(i.variant, i.row_id): dict.fromkeys(NAMES, math.nan) for i in items}
+    n_bytes = sum(p.numel() * p.element_size() for p in weights)
+    size = min(AT_ONCE, max(1, ROOM.get(device.type, WIDE_ROOM) // n_bytes))
+    norms_of = {(i.variant, i.row_id): dict.fromkeys(NAMES, math.nan) for i in items}
     model.eval()
     size = min(size, len(whole)) or 1
     if size > 1 and not _agree(model, collate([i.encoded for i in whole[:2]], pad_id=pad_id).to(device), weights):
@@ -64,12 +73,12 @@ def score_grads(
     for k in range(0, len(whole), size):
         some = whole[k : k + size]
         norms = _norms(model, collate([i.encoded for i in some], pad_id=pad_id).to(device), weights)
-        found.update({(i.variant, i.row_id): n for i, n in zip(some, norms, strict=True)})
+        norms_of.update({(i.variant, i.row_id): n for i, n in zip(some, norms, strict=True)})
         if progress:
             progress(len(some))
     if progress and len(items) > len(whole):
         progress(len(items) - len(whole))
-    lines = [{"variant": variant, "row_id": row} | norms for (variant, row), norms in sorted(found.items())]
+    lines = [{"variant": variant, "row_id": row} | norms for (variant, row), norms in sorted(norms_of.items())]
     return pa.Table.from_pylist(lines, schema=GRADS)
 
 
@@ -80,7 +89,7 @@ def grads(inputs: ScoringInputs) -> pa.Table:
 
 
 def _agree(model: Any, batch: Batch, weights: Sequence[Tensor]) -> bool:
-    """Whether gradients of answers read together are those of each by itself, for the first of them."""
+    """Return whether the first answer has the same gradient in a batch and by itself."""
     try:
         together = _together(model, batch, weights)[0]
     except NotByAnswer:
@@ -94,14 +103,15 @@ def _agree(model: Any, batch: Batch, weights: Sequence[Tensor]) -> bool:
 
 
 def _norms(model: Any, batch: Batch, weights: Sequence[Tensor]) -> list[dict[str, float]]:
-    """The norms of each answer's gradient."""
+    """Return the norms of each answer's gradient."""
     return [_apart(model, batch, weights)] if batch.n_rows == 1 else _together(model, batch, weights)
 
 
 def _forward(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits of the answers' tokens without their last ones, and the slope there of the sum of the mean losses.
+    """Return the logits of the answers' tokens without their last ones, and the gradient of the summed mean losses.
 
-    The slope in closed form, (softmax - one hot) / n of the answer, is a pass over the logits; autograd takes five.
+    The gradient in closed form, (softmax - one hot) / n of the answer, is one pass over the logits; autograd needs
+    five.
     """
     counts_B = torch.bincount(batch.row_N, minlength=batch.n_rows)
     kept_N = torch.ones_like(batch.row_N, dtype=torch.bool)
@@ -118,7 +128,7 @@ def _forward(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _apart(model: Any, batch: Batch, weights: Sequence[Tensor]) -> dict[str, float]:
-    """The norms of the gradient of one answer. Raises JobError if the model's own code has no backward."""
+    """Return the norms of the gradient of one answer. Raises JobError if the model's own code has no backward."""
     with torch.enable_grad(), _needing_gradients(weights, needed=True):
         logits_NV, slope_NV = _forward(model, batch)
         try:
@@ -132,22 +142,22 @@ def _apart(model: Any, batch: Batch, weights: Sequence[Tensor]) -> dict[str, flo
 
 
 def _together(model: Any, batch: Batch, weights: Sequence[Tensor]) -> list[dict[str, float]]:
-    """The norms of the gradients of several answers. Raises NotByAnswer."""
+    """Return the norms of the gradients of several answers. Raises NotByAnswer."""
     counts_B = torch.bincount(batch.row_N, minlength=batch.n_rows) - 1
-    heard = PerAnswer(
+    gradients = PerAnswer(
         model, batch.n_rows, torch.arange(batch.n_rows, device=counts_B.device).repeat_interleave(counts_B)
     )
     with torch.enable_grad(), _needing_gradients(weights, needed=False):
-        with heard.listening():
+        with gradients.hooks():
             logits_NV, slope_NV = _forward(model, batch)
             logits_NV.backward(slope_NV)
-        of_weight = heard.of_weights()
+        of_weight = gradients.of_weights()
     return _of_tensors([of_weight[id(p)] for p in weights if id(p) in of_weight])
 
 
 @contextlib.contextmanager
 def _needing_gradients(weights: Sequence[Tensor], *, needed: bool) -> Iterator[None]:
-    """While open, all weights need a gradient, or none does."""
+    """Set `requires_grad` of all weights within the block."""
     before = [p.requires_grad for p in weights]
     for p in weights:
         p.requires_grad_(needed)
@@ -159,7 +169,7 @@ def _needing_gradients(weights: Sequence[Tensor], *, needed: bool) -> Iterator[N
 
 
 def _of_tensors(grads: Sequence[Tensor]) -> list[dict[str, float]]:
-    """The norms of B gradients, given tensor by tensor, each (B, *shape); the tensors are used up."""
+    """Return the norms of B gradients from one tensor per weight, each (B, *shape); the tensors are overwritten."""
     if not grads:
         raise JobError("no weight of the model takes part in its loss")
     sizes = [(g if g.dtype == torch.float64 else g.float()).flatten(1).abs_() for g in grads]

@@ -25,7 +25,7 @@ from expunge.metrics.compute import requests
 
 BUILT_IN = ("score_kinds", "gradients", "agreement", "similarity")  # the modules that register a kind
 GREEDY = Generation()
-NO_EMBEDDER = "no embedding model was named to measure similarity with (eval.embedder)"
+NO_EMBEDDER = "no embedding model was named to measure similarity with (eval.embedder)"  # stored with results
 NO_ORIGINAL = "no original model was given to compare with"
 
 
@@ -42,7 +42,7 @@ class ScoringInputs:
     encoder: Encoder
     """The template and the tokenizer."""
     generation: Generation = GREEDY
-    """How texts are generated, within the benchmark's limits; for kinds with `settings`."""
+    """The generation settings, within the benchmark's limits; for kinds with `settings`."""
     original: Callable[[], Any] | None = None
     """Returns the model that agreement compares with."""
     embedder: Any = None
@@ -52,11 +52,11 @@ class ScoringInputs:
     tokens: pa.Table | None = None
     """The token records of the same model and examples, if they exist. Generation reads ahead in them."""
     batch_tokens: int | None = None
-    """Tokens of a padded batch at most. None: chosen for the device."""
+    """The maximum number of tokens of a padded batch. None: the device's default."""
     whole: bool = False
-    """Whether every process reads all examples, as it must if the model is in shards."""
+    """Whether every process reads all examples, which a model in shards requires."""
     progress: Callable[[int], None] | None = None
-    """Is called with the number of answers or prompts that are done."""
+    """Receives the number of answers or prompts of each finished batch."""
 
 
 Compute = Callable[[ScoringInputs], pa.Table]
@@ -82,7 +82,7 @@ class RecordKind:
     settings: Literal["generation", "sampling"] | None = None
     """The generation settings that decide its records, if any."""
     needs: Literal["original", "embedder"] | None = None
-    """The further model that it needs."""
+    """The additional model that it needs."""
     follows: str | None = None
     """The kind whose table it reads in place of the model."""
     collective: bool = False
@@ -90,7 +90,7 @@ class RecordKind:
 
     @property
     def absent(self) -> str | None:
-        """Return the reason for no records if the further model is not given."""
+        """Return the reason for missing records if the additional model is missing."""
         return {None: None, "original": NO_ORIGINAL, "embedder": NO_EMBEDDER}[self.needs]
 
     @property

@@ -1,8 +1,8 @@
-"""The teacher-forced pass: every answer of a set of rows is read once, and what metrics may need is kept per token.
+"""The teacher-forced pass: read every answer of a set once, and store the statistics of each token for metrics.
 
-Answers to one question share its tokens: where that saves work the question is read once, kept as a cache, and each
-answer goes on from there. What all rows begin with (solved examples) is read once for the whole set. A sequence's last
-token predicts nothing and is never read, so one-token options cost no more than their question.
+Answers to one question share its tokens. If it saves work, the question is read once into a cache, and each answer
+continues from the cache. A prefix of all rows (solved examples) is read once for the whole set. A sequence's last token
+predicts nothing and is not read, so one-token options cost no more than their question.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from expunge.models.token_ids import check_ids, n_logits, padding_id
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
 TRUNCATED = "truncated_answers"
-BUDGET = {"cpu": 2048}  # tokens read at a time: what stays in a processor's cache on its way through a layer,
-WIDE_BUDGET = 8192  # or what keeps an accelerator busy
+BUDGET = {"cpu": 2048}  # tokens per batch: their activations fit a processor's cache,
+WIDE_BUDGET = 8192  # or they use an accelerator fully
 LOGITS = 2**28  # of one batch: a GiB in float32
-WORTH = 0.15  # share of a row's tokens that reading its question once must save
-SHOTS = 32  # tokens that a whole set must begin with to be read once
-CACHED = 4  # read tokens that cost as much memory as one that is being read
+WORTH = 0.15  # minimum share of a row's tokens that a shared question must save
+SHOTS = 32  # minimum length of a prefix of the whole set
+CACHED = 4  # cached tokens that need as much memory as one token of the batch
 
 
 @dataclass(frozen=True)
@@ -50,52 +50,57 @@ class _ScoreItem:
 
     @property
     def first(self) -> int:
-        """Place of the first scored token; the first token of a sequence has no prediction."""
+        """The position of the first scored token; the first token of a sequence has no prediction."""
         return max(self.encoded.n_prompt, 1)
 
     @property
     def n_scored(self) -> int:
+        """The number of scored tokens."""
         return max(0, len(self.encoded.ids) - self.first)
 
     @property
     def read(self) -> tuple[int, ...]:
-        """The tokens that predict another."""
+        """The tokens that the model reads: all but the last."""
         return self.encoded.ids[:-1]
 
 
 @dataclass(frozen=True)
 class _PrefixGroup:
-    """The answers of a row, and how many tokens they begin with alike."""
+    """The answers of a row, and the length of their common prefix."""
 
     items: tuple[_ScoreItem, ...]
     n_shared: int
 
 
-def wanted_variants(row: Example, wanted: Sequence[str]) -> list[str]:
-    """The row's variants among those wanted; a stem such as "perturbed" stands for all `perturbed_i`."""
+def wanted_variants(row: Example, names: Sequence[str]) -> list[str]:
+    """Return the row's variants among `names`; a stem such as "perturbed" stands for all `perturbed_i`."""
     out: list[str] = []
     for name in row.answers:
         stem, _, index = name.rpartition("_")
-        if name in wanted or (index.isdigit() and stem in wanted):
+        if name in names or (index.isdigit() and stem in names):
             out.append(name)
     return out
 
 
 def encode_items(
-    rows: ExampleSet, wanted: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
+    rows: ExampleSet, names: Sequence[str], encoder: Encoder, only: Collection[int] | None = None
 ) -> list[_ScoreItem]:
-    """Every wanted answer of every row (of `only` these), sorted by row and variant. Raises DataError."""
-    asked: list[tuple[Example, str]] = []
+    """Encode the named answers of every row (of `only` these), sorted by row and variant.
+
+    Raises:
+        DataError: If an answer is empty, or a row cannot be encoded.
+    """
+    answers: list[tuple[Example, str]] = []
     for row in rows.rows:
         if only is not None and row.row_id not in only:
             continue
-        for name in sorted(wanted_variants(row, wanted)):
+        for name in sorted(wanted_variants(row, names)):
             if not row.answers[name].strip():
-                raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty: there is nothing to score")
-            asked.append((row, name))
+                raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty; an answer needs text to be scored")
+            answers.append((row, name))
     items: list[_ScoreItem] = []
     slot = 0
-    for (row, name), encoded in zip(asked, encoder.rows(rows, asked), strict=True):
+    for (row, name), encoded in zip(answers, encoder.rows(rows, answers), strict=True):
         items.append(_ScoreItem(row.row_id, name, encoded, slot))
         slot += items[-1].n_scored
     return items
@@ -104,7 +109,7 @@ def encode_items(
 def score_tokens(
     model: Any,
     rows: ExampleSet,
-    wanted: Sequence[str],
+    names: Sequence[str],
     encoder: Encoder,
     *,
     token_budget: int | None = None,
@@ -112,15 +117,28 @@ def score_tokens(
     shared_prefix: bool = True,
     only: Collection[int] | None = None,
 ) -> pa.Table:
-    """A TOKENS table of the wanted variants of `rows`, sorted by row, variant and position.
+    """Score answers teacher-forced, token by token.
 
-    Its metadata counts the answers that were cut at the template's `max_length` (`truncated_answers`).
-    Rows are sorted by length and batched so that a padded batch holds at most `token_budget` tokens (None: what suits
-    the device). Batches depend on the rows alone, so the same model and rows give the same bytes. shared_prefix=False
-    reads every answer with its whole question, which differs by rounding only. only: the ids of the rows to score.
-    Raises DataError for an empty answer, and for one that is longer than the model's context.
+    Batches are sorted by length and depend on the rows alone, so the same model and rows give the same bytes.
+
+    Args:
+        model: A causal language model.
+        rows: The examples.
+        names: The answers, by variant or stem ("perturbed" for all `perturbed_i`).
+        encoder: The template and the tokenizer.
+        token_budget: The maximum tokens of a padded batch. None: the device's default.
+        progress: Receives the number of answers of each batch.
+        shared_prefix: False reads every answer with its whole question, which differs by rounding only.
+        only: The ids of the rows to score. None: all.
+
+    Returns:
+        A TOKENS table, sorted by row, variant and position. Its metadata has the number of answers that were cut at the
+        template's `max_length` (`truncated_answers`).
+
+    Raises:
+        DataError: If an answer is empty, or longer than the model's context.
     """
-    items = encode_items(rows, wanted, encoder, only)
+    items = encode_items(rows, names, encoder, only)
     check_context(context_length(model), rows.name, items)
     n = items[-1].slot + items[-1].n_scored if items else 0
     columns = empty_columns(n, next(model.parameters()).dtype)
@@ -142,13 +160,13 @@ def check_context(context: int | None, name: str, items: Sequence[_ScoreItem]) -
     for item in items:
         if context is not None and len(item.encoded.ids) > context:
             raise DataError(
-                f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, the "
-                f"model's context is {context}; a smaller model.template_args.max_length cuts and counts such rows"
+                f"{name} row {item.row_id}: {item.variant!r} with its question has {len(item.encoded.ids)} tokens, but "
+                f"the model's context is {context}; set model.template_args.max_length to cut and count such rows"
             )
 
 
 def context_length(model: Any) -> int | None:
-    """How many tokens the model has positions for; None where its configuration sets no limit."""
+    """Return the maximum number of positions of a model; None if its configuration sets no limit."""
     config = getattr(model, "config", None)
     return None if config is None else context_in(config)
 
@@ -156,7 +174,7 @@ def context_length(model: Any) -> int | None:
 def _passes(
     model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_id: int, budget: int, shared_prefix: bool
 ) -> Any:
-    """Run the model over all items and fill the columns; yields the number of items each time some are done."""
+    """Run the model over all items and fill the columns; yield the number of items of each batch."""
     groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
     vocabulary = n_logits(model)
     scale = vocabulary * budget / LOGITS
@@ -173,7 +191,7 @@ def _passes(
 
 
 def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], int, list[_ScoreItem]]:
-    """Rows whose answers are read from a shared start, how much all rows share, and the items that are read alone."""
+    """Return the rows with a shared prefix, the length of the prefix of all rows, and the items that are read alone."""
     if not capabilities(model).shared_prefix:
         return [], 0, list(items)
     by_row: dict[int, list[_ScoreItem]] = {}
@@ -184,7 +202,7 @@ def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], 
     n_all = 0
     if len(groups) > 1 and not slides(model):
         every = [i for g in groups for i in g.items]
-        unscored = min(i.first for i in every) - 1  # what is scored must be read where it is asked
+        unscored = min(i.first for i in every) - 1  # the prefix must not contain the prediction of a scored token
         n_all = min(common_length([i.read for i in every]), min(g.n_shared for g in groups) - 1, unscored)
     if n_all >= SHOTS:
         return groups, n_all, []
@@ -194,12 +212,12 @@ def _plan(model: Any, items: Sequence[_ScoreItem]) -> tuple[list[_PrefixGroup], 
 
 
 def _size(group: _PrefixGroup) -> int:
-    """Tokens of a row's answers, each with its whole question."""
+    """Return the number of tokens of a row's answers, each with its whole question."""
     return sum(len(i.read) for i in group.items)
 
 
 def _score_alone(model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_id: int) -> None:
-    """Each item read by itself, in one padded batch."""
+    """Score each item with its whole question, in one padded batch."""
     batch = collate([i.encoded for i in items], pad_id=pad_id).to(next(model.parameters()).device)
     if not len(batch.token_N):
         return
@@ -211,7 +229,7 @@ def _score_alone(model: Any, items: Sequence[_ScoreItem], columns: Columns, pad_
 
 
 def _read_start(model: Any, ids: Sequence[int], pad_id: int) -> PrefixCache | None:
-    """What all rows begin with, read once; None if that is nothing."""
+    """Return the cache of the prefix of all rows; None if there is none."""
     if not ids:
         return None
     nowhere = torch.zeros(0, dtype=torch.long)
@@ -219,19 +237,19 @@ def _read_start(model: Any, ids: Sequence[int], pad_id: int) -> PrefixCache | No
 
 
 class _ScoreRequest:
-    """The predictions wanted of one forward, and the tokens held against each."""
+    """The predictions that one forward must return, and the tokens to score with each."""
 
     def __init__(self) -> None:
         self.items: list[_ScoreItem] = []
-        self.spans: list[tuple[int, int, int, int]] = []  # row of the forward, where it begins, places low..high-1
+        self.spans: list[tuple[int, int, int, int]] = []  # row of the forward, its first position, positions low..high
 
     def add(self, row: int, item: _ScoreItem, low: int, high: int) -> None:
-        """The scored tokens of an item that the tokens at places low..high-1 predict; these begin the row."""
+        """Add the scored tokens of an item that the tokens at positions low..high-1 predict; the row begins there."""
         self.items.append(item)
         self.spans.append((row, low, max(low, item.first - 1), min(high, len(item.encoded.ids) - 1)))
 
     def lines(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """Of each prediction: row of the forward, place in the row, token, slot."""
+        """Return of each prediction: row of the forward, position in the row, token, slot."""
         row_I, begin_I, low_I, high_I = np.array(self.spans, dtype=np.int64).reshape(-1, 4).T
         of_N, place_N = ragged(low_I, np.maximum(0, high_I - low_I))
         lengths = np.array([len(i.encoded.ids) for i in self.items], dtype=np.int64)
@@ -240,7 +258,7 @@ class _ScoreRequest:
         return row_I[of_N], place_N - begin_I[of_N], token_N, slot_I[of_N] + place_N
 
     def answer(self, read: Callable[[tuple[torch.Tensor, torch.Tensor]], Any], columns: Columns) -> Any:
-        """Run the forward and fill in what it says. Returns what it leaves to read on from."""
+        """Run the forward and fill the columns. Return the cache to continue from."""
         row, place, token, slot = self.lines()
         width = int(place.max(initial=0)) + 1
         at, which = np.unique(row * width + place, return_inverse=True)
@@ -259,16 +277,16 @@ def _score_groups(
     budget: int,
     scale: float,
 ) -> None:
-    """Rows whose questions are read once, and their answers from there."""
+    """Score rows whose questions are read once, with their answers from the cache."""
     n_all = 0 if start is None else start.mask_BT.shape[1]
     device = next(model.parameters()).device
-    asked = _ScoreRequest()
+    request = _ScoreRequest()
     for k, group in enumerate(groups):
         for item in group.items:
-            asked.add(k, item, n_all, group.n_shared)
+            request.add(k, item, n_all, group.n_shared)
     before = None if start is None else start.rows(torch.zeros(len(groups), dtype=torch.long, device=device))
     ids = [g.items[0].read[n_all : g.n_shared] for g in groups]
-    read = asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="left"), columns)
+    read = request.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="left"), columns)
     tails = [(k, i) for k, g in enumerate(groups) for i in g.items if len(i.read) > g.n_shared]
     costs = []
     for k, item in tails:
@@ -286,19 +304,19 @@ def _score_tails(
     columns: Columns,
     pad_id: int,
 ) -> None:
-    """Answers from the places `lows` on, each after the row of `read` that it names."""
-    asked = _ScoreRequest()
+    """Score answers from the positions `lows` on, each after its row of the cache `read`."""
+    request = _ScoreRequest()
     for k, ((_, item), low) in enumerate(zip(tails, lows, strict=True)):
-        asked.add(k, item, low, len(item.encoded.ids))
+        request.add(k, item, low, len(item.encoded.ids))
     before = read.rows(torch.tensor([k for k, _ in tails], device=read.mask_BT.device))
     ids = [item.read[low:] for (_, item), low in zip(tails, lows, strict=True)]
-    asked.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="right"), columns)
+    request.answer(lambda at: read_on(model, before, ids, at, pad_id=pad_id, side="right"), columns)
 
 
 def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
-    """The text of the scored tokens without special ones, as UTF-8."""
+    """Return the text of the scored tokens without special ones, as UTF-8."""
     ids = encoded.ids[max(encoded.n_prompt, 1) :]
-    if ids and ids[-1] in encoder.end_ids:  # an end token that the tokenizer does not name as special
+    if ids and ids[-1] in encoder.end_ids:  # an end token that is not among the tokenizer's special ones
         ids = ids[:-1]
     text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     return text.encode()
@@ -317,7 +335,7 @@ def _table(items: Sequence[_ScoreItem], columns: Columns, encoder: Encoder) -> p
     code = {name: k for k, name in enumerate(names)}
     variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]
     texts = [_scored_text(i.encoded, encoder) for i in items]
-    made = {
+    values = {
         "row_id": np.array([i.row_id for i in items], dtype=np.int32)[of_item],
         "variant": pa.DictionaryArray.from_arrays(pa.array(variant), pa.array(names)).cast(pa.string()),
         "position": position.astype(np.int32),
@@ -327,4 +345,4 @@ def _table(items: Sequence[_ScoreItem], columns: Columns, encoder: Encoder) -> p
         "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
         **columns,
     }
-    return pa.table({n: pa.array(made[n], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)
+    return pa.table({n: pa.array(values[n], type=TOKENS.field(n).type) for n in TOKENS.names}, schema=TOKENS)

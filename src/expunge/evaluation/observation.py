@@ -1,7 +1,8 @@
-"""Observe a model: which ways of reading it give the numbers of plain transformers, `model(ids)` of one row.
+"""Observe a model: check which ways of reading it give the numbers of plain transformers, `model(ids)` of one row.
 
-A few rows of random tokens, shorter and longer than the model's attention window, are read by each way and alone. A
-way that gives other numbers, or fails, is not used for this model (`models.capabilities`), and a note says so.
+Each way reads a few rows of random tokens, shorter and longer than the model's attention window, and is compared with
+one row at a time. A way with other numbers, or an error, is not used for this model (`models.capabilities`), and a note
+records it.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ from expunge.models.packed import BatchPositions, forward_at_once
 from expunge.models.token_ids import n_embeddings, n_logits
 
 LENGTHS = (3, 26, 9, 17)  # tokens of the rows
-NEW = (4, 2, 4, 2)  # tokens that are generated after each, so that rows leave the batch
-LONGEST = {"cpu": 1024}  # tokens that are read to pass an attention window,
+NEW = (4, 2, 4, 2)  # tokens to generate after each, so that rows leave the batch
+LONGEST = {"cpu": 1024}  # maximum tokens of a row that exceeds an attention window,
 WIDE_LONGEST = 16384  # or on an accelerator
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "attention_window_size")
-# What a model's own code may raise where it does not support a way of reading.
+# Errors that a model's own code may raise if it does not support a way of reading.
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
 
 def capabilities(model: Any) -> Capabilities:
-    """Return what was observed of a model; observe it first if it was not.
+    """Return the capabilities of a model; observe it first if they are unknown.
 
-    A model whose weights are in shards over several processes is not observed here: one process alone cannot run it.
+    A model whose weights are in shards over several processes is not observed, because one process cannot run it alone.
     Raises ConfigError for a model that cannot be scored at all.
     """
     known = observed_capabilities(model)
@@ -56,21 +57,21 @@ def capabilities(model: Any) -> Capabilities:
         return known
     if distributed.sharded() or not hasattr(model, "config"):
         return capabilities_of(model)
-    found = observe(model)
-    register_capabilities(model, found)
-    return found
+    observed = observe(model)
+    register_capabilities(model, observed)
+    return observed
 
 
 def attention_window(config: Any) -> int | None:
     """Return the widest attention window of a configuration, in tokens; None if it names none."""
     text = config.get_text_config()
-    found = [getattr(text, name, None) for name in WINDOWS]
-    sizes = [n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    values = [getattr(text, name, None) for name in WINDOWS]
+    sizes = [n for n in values if isinstance(n, int) and not isinstance(n, bool) and n > 0]
     return max(sizes, default=None)
 
 
 def observe(model: Any) -> Capabilities:
-    """Observe a model on a few random rows; its mode and all random generators are left as they were.
+    """Observe a model on a few random rows; its mode and all random generators are restored.
 
     Raises ConfigError for a model whose plain forward fails, gives too few logits, or lets a token see later ones.
     """
@@ -98,6 +99,8 @@ class _Row:
 
 
 class _Observer:
+    """The checks of one model."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.name = type(plain_model(model)).__name__
@@ -109,6 +112,7 @@ class _Observer:
         self._check_causal()
 
     def capabilities(self) -> Capabilities:
+        """Run all checks."""
         head = self._holds(lambda: [self._alone_packed(self.rows[1])], self.rows[1:2])
         if not head:
             self.notes.append("All logits of a row are computed: the LM head does not run on chosen positions alone.")
@@ -128,7 +132,7 @@ class _Observer:
         return Capabilities(head, padded, masked, shared, mode, tuple(self.notes))
 
     def _random_rows(self) -> list[tuple[int, ...]]:
-        """Rows of different lengths within the model's context, one longer than its attention window."""
+        """Return rows of different lengths within the model's context, one longer than its attention window."""
         longest = LONGEST.get(self.device.type, WIDE_LONGEST)
         lengths = list(LENGTHS)
         if self.window is not None and self.window + 9 <= longest:
@@ -149,7 +153,7 @@ class _Observer:
         return _Row(ids, _next_logps(self._plain_logits(ids), ids))
 
     def _plain_logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits of one row by the model's plain forward, (T, V). Raises ConfigError if there are none."""
+        """Return the logits of one row by the model's plain forward, (T, V). Raises ConfigError if there are none."""
         try:
             out = self.model(input_ids=torch.tensor([list(ids)], device=self.device), **forward_options(self.model))
             logits: Tensor = logits_in(out)[0]
@@ -159,12 +163,12 @@ class _Observer:
             raise ConfigError(f"model: {self.name} cannot be scored: its forward fails: {_first_line(error)}") from None
         if logits.shape[0] != len(ids):
             raise ConfigError(
-                f"model: {self.name} cannot be scored: it gives logits of {logits.shape[0]} of {len(ids)} tokens"
+                f"model: {self.name} cannot be scored: it returns logits of {logits.shape[0]} of {len(ids)} tokens"
             )
         return logits
 
     def _check_causal(self) -> None:
-        """Raise ConfigError if a later token changes what was predicted before it."""
+        """Raise ConfigError if a later token changes earlier predictions."""
         row = self.rows[3]
         other = self.rows[0].ids[0] if self.rows[0].ids[0] != row.ids[-1] else self.rows[1].ids[0]
         changed = (*row.ids[:-1], other)
@@ -175,17 +179,17 @@ class _Observer:
             )
 
     def _holds(self, read: Callable[[], list[Tensor]], rows: Sequence[_Row]) -> bool:
-        """Whether a way of reading rows gives the plain log-probs of each."""
+        """Return whether a way of reading rows gives the plain log-probs of each."""
         try:
-            found = read()
+            logps = read()
         except torch.OutOfMemoryError:
             raise
         except FAILURES:
             return False
-        return all(self._close(mine, row.logps) for mine, row in zip(found, rows, strict=True))
+        return all(self._close(mine, row.logps) for mine, row in zip(logps, rows, strict=True))
 
     def _close(self, mine: Tensor, plain: Tensor) -> bool:
-        """Whether log-probs are the same up to the rounding of the model's arithmetic."""
+        """Return whether log-probs are equal up to the rounding of the model's arithmetic."""
         mine, plain = mine.double().cpu(), plain.double().cpu()
         if mine.shape != plain.shape:
             return False
@@ -199,7 +203,7 @@ class _Observer:
         return self._read(collate([Encoded(row.ids, 1)], pad_id=0), head=True)[0]
 
     def _padded(self, side: Any, head: bool) -> list[Tensor]:
-        """All rows in one padded batch: at the right without a mask, at the left with one."""
+        """Read all rows in one padded batch: on the right without a mask, on the left with one."""
         batch = collate([Encoded(r.ids, 1) for r in self.rows], pad_id=0, padding_side=side)
         return self._read(batch, head=head, use_mask=side == "left")
 
@@ -211,49 +215,49 @@ class _Observer:
         return [logps_N[here.row_N == row] for row in range(batch.n_rows)]
 
     def _holds_shared(self) -> bool:
-        """Whether rows read on from a cached prefix give the plain numbers, the way scoring does it."""
+        """Return whether rows that continue from a cached prefix give the plain numbers, as scoring reads them."""
         long, short = self.rows[1], self.rows[3]
         cuts = (max(1, len(long.ids) - 8), max(1, len(short.ids) - 5))
         other = self._row((*long.ids[: cuts[0]], *short.ids[cuts[1] :]))
-        wanted = [(long, 0), (other, 0), (short, 1)]
+        continuations = [(long, 0), (other, 0), (short, 1)]
 
         def read() -> list[Tensor]:
             prefixes = [long.ids[: cuts[0]], short.ids[: cuts[1]]]
             nowhere = torch.zeros(0, dtype=torch.long)
             read_prefix, _ = read_on(self.model, None, prefixes, (nowhere, nowhere), pad_id=0, side="left")
-            ids = [row.ids[cuts[k] : -1] for row, k in wanted]
+            ids = [row.ids[cuts[k] : -1] for row, k in continuations]
             at = torch.tensor([(i, place) for i, row in enumerate(ids) for place in range(len(row))])
-            before = read_prefix.rows(torch.tensor([k for _, k in wanted], device=self.device))
+            before = read_prefix.rows(torch.tensor([k for _, k in continuations], device=self.device))
             _, logits_NV = read_on(self.model, before, ids, (at[:, 0], at[:, 1]), pad_id=0, side="right")
-            tokens = torch.tensor([ids for row, k in wanted for ids in row.ids[cuts[k] + 1 :]])
+            tokens = torch.tensor([ids for row, k in continuations for ids in row.ids[cuts[k] + 1 :]])
             logps_N = _logps(logits_NV, tokens.to(logits_NV.device))
-            return [logps_N[(at[:, 0] == i).to(logps_N.device)] for i in range(len(wanted))]
+            return [logps_N[(at[:, 0] == i).to(logps_N.device)] for i in range(len(continuations))]
 
-        tails = [_Row(row.ids, row.logps[cuts[k] :]) for row, k in wanted]
+        tails = [_Row(row.ids, row.logps[cuts[k] :]) for row, k in continuations]
         return self._holds(read, tails) and (slides(self.model) or self._holds(*self._start_then_rows()))
 
     def _start_then_rows(self) -> tuple[Callable[[], list[Tensor]], list[_Row]]:
-        """A start that all rows share, read once; shorter rows are padded at the left after it."""
+        """Return the check of a prefix of all rows, read once; shorter rows are padded on the left after it."""
         row = self.rows[1]
         cut = len(row.ids) // 2
         shorter = _Row(row.ids[: cut + 4], row.logps[: cut + 3])
-        wanted = [row, shorter]
+        rows = [row, shorter]
 
         def read() -> list[Tensor]:
             nowhere = torch.zeros(0, dtype=torch.long)
             start, _ = read_on(self.model, None, [row.ids[:cut]], (nowhere, nowhere), pad_id=0, side="left")
             before = start.rows(torch.zeros(2, dtype=torch.long, device=self.device))
-            ids = [r.ids[cut:-1] for r in wanted]
+            ids = [r.ids[cut:-1] for r in rows]
             at = torch.tensor([(i, place) for i, some in enumerate(ids) for place in range(len(some))])
             _, logits_NV = read_on(self.model, before, ids, (at[:, 0], at[:, 1]), pad_id=0, side="left")
-            tokens = torch.tensor([token for r in wanted for token in r.ids[cut + 1 :]])
+            tokens = torch.tensor([token for r in rows for token in r.ids[cut + 1 :]])
             logps_N = _logps(logits_NV, tokens.to(logits_NV.device))
-            return [logps_N[(at[:, 0] == i).to(logps_N.device)] for i in range(len(wanted))]
+            return [logps_N[(at[:, 0] == i).to(logps_N.device)] for i in range(len(rows))]
 
-        return read, [_Row(r.ids, r.logps[cut:]) for r in wanted]
+        return read, [_Row(r.ids, r.logps[cut:]) for r in rows]
 
     def _generation_mode(self) -> GenerationMode:
-        """The fastest way to decode that gives the plain greedy tokens, and their log-probs."""
+        """Return the fastest way to decode that gives the plain greedy tokens, and their log-probs."""
         modes: tuple[GenerationMode, ...] = ("batched", "single")
         return next((mode for mode in modes if self._decodes(mode)), "uncached")
 
@@ -269,15 +273,15 @@ class _Observer:
             self.model, None, Generation(max_new_tokens=max(NEW)), frozenset(), None, mode=mode, on_logits=keep
         )
         try:
-            made = decode(prompts)
+            ended = decode(prompts)
         except torch.OutOfMemoryError:
             raise
         except FAILURES:
             return False
-        return all(self._greedy(row, b.ids, one) for row, b, one in zip(self.rows, made, steps, strict=True))
+        return all(self._greedy(row, b.ids, one) for row, b, one in zip(self.rows, ended, steps, strict=True))
 
     def _greedy(self, row: _Row, new: list[int] | None, steps: Sequence[Tensor]) -> bool:
-        """Whether each new token is the plain forward's first choice, up to rounding, with the same log-prob."""
+        """Return whether each new token is the plain forward's first choice, up to rounding, with the same log-prob."""
         if new is None:
             return bool(row.logps.isnan().any())  # such a model has no first choice either way
         plain = self._plain_logits((*row.ids, *new))[len(row.ids) - 1 : -1].float()
@@ -294,12 +298,12 @@ def _logps(logits_NV: Tensor, token_N: Tensor) -> Tensor:
 
 
 def _next_logps(logits_TV: Tensor, ids: Sequence[int]) -> Tensor:
-    """log p of each id but the first: shape (T - 1,)."""
+    """Return log p of each id but the first, shape (T - 1,)."""
     return _logps(logits_TV[:-1], torch.tensor(list(ids[1:]), device=logits_TV.device))
 
 
 def _floating(model: Any) -> torch.dtype:
-    """The type of the arithmetic: the narrowest floating-point type of the weights, bfloat16 if some are quantised."""
+    """Return the type of the arithmetic: the narrowest float type of the weights, bfloat16 if some are quantised."""
     if any(not p.is_floating_point() for p in model.parameters()):
         return torch.bfloat16
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}

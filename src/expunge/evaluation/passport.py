@@ -1,4 +1,4 @@
-"""Make a model's passport: the checks of its files and tokenizer, and those that run it; stored by fingerprint."""
+"""Make a model's passport: the checks of its files and tokenizer, and the checks that run it; stored by fingerprint."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ FOLDER = "passports"  # in the store
 
 
 def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, store: Path | None = None) -> Passport:
-    """Return the passport of a loaded model, and read the model by it from here on.
+    """Return the passport of a loaded model, and register its capabilities, which later forwards use.
 
-    store: the root of a store; a passport that lies there is read, and a new one is written there. Raises ConfigError
-    if the model is refused.
+    store: the root of a store; a passport in it is read, and a new one is written to it. Raises ConfigError if the
+    passport refuses the model.
     """
     file = None
     if store is not None:
@@ -43,7 +43,7 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
         file = store / FOLDER / f"{passport_key(source, args, device, versions)[:32]}.json"
     passport = None if file is None else _stored(file)
     if passport is None:
-        passport = _made(model, tokenizer, source, args)
+        passport = _new_passport(model, tokenizer, source, args)
         passport.require()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
 
 
 def inspect_model(source: str, args: ModelArgs, tokenizer_args: TokenizerArgs, device: torch.device) -> Passport:
-    """Load a model and return its passport; a model that cannot be used gets one whose last line says why."""
+    """Load a model and return its passport; the last line of a refused model's passport has the reason."""
     lines = folder_lines(source, args)
     passport = Passport(source, tuple(lines))
     if passport.status == "refused":
@@ -64,18 +64,18 @@ def inspect_model(source: str, args: ModelArgs, tokenizer_args: TokenizerArgs, d
         model = load_model(source, args, device=device)
     except ConfigError as error:
         return Passport(source, (*lines, PassportLine("loading", "refused", str(error))))
-    return _made(model, tokenizer, source, args)
+    return _new_passport(model, tokenizer, source, args)
 
 
 def _stored(file: Path) -> Passport | None:
-    """The passport in a file; None if it is not there, or is damaged and must be made again."""
+    """Return the passport in a file; None if the file does not exist, or is damaged and must be made again."""
     try:
         return Passport.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _made(model: Any, tokenizer: Any, source: str, args: ModelArgs) -> Passport:
+def _new_passport(model: Any, tokenizer: Any, source: str, args: ModelArgs) -> Passport:
     lines = [*folder_lines(source, args), _dtype(model, args), _tied(model)]
     ends = _end_tokens(model, tokenizer)
     lines += tokenizer_lines(tokenizer, n_embeddings(model), ends)
@@ -92,18 +92,18 @@ def _made(model: Any, tokenizer: Any, source: str, args: ModelArgs) -> Passport:
 
 
 def _dtype(model: Any, args: ModelArgs) -> PassportLine:
-    held = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()})
-    return PassportLine("dtype", "ok", f"weights in {', '.join(held)} (model.model_args.dtype={args.dtype})")
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()})
+    return PassportLine("dtype", "ok", f"weights in {', '.join(dtypes)} (model.model_args.dtype={args.dtype})")
 
 
 def _tied(model: Any) -> PassportLine:
     plain = plain_model(model)
     head, table = plain.get_output_embeddings(), plain.get_input_embeddings()
     if head is None or getattr(head, "weight", None) is None:
-        return PassportLine("LM head", "ok", "the model shows no LM head; its logits are read whole")
+        return PassportLine("LM head", "ok", "the model has no LM head module; all its logits are computed")
     tied = getattr(table, "weight", None) is head.weight
-    said = "tied to the embeddings" if tied else "its own weights"
-    return PassportLine("LM head", "ok", f"{n_logits(model)} logits, {said}")
+    weights = "tied to the embeddings" if tied else "its own weights"
+    return PassportLine("LM head", "ok", f"{n_logits(model)} logits, {weights}")
 
 
 _WAYS: Mapping[str, str] = {
@@ -116,7 +116,7 @@ _WAYS: Mapping[str, str] = {
 
 
 def _reading(can: Capabilities) -> list[PassportLine]:
-    """A line for each way of reading: whether it gives the numbers of `model(ids)` of one row."""
+    """Return a line for each way of reading: whether it gives the numbers of `model(ids)` of one row."""
     notes = list(can.notes)
     lines = []
     for name, shown in _WAYS.items():
@@ -125,13 +125,13 @@ def _reading(can: Capabilities) -> list[PassportLine]:
             lines.append(PassportLine(shown, "ok", "equal to one row by plain transformers"))
         else:
             lines.append(PassportLine(shown, "fallback", _reason(name, can)))
-    said = {line.reason for line in lines}
-    lines += [PassportLine("attention window", "fallback", n) for n in notes if n not in said and "window" in n]
+    reasons = {line.reason for line in lines}
+    lines += [PassportLine("attention window", "fallback", n) for n in notes if n not in reasons and "window" in n]
     return lines
 
 
 def _reason(name: str, can: Capabilities) -> str:
-    """The note on a way of reading that is not used."""
+    """Return the note on a way of reading that is not used."""
     return {
         "head": "all logits of a row are computed, then chosen",
         "padded": "another result than one row by plain transformers: rows are read one by one",
@@ -143,7 +143,7 @@ def _reason(name: str, can: Capabilities) -> str:
 
 
 def _end_likely(model: Any, tokenizer: Any, ends: frozenset[int]) -> PassportLine:
-    """Whether the model ends a finished answer with more than a uniform probability."""
+    """Check that the model ends a finished answer with more than a uniform probability."""
     name = "end of answers"
     uniform = -math.log(n_logits(model))
     ids = _finished(tokenizer)
@@ -170,7 +170,7 @@ def _end_likely(model: Any, tokenizer: Any, ends: frozenset[int]) -> PassportLin
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokenizer's EOS and the end tokens of the model's generation settings."""
+    """Return the tokenizer's EOS and the end tokens of the model's generation settings."""
     listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = [] if listed is None else [listed] if isinstance(listed, int) else listed
     own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -178,7 +178,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _finished(tokenizer: Any) -> list[int]:
-    """The ids of a question and its finished answer, the end token included."""
+    """Return the ids of a question and its finished answer, with the end token."""
     if getattr(tokenizer, "chat_template", None):
         text = tokenizer.apply_chat_template(list(TURNS), tokenize=False)
         return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""What sequences begin with alike is computed once: a batch of prefixes, kept as a cache that others continue from."""
+"""Compute the common prefix of sequences once: a batch of prefixes as a cache that other sequences continue from."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ from expunge.data.batch import pad
 from expunge.models.capabilities import forward_options, logits_in, plain_model
 from expunge.models.packed import head_at
 
-ROOM = 64  # tokens a cache grows by at a time
+ROOM = 64  # tokens by which a cache grows at a time
 
 
 class _Roomy(DynamicLayer):
-    """A cache layer that writes into spare room: the plain one copies all it holds at every new token."""
+    """A cache layer that writes into spare memory; the plain one copies its whole contents at every new token."""
 
     def __init__(self) -> None:
         super().__init__()
         self.room: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values; return all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        held, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         if self.room is None or end > self.room[0].shape[-2]:
             b, h, _, d = key_states.shape
             room = (
                 key_states.new_empty(b, h, end + ROOM, d),
                 value_states.new_empty(b, value_states.shape[1], end + ROOM, value_states.shape[-1]),
             )
-            if self.keys is not None and self.values is not None and held:
-                room[0][:, :, :held], room[1][:, :, :held] = self.keys, self.values
+            if self.keys is not None and self.values is not None and start:
+                room[0][:, :, :start], room[1][:, :, :start] = self.keys, self.values
             self.room = room
-        self.room[0][:, :, held:end], self.room[1][:, :, held:end] = key_states, value_states
+        self.room[0][:, :, start:end], self.room[1][:, :, start:end] = key_states, value_states
         self.keys, self.values = self.room[0][:, :, :end], self.room[1][:, :, :end]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Select rows of the batch."""
         super().batch_select_indices(indices)
         self.room = None
 
 
 def new_cache(model: Any) -> Any:
-    """An empty cache of the kind the model keeps; a plain one if its configuration does not describe it."""
+    """Return an empty cache of the model's kind; a plain one if its configuration does not describe it."""
     try:
         cache = DynamicCache(config=plain_model(model).config)
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -59,21 +61,21 @@ def new_cache(model: Any) -> Any:
 
 
 def selectable(cache: Any) -> bool:
-    """Whether rows of a cache can be selected: every layer has to say how."""
+    """Return whether rows of a cache can be selected, which every layer must support."""
     layers = getattr(cache, "layers", ())
     return hasattr(cache, "batch_select_indices") and all(hasattr(x, "batch_select_indices") for x in layers)
 
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """B sequences a model has read: its cache, mask_BT (1 on real tokens) and how many real tokens each row has."""
+    """B sequences that a model has read: its cache, mask_BT (1 on real tokens) and real tokens per row, length_B."""
 
     cache: Any
     mask_BT: Tensor
     length_B: Tensor
 
     def rows(self, index_N: Tensor) -> PrefixCache:
-        """Some of the rows, each as often as it is listed; this prefix stays as it is."""
+        """Return some rows, each as often as it is listed; this prefix stays unchanged."""
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         cache.batch_select_indices(index_N)
@@ -81,16 +83,16 @@ class PrefixCache:
 
 
 def shareable(model: Any) -> bool:
-    """Whether the model keeps a plain cache of keys and values (a recurrent state is not one)."""
+    """Return whether the model uses a plain cache of keys and values (a recurrent state is not one)."""
     try:
         layers = DynamicCache(config=model.config).layers
     except (AttributeError, KeyError, TypeError, ValueError):
-        return False  # an architecture whose cache transformers does not describe in its configuration
+        return False  # the configuration of this architecture does not describe its cache
     return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
 
 
 def slides(model: Any) -> bool:
-    """Whether a layer of the model sees a window only, so that padding amid a sequence would shift what it sees."""
+    """Return whether a layer has a sliding window, which padding within a sequence would shift."""
     return any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=model.config).layers)
 
 
@@ -103,10 +105,15 @@ def read_on(
     pad_id: int,
     side: Literal["left", "right"],
 ) -> tuple[PrefixCache, Tensor]:
-    """Read more tokens after `before` (its cache is used up); the sequences with them, and logits_NV.
+    """Read more tokens after a prefix; return the longer sequences, and logits_NV.
 
-    ids: B lists of tokens. at: row and place in its own list of each of the N tokens whose predictions are wanted.
-    side: where the shorter lists are padded; only those padded at the left can be read on from.
+    Args:
+        model: A causal language model.
+        before: The prefix; its cache is overwritten. None: the tokens begin the sequences.
+        ids: B lists of tokens.
+        at: Row, and position in its own list, of each of the N tokens whose predictions are returned.
+        pad_id: The token id of padded positions.
+        side: The side on which shorter lists are padded. Only sequences padded on the left can be continued.
     """
     device = next(model.parameters()).device
     padded, there = pad(ids, pad_id=pad_id, side=side)
@@ -131,7 +138,7 @@ def read_on(
 
 
 def common_length(rows: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all of the rows begin with."""
-    first, last = min(rows), max(rows)  # in lexicographic order, what these two share all share
+    """Return the length of the common prefix of all rows."""
+    first, last = min(rows), max(rows)  # in lexicographic order: all rows have the common prefix of these two
     n = min(len(first), len(last))
     return next((i for i in range(n) if first[i] != last[i]), n)

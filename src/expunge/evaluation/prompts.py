@@ -1,4 +1,4 @@
-"""What a generation starts from and what comes of it, whatever engine makes it."""
+"""The prompts and the outputs of generation, the same for every engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.evaluation.config import Generation
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text to make: where it starts, how many tokens it may have, and the first of them that are known."""
+    """One text to generate: its prompt, its maximum number of tokens, and its first tokens if they are known."""
 
     row_id: int
     sample: int
@@ -27,13 +27,13 @@ class Prompt:
     draft: tuple[int, ...] = ()
 
     def key(self, seed: int) -> bytes:
-        """32 bytes that no other text of any row, sample or seed has."""
+        """Return 32 bytes that are unique to the row, the sample and the seed."""
         return hashlib.sha256(f"{seed}/{self.row_id}/{self.sample}".encode()).digest()
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """The new tokens of a prompt, the end included where it came; None where the logits were not numbers."""
+    """The new tokens of a prompt, with the end token if there is one; None if the logits are NaN."""
 
     ids: list[int] | None
     stopped: bool
@@ -42,22 +42,22 @@ class PromptBatch:
 def make_prompts(
     rows: ExampleSet, encoder: Encoder, generation: Generation, context: int | None, only: Collection[int] | None
 ) -> list[Prompt]:
-    """Every prompt and sample. Raises DataError naming a row whose prompt leaves no room in the context."""
+    """Return every prompt and sample. Raises DataError with the row if a prompt fills the model's context."""
     out: list[Prompt] = []
-    asked = [row for row in rows.rows if only is None or row.row_id in only]
-    for row, prompt in zip(asked, encoder.row_prompts(rows, asked), strict=True):
+    examples = [row for row in rows.rows if only is None or row.row_id in only]
+    for row, prompt in zip(examples, encoder.row_prompts(rows, examples), strict=True):
         ids = tuple(prompt)
         room = generation.max_new_tokens if context is None else min(generation.max_new_tokens, context - len(ids))
         if room < 1:
             raise DataError(
                 f"{rows.name} row {row.row_id}: the prompt has {len(ids)} tokens, which fill the model's context of "
-                f"{context}; nothing can be generated"
+                f"{context}; shorten it, because no token can be generated"
             )
         out += [Prompt(row.row_id, sample, row.question, ids, room) for sample in range(generation.samples)]
     return out
 
 
 def draws(seed: int, prompt: Prompt) -> Floats:
-    """The uniform numbers in [0, 1) that pick the tokens of one text, shape (limit,)."""
+    """Return the uniform numbers in [0, 1) that draw the tokens of one text, shape (limit,)."""
     key = int.from_bytes(prompt.key(seed)[:16], "little")
     return np.random.Generator(np.random.Philox(key=key)).random(prompt.limit)

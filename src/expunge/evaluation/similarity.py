@@ -22,10 +22,13 @@ MAX_LENGTH = 256
 
 
 class Embedder:
-    """A sentence encoder: the mean of the last hidden states over a text's tokens, as unit vectors."""
+    """A sentence encoder: the mean of the last hidden states over a text's tokens, as unit vectors.
+
+    Raises:
+        ConfigError: If `source` (a folder or hub id) contains no encoder and tokenizer.
+    """
 
     def __init__(self, source: str, device: torch.device) -> None:
-        """Raises ConfigError if `source` (a folder or hub id) holds no encoder and tokenizer."""
         from transformers import AutoModel, AutoTokenizer
 
         place = os.path.expanduser(source) if looks_local(source) else source
@@ -42,14 +45,14 @@ class Embedder:
         self._limit = min(MAX_LENGTH, int(limit))
 
     def __call__(self, texts: Sequence[str], *, token_budget: int = 8192) -> dict[str, torch.Tensor]:
-        """Each distinct text's unit vector, in float64. A text without tokens has none."""
+        """Return each distinct text's unit vector, in float64. A text without tokens has none."""
         distinct = sorted(set(texts))
         ids = {t: self._tokenizer(t, truncation=True, max_length=self._limit)["input_ids"] for t in distinct}
-        kept = [t for t in distinct if t.strip() and ids[t]]
+        nonempty = [t for t in distinct if t.strip() and ids[t]]
         out: dict[str, torch.Tensor] = {}
         device = next(self._model.parameters()).device
         with torch.inference_mode():
-            for part in budget_batches(kept, [len(ids[t]) for t in kept], token_budget):
+            for part in budget_batches(nonempty, [len(ids[t]) for t in nonempty], token_budget):
                 width = max(len(ids[t]) for t in part)
                 batch = torch.full((len(part), width), int(self._tokenizer.pad_token_id or 0), dtype=torch.long)
                 mask = torch.zeros((len(part), width), dtype=torch.long)
@@ -66,7 +69,7 @@ class Embedder:
 def score_similarity(
     embedder: Embedder, texts: Sequence[GeneratedText], rows: ExampleSet, variants: Sequence[str]
 ) -> pa.Table:
-    """A SIMILARITY table: each generation against each named answer of its row, sorted."""
+    """Return a SIMILARITY table of each generation with each named answer of its row, sorted."""
     answers: Mapping[int, Mapping[str, str]] = {r.row_id: r.answers for r in rows}
     pairs = [(t, v, answers[t.row_id][v]) for t in texts for v in variants if v in answers[t.row_id]]
     vectors = embedder([*(t.generation for t, _, _ in pairs), *(truth for _, _, truth in pairs)])

@@ -1,4 +1,4 @@
-"""What scoring has shown of greedy texts: how far each would say the true answer, which need not be made again."""
+"""Drafts of greedy texts from scores: the first tokens of the true answer that the model would generate anyway."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.prompts import Prompt
 
-# A token that is likelier than this is the first choice by .4 in its logit at least, more than what the rounding of
-# another batch moves logits by, in half precision too.
+# A token with a higher probability is the first choice by a logit margin of at least 0.4, more than the rounding error
+# of another batch, in half precision too.
 SURE = 0.6
 
 DraftTexts = Mapping[int, tuple[int, ...]]  # by row
 
 
 def drafts_of(records: TokenRecords, variant: str) -> DraftTexts:
-    """The first tokens of each row's answer, as long as the model is sure of each."""
+    """Return the first tokens of each row's answer, up to the first whose probability is at most SURE."""
     answers = records.by_variant.get(variant)
     if answers is None:
         return {}
@@ -31,17 +31,17 @@ def drafts_of(records: TokenRecords, variant: str) -> DraftTexts:
 
 
 def _n_first(true: npt.NDArray[np.bool_]) -> int:
-    """How many are true before the first that is not."""
+    """Return the number of True values before the first False."""
     return len(true) if true.all() else int(true.argmin())
 
 
 def with_drafts(
     prompts: Sequence[Prompt], drafts: DraftTexts, rows: ExampleSet, reference: str, encoder: Encoder
 ) -> list[Prompt]:
-    """Prompts with what is known of their texts, where the answer was scored after the very tokens of the prompt."""
+    """Return the prompts with their drafts, if the answer was scored after exactly the tokens of the prompt."""
     known = {p.row_id for p in prompts if drafts.get(p.row_id)}
-    asked = [(row, reference) for row in rows.rows if row.row_id in known]
-    whole = {row.row_id: e for (row, _), e in zip(asked, encoder.rows(rows, asked), strict=True)}
+    answers = [(row, reference) for row in rows.rows if row.row_id in known]
+    whole = {row.row_id: e for (row, _), e in zip(answers, encoder.rows(rows, answers), strict=True)}
     out: list[Prompt] = []
     for p in prompts:
         draft = drafts.get(p.row_id, ())[: p.limit]

@@ -1,4 +1,4 @@
-"""Texts that end a generation, found as tokens come, without decoding all of them each time."""
+"""Detect texts that end a generation token by token, without decoding the whole text each time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ class StopStrings:
 
     def __init__(self, stop: Sequence[str], tokenizer: Any) -> None:
         self.stop, self.tokenizer = tuple(stop), tokenizer
-        # A token other than a special one stands for a byte at least, so this many hold the longest stop text.
+        # A token that is not special has at least one byte, so this many tokens contain the longest stop text.
         self.tail = max((len(text.encode()) for text in stop), default=0) + 4
         self._may_end: dict[int, bool] = {}
 
     def ended(self, ids: Sequence[int]) -> bool:
-        """Whether the text of the new tokens has come to hold a stop text with the last of them."""
+        """Return whether the last token completes a stop text in the text of the new tokens."""
         if not self.stop or not self._can_end(ids[-1]):
             return False
         text = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=True)
         return any(stop in text for stop in self.stop)
 
     def _can_end(self, token: int) -> bool:
-        """Whether a stop text could end in this token: a set of a few tokens, found once each."""
+        """Return whether a stop text could end in this token; the answer is cached per token."""
         if token not in self._may_end:
             text = self.tokenizer.decode([token])
             partial = not text or "\ufffd" in text  # a piece of a character, or a blank that decoding drops

@@ -1,4 +1,4 @@
-"""Vocabulary statistics of scored tokens, a chunk at a time, and the columns they are kept in."""
+"""Compute vocabulary statistics of scored tokens, a chunk at a time, into columns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**18}  # logits widened at a time: what a processor's cache holds,
-WIDE_CHUNK = 2**24  # or what keeps an accelerator busy
+CHUNK = {"cpu": 2**18}  # logits converted to float32 at a time: as many as fit a processor's cache,
+WIDE_CHUNK = 2**24  # or as many as use an accelerator fully
 
 Index = npt.NDArray[np.int64]
 
 
 def rows_at_a_time(logits_NV: Tensor) -> int:
-    """How many rows of logits are widened at a time."""
+    """Return the number of rows of logits to convert to float32 at a time."""
     return max(1, CHUNK.get(logits_NV.device.type, WIDE_CHUNK) // logits_NV.shape[-1])
 
 
 def empty_columns(n: int, dtype: torch.dtype) -> dict[str, np.ndarray[Any, Any]]:
-    """Room for the statistics of n tokens: in float64 for a model in float64, else in float32."""
+    """Return empty columns for the statistics of n tokens: in float64 for a model in float64, else in float32."""
     kind = np.float64 if dtype == torch.float64 else np.float32
     return {
         "logp": np.zeros(n, kind),
@@ -37,7 +37,7 @@ def fill(
 ) -> None:
     """Write the statistics of N tokens to their slots.
 
-    logits_UV: U predictions. which_N: the one that each token is held against, ascending; several may share one.
+    logits_UV: U predictions. which_N: the prediction of each token, ascending; several tokens may share one.
     """
     rows = rows_at_a_time(logits_UV)
     for first in range(0, len(logits_UV), rows):
@@ -46,15 +46,15 @@ def fill(
             continue
         which = torch.from_numpy(which_N[low:high] - first).to(logits_UV.device)
         token = torch.from_numpy(token_N[low:high]).to(logits_UV.device)
-        found = _statistics(logits_UV[first : first + rows], which, token)
-        for name, column in zip(("logp", "mean", "var", "is_argmax"), found, strict=True):
+        statistics = _statistics(logits_UV[first : first + rows], which, token)
+        for name, column in zip(("logp", "mean", "var", "is_argmax"), statistics, strict=True):
             columns[name][slot_N[low:high]] = column.cpu().numpy()
 
 
 def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log p of each token; mean and variance of log p(v) under v ~ p; whether the token is the greedy choice.
+    """Return log p of each token; mean and variance of log p(v) under v ~ p; whether the token is the greedy choice.
 
-    Where a logit is not a number, so are the first three, and no token is the greedy choice.
+    If a logit is NaN, the first three are NaN, and no token is the greedy choice.
     """
     wide = logits_UV if logits_UV.dtype == torch.float64 else logits_UV.float()
     best_U = greedy(wide)
@@ -72,7 +72,7 @@ def _statistics(logits_UV: Tensor, which_N: Tensor, token_N: Tensor) -> tuple[Te
 
 
 def greedy(logits_UV: Tensor) -> Tensor:
-    """The largest logit of each row, the first of equal ones: ids, shape (U,)."""
+    """Return the id of the largest logit of each row, the first of equal ones, shape (U,)."""
     if logits_UV.device.type == "cpu" and logits_UV.dtype in (torch.float32, torch.float64):
         return torch.from_numpy(logits_UV.numpy().argmax(-1))  # torch's own is ten times slower there
     return logits_UV.argmax(-1)

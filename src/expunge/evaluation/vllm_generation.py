@@ -1,7 +1,7 @@
-"""Generation by vLLM, an extra: the same prompts, ends and stop texts as the built-in way, another engine.
+"""Generation by vLLM, an optional dependency, with the same prompts, end tokens and stop texts as the built-in engine.
 
-vLLM loads the model's folder by itself. Greedy texts are those of the built-in way up to rounding; sampled ones are
-other draws, since the engine has its own generator (seeded for each row and sample).
+vLLM loads the model's folder itself. Greedy texts equal the built-in engine's up to rounding. Sampled texts are other
+draws, because vLLM has its own random generator (seeded for each row and sample).
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from expunge.evaluation.prompts import Prompt, PromptBatch
 def continue_prompts(
     model: Any, generation: Generation, ends: frozenset[int]
 ) -> Callable[[Sequence[Prompt]], list[PromptBatch]]:
-    """What continues a list of prompts, by an engine that reads the model's folder. Raises ConfigError without one."""
-    from vllm import LLM, SamplingParams  # an extra: imported where it is asked for
+    """Return a function that continues a list of prompts. Raises ConfigError if the model comes from no folder."""
+    from vllm import LLM, SamplingParams  # an optional dependency
 
     source = getattr(getattr(model, "config", None), "_name_or_path", "")
     if not source:
-        raise ConfigError("eval.generation.backend: vllm reads a model's folder, and this model came from none")
+        raise ConfigError(
+            "eval.generation.backend: vllm reads a model's folder, but this model comes from none; use backend=hf"
+        )
     engine = LLM(model=source, seed=generation.seed, dtype=str(model.dtype).removeprefix("torch."))
 
     def run(prompts: Sequence[Prompt]) -> list[PromptBatch]:
-        asked = [{"prompt_token_ids": list(p.ids)} for p in prompts]
+        inputs = [{"prompt_token_ids": list(p.ids)} for p in prompts]
         how = [
             SamplingParams(
                 temperature=generation.temperature,
@@ -37,12 +39,12 @@ def continue_prompts(
             )
             for p in prompts
         ]
-        done = engine.generate(asked, how, use_tqdm=False)
+        done = engine.generate(inputs, how, use_tqdm=False)
         return [PromptBatch(list(d.outputs[0].token_ids), d.outputs[0].finish_reason == "stop") for d in done]
 
     return run
 
 
 def _seed(key: bytes) -> int:
-    """A seed of 31 bits for one text."""
+    """Return a seed of 31 bits for one text."""
     return int.from_bytes(key[:4], "little") >> 1

@@ -22,7 +22,7 @@ class RecordRequests(Mapping[str, Names]):
     """The records that a list of metrics reads: kind -> rows -> names, sorted. A kind that none reads has no rows.
 
     A token name is a variant ("answer") or a stem ("perturbed" for all of perturbed_0, perturbed_1, ...). Generations
-    do not depend on the answer that they are compared with: each set's prompts are generated from once.
+    do not depend on the answer that they are compared with, so each set's prompts are continued once.
     """
 
     def __init__(self, by_kind: Mapping[str, Names]) -> None:
@@ -73,20 +73,20 @@ def compute(
     subsets: Mapping[str, Collection[int]] | None = None,
     shadows: Sequence[Mapping[str, MetricResult]] = (),
 ) -> dict[str, MetricResult]:
-    """Compute every metric, parents before the metrics that read them; the results stand in the metrics' given order.
+    """Compute every metric, parents before the metrics that read them; the results have the order of the metrics.
 
     Args:
         metrics: The metrics.
         records: Record kind -> set name -> records, or an Absent with the reason for none.
         retain: The results of the retain model by metric name.
-        subsets: Metric -> the examples that its `where` leaves.
+        subsets: Metric -> the examples that its `where` selects.
         shadows: The results of the retain models that are not measured, by metric name.
 
     Returns:
         The results by metric name. Records that do not exist give a missing result with its reason.
 
     Raises:
-        ConfigError: If the list of metrics cannot be right (unknown family, argument or parent, a cycle, a name twice).
+        ConfigError: If the list of metrics is wrong (unknown family, argument or parent, a cycle, a repeated name).
     """
     listed = list(metrics)
     references = shadows or ((retain,) if retain else ())
@@ -148,7 +148,7 @@ def identity(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
 
 
 def _check(metric: Metric) -> None:
-    """Raise ConfigError for an unknown family, a foreign or wrong argument, or one it lacks."""
+    """Raise ConfigError for an unknown family, or an unknown, wrong or missing argument."""
     function = find_family(metric.family).compute
     parameters = list(inspect.signature(function).parameters.values())[1:]
     hints = get_type_hints(function, include_extras=True)

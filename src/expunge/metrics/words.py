@@ -36,7 +36,7 @@ _LETTER = regex.compile(r"[\p{L}\p{N}]")
 
 
 def choose_tokenizer(tokenizer: Tokenizer, references: Iterable[str]) -> Chosen:
-    """Return the tokenizer for a set of rows: the given one, or for `auto` the one that fits the references."""
+    """Return the tokenizer for a set of rows: the named one, or for `auto` the one that fits the references."""
     if tokenizer != "auto":
         return tokenizer
     letters = dropped = 0

@@ -1,4 +1,4 @@
-"""A small Llama from scratch, and a byte-level BPE tokenizer trained on given text. Same seed and text, same bytes."""
+"""Build a small Llama from scratch, and a byte-level BPE tokenizer from text. Same seed and text, same bytes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, max_length: int, by_line: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with <pad> 0, <bos> 1, <eos> 2; every text can be encoded, byte by byte if need be.
+    """Train a byte-level BPE tokenizer with <pad> 0, <bos> 1, <eos> 2, which can encode every text.
 
-    by_line: each line break and each digit is a token of its own, so the ids of a text are those of its lines, joined.
+    Args:
+        texts: The training texts.
+        vocab_size: The number of tokens.
+        max_length: The maximum length that the tokenizer declares.
+        by_line: Make each line break and each digit a separate token, so a text's ids are its lines' ids, joined.
     """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,7 +61,7 @@ def train_tokenizer(
 
 
 def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised Llama of a preset's shape, in float32, drawn from `seed` alone."""
+    """Initialise a Llama of a preset's shape, in float32, from `seed` alone."""
     shape = PRESETS[preset]
     config = LlamaConfig(
         vocab_size=vocab_size,

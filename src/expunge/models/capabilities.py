@@ -1,7 +1,7 @@
-"""What a loaded model can do in one forward: padded batches, masks, caches, logits at chosen positions.
+"""The capabilities of a loaded model in one forward: padded batches, masks, caches, logits at some positions.
 
 The values come from an observation of the model itself (`evaluation.passport`), never from its family's name. A model
-that was not observed is taken to do everything.
+without an observation is assumed to have all capabilities.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Capabilities:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Capabilities:
-        """Return what `to_dict` wrote. Raises TypeError for other keys."""
+        """Invert `to_dict`. Raises TypeError for other keys."""
         return cls(**{**values, "notes": tuple(values.get("notes", ()))})
 
 
@@ -55,37 +55,37 @@ def plain_model(model: Any) -> Any:
 
 
 def register_capabilities(model: Any, capabilities: Capabilities) -> None:
-    """Keep what was observed of a model, as long as the model is alive."""
+    """Store the observed capabilities of a model, as long as the model is alive."""
     _OBSERVED[plain_model(model)] = capabilities
 
 
 def observed_capabilities(model: Any) -> Capabilities | None:
-    """Return what was observed of a model, or None if it was not."""
+    """Return the observed capabilities of a model, or None without an observation."""
     try:
         return _OBSERVED.get(plain_model(model))
-    except TypeError:  # an object that takes no weak reference is no module
+    except TypeError:  # an object without weak references is no module
         return None
 
 
 def capabilities_of(model: Any) -> Capabilities:
-    """Return what was observed of a model; everything, if it was not observed."""
+    """Return the observed capabilities of a model; all capabilities without an observation."""
     return observed_capabilities(model) or _EVERYTHING
 
 
 @functools.cache
 def _parameters(forward: Any) -> tuple[Mapping[str, Any], bool]:
-    """The named parameters of a forward with their defaults, and whether it takes any other name."""
-    found = inspect.signature(forward).parameters.values()
-    named = {p.name: p.default for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return named, any(p.kind is p.VAR_KEYWORD for p in found)
+    """Return the named parameters of a forward with their defaults, and whether it accepts any other name."""
+    parameters = inspect.signature(forward).parameters.values()
+    named = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def forward_options(model: Any, **options: Any) -> dict[str, Any]:
-    """Return those of some arguments that the model's forward takes, under the names that it has for them.
+    """Return the arguments that the model's forward accepts, under its own names.
 
     `past_key_values` may be `cache_params`, and `logits_to_keep` `num_logits_to_keep`. Position ids and the number of
-    logits are left out if the forward does not name them: inside `**kwargs` they would be ignored. All logits are
-    asked for if the model's default is to give fewer.
+    logits are left out if the forward does not name them: inside `**kwargs` they would be ignored. If the model's
+    default is to return fewer logits, all of them are requested.
     """
     forward = getattr(type(plain_model(model)), "forward", None)
     if forward is None:

@@ -1,4 +1,4 @@
-"""What a model is, as settings: a folder or hub id, or a preset built from scratch. Importing this loads no torch."""
+"""Settings of a model: a folder or hub id, or a preset to build from scratch. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from expunge.core.fingerprints import folder_sha256
 class ModelShape:
     """A Llama shape (tied embeddings, SwiGLU, RMSNorm, RoPE).
 
-    published: one of arXiv:2311.12786, with its norms (epsilon 1e-5) and its beginning: the projections wo and w3 (of
-    attention, and that up to the gated units) are drawn with a standard deviation of 0.02 / sqrt(2 layers), not 0.02.
+    published: a shape of arXiv:2311.12786, with its norms (epsilon 1e-5) and its initialisation: the projections wo
+    (attention output) and w3 (up projection) have a standard deviation of 0.02 / sqrt(2 layers), not 0.02.
     """
 
     hidden_size: int
@@ -43,7 +43,7 @@ PRESETS: Mapping[str, ModelShape] = {
 
 
 def preset_identity(name: str | None) -> dict[str, Any]:
-    """What a model from scratch is known by: its preset's name, and which way of beginning it has."""
+    """Return the identity of a model from scratch: its preset's name and its kind of initialisation."""
     published = name is not None and PRESETS[name].published
     return {"preset": name, **({"beginning": "published"} if published else {})}
 
@@ -56,7 +56,7 @@ class ModelArgs:
     pretrained_model_name_or_path: str | None = None
     """A model folder or hub id. None: the preset is built."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The dtype of the weights when a model is scored. Training holds the weights in float32."""
+    """The dtype of the weights when a model is scored. Training always uses float32 weights."""
     attn_implementation: str | None = None
     """The attention of transformers, such as sdpa or eager. None: its default."""
     device_map: str | None = None
@@ -66,7 +66,7 @@ class ModelArgs:
     revision: str | None = None
     """The branch, tag or commit of a hub id. None: main."""
     adapter: Literal["apply", "ignore"] = "apply"
-    """Use of a peft adapter in the folder of the weights: `apply` adds it to them, `ignore` leaves it out."""
+    """Use of a peft adapter in the model folder: `apply` adds it to the weights, `ignore` leaves it out."""
 
 
 @strict
@@ -75,7 +75,7 @@ class TokenizerArgs:
     """Arguments of AutoTokenizer.from_pretrained."""
 
     pretrained_model_name_or_path: str | None = None
-    """A tokenizer folder or hub id. None: that of the model."""
+    """A tokenizer folder or hub id. None: the model's own."""
     trust_remote_code: bool = False
     """Whether code from the tokenizer's repository is run."""
     revision: str | None = None
@@ -90,7 +90,7 @@ class ModelConfig:
     preset: str | None = None
     """The shape of a model from scratch, such as llama-1m."""
     vocab_size: int | None = None
-    """Tokens of the tokenizer of a model from scratch. None: the preset's."""
+    """The number of tokens of a model from scratch. None: the preset's."""
     init_seed: int = 0
     """The seed of the weights of a model from scratch."""
     device: str = "auto"
@@ -118,7 +118,7 @@ class ModelConfig:
 
     @property
     def tokenizer_source(self) -> str | None:
-        """Where the tokenizer is loaded from."""
+        """The folder or hub id of the tokenizer, if any."""
         return self.tokenizer_args.pretrained_model_name_or_path or self.source
 
 
@@ -138,7 +138,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 ADAPTER = "adapter_config.json"
-_KEPT = (".safetensors", ".json", ".model", ".jinja", ".txt", ".py", ".tiktoken")  # what decides a model's numbers
+_IDENTITY = (".safetensors", ".json", ".model", ".jinja", ".txt", ".py", ".tiktoken")  # files that decide its numbers
 _OWN = ("expunge.json", "job.json", "done.json")  # records of jobs
 _CHAT_TEMPLATES = "additional_chat_templates"
 _GENERATION = "generation_config.json"
@@ -146,7 +146,7 @@ _UNREAD = ("transformers_version", "_from_model_config")  # keys of the generati
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source is meant as a folder: it exists, or it is written as a path and cannot be a hub id."""
+    """Return whether a source names a folder: it exists, or it is written as a path and cannot be a hub id."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # too long, no such home, NUL: not a folder here
         if Path(source).expanduser().exists():
             return True
@@ -163,12 +163,12 @@ def has_chat_template(source: str) -> bool:
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # loading the tokenizer reports what is wrong with it
+        return False  # loading the tokenizer reports the error
     return bool(settings.get("chat_template")) if isinstance(settings, dict) else False
 
 
 def check_source(source: str, key: str) -> None:
-    """A local model folder must be there and hold a config and safetensors, before anything is loaded."""
+    """Raise ConfigError unless a local model folder exists with a config and safetensors. Loads nothing."""
     if not looks_local(source):
         return
     folder = Path(source).expanduser()
@@ -178,14 +178,14 @@ def check_source(source: str, key: str) -> None:
         raise ConfigError(f"{key}: no folder {source}{hint}")
     if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
-            f"{key}: {source} holds an adapter alone ({ADAPTER}); merge it into its base model, or copy it into the "
+            f"{key}: {source} contains only an adapter ({ADAPTER}); merge it into its base model, or copy it into the "
             "base model's folder"
         )
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{key}: {source} holds no config.json, so it is not a model folder")
+        raise ConfigError(f"{key}: {source} contains no config.json, so it is not a model folder")
     if not any(not p.name.startswith("adapter_") for p in folder.glob("*.safetensors")):
-        found = "only pickled weights (.bin), which are not read" if any(folder.glob("*.bin")) else "no weights"
-        raise ConfigError(f"{key}: {source} holds {found}; save the model as safetensors")
+        weights = "only pickled weights (.bin), which are not read" if any(folder.glob("*.bin")) else "no weights"
+        raise ConfigError(f"{key}: {source} contains {weights}; save the model as safetensors")
 
 
 def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
@@ -193,15 +193,15 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
 
     adapter: with `ignore`, the files of an adapter are left out.
     """
-    names = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in _KEPT and p.name not in _OWN]
+    names = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in _IDENTITY and p.name not in _OWN]
     names += [f"{_CHAT_TEMPLATES}/{p.name}" for p in (folder / _CHAT_TEMPLATES).glob("*.jinja")]
     return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
 
 
 def source_identity(source: str, revision: str | None, adapter: str = "apply") -> dict[str, Any]:
-    """What a fingerprint says of a model: the contents of a folder, or the name and revision of a hub id.
+    """Return the identity of a model for fingerprints: the contents of a folder, or the name and revision of a hub id.
 
-    generation_config.json counts by its settings, which list the end tokens; the version that wrote it does not count.
+    generation_config.json counts by its settings, which list the end tokens, without the version of transformers.
     """
     if looks_local(source):
         folder = Path(source).expanduser()
@@ -213,19 +213,19 @@ def source_identity(source: str, revision: str | None, adapter: str = "apply") -
 
 
 def _generation_settings(path: Path) -> Any:
-    """The settings of a generation_config.json; its text if it is no JSON mapping, which loading reports."""
+    """Return the settings of a generation_config.json; its text if it is no JSON mapping, which loading reports."""
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        found = json.loads(text)
+        settings = json.loads(text)
     except ValueError:
         return text
-    return {k: v for k, v in found.items() if k not in _UNREAD} if isinstance(found, dict) else text
+    return {k: v for k, v in settings.items() if k not in _UNREAD} if isinstance(settings, dict) else text
 
 
 def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
-    """The same for a tokenizer alone."""
+    """Return the identity of a tokenizer for fingerprints."""
     if looks_local(source):
         folder = Path(source).expanduser()
         named = [n for n in TOKENIZER_FILES if (folder / n).is_file()]

@@ -22,7 +22,7 @@ def add_older_forms(folder: Path) -> None:
     """Add the fields that transformers 4.45 reads to a saved configuration, and name a tokenizer class that it knows.
 
     Args:
-        folder: A folder that `save_pretrained` of a model and a tokenizer has written.
+        folder: A folder from `save_pretrained` of a model and a tokenizer.
     """
     config_file, tokenizer_file = folder / "config.json", folder / "tokenizer_config.json"
     if config_file.is_file():

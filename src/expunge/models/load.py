@@ -1,4 +1,4 @@
-"""Models and tokenizers from a folder or a hub id. Only safetensors are read, and no remote code unless asked for."""
+"""Load models and tokenizers from a folder or a hub id: only safetensors, and no remote code by default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first accelerator, or the CPU. Raises ConfigError for a device that is not there."""
+    """Return a device; `auto` is the first accelerator, or the CPU. Raises ConfigError for a device that is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -33,12 +33,12 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"model.device: {name!r} is no device (allowed: auto, cpu, cuda, cuda:N)")
+        raise ConfigError(f"model.device: {name!r} is not a device (allowed: auto, cpu, cuda, cuda:N)")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("model.device: cuda was asked for, and this machine has no CUDA device (allowed: auto, cpu)")
+        raise ConfigError(f"model.device: {name!r}: this machine has no CUDA device (allowed: auto, cpu)")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"model.device: {name} was asked for, and this machine has {torch.cuda.device_count()} CUDA devices"
+            f"model.device: {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0"
         )
     return device
 
@@ -47,10 +47,17 @@ Bits = Literal["nf4", "int8"]
 
 
 def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: Bits | None = None) -> Any:
-    """An AutoModelForCausalLM in evaluation mode, its weights in `args.dtype`. Raises ConfigError if it cannot be read,
-    or if the files lack a tensor of it (transformers would draw that at random and go on).
+    """Load an AutoModelForCausalLM in evaluation mode, with its weights in `args.dtype`.
 
-    quantize: the linear weights, but for the LM head, in 4 or 8 bits, by bitsandbytes; they cannot be trained.
+    Args:
+        source: A folder or a hub id.
+        args: The settings of loading.
+        device: The device of the model, unless `args.device_map` spreads it.
+        quantize: Quantise the linear weights except the LM head to 4 or 8 bits by bitsandbytes, without training them.
+
+    Raises:
+        ConfigError: If the model cannot be loaded, or if its files lack a tensor (which transformers would initialise
+            at random).
     """
     check_source(source, "model.model_args.pretrained_model_name_or_path")
     check_folder(source, args)
@@ -72,7 +79,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
                 trust_remote_code=args.trust_remote_code,
                 revision=args.revision or "main",
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # refused below, in one line
+                ignore_mismatched_sizes=True,  # rejected below, in one line
                 output_loading_info=True,
                 **extra,
             )
@@ -84,13 +91,13 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if lacking:
         raise ConfigError(
-            f"model {source}: its safetensors lack, or hold in another shape, {len(lacking)} of the tensors its "
-            f"config.json asks for: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
+            f"model {source}: its safetensors lack, or have in another shape, {len(lacking)} of the tensors that its "
+            f"config.json describes: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
     if quantize is not None:
         return _one_arithmetic(model).eval()
     if own is not None:
-        return _one_arithmetic(model).eval()  # bitsandbytes has put it on its device
+        return _one_arithmetic(model).eval()  # bitsandbytes loads it on its device
     if args.adapter == "apply" and _has_adapter(source):
         model = _with_adapter(model, source)
     if not args.device_map:
@@ -108,9 +115,9 @@ def _has_adapter(source: str) -> bool:
 
 @contextlib.contextmanager
 def _without_adapter(source: str) -> Iterator[str]:
-    """Yield the source; where an adapter lies in its folder, a folder of links to the other files.
+    """Yield the source, or if its folder contains an adapter, a folder of links to the other files.
 
-    transformers would put the adapter on the model by itself, and could not be told not to.
+    transformers always applies an adapter in a model's folder, and has no option against it.
     """
     if not _has_adapter(source):
         yield _expand(source)
@@ -128,7 +135,7 @@ def _with_adapter(model: Any, source: str) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the place of the base model, which is this folder
+            warnings.simplefilter("ignore")  # about the path of the base model, which is this folder
             merged = PeftModel.from_pretrained(model, _expand(source)).merge_and_unload()
     except _LOAD_ERRORS as error:
         raise ConfigError(f"model {source}: its adapter does not fit its weights: {_first_line(error)}") from None
@@ -137,29 +144,29 @@ def _with_adapter(model: Any, source: str) -> Any:
 
 
 def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:
-    """What from_pretrained is told of a quantisation. Raises ConfigError where bitsandbytes is missing or cannot."""
+    """Return the options of from_pretrained for a quantisation. Raises ConfigError if bitsandbytes cannot do it."""
     key = f"trainer.args.lora.quantize: {bits}"
-    # it speaks when it is imported, and at each forward, of how it takes products, which is no news
+    # it logs its way of computing products at import and at each forward
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes
     except ImportError as error:
         raise ConfigError(f"{key} needs bitsandbytes: {_first_line(error)}; pip install 'expunge[quant]'") from None
     if device.type not in bitsandbytes.supported_torch_devices:
-        raise ConfigError(f"{key}: bitsandbytes {bitsandbytes.__version__} has nothing for {device.type}")
-    chosen = (
+        raise ConfigError(f"{key}: bitsandbytes {bitsandbytes.__version__} does not support {device.type}")
+    config = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
         if bits == "nf4"
-        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)  # outliers are chosen by the whole batch
+        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)  # outliers would depend on the whole batch
     )
-    return {"quantization_config": chosen, "device_map": {"": device}}
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _one_arithmetic(model: Any) -> Any:
-    """Let quantised layers compute alike in training and in evaluation: the reference is the network that is trained.
+    """Make quantised layers compute alike in training and in evaluation, because the reference is the trained network.
 
-    On a CPU bitsandbytes does not. In evaluation it also rounds what enters an 8-bit layer, and it repacks 4-bit
-    weights into a form for inference alone: a backward after that gives zeros, and some widths have no such form.
+    On a CPU bitsandbytes does not. In evaluation it also rounds the inputs of 8-bit layers, and it repacks 4-bit
+    weights into a format for inference only: a later backward gives zeros, and some widths have no such format.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -174,7 +181,11 @@ def _in_training(layer: Any, _args: Any) -> None:
 
 
 def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
-    """An AutoTokenizer; where it has no pad token, EOS serves, which is safe here: masks come from lengths."""
+    """Load an AutoTokenizer; EOS becomes its pad token if it has none, which is safe because masks come from lengths.
+
+    Raises:
+        ConfigError: If the folder contains no tokenizer, or it cannot be loaded.
+    """
     check_tokenizer(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -188,7 +199,7 @@ def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
 
 
 def check_tokenizer(source: str) -> None:
-    """A local tokenizer folder must hold a tokenizer."""
+    """Raise ConfigError unless a local folder contains a tokenizer. Loads nothing."""
     key = "model.tokenizer_args.pretrained_model_name_or_path"
     if not looks_local(source):
         return
@@ -196,22 +207,22 @@ def check_tokenizer(source: str) -> None:
     if not folder.is_dir():
         raise ConfigError(f"{key}: no folder {source}")
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ConfigError(f"{key}: {source} holds no tokenizer (tokenizer.json or tokenizer.model)")
+        raise ConfigError(f"{key}: {source} contains no tokenizer (tokenizer.json or tokenizer.model)")
 
 
 def context_of(source: str) -> int | None:
-    """How many tokens the model of a folder has positions for, by its configuration; None where that is not at hand."""
+    """Return the maximum number of positions of a folder's model, by its configuration; None if it is unknown."""
     if not looks_local(source):
         return None
     try:
         config = AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError):
-        return None  # loading the model says what is wrong with it
+        return None  # loading the model reports the error
     return context_in(config)
 
 
 def context_in(config: Any) -> int | None:
-    """How many tokens a model of this configuration has positions for; None where it sets no limit."""
+    """Return the maximum number of positions of a configuration; None if it sets no limit."""
     n = getattr(config.get_text_config(), "max_position_embeddings", None)
     return n if isinstance(n, int) and n > 0 else None
 
@@ -219,8 +230,8 @@ def context_in(config: Any) -> int | None:
 def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = None) -> None:
     """Write weights as safetensors, with configuration and tokenizer, as a plain Hugging Face folder.
 
-    dtype: of the floating-point weights in the files (`models.saved_dtype`); None: that of the model. The model in
-    memory keeps its own.
+    dtype: the dtype of the floating-point weights in the files (`models.saved_dtype`). None: the model's dtype. The
+    model in memory does not change.
     """
     if dtype is None or model.dtype is _DTYPES[dtype]:
         model.save_pretrained(folder)
@@ -234,7 +245,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = 
 
 
 def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The same state with its floating-point tensors in a dtype; tensors that are tied stay one."""
+    """Return a state with its floating-point tensors in a dtype; tied tensors stay one tensor."""
     cast: dict[tuple[int, torch.Size], torch.Tensor] = {}
     out: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():

@@ -1,8 +1,8 @@
 """One forward that computes logits at scored positions only.
 
-The LM head is given the hidden states of the scored positions and no others, so no [B, T, V] tensor ever exists. A
-hook on the head does it, and the model's own code runs after it, so logit scaling and soft-capping stay as they are.
-Where the logits are wanted some at a time (`models.chunks`), the head is given no position at all.
+The LM head receives only the hidden states of the scored positions, so no [B, T, V] tensor ever exists. A hook on the
+head selects them, and the model's own code runs after it, so logit scaling and soft-capping stay the same. If the
+logits are computed in chunks (`models.chunks`), the head receives no position at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from expunge.models.capabilities import capabilities_of, forward_options, logits
 
 @dataclass(frozen=True)
 class BatchPositions:
-    """Where to read: row and position of each of N predictions in a [B, T] batch."""
+    """The row and position of each of N predictions in a [B, T] batch."""
 
     ids_BT: Tensor
     mask_BT: Tensor
@@ -32,9 +32,9 @@ class BatchPositions:
 
 @dataclass(frozen=True)
 class PackedOutput:
-    """logits_NV at the scored positions, and the hidden states the head read, hidden_ND.
+    """logits_NV at the scored positions, and the input of the LM head there, hidden_ND.
 
-    autocast: the type that automatic mixed precision had the head compute in; None where it was off.
+    autocast: the type of the head's product under automatic mixed precision; None if it is off.
     """
 
     logits_NV: Tensor
@@ -43,29 +43,32 @@ class PackedOutput:
 
 
 def bare(model: Any) -> Any:
-    """The model under wrappers such as DistributedDataParallel."""
+    """Return the model under wrappers such as DistributedDataParallel."""
     while hasattr(model, "module"):
         model = model.module
     return model
 
 
 def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: int | None = None) -> PackedOutput:
-    """Run the model once; logits at the N positions of `at`, and the hidden states there.
+    """Run the model once; return logits at the N positions of `at`, and the hidden states there.
 
-    n_head: run the head on the first so many positions only, and have logits there alone. With 0 it still takes part,
-    on no position, so that what wraps the model sees that every parameter is used.
-    use_mask=False is right for right-padded rows under causal attention when no padding position is read: real tokens
-    never see what comes after them, and attention without a mask is faster.
+    A model that gives other numbers in padded batches (`models.capabilities`) reads each row by itself.
 
-    A model that was observed to give other numbers in padded batches (`models.capabilities`) reads each row by itself.
+    Args:
+        model: A causal language model.
+        at: The batch and the positions.
+        use_mask: False is correct for right-padded rows under causal attention if no padding position is read: real
+            tokens never attend to later ones, and attention without a mask is faster.
+        n_head: Run the head on the first `n_head` positions only, and return logits there alone. With 0 the head runs
+            on no position, so that wrappers of the model still see every parameter used.
     """
     can = capabilities_of(model)
     if can.masked if use_mask else can.padded:
         return forward_at_once(model, at, use_mask=use_mask, n_head=n_head, head=can.head)
     parts, order = [], []
     for one, index_N in _single_rows(at).values():
-        wanted = None if n_head is None else int((index_N < n_head).sum())
-        parts.append(forward_at_once(model, one, use_mask=False, n_head=wanted, head=can.head))
+        n_own = None if n_head is None else int((index_N < n_head).sum())
+        parts.append(forward_at_once(model, one, use_mask=False, n_head=n_own, head=can.head))
         order.append(index_N)
     if not parts:
         return forward_at_once(model, at, use_mask=use_mask, n_head=n_head, head=can.head)
@@ -75,9 +78,9 @@ def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: in
 
 
 def _single_rows(at: BatchPositions) -> dict[int, tuple[BatchPositions, Tensor]]:
-    """Each row with scored positions as a batch of one without padding, and which of the N positions are its own.
+    """Return each row with scored positions as a batch of one without padding, and the indices of its positions.
 
-    Padding at the right stays as far as a position in it is scored; one at the left of the row counts as its first.
+    Padding on the right stays up to the last scored position; a position in the padding on the left becomes the first.
     """
     out: dict[int, tuple[BatchPositions, Tensor]] = {}
     for row in at.row_N.unique().tolist():
@@ -94,7 +97,7 @@ def _single_rows(at: BatchPositions) -> dict[int, tuple[BatchPositions, Tensor]]
 def forward_at_once(
     model: Any, at: BatchPositions, *, use_mask: bool, n_head: int | None = None, head: bool = True
 ) -> PackedOutput:
-    """`packed_forward` in one forward, whatever was observed of the model.
+    """Run `packed_forward` in one forward, regardless of the model's capabilities.
 
     head: the LM head reads the scored positions only. Otherwise all logits are computed, and there are no hidden
     states: hidden_ND has width 0.
@@ -102,7 +105,7 @@ def forward_at_once(
     extra: dict[str, Any] = {"use_cache": False}
     if use_mask:
         extra["attention_mask"] = at.mask_BT.long()
-        # Counted from a row's first token, on into the padding at its right, as a model counts by itself.
+        # Counted from a row's first token, and on in the padding on its right, as a model counts by itself.
         first_B1 = at.mask_BT.int().argmax(1, keepdim=True)
         extra["position_ids"] = (torch.arange(at.mask_BT.shape[1], device=first_B1.device) - first_B1).clamp(min=0)
     options = forward_options(model, **extra)
@@ -116,7 +119,7 @@ def forward_at_once(
 
 
 class LmHeadInput:
-    """What the LM head was given in a forward: the hidden states, and the type automatic mixed precision had set."""
+    """The input of the LM head in a forward: the hidden states, and the type of automatic mixed precision."""
 
     hidden_ND: Tensor
     autocast: torch.dtype | None = None
@@ -124,9 +127,9 @@ class LmHeadInput:
 
 @contextlib.contextmanager
 def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = None) -> Iterator[LmHeadInput]:
-    """While open, a forward's logits have shape [1, N, V]: the LM head reads these N positions and no others.
+    """Make the LM head read only these N positions within the block: a forward's logits have shape [1, N, V].
 
-    n_head: it reads the first so many of them only. Yields what the forward fills with all N hidden states.
+    n_head: the head reads only the first `n_head` of them. Yields an object that receives all N hidden states.
     """
     head = bare(model).get_output_embeddings()
     if head is None:
@@ -134,7 +137,7 @@ def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = No
     read = LmHeadInput()
 
     def pick(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # a model that is spread over devices reads its head on another one than its first layer
+        # the head of a model on several devices is on another one than the first layer
         read.hidden_ND = args[0][row_N.to(args[0].device), pos_N.to(args[0].device)]
         device = read.hidden_ND.device.type
         read.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -152,23 +155,25 @@ class _StopForward(Exception):
 
 
 def find_module(model: Any, name: str, *, key: str) -> Any:
-    """A module by its name in the plain model: wrappers such as peft's put a prefix before it, so an ending will do.
+    """Return a module by its name, or by the end of its name, because wrappers such as peft's add a prefix.
 
-    Raises ConfigError, at `key`, if the model has no module of that name, or several under its ending.
+    Raises ConfigError, at `key`, if the model has no module of that name, or several with that ending.
     """
     modules = dict(bare(model).named_modules())
     if name in modules:
         return modules[name]
-    found = [n for n in modules if name and n.endswith(f".{name}")]
-    if len(found) > 1:
-        raise ConfigError(f"{key}: {name!r} is the end of {len(found)} modules' names: {', '.join(found[:3])}")
-    if not found:
+    matches = [n for n in modules if name and n.endswith(f".{name}")]
+    if len(matches) > 1:
+        raise ConfigError(
+            f"{key}: {name!r} is the end of {len(matches)} modules' names; give one of them: {', '.join(matches[:3])}"
+        )
+    if not matches:
         raise ConfigError(f"{key}: the model has no module {name!r}{nearest(name, filter(None, modules))}")
-    return modules[found[0]]
+    return modules[matches[0]]
 
 
 def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
-    """Output of one module at the N positions, hidden_ND; what comes after the module is not run.
+    """Return the output of one module at the N positions, hidden_ND; later modules do not run.
 
     Rows must be right-padded. Raises ConfigError if the model has no module of that name.
     """
@@ -181,11 +186,11 @@ def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
 
 
 def _layer_output(model: Any, module: Any, at: BatchPositions) -> Tensor:
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def stop(_module: Any, _args: Any, output: Any) -> None:
         out = output[0] if isinstance(output, tuple) else output
-        kept.append(out[at.row_N, at.pos_N])
+        outputs.append(out[at.row_N, at.pos_N])
         raise _StopForward
 
     handle = module.register_forward_hook(stop)
@@ -195,11 +200,11 @@ def _layer_output(model: Any, module: Any, at: BatchPositions) -> Tensor:
         pass
     finally:
         handle.remove()
-    return kept[0]
+    return outputs[0]
 
 
 class LmHead:
-    """A model's LM head, with what the model's own code does to the logits after it: logits from hidden states.
+    """A model's LM head with the model's own scaling and soft-capping: logits from hidden states.
 
     weight, bias: the model's own, so that gradients reach them.
     """
@@ -214,18 +219,18 @@ class LmHead:
         self._over = getattr(config, "logits_scaling", None)
 
     def __call__(self, hidden_ND: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-        """logits_NV of hidden states the head's model would have read, computed in the type `autocast` if given."""
+        """Return logits_NV of hidden states, computed in the type `autocast` if it is set."""
         weight, bias = self.cast(autocast)
         return self.finish(F.linear(hidden_ND.to(weight.dtype), weight, bias), autocast)
 
     def cast(self, autocast: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the type that the logits are computed in."""
+        """Return weight and bias in the type of the product."""
         if autocast is None or self.weight.dtype == torch.float64:
             return self.weight, self.bias
         return self.weight.to(autocast), None if self.bias is None else self.bias.to(autocast)
 
     def finish(self, logits: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-        """What the model does to the head's output; in float32 again after mixed precision, as the Trainer has it."""
+        """Scale and soft-cap the head's output as the model does; in float32 after mixed precision."""
         if self._times is not None:
             logits = logits * self._times
         if self._over is not None:
@@ -235,7 +240,7 @@ class LmHead:
         return logits if autocast is None else wide(logits)
 
     def gives(self, packed: PackedOutput) -> bool:
-        """Whether this head gives the logits that the whole model gave."""
+        """Return whether this head gives the logits of the whole model."""
         theirs = packed.logits_NV
         mine = self(packed.hidden_ND[: len(theirs)], packed.autocast)
         within = max(1e-3, 2 * torch.finfo(packed.autocast or mine.dtype).eps)
@@ -243,7 +248,7 @@ class LmHead:
 
 
 class UnknownLmHead(Exception):
-    """The model changes its logits after the LM head in a way that `LmHead` does not know."""
+    """The model changes its logits after the LM head in a way that `LmHead` does not support."""
 
 
 class FrozenLmHead(LmHead):
@@ -255,23 +260,23 @@ class FrozenLmHead(LmHead):
         self.bias = None if self.bias is None else _frozen(self.bias)
 
     def check(self, packed: PackedOutput) -> None:
-        """Raise JobError unless this head gives the logits that the whole model gave."""
+        """Raise JobError unless this head gives the logits of the whole model."""
         if not self.gives(packed):
             raise JobError(
-                "this architecture changes its logits after the LM head in a way that is not known here, so a KL "
-                "reference cannot be stored; use trainer.method_args.retain_loss_type=NLL"
+                "this architecture changes its logits after the LM head in an unsupported way, so a KL reference "
+                "cannot be stored; use trainer.method_args.retain_loss_type=NLL"
             )
 
 
 def _frozen(x: Tensor) -> Tensor:
-    """A copy; the tensor itself where it is not trained."""
+    """Return a copy; the tensor itself if it is not trained."""
     return x.detach().clone() if x.requires_grad else x
 
 
 def plain_head(model: Any) -> bool:
-    """Whether the LM head is a linear module and nothing else: no adapter, hook or other forward is put on it.
+    """Return whether the LM head is a plain linear module, without adapter, hook or replaced forward.
 
-    False as well if the model was observed not to read it at chosen positions (`models.capabilities`).
+    False also for a model whose head cannot run at some positions only (`models.capabilities`).
     """
     if not capabilities_of(model).head:
         return False
@@ -281,10 +286,10 @@ def plain_head(model: Any) -> bool:
 
 
 def wide(x: Tensor) -> Tensor:
-    """The tensor in float32 at least."""
+    """Return the tensor in float32 at least."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def token_logps(logits_NV: Tensor, token_N: Tensor) -> Tensor:
-    """log p of each token, in float32 at least: shape (N,)."""
+    """Return log p of each token, in float32 at least, shape (N,)."""
     return -F.cross_entropy(wide(logits_NV), token_N, reduction="none")

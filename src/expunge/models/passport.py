@@ -1,6 +1,6 @@
-"""A model's passport: what can be relied on when it is read, a line for each check with its reason.
+"""A model's passport: the result of each check of a model, with its reason.
 
-This file holds the checks of files and tokenizers. `evaluation.passport` adds those that run the model.
+This module contains the checks of files and tokenizers. `evaluation.passport` adds the checks that run the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from expunge.models.config import ADAPTER, ModelArgs, identity_files, looks_loca
 
 Status = Literal["ok", "fallback", "refused"]
 REVISION = 1  # of the checks: raised when the same model would get other lines
-QUANTISED = {"bitsandbytes": "bitsandbytes"}  # methods that are loaded as they are, and the package each needs
+QUANTISED = {"bitsandbytes": "bitsandbytes"}  # supported methods of quantised files, and the package that each needs
 SLICE, SLICES = 2**16, 16  # bytes of a weights file that its key covers
 
 
@@ -29,33 +29,33 @@ class PassportLine:
     """One check."""
 
     name: str
-    """What is checked, in a word or two."""
+    """The name of the check, in a word or two."""
     status: Status
     """`ok`; `fallback`: a slower or narrower way is used; `refused`: the model cannot be used."""
     reason: str
-    """What was found, with its numbers."""
+    """The result, with its numbers."""
 
 
 @dataclass(frozen=True)
 class Passport:
-    """All checks of a model, and how it is read."""
+    """All checks of a model, and its capabilities."""
 
     model: str
     """The folder or hub id."""
     lines: tuple[PassportLine, ...]
     """The checks, in order."""
     capabilities: Capabilities | None = None
-    """How it is read; None if it was refused before it was run."""
+    """The capabilities of the model; None if it was refused before a forward."""
 
     @property
     def status(self) -> Status:
         """The worst status of its lines."""
-        found = {line.status for line in self.lines}
-        return "refused" if "refused" in found else "fallback" if "fallback" in found else "ok"
+        statuses = {line.status for line in self.lines}
+        return "refused" if "refused" in statuses else "fallback" if "fallback" in statuses else "ok"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a report says of the fallbacks in reading and of the ids."""
+        """The sentences of a report on fallbacks in reading and on ids."""
         ids = [line.reason for line in self.lines if line.name == "token ids" and line.status == "fallback"]
         return (*(self.capabilities.notes if self.capabilities else ()), *ids)
 
@@ -73,7 +73,7 @@ class Passport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Passport:
-        """Return what `to_dict` wrote. Raises KeyError or TypeError if it did not."""
+        """Invert `to_dict`. Raises KeyError or TypeError for other values."""
         lines = tuple(PassportLine(**line) for line in values["lines"])
         reads = values["capabilities"]
         return cls(values["model"], lines, Capabilities.from_dict(reads) if reads else None)
@@ -82,8 +82,8 @@ class Passport:
 def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[str, str]) -> str:
     """Return the fingerprint that a model's passport is stored under.
 
-    It covers the small files of the folder whole, and of weights their names, sizes and slices of their bytes, so that
-    it takes no time to compute. A hub id is known by its name and revision.
+    It covers the small files of the folder completely, and the names, sizes and slices of the bytes of weights, so it
+    is fast to compute. A hub id counts by its name and revision.
     """
     named: Any = {"hub": source, "revision": args.revision}
     if looks_local(source):
@@ -97,14 +97,14 @@ def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[st
 
 
 def _sampled_sha256(path: Path) -> str:
-    """SHA-256 of a file's size and of slices of its bytes, evenly spaced."""
+    """Return the SHA-256 of a file's size and of evenly spaced slices of its bytes."""
     size = path.stat().st_size
-    found = hashlib.sha256(str(size).encode())
+    digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as f:
         for k in range(SLICES):
             f.seek(max(0, (size - SLICE) * k // (SLICES - 1)))
-            found.update(f.read(SLICE))
-    return found.hexdigest()
+            digest.update(f.read(SLICE))
+    return digest.hexdigest()
 
 
 def folder_lines(source: str, args: ModelArgs) -> list[PassportLine]:
@@ -121,16 +121,16 @@ def folder_lines(source: str, args: ModelArgs) -> list[PassportLine]:
 
 
 def check_folder(source: str, args: ModelArgs) -> None:
-    """Raise ConfigError for a model folder that cannot be loaded as it is; no weights are read."""
+    """Raise ConfigError for a model folder that cannot be loaded; no weights are read."""
     Passport(source, tuple(folder_lines(source, args))).require()
 
 
 def check_trainable(source: str) -> None:
-    """Raise ConfigError for a folder whose weights are quantised: they can be scored, not trained."""
+    """Raise ConfigError for a folder whose weights are quantised: they can be scored, but not trained."""
     method = quantisation(source)
     if method is not None:
         raise ConfigError(
-            f"model.model_args.pretrained_model_name_or_path: {source} holds {method} weights, which cannot be "
+            f"model.model_args.pretrained_model_name_or_path: {source} contains {method} weights, which cannot be "
             "trained; give the model before quantisation, with trainer.args.lora.quantize=nf4 or int8 to save memory"
         )
 
@@ -139,24 +139,24 @@ def quantisation(source: str) -> str | None:
     """Return the quantisation method that a model folder's configuration names, or None."""
     if not looks_local(source):
         return None
-    found = _json(Path(source).expanduser() / "config.json").get("quantization_config")
-    return None if not isinstance(found, dict) else str(found.get("quant_method") or "unnamed")
+    settings = _json(Path(source).expanduser() / "config.json").get("quantization_config")
+    return None if not isinstance(settings, dict) else str(settings.get("quant_method") or "unnamed")
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if it is not there or is none, which loading reports."""
+    """Return a JSON file's mapping; an empty one if it does not exist or is no mapping, which loading reports."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _remote_code(config: Mapping[str, Any], folder: Path, args: ModelArgs) -> PassportLine | None:
     if "AutoModelForCausalLM" not in (config.get("auto_map") or {}):
         return None
     if args.trust_remote_code:
-        return PassportLine("remote code", "ok", "the folder's own Python files are run, and are part of the key")
+        return PassportLine("remote code", "ok", "the folder's own Python files are run, and belong to the key")
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if config.get("model_type") in CONFIG_MAPPING_NAMES:
@@ -170,10 +170,10 @@ def _remote_code(config: Mapping[str, Any], folder: Path, args: ModelArgs) -> Pa
 
 
 def _quantised(config: Mapping[str, Any]) -> PassportLine | None:
-    found = config.get("quantization_config")
-    if not isinstance(found, dict):
+    settings = config.get("quantization_config")
+    if not isinstance(settings, dict):
         return None
-    method = str(found.get("quant_method") or "unnamed")
+    method = str(settings.get("quant_method") or "unnamed")
     package = QUANTISED.get(method)
     if package is None:
         return PassportLine(
@@ -184,7 +184,7 @@ def _quantised(config: Mapping[str, Any]) -> PassportLine | None:
         )
     if importlib.util.find_spec(package) is None:
         return PassportLine("quantisation", "refused", f"{method} weights need {package}; pip install 'expunge[quant]'")
-    bits = 4 if found.get("load_in_4bit") else 8
+    bits = 4 if settings.get("load_in_4bit") else 8
     return PassportLine("quantisation", "ok", f"{bits}-bit {method} weights: they are scored as they are, not trained")
 
 
@@ -209,7 +209,7 @@ def _adapters(folder: Path, config: Mapping[str, Any], args: ModelArgs) -> Passp
 
 
 def tokenizer_lines(tokenizer: Any, n_embeddings: int | None, ends: Iterable[int]) -> list[PassportLine]:
-    """Return the checks of a tokenizer beside a model with so many embeddings: ids, chat template, end token.
+    """Return the checks of a tokenizer with a model of `n_embeddings` embeddings: ids, chat template, end token.
 
     ends: the ids that end a text.
     """
@@ -221,8 +221,8 @@ def tokenizer_lines(tokenizer: Any, n_embeddings: int | None, ends: Iterable[int
             PassportLine("end token", "refused", "the tokenizer has no EOS token, so no answer could ever end")
         )
     elif n_embeddings is not None and tokenizer.eos_token_id >= n_embeddings:
-        said = f"EOS is id {tokenizer.eos_token_id}, beyond the model's {n_embeddings} embeddings"
-        lines.append(PassportLine("end token", "refused", said))
+        reason = f"EOS is id {tokenizer.eos_token_id}, beyond the model's {n_embeddings} embeddings"
+        lines.append(PassportLine("end token", "refused", reason))
     else:
         shown = ", ".join(f"{i} {tokenizer.convert_ids_to_tokens(i)!r}" for i in known)
         lines.append(PassportLine("end token", "ok", f"a text ends at {shown}"))

@@ -1,4 +1,4 @@
-"""The dtype of a model's files: what came in, and so what a trained model is saved in."""
+"""The dtype of a model's files, which by default is the dtype of the trained model's files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def stored_dtype(source: str) -> str | None:
     """Return the dtype that most weights of a model have in its files: float32, bfloat16 or float16.
 
     Reads the headers of the safetensors files of a folder, and of a hub id its configuration. None if there is no such
-    dtype (quantised weights), or if it cannot be told.
+    dtype (quantised weights), or if it is unknown.
     """
     if not looks_local(source):
         try:
-            named = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)
+            dtype = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)
         except (OSError, ValueError, KeyError):
-            return None  # loading the model reports what is wrong with it
-        name = str(named).removeprefix("torch.")
+            return None  # loading the model reports the error
+        name = str(dtype).removeprefix("torch.")
         return name if name in _NAMES.values() else None
     sizes: Counter[str] = Counter()
     for path in Path(source).expanduser().glob("*.safetensors"):
@@ -39,13 +39,13 @@ def stored_dtype(source: str) -> str | None:
     return _NAMES.get(sizes.most_common(1)[0][0]) if sizes else None
 
 
-def dtype_to_save(wanted: str, source: str) -> str | None:
-    """Return the dtype for a trained model's files: the wanted one, or for `source` that of the model's own files."""
-    return stored_dtype(source) if wanted == SOURCE else wanted
+def dtype_to_save(setting: str, source: str) -> str | None:
+    """Return the dtype for a trained model's files: the setting; for `source` that of the initial model's files."""
+    return stored_dtype(source) if setting == SOURCE else setting
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name, without their data."""
+    """Return the tensors of a safetensors file by name, without their data."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(length))

@@ -1,4 +1,4 @@
-"""Token ids against the embedding table: an id beyond it is an error that gives both numbers, padding is not."""
+"""Compare token ids with the embedding table: an id beyond it is an error with both numbers, padding is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from expunge.models.capabilities import plain_model
 
 
 def n_embeddings(model: Any) -> int | None:
-    """Return the number of rows of a model's embedding table; None if it shows none."""
+    """Return the number of rows of a model's embedding table; None if it has none."""
     getter = getattr(plain_model(model), "get_input_embeddings", None)
     try:
         table = None if getter is None else getter()
@@ -30,14 +30,14 @@ def n_logits(model: Any) -> int:
 def padding_id(model: Any, pad_id: int | None) -> int:
     """Return the id that fills padding: the tokenizer's, or 0 if the embedding table has no row for it.
 
-    Padding is masked or lies after every token that is read, so the id changes no number.
+    Padding is masked or after every token that is read, so the id changes no number.
     """
     n = n_embeddings(model)
     return pad_id if pad_id is not None and (n is None or 0 <= pad_id < n) else 0
 
 
 def check_ids(model: Any, rows: Iterable[tuple[str, Sequence[int]]]) -> None:
-    """Raise ConfigError for the first row with an id that the embedding table has no row for.
+    """Raise ConfigError for the first row with an id beyond the embedding table.
 
     rows: the name of each row for the message, and its ids.
     """

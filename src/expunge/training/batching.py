@@ -1,4 +1,4 @@
-"""From rows to a `LossInputs`: what a loss asked for, computed with as few forwards as possible."""
+"""Compute the `LossInputs` of rows: the quantities that a loss requires, with as few forwards as possible."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIDES = ("forget", "alternate", "retain")
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One sample of a step: a row number of each side that takes part, or several on the retain side."""
+    """One sample of a step: a row number of each side of the phase, or several on the retain side."""
 
     forget: int | None = None
     retain: int | tuple[int, ...] | None = None
     alternate: int | None = None
 
     def numbers(self, side: str) -> tuple[int, ...]:
-        """The sample's rows of a side, in order."""
+        """Return the sample's row numbers of a side, in order."""
         rows: int | tuple[int, ...] | None = getattr(self, side)
         if rows is None:
             return ()
@@ -41,11 +41,11 @@ class TrainingSample:
 
 
 class LossInputBuilder:
-    """Serves views of samples drawn from encoded rows.
+    """Compute the loss inputs of samples that are drawn from encoded rows.
 
-    references: by side what the model before unlearning says, and under `<side>_teacher` what a teacher says.
-    logits_chunk_size: logits are computed for so many positions at a time where a loss and the model's head allow it
-    (0: all at once). reading: where what is read is counted.
+    references: the outputs of the model before unlearning by side, and of a teacher under `<side>_teacher`.
+    logits_chunk_size: the number of positions whose logits are computed at a time, if the loss and the model's head
+    allow it (0: all at once). reading: counts the tokens that are read.
     """
 
     def __init__(
@@ -61,29 +61,29 @@ class LossInputBuilder:
         self._reading = InputCounter() if reading is None else reading
         self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, logits_chunk_size
         self._known = False
-        self._asks = {s: a for s in SIDES if (a := spec_for(needs, s)) is not None}
+        self._specs = {s: a for s in SIDES if (a := spec_for(needs, s)) is not None}
         self.memory: dict[str, Any] = {}
 
     def view(self, model: Any, samples: Sequence[TrainingSample], *, device: Any) -> LossInputs:
-        """All sides of these samples. Sides that can share a forward do."""
-        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._asks}
-        served: dict[str, SideOutputs] = {}
+        """Return the loss inputs of these samples. Sides share a forward if they can."""
+        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._specs}
+        inputs: dict[str, SideOutputs] = {}
         for group in self._groups():
-            self._together(model, group, numbers, device, served)
-        return LossInputs(**served, memory=self.memory)
+            self._together(model, group, numbers, device, inputs)
+        return LossInputs(**inputs, memory=self.memory)
 
     def answer_tokens(self, samples: Sequence[TrainingSample]) -> dict[str, list[int]]:
-        """By side, the scored tokens of each row of these samples."""
+        """Return the number of scored tokens of each row of these samples, by side."""
         return {
-            side: [scored_tokens(self._rows[side][i]) for x in samples for i in x.numbers(side)] for side in self._asks
+            side: [scored_tokens(self._rows[side][i]) for x in samples for i in x.numbers(side)] for side in self._specs
         }
 
     def _groups(self) -> list[list[str]]:
-        """Sides by forward: one for all that read the LM head, one for a layer, one each where padding counts."""
+        """Return the sides of each forward: one for all that read the LM head, one per layer, one each with padding."""
         groups: dict[Any, list[str]] = {}
-        for side, what in self._asks.items():
-            alone = what.positions is ScoredPositions.ALL
-            groups.setdefault(side if alone else (what.positions, what.layer), []).append(side)
+        for side, spec in self._specs.items():
+            alone = spec.positions is ScoredPositions.ALL
+            groups.setdefault(side if alone else (spec.positions, spec.layer), []).append(side)
         return list(groups.values())
 
     def _together(
@@ -92,50 +92,48 @@ class LossInputBuilder:
         sides: Sequence[str],
         numbers: Mapping[str, Sequence[int]],
         device: Any,
-        served: dict[str, SideOutputs],
+        inputs: dict[str, SideOutputs],
     ) -> None:
-        """One padded batch of all these sides' rows, one forward, split again by side."""
-        what = self._asks[sides[0]]
+        """Run one forward over one padded batch of these sides' rows, and split the output by side."""
+        spec = self._specs[sides[0]]
         began = time.perf_counter()
         encoded = [self._rows[s][i] for s in sides for i in numbers[s]]
-        whole = collate(encoded, pad_id=self._pad, positions=what.positions.value)
+        whole = collate(encoded, pad_id=self._pad, positions=spec.positions.value)
         n_rows = [len(numbers[s]) for s in sides]
         parts = _split_batch(whole, n_rows)
         whole, sizes = whole.to(device), [len(p.token_N) for p in parts]
         self._reading.add(row_lengths(encoded), time.perf_counter() - began)
-        said = self._ask(model, whole, what)
+        output = self._run_forward(model, whole, spec)
         logps: Sequence[Tensor | None] = [None] * len(sides)
         if all(
-            self._asks[s].serve is Quantity.LOGPS for s in sides
-        ):  # then the head's gradient is made once, not by side
-            logps = said.logps(whole.token_N).split(sizes)
-        for side, part, its, logps_N in zip(sides, parts, said.split(sizes), logps, strict=True):
+            self._specs[s].serve is Quantity.LOGPS for s in sides
+        ):  # the head's gradient is then computed once, not once per side
+            logps = output.logps(whole.token_N).split(sizes)
+        for side, part, of_side, logps_N in zip(sides, parts, output.split(sizes), logps, strict=True):
             batch = part.to(device)
-            served[side] = its.side(batch, self._asks[side], logps_N=logps_N)
+            inputs[side] = of_side.side(batch, self._specs[side], logps_N=logps_N)
             for key, name in ((side, f"{side}_ref"), (f"{side}_teacher", f"{side}_teacher")):
                 if key in self._references:
-                    served[name] = self._references[key].side(numbers[side], batch)
+                    inputs[name] = self._references[key].side(numbers[side], batch)
 
-    def _ask(self, model: Any, batch: Batch, what: ForwardSpec) -> ForwardOutput:
-        """The model's answer, by chunks if they are wanted and the head is a known one (the first answer tells)."""
-        if self._chunk and what.serve is not Quantity.HIDDEN and plain_head(model):
+    def _run_forward(self, model: Any, batch: Batch, spec: ForwardSpec) -> ForwardOutput:
+        """Run the model; in chunks if they are set and its head is a known one, which the first forward shows."""
+        if self._chunk and spec.serve is not Quantity.HIDDEN and plain_head(model):
             try:
-                said = forward(
-                    model, batch, what, head=LmHead(model), chunk=self._chunk, probe=0 if self._known else PROBE
+                output = forward(
+                    model, batch, spec, head=LmHead(model), chunk=self._chunk, probe=0 if self._known else PROBE
                 )
             except UnknownLmHead:
-                log.warning(
-                    "logits_chunk_size: this model changes its logits after the LM head, so they are kept whole"
-                )
+                log.warning("logits_chunk_size has no effect: this model changes its logits after the LM head")
                 self._chunk = 0
             else:
                 self._known = True
-                return said
-        return forward(model, batch, what)
+                return output
+        return forward(model, batch, spec)
 
 
 def _split_batch(whole: Batch, n_rows: Sequence[int]) -> list[Batch]:
-    """A batch in consecutive parts of so many rows; positions are listed row after row."""
+    """Return a batch in consecutive parts of `n_rows` rows; positions are listed row after row."""
     out: list[Batch] = []
     first = 0
     per_row = torch.bincount(whole.row_N, minlength=whole.n_rows)

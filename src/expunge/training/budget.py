@@ -1,4 +1,4 @@
-"""A time limit: when a run must end so that its model can still be saved."""
+"""A time limit that reserves the time to save the model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Callable
 
-SHARE, MOST_S = 0.05, 60.0  # of the limit that stays unused, and at most so many seconds
+SHARE, MOST_S = 0.05, 60.0  # the unused share of the limit, and its maximum in seconds
 
 
 class Budget:
     """Counts the time of a run against its limit.
 
-    What is kept back is twice the longest save and twice the longest step so far (evaluations counted in), beside a
-    margin of 5 % of the limit, 60 s at most. The first step is not counted among the steps once there is another: it
-    holds what is done once, such as reading the references.
+    The reserve is twice the longest save and twice the longest step so far (with evaluations), and a margin of 5 % of
+    the limit, at most 60 s. Once there is a second step the first one does not count, because it includes work that is
+    done once, such as the references.
     """
 
     def __init__(self, limit_s: float | None, *, began: float | None = None, clock: Callable[[], float] | None = None):
@@ -37,12 +37,12 @@ class Budget:
 
     @property
     def margin_s(self) -> float:
-        """What stays unused whatever happens."""
+        """Seconds at the end that always stay unused."""
         return 0.0 if math.isinf(self.limit_s) else min(MOST_S, SHARE * self.limit_s)
 
     @property
     def reserve_s(self) -> float:
-        """What must be left when another step begins."""
+        """Seconds that must be left when another step begins."""
         return 2 * self.save_s + 2 * (self._steps[-1] if self._steps else 0.0) + self.margin_s
 
     @property
@@ -51,11 +51,11 @@ class Budget:
         return self.left_s <= self.reserve_s
 
     def begin(self) -> None:
-        """What follows is a step."""
+        """Start to time a step."""
         self._last = self._clock()
 
     def stepped(self) -> None:
-        """A step has ended, and the next begins."""
+        """End a step and begin the next."""
         now = self._clock()
         took, self._last = now - self._last, now
         if len(self._steps) < 2:
@@ -64,13 +64,13 @@ class Budget:
             self._steps[1] = max(self._steps[1], took)
 
     def saved(self, seconds: float) -> None:
-        """A save took so long; it counts as no part of a step."""
+        """Record the seconds of a save, which are no part of a step."""
         self.save_s = max(self.save_s, seconds)
         self._last = self._clock()
 
     def part(self, n_left: int, keep_s: float = 0.0) -> Budget:
-        """The budget of the next of so many equal parts, with `keep_s` left over for what comes after them."""
+        """Return the budget of the next of `n_left` equal parts, with `keep_s` seconds left after them."""
         share = (self.left_s - self.margin_s - keep_s) / n_left
-        made = Budget(None if math.isinf(share) else max(0.0, share), clock=self._clock)
-        made.save_s = self.save_s
-        return made
+        budget = Budget(None if math.isinf(share) else max(0.0, share), clock=self._clock)
+        budget.save_s = self.save_s
+        return budget

@@ -156,7 +156,7 @@ class CallbackBridge:
 
 
 def _is_display(callback: TrainerCallback) -> bool:
-    """Whether a callback only shows or reports a run."""
+    """Return whether a callback only shows or reports a run."""
     own = type(callback).__module__.startswith(("transformers.integrations", "transformers.utils.notebook"))
     return own or isinstance(callback, ProgressCallback | PrinterCallback)
 
@@ -169,6 +169,8 @@ class _PhaseEvents(TrainerCallback):
 
 
 def _forward(event: str) -> Any:
+    """Return a method of `_PhaseEvents` that sends one event to the bridge."""
+
     def pass_on(self: _PhaseEvents, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bridge.passed(event, self._trainer, state, kwargs)
 

@@ -1,8 +1,9 @@
-"""An unfinished run, written down so that it can go on: plain tensors and JSON, each with its checksum, no pickle.
+"""Checkpoints of an unfinished run, so that it can resume: plain tensors and JSON with checksums, no pickle.
 
-A checkpoint is a folder `step-<n>` that appears whole: `state.safetensors` holds every tensor, `state.json` all else
-and where the tensors belong, `checksums.json` the SHA-256 of both. The two newest are kept; a damaged one is passed
-over for the one before. Of a model in shards each process keeps its own beside it, in the same form.
+A checkpoint is a folder `step-<n>` that is renamed into place: `state.safetensors` contains every tensor, `state.json`
+all other values and the places of the tensors, `checksums.json` the SHA-256 of both. The two newest stay; a run skips a
+damaged one and loads the one before. With a model in shards each process writes its own part next to it, in the same
+format.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from expunge.training.config import CheckpointArgs
 log = logging.getLogger(__name__)
 TENSORS, REST, SUMS = "state.safetensors", "state.json", "checksums.json"
 KEPT = 2
-FORM = 2  # raised when what a checkpoint holds changes
+FORM = 2  # raised when the contents of a checkpoint change
 State = dict[str, Any]
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON, its tensors put aside under numbers: nested dicts, lists and tuples of tensors and plain values.
+    """Return a value as JSON, and add its tensors to `tensors` under numbers.
 
-    Raises TypeError for anything else.
+    A value is a nested structure of dicts, lists and tuples of tensors and plain values. Raises TypeError for others.
     """
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -59,69 +60,71 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+    raise TypeError(f"a checkpoint cannot contain a {type(value).__name__}")
 
 
-def unpack(made: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
-    """What `pack` was given; tensors that lay on an accelerator go to `device`."""
-    if isinstance(made, list):
-        return [unpack(v, tensors, device) for v in made]
-    if not isinstance(made, dict):
-        return made
-    if "tensor" in made:
-        held = tensors[made["tensor"]]
-        return held if made["device"] == "cpu" else held.to(device)
-    if "tuple" in made:
-        return tuple(unpack(v, tensors, device) for v in made["tuple"])
-    if "float" in made:
-        return float(made["float"])
-    return {unpack(k, tensors, device): unpack(v, tensors, device) for k, v in made["items"]}
+def unpack(packed: Any, tensors: Mapping[str, Tensor], device: torch.device) -> Any:
+    """Invert `pack`; tensors from an accelerator go to `device`."""
+    if isinstance(packed, list):
+        return [unpack(v, tensors, device) for v in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "tensor" in packed:
+        tensor = tensors[packed["tensor"]]
+        return tensor if packed["device"] == "cpu" else tensor.to(device)
+    if "tuple" in packed:
+        return tuple(unpack(v, tensors, device) for v in packed["tuple"])
+    if "float" in packed:
+        return float(packed["float"])
+    return {unpack(k, tensors, device): unpack(v, tensors, device) for k, v in packed["items"]}
 
 
 def of_each(state: State, device: torch.device) -> list[State]:
-    """What each process keeps for itself, by rank."""
+    """Return the state that each process passes, by rank."""
     tensors: dict[str, Tensor] = {}
     rest = pack(state, tensors)
     if distributed.here().alone:
         return [state]
-    said = distributed.gather(json.dumps(rest).encode())
-    held = distributed.gather(save(tensors))
-    return [unpack(json.loads(r), load(t), device) for r, t in zip(said, held, strict=True)]
+    records = distributed.gather(json.dumps(rest).encode())
+    blobs = distributed.gather(save(tensors))
+    return [unpack(json.loads(r), load(t), device) for r, t in zip(records, blobs, strict=True)]
 
 
 def trained_weights(model: Any) -> dict[str, Tensor]:
-    """A copy on the CPU of every parameter that is trained; the others are those of the model the run starts from."""
+    """Return a copy on the CPU of every trained parameter; the initial model has the others."""
     return {name: _own(p).detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _own(p: Any) -> Tensor:
-    """A parameter, or this process's shard of it."""
+    """Return a parameter, or this process's shard of it."""
     own: Tensor = p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p)  # FSDP's, ZeRO-3's
     return own
 
 
 def put_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Write such a copy back. Raises JobError if it is of other parameters."""
-    held = {name: _own(p) for name, p in model.named_parameters() if p.requires_grad}
-    if {n: p.shape for n, p in held.items()} != {n: w.shape for n, w in weights.items()}:
-        raise JobError("a checkpoint holds other parameters than this run trains; remove its folder and run again")
+    """Copy weights from `trained_weights` into the model. Raises JobError if they belong to other parameters."""
+    parameters = {name: _own(p) for name, p in model.named_parameters() if p.requires_grad}
+    if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
+        raise JobError("a checkpoint contains other parameters than this run trains; remove its folder and run again")
     with torch.no_grad():
-        for name, p in held.items():
+        for name, p in parameters.items():
             p.copy_(weights[name])
 
 
 class Checkpoints:
-    """The checkpoints of one run under a folder of its own."""
+    """The checkpoints of one run under a folder of its own.
+
+    shards: each process writes a part, and a checkpoint is complete only with all parts.
+    """
 
     def __init__(self, folder: Path, args: CheckpointArgs, *, shards: bool = False) -> None:
-        """shards: each process has a part of its own, which only counts together with all the others'."""
         self._folder, self._args = folder, args
         self._own = Checkpoints(folder / f"shard-{distributed.here().number}", args) if shards else None
         self._written, self._step = time.monotonic(), 0
-        self.stopping = False  # set by a signal: write one more, and stop
+        self.stopping = False  # set by a signal: write one more checkpoint, and stop
 
     def due(self, step: int) -> bool:
-        """Whether the time has come, or the user has asked for an end."""
+        """Return whether a checkpoint is due, by time or steps or because the user stops the run."""
         if self.stopping:
             return True
         if step == self._step:
@@ -131,13 +134,13 @@ class Checkpoints:
         return time.monotonic() - self._written >= self._args.every_s
 
     def save(self, step: int, state: State) -> None:
-        """Write a checkpoint; older ones than the two newest go. One of this step that is there already stays.
+        """Write a checkpoint and remove all but the two newest; keep one of this step that exists already.
 
-        Where it cannot be written (a full disk) a warning says so, and the run goes on.
+        If it cannot be written (a full disk), log a warning; the run continues.
         """
         self._written, self._step = time.monotonic(), step
         place = self._place(step)
-        if place in self._found():
+        if place in self._folders():
             return
         tensors: dict[str, Tensor] = {}
         rest = {"form": FORM, "made_by": _made_by(), "state": pack(state, tensors)}
@@ -149,16 +152,16 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             log.warning("no checkpoint could be written to %s: %s", place, error)
             return
-        for old in self._found()[KEPT:]:
+        for old in self._folders()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
     def save_shards(self, step: int, state: State, shard: State) -> None:
-        """Write a checkpoint of which each process keeps its `shard`, and the first all else; all call it together.
+        """Write a checkpoint in parts: each process its `shard`, the first also `state`. All processes call it.
 
-        It is there once the first has written its part, after all others.
+        The first process writes `state` last, so the checkpoint exists only once all parts do.
         """
         if self._own is None:
-            raise ValueError("these checkpoints are not kept in shards")
+            raise ValueError("these checkpoints are not in shards")
         self._written, self._step = time.monotonic(), step
         self._own.save(step, shard)
         if min(distributed.values(float(self._own._place(step).is_dir()))) and distributed.here().first:
@@ -166,10 +169,10 @@ class Checkpoints:
         distributed.meet()
 
     def load(self, fits: Mapping[str, Any], device: torch.device) -> State | None:
-        """The newest state that is whole and fits this run (`state["fits"]`); None if there is none.
+        """Return the newest complete state that fits this run (`state["fits"]`); None if there is none.
 
-        One that is not is warned of and removed, so that it cannot be taken for one. Of several processes the first
-        chooses. Raises JobError where another cannot read what it chose.
+        Other checkpoints are removed with a warning. Of several processes the first one chooses. Raises JobError if
+        another process cannot read its choice.
         """
         state = self._newest(fits, device) if distributed.here().first else None
         step = distributed.told(None if state is None else self._step)
@@ -178,7 +181,7 @@ class Checkpoints:
             try:
                 state = _read(place, device)
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                raise JobError(f"{place} can be read by one process of this run, and not by another: {error}") from None
+                raise JobError(f"{place}: one process of this run can read it, but another cannot: {error}") from None
         if self._own is None:
             return state
         shard = self._own._newest(None, device, upto=-1 if step is None else step)
@@ -187,27 +190,29 @@ class Checkpoints:
         if min(distributed.values(float(shard is not None and self._own._step == step))) and shard is not None:
             return {**state, **shard}
         if distributed.here().first:
-            log.warning("%s is refused, a process lacks its shard of it; the run goes on from an earlier one, or anew",
-                        self._place(self._step))  # fmt: skip
+            log.warning("%s is not used: a process has no shard of it; the run resumes from an earlier one, or starts "
+                        "again", self._place(self._step))  # fmt: skip
             shutil.rmtree(self._place(self._step), ignore_errors=True)
         return self.load(fits, device)
 
     def _newest(self, fits: Mapping[str, Any] | None, device: torch.device, upto: int | None = None) -> State | None:
-        """The newest whole state that fits (None: all do); later ones than step `upto`, of an attempt that did not
-        write all of them, are removed."""
+        """Return the newest complete state that fits (None: all do).
+
+        Checkpoints after step `upto` are incomplete parts of an earlier attempt and are removed.
+        """
         if upto is not None:
-            for late in self._found():
+            for late in self._folders():
                 if int(late.name.removeprefix("step-")) > upto:
                     shutil.rmtree(late, ignore_errors=True)
-        for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while it wrote
+        for left in self._folder.glob(".step-*.part"):  # of an attempt that was killed while writing
             shutil.rmtree(left, ignore_errors=True)
-        for place in self._found():
+        for place in self._folders():
             try:
                 state = _read(place, device)
                 if fits is not None and state["fits"] != dict(fits):
-                    raise ValueError("it was made on another kind of device, or by another number of processes")
+                    raise ValueError("it is from another kind of device, or from another number of processes")
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                log.warning("%s is refused, %s; the run goes on from an earlier one, or anew", place, error)
+                log.warning("%s is not used: %s; the run resumes from an earlier one, or starts again", place, error)
                 shutil.rmtree(place, ignore_errors=True)
                 continue
             self._written, self._step = time.monotonic(), int(place.name.removeprefix("step-"))
@@ -217,48 +222,48 @@ class Checkpoints:
     def _place(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}"
 
-    def _found(self) -> list[Path]:
-        """Their folders, the newest first."""
+    def _folders(self) -> list[Path]:
+        """Return the folders of the checkpoints, the newest first."""
         return sorted((p for p in self._folder.glob("step-*") if p.is_dir()), reverse=True)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Within the block the first SIGINT or SIGTERM asks for an end after the present step; a second acts at once,
-        unless there are several processes, which end together.
+        """Handle signals within the block: the first SIGINT or SIGTERM requests a stop after the current step.
 
-        Only the main thread can listen to signals; elsewhere nothing changes.
+        A second signal acts at once, except with several processes, which stop together. Only the main thread receives
+        signals; in other threads nothing changes.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
-        def hear(_number: int, _frame: FrameType | None) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
             self.stopping = True
-            if distributed.here().alone:  # a launcher passes on what its processes were sent already
-                give_back()
+            if distributed.here().alone:  # a launcher repeats signals that its processes received already
+                restore()
 
-        def give_back() -> None:
+        def restore() -> None:
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
         for number in before:
-            signal.signal(number, hear)
+            signal.signal(number, stop)
         try:
             yield
         finally:
-            give_back()
+            restore()
 
 
 def _read(place: Path, device: torch.device) -> State:
-    """A checkpoint, checked. Raises ValueError if it is damaged or another version's."""
+    """Read a checkpoint and check it. Raises ValueError if it is damaged or another version's."""
     sums = json.loads((place / SUMS).read_text(encoding="utf-8"))
     for name in (TENSORS, REST):
         if file_sha256(place / name) != sums[name]:
             raise ValueError(f"the checksum of {name} is wrong")
     rest = json.loads((place / REST).read_text(encoding="utf-8"))
     if (rest["form"], rest["made_by"]) != (FORM, _made_by()):
-        raise ValueError("another version of expunge, torch or transformers made it")
+        raise ValueError("it is from another version of expunge, torch or transformers")
     state: State = unpack(rest["state"], load_file(place / TENSORS), device)
     return state
 

@@ -11,9 +11,9 @@ from expunge.models.packed import bare
 
 @contextmanager
 def compiled_layers(model: Any) -> Iterator[None]:
-    """Within the block the model below its LM head runs compiled, in place: parameters keep their names.
+    """Run the model below its LM head compiled within the block, in place: parameters keep their names.
 
-    The head reads scored positions only, by a hook that is new for each batch, so it stays as it is.
+    The head is not compiled, because it reads only scored positions by a hook that is new for each batch.
     """
     inner = bare(model)
     layers = inner.base_model if inner.base_model is not inner else inner

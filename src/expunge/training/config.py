@@ -13,35 +13,34 @@ from expunge.core.decode import strict
 from expunge.training.lora import LoraArgs
 from expunge.training.schedule import Schedule
 
-MOST_SEED = 2**32  # what numpy takes
-# Raised when equal settings train other numbers. 2: a step of several micro-batches is one mean, a micro-batch holds no
-# row twice, and a model is saved in the dtype it had.
+MOST_SEED = 2**32  # numpy's limit
+# Raised when equal settings train other numbers. 2: a step of several micro-batches is one mean, a micro-batch contains
+# no row twice, and a model is saved in its source dtype.
 REVISION = 2
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SelectionRule:
-    """Which evaluation is the best: of those with enough utility, the one whose forget metric is nearest to its target.
+    """The rule that selects the best evaluation: enough utility, then the forget metric nearest to its target.
 
-    Of equals, the one with the higher utility, then the earlier one.
+    The higher utility breaks ties, then the earlier evaluation.
     """
 
     utility: str | None = None
-    """The metric of what the model can still do. None: model_utility with the full metric suite, else retain_Q_A_Prob.
-    """
+    """The metric of the model's utility. None: model_utility with the full metric suite, else retain_Q_A_Prob."""
     forget: str | None = None
     """The metric of forgetting. None: forget_quality with the full metric suite, else forget_Q_A_Prob."""
     floor: float = 0.9
     """The share of the utility at the start that must stay."""
     target: float | Literal["retain", "low", "high"] = "retain"
-    """The value the forget metric should have: a number, low, high, or retain (the retain model's value; low if there
-    is none). forget_quality is always best when high.
+    """The target value of the forget metric: a number, low, high, or retain (the retain model's value; low if there is
+    none). A high forget_quality is always best.
     """
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:
-            raise ValueError("floor must be at least 0 and at most 1, a share of the utility at the start")
+            raise ValueError("floor must be at least 0 and at most 1: a share of the initial utility")
 
 
 @strict
@@ -50,27 +49,27 @@ class EvaluateArgs:
     """Evaluation during training; off unless `every` or `steps` is set. It also runs at the end."""
 
     every: float | None = None
-    """Evaluate every so many epochs."""
+    """Epochs between two evaluations; fractions are allowed."""
     steps: int | None = None
-    """Evaluate every so many steps, in place of `every`."""
+    """Steps between two evaluations, in place of `every`."""
     panel: Literal["fast", "full"] | tuple[str, ...] = "fast"
     """`fast` (probability, truth ratio and extraction strength, nothing generated), `full` (the benchmark's metric
     suite on all examples) or a list of its metrics.
     """
     rows: int = 100
-    """At most so many examples of each set, the first ones. The full metric suite reads all."""
+    """The maximum number of examples per set; the first ones are read. The full metric suite reads all."""
     at_start: bool = True
     """Whether the model is evaluated before the first step."""
     keep: Literal["last", "best"] = "last"
     """Which model is saved: the last one, or the best by `rule`."""
     patience: int | None = None
-    """Stop after so many evaluations in a row without a new best. None: never."""
+    """Stop after this number of consecutive evaluations without a new best. None: never."""
     rule: SelectionRule = field(default_factory=SelectionRule)
-    """Which evaluation is the best."""
+    """The rule that selects the best evaluation."""
     losses: tuple[str, ...] | None = None
-    """Sets of examples whose mean token loss is read as well. None: those that the benchmark names."""
+    """Sets of examples whose mean token loss is measured as well. None: the sets that the benchmark names."""
     prompts: int = 0
-    """Continue the prompts of so many examples of these sets. 0: none."""
+    """The number of examples of each of these sets whose prompts the model continues. 0: none."""
     generate_every: int = 1
     """Continue prompts at every n-th evaluation."""
 
@@ -81,38 +80,38 @@ class EvaluateArgs:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1")
         if self.every is not None and self.steps is not None:
-            raise ValueError("every (epochs) is set, and steps as well; give one of them")
+            raise ValueError("every cannot be set together with steps; give one of them")
         if not self.panel:
             raise ValueError("panel must be fast, full or a list of metrics")
         if self.prompts < 0:
             raise ValueError("prompts must be at least 0")
         for key in ("losses", "prompts"):
             if getattr(self, key) and not self.on:
-                raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
+                raise ValueError(f"{key} is set, but evaluation is off; give every (epochs) or steps")
         for key, idle in (("keep", "last"), ("patience", None)):
             if getattr(self, key) != idle and not self.on:
-                raise ValueError(f"{key} is set, and nothing is evaluated; give every (epochs) or steps")
+                raise ValueError(f"{key} is set, but evaluation is off; give every (epochs) or steps")
             if getattr(self, key) != idle and not self.at_start:
-                raise ValueError(f"{key} needs at_start, for utility is held against its value at the start")
+                raise ValueError(f"{key} needs at_start, because the rule compares utility with its initial value")
 
     @property
     def on(self) -> bool:
-        """Whether anything is evaluated."""
+        """Whether the run is evaluated."""
         return self.every is not None or self.steps is not None
 
     @property
     def chooses(self) -> bool:
-        """Whether the rule counts: a best model is kept or waited for."""
+        """Whether the rule has an effect: the best model is saved, or patience may stop the run."""
         return self.keep == "best" or self.patience is not None
 
     @property
     def n_rows(self) -> int | None:
-        """At most so many rows of each set; None: all."""
+        """The maximum number of examples per set; None: all."""
         return None if self.panel == "full" else self.rows
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint covers: losses and prompts leave no trace where they are not asked for."""
+        """The values that a fingerprint covers. Losses and prompts are left out unless they are set."""
         values = dataclasses.asdict(self)
         if self.losses is None:
             del values["losses"]
@@ -122,14 +121,14 @@ class EvaluateArgs:
 
     @property
     def reads_retain(self) -> bool:
-        """Whether the retain model's records are read, where there are any."""
+        """Whether the evaluation reads the retain model's records, if there are any."""
         return self.on and (self.panel != "fast" or (self.chooses and self.rule.target == "retain"))
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class CheckpointArgs:
-    """How often an unfinished run is written to disk, so that it can go on."""
+    """How often an unfinished run is written to disk, so that it can resume."""
 
     every_s: float = 600.0
     """Seconds between checkpoints."""
@@ -146,7 +145,10 @@ class CheckpointArgs:
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TrainArgs:
-    """One training run. The weights are float32 (or the model's dtype). An epoch is one pass through the anchor."""
+    """The settings of one training run. The weights are float32 (or the model's dtype).
+
+    An epoch is one pass through the anchor side.
+    """
 
     learning_rate: float = 1e-5
     """The peak learning rate."""
@@ -187,13 +189,13 @@ class TrainArgs:
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     logits_chunk_size: int = 256
-    """Compute logits for so many answer tokens at a time, where a loss allows it. Less memory with a large vocabulary;
-    0: all at once, which is faster.
+    """The number of answer tokens whose logits are computed at a time, if the loss allows it. Saves memory with a large
+    vocabulary. 0: all at once, which is faster.
     """
     logging_steps: int = 5
     """Log every n-th step."""
     dense_logging_steps: int = 0
-    """Log each of the first so many steps, with evaluations ten times as often as `evaluate.steps`."""
+    """The number of first steps that are all logged and evaluated ten times as often as `evaluate.steps`."""
     compile: bool = False
     """Compile the layers with torch.compile."""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -201,7 +203,7 @@ class TrainArgs:
     report_dir: str = "saves/runs"
     """The folder of the reporters."""
     peak_tflops: float | None = None
-    """The device's peak in the computing dtype, for the MFU. None: that of a known GPU."""
+    """The device's peak in the computing dtype, for the MFU. None: the data sheet's value of a known GPU."""
     seed: int = 0
     """The seed of the order of samples and of dropout."""
     anchor: Literal["forget", "retain"] = "forget"
@@ -217,26 +219,26 @@ class TrainArgs:
     trainable_last_k_layers: int = 0
     """Train only the last k decoder layers. 0: all."""
     trainable_params_regex: tuple[str, ...] = ()
-    """Train only parameters whose whole name matches an expression. None given: all. With trainable_last_k_layers, both
-    must hold.
+    """Train only parameters whose whole name matches an expression. Empty: all. A parameter must also satisfy
+    trainable_last_k_layers if that is set.
     """
     lora: LoraArgs | None = None
     """Train LoRA adapters instead of the weights. None: the weights."""
     schedule: Schedule = field(default_factory=Schedule)
-    """How the run is cut into phases; epochs, warm-up and learning rate count for each phase."""
+    """How the run is divided into phases; epochs, warm-up and learning rate apply to each phase."""
     reference: Literal["exact", "topk"] = "exact"
-    """How the reference model's distributions are kept: exact, or topk (the largest logits, the rest spread evenly), an
-    approximation that is smaller on disk. The gradient in a token's logits differs by at most twice the probability
-    outside the kept ones.
+    """How the reference model's distributions are stored: exact, or topk (the largest logits; the rest is spread
+    evenly), an approximation that is smaller on disk. The gradient in a token's logits differs by at most twice the
+    probability outside the stored logits.
     """
     reference_topk: int = 64
-    """Logits of each token that `reference=topk` keeps."""
+    """The number of logits per token that `reference=topk` stores."""
     save_dtype: Literal["source", "float32", "bfloat16", "float16"] = "source"
-    """The dtype of the saved weights. source: that of the files of the initial model. Training holds float32 weights in
-    any case. bfloat16 keeps 8 bits of each weight, so saving rounds away changes below 1/512 of a weight.
+    """The dtype of the saved weights. source: the dtype of the initial model's files. Training always uses float32
+    weights. bfloat16 has 8 significant bits, so saving rounds away changes below 1/512 of a weight.
     """
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
-    """Evaluation during training, and which model is saved."""
+    """Evaluation during training, and the choice of the model that is saved."""
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
     """How often an unfinished run is written to disk. None: never."""
 
@@ -269,11 +271,11 @@ class TrainArgs:
             raise ValueError(f"no optimizer named {self.optim!r} (allowed: {', '.join(OPTIMIZERS)})")
         if self.max_steps != -1 and self.schedule.kind != "interleaved":
             raise ValueError(f"max_steps must be -1 with schedule.kind={self.schedule.kind}: each phase counts epochs")
-        self._check_what_is_trained()
+        self._check_trained_parameters()
 
-    def _check_what_is_trained(self) -> None:
+    def _check_trained_parameters(self) -> None:
         if self.grad_transform_args and self.grad_transform is None:
-            raise ValueError("grad_transform_args is set, and grad_transform is not")
+            raise ValueError("grad_transform_args is set, but grad_transform is not; set both or none")
         if self.grad_transform is not None and self.fp16:
             raise ValueError(
                 "fp16 cannot be on together with a grad_transform, which reads gradients without loss scaling; use bf16"
@@ -284,13 +286,13 @@ class TrainArgs:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"trainable_params_regex has {pattern!r}, no regular expression: {error}") from None
+                raise ValueError(f"trainable_params_regex: {pattern!r} is no regular expression: {error}") from None
         if self.lora is not None and (self.trainable_last_k_layers or self.trainable_params_regex):
             raise ValueError("lora trains adapters alone: leave trainable_* out and use lora.target_modules")
 
     @property
     def topk(self) -> int | None:
-        """How many logits of a token of the reference are kept; None: all that there is to know."""
+        """The number of logits per token of the reference that are stored; None: the exact distribution."""
         return self.reference_topk if self.reference == "topk" else None
 
     @property
@@ -299,18 +301,18 @@ class TrainArgs:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def n_samples(self, n_anchor: int) -> int:
-        """Samples of the whole run over an anchor side of `n_anchor` rows."""
+        """Return the number of samples of the whole run over an anchor side of `n_anchor` rows."""
         if self.max_steps > 0:
             return self.max_steps * self.rows_per_step
         return max(1, math.ceil(self.num_train_epochs * n_anchor - 1e-9))
 
     def n_steps(self, n_anchor: int) -> int:
-        """Optimizer steps of the whole run on one device."""
+        """Return the number of optimizer steps of the whole run on one device."""
         micro = math.ceil(self.n_samples(n_anchor) / self.per_device_train_batch_size)
         return math.ceil(micro / self.gradient_accumulation_steps)
 
     def warmup(self, n_anchor: int) -> int:
-        """Warm-up in optimizer steps."""
+        """Return the warm-up in optimizer steps."""
         if self.warmup_epochs is not None:
             return math.ceil(self.warmup_epochs * n_anchor / self.rows_per_step)
         if self.warmup_steps >= 1:
@@ -319,10 +321,10 @@ class TrainArgs:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a fingerprint covers: everything but how often the log and checkpoints are written.
+        """The values that a fingerprint covers: all settings except how often the log and checkpoints are written.
 
-        A step, a mask, adapters, chunks, a schedule or evaluations count where they are set, and leave no trace where
-        they are not (sums over chunks are rounded otherwise than whole ones). Raises ConfigError for a wrong step.
+        Gradient transforms, parameter masks, adapters, chunks, schedules and evaluations are left out unless they are
+        set. Chunks count because their sums round differently. Raises ConfigError for an unknown gradient transform.
         """
         values = {"revision": REVISION, **dataclasses.asdict(self)}
         if self.save_dtype == "source":
@@ -336,7 +338,7 @@ class TrainArgs:
         values["evaluate"] = self.evaluate.identity
         if not self.evaluate.on:
             del values["evaluate"]
-        if self.evaluate.steps is None or not self.dense_logging_steps:  # it decides what is logged, and no more
+        if self.evaluate.steps is None or not self.dense_logging_steps:  # it then changes the log only
             del values["dense_logging_steps"]
         for key in OPTIONAL:
             if not values[key]:
@@ -348,12 +350,12 @@ class TrainArgs:
         if self.grad_transform is not None:
             from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
 
-            made = make_grad_transform(self.grad_transform, self.grad_transform_args, "trainer.args")
-            values["grad_transform"] = grad_transform_identity(made)
+            transform = make_grad_transform(self.grad_transform, self.grad_transform_args, "trainer.args")
+            values["grad_transform"] = grad_transform_identity(transform)
         return values
 
 
-# Settings that leave no trace in a fingerprint where they are off.
+# Settings that a fingerprint leaves out when they are off.
 OPTIONAL = (
     "grad_transform",
     "compile",

@@ -1,8 +1,8 @@
-"""The micro-batches of a run, shared over processes so that their number changes nothing but the rounding.
+"""Divide the micro-batches of a run over processes, so that the number of processes changes only the rounding.
 
 A step is the mean over its micro-batches, each term multiplied by its share (`methods.reduction`). Process r of n
-takes every n-th of a step's micro-batches from the r-th on. If they do not come out even, the processes that lack one
-compute one of the others' again at weight 0, because all must take part in every exchange.
+computes every n-th of a step's micro-batches from the r-th on. If the division has a remainder, the other processes
+compute a micro-batch again at weight 0, because all must take part in every exchange.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from expunge.training.config import TrainArgs
 class MicroBatch:
     """A micro-batch of one process.
 
-    weight: the factor of its loss, so that the mean over all that a step's processes compute is the mean over the
-    step's micro-batches; 0 for one that only fills a gap. step: the samples of the whole step, of all processes; empty
-    if each micro-batch weighs alike. n_micro: the micro-batches of the step.
+    weight: the factor of its loss, so that the mean over all computed micro-batches is the mean over the step's
+    micro-batches; 0 for one that only fills a gap. step: the samples of the whole step, of all processes; empty if all
+    micro-batches have equal weight. n_micro: the number of micro-batches of the step.
     """
 
     samples: Sequence[TrainingSample]
@@ -53,12 +53,12 @@ class RankBatches(Dataset[MicroBatch]):
 
 
 def per_process(args: TrainArgs, rank: Rank) -> int:
-    """Micro-batches of a whole step that one process computes."""
+    """Return the number of micro-batches of a whole step that one process computes."""
     return -(-args.gradient_accumulation_steps // rank.world)
 
 
 def rank_batches(samples: Sequence[TrainingSample], args: TrainArgs, rank: Rank) -> RankBatches:
-    """A process's micro-batches of these samples; every process has as many."""
+    """Return a process's micro-batches of these samples; the number is the same in every process."""
     size, of_step, n = args.per_device_train_batch_size, args.gradient_accumulation_steps, rank.world
     micros = [samples[i : i + size] for i in range(0, len(samples), size)]
     mine: list[MicroBatch] = []
@@ -73,12 +73,15 @@ def rank_batches(samples: Sequence[TrainingSample], args: TrainArgs, rank: Rank)
 
 
 def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool) -> None:
-    """Raise JobError for what needs one process, or a whole model in each."""
+    """Raise JobError for a method or step that needs one process, or a whole model in each."""
     if rank.alone:
         return
     name = objective.spec.name
     if step:
-        raise JobError("a step runs in one process: its gradients are not exchanged; start the run without launcher")
+        raise JobError(
+            "grad_transform runs in one process, because processes do not exchange its gradients; start the run "
+            "without launcher"
+        )
     if hasattr(objective.method, "total"):
         raise JobError(
             f"{name} learns its weights from one micro-batch after another, which takes one process; start the run "
@@ -86,33 +89,31 @@ def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool
         )
     needs = objective.needs
     if sharded and Quantity.HIDDEN in (needs.forget, needs.alternate, needs.retain):
-        raise JobError(
-            f"{name} reads a layer and leaves the rest of the model out, which a model in shards cannot do; use ddp"
-        )
+        raise JobError(f"{name} runs the model only up to a layer, which a model in shards cannot do; use ddp")
 
 
 def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:
-    """Give a model in shards its whole weights again, on the CPU of the first process; elsewhere it is used up.
+    """Gather the whole weights of a model in shards on the CPU of the first process; other processes cannot use it.
 
-    wrapped: what the accelerator has made of the model.
+    wrapped: the accelerator's wrapper of the model.
     """
     state = accelerator.get_state_dict(wrapped)
-    unset_hf_deepspeed_config()  # else transformers cuts what is loaded from here on as well
+    unset_hf_deepspeed_config()  # else transformers divides later models as well
     if not here().first:
         return
-    made: dict[int, nn.Parameter] = {}  # tied weights stay one
+    whole: dict[int, nn.Parameter] = {}  # tied weights stay one
     for name, p in list(model.named_parameters(remove_duplicate=False)):
         owner, _, last = name.rpartition(".")
-        if id(p) not in made:
-            made[id(p)] = nn.Parameter(state[name].float(), requires_grad=p.requires_grad)
-        setattr(model.get_submodule(owner), last, made[id(p)])
+        if id(p) not in whole:
+            whole[id(p)] = nn.Parameter(state[name].float(), requires_grad=p.requires_grad)
+        setattr(model.get_submodule(owner), last, whole[id(p)])
 
 
 class _WholeForward(nn.Module):
-    """A model whose forward is a loss: all forwards a loss is made of are one to what wraps it.
+    """A model whose forward is a loss, so that its wrapper sees one forward however often the loss runs the model.
 
-    DistributedDataParallel follows one forward to one backward; a loss may run the model twice, or a part of it, and
-    reads the LM head's weights outside of the model.
+    DistributedDataParallel expects one forward per backward. A loss may run the model twice, or a part of it, and reads
+    the LM head's weights outside the model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -120,9 +121,10 @@ class _WholeForward(nn.Module):
         self.model = model
 
     def forward(self, loss: Callable[[Any], Tensor]) -> Tensor:
+        """Return the loss of the model."""
         return loss(self.model)
 
 
 def in_one_forward(model: Any) -> DistributedDataParallel:
-    """The model, its gradients averaged over processes: to be called with a function from the model to its loss."""
+    """Wrap a model so that its gradients are averaged over processes; call it with a function from model to loss."""
     return DistributedDataParallel(_WholeForward(model), find_unused_parameters=True)

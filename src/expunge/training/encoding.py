@@ -18,7 +18,7 @@ ALTERNATE = "alternate"
 
 
 def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -> Encoder:
-    """Return a template bound to a tokenizer; the tokenizer's chat template where none is given and it has one.
+    """Return a template bound to a tokenizer. None: the tokenizer's chat template if it has one, else the default tags.
 
     A tokenizer without a pad token is copied, and the copy pads with EOS: padded positions are never read.
     """
@@ -29,7 +29,7 @@ def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -
 
 
 def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
-    """Return the true answer of every example; texts that are to be cut come as pieces."""
+    """Return the encoded true answer of every example, or its pieces if the set is `long="pieces"`."""
     if examples.long == "pieces":
         return encoder.pieces(examples)
     return encoder.rows(examples, [(row, "answer") for row in examples.rows])
@@ -37,12 +37,12 @@ def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
 
 def encode_alternates(examples: ExampleSet, texts: Sequence[Sequence[str]], encoder: Encoder) -> list[Encoded]:
     """Return each example's question with each of its other answers, example by example."""
-    asked = [
+    variants = [
         (dataclasses.replace(row, answers={ALTERNATE: text}), ALTERNATE)
         for row, others in zip(examples.rows, texts, strict=True)
         for text in others
     ]
-    return encoder.rows(examples, asked)
+    return encoder.rows(examples, variants)
 
 
 def sampled_answers(
@@ -52,13 +52,13 @@ def sampled_answers(
     generation: Generation | Mapping[str, Any],
     refusals: Sequence[str],
 ) -> list[list[str]]:
-    """Return other answers to each question, sampled from the model; refusals where all samples are the true answer."""
+    """Return other answers to each question, sampled from the model; refusals if all samples are the true answer."""
     how = dataclasses.replace(resolve_generation(generation, 0), temperature=1.0, samples=N_ALTERNATES, seed=0)
     texts = generate_texts(model, examples, "answer", encoder, how)
     out = []
     for row in examples.rows:
         truth = row.answer.strip().casefold()
-        made = [t.generation for t in texts if t.row_id == row.row_id]
-        made = [t for t in made if t.strip() and t.strip().casefold() != truth] or list(refusals)
-        out.append([made[k % len(made)] for k in range(N_ALTERNATES)])
+        answers = [t.generation for t in texts if t.row_id == row.row_id]
+        answers = [t for t in answers if t.strip() and t.strip().casefold() != truth] or list(refusals)
+        out.append([answers[k % len(answers)] for k in range(N_ALTERNATES)])
     return out

@@ -1,4 +1,4 @@
-"""What is read of named sets of rows while a run goes on: their mean token loss, and how their prompts go on."""
+"""Measurements on named sets of rows during a run: their mean token loss, and continuations of their prompts."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ BUDGET = 8192  # padded tokens of a forward
 class EvalLosses:
     """The mean negative log-likelihood of the scored tokens of each set, in nats, as `loss/<set>`.
 
-    The sum over all scored tokens of the first rows of a set, by their number: neither batches nor padding count.
+    It is the sum over all scored tokens of the set's rows, divided by their number; batches and padding change nothing.
     """
 
     rows: Mapping[str, Sequence[Encoded]]
     pad_id: int
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Each set's loss. The model and all random generators are left as they were."""
+        """Return each set's loss. The training mode and all random generators are restored."""
         was_training = model.training
         model.eval()
         with kept_random(), torch.inference_mode():
-            found = {f"loss/{name}": self._loss(model, rows) for name, rows in self.rows.items()}
+            losses = {f"loss/{name}": self._loss(model, rows) for name, rows in self.rows.items()}
         model.train(was_training)
-        return found
+        return losses
 
     def _loss(self, model: Any, rows: Sequence[Encoded]) -> float:
         device = next(model.parameters()).device
@@ -53,10 +53,10 @@ class EvalLosses:
 
 @dataclass
 class GenerationTable:
-    """Continues prompts at every `every`-th evaluation: a line for each prompt, with the step.
+    """Continues prompts at every `every`-th evaluation: one line per prompt, with the step.
 
-    prompts: by set, rows whose first `n_prompt` ids are the prompt and whose others are the target. always: the steps
-    up to this one generate at every evaluation. tell: is given all lines, and those that are new.
+    prompts: rows by set; the first `n_prompt` ids are the prompt, the others the target. always: up to this step every
+    evaluation generates. tell: receives all lines, and the new ones.
     """
 
     prompts: Mapping[str, Sequence[Encoded]]
@@ -68,7 +68,7 @@ class GenerationTable:
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, model: Any, step: int, number: int) -> None:
-        """Generate at the evaluation of this number (from 0) if its turn has come."""
+        """Generate at evaluation `number` (from 0) if it is due."""
         if number % self.every and step > self.always:
             return
         decode = self.encoder.tokenizer.decode
@@ -76,8 +76,8 @@ class GenerationTable:
         was_training = model.training
         with kept_random():
             for name, rows in self.prompts.items():
-                asked = [r.ids[: r.n_prompt] for r in rows]
-                for row, text in zip(rows, continued(model, asked, self.encoder, self.generation), strict=True):
+                prompts = [r.ids[: r.n_prompt] for r in rows]
+                for row, text in zip(rows, continued(model, prompts, self.encoder, self.generation), strict=True):
                     prompt, target = (
                         decode(i, skip_special_tokens=True) for i in (row.ids[: row.n_prompt], row.ids[row.n_prompt :])
                     )
@@ -89,5 +89,5 @@ class GenerationTable:
 
 
 def as_lines(lines: Sequence[Mapping[str, Any]]) -> str:
-    """JSON lines."""
+    """Return the lines as JSON lines."""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

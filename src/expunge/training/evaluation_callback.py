@@ -28,51 +28,51 @@ from expunge.training.config import EvaluateArgs, SelectionRule
 from expunge.training.eval_losses import GenerationTable
 from expunge.training.randomness import kept_random
 
-FAST = ("probability", "truth_ratio", "extraction_strength")  # families of the fast panel
-SIDES = ("forget", "retain")  # how the names of its rows begin
+FAST = ("probability", "truth_ratio", "extraction_strength")  # families of panel=fast
+SIDES = ("forget", "retain")  # first words of the names of its rows
 FORWARD = 2.0  # operations per parameter and token of a forward
 
 
 def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "trainer.args.evaluate") -> list[Metric]:
-    """The metrics of a benchmark's panel that are evaluated during training, with those they read.
+    """Return the metrics of a benchmark's suite that are evaluated during training, with the metrics that they read.
 
     Metrics that read gradients, several samples, an original model, an embedding model or several retain models are
-    measured at the end alone. Raises ConfigError for an unknown name, a metric that cannot be evaluated here, or where
-    the benchmark has nothing for the fast panel.
+    computed only after training. Raises ConfigError for an unknown name, for a metric that cannot be evaluated during
+    training, or if the benchmark has no metric for `fast`.
     """
     by_name = {m.name: m for m in panel}
     able = {m.name for m in in_order(panel) if _able(m)}
-    lost = {m.name for m in panel} - able
+    excluded = {m.name for m in panel} - able
     for metric in in_order(panel):
-        if lost & set(metric.parents.values()):
-            lost.add(metric.name)
+        if excluded & set(metric.parents.values()):
+            excluded.add(metric.name)
     if isinstance(args.panel, tuple):
         for i, name in enumerate(args.panel):
             if name not in by_name:
                 raise ConfigError(f"{where}.panel[{i}]: no metric named {name!r}{nearest(name, by_name)}")
-            if name in lost:
+            if name in excluded:
                 raise ConfigError(
-                    f"{where}.panel[{i}]: {name} is measured after training alone: it reads more than answer tokens "
-                    "and greedy generations"
+                    f"{where}.panel[{i}]: {name} is computed only after training, because it reads more than answer "
+                    "tokens and greedy generations"
                 )
         names: Collection[str] = args.panel
     elif args.panel == "full":
-        names = [m.name for m in panel if m.name not in lost]
+        names = [m.name for m in panel if m.name not in excluded]
     else:
-        names = [m.name for m in panel if m.name not in lost and _fast(m)]
+        names = [m.name for m in panel if m.name not in excluded and _fast(m)]
         if not names:
             raise ConfigError(
-                f"{where}.panel: fast finds nothing in this benchmark's panel; list metrics of it, or full"
+                f"{where}.panel: fast selects no metric of this benchmark; list metrics of its suite, or use full"
             )
-    chosen = with_parents(panel, names)
-    known = {m.name for m in chosen}
+    metrics = with_parents(panel, names)
+    known = {m.name for m in metrics}
     if args.chooses:
         for key, name in (("utility", utility_of(args)), ("forget", forget_of(args))):
             if name not in known:
                 raise ConfigError(
                     f"{where}.rule.{key}: {name!r} is not evaluated during training{nearest(name, known)}"
                 )
-    return chosen
+    return metrics
 
 
 def _able(metric: Metric) -> bool:
@@ -88,12 +88,12 @@ def _fast(metric: Metric) -> bool:
 
 
 def utility_of(args: EvaluateArgs) -> str:
-    """The name of the metric that the rule's floor is about."""
+    """Return the name of the metric that the rule's floor limits."""
     return args.rule.utility or ("model_utility" if args.panel == "full" else "retain_Q_A_Prob")
 
 
 def forget_of(args: EvaluateArgs) -> str:
-    """The name of the metric that the rule minimises, maximises or brings to its target."""
+    """Return the name of the metric that the rule minimises, maximises or compares with its target."""
     return args.rule.forget or ("forget_quality" if args.panel == "full" else "forget_Q_A_Prob")
 
 
@@ -102,7 +102,7 @@ class MetricSuite:
     """Metrics with the examples they read, for a model that is evaluated again and again during training."""
 
     metrics: Sequence[Metric]
-    """The metrics, with those that they read."""
+    """The metrics, with the metrics that they read."""
     sets: Mapping[str, ExampleSet]
     """The examples by name."""
     encoder: Encoder
@@ -110,7 +110,7 @@ class MetricSuite:
     generation: Generation
     """How texts are generated."""
     rows: int | None = None
-    """At most so many examples of each set are read. None: all."""
+    """The maximum number of examples per set. None: all."""
     retain: Mapping[str, MetricResult] | None = field(default=None, kw_only=True)
     """The retain model's results on the same examples, if there is one."""
     limits: Mapping[str, GenerationLimits] = field(default_factory=dict, kw_only=True)
@@ -129,10 +129,10 @@ class MetricSuite:
         )
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Return each metric's value, NaN if it is missing. The model and all random generators are left as they were.
+        """Return each metric's value, NaN if it is missing. The model and all random generators stay unchanged.
 
-        Several processes share the examples, and all get the same values. A model in shards reads every example in each
-        process, because all processes must take part in each of its forwards.
+        Several processes divide the examples, and all return the same values. A model in shards reads every example in
+        each process, because all processes must take part in each of its forwards.
         """
         with kept_random():
             tables = self.evaluator.score(model, whole=bool(distributed.sharded()))
@@ -150,7 +150,7 @@ class MetricSuite:
 
 @dataclass(frozen=True)
 class EvalPoint:
-    """One evaluation: after so many steps, epochs (passes of its phase) and in which phase (from 1; 0: the start)."""
+    """One evaluation: the steps, the epochs (passes of its phase) and the phase (from 1; 0: the start) before it."""
 
     step: int
     epoch: float
@@ -159,14 +159,14 @@ class EvalPoint:
 
     @property
     def line(self) -> dict[str, Any]:
-        """As a line of trajectory.jsonl: a missing number is null."""
+        """The line of trajectory.jsonl; a missing number is null."""
         values = {name: finite(value) for name, value in self.values.items()}
         return {"step": self.step, "epoch": round(self.epoch, 6), "phase": self.phase, **values}
 
 
 @dataclass
 class ModelSelection:
-    """The best of a run's evaluations so far, by the rule. goal: the value the forget metric should be near to."""
+    """The best of a run's evaluations so far, by the rule. goal: the target value of the forget metric."""
 
     utility: str
     forget: str
@@ -177,7 +177,7 @@ class ModelSelection:
     since: int = 0  # evaluations after the best one
 
     def add(self, point: EvalPoint) -> bool:
-        """Take in an evaluation; whether it is the best so far. The first one is the start, and no candidate."""
+        """Add an evaluation; return whether it is the best so far. The first one is the start, and no candidate."""
         if self.start is None:
             self.start = point
             return False
@@ -188,12 +188,12 @@ class ModelSelection:
         return False
 
     def passes(self, point: EvalPoint) -> bool:
-        """Whether an evaluation's utility is at least the floor; a missing number never is."""
+        """Return whether an evaluation's utility is at least the floor; False if a number is missing."""
         least = self.floor * self.start.values[self.utility] if self.start else math.nan
         return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
 
     def away(self, point: EvalPoint) -> float:
-        """How far an evaluation is from the goal; less is better."""
+        """Return the distance of an evaluation from the goal; less is better."""
         value = point.values[self.forget]
         return math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
 
@@ -201,7 +201,7 @@ class ModelSelection:
         return self.away(point), -point.values[self.utility], point.step
 
     def facts(self) -> dict[str, Any]:
-        """What the job's record says of the choice."""
+        """Return the choice for the job's record."""
         target = {math.inf: "high", -math.inf: "low"}.get(self.goal, self.goal)
         rule = {"utility": self.utility, "floor": self.floor, "forget": self.forget, "target": target}
         if self.best is None:
@@ -209,13 +209,13 @@ class ModelSelection:
                 f"no evaluation had {self.utility} of at least {self.floor:g} times the start's; the last model counts"
             )
             return {"rule": rule, "best_step": None, "note": note}
-        found = self.best.values[self.forget]
-        note = f"step {self.best.step}: {self.forget} {found:.4g} is the best of those with enough {self.utility}"
+        value = self.best.values[self.forget]
+        note = f"step {self.best.step}: {self.forget} {value:.4g} is the best of those with enough {self.utility}"
         return {"rule": rule, "best_step": self.best.step, "note": note}
 
 
 def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | None) -> ModelSelection:
-    """The rule of these settings, its target known: the retain model's value where asked for and there is one."""
+    """Return the rule of these settings with its goal: the retain model's value if the rule names it and it exists."""
     rule: SelectionRule = args.rule
     forget = forget_of(args)
     goal = math.inf if forget == "forget_quality" or rule.target == "high" else -math.inf
@@ -229,10 +229,10 @@ def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | Non
 def is_due(
     args: EvaluateArgs, step: int, *, before: int, rows: int, n_epoch: int, n_samples: int, finegrained: int = 0
 ) -> bool:
-    """Whether an evaluation follows this step of a phase (from 1): one does after each whole multiple of the period.
+    """Return whether an evaluation follows this step of a phase (from 1): at each whole multiple of the period.
 
     before: steps of earlier phases. rows: samples of a step. n_epoch, n_samples: of the phase. finegrained: up to this
-    step of the run a period of steps is a tenth as long.
+    step of the run the period, if it is in steps, is a tenth.
     """
     if args.steps is not None:
         closely = before + step <= finegrained
@@ -245,16 +245,16 @@ def is_due(
 
 
 def _agreed(values: Mapping[str, float]) -> dict[str, float]:
-    """The first process's values, so that all choose and stop alike."""
-    told = distributed.told({name: repr(value) for name, value in values.items()})
-    return {name: float(value) for name, value in told.items()}
+    """Return the first process's values in every process, so that all choose and stop alike."""
+    shared = distributed.told({name: repr(value) for name, value in values.items()})
+    return {name: float(value) for name, value in shared.items()}
 
 
 class EvalCallback:
-    """Evaluates a run as it goes on: keeps the trajectory, the weights of the best model, and says when to stop.
+    """Evaluates a run between its steps; stores the trajectory and the weights of the best model; may stop the run.
 
-    panel: a model's values by metric. choice: the rule, where a best model is asked for. tell: is given the trajectory
-    after each evaluation. table: continues prompts then.
+    panel: computes a model's values by metric. choice: the rule; None without a best model. tell: receives the
+    trajectory after each evaluation. table: continues prompts after each evaluation.
     """
 
     def __init__(
@@ -270,12 +270,12 @@ class EvalCallback:
         self._weights: dict[str, Tensor] = {}
 
     def begin(self, model: Any) -> None:
-        """Evaluate the model before its first step, where asked for."""
+        """Evaluate the model before its first step if `at_start` is set."""
         if self.args.at_start:
             self.evaluate(model, step=0, epoch=0.0, phase=0)
 
     def evaluate(self, model: Any, *, step: int, epoch: float, phase: int) -> bool:
-        """Evaluate the model as it is now; whether the run should stop, since it has not got better for long enough."""
+        """Evaluate the current model. Return whether the run should stop, because patience is used up."""
         values = _agreed(self._panel(model))
         self.points.append(EvalPoint(step, epoch, phase, values))
         if self._choice is not None and self._choice.add(self.points[-1]) and self.args.keep == "best":
@@ -289,29 +289,29 @@ class EvalCallback:
 
     @property
     def best_step(self) -> int | None:
-        """The step whose model would be kept now, where the best one is; None before there is one."""
+        """The step of the best model so far with keep=best; None before there is one."""
         if self.args.keep != "best" or self._choice is None or self._choice.best is None:
             return None
         return self._choice.best.step
 
     def end(self, model: Any) -> dict[str, Any]:
-        """Put the best weights into the model where they are to be kept; what was chosen, for the record."""
+        """Copy the best weights into the model if keep=best; return the choice for the record."""
         facts: dict[str, Any] = {} if self._choice is None else self._choice.facts()
-        kept = self.points[-1].step if self.points else None
+        step = self.points[-1].step if self.points else None
         if self._weights:
             put_weights(model, self._weights)
-            kept = facts["best_step"]
-        return {"evaluations": len(self.points), "kept_step": kept, **facts}
+            step = facts["best_step"]
+        return {"evaluations": len(self.points), "kept_step": step, **facts}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it."""
+        """Return the state for a checkpoint."""
         best = self._choice.best.step if self._choice and self._choice.best else None
         since = self._choice.since if self._choice else 0
         state = {"points": [asdict(p) for p in self.points], "best": best, "since": since, "weights": self._weights}
         return state if self._table is None else {**state, "table": self._table.lines}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
+        """Resume from a state of a checkpoint."""
         self.points = [EvalPoint(**p) for p in state["points"]]
         self._weights = dict(state["weights"])
         if self._table is not None:

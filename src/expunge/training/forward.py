@@ -1,4 +1,4 @@
-"""One question to a model: which quantity of which positions of a batch, and its answer as a `SideOutputs`."""
+"""Run a model for one quantity at some positions of a batch, and return it as a `SideOutputs`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expunge.models.packed import LmHead, UnknownLmHead, layer_output, packed_fo
 
 @dataclass(frozen=True)
 class ForwardSpec:
-    """What is wanted of one side. layer: the module whose output HIDDEN reads."""
+    """The quantity that a loss requires of one side. layer: the module whose output HIDDEN reads."""
 
     serve: Quantity
     positions: ScoredPositions = ScoredPositions.ANSWER
@@ -25,7 +25,7 @@ class ForwardSpec:
 
 
 def spec_for(needs: Requirements, side: str, *, ref: bool = False, teacher: bool = False) -> ForwardSpec | None:
-    """What a loss asks of a side, or of the reference or the teacher on that side; None where it asks nothing."""
+    """Return the quantity that a loss requires of a side, or of the reference or teacher there; None if it has none."""
     serve: Quantity | None = getattr(needs, f"{side}{'_teacher' if teacher else '_ref' if ref else ''}", None)
     if serve is None:
         return None
@@ -37,61 +37,71 @@ def spec_for(needs: Requirements, side: str, *, ref: bool = False, teacher: bool
 
 @dataclass(frozen=True)
 class ForwardOutput:
-    """Logits at the asked positions, there or to be computed (none for HIDDEN), and the hidden states, hidden_ND."""
+    """Logits at the scored positions, computed now or on reading (None for HIDDEN), and the hidden states hidden_ND."""
 
     logits: Tensor | ChunkedLogits | None
     hidden_ND: Tensor
 
     def whole(self) -> Tensor:
-        """logits_NV, computed if they are not there."""
+        """Return logits_NV; compute them if necessary. Raises ValueError for an output of hidden states."""
         if self.logits is None:
-            raise ValueError("hidden states were asked for, not logits")
+            raise ValueError("the output contains hidden states, no logits")
         return self.logits if isinstance(self.logits, Tensor) else self.logits()
 
     def logps(self, token_N: Tensor) -> Tensor:
-        """log p of the token that stands at each position, in nats: shape (N,)."""
+        """Return log p of the token at each position, in nats, shape (N,)."""
         if isinstance(self.logits, ChunkedLogits):
             return self.logits.per_token(token_logps, [token_N.__getitem__])
         return token_logps(self.whole(), token_N)
 
-    def side(self, batch: Batch, what: ForwardSpec, *, logps_N: Tensor | None = None) -> SideOutputs:
-        """The same as a loss sees it. What it may leave unread is computed when it is read."""
+    def side(self, batch: Batch, spec: ForwardSpec, *, logps_N: Tensor | None = None) -> SideOutputs:
+        """Return the outputs of one side for a loss. Quantities that a loss may skip are computed on reading."""
         logps: Any = logps_N
         if logps_N is None:
             logps = self.hidden_ND.new_zeros(0) if self.logits is None else lambda: self.logps(batch.token_N)
-        logits: Any = self.logits if what.serve is Quantity.LOGITS else None
+        logits: Any = self.logits if spec.serve is Quantity.LOGITS else None
         return SideOutputs(
             logps_N=logps,
             row_N=batch.row_N,
             n_rows=batch.n_rows,
             logits_NV=logits,
             token_N=batch.token_N,
-            hidden_ND=self.hidden_ND if what.serve is Quantity.HIDDEN else None,
+            hidden_ND=self.hidden_ND if spec.serve is Quantity.HIDDEN else None,
             labelled_N=batch.labelled_N,
         )
 
     def split(self, sizes: Sequence[int]) -> list[ForwardOutput]:
-        """The same in consecutive parts. One split for all parts: its gradient is one concatenation, without copies
-        of the size of all logits for each part."""
+        """Return the output in consecutive parts of these sizes.
+
+        One split gives all parts, so its gradient is one concatenation without a copy of all logits per part.
+        """
         hidden = self.hidden_ND.split(list(sizes))
         logits = [None] * len(sizes) if self.logits is None else self.logits.split(list(sizes))
         return [ForwardOutput(x, h) for x, h in zip(logits, hidden, strict=True)]
 
 
 def forward(
-    model: Any, batch: Batch, what: ForwardSpec, *, head: LmHead | None = None, chunk: int = 0, probe: int = 0
+    model: Any, batch: Batch, spec: ForwardSpec, *, head: LmHead | None = None, chunk: int = 0, probe: int = 0
 ) -> ForwardOutput:
-    """Run the model once. A mask is given only where padding positions are read.
+    """Run the model once. The model receives a mask only if padding positions are read.
 
-    head: gives the model's logits from its hidden states, so that they are computed when they are read, and then only
-    `chunk` positions at a time where that will do; None: the model gives them, whole. probe: compare the head with the
-    model at so many positions. Raises UnknownHead where they differ.
+    Args:
+        model: A causal language model.
+        batch: The padded batch.
+        spec: The quantity, the positions and the layer.
+        head: Computes logits from hidden states when they are read, `chunk` positions at a time if possible. None: the
+            model computes all logits.
+        chunk: Positions per chunk of logits. 0: all at once.
+        probe: The number of positions at which the head is compared with the model.
+
+    Raises:
+        UnknownLmHead: If the head's logits differ from the model's.
     """
     at = At(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
-    if what.serve is Quantity.HIDDEN:
-        return ForwardOutput(None, layer_output(model, at, what.layer or ""))
+    if spec.serve is Quantity.HIDDEN:
+        return ForwardOutput(None, layer_output(model, at, spec.layer or ""))
     packed = packed_forward(
-        model, at, use_mask=what.positions is ScoredPositions.ALL, n_head=None if head is None else probe
+        model, at, use_mask=spec.positions is ScoredPositions.ALL, n_head=None if head is None else probe
     )
     if head is None:
         return ForwardOutput(packed.logits_NV, packed.hidden_ND)

@@ -1,4 +1,4 @@
-"""Models in shards over the processes of a launch: where they are trained, who cuts them, and what each keeps."""
+"""Models in shards over the processes of a launch: their device, their division, and the state of each process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expunge.core import distributed
 
 
 def trained_on(model: Any) -> torch.device:
-    """The device that a model is trained on: where it lies, but for one that is yet to be cut in shards."""
+    """Return the device that a model is trained on: its current one, unless it is still to be divided into shards."""
     if distributed.sharded():
         return torch.device("cuda" if distributed.on_gpus() else "cpu")
     device: torch.device = next(model.parameters()).device
@@ -22,10 +22,10 @@ def trained_on(model: Any) -> torch.device:
 
 
 def shard_anywhere(accelerator: Any) -> bool:
-    """Let accelerate cut models by FSDP on CPUs as it does on GPUs.
+    """Let accelerate divide models by FSDP on CPUs as it does on GPUs.
 
-    It reads what the launcher says of FSDP only where it has found accelerators; torch's own FSDP2 needs none. What it
-    has settled on it forgets when it is asked for its state again, unless the state under that says so too.
+    accelerate reads the launcher's FSDP settings only with accelerators; torch's FSDP2 needs none. accelerate resets
+    its state when it is created again, so PartialState receives the same type.
     """
     state = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
@@ -35,7 +35,7 @@ def shard_anywhere(accelerator: Any) -> bool:
 
 
 def cut_before(accelerator: Any, model: Any) -> None:
-    """Let accelerate take a model as it is that an earlier phase has cut: its layers' classes have other names now."""
+    """Let accelerate accept a model that an earlier phase divided: the classes of its layers have other names now."""
     cut = [m for m in model.modules() if isinstance(m, FSDPModule)]
     if cut:
         names = {type(m).__name__ for m in cut if m is not model}
@@ -43,7 +43,7 @@ def cut_before(accelerator: Any, model: Any) -> None:
 
 
 def own_shards(state: Any) -> Any:
-    """An optimiser's state with this process's part of each tensor that lies in shards, and where it belongs."""
+    """Return an optimiser's state with this process's part of each tensor in shards, and the position of the part."""
     if isinstance(state, dict):
         return {key: own_shards(value) for key, value in state.items()}
     if not isinstance(state, DTensor):
@@ -53,16 +53,16 @@ def own_shards(state: Any) -> Any:
 
 
 def in_shards(state: dict[str, Any], optimizer: Any) -> dict[str, Any]:
-    """What `own_shards` was given, on the devices of this optimiser's parameters."""
+    """Invert `own_shards`, on the devices of this optimiser's parameters."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def put(value: Any, like: Any) -> Any:
+    def restore(value: Any, like: Any) -> Any:
         if not isinstance(value, dict) or "shard" not in value:
             return value
         cut = [Replicate() if dim is None else Shard(dim) for dim in value["dims"]]
-        held = value["shard"].to(like.to_local().device)
+        part = value["shard"].to(like.to_local().device)
         shape = torch.Size(value["shape"])
-        return DTensor.from_local(held, like.device_mesh, cut, shape=shape, stride=tuple(value["stride"]))
+        return DTensor.from_local(part, like.device_mesh, cut, shape=shape, stride=tuple(value["stride"]))
 
-    made = {i: {key: put(value, params[i]) for key, value in of.items()} for i, of in state["state"].items()}
-    return {**state, "state": made}
+    tensors = {i: {key: restore(value, params[i]) for key, value in of.items()} for i, of in state["state"].items()}
+    return {**state, "state": tensors}

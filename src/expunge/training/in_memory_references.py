@@ -1,4 +1,4 @@
-"""Reference quantities of a run in memory: of a given reference model, and of a method's teacher."""
+"""Reference quantities of a run in memory: of a reference model, and of a method's teacher."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ Rows = Mapping[str, Sequence[Encoded]]
 
 
 def references_of(
-    ref_model: Any, chosen: Objective, rows: Rows, args: TrainArgs, *, pad_id: int, teacher: bool = False
+    ref_model: Any, method_loss: Objective, rows: Rows, args: TrainArgs, *, pad_id: int, teacher: bool = False
 ) -> dict[str, Reference]:
-    """Return what a model says of every example that a run visits, by side (a teacher's by `<side>_teacher`)."""
-    seen = visits(chosen, {side: len(of) for side, of in rows.items()}, args)
+    """Return a model's outputs on every example that a run visits, by side (a teacher's by `<side>_teacher`)."""
+    seen = visits(method_loss, {side: len(of) for side, of in rows.items()}, args)
     out: dict[str, Reference] = {}
     for side in SIDES:
-        what = spec_for(chosen.needs, side, ref=not teacher, teacher=teacher)
-        if what is not None:
-            wanted = seen[side].tolist()
+        spec = spec_for(method_loss.needs, side, ref=not teacher, teacher=teacher)
+        if spec is not None:
+            numbers = seen[side].tolist()
             key = f"{side}_teacher" if teacher else side
-            out[key] = reference(ref_model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
+            out[key] = reference(ref_model, rows[side], numbers, spec, pad_id=pad_id, topk=args.topk)
     return out
 
 
 def teacher_references(
-    model: Any, chosen: Objective, rows: Rows, args: TrainArgs, *, pad_id: int
+    model: Any, method_loss: Objective, rows: Rows, args: TrainArgs, *, pad_id: int
 ) -> dict[str, Reference]:
-    """Return what a method's teacher says, and make the model the student where the method says how.
+    """Return the outputs of a method's teacher, and prepare the model as the student if the method requires it.
 
-    "reinforced": a copy of the model is trained further on the forget examples. "start": the teacher is the model as it
-    is, and `model` itself receives the method's noise.
+    "reinforced": a copy of the model is trained further on the forget examples. "start": the unchanged model is the
+    teacher, and `model` itself then receives the method's noise.
     """
-    if chosen.spec.teacher == "reinforced":
+    if method_loss.spec.teacher == "reinforced":
         other = copy.deepcopy(model)
         changed: dict[str, Any] = {
             "grad_transform": None,
@@ -50,12 +50,12 @@ def teacher_references(
             "reference": "exact",
             "schedule": Schedule(),
         }
-        changed |= {"evaluate": EvaluateArgs(), **getattr(chosen.method, "reinforce", {})}
+        changed |= {"evaluate": EvaluateArgs(), **getattr(method_loss.method, "reinforce", {})}
         further_trained(other, rows["forget"], dataclasses.replace(args, **changed), pad_id=pad_id)
-        return references_of(other, chosen, rows, args, pad_id=pad_id, teacher=True)
-    if chosen.spec.teacher == "start":
-        out = references_of(model, chosen, rows, args, pad_id=pad_id, teacher=True)
-        model.load_state_dict(chosen.method.noise(args.seed)(model.state_dict(), []))
+        return references_of(other, method_loss, rows, args, pad_id=pad_id, teacher=True)
+    if method_loss.spec.teacher == "start":
+        out = references_of(model, method_loss, rows, args, pad_id=pad_id, teacher=True)
+        model.load_state_dict(method_loss.method.noise(args.seed)(model.state_dict(), []))
         return out
     return {}
 

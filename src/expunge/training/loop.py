@@ -59,17 +59,31 @@ def train(
 ) -> TrainResult:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
-    `rows["alternate"]`, for methods that read it, lists the same number of other answers for each forget row in turn.
-    references: what is known already of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
-    What is missing is asked of `model` before its first step, with the same bits; a teacher's must be given.
-    With `args.lora` the model is given wrapped (`training.lora.with_lora`). Raises JobError when the loss is no longer
-    finite or passes `args.max_loss`, ConfigError for a step or a mask that does not fit.
+    Args:
+        model: A causal language model; with `args.lora` already wrapped (`training.lora.with_lora`).
+        objective: The method's loss with its weights.
+        rows: The encoded rows by side. `rows["alternate"]`, for methods that read it, lists the same number of other
+            answers for each forget row in turn.
+        args: The settings of the loop.
+        pad_id: The token id of padded positions.
+        references: Precomputed outputs of the model before unlearning, by side, and of a teacher, by `<side>_teacher`.
+            Missing outputs of `model` are computed before its first step, bit for bit the same; a teacher's must be
+            here.
+        progress: Receives (steps done, steps of the run).
+        watch: Evaluates the model during the run, and may stop it. It does not change the training.
+        checkpoints: A folder of this run alone. A run resumes from the checkpoint of an unfinished attempt, to the same
+            bits on the same machine. SIGINT and SIGTERM then end the run after the current step.
+        logged: Receives each line of the log with its speed.
+        after_step: Called after each step and its evaluation; True ends the run.
+        callbacks: Receives the events of every phase for transformers' callbacks.
 
-    watch: evaluates the model on the way, and may stop the run; training goes on as if it were not there. checkpoints:
-    a folder of this run alone; what an unfinished run has left there is gone on from, to the same bits on the same
-    machine. SIGINT and SIGTERM then end the run after the present step, by KeyboardInterrupt. logged: is given each
-    line of the log as it is made, and its speed. after_step: is called after each step and its evaluation, and may end
-    the run. callbacks: receives the events of every phase for transformers' callbacks.
+    Returns:
+        The number of steps, the log, the evaluations and the speed.
+
+    Raises:
+        JobError: If the loss is not finite or exceeds `args.max_loss`.
+        ConfigError: If a gradient transform or a parameter mask does not fit the method or the model.
+        KeyboardInterrupt: After a signal, once the checkpoint is written.
     """
     capabilities(model)  # observed before the first pass, which reads it
     pad_id = padding_id(model, pad_id)
@@ -77,20 +91,19 @@ def train(
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
     if args.trainable_last_k_layers or patterns:
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
-    asked_of = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
+    known_references = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
     meter = ThroughputMeter(step_flops(model, args.peak_tflops, half=args.bf16 or args.fp16))
     run = RunState(model, len(phases), watch, progress, meter, logged, after_step=after_step, callbacks=callbacks)
-    _find(run, checkpoints, args)
+    _load_checkpoint(run, checkpoints, args)
     place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
 
-    logits_chunk_size = (
-        0 if distributed.sharded() else args.logits_chunk_size
-    )  # outside of a forward the head's weights are in shards
+    # Outside a forward the head's weights are in shards, so chunks cannot read them.
+    logits_chunk_size = 0 if distributed.sharded() else args.logits_chunk_size
 
     def serve(needs: Requirements) -> LossInputBuilder:
         return LossInputBuilder(
-            needs, rows, asked_of, pad_id=pad_id, logits_chunk_size=logits_chunk_size, reading=meter.read
+            needs, rows, known_references, pad_id=pad_id, logits_chunk_size=logits_chunk_size, reading=meter.read
         )
 
     compiled = compiled_layers(model) if args.compile else nullcontext()
@@ -104,8 +117,8 @@ def train(
             if place.number < done_before.number:
                 continue
             place = dataclasses.replace(place, steps_before=max(place.steps_before, done_before.steps_before))
-            found = run.found if run.found and place.number == done_before.number else None
-            trainer = _trainer(run, phase, place, found, serve, place.seed(args.seed), scratch)
+            state = run.resume_state if run.resume_state and place.number == done_before.number else None
+            trainer = _trainer(run, phase, place, state, serve, place.seed(args.seed), scratch)
             trainer.train()
             run.history += trainer.history
             place = place.leave(int(trainer.state.global_step))
@@ -123,37 +136,37 @@ def train(
     return TrainResult(n_steps, run.history, points, selected, run.resumed_at, meter.facts(), meter.lines)
 
 
-def _find(run: RunState, folder: Path | None, args: TrainArgs) -> None:
-    """Where a run keeps its checkpoints, and the one that an earlier attempt has left there."""
+def _load_checkpoint(run: RunState, folder: Path | None, args: TrainArgs) -> None:
+    """Set the folder of the run's checkpoints, and load the newest one of an earlier attempt."""
     if folder is None or args.checkpoint is None:
         return
     if distributed.sharded() == "deepspeed":
-        log.warning("no checkpoints are written under DeepSpeed: a run that is broken off begins anew")
+        log.warning("no checkpoints are written under DeepSpeed: an interrupted run starts again from the beginning")
         return
     run.checkpoints = Checkpoints(folder, args.checkpoint, shards=bool(distributed.sharded()))
-    run.found = run.checkpoints.load(run.fits, run.device)
+    run.resume_state = run.checkpoints.load(run.fits, run.device)
 
 
 def _trainer(
     run: RunState,
     phase: Phase,
     place: PhasePosition,
-    found: State | None,
+    state: State | None,
     serve: Callable[[Requirements], LossInputBuilder],
     seed: int,
     scratch: str,
 ) -> PhaseTrainer:
-    """The Trainer of a phase; found: the checkpoint in it that it goes on from."""
+    """Return the Trainer of a phase. state: the checkpoint within the phase to resume from."""
     trainer = PhaseTrainer(
         model=run.model,
         args=training_arguments(phase, seed, scratch, run.model),
-        train_dataset=rank_batches(phase.samples[found["n_read"] if found else 0 :], phase.args, distributed.here()),
+        train_dataset=rank_batches(phase.samples[state["n_read"] if state else 0 :], phase.args, distributed.here()),
         data_collator=as_batch,
     )
     trainer.prepare(phase, serve(phase.objective.needs), place, run)
     if phase.step is not None:
         trainer.wrap(phase.step, serve)
-    trainer.go_on_from(found)
+    trainer.resume_from(state)
     if run.callbacks is not None:  # first, so that their requests are known when the step is evaluated
         trainer.add_callback(run.callbacks.of_phase(trainer))
     trainer.add_callback(StepCallback(trainer))
@@ -162,13 +175,13 @@ def _trainer(
 
 
 def _own_patterns(objective: Objective, args: TrainArgs) -> tuple[str, ...]:
-    """The parameters a method trains by its own settings (RMU); adapters train what they are put on."""
+    """Return the parameters that the method's own settings name (RMU); none with adapters, which replace the choice."""
     own: tuple[str, ...] = getattr(objective.method, "trainable_params_regex", ())
     return () if args.lora is not None or own == (".*",) else own
 
 
 def plan_samples(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[TrainingSample]:
-    """Every sample of the run, in order: a function of the seed and the rows alone."""
+    """Return every sample of the run, in order: a function of the seed and the rows alone."""
     return [sample for phase in plan_phases(objective, rows, args) for sample in phase.samples]
 
 
@@ -179,15 +192,15 @@ def _references(
     samples: Sequence[Sequence[TrainingSample]],
     args: TrainArgs,
     pad_id: int,
-    given: Mapping[str, Reference],
+    known: Mapping[str, Reference],
 ) -> dict[str, Reference]:
-    """The given references, and what is missing of the model before unlearning."""
-    out = dict(given)
+    """Add the missing references of the model before unlearning. Raises JobError if a teacher's are missing."""
+    out = dict(known)
     for side in SIDES:
-        what = spec_for(objective.needs, side, ref=True)
-        if what is not None and side not in out:
-            wanted = [i for of in samples for s in of for i in s.numbers(side)]
-            out[side] = reference(model, rows[side], wanted, what, pad_id=pad_id, topk=args.topk)
+        spec = spec_for(objective.needs, side, ref=True)
+        if spec is not None and side not in out:
+            numbers = [i for phase in samples for sample in phase for i in sample.numbers(side)]
+            out[side] = reference(model, rows[side], numbers, spec, pad_id=pad_id, topk=args.topk)
         if spec_for(objective.needs, side, teacher=True) is not None and f"{side}_teacher" not in out:
-            raise JobError(f"{objective.spec.name} learns from a teacher, and none was given for the {side} rows")
+            raise JobError(f"{objective.spec.name} learns from a teacher, but the {side} rows have no teacher outputs")
     return out

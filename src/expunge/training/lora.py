@@ -1,7 +1,7 @@
-"""Low-rank adapters, by peft. Importing this loads neither torch nor peft.
+"""Low-rank adapters, by peft. Importing this module loads neither torch nor peft.
 
-The reference of a LoRA run is the same network before its first step: an adapter starts as the zero map, so there is no
-second copy. With `quantize` that network, and so the reference, has quantised weights.
+The reference of a LoRA run is the same network before its first step. An adapter starts as the zero map, so a second
+copy is not necessary. With `quantize` that network, and so the reference, has quantised weights.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class LoraArgs:
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained with the adapters."""
     quantize: Literal["nf4", "int8"] | None = None
-    """Hold the frozen linear weights in 4 bits (nf4) or 8 (int8) while training (QLoRA, arXiv:2305.14314). The adapters
-    are added to the weights as they were before. None: not quantised.
+    """Quantise the frozen linear weights to 4 bits (nf4) or 8 (int8) during training (QLoRA, arXiv:2305.14314). The
+    saved model is the full-precision weights plus the adapters. None: not quantised.
     """
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class LoraArgs:
 
 
 def check_quantize(args: LoraArgs | None) -> None:
-    """Raise ConfigError if quantised weights are asked for and bitsandbytes is not installed. Loads nothing."""
+    """Raise ConfigError if `quantize` is set and bitsandbytes is not installed. Imports nothing."""
     if args is not None and args.quantize is not None and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"trainer.args.lora.quantize: {args.quantize} needs bitsandbytes, which is not installed; "
@@ -61,9 +61,9 @@ def check_quantize(args: LoraArgs | None) -> None:
 
 
 def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
-    """The model under a peft wrapper: its own weights frozen, fresh adapters drawn from `seed` alone.
+    """Return the model under a peft wrapper: its own weights frozen, new adapters drawn from `seed` alone.
 
-    Raises ConfigError if a target module is not there, or shares its weights with the embeddings.
+    Raises ConfigError if a target module does not exist, or shares its weights with the embeddings.
     """
     from peft import LoraConfig
 
@@ -73,7 +73,7 @@ def with_lora(model: Any, args: LoraArgs, seed: int) -> Any:
         targets = list(targets)
     config = LoraConfig(
         r=args.r,
-        lora_alpha=args.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r, so any number will do
+        lora_alpha=args.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r, so it accepts any number
         lora_dropout=args.lora_dropout,
         target_modules=targets,
         bias=args.bias,
@@ -97,17 +97,17 @@ def with_adapters(model: Any, config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         # peft reads an attribute by the name it had before transformers renamed it
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        # a model may have linear modules of both layouts; peft settles it for each module, and warns
+        # a model may have linear modules of both layouts; peft decides it for each module, and warns
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         torch.manual_seed(seed)
         wrapped = get_peft_model(model, config)
-    # Checkpointed layers pass gradients on only if what enters them asks for one, and the embeddings are frozen.
+    # Checkpointed layers pass gradients on only if their inputs require one, and the embeddings are frozen.
     wrapped.enable_input_require_grads()
     return wrapped.eval()
 
 
 def merged(model: Any) -> Any:
-    """The plain model with the adapters added into its weights; the wrapper is used up."""
+    """Return the plain model with the adapters added into its weights; the wrapper cannot be used afterwards."""
     model.disable_input_require_grads()
     plain = model.merge_and_unload()
     for p in plain.parameters():
@@ -116,16 +116,16 @@ def merged(model: Any) -> Any:
 
 
 def saved_form(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
-    """The plain model that a run with adapters saves; the wrapper is used up.
+    """Return the plain model that a run with adapters saves; the wrapper cannot be used afterwards.
 
-    Adapters of a quantised run are moved onto the full-precision weights that `reload` gives, and merged there: merged
-    into the quantised weights the sum would be rounded to their grid, and most of the update be lost.
+    Adapters of a quantised run are moved to the full-precision weights from `reload` and merged there. A sum with
+    quantised weights would be rounded to their grid, and most of the update would be lost.
     """
     return merged(model) if args.quantize is None else merged_copy(model, args, reload)
 
 
 def merged_copy(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
-    """The plain model with the adapters as they are now, on the weights that `reload` gives; training can go on."""
+    """Return a plain model: the current adapters merged into the weights from `reload`; training can continue."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     trained = {name: p.detach().cpu() for name, p in get_peft_model_state_dict(model).items()}
@@ -137,15 +137,15 @@ def merged_copy(model: Any, args: LoraArgs, reload: Callable[[], Any]) -> Any:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """The adapters alone, in peft's format. Where the base model lay is left out: it says nothing elsewhere."""
+    """Write the adapters in peft's format, without the path of the base model, which is local to this machine."""
     for config in model.peft_config.values():
-        config.base_model_name_or_path = ""  # None would be filled in on saving
+        config.base_model_name_or_path = ""  # peft replaces None by the path on saving
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty form that names the base model's folder
 
 
 def _linear_modules(model: Any) -> dict[str, Any]:
-    """The modules that adapters can be put on, by name: torch's linear ones and GPT-2's Conv1D."""
+    """Return the modules that can have adapters, by name: torch's linear ones and GPT-2's Conv1D."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -153,7 +153,7 @@ def _linear_modules(model: Any) -> dict[str, Any]:
 
 
 def _transposed(model: Any, targets: Any) -> bool:
-    """Whether a targeted module keeps its weight as (in, out), as Conv1D does."""
+    """Return whether a target module stores its weight as (in, out), as Conv1D does."""
     from transformers.pytorch_utils import Conv1D
 
     return any(
@@ -166,12 +166,12 @@ def _check_targets(model: Any, targets: tuple[str, ...]) -> None:
     linear = _linear_modules(model)
     embeddings = model.get_input_embeddings().weight
     for i, target in enumerate(targets):
-        found = [m for name, m in linear.items() if name == target or name.endswith(f".{target}")]
+        modules = [m for name, m in linear.items() if name == target or name.endswith(f".{target}")]
         key = f"trainer.args.lora.target_modules[{i}]"
-        if not found:
+        if not modules:
             names = {name.rpartition(".")[2] for name in linear}
             raise ConfigError(f"{key}: the model has no linear module {target!r}{nearest(target, names)}")
-        if any(m.weight is embeddings for m in found):
+        if any(m.weight is embeddings for m in modules):
             raise ConfigError(
                 f"{key}: {target!r} shares its weights with the embeddings, so an adapter on it cannot be merged"
             )

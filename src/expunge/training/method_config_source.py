@@ -1,7 +1,7 @@
-"""Writes `training/method_configs.py`: one settings class for each registered method, so that editors complete them.
+"""Write `training/method_configs.py`: one settings class for each registered method, so that editors complete them.
 
 Run `python -m expunge.training.method_config_source` after a method's settings have changed. A test compares the file
-with what this module writes.
+with this module's output.
 """
 
 from __future__ import annotations
@@ -34,36 +34,6 @@ from expunge.training.unlearn_config import UnlearnConfig
 '''
 SHIPPED = "expunge.methods."
 
-FIELDS = {
-    "beta": "Inverse temperature of the loss. Larger values stay nearer to the model before unlearning.",
-    "level": "Whether the loss compares probabilities of whole answers or of single tokens.",
-    "ignore_first_n_answer_tokens": "How many first tokens of each answer the loss leaves out.",
-    "divergence": "The f-divergence that the loss is made of.",
-    "retain_loss_eps": "Largest retain loss that the constraint allows.",
-    "primal_dual": "Whether the weights of the terms are learned as dual variables.",
-    "dual_step_size": "Step size of the dual variable.",
-    "dual_update_upon": "When the dual variable is updated.",
-    "dual_warmup_epochs": "Epochs before the dual variable is updated for the first time.",
-    "compat": "Which project's averages the loss reproduces: the paper's, or those of OpenUnlearning.",
-    "module_regex": "The layer whose output is read, such as `model.layers.7`.",
-    "trainable_params_regex": "Regular expressions of the parameters that are trained.",
-    "steering_coeff": "Length of the direction that forget activations are moved to.",
-    "adaptive": "Whether the length is a multiple of the mean length of the activations before unlearning.",
-    "control_seed": "Seed of the random direction.",
-    "beta1": "Exponent of the saturation weight of a token.",
-    "beta2": "Exponent of the importance weight of a token.",
-    "delta": "Margin that is subtracted from the length-normalised log-probability.",
-    "a": "Share of the noise: 0 keeps the weights, 1 replaces them.",
-    "vectors": "Whether vectors (norms, biases) receive noise as well.",
-    "alpha": "Weight of the reinforced model's logits in the generic target (the paper's alpha).",
-    "target": "Whether the model learns the most likely generic token or the whole generic distribution.",
-    "reinforce_epochs": "Epochs of the reinforced model. None: those of the run.",
-    "reinforce_learning_rate": "Learning rate of the reinforced model. None: that of the run.",
-}
-PER_METHOD = {("WGA", "beta"): "Exponent of the weight that a token's probability gives to it.",
-              ("UNDIAL", "beta"): "How much the target lowers the logit of the true token.",
-              ("UNDO", "beta"): "Scale of the noise, in standard deviations of a tensor's entries."}  # fmt: skip
-
 
 def config_name(method: str) -> str:
     """Return the name of a method's settings class: `NPOConfig` of NPO, `FinetuneConfig` of finetune."""
@@ -83,7 +53,7 @@ def source() -> str:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Return the docstrings that stand under a class's fields, by field."""
+    """Return the docstrings under a class's fields, by field."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
     return dict(_documented(body))
@@ -104,7 +74,7 @@ def _class(spec: MethodSpec) -> str:
     if len(first) > 108:
         first = first[:105].rsplit(" ", 1)[0] + " ..."
     lines += [
-        f'    """{first}.',
+        f'    """{first}' + ("" if first.endswith("...") else "."),
         "",
         f"    `expunge methods {spec.name}` shows the equation and the pitfalls.",
         '    """',
@@ -112,7 +82,7 @@ def _class(spec: MethodSpec) -> str:
     ]
     lines += [f'    METHOD: ClassVar[str | None] = "{spec.name}"']
     for one in dataclasses.fields(cls):
-        doc = docs.get(one.name) or PER_METHOD.get((spec.name, one.name)) or FIELDS[one.name]
+        doc = docs[one.name]
         ignore = "  # type: ignore[assignment]  # the method's own field" if one.name in ("alpha", "compat") else ""
         lines += ["", f"    {one.name}: {_type(hints[one.name])} = {_default(one.default)}{ignore}"]
         lines += textwrap.wrap(f'"""{doc}"""', 116, initial_indent="    ", subsequent_indent="    ")
@@ -120,7 +90,7 @@ def _class(spec: MethodSpec) -> str:
 
 
 def _type(hint: Any) -> str:
-    """A type as source text."""
+    """Return a type as source text."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return "Literal[" + ", ".join(_default(a) for a in args) + "]"
@@ -132,7 +102,7 @@ def _type(hint: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    """A default as source text, in double quotes."""
+    """Return a default as source text, in double quotes."""
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):

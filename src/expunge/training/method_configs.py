@@ -54,7 +54,7 @@ class AltPOConfig(UnlearnConfig):
 @strict
 @dataclass(frozen=True, kw_only=True)
 class CEUConfig(UnlearnConfig):
-    """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn the model's own answer minus the ....
+    """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn the model's own answer minus the ...
 
     `expunge methods CEU` shows the equation and the pitfalls.
     """

@@ -1,7 +1,7 @@
-"""A run as phases, planned before the first step from the seed and the rows alone.
+"""Plan a run as phases, before the first step, from the seed and the rows alone.
 
-A phase is an objective, its samples and its own course: the optimiser, the learning rate and what a method or a step
-remembers begin anew. Weights go on from phase to phase, and the reference is always the model before the first.
+A phase has an objective, its samples, and its own optimiser, learning-rate schedule and memory of the method. Weights
+continue from phase to phase, and the reference is always the model before the first phase.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from expunge.training.step import check_grad_transform, forget_part, retain_part
 
 @dataclass(frozen=True)
 class Phase:
-    """What one Trainer does. args: the phase's own epochs. n_epoch: samples of one pass."""
+    """The work of one Trainer. args: settings with the phase's own epochs. n_epoch: samples of one pass."""
 
     objective: Objective
     samples: Sequence[TrainingSample]
@@ -36,25 +36,27 @@ class Phase:
 
     @property
     def n_steps(self) -> int:
-        """Optimiser steps on one device."""
+        """The number of optimiser steps on one device."""
         return self.args.n_steps(self.n_epoch)
 
 
 def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> list[tuple[Pairing, TrainArgs]]:
-    """The rows of each phase, and the phase's own settings; None rows: a side takes no part (`check_run` says where it
-    must)."""
+    """Return the rows of each phase, and the phase's own settings.
+
+    n_forget, n_retain: rows of each side; None: the run does not read the side (`check_run` checks that it may).
+    """
     plan = args.schedule
     own = dataclasses.replace(args, schedule=Schedule())
     if plan.kind == "interleaved" or n_forget is None:
-        # the anchor is the asked side, or the only one there is
+        # the anchor is the side of the settings, or the only one
         by_retain = n_forget is None or (n_retain is not None and args.anchor == "retain")
         n_epoch = -(-(n_retain or 0) // plan.retain_ratio) if by_retain else n_forget or 0
         total = own.n_samples(n_epoch)
-        made = pair(
+        pairing = pair(
             n_forget=n_forget, n_retain=n_retain, n_samples=total, seed=args.seed, ratio=plan.retain_ratio,
             n_epoch=n_epoch, batch=args.per_device_train_batch_size,
         )  # fmt: skip
-        return [(made, own)]
+        return [(pairing, own)]
     size = plan.chunk_size or n_forget
     if plan.kind == "chunks" or n_retain is None:
         parts = in_chunks(
@@ -72,13 +74,22 @@ def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> lis
 
 
 def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args") -> None:
-    """Raise ConfigError unless the objective has the terms that the step and the schedule take apart, and adapters
-    leave nothing of the method's own choice of parameters out."""
+    """Check that the method, the gradient transform, the schedule and the adapters of a run fit together.
+
+    Args:
+        objective: The method's loss.
+        args: The settings of the run.
+        where: The key of the settings, for the message.
+
+    Raises:
+        ConfigError: If the objective lacks a term that the transform or the schedule reads separately, or if adapters
+            would ignore the method's own choice of parameters.
+    """
     own: tuple[str, ...] = getattr(objective.method, "trainable_params_regex", (".*",))
     if args.lora is not None and own != (".*",):
         raise ConfigError(
-            f"{where}.lora: trains adapters alone, and {objective.spec.name}'s trainable_params_regex would have no "
-            "effect: leave it out and use lora.target_modules"
+            f"{where}.lora: trains only adapters, so {objective.spec.name}'s trainable_params_regex would have no "
+            "effect; leave it out and use lora.target_modules"
         )
     step = (
         make_grad_transform(args.grad_transform, args.grad_transform_args, where)
@@ -89,17 +100,17 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
         check_grad_transform(step, objective, f"{where}.grad_transform")
     plan, name, key = args.schedule, objective.spec.name, f"{where}.schedule"
     if plan.retain_ratio > 1 and objective.needs.retain is None:
-        raise ConfigError(f"{key}.retain_ratio: {name} takes no retain rows with these weights, so leave it 1")
+        raise ConfigError(f"{key}.retain_ratio: {name} reads no retain rows with these weights; leave it 1")
     if plan.kind == "interleaved":
         return
     if not objective.forgets:
-        raise ConfigError(f"{key}.kind: {plan.kind} cuts the forget rows, and {name} reads none")
+        raise ConfigError(f"{key}.kind: {plan.kind} divides the forget rows, and {name} reads none; use interleaved")
     if plan.kind == "chunks":
         return
     if hasattr(objective.method, "total"):
         raise ConfigError(
-            f"{key}.kind: alternating takes the forget and the retain term apart, and {name} weighs them by a rule of "
-            "its own"
+            f"{key}.kind: alternating reads the forget and the retain term separately, and {name} weighs them by a "
+            "rule of its own; use interleaved or chunks"
         )
     for term, part in (("forget", forget_part(objective)), ("retain", retain_part(objective))):
         if part is None:
@@ -107,34 +118,34 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
     if step is not None and len(spec_of(step).needs) > 1:
         raise ConfigError(
             f"{where}.grad_transform: {spec_of(step).name} weighs the forget against the retain term within one "
-            "step, and schedule.kind=alternating never has both"
+            "step, and schedule.kind=alternating never has both; use interleaved or chunks"
         )
 
 
 def visits(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> dict[str, Rows]:
-    """Every row of each side that the run reads, in any order and as often as it reads it; n_rows: of each side.
+    """Return every row number of each side that the run reads, in any order, as often as the run reads it.
 
-    Raises ConfigError as `plan_phases` does, JobError for a side without rows.
+    n_rows: the number of rows of each side. Raises ConfigError as `plan_phases` does, JobError for a side without rows.
     """
     check_run(objective, args)
     sides = _sides(objective)
     _check_rows(objective, n_rows)
-    found: dict[str, list[Rows]] = {side: [] for side in sides}
-    for made, _ in _drawn(objective, n_rows, args):
+    numbers: dict[str, list[Rows]] = {side: [] for side in sides}
+    for pairing, _ in _pairings(objective, n_rows, args):
         for side in sides:
-            rows = _numbers(made, side, n_rows, args.seed)
+            rows = _numbers(pairing, side, n_rows, args.seed)
             if rows is not None:
-                found[side].append(rows.reshape(-1))
-    return {side: np.concatenate(rows) for side, rows in found.items()}
+                numbers[side].append(rows.reshape(-1))
+    return {side: np.concatenate(rows) for side, rows in numbers.items()}
 
 
 def _check_rows(objective: Objective, n_rows: Mapping[str, int]) -> None:
     for side in {"forget" if s == "alternate" else s for s in _sides(objective)}:
         if not n_rows.get(side):
-            raise JobError(f"{objective.spec.name} needs {side} rows, and there are none")
+            raise JobError(f"{objective.spec.name} needs {side} rows, but there are none")
 
 
-def _drawn(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> list[tuple[Pairing, TrainArgs]]:
+def _pairings(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> list[tuple[Pairing, TrainArgs]]:
     return draws(
         args,
         n_forget=n_rows["forget"] if objective.forgets else None,
@@ -142,71 +153,71 @@ def _drawn(objective: Objective, n_rows: Mapping[str, int], args: TrainArgs) -> 
     )
 
 
-def _numbers(made: Pairing, side: str, n_rows: Mapping[str, int], seed: int) -> Rows | None:
-    """The rows of a side in a phase; None where it takes no part."""
+def _numbers(pairing: Pairing, side: str, n_rows: Mapping[str, int], seed: int) -> Rows | None:
+    """Return the rows of a side in a phase; None if the phase does not read it."""
     if side != "alternate":
-        return getattr(made, side)  # type: ignore[no-any-return]
-    if made.forget is None:
+        return getattr(pairing, side)  # type: ignore[no-any-return]
+    if pairing.forget is None:
         return None
     each = n_rows["alternate"] // n_rows["forget"]
-    return made.forget * each + choices(made.forget, each, seed)
+    return pairing.forget * each + choices(pairing.forget, each, seed)
 
 
 def plan_phases(objective: Objective, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs) -> list[Phase]:
-    """Every phase of the run with its samples, in order: a function of the seed and the rows alone.
+    """Return every phase of the run with its samples, in order: a function of the seed and the rows alone.
 
     Raises ConfigError if the schedule or the step does not fit the objective, JobError for a side without rows.
     """
     check_run(objective, args)
     n_rows = {side: len(of) for side, of in rows.items()}
     _check_rows(objective, n_rows)
-    drawn = _drawn(objective, n_rows, args)
+    pairings = _pairings(objective, n_rows, args)
     step = (
         make_grad_transform(args.grad_transform, args.grad_transform_args, "trainer.args")
         if args.grad_transform is not None
         else None
     )
-    return [_phase(objective, rows, made, own, step, args.schedule) for made, own in drawn]
+    return [_phase(objective, rows, pairing, own, step, args.schedule) for pairing, own in pairings]
 
 
 def _phase(
     objective: Objective,
     rows: Mapping[str, Sequence[Encoded]],
-    made: Pairing,
+    pairing: Pairing,
     own: TrainArgs,
     step: GradTransform | None,
     plan: Schedule,
 ) -> Phase:
     if plan.kind == "alternating":
-        part = retain_part(objective) if made.forget is None else forget_part(objective)
+        part = retain_part(objective) if pairing.forget is None else forget_part(objective)
         if part is None:
-            raise ValueError("alternating was planned for an objective without both terms")  # check_run refuses it
+            raise ValueError("alternating needs an objective with both terms")  # check_run rejects it earlier
         objective = part
-        if step is not None and made.forget is None and spec_of(step).needs:
-            step = None  # a rule about the forget term has nothing to say where the retain term is alone
-    return Phase(objective, _samples(objective, rows, made, own), own, made.n_epoch, step)
+        if step is not None and pairing.forget is None and spec_of(step).needs:
+            step = None  # a rule about the forget term has no effect on the retain term alone
+    return Phase(objective, _samples(objective, rows, pairing, own), own, pairing.n_epoch, step)
 
 
 def _samples(
-    objective: Objective, rows: Mapping[str, Sequence[Encoded]], made: Pairing, args: TrainArgs
+    objective: Objective, rows: Mapping[str, Sequence[Encoded]], pairing: Pairing, args: TrainArgs
 ) -> PhaseSamples:
-    """A phase's samples, grouped by length (if asked for) within each pass of each side."""
+    """Return a phase's samples, grouped by length within each pass of each side if group_by_length is set."""
     sides = _sides(objective)
     n_rows = {side: len(of) for side, of in rows.items()}
-    numbers = {s: found for s in sides if (found := _numbers(made, s, n_rows, args.seed)) is not None}
-    order = np.arange(len(made))
+    numbers = {s: of_side for s in sides if (of_side := _numbers(pairing, s, n_rows, args.seed)) is not None}
+    order = np.arange(len(pairing))
     if args.group_by_length:
         lengths = {s: row_lengths(rows[s]) for s in sides}
-        widths = [lengths[s][numbers[s]].reshape(len(made), -1).max(axis=1) for s in sides]
-        ends = np.concatenate([pass_ends(found) for side, found in numbers.items() if side != "alternate"])
+        widths = [lengths[s][numbers[s]].reshape(len(pairing), -1).max(axis=1) for s in sides]
+        ends = np.concatenate([pass_ends(of_side) for side, of_side in numbers.items() if side != "alternate"])
         order = group_by_length(
             order, np.max(widths, axis=0), batch=args.per_device_train_batch_size, seed=args.seed, ends=ends
         )
-    return PhaseSamples({side: found[order] for side, found in numbers.items()})
+    return PhaseSamples({side: of_side[order] for side, of_side in numbers.items()})
 
 
 class PhaseSamples(Sequence[TrainingSample]):
-    """A phase's samples as row numbers, by side of shape (S,) or (S, several); each is made when it is asked for."""
+    """A phase's samples as row numbers by side, of shape (S,) or (S, several); a sample is created on access."""
 
     def __init__(self, numbers: Mapping[str, Rows]) -> None:
         self._numbers = dict(numbers)
@@ -225,7 +236,7 @@ class PhaseSamples(Sequence[TrainingSample]):
 
 
 def _one(rows: Rows) -> int | tuple[int, ...]:
-    """A row number, or several; a single one stands plain."""
+    """Return a row number, or a tuple of several."""
     several = tuple(int(i) for i in np.atleast_1d(rows))
     return several[0] if len(several) == 1 else several
 

@@ -12,7 +12,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The states as plain values and tensors."""
+    """Return the states as plain values and tensors."""
     legacy: Any = np.random.get_state(legacy=True)
     name, keys, position, has_gauss, gauss = legacy
     return {
@@ -24,7 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put all generators back where they were."""
+    """Set all generators to a state from `random_state`."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -35,7 +35,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random() -> Iterator[None]:
-    """Leave all generators as they were before the block."""
+    """Restore all generators to their states before the block."""
     state = random_state()
     try:
         yield

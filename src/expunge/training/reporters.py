@@ -1,6 +1,6 @@
-"""The log of a run in TensorBoard or Weights & Biases, beside the files that are always written.
+"""Send the log of a run to TensorBoard or Weights & Biases, in addition to the files that are always written.
 
-Both are extras, and nothing leaves the machine: wandb is offline unless WANDB_MODE says otherwise.
+Both are optional dependencies, and nothing leaves the machine: wandb is offline unless WANDB_MODE is set.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from expunge.core.errors import ConfigError
 
 
 def check_reporters(names: Sequence[str], where: str = "trainer.args.report_to") -> None:
-    """Raise ConfigError for one whose package is not installed. Nothing is imported."""
+    """Raise ConfigError for a reporter whose package is not installed. Imports nothing."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"{where}: {name} is not installed: pip install 'expunge[{name}]', or leave it out")
 
 
 class Reporters:
-    """Some places that numbers and texts of a run go to, by step."""
+    """The open reporters of a run; they receive numbers and texts by step."""
 
-    def __init__(self, made: Sequence[Any]) -> None:
-        self._made = made
+    def __init__(self, opened: Sequence[Any]) -> None:
+        self._opened = opened
 
     def numbers(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Finite numbers by name."""
+        """Send the finite numbers, by name."""
         known = {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}
-        for one in self._made:
+        for one in self._opened:
             one.numbers(step, known)
 
     def texts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
-        """A table of generations."""
-        for one in self._made:
+        """Send a table of generations."""
+        for one in self._opened:
             one.texts(step, lines)
 
 
 @contextmanager
 def reporters(names: Sequence[str], folder: Path, label: str) -> Iterator[Reporters]:
-    """Open those that are asked for, in `folder/label`, and close them after the block."""
+    """Open the reporters of these names in `folder/label`, and close them after the block."""
     with ExitStack() as stack:
-        made: list[Any] = []
+        opened: list[Any] = []
         for name in names:
-            made.append(_KINDS[name](folder, label))
-            stack.callback(made[-1].close)
-        yield Reporters(made)
+            opened.append(_KINDS[name](folder, label))
+            stack.callback(opened[-1].close)
+        yield Reporters(opened)
 
 
 class _TensorBoard:
@@ -64,9 +64,9 @@ class _TensorBoard:
 
     def texts(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
         for i, line in enumerate(lines):
-            # shown as Markdown: indented, a text is shown as it stands
-            told = "\n".join(f"    {part}" for part in f"{line['prompt']}\n---\n{line['generation']}".splitlines())
-            self._writer.add_text(f"generations/{line['set']}/{i}", told, step)
+            # TensorBoard shows Markdown; an indented text stays unchanged
+            block = "\n".join(f"    {part}" for part in f"{line['prompt']}\n---\n{line['generation']}".splitlines())
+            self._writer.add_text(f"generations/{line['set']}/{i}", block, step)
 
     def close(self) -> None:
         self._writer.close()

@@ -1,4 +1,4 @@
-"""Where a run stands: its log, its evaluations and checkpoints, and the place of a phase among the others."""
+"""The state of a run: its log, its evaluations and checkpoints, and the position of a phase among the others."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ AfterStep = Callable[[], bool]  # called between two steps; whether the run shou
 
 
 class Diverged(JobError):
-    """The loss is no longer finite, or passed its limit."""
+    """The loss is not finite, or exceeds its limit."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves besides the changed model: its number of steps, the logged losses, and its evaluations.
+    """The result of a run besides the changed model: its number of steps, the logged losses, and its evaluations.
 
-    selected: which step's model was kept and why, where there were evaluations. resumed_at: the step a checkpoint let
-    this run begin after. speed, speed_lines: tokens per second and MFU (`training.throughput`), of this attempt and of
-    its
-    lines of the log.
+    selected: the step whose model is the result and the reason, if the run was evaluated. resumed_at: the step of the
+    checkpoint that this run resumed from. speed, speed_lines: tokens per second and MFU (`training.throughput`) of this
+    attempt, and of each line of its log.
     """
 
     n_steps: int
@@ -51,7 +50,10 @@ class TrainResult:
 
 @dataclass
 class RunState:
-    """What outlives the phases of a run: its log, its evaluations, its checkpoints and what was found of it."""
+    """The state that all phases of a run share: its log, its evaluations, its checkpoints.
+
+    resume_state: the checkpoint to resume from, if an earlier attempt wrote one.
+    """
 
     model: Any
     n_phases: int
@@ -61,7 +63,7 @@ class RunState:
     logged: Logged | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     checkpoints: Checkpoints | None = None
-    found: State | None = None
+    resume_state: State | None = None
     after_step: AfterStep | None = None
     callbacks: CallbackBridge | None = None
     stopped: bool = False  # by patience, or by after_step
@@ -69,42 +71,44 @@ class RunState:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is trained."""
+        """The device that the model is trained on."""
         return trained_on(self.model)
 
     @property
     def fits(self) -> dict[str, Any]:
-        """What a checkpoint must share with this run beside its settings: the same numbers are drawn alike."""
+        """The facts that a checkpoint must share with this run besides its settings, so that both compute the same."""
         cut = {"shards": distributed.sharded()} if distributed.sharded() else {}
         return {"device": self.device.type, "processes": distributed.here().world, **cut}
 
     def begin(self) -> PhasePosition:
-        """Take up what was found, or evaluate the model as it starts. Returns the place to begin at."""
-        if self.found is None:
+        """Load the checkpoint's state, or evaluate the initial model. Return the position to begin at."""
+        if self.resume_state is None:
             if self.watch:
                 self.watch.begin(self.model)
             return PhasePosition(self.n_phases)
-        if not distributed.sharded():  # the shards are put in place once the model is cut
-            put_weights(self.model, self.found["model"])
-        self.history = list(self.found["history"])
+        if not distributed.sharded():  # shards are loaded once the model is divided
+            put_weights(self.model, self.resume_state["model"])
+        self.history = list(self.resume_state["history"])
         if self.watch:
-            best = {"weights": self.found["best"]} if distributed.sharded() else {}
-            self.watch.restore({**self.found["watch"], **best})
-        self.resumed_at = self.found["steps_before"] + self.found["step"]
+            best = {"weights": self.resume_state["best"]} if distributed.sharded() else {}
+            self.watch.restore({**self.resume_state["watch"], **best})
+        self.resumed_at = self.resume_state["steps_before"] + self.resume_state["step"]
         log.info("going on after step %d", self.resumed_at)
-        return PhasePosition(self.n_phases, number=self.found["phase"], steps_before=self.found["steps_before"])
+        return PhasePosition(
+            self.n_phases, number=self.resume_state["phase"], steps_before=self.resume_state["steps_before"]
+        )
 
     def checkpoint_due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written: as the first process's clock says, or since any is to stop."""
-        kept = self.checkpoints
-        if kept is None:
+        """Return whether a checkpoint is due: by the first process's clock, or because a process received a signal."""
+        checkpoints = self.checkpoints
+        if checkpoints is None:
             return False
-        said = distributed.values(2.0 * kept.stopping + kept.due(step))
-        kept.stopping = max(said) >= 2
-        return kept.stopping or said[0] == 1
+        flags = distributed.values(2.0 * checkpoints.stopping + checkpoints.due(step))
+        checkpoints.stopping = max(flags) >= 2
+        return checkpoints.stopping or flags[0] == 1
 
     def save(self, place: PhasePosition, *, step: int = 0, own: State | None = None, **of_phase: Any) -> None:
-        """Write a checkpoint after so many steps of a phase (0: the phase is yet to begin). own: of this process."""
+        """Write a checkpoint after `step` steps of a phase (0: it has not begun). own: the state of this process."""
         if self.checkpoints is None:
             return
         each = of_each(own or {}, self.device)
@@ -122,19 +126,23 @@ class RunState:
             self.checkpoints.save(done, {**state, "model": trained_weights(self.model)})
 
     def leave(self, place: PhasePosition) -> None:
-        """At the end of a phase: stop here if a signal came in its last step."""
-        self.checkpoint_due(place.steps_before)  # all stop where one does
+        """Stop after a phase if a signal came in its last step.
+
+        Raises:
+            KeyboardInterrupt: Once the checkpoint is written.
+        """
+        self.checkpoint_due(place.steps_before)  # if one process stops, all stop
         if self.checkpoints is not None and self.checkpoints.stopping:
             number = self.n_phases if self.stopped else place.number
             if distributed.sharded() and number == self.n_phases:
-                raise KeyboardInterrupt  # nothing is left to be trained, and so to be cut in shards: go on from before
+                raise KeyboardInterrupt  # no phase would divide the model again: resume from the checkpoint before
             self.save(dataclasses.replace(place, number=number + 1))
             raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
 class PhasePosition:
-    """Where a phase stands in its run: its number from 1, the steps that came before it and those that come after."""
+    """The position of a phase in its run: its number from 1, the steps before it and the steps after it."""
 
     n_phases: int
     number: int = 0
@@ -142,15 +150,17 @@ class PhasePosition:
     steps_after: int = 0
 
     def enter(self, phase: Phase) -> PhasePosition:
+        """Return the position of the next phase."""
         return dataclasses.replace(self, number=self.number + 1, steps_after=self.steps_after - phase.n_steps)
 
     def leave(self, steps: int) -> PhasePosition:
+        """Return the position after a phase that ended after `steps` steps."""
         return dataclasses.replace(self, steps_before=self.steps_before + steps)
 
     def seed(self, seed: int) -> int:
-        """What dropout starts from: the run's seed, and one of its own for each later phase."""
+        """Return the seed of dropout: the run's seed, and a derived one for each later phase."""
         return seed if self.number == 1 else int(np.random.SeedSequence([seed, self.number]).generate_state(1)[0])
 
     def steps(self, state: Any) -> tuple[int, int]:
-        """Steps done, and steps in all, of the whole run."""
+        """Return (steps done, all steps) of the whole run."""
         return self.steps_before + state.global_step, self.steps_before + state.max_steps + self.steps_after

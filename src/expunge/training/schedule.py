@@ -1,4 +1,4 @@
-"""How a run is cut into phases: its settings. Importing this loads no torch."""
+"""Settings of the phases of a run. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ ALTERNATING_ONLY = ("anneal_every", "anneal_share", "anneal_epochs")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Which rows meet when. A phase begins with a fresh optimiser and its own warm-up and learning-rate schedule."""
+    """The phases of a run. Each phase has a new optimiser, its own warm-up and its own learning-rate schedule."""
 
     kind: Literal["interleaved", "chunks", "alternating"] = "interleaved"
-    """interleaved: one phase, forget and retain rows side by side, in seeded order. chunks: a phase per chunk of forget
-    rows, in their order, with retain rows from a cursor that goes around (SUGD, arXiv:2503.02443). alternating: the
-    forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on a random share of the
-    retain rows, and at the end on all of them (AGAD, the same paper).
+    """interleaved: one phase, forget and retain rows in the same steps, in seeded order. chunks: a phase per chunk of
+    forget rows, in their order, with retain rows from a cursor that wraps around (SUGD, arXiv:2503.02443). alternating:
+    the forget term alone on a chunk; after every `anneal_every` whole chunks the retain term alone on a random share of
+    the retain rows, and at the end on all of them (AGAD, the same paper).
     """
     retain_ratio: int = 1
     """Retain rows next to each forget row."""
     chunk_size: int | None = None
     """Forget rows of a chunk, for chunks and alternating."""
     shuffle: bool = False
-    """Put both sides in a seeded order before they are cut into chunks."""
+    """Shuffle both sides with the seed before they are divided into chunks."""
     anneal_every: int = 1
     """Whole chunks between two phases of the retain term."""
     anneal_share: float = 0.25
     """The share of the retain rows of such a phase."""
     anneal_epochs: float = 3.0
-    """Passes of each phase of the retain term; num_train_epochs counts those of the others."""
+    """Passes of each phase of the retain term; num_train_epochs counts the passes of the other phases."""
 
     def __post_init__(self) -> None:
         for key in ("retain_ratio", "chunk_size", "anneal_every"):
@@ -58,4 +58,4 @@ class Schedule:
                 if getattr(self, key) != standard[key]:
                     raise ValueError(f"{key} belongs to kind=alternating, and kind is {self.kind}")
         elif self.retain_ratio != 1:
-            raise ValueError("retain_ratio must be 1 with kind=alternating, where the two sides never meet")
+            raise ValueError("retain_ratio must be 1 with kind=alternating, which never has both sides in one step")

@@ -1,7 +1,7 @@
-"""How a gradient transform takes the place of the plain backward: it requests gradients of terms and returns one.
+"""Run a gradient transform in place of the plain backward: it requests gradients of terms and returns one gradient.
 
 Unless it is registered for micro-batches it is called once per optimiser step, with the gradients of the whole step.
-Each term is an objective of its own, served by a server of its own, so asking for one side runs that side's rows alone.
+Each term is an objective with its own server, so a request for one side runs only that side's rows.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Compute = Callable[[Objective, LossInputBuilder], LossOutput]  # the terms of on
 
 
 def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.grad_transform") -> None:
-    """Raise ConfigError unless the objective has the terms that the step takes apart."""
+    """Raise ConfigError unless the objective has the terms that the gradient transform reads separately."""
     spec = spec_of(step)
     if hasattr(objective.method, "total"):
         raise ConfigError(
-            f"{where}: {spec.name} takes the forget and the retain term apart, and {objective.spec.name} weighs them "
-            "by a rule of its own; choose another method, or no step"
+            f"{where}: {spec.name} reads the forget and the retain term separately, and {objective.spec.name} weighs "
+            "them by a rule of its own; choose another method, or no grad_transform"
         )
     have = {"total"} | {w for w, part in PARTS.items() if part(objective)}
     for term in needed(step):
@@ -49,14 +49,14 @@ def check_grad_transform(step: GradTransform, objective: Objective, where: str =
 
 
 def forget_part(objective: Objective) -> Objective | None:
-    """gamma * forget as an objective of its own; None if there is none."""
+    """Return gamma * forget as an objective of its own; None if there is no forget term."""
     if not objective.forgets or objective.weights.gamma == 0:
         return None
     return dataclasses.replace(objective, weights=dataclasses.replace(objective.weights, alpha=0.0, nll_weight=0.0))
 
 
 def retain_part(objective: Objective) -> Objective | None:
-    """Everything that is weighed on the retain rows, as an objective of its own; None if there is nothing."""
+    """Return all terms on the retain rows as an objective of its own; None if there are none."""
     weights = objective.weights
     if objective.needs.retain is None or (weights.alpha == 0 and weights.nll_weight == 0):
         return None
@@ -73,13 +73,13 @@ def retain_part(objective: Objective) -> Objective | None:
 
 @dataclass(frozen=True)
 class _RetainOnly:
-    """In place of a method: the retain term alone. The objective never asks it for a forget loss."""
+    """A method without a forget loss, for the retain term alone."""
 
     needs: Requirements
 
 
 def relearn_part(objective: Objective) -> Objective | None:
-    """The negative log-likelihood of the forget answers, whatever the method makes of them; None if it reads none."""
+    """Return the negative log-likelihood of the forget answers as an objective; None if the method reads no answers."""
     if objective.needs.forget is None:
         return None
     weights = dataclasses.replace(objective.weights, gamma=1.0, alpha=0.0, nll_weight=0.0, retain_loss_type=None)
@@ -88,12 +88,12 @@ def relearn_part(objective: Objective) -> Objective | None:
 
 @dataclass(frozen=True)
 class _Relearning:
-    """In place of a method: learn the forget answers."""
+    """A method that learns the forget answers."""
 
     needs: Requirements = field(default_factory=lambda: Requirements(forget=Quantity.LOGPS))
 
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """NLL_f, with the sign of learning."""
+        """Return NLL_f, to be minimised."""
         return require(view.forget, "forget").nll
 
 
@@ -105,7 +105,7 @@ PARTS: Mapping[Which, Callable[[Objective], Objective | None]] = {
 
 
 class GradTransformRunner:
-    """A step bound to one run: what it remembers from micro-batch to micro-batch, and the servers of each term."""
+    """A gradient transform bound to one run: its memory between micro-batches, and the servers of each term."""
 
     def __init__(
         self,
@@ -122,24 +122,24 @@ class GradTransformRunner:
             part = make(objective)
             if part is not None:
                 alone = serve(part.needs)
-                alone.memory = server.memory  # a method remembers the same things whichever term is asked for
+                alone.memory = server.memory  # all terms of a method share one memory
                 self._sources[which] = (part, alone)
 
     @property
     def whole_step(self) -> bool:
-        """Whether the transform takes all micro-batches of an optimiser step together."""
+        """Whether the transform reads all micro-batches of an optimiser step together."""
         return spec_of(self._step).scope == "step"
 
     def __call__(self, model: Any, computes: Sequence[Compute], *, share: float) -> TransformOutput:
         """Add share * (the transform's gradient) to the parameters' `grad`.
 
-        computes: the micro-batches that the transform takes together. Returns the means over them of the terms as they
-        were first computed.
+        computes: the micro-batches that the transform reads together. Returns the means over them of the first values
+        of the terms.
         """
         params = [p for p in model.parameters() if p.requires_grad]
         gradients = _Gradients(model, params, self._sources, computes)
-        made = self._step(gradients, params, self.memory)
-        for p, gradient, reached in zip(params, made, gradients.reached, strict=True):
+        transformed = self._step(gradients, params, self.memory)
+        for p, gradient, reached in zip(params, transformed, gradients.reached, strict=True):
             if not reached:  # as in a plain backward: no gradient, so no weight decay either
                 continue
             part = (gradient * share).to(p.dtype)
@@ -149,7 +149,7 @@ class GradTransformRunner:
 
 @dataclass(frozen=True)
 class TransformOutput(LossOutput):
-    """The terms as the log shows them. totals: the loss of each request, as it was first computed, to be checked."""
+    """The terms for the log. totals: the first loss of each request, for the check of divergence."""
 
     totals: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -179,9 +179,9 @@ class _Gradients:
         outputs: list[LossOutput] = []
         sums: list[Tensor | None] = []
         for compute in self.computes:
-            made, given = self._of_one(which, compute, nudge, inner)
-            outputs.append(made)
-            sums = [_sum(a, b) for a, b in zip(sums, given, strict=True)] if sums else given
+            output, gradients = self._of_one(which, compute, nudge, inner)
+            outputs.append(output)
+            sums = [_sum(a, b) for a, b in zip(sums, gradients, strict=True)] if sums else gradients
         self._note(which, outputs)
         if inner:
             return [g for g in sums if g is not None]
@@ -194,14 +194,14 @@ class _Gradients:
     def _of_one(
         self, which: Which, compute: Compute, nudge: Perturbation | None, inner: bool
     ) -> tuple[LossOutput, list[Tensor | None]]:
-        """The terms of a micro-batch, and the gradient by each parameter, or by the perturbation (`inner`)."""
-        with _perturbed(self.model, nudge, with_gradient=inner) as held:
+        """Return the terms of a micro-batch, and the gradient by each parameter, or by the perturbation (`inner`)."""
+        with _perturbed(self.model, nudge, with_gradient=inner) as deltas:
             terms = compute(*self.sources[which])
-            if nudge is not None and not held:
-                raise JobError(f"step: the {which} term does not run the layer {nudge.layer!r}")
+            if nudge is not None and not deltas:
+                raise JobError(f"grad_transform: the {which} term does not run the layer {nudge.layer!r}")
             if inner:
-                (found,) = torch.autograd.grad(terms.total, held[:1], allow_unused=True)
-                return terms, [torch.zeros_like(held[0]) if found is None else found]
+                (gradient,) = torch.autograd.grad(terms.total, deltas[:1], allow_unused=True)
+                return terms, [torch.zeros_like(deltas[0]) if gradient is None else gradient]
             return terms, list(torch.autograd.grad(terms.total, self.params, allow_unused=True))
 
     def _note(self, which: Which, outputs: Sequence[LossOutput]) -> None:
@@ -214,45 +214,46 @@ class _Gradients:
             self.parts.setdefault(name, torch.stack([o.parts[name].detach() for o in outputs]).mean())
 
     def terms(self) -> TransformOutput:
-        """Each term as first computed, and their total."""
+        """Return the first value of each term, and their total."""
         of_loss = [value for which, value in self.totals.items() if which != "relearn"]
         total = self.totals.get("total", torch.stack(of_loss).sum() if of_loss else None)
         if total is None:
-            raise JobError("step: the gradient transform requested no term of the loss")
+            raise JobError("grad_transform: the gradient transform requested no term of the loss")
         return TransformOutput(total, self.parts, self.totals)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """a + b, not in place: autograd may return one tensor for several parameters."""
+    """Return a + b, not in place: autograd may return one tensor for several parameters."""
     return b if a is None else a if b is None else a + b
 
 
 @contextmanager
 def _perturbed(model: Any, nudge: Perturbation | None, *, with_gradient: bool) -> Iterator[list[Tensor]]:
-    """Add a nudge's delta to its layer's output; yields the list that the used delta is put in.
+    """Add a perturbation's delta to its layer's output; yield a list that receives the delta.
 
-    It must stay in place until the backward is done: activation checkpointing runs the layer again there.
+    The hook must stay until the backward is done, because activation checkpointing runs the layer again.
     """
-    held: list[Tensor] = []
+    deltas: list[Tensor] = []
     if nudge is None:
-        yield held
+        yield deltas
         return
 
     def change(_module: Any, _args: Any, output: Any) -> Any:
         out = output[0] if isinstance(output, tuple) else output
-        if not held:
+        if not deltas:
             delta = torch.zeros_like(out) if nudge.delta is None else nudge.delta.detach().to(out.dtype)
-            held.append(delta.requires_grad_(with_gradient))
-        if held[0].shape != out.shape:
+            deltas.append(delta.requires_grad_(with_gradient))
+        if deltas[0].shape != out.shape:
             raise JobError(
-                f"step: {nudge.layer!r} runs on batches of shapes {tuple(held[0].shape)} and {tuple(out.shape)} for "
-                "one term, and one perturbation cannot serve both; choose a method that runs the model once"
+                f"grad_transform: {nudge.layer!r} runs on batches of shapes {tuple(deltas[0].shape)} and "
+                f"{tuple(out.shape)} for one term, and one perturbation cannot fit both; choose a method that runs the "
+                "model once"
             )
-        new = out + held[0]
+        new = out + deltas[0]
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     handle = find_module(model, nudge.layer, key="trainer.args.grad_transform_args.layer").register_forward_hook(change)
     try:
-        yield held
+        yield deltas
     finally:
         handle.remove()

@@ -1,10 +1,10 @@
-"""How fast a run is: tokens per second, operations per second, and the share of what the device could do (MFU).
+"""Measure the speed of a run: tokens per second, operations per second, and the share of the device's peak (MFU).
 
 Operations of a token: 4 N for the forward and the backward in the activations, 2 N_t for the backward in the weights
 that are trained (N = N_t without masks or adapters: the usual 6 N), and 12 L d T for attention over a row of T tokens,
-as in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters that take part in products,
-so without an embedding table that only is looked up in. What activation checkpointing, chunks of the LM head and
-reference models add is not counted, so the MFU is that of the model's own work. Padding counts as nothing.
+as in PaLM (arXiv:2204.02311, appendix B), which counts the masked half too. N: parameters in matrix products, so
+without an embedding table that is only used for lookups. The work of activation checkpointing, chunks of the LM head
+and reference models is not counted, so the MFU is that of the model's own work. Padding is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from expunge.models.packed import bare
 
-# dense bfloat16 (V100, T4: float16) products, TFLOP/s, by the makers' data sheets; the first name that is found counts
+# dense bfloat16 (V100, T4: float16) products, TFLOP/s, by the makers' data sheets; the first matching name counts
 PEAKS = {
     "B200": 2250.0, "GH200": 989.4, "H200": 989.4, "H100 PCIe": 756.0, "H100": 989.4, "A100": 312.0, "A10G": 70.0,
     "A10": 125.0, "A30": 165.0, "A40": 149.7, "L40S": 362.0, "L4": 121.0, "V100": 125.0, "T4": 65.0, "4090": 165.2,
@@ -29,7 +29,7 @@ PEAKS = {
 
 @dataclass
 class InputCounter:
-    """What was read: non-padding tokens, the sum of the rows' squared lengths, rows, and the seconds it took."""
+    """Counts of the input: non-padding tokens, the sum of the rows' squared lengths, rows, and seconds of collation."""
 
     tokens: int = 0
     squares: int = 0
@@ -37,7 +37,7 @@ class InputCounter:
     wait_s: float = 0.0
 
     def add(self, lengths: np.ndarray[Any, np.dtype[np.int64]], wait_s: float) -> None:
-        """Take in a batch of rows that was put together in so many seconds."""
+        """Add a batch of rows whose collation took `wait_s` seconds."""
         self.tokens += int(lengths.sum())
         self.squares += int((lengths * lengths).sum())
         self.rows += len(lengths)
@@ -46,8 +46,10 @@ class InputCounter:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """The operations of a model: of a token, and of a pair of tokens of a row. peak: operations per second, or why
-    it is not known."""
+    """The operations of a model: per token, and per pair of tokens of a row.
+
+    peak: the device's operations per second; None with the reason in `missing`.
+    """
 
     per_token: float
     per_pair: float
@@ -55,12 +57,12 @@ class StepFlops:
     missing: str = ""
 
     def flops(self, read: InputCounter) -> float:
-        """Floating-point operations of what was read."""
+        """Return the floating-point operations of the input."""
         return self.per_token * read.tokens + self.per_pair * read.squares
 
 
 def step_flops(model: Any, peak_tflops: float | None, *, half: bool) -> StepFlops:
-    """The work of training a model as it now is. half: it computes in 16 bits, for which the peaks are known."""
+    """Return the work of training the current model. half: it computes in 16 bits, for which the peaks are known."""
     inner = bare(model)
     table = inner.get_input_embeddings().weight
     head = inner.get_output_embeddings()
@@ -74,9 +76,9 @@ def step_flops(model: Any, peak_tflops: float | None, *, half: bool) -> StepFlop
     return StepFlops(4.0 * n_all + 2.0 * n_trained, 12.0 * layers * width, peak, missing)
 
 
-def _peak(device: torch.device, given: float | None, half: bool) -> tuple[float | None, str]:
-    if given is not None:
-        return given * 1e12, ""
+def _peak(device: torch.device, tflops: float | None, half: bool) -> tuple[float | None, str]:
+    if tflops is not None:
+        return tflops * 1e12, ""
     if device.type != "cuda":
         return None, "the peak of this processor is not known; give trainer.args.peak_tflops"
     name = torch.cuda.get_device_name(device)
@@ -93,8 +95,10 @@ def _peak(device: torch.device, given: float | None, half: bool) -> tuple[float 
 
 @dataclass
 class ThroughputMeter:
-    """Time and work of a run, this process's share: evaluations and checkpoints are not counted. lines: one for each
-    line of the log, by its step."""
+    """Time and work of a run in this process, without evaluations and checkpoints.
+
+    lines: one for each line of the log, by its step.
+    """
 
     work: StepFlops
     read: InputCounter = field(default_factory=InputCounter)
@@ -104,11 +108,11 @@ class ThroughputMeter:
     _before: tuple[InputCounter, float] = field(default_factory=lambda: (InputCounter(), 0.0))
 
     def go(self) -> None:
-        """Training goes on."""
+        """Start the clock: training continues."""
         self._since = time.perf_counter() if self._since is None else self._since
 
     def rest(self) -> None:
-        """Something else is done."""
+        """Stop the clock: an evaluation or a checkpoint begins."""
         if self._since is not None:
             self._spent += time.perf_counter() - self._since
             self._since = None
@@ -119,7 +123,7 @@ class ThroughputMeter:
         return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def line(self, step: int) -> dict[str, float | None]:
-        """What was done since the line before."""
+        """Add the speed since the previous line, and return it."""
         (before, at), seconds, now = self._before, self.seconds, InputCounter(**vars(self.read))
         self._before = now, seconds
         part = InputCounter(**{k: v - getattr(before, k) for k, v in vars(now).items()})
@@ -138,7 +142,7 @@ class ThroughputMeter:
         return {k: None if v is None or math.isnan(v) else v for k, v in rates.items()}
 
     def facts(self) -> dict[str, Any]:
-        """Of the whole run, for its record; an MFU that is not known is missing with its reason."""
+        """Return the speed of the whole run for its record; an unknown MFU has its reason."""
         seconds = self.seconds
         flops = self.work.flops(self.read)
         out: dict[str, Any] = {"train_s": round(seconds, 3), **self._rates(self.read, seconds), "flops": flops}

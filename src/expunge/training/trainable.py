@@ -1,4 +1,4 @@
-"""Which parameters a run may change. All others are frozen: no gradient, no share in the clipping norm, no update."""
+"""Select the parameters that a run trains. All others are frozen: no gradient, no part of the norm, no update."""
 
 from __future__ import annotations
 
@@ -15,16 +15,25 @@ from expunge.models.packed import bare
 def set_trainable(
     model: Any, *, last_k_layers: int | None, params_regex: Sequence[str], where: str = "trainer.args"
 ) -> int:
-    """Freeze every parameter but those of the last k decoder layers whose name matches one of the expressions.
+    r"""Freeze all parameters except those of the last k decoder layers whose name matches one of the expressions.
 
-    None or 0 layers: any layer, and what lies outside the layers. No expressions: any name. An expression must match a
-    whole name (`model\\.layers\\.7\\..*`); a tied parameter goes by each of its names. Returns the number of trainable
-    values. Raises ConfigError for an expression that matches nothing, or for more layers than there are.
+    Args:
+        model: The model, plain or wrapped.
+        last_k_layers: None or 0: any layer, and parameters outside the layers.
+        params_regex: Each must match a whole name (`model\.layers\.7\..*`); a tied parameter has several names.
+            Empty: any name.
+        where: The key of the settings, for the message.
+
+    Returns:
+        The number of trainable values.
+
+    Raises:
+        ConfigError: If an expression matches no parameter, or the model has fewer layers.
     """
     inner = bare(model)
     named = list(inner.named_parameters(remove_duplicate=False))
     prefixes = _last_layers(inner, last_k_layers, where) if last_k_layers else ("",)
-    chosen: set[int] = set()
+    matching: set[int] = set()
     for i, pattern in enumerate(params_regex):
         key = f"{where}.trainable_params_regex[{i}]"
         try:
@@ -34,8 +43,8 @@ def set_trainable(
         if not matched:
             plain = pattern.replace("\\", "")
             raise ConfigError(f"{key}: no parameter's whole name matches {pattern!r}{nearest(plain, dict(named))}")
-        chosen |= matched
-    free = {id(p) for name, p in named if name.startswith(prefixes) and (not params_regex or id(p) in chosen)}
+        matching |= matched
+    free = {id(p) for name, p in named if name.startswith(prefixes) and (not params_regex or id(p) in matching)}
     if not free:
         raise ConfigError(
             f"{where}.trainable_params_regex: matches no parameter of the last {last_k_layers} layers, so nothing is "
@@ -47,9 +56,9 @@ def set_trainable(
 
 
 def _last_layers(model: nn.Module, k: int, where: str) -> tuple[str, ...]:
-    """Name prefixes of the last k decoder layers: the items of the model's longest list of modules."""
+    """Return the name prefixes of the last k decoder layers: the items of the model's longest list of modules."""
     lists = [(len(m), name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    n, name = max(lists, default=(0, ""), key=lambda found: found[0])
+    n, name = max(lists, default=(0, ""), key=lambda item: item[0])
     if k > n:
         raise ConfigError(f"{where}.trainable_last_k_layers: the model has {n} layers, got {k}")
     return tuple(f"{name}.{i}." for i in range(n - k, n))

@@ -1,4 +1,4 @@
-"""The Trainer of one phase: the method's loss in place of the model's own, and what happens between its steps."""
+"""The Trainer of one phase: the method's loss in place of the model's own, and the actions between its steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
-    """A phase's settings as the Trainer takes them; what does not concern it is off."""
+    """Return a phase's settings as TrainingArguments; saving, evaluation and reporting of transformers are off."""
     args = phase.args
     device = trained_on(model).type
     optim = args.optim
@@ -44,7 +44,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         optim = "adamw_torch"
     return TrainingArguments(
         output_dir=scratch,
-        num_train_epochs=1,  # the phase's samples hold every epoch
+        num_train_epochs=1,  # the phase's samples contain every epoch
         train_sampling_strategy="sequential",
         per_device_train_batch_size=1,  # of micro-batches
         gradient_accumulation_steps=per_process(args, distributed.here()),
@@ -75,7 +75,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
 
 
 def as_batch(micros: Sequence[MicroBatch]) -> dict[str, Any]:
-    """The fields of a micro-batch, as the Trainer passes them on."""
+    """Return the fields of the only micro-batch, as the Trainer passes them to `compute_loss`."""
     return dict(vars(micros[0]))
 
 
@@ -87,12 +87,15 @@ class PhaseTrainer(transformers.Trainer):
     history: list[dict[str, float]]
 
     def prepare(self, phase: Phase, server: LossInputBuilder, place: PhasePosition, run: RunState) -> None:
-        """Bind the loss. The shares of its terms are relative to the mean over a step's micro-batches, so the Trainer
-        divides by the accumulation steps."""
+        """Bind the loss.
+
+        The shares of its terms are relative to the mean over a step's micro-batches, so the Trainer divides by the
+        accumulation steps.
+        """
         self.model_accepts_loss_kwargs = False
         sharded = not str(self.accelerator.distributed_type.value).startswith(("NO", "MULTI_"))
         if self.accelerator.num_processes != distributed.here().world:
-            raise JobError("several processes train together only where accelerate launch or torchrun has started them")
+            raise JobError("several processes train together only under accelerate launch or torchrun; start them so")
         check_several(phase.objective, phase.step is not None, distributed.here(), sharded=sharded)
         cut_before(self.accelerator, run.model)
         self.objective, self.server, self.limit = phase.objective, server, phase.args.max_loss
@@ -100,66 +103,66 @@ class PhaseTrainer(transformers.Trainer):
         self.phase, self.run = phase, run
         self.history = []
         self.begun = 0
-        self._found: State | None = None
+        self._resume: State | None = None
         self._parts: dict[str, list[Tensor]] = {}
         self._totals: dict[str, list[Tensor]] = {}  # losses of this step's micro-batches, on the device
-        self._step_tokens: dict[int, AnswerTokens] = {}  # of this step's rows, by what serves them
+        self._step_tokens: dict[int, AnswerTokens] = {}  # of this step's rows, by the id of their server
         self._waiting: list[Mapping[str, Any]] = []  # micro-batches of this step for a gradient transform
         self._stepper: GradTransformRunner | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Models in shards on CPUs as well."""
+        """Allow models in shards on CPUs as well."""
         super().create_accelerator_and_postprocess()
         if distributed.sharded() == "fsdp":
             self.is_fsdp_enabled = shard_anywhere(self.accelerator)
 
     def get_train_dataloader(self) -> Any:
-        """This process's micro-batches as they are: accelerate would share them out once more."""
+        """Return this process's micro-batches unchanged, because accelerate would divide them once more."""
         return DataLoader(cast(RankBatches, self.train_dataset), collate_fn=self.data_collator)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        """Under DDP the whole loss becomes the forward that it follows."""
+        """Make the whole loss the forward of DDP's wrapper; wrap as transformers does otherwise."""
         if not (training and str(self.accelerator.distributed_type.value).startswith("MULTI_")):
             return super()._wrap_model(model, training, dataloader)
         return in_one_forward(self.accelerator.prepare_model(model, evaluation_mode=True))
 
     def wrap(self, step: GradTransform, serve: Callable[[Requirements], LossInputBuilder]) -> None:
-        """Let a step make the gradients."""
+        """Let a gradient transform compute the gradients."""
         self._stepper = GradTransformRunner(step, self.objective, self.server, serve)
 
-    def go_on_from(self, found: State | None) -> None:
-        """Begin where a checkpoint of this phase ended; the rest of it is put in place before the first step."""
-        self._found = found
-        self.begun = found["step"] if found else 0
+    def resume_from(self, state: State | None) -> None:
+        """Begin after the step of a checkpoint of this phase; `restore` loads the rest before the first step."""
+        self._resume = state
+        self.begun = state["step"] if state else 0
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rate's course over the whole phase, of which only the rest may be run."""
+        """Create the learning-rate schedule of the whole phase, also if the run resumes within it."""
         return super().create_scheduler(num_training_steps + self.begun, optimizer)
 
     def restore(self) -> None:
-        """Once everything has been made, and before the first step: what a checkpoint knows of this phase, if any."""
-        found, self._found = self._found, None
-        if found is None:
+        """Load the state of this phase from a checkpoint, if there is one; call it just before the first step."""
+        state, self._resume = self._resume, None
+        if state is None:
             return
         if distributed.sharded():
-            put_weights(self.model, found["model"])
+            put_weights(self.model, state["model"])
         if self.begun == 0:
             return
         optimizer, scheduler, scaler = self._course
-        optimizer.load_state_dict(in_shards(found["optimizer"], optimizer))
-        scheduler.load_state_dict(found["scheduler"])
+        optimizer.load_state_dict(in_shards(state["optimizer"], optimizer))
+        scheduler.load_state_dict(state["scheduler"])
         if scaler is not None:
-            scaler.load_state_dict(found["scaler"])
-        self.server.memory.update(found["memory"])
+            scaler.load_state_dict(state["scaler"])
+        self.server.memory.update(state["memory"])
         if self._stepper is not None:
-            self._stepper.memory.update(found["step_memory"])
-        own = found["each"][distributed.here().number]
-        self.history, self._parts = list(found["phase_history"]), dict(own["parts"])
+            self._stepper.memory.update(state["step_memory"])
+        own = state["each"][distributed.here().number]
+        self.history, self._parts = list(state["phase_history"]), dict(own["parts"])
         set_random_state(own["random"])
 
     @property
     def _course(self) -> tuple[Any, Any, Any]:
-        """Optimizer, scheduler, and the loss scaler, which only fp16 has."""
+        """Optimizer, scheduler, and the loss scaler, which is None without fp16."""
         return self.optimizer, self.lr_scheduler, self.accelerator.scaler
 
     def save(self) -> None:
@@ -180,7 +183,7 @@ class PhaseTrainer(transformers.Trainer):
         )
 
     def evaluate_if_due(self) -> bool:
-        """Evaluate after this step if its time has come; whether the run should stop."""
+        """Evaluate after this step if it is due. Return whether the run should stop."""
         watch, step = self.run.watch, int(self.state.global_step)
         if watch is None:
             return False
@@ -273,31 +276,31 @@ class PhaseTrainer(transformers.Trainer):
     def check_loss(self) -> None:
         """Read the mean loss of the step's micro-batches from the device, before the weights change.
 
-        Raises Diverged, in every process, unless the loss of each process is finite and within the limit. With a
-        gradient transform that holds for each term it requests.
+        Raises Diverged in every process unless the loss of each process is finite and within the limit. A gradient
+        transform checks each term that it requests.
         """
         means = torch.stack([torch.stack(values).float().mean() for values in self._totals.values()]).cpu().tolist()
         self._totals.clear()
         self._step_tokens.clear()
-        found = distributed.values(next((v for v in means if not abs(v) <= self.limit), means[0]))
-        value = next((v for v in found if not abs(v) <= self.limit), found[0])
+        worst = distributed.values(next((v for v in means if not abs(v) <= self.limit), means[0]))
+        value = next((v for v in worst if not abs(v) <= self.limit), worst[0])
         if math.isfinite(value) and abs(value) <= self.limit:
             return
-        said = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
+        problem = "is not a finite number" if not math.isfinite(value) else f"passed the limit of {self.limit:g}"
         done, total = self.place.steps(self.state)
         phase = f" (phase {self.place.number} of {self.place.n_phases})" if self.place.n_phases > 1 else ""
         raise Diverged(
-            f"{self.objective.spec.name}: the loss {said} ({value:g}) at step {done + 1} of {total}{phase}; lower the "
-            "learning rate, or stop earlier"
+            f"{self.objective.spec.name}: the loss {problem} ({value:g}) at step {done + 1} of {total}{phase}; lower "
+            "the learning rate, or stop earlier"
         )
 
     def _note(self, terms: LossOutput, *, counts: bool = True) -> None:
-        """Keep a micro-batch's loss and its terms for the log; of one that does not count, that there was a step."""
+        """Store a micro-batch's loss and its terms for the log, unless it only fills a gap (`counts`)."""
         for name, part in {**terms.parts, "loss": terms.total}.items():
             self._parts.setdefault(name, []).extend([part.detach()] if counts else [])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Keep the means of the loss and its terms since the last log."""
+        """Add a line with the means of the loss and its terms since the last log."""
         if self._parts:
             means = _means(self._parts)
             done, _ = self.place.steps(self.state)
@@ -312,28 +315,28 @@ class PhaseTrainer(transformers.Trainer):
                 self.run.logged({**step, **speed})
 
     def let_go(self) -> None:
-        """Give back the optimiser's memory before another phase begins: a Trainer is part of a cycle, and lingers."""
+        """Free the optimiser's memory before another phase begins, because a Trainer is part of a reference cycle."""
         if self.optimizer is not None:
             self.optimizer.state.clear()
 
 
 def _means(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """The mean of each term over the micro-batches of all processes."""
+    """Return the mean of each term over the micro-batches of all processes."""
     if distributed.here().alone:
         return {k: float(torch.stack(list(v)).double().mean()) for k, v in parts.items()}
     sums = {k: [float(torch.stack(list(v)).double().sum()) if v else 0.0, len(v)] for k, v in parts.items()}
-    each = [json.loads(said) for said in distributed.gather(json.dumps(sums).encode())]
+    each = [json.loads(record) for record in distributed.gather(json.dumps(sums).encode())]
     return {k: sum(of[k][0] for of in each) / sum(of[k][1] for of in each) for k in each[0]}
 
 
 class StepCallback(TrainerCallback):
-    """What happens between the steps of a phase: the beginning of a resumed one, checkpoints, evaluations, progress."""
+    """The actions between the steps of a phase: resuming, checkpoints, evaluations, progress."""
 
     def __init__(self, trainer: PhaseTrainer) -> None:
         self._trainer, self._run = trainer, trainer.run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the steps that an earlier attempt has done."""
+        """Count the steps of an earlier attempt."""
         state.global_step += self._trainer.begun
         state.max_steps += self._trainer.begun
         self._run.meter.go()
@@ -341,7 +344,7 @@ class StepCallback(TrainerCallback):
             self._tell(state)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Here a step is done, logged and evaluated, and nothing of the next has begun."""
+        """Restore or write a checkpoint: the last step is complete and evaluated, and the next has not begun."""
         self._trainer.restore()
         if self._run.checkpoint_due(self._trainer.place.steps_before + state.global_step):
             self._run.meter.rest()
@@ -351,11 +354,11 @@ class StepCallback(TrainerCallback):
             self._run.meter.go()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The gradients of the step are complete, and the weights are still those before it."""
+        """Check the loss: the gradients of the step are complete, and the weights have not changed yet."""
         self._trainer.check_loss()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the caller how far the run is, and evaluate."""
+        """Report the progress to the caller, and evaluate if it is due."""
         self._tell(state)
         if self._trainer.place.steps(state)[0] <= self._trainer.phase.args.dense_logging_steps:
             control.should_log = True
@@ -368,7 +371,7 @@ class StepCallback(TrainerCallback):
         self._run.meter.go()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last line of the log has been written."""
+        """Stop the meter; the last line of the log is written."""
         self._run.meter.rest()
 
     def _tell(self, state: Any) -> None:

@@ -14,10 +14,10 @@ from expunge.training.unlearn_config import DEFAULT_METHOD, UnlearnConfig
 
 @dataclass(frozen=True)
 class UnlearnResult:
-    """What `unlearn` returns: the model, its tokenizer, the settings and the log of the run."""
+    """The result of `unlearn`: the model, its tokenizer, the settings and the log of the run."""
 
     model: Any
-    """The trained model: the object that was given, or the peft model that wraps it."""
+    """The trained model: the object you passed, or the peft model that wraps it."""
 
     tokenizer: Any
     """The tokenizer that the run used."""
@@ -70,8 +70,8 @@ def config_class(method: str) -> type[UnlearnConfig]:
     from expunge.training.method_config_source import config_name
 
     spec = find(method, "method")
-    made: type[UnlearnConfig] = getattr(method_configs, config_name(spec.name), UnlearnConfig)
-    return made
+    cls: type[UnlearnConfig] = getattr(method_configs, config_name(spec.name), UnlearnConfig)
+    return cls
 
 
 def unlearn(
@@ -93,7 +93,7 @@ def unlearn(
         model: A causal language model, or the name of one (a folder or a hub id).
         forget: The examples to forget: a list of dicts, a `datasets.Dataset`, a DataFrame or an `ExampleSet`.
         retain: The examples to keep.
-        tokenizer: The tokenizer. None: the one that lies next to the model.
+        tokenizer: The tokenizer. None: the one next to the model's files.
         method: A method's name, a settings object, a method class, or a loss made by `unlearning_loss`. None: NPO.
         args: The settings, in place of `settings`.
         peft_config: A peft configuration; adapters are then trained.
@@ -107,10 +107,10 @@ def unlearn(
     Raises:
         ConfigError: If a setting or the method is wrong, before any weight is read.
         DataError: If the data cannot be read.
-        JobError: If the loss is not finite or passes its limit.
+        JobError: If the loss is not finite or exceeds its limit.
     """
     if args is not None and settings:
-        raise ConfigError(f"{next(iter(settings))}: args is given as well; set it there")
+        raise ConfigError(f"{next(iter(settings))}: args is set as well; set it there")
     if args is None and not (isinstance(method, UnlearnConfig) and not settings):
         args, method = _settings(method, settings)
     from expunge.training.unlearn_trainer import UnlearnTrainer
@@ -127,7 +127,11 @@ def unlearn(
 
 
 def _settings(method: Any, settings: Mapping[str, Any]) -> tuple[UnlearnConfig, Any]:
-    """The settings object of keyword arguments, and the method that it does not name. Raises ConfigError."""
+    """Return the settings object of keyword arguments, and the method if the object does not name it.
+
+    Raises:
+        ConfigError: If the method or a setting is unknown.
+    """
     named = method is None or isinstance(method, str)
     cls = config_class(method or DEFAULT_METHOD) if named else UnlearnConfig
     if isinstance(method, UnlearnConfig):
@@ -139,5 +143,5 @@ def _settings(method: Any, settings: Mapping[str, Any]) -> tuple[UnlearnConfig, 
             raise ConfigError(f"{key}: {cls.__name__} has no such setting{nearest(key, known)}")
     if named and cls.METHOD is None:  # a plugin's method: its own settings go to method_args
         settings = {"method": method, **settings}
-    made = cls(**settings)
-    return made, None if named or isinstance(method, UnlearnConfig) else method
+    config = cls(**settings)
+    return config, None if named or isinstance(method, UnlearnConfig) else method

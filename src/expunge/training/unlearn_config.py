@@ -26,10 +26,10 @@ DEFAULT_METHOD = "NPO"
 @strict
 @dataclass(frozen=True, kw_only=True)
 class UnlearnConfig(TrainArgs):
-    """Settings of one unlearning run in memory: the training arguments, the method and what is reported.
+    """Settings of one unlearning run in memory: the training arguments, the method and the reporting.
 
     The training arguments have the names of transformers' TrainingArguments. An epoch is one pass through the forget
-    examples (`anchor`). No file is written unless `report_to` or `push_to_hub` asks for one, or you call `save_model`.
+    examples (`anchor`). No file is written unless you set `report_to` or `push_to_hub`, or call `save_model`.
     """
 
     METHOD: ClassVar[str | None] = None
@@ -74,10 +74,10 @@ class UnlearnConfig(TrainArgs):
     """Whether `evaluate()` runs before the first step as well."""
 
     metric_for_best_model: str | None = None
-    """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: none."""
+    """Metric that transformers' EarlyStoppingCallback reads, such as "forget_Q_A_Prob". None: no early stopping."""
 
     greater_is_better: bool | None = None
-    """Whether a larger value of that metric is better. None: False if its name ends with "loss", else True."""
+    """Whether a larger value of the metric is better. None: False if its name ends with "loss", else True."""
 
     report_to: str | tuple[str, ...] | None = None  # type: ignore[assignment]  # wider than the jobs' own reporters
     """Integrations that receive the log, by transformers' names ("wandb", "tensorboard", ...). None: none."""
@@ -102,8 +102,8 @@ class UnlearnConfig(TrainArgs):
 
     def __post_init__(self) -> None:
         for name, cls in (("template", Template), ("generation", Generation)):
-            if isinstance(given := getattr(self, name), Mapping):
-                object.__setattr__(self, name, decode(cls, given, where=f"{type(self).__name__}.{name}"))
+            if isinstance(value := getattr(self, name), Mapping):
+                object.__setattr__(self, name, decode(cls, value, where=f"{type(self).__name__}.{name}"))
         if self.METHOD is not None and self.method not in (None, self.METHOD):
             raise ConfigError(
                 f"{type(self).__name__}.method: {self.method!r} is another method; use {self.METHOD!r}, or "
@@ -125,14 +125,14 @@ class UnlearnConfig(TrainArgs):
 
     @property
     def method_name(self) -> str:
-        """The method's name as it was given, or the default."""
+        """The method's name, or the default."""
         return self.method or self.METHOD or DEFAULT_METHOD
 
     @property
     def reporters(self) -> tuple[str, ...]:
         """The integrations that receive the log."""
-        given = (self.report_to,) if isinstance(self.report_to, str) else tuple(self.report_to or ())
-        return () if given == ("none",) else given
+        names = (self.report_to,) if isinstance(self.report_to, str) else tuple(self.report_to or ())
+        return () if names == ("none",) else names
 
     def train_args(self) -> TrainArgs:
         """Return the settings of the training loop alone. Raises ConfigError at the field that is wrong."""
@@ -144,15 +144,15 @@ class UnlearnConfig(TrainArgs):
         """Return the method's loss with these settings. Raises ConfigError for a wrong method or setting."""
         from expunge.methods.objective import objective
 
-        given = dict(self.method_args)
-        given |= {name: getattr(self, name) for name in self._method_fields()}
-        given |= {
-            name: value for name in SHARED if name not in given and (value := getattr(self, name, None)) is not None
+        settings = dict(self.method_args)
+        settings |= {name: getattr(self, name) for name in self._method_fields()}
+        settings |= {
+            name: value for name in SHARED if name not in settings and (value := getattr(self, name, None)) is not None
         }
-        return objective(self.method_name, given, where=type(self).__name__)
+        return objective(self.method_name, settings, where=type(self).__name__)
 
     def _method_fields(self) -> tuple[str, ...]:
-        """The fields that belong to the method: those of its own class, where this is the class of one method."""
+        """Return the names of the method's own fields; none for the class that fits every method."""
         if self.METHOD is None:
             return ()
         from expunge.methods import find

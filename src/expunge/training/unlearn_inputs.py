@@ -1,4 +1,4 @@
-"""What `UnlearnTrainer` is given: a model or its name, a tokenizer, evaluation data, and integrations."""
+"""The inputs of `UnlearnTrainer`: a model or its name, a tokenizer, evaluation data, and integrations."""
 
 from __future__ import annotations
 
@@ -22,62 +22,63 @@ ROLES = ("forget", "retain", "holdout")
 
 
 def model_of(model: Any) -> Any:
-    """The model object, or the loaded model of a name."""
+    """Return the model object; load it if `model` is a name."""
     if not isinstance(model, str | Path):
         return model
     return load_model(str(model), ModelArgs(), device=pick_device("auto"))
 
 
-def tokenizer_of(model: Any, given: Any) -> Any:
-    """The tokenizer: the given one, that of a name, or the one next to the model. Raises ConfigError."""
-    if given is not None and not isinstance(given, str | Path):
-        return given
-    source = given or (model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
+def tokenizer_of(model: Any, tokenizer: Any) -> Any:
+    """Return the tokenizer: the object, the one of a name, or the one next to the model. Raises ConfigError."""
+    if tokenizer is not None and not isinstance(tokenizer, str | Path):
+        return tokenizer
+    source = tokenizer or (model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
     if not source:
         raise ConfigError("processing_class: missing; give the model's tokenizer (AutoTokenizer.from_pretrained(...))")
-    if given is None and isinstance(model, str | Path):
+    if tokenizer is None and isinstance(model, str | Path):
         check_source(str(source), "model")
     return load_tokenizer(str(source), TokenizerArgs())
 
 
-def eval_roles(given: Any) -> dict[str, Any] | None:
-    """What `evaluate` is given: data by role, or a benchmark. Raises ConfigError for anything else."""
-    if given is None:
+def eval_roles(data: Any) -> dict[str, Any] | None:
+    """Return the data of `evaluate` by role, or a benchmark. Raises ConfigError for anything else."""
+    if data is None:
         return None
-    if isinstance(given, str) or hasattr(given, "panel"):
-        return {"benchmark": find_benchmark(given).make(BenchmarkConfig()) if isinstance(given, str) else given}
-    if isinstance(given, Mapping):
-        for role in given:
+    if isinstance(data, str) or hasattr(data, "panel"):
+        return {"benchmark": find_benchmark(data).make(BenchmarkConfig()) if isinstance(data, str) else data}
+    if isinstance(data, Mapping):
+        for role in data:
             if role not in ROLES:
                 raise ConfigError(f"eval_dataset: no role named {role!r}{nearest(str(role), ROLES)}")
-        return {str(role): examples_from(data, str(role)) for role, data in given.items()}
+        return {str(role): examples_from(rows, str(role)) for role, rows in data.items()}
     raise ConfigError(
         'eval_dataset: expected a benchmark, or a mapping such as {"forget": rows, "retain": rows, "holdout": rows}, '
-        f"got a {type(given).__name__}"
+        f"got a {type(data).__name__}"
     )
 
 
 def reporting_callbacks(args: UnlearnConfig) -> list[type[TrainerCallback]]:
-    """The integrations' callbacks. Raises ConfigError for a name that transformers does not know."""
+    """Return the integrations' callbacks. Raises ConfigError for a name that transformers does not support."""
     if not args.reporters:
         return []
     try:
-        made: list[type[TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
+        callbacks: list[type[TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
     except ValueError as error:
         raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
-    return made
+    return callbacks
 
 
 def shows_progress(disable: bool | None) -> bool:
+    """Return whether a progress bar is shown. None: in a terminal only."""
     return sys.stderr.isatty() if disable is None else not disable
 
 
-def shown_arguments(given: TrainingArguments, args: UnlearnConfig, method: str) -> TrainingArguments:
-    """Complete the TrainingArguments that callbacks see: names, integrations, and what early stopping reads."""
-    given.run_name = args.run_name or args.output_dir or method or None
-    given.report_to = list(args.reporters)
-    given.eval_strategy = IntervalStrategy(args.eval_strategy)
-    given.metric_for_best_model = args.metric_for_best_model
+def shown_arguments(arguments: TrainingArguments, args: UnlearnConfig, method: str) -> TrainingArguments:
+    """Complete the TrainingArguments that callbacks receive: names, integrations, and the fields of early stopping."""
+    arguments.run_name = args.run_name or args.output_dir or method or None
+    arguments.report_to = list(args.reporters)
+    arguments.eval_strategy = IntervalStrategy(args.eval_strategy)
+    arguments.metric_for_best_model = args.metric_for_best_model
     better = args.greater_is_better
-    given.greater_is_better = not (args.metric_for_best_model or "").endswith("loss") if better is None else better
-    return given
+    arguments.greater_is_better = not (args.metric_for_best_model or "").endswith("loss") if better is None else better
+    return arguments

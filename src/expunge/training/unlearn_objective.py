@@ -1,4 +1,4 @@
-"""Which loss a run in memory has: from a name, a settings class, a method's own class or a loss function."""
+"""Resolve the loss of a run in memory from a name, a settings class, a method's own class or a loss function."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve_objective(config: UnlearnConfig, method: Any = None) -> Objective:
         raise ConfigError(f"method: args is a {where}; leave method out, or use UnlearnConfig")
     if isinstance(method, str):
         if config.method not in (None, method):
-            raise ConfigError(f"method: {method!r} is given, and args.method is {config.method!r}; give one of them")
+            raise ConfigError(f"method: {method!r} contradicts args.method={config.method!r}; give one of them")
         return dataclasses.replace(config, method=method).objective()
     if isinstance(method, UnlearnConfig):
         return method.objective()
@@ -40,19 +40,19 @@ def resolve_objective(config: UnlearnConfig, method: Any = None) -> Objective:
     shared = {name: value for name in SHARED if (value := getattr(config, name)) is not None}
     if isinstance(method, CustomLoss):
         return _custom(method, shared, where)
-    found = _registered(method)
-    if found is None:
+    spec = _registered(method)
+    if spec is None:
         raise ConfigError(
             f"method: {getattr(method, '__name__', repr(method))} is not a method; decorate a loss function with "
             "@expunge.unlearning_loss(forget='logps'), or register a class with @method"
         )
-    made = method() if isinstance(method, type) else method
-    own = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
-    return objective(found.name, {**{k: v for k, v in shared.items() if k not in own}, **own}, where=where)
+    settings = method() if isinstance(method, type) else method
+    own = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    return objective(spec.name, {**{k: v for k, v in shared.items() if k not in own}, **own}, where=where)
 
 
 def _registered(method: Any) -> MethodSpec | None:
-    """The entry of a registered class, or of an object of one."""
+    """Return the registry entry of a method class, or of an object of one; None if there is none."""
     cls = method if isinstance(method, type) else type(method)
     return next((spec for spec in registry().values() if spec.cls is cls), None)
 

@@ -49,21 +49,21 @@ log = logging.getLogger(__name__)
 
 
 class UnlearnTrainer:
-    """Makes a causal language model forget examples, in memory.
+    """A trainer that makes a causal language model forget examples, in memory.
 
     The model object is trained in place, as TRL does. Nothing is written to disk unless you call `save_model` or set
     `report_to` or `push_to_hub`. The same seed and data give the same weights on the same machine.
 
     Args:
         model: A causal language model on any device, or the name of one (a folder or a hub id). Weights in bfloat16 or
-            float16 are held in float32 during training and come back in their own type.
+            float16 are converted to float32 for training and converted back afterwards.
         args: The settings: `UnlearnConfig`, or a method's own class such as `NPOConfig(beta=0.1)`.
-        forget_dataset: What to forget: a list of dicts, a `datasets.Dataset`, a pandas DataFrame or an `ExampleSet`,
-            with question and answer, prompt and completion, messages, or text.
-        retain_dataset: What to keep; None for methods without a retain term, and with `alpha=0`.
-        eval_dataset: What `evaluate()` reads: a benchmark (`load_benchmark`), or a mapping of "forget", "retain" and
+        forget_dataset: The examples to forget: a list of dicts, a `datasets.Dataset`, a pandas DataFrame or an
+            `ExampleSet`, with question and answer, prompt and completion, messages, or text.
+        retain_dataset: The examples to keep; None for methods without a retain term, and with `alpha=0`.
+        eval_dataset: The data of `evaluate()`: a benchmark (`load_benchmark`), or a mapping of "forget", "retain" and
             "holdout" to data. None: the forget and retain examples.
-        processing_class: The tokenizer. None: the one that lies next to the model.
+        processing_class: The tokenizer. None: the one next to the model's files.
         peft_config: A peft configuration; adapters are then trained, and `trainer.model` is the peft model.
         ref_model: The model that reference terms compare with. None: the model before its first step.
         callbacks: transformers' callbacks, as objects or classes.
@@ -121,7 +121,7 @@ class UnlearnTrainer:
     # Settings and data.
 
     def _loop_args(self) -> TrainArgs:
-        """The settings of the loop. A step's micro-batches are those of all processes."""
+        """Return the settings of the loop. A step's micro-batches are those of all processes."""
         args = self.args.train_args()
         steps = args.gradient_accumulation_steps * distributed.here().world
         return dataclasses.replace(args, gradient_accumulation_steps=steps)
@@ -133,20 +133,20 @@ class UnlearnTrainer:
                 raise ConfigError(f"{where}.lora: {self.objective.spec.name} changes the weights before it trains them")
             return
         if args.lora is not None:
-            raise ConfigError(f"{where}.lora: peft_config is given as well; give one of them")
+            raise ConfigError(f"{where}.lora: peft_config is set as well; give one of them")
         own: tuple[str, ...] = getattr(self.objective.method, "trainable_params_regex", (".*",))
         if args.trainable_last_k_layers or args.trainable_params_regex or own != (".*",):
-            raise ConfigError(f"{where}: peft_config trains adapters alone; leave trainable_* out")
+            raise ConfigError(f"{where}: peft_config trains only adapters; leave trainable_* out")
         if self.objective.spec.teacher == "start":
             raise ConfigError(f"peft_config: {self.objective.spec.name} changes the weights before it trains them")
 
     def _datasets(self, forget: Any, retain: Any) -> tuple[ExampleSet | None, ExampleSet | None]:
-        """The examples of both sides. Raises ConfigError for a side that the method reads and nobody gave."""
+        """Return the examples of both sides. Raises ConfigError if a side that the method reads is missing."""
         name = self.objective.spec.name
         if self.objective.forgets and forget is None:
             raise ConfigError(f"forget_dataset: missing; {name} needs the examples to forget")
         if not self.objective.forgets and forget is not None:
-            raise ConfigError(f"forget_dataset: {name} forgets nothing; give the examples to learn as retain_dataset")
+            raise ConfigError(f"forget_dataset: {name} forgets nothing; pass the examples to learn as retain_dataset")
         if self.objective.needs.retain is not None and retain is None:
             raise ConfigError(
                 f"retain_dataset: missing; {name} has a retain term with these settings. Give examples to keep, or set "
@@ -157,10 +157,11 @@ class UnlearnTrainer:
         return sides[0], sides[1]
 
     def _encode(self) -> dict[str, list[Encoded]]:
-        """The token ids of each side that the method reads; other answers follow when training starts."""
+        """Return the token ids of each side that the method reads; alternate answers follow when training starts."""
         if self.objective.needs.alternate is not None and getattr(self.forget_dataset, "form", "qa") == "text":
             raise DataError(
-                f"forget: {self.objective.spec.name} reads other answers to questions, and these are plain texts"
+                f"forget: {self.objective.spec.name} reads alternate answers to questions, but these are plain texts; "
+                "give examples with question and answer"
             )
         sides = {"forget": self.forget_dataset, "retain": self.retain_dataset}
         needs = self.objective.needs
@@ -176,21 +177,21 @@ class UnlearnTrainer:
             Steps done, the mean of the logged losses (nats), and the speed.
 
         Raises:
-            JobError: If the loss is not finite or passes its limit. The model then holds the weights of that step.
+            JobError: If the loss is not finite or exceeds its limit. The model then has the weights of that step.
         """
         args = self._on_device(self.train_args)
         with self._full_precision(), self._scratch() as folder:
             rows = self._with_alternates()
             pad_id = int(self.encoder.tokenizer.pad_token_id)
-            given = {}
+            references = {}
             if self.ref_model is not None:
                 self.ref_model.to(self._device)
-                given = references_of(self.ref_model, self.objective, rows, args, pad_id=pad_id)
-            given |= teacher_references(self.model, self.objective, rows, args, pad_id=pad_id)
+                references = references_of(self.ref_model, self.objective, rows, args, pad_id=pad_id)
+            references |= teacher_references(self.model, self.objective, rows, args, pad_id=pad_id)
             self._begin(rows, args, folder)
             try:
                 done = train(
-                    self.model, self.objective, rows, args, pad_id=pad_id, references=given,
+                    self.model, self.objective, rows, args, pad_id=pad_id, references=references,
                     logged=self._bridge.logged, after_step=self._after_step, callbacks=self._bridge,
                 )  # fmt: skip
             finally:
@@ -214,7 +215,7 @@ class UnlearnTrainer:
         return args
 
     def _with_alternates(self) -> dict[str, list[Encoded]]:
-        """The rows of all sides, with other answers to the forget questions if the method reads such."""
+        """Return the rows of all sides, with alternate answers to the forget questions if the method reads them."""
         if self.objective.needs.alternate is None or self.forget_dataset is None:
             return self._rows
         refusals = self.args.refusals or REFUSALS
@@ -226,9 +227,9 @@ class UnlearnTrainer:
 
     @contextmanager
     def _full_precision(self) -> Iterator[None]:
-        """Hold half-precision weights in float32: smaller types round small updates away.
+        """Convert half-precision weights to float32 within the block, because smaller types round small updates away.
 
-        Of a model with adapters only the trained weights are held so. Which parameters are trained is put back as well.
+        Of a model with adapters only the trained weights are converted. Afterwards `requires_grad` is restored as well.
         """
         adapters = hasattr(self.model, "peft_config")
         params = list(self.model.parameters())
@@ -244,12 +245,12 @@ class UnlearnTrainer:
         finally:
             for p, dtype in half:
                 p.grad, p.data = None, p.data.to(dtype)
-            for p, asked in zip(params, trained, strict=True):
-                p.requires_grad_(asked)
+            for p, requires_grad in zip(params, trained, strict=True):
+                p.requires_grad_(requires_grad)
 
     @contextmanager
     def _scratch(self) -> Iterator[str]:
-        """A folder for files that integrations write: `output_dir`, or one that is removed after the run."""
+        """Yield a folder for the files of integrations: `output_dir`, or one that is removed after the run."""
         if self.args.output_dir is not None:
             yield str(Path(self.args.output_dir).expanduser())
             return
@@ -257,20 +258,20 @@ class UnlearnTrainer:
             yield folder
 
     def _begin(self, rows: Mapping[str, Sequence[Encoded]], args: TrainArgs, folder: str) -> None:
-        """Tell the callbacks how long the run will be."""
+        """Send the length of the run to the callbacks."""
         phases = plan_phases(self.objective, rows, args)
-        given = training_arguments(phases[0], args.seed, folder, self.model)
+        arguments = training_arguments(phases[0], args.seed, folder, self.model)
         steps = sum(phase.n_steps for phase in phases)
         epochs = math.ceil(sum(len(phase.samples) / phase.n_epoch for phase in phases))
-        given.num_train_epochs, given.max_steps = epochs, steps
-        self._bridge.begin(shown_arguments(given, self.args, self.objective.spec.name), max_steps=steps,
+        arguments.num_train_epochs, arguments.max_steps = epochs, steps
+        self._bridge.begin(shown_arguments(arguments, self.args, self.objective.spec.name), max_steps=steps,
                            num_train_epochs=epochs)  # fmt: skip
         if self.args.eval_on_start:
             with kept_random():
                 self.evaluate()
 
     def _after_step(self) -> bool:
-        """Evaluate if it is time, or if a callback asks for it; whether the run should end."""
+        """Evaluate if it is due, or if a callback requests it. Return whether the run should end."""
         state, control = self._bridge.state, self._bridge.control
         due = control.should_evaluate
         if self.args.eval_strategy == "steps":
@@ -285,7 +286,7 @@ class UnlearnTrainer:
             self.model.train(training)
         if control.should_save:
             control.should_save = False
-            log.warning("a callback asks for a checkpoint; runs in memory write none. Call save_model in the callback")
+            log.warning("a callback requests a checkpoint; runs in memory write none. Call save_model in the callback")
         return bool(control.should_training_stop)
 
     # Evaluation.
@@ -295,7 +296,7 @@ class UnlearnTrainer:
 
         Args:
             eval_dataset: As in the constructor. None: that one, or else the forget and retain examples.
-            metric_key_prefix: What each metric's name begins with.
+            metric_key_prefix: The first part of each metric's name.
 
         Returns:
             The metrics by name. They are also added to `state.log_history` and sent to the callbacks.
@@ -319,12 +320,12 @@ class UnlearnTrainer:
 
     @property
     def state(self) -> Any:
-        """transformers' TrainerState of the whole run: `global_step`, `epoch`, `log_history`."""
+        """The TrainerState of transformers for the whole run: `global_step`, `epoch`, `log_history`."""
         return self._bridge.state
 
     @property
     def control(self) -> Any:
-        """transformers' TrainerControl."""
+        """The TrainerControl of transformers."""
         return self._bridge.control
 
     def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
@@ -333,15 +334,15 @@ class UnlearnTrainer:
 
     def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
         """Remove a callback and return it; None if it is not there."""
-        found: TrainerCallback | None = self._bridge.handler.pop_callback(callback)
-        return found
+        removed: TrainerCallback | None = self._bridge.handler.pop_callback(callback)
+        return removed
 
     def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
         """Remove a callback."""
         self._bridge.handler.remove_callback(callback)
 
     def save_model(self, output_dir: str | Path | None = None) -> Path:
-        """Write the model (adapters alone, if such were trained) and the tokenizer as a Hugging Face folder.
+        """Write the model (only the adapters, if the run trained them) and the tokenizer as a Hugging Face folder.
 
         Args:
             output_dir: The folder. None: `args.output_dir`.
@@ -352,10 +353,10 @@ class UnlearnTrainer:
         Raises:
             ConfigError: If neither names a folder.
         """
-        given = output_dir or self.args.output_dir
-        if given is None:
+        target = output_dir or self.args.output_dir
+        if target is None:
             raise ConfigError("save_model: name a folder, or set output_dir in the settings")
-        folder = Path(given).expanduser()
+        folder = Path(target).expanduser()
         self.model.save_pretrained(folder)
         self.processing_class.save_pretrained(folder)
         return folder

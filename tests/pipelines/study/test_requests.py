@@ -173,7 +173,7 @@ def build_sets() -> Any:
         ({"data": {"world": WORLD, "request": "1/2"}}, r"^data\.request: .* in a study set `requests`"),
         (
             {"methods": [{"trainer": "GradAscent", "args": {"schedule": {"retain_ratio": 7}}}]},
-            r"^methods\[0\]\.args\.schedule\.retain_ratio: GradAscent takes no retain rows",
+            r"^methods\[0\]\.args\.schedule\.retain_ratio: GradAscent reads no retain rows",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def check_audits(study: StudyConfig) -> list[Audit]:
 
 
 def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet], whole: str) -> bool:
-    """Return whether a model of this label is audited: of a chain of requests, the last alone, which was to forget all rows.
+    """Return whether a model of this label is audited. Of a chain of requests only the last model is.
 
     links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
     the requests leave forget rows out, which no model was asked to forget.

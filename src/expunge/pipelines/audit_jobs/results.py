@@ -52,7 +52,7 @@ class AuditEntry:
 
 
 def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, dict[str, MetricResult]]:
-    """Return the results of each probe of one model, by the folders of their jobs; of a relearning one, after each step."""
+    """Return the results of each probe of one model, from the folders of the jobs; of a relearning, after each step."""
     out: dict[str, dict[str, MetricResult]] = {}
     for probe in asked.probes:
         folder = folders[probe.name]
@@ -84,7 +84,7 @@ def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
 
 
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
-    """Return the tables of rows of finished audits in a folder, `<model> <audit>.parquet`; earlier ones are replaced."""
+    """Write the tables of rows of finished audits into a folder, as `<model> <audit>.parquet`; replace earlier ones."""
     return [
         file
         for one in audited

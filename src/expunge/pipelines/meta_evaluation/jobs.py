@@ -177,7 +177,7 @@ class MetaJob(Job):
 
 
 def _about_forgetting(benchmark: Benchmark) -> list[str]:
-    """Return the metrics that read forget rows, or other metrics that do; all but the utility where none is known to."""
+    """Return the metrics that read forget rows, directly or through other metrics; if none does, all but the utility."""
     reads = {FORGET, benchmark.forget_set}
     found: dict[str, None] = {}
     for metric in in_order(benchmark.panel):
@@ -214,7 +214,7 @@ Values = Mapping[str, Mapping[str, float]]  # model -> metric -> value
 
 
 def _useful(values: Values, i: int, utility: str, floor: float) -> bool:
-    """Return whether an unlearned model has kept enough of the full model's utility; true where there is none to compare."""
+    """Return whether an unlearned model keeps enough of the full model's utility; true if there is no utility."""
     mine, whole = (values[who].get(utility, math.nan) for who in (f"unlearned {i} before", "whole"))
     return math.isnan(mine) or math.isnan(whole) or mine >= floor * whole
 
