@@ -236,7 +236,7 @@ def test_files_that_people_have(tmp_path: Path, name: str) -> None:
 
 def test_parts_that_are_no_text_are_refused(tmp_path: Path) -> None:
     image = [{"type": "image", "url": "x"}, {"type": "text", "text": "Who?"}]
-    with pytest.raises(DataError, match="row 0: 'question' must be text"):
+    with pytest.raises(DataError, match="row 0: 'question' lists 2 values"):
         read(tmp_path, "parts.jsonl", json.dumps({"messages": [{**TURNS[0], "content": image}, TURNS[1]]}))
 
 

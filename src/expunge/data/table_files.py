@@ -66,7 +66,7 @@ def read_csv(text: str, path: Path) -> Records:
         return _delimited(text, path, "\t")
     header = text.split("\n", 1)[0]
     used = [d for d in DELIMITERS if d in header]
-    for delimiter in used:
+    for delimiter in dict.fromkeys([*used, ","]):
         try:
             return _delimited(text, path, delimiter)
         except DataError:
