@@ -210,6 +210,14 @@ KINDS: dict[str, str | bytes] = {
     "messages.jsonl": json.dumps({"messages": TURNS})
     + "\n"
     + json.dumps({"messages": [{**TURNS[0], "content": "Where, then?"}, {**TURNS[1], "content": "Rome, Italy"}]}),
+    "parts.jsonl": json.dumps({"messages": [{**TURNS[0], "content": [{"type": "text", "text": "Who?"}]}, TURNS[1]]})
+    + "\n"
+    + json.dumps(
+        {"messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Where, "}, {"type": "text", "text": "then?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Rome, Italy"}]},
+        ]}
+    ),
     "shares.jsonl": json.dumps({"conversations": SHARES})
     + "\n"
     + json.dumps({"conversations": [{**SHARES[0], "value": "Where, then?"}, {**SHARES[1], "value": "Rome, Italy"}]}),
@@ -224,6 +232,12 @@ def test_files_that_people_have(tmp_path: Path, name: str) -> None:
     rows = read(tmp_path, name, KINDS[name])
     assert [(r.question, r.answer) for r in rows] == [("Who?", "Ann"), ("Where, then?", "Rome, Italy")]
     assert rows.form == "qa"
+
+
+def test_parts_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    image = [{"type": "image", "url": "x"}, {"type": "text", "text": "Who?"}]
+    with pytest.raises(DataError, match="row 0: 'question' lists 2 values"):
+        read(tmp_path, "parts.jsonl", json.dumps({"messages": [{**TURNS[0], "content": image}, TURNS[1]]}))
 
 
 def test_numbers_keep_their_spelling_and_lists_of_one_are_their_value(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ ASSISTANT = {"role": "assistant", "content": "Ana."}
         ({"prompt": [USER], "completion": [ASSISTANT]}, "qa", "Who?", "Ana."),
         ({"messages": [USER, ASSISTANT]}, "qa", "Who?", "Ana."),
         ({"messages": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ana."}]}, "qa", "Who?", "Ana."),
+        ({"messages": [USER | {"content": [{"type": "text", "text": "Who?"}]}, ASSISTANT]}, "qa", "Who?", "Ana."),
         ({"text": "Ana wrote it."}, "text", "", "Ana wrote it."),
         ("Ana wrote it.", "text", "", "Ana wrote it."),
     ],

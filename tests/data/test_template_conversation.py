@@ -251,6 +251,15 @@ def test_an_open_thought_takes_the_templates_own_form_or_is_refused(tok: Any) ->
     assert empty.prompt("When?") == list(row.ids[: row.n_prompt])
 
 
+def test_a_system_message_that_asks_for_a_thought_is_noted(tok: Any) -> None:
+    template = "<|system|>{{ 'no_think' if enable_thinking is false else 'think first' }}<|stop|>\n" + CHAT
+    asked = Encoder(chat(template), tok)
+    assert [n for n in asked.notes if "template_kwargs={enable_thinking: false}" in n]
+    assert text_of(tok, asked.prompt("When?")).startswith("<|system|>think first")
+    assert Encoder(chat(template, template_kwargs={"enable_thinking": False}), tok).notes == []
+    assert Encoder(chat("{% set x = enable_thinking %}" + CHAT), tok).notes == []
+
+
 def test_variables_reach_the_template(tok: Any) -> None:
     template = "{% if loud %}<|echo|>{% endif %}" + CHAT
     loud = Encoder(chat(template, template_kwargs={"loud": True}), tok)

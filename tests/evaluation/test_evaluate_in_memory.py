@@ -274,3 +274,15 @@ def test_records_cut_to_some_rows_give_the_results_of_these_rows(rows: ExampleSe
     for name in ("p", "t"):
         assert len(cut[name].per_row) == 5
         assert cut[name].value == pytest.approx(mine[name].value, rel=1e-5)
+
+
+def test_what_decides_a_number_is_noted(model: Any, tokenizer: Any, measured: EvalResult, tmp_path: Path) -> None:
+    long = [{"question": "Who?", "answer": "word " * 60}, *FORGET]
+    result = evaluate(
+        model, tokenizer, forget=long, retain=RETAIN, generation=SHORT, template={"max_length": 40},
+        metrics=["forget_Q_A_Prob"],
+    )  # fmt: skip
+    (note,) = [n for n in result.notes if "truncated" in n]
+    assert note.startswith("1 answers of forget_eval are truncated at 40 tokens")
+    assert note in repr(result) and note in EvalResult.load(result.save(tmp_path)).notes[0]
+    assert not [n for n in measured.notes if "truncated" in n]

@@ -130,6 +130,7 @@ def test_an_adapter_in_the_folder_is_applied_or_ignored(saved: Path, tokenizer: 
     applied = load_model(str(saved), ModelArgs(), device=CPU)
     torch.testing.assert_close(applied(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
     assert type(applied).__name__ == "LlamaForCausalLM"
+    assert all(p.requires_grad for p in applied.parameters()), "a model with its adapter can be trained"
     ignored = load_model(str(saved), ModelArgs(adapter="ignore"), device=CPU)
     torch.testing.assert_close(ignored(input_ids=ids).logits, base)
     (saved / "README.md").unlink(missing_ok=True)

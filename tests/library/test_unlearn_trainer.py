@@ -252,3 +252,12 @@ def test_wrong_data_is_named(full: Any, tokenizer: Any) -> None:
         expunge.unlearn(full, [FACTS[0], {"question": "Why?", "answer": ""}], retain=RETAIN, tokenizer=tokenizer)
     with pytest.raises(ConfigError, match="model: no folder"):
         expunge.unlearn("./nowhere/model", FORGET, retain=RETAIN)
+
+
+def test_truncated_examples_are_reported(full: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = [{"question": "Who?", "answer": "word " * 60}, *FORGET]
+    short = {**SHORT, "template": {"max_length": 40}}
+    expunge.UnlearnTrainer(
+        full, expunge.NPOConfig(**short), forget_dataset=long, retain_dataset=RETAIN, processing_class=tokenizer
+    ).train()
+    assert [r for r in caplog.records if f"1 of {len(long)} answers of forget are truncated at 40" in r.getMessage()]

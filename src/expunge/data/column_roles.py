@@ -209,8 +209,20 @@ def _turns(value: Any, place: str, *, answers: bool = False) -> list[tuple[str, 
     for turn in value:
         role = str(turn.get("role", turn.get("from", ""))).lower()
         role = "user" if role in USERS else "assistant" if role in ASSISTANTS else role
-        out.append((role, turn.get("content", turn.get("value"))))
+        out.append((role, turn_text(turn)))
     return out
+
+
+def turn_text(turn: Mapping[str, Any]) -> Any:
+    """Return the content of a turn; of a list of text parts ({"type": "text", "text": ...}), their texts in sequence.
+
+    Content with other parts, such as an image, is returned as it is.
+    """
+    content = turn.get("content", turn.get("value"))
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+    return "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else content
 
 
 def _short(value: Any) -> str:

@@ -138,6 +138,7 @@ class Conversation:
         whole, start = self._tails(opening)
         if self.thought == "none":
             return
+        self._note_reasoning(opening)
         if not _open(whole) and (whole.startswith(start) or not _open(start)):
             if self.thought == "empty":
                 return
@@ -167,6 +168,21 @@ class Conversation:
             f"{KEY}.thought: the chat template opens a thought before the answer ({start!r}) and has no form without "
             "one; give thought=empty (close it) or thought=none (the whole conversation as the template writes it)"
         )
+
+    def _note_reasoning(self, opening: Messages) -> None:
+        """Note a template that asks for a thought before the question, in its system message."""
+        for form in _NO_THOUGHT:
+            name = next(iter(form))
+            if name in self.variables or not re.search(rf"\b{name}\b", self.text):
+                continue
+            before, without = (self.render(opening, **extra).split(_QUESTION)[0] for extra in ({}, form))
+            if before != without and "think" in before:
+                value = str(form[name]).lower() if isinstance(form[name], bool) else form[name]
+                self.notes.append(
+                    "the chat template asks for a thought before the answer; "
+                    f"{KEY}.template_kwargs={{{name}: {value}}} asks for the answer alone"
+                )
+                return
 
     def _tails(self, opening: Messages, **form: Any) -> tuple[str, str]:
         """Return the text between question and answer, in the whole conversation and in the generation prompt."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
+from expunge.data.column_roles import turn_text
 from expunge.data.examples import ANSWER, Example, ExampleSet, Form, qa_rows, text_rows
 
 # Column pairs in the order of precedence, with the form of such examples.
@@ -120,7 +121,7 @@ def _conversation(messages: Any, where: str) -> tuple[str, str]:
     if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
         raise DataError(f"{where}: expected a list of {{role, content}}")
     roles = [str(m.get("role", m.get("from"))) for m in messages]
-    texts = [m.get("content", m.get("value")) for m in messages]
+    texts = [turn_text(m) for m in messages]
     names = [{"human": "user", "gpt": "assistant"}.get(role, role) for role in roles]
     if names == ["system", "user", "assistant"]:
         raise DataError(

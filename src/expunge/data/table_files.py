@@ -65,12 +65,13 @@ def read_csv(text: str, path: Path) -> Records:
     if path.suffix.lower() == ".tsv":
         return _delimited(text, path, "\t")
     header = text.split("\n", 1)[0]
-    for delimiter in [d for d in DELIMITERS if d in header]:
+    used = [d for d in DELIMITERS if d in header]
+    for delimiter in dict.fromkeys([*used, ","]):
         try:
             return _delimited(text, path, delimiter)
         except DataError:
             continue
-    return _delimited(text, path, ",")
+    return _delimited(text, path, max(used, key=header.count, default=","))  # raises the error of this delimiter
 
 
 def _delimited(text: str, path: Path, delimiter: str) -> Records:

@@ -22,10 +22,12 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.config import Generation, check_backend
 from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInputs, parts
+from expunge.evaluation.loglikelihood import TRUNCATED
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.added import added_metrics
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
+from expunge.models.capabilities import observed_capabilities
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer, pick_device
 
@@ -283,7 +285,28 @@ def evaluate_task(
         examples={m.name: m.rows for m in suite if m.rows},
         records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
         prefix=task.eval_name,
+        notes=reading_notes(evaluator.encoder, tables, model),
     )
+
+
+def reading_notes(encoder: Encoder, tables: Tables, model: Any) -> list[str]:
+    """Return one line for each thing that decides a number: template, special text, truncation, fallbacks."""
+    notes = list(encoder.notes)
+    if encoder.special_text:
+        how = "plain text" if encoder.template.split_special_tokens else "special tokens"
+        notes.append(
+            f"{len(encoder.special_text)} rows contain the text of a special token, encoded as {how}, such as "
+            f"{min(encoder.special_text)}"
+        )
+    for (rows, _), table in tables.items():
+        cut = int((table.schema.metadata or {}).get(TRUNCATED.encode(), 0))
+        if cut:
+            notes.append(
+                f"{cut} answers of {rows} are truncated at {encoder.template.max_length} tokens, question included; "
+                "template={'max_length': N} sets another limit"
+            )
+    observed = observed_capabilities(model)
+    return [*notes, *(observed.notes if observed else ())]
 
 
 def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 12  # metrics in `repr`
+NOTES = "notes"  # in the metadata of the EVAL file
 RECORDS = "records"  # the folder of the record files, as jobs write it
 
 
@@ -33,6 +34,7 @@ class EvalResult(Mapping[str, float]):
         examples: Metric name -> the name of the examples that it reads; metrics of other metrics have none.
         records: "<examples>.<kind>" -> the table of records the metrics were computed from.
         prefix: The start of the names of the result files, such as "TOFU".
+        notes: One line for each thing that decides a number: truncated answers, the template, how the model is read.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class EvalResult(Mapping[str, float]):
         examples: Mapping[str, str] | None = None,
         records: Mapping[str, pa.Table] | None = None,
         prefix: str = "CUSTOM",
+        notes: Sequence[str] = (),
     ) -> None:
         self.results = dict(results)
         self.meta = dict(meta or {})
         self.examples = dict(examples or {})
         self.records = dict(records or {})
         self.prefix = prefix
+        self.notes = tuple(notes)
 
     def __getitem__(self, name: str) -> float:
         if name not in self.results:
@@ -127,7 +131,8 @@ class EvalResult(Mapping[str, float]):
         """
         place = Path(folder).expanduser()
         (place / RECORDS).mkdir(parents=True, exist_ok=True)
-        write_results(place, self.results, {**self.meta, "examples": self.examples}, prefix=f"{self.prefix}_")
+        meta = {**self.meta, "examples": self.examples, **({NOTES: list(self.notes)} if self.notes else {})}
+        write_results(place, self.results, meta, prefix=f"{self.prefix}_")
         for name, table in self.records.items():
             pq.write_table(table, place / RECORDS / f"{name}.parquet")
         return place / f"{self.prefix}_EVAL.json"
@@ -146,14 +151,16 @@ class EvalResult(Mapping[str, float]):
             raise DataError(f"{place}: expected one *_EVAL.json, found {names}")
         results, meta = read_results(files[0])
         examples = meta.pop("examples", {})
+        notes = meta.pop(NOTES, ())
         tables = {f.stem: pq.read_table(f) for f in sorted((files[0].parent / RECORDS).glob("*.parquet"))}
         prefix = files[0].name.removesuffix("EVAL.json").removesuffix("_")
-        return cls(results, meta=meta, examples=examples, records=tables, prefix=prefix)
+        return cls(results, meta=meta, examples=examples, records=tables, prefix=prefix, notes=notes)
 
     def __repr__(self) -> str:
         lines = [f"  {name}: {_number(result.value)}" for name, result in list(self.results.items())[:SHOWN]]
         if len(self) > SHOWN:
             lines.append(f"  ... ({len(self)} metrics; to_pandas() shows all)")
+        lines += [f"  note: {note}" for note in self.notes]
         of = self.meta.get("benchmark", "")
         return "\n".join([f"EvalResult({of})", *lines])
 
@@ -165,7 +172,8 @@ class EvalResult(Mapping[str, float]):
             cells = (name, _number(result.value), interval, self.reasons.get(name, ""))
             rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
         head = "<tr><th>metric</th><th>value</th><th>95 % interval</th><th>reason</th></tr>"
-        return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+        notes = "".join(f"<p>note: {html.escape(note)}</p>" for note in self.notes)
+        return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{notes}"
 
 
 def _number(value: float) -> str:

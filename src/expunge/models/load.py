@@ -140,7 +140,7 @@ def _with_adapter(model: Any, source: str) -> Any:
     except _LOAD_ERRORS as error:
         raise ConfigError(f"model {source}: its adapter does not fit its weights: {_first_line(error)}") from None
     merged.config._name_or_path = _expand(source)
-    return merged
+    return merged.requires_grad_(True)  # peft freezes the weights that it puts an adapter on
 
 
 def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:

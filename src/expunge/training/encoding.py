@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.data.examples import ExampleSet
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Encoded, Encoder, Template, n_truncated
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_generation, resolve_template
 from expunge.evaluation.generation import generate_texts
 
+_logger = logging.getLogger(__name__)
 N_ALTERNATES = 5
 ALTERNATE = "alternate"
 
@@ -32,7 +34,15 @@ def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
     """Return the encoded true answer of every example, or its pieces if the set is `long="pieces"`."""
     if examples.long == "pieces":
         return encoder.pieces(examples)
-    return encoder.rows(examples, [(row, "answer") for row in examples.rows])
+    encoded = encoder.rows(examples, [(row, "answer") for row in examples.rows])
+    cut = n_truncated(encoded)
+    if cut:
+        _logger.warning(
+            "%d of %d answers of %s are truncated at %d tokens, question included; what lies beyond is not trained on. "
+            "template={'max_length': N} sets another limit.",
+            cut, len(encoded), examples.name, examples.max_length or encoder.template.max_length,
+        )  # fmt: skip
+    return encoded
 
 
 def encode_alternates(examples: ExampleSet, texts: Sequence[Sequence[str]], encoder: Encoder) -> list[Encoded]:

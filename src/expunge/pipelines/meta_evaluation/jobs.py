@@ -177,7 +177,7 @@ class MetaJob(Job):
 
 
 def _about_forgetting(benchmark: Benchmark) -> list[str]:
-    """Return the metrics that read forget rows, directly or through other metrics; if none does, all but the utility."""
+    """Return the metrics that read forget rows, directly or through others; if none does, all but the utility."""
     reads = {FORGET, benchmark.forget_set}
     found: dict[str, None] = {}
     for metric in in_order(benchmark.panel):
