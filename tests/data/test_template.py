@@ -174,7 +174,7 @@ def test_date_string_reaches_the_chat_template(chat: Any) -> None:
 
 
 def test_wrong_settings_end_in_one_line(tokenizer: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^model\.template_args\.apply_chat_template: [^\n]*no chat template$"):
+    with pytest.raises(ConfigError, match=r"^model\.template_args\.apply_chat_template: [^\n]*no chat template[^\n]*$"):
         Encoder(Template(apply_chat_template=True), tokenizer)
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None

@@ -289,7 +289,7 @@ def test_an_empty_system_prompt_is_a_message(tok: Any) -> None:
     ("template", "more", "said"),
     [
         ("{{ raise_exception('System role not supported') if messages[0].role == 'system' }}" + CHAT,
-         {"system_prompt": "Be kind."}, r"system_prompt: [^\n]*System role not supported; give null$"),
+         {"system_prompt": "Be kind."}, r"system_prompt: [^\n]*System role not supported; [^\n]*null$"),
         ("{{ raise_exception('never') }}", {}, r"chat_template: [^\n]*never$"),
         ("{% for m in messages %}", {}, r"chat_template: line 1 is not valid: [^\n]*$"),
         (CHAT + "{{ functions.name }}", {}, r"template_kwargs: [^\n]*'functions' is undefined$"),
