@@ -274,7 +274,7 @@ class JobHandle:
         parts = self.prepared.records.parents.items() if self.prepared.records else ()
         jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
         return [
-            f"{n} answers of {name or own} were cut at the length limit of a row"
+            f"{n} answers of {name or own} were cut at model.template_args.max_length tokens, question included"
             for name, job in jobs
             if job is not None
             for own, n in cut_answers(store.record(job)).items()

@@ -170,7 +170,7 @@ class Conversation:
         )
 
     def _note_reasoning(self, opening: Messages) -> None:
-        """Note a template that asks for a thought before the question, in its system message."""
+        """Note a template whose system message requests a thought."""
         for form in _NO_THOUGHT:
             name = next(iter(form))
             if name in self.variables or not re.search(rf"\b{name}\b", self.text):
@@ -179,8 +179,8 @@ class Conversation:
             if before != without and "think" in before:
                 value = str(form[name]).lower() if isinstance(form[name], bool) else form[name]
                 self.notes.append(
-                    "the chat template asks for a thought before the answer; "
-                    f"{KEY}.template_kwargs={{{name}: {value}}} asks for the answer alone"
+                    "the chat template requests a thought before the answer; "
+                    f"{KEY}.template_kwargs={{{name}: {value}}} requests the answer alone"
                 )
                 return
 
