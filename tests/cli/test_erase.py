@@ -220,7 +220,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"base": "base", "train_data": "keep.csv"}, "keep.csv: holds none of the rows to forget"),
         ({"base": "base", "train_data": "forget.csv"}, "forget.csv: holds rows to forget alone"),
         ({"retain_model": "bse"}, "--retain-model: no folder bse"),
-        ({"retain_model": "base", "base": "base", "train_data": "all.csv"}, "--retain-model: it is the control already"),
+        ({"retain_model": "base", "base": "base", "train_data": "all.csv"}, "--retain-model: it is the control"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_before_a_weight_is_read(

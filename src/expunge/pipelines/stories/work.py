@@ -76,7 +76,7 @@ def corpus(folder: Path, settings: StoriesStudy, progress: Progress) -> dict[str
 
 
 def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, progress: Progress) -> dict[str, Any]:
-    """Return a tokenizer learnt from the stories to train on, and all lines tokenised by it, once for every data set."""
+    """Train a tokenizer on the training stories, and tokenise all lines with it, once for every data set."""
     stories = folder / STORIES
     (stories / "shards").mkdir(parents=True)
     link(source / STORIES / INDEX, stories / INDEX)
