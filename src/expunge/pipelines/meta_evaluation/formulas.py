@@ -56,7 +56,8 @@ class AttackedModel:
 def relearn_score(unlearned: AttackedModel, retain: AttackedModel, sign: float) -> float:
     """Compute R = min((retain after - before) / (unlearned after - before), 1), at least 0.
 
-    R is 1 if the value of the unlearned model does not rise. sign: 1 if a larger value means more knowledge, else -1. NaN if a number is missing.
+    R is 1 if the value of the unlearned model does not rise. sign: 1 if a larger value means more knowledge, else -1.
+    NaN if a number is missing.
     """
     rise, theirs = (sign * (m.relearned - m.before) for m in (unlearned, retain))
     if math.isnan(rise + theirs):
