@@ -116,10 +116,10 @@ class Store:
 
         Raises JobError for weights in the packed format of earlier versions.
         """
-        record = self.record(job) or {}
-        if record.get("packed"):
+        present = self.record(job) or {}
+        if present.get("packed"):
             raise JobError(f"{job.name}: {self.path(job)} {PACKED}; move the folder away and run again")
-        if not record.get("removed"):
+        if not present.get("removed"):
             return
         for parent in job.parents.values():
             if not self.done(parent):

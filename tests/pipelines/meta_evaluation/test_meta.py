@@ -67,7 +67,9 @@ def test_the_means_of_a_metric_by_hand() -> None:
     assert math.isnan(turned.overall) and "utility floor" in turned.note
     blind = meta_line("m", [0.1, 0.9], [0.1, 0.9], unlearned, retain)
     assert (
-        (blind.faithfulness, blind.known) == (0.5, "") and math.isnan(blind.overall) and "does not tell" in blind.note
+        (blind.faithfulness, blind.known) == (0.5, "")
+        and math.isnan(blind.overall)
+        and "does not separate" in blind.note
     )
     few = meta_line("m", [0.1], [0.9, 0.8], unlearned, retain)
     assert math.isnan(few.faithfulness) and few.note.startswith("1 models with and 2 without")

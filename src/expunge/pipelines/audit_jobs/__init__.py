@@ -1,1 +1,1 @@
-"""Audits in a study: their jobs, what these do, and what they leave."""
+"""Audits in a study: their jobs, the work of the jobs, and their results."""

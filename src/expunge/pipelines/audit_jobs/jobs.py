@@ -1,4 +1,4 @@
-"""Audits as jobs: what an audit asks for is done to each unlearned model and to its controls, then read."""
+"""Audits as jobs: probes of each unlearned model and its controls, and a job that compares them."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ CONTROLS = ("retain", "full")
 
 
 def check_audits(study: StudyConfig) -> list[Audit]:
-    """Return the audits of a study. Raises ConfigError for a wrong name or setting, or where they cannot be held."""
-    made = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
-    if made and not study.methods:
+    """Return the audits of a study. Raises ConfigError for a wrong name or setting, or if they cannot run."""
+    audits = [make_audit(entry, f"audits[{i}]") for i, entry in enumerate(study.audits)]
+    if audits and not study.methods:
         raise ConfigError("audits: there is nothing to audit; name `methods`")
-    for i, audit in enumerate(made):
+    for i, audit in enumerate(audits):
         if "nf4" in getattr(audit, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
-    return made
+    return audits
 
 
 def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet], whole: str) -> bool:
-    """Return whether a model of this label is audited. Of a chain of requests only the last model is.
+    """Return whether a model of this label is audited: of a chain of requests only the last, which forgets all rows.
 
     links: the forget sets by the names of their requests; whole: the set they are parts of. Raises ConfigError where
-    the requests leave forget rows out, which no model was asked to forget.
+    the requests omit forget rows, which no model unlearns.
     """
     if "" in links:
         return True
@@ -74,7 +74,7 @@ def audited(label: str, links: Mapping[str, str], sets: Mapping[str, ExampleSet]
 def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[AuditSubject]) -> tuple[AuditEntry, ...]:
     """Return a job for each audit and unlearned model, above the probes of the model and of its controls.
 
-    Raises ConfigError where the rows do not allow what an audit asks for.
+    Raises ConfigError if the rows do not suffice for an audit.
     """
     out: list[AuditEntry] = []
     audits = check_audits(study)
@@ -102,18 +102,18 @@ def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[Audit
 
 
 class _AuditJobs(TrainingJobs):
-    """Makes the jobs of one audit: over its own rows, with the panels of its probes."""
+    """Creates the jobs of one audit: over its own rows, with the metrics of its probes."""
 
     def __init__(
-        self, study: StudyConfig, maker: TrainingJobs, audit: AuditRef, asked: AuditPlan, inputs: AuditInputs
+        self, study: StudyConfig, maker: TrainingJobs, audit: AuditRef, audit_plan: AuditPlan, inputs: AuditInputs
     ) -> None:
-        setting = audit_context(maker.setting, asked)
+        setting = audit_context(maker.setting, audit_plan)
         source = maker.source.then("audit", {"name": audit.name, "args": audit.args}, module=types.__name__)
         super().__init__(setting, study.eval, source.holding(setting))
-        self._study, self._audit, self._asked, self._inputs = study, audit, asked, inputs
+        self._study, self._audit, self._asked, self._inputs = study, audit, audit_plan, inputs
 
     def probes(self, subject: AuditSubject, controls: Mapping[str, AuditSubject | None]) -> dict[str, Job]:
-        """What is measured of one model, by probe; what needs a control that is not there is left out."""
+        """Return the measurements of one model by probe, without probes that need a missing control."""
         return {
             probe.name: self._probe(subject, probe, controls)
             for probe in self._asked.probes
@@ -123,7 +123,7 @@ class _AuditJobs(TrainingJobs):
     def _probe(self, subject: AuditSubject, probe: AuditProbe, controls: Mapping[str, AuditSubject | None]) -> Job:
         label = f"{subject.name} {probe.name}"
         if isinstance(probe.change, Analysis):
-            beside = {role: held.model for role in probe.change.beside if (held := controls[role])}
+            beside = {role: node.model for role in probe.change.beside if (node := controls[role])}
             return self._analysed(label, subject.model, probe, probe.change, beside)
         if isinstance(probe.change, RelearnSpec):
             return self._relearned(label, subject.model, probe.change, probe.panel)
@@ -132,7 +132,7 @@ class _AuditJobs(TrainingJobs):
         return maker.metrics(label, maker.records(label, model), None)
 
     def _changed(self, label: str, model: Job | None, change: Change) -> Job | None:
-        """Return the job that makes a changed model; its weights may go when they have been scored."""
+        """Return the job of a changed model. Its weights may go after scoring."""
         if change is None or isinstance(change, RelearnSpec | Analysis):
             return model
         if isinstance(change, Nf4Spec):
@@ -148,17 +148,17 @@ class _AuditJobs(TrainingJobs):
     def _analysed(
         self, label: str, model: Job | None, probe: AuditProbe, change: Analysis, beside: Mapping[str, Job | None]
     ) -> Job:
-        """Something read off the model itself, with the controls it asks for at hand."""
+        """Return the job of an analysis of the model itself, with the controls that it needs."""
         parents = {"model": model, **beside}
-        given = tuple(role for role, job in parents.items() if job is None)
+        configured_roles = tuple(role for role, job in parents.items() if job is None)
         return AnalysisJob(
             label=label,
             parents=parents_of(**parents),
             source=self.source,
             analysis=analysis_identity(change),
             rows={name: self._rows[name] for name in change.sets},
-            given=given,
-            model=self._model_input(None if given else model),
+            given=configured_roles,
+            model=self._model_input(None if configured_roles else model),
             audit=self._audit,
             probe=probe.name,
             roles=tuple(parents),
@@ -185,7 +185,7 @@ class _AuditJobs(TrainingJobs):
         )
 
     def findings(self, label: str, sides: Mapping[str, Mapping[str, Job]]) -> Job:
-        """Return the findings from all that was measured of a model and its controls."""
+        """Return the job of the findings from all measurements of a model and its controls."""
         return AuditJob(
             label=label,
             parents={f"{who} {probe}": job for who, jobs in sides.items() for probe, job in jobs.items()},

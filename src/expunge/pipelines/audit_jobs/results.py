@@ -1,4 +1,4 @@
-"""What the jobs of audits leave: the results of their probes, the readings, and the tables of rows."""
+"""Results of audit jobs: the results of probes, the readings, and the tables of rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EVAL_NAME = "AUDIT"
 
 @dataclass(frozen=True)
 class AuditSubject:
-    """A model of a study: what it is called, the job that makes it (None: the given model), and its training seed."""
+    """A model of a study: its name, the job that trains it (None: the configured model), and its training seed."""
 
     name: str
     label: str
@@ -51,10 +51,10 @@ class AuditEntry:
     job: Job
 
 
-def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, dict[str, MetricResult]]:
-    """Return the results of each probe of one model, from the folders of the jobs; of a relearning, after each step."""
+def probe_results(audit_plan: AuditPlan, folders: Mapping[str, Path]) -> dict[str, dict[str, MetricResult]]:
+    """Return the results of each probe of one model, from their folders; of relearning after each step."""
     out: dict[str, dict[str, MetricResult]] = {}
-    for probe in asked.probes:
+    for probe in audit_plan.probes:
         folder = folders[probe.name]
         if not isinstance(probe.change, RelearnSpec):
             out[probe.name] = read_results(folder / f"{EVAL_NAME}_EVAL.json")[0]
@@ -66,11 +66,11 @@ def probe_results(asked: AuditPlan, folders: Mapping[str, Path]) -> dict[str, di
     return out
 
 
-def write_told(folder: Path, told: AuditFindings) -> None:
-    """The readings as JSON, and the table of rows, if there is one, as parquet."""
-    write_json(folder / TOLD, [plain(dataclasses.asdict(reading)) for reading in told.readings])
-    if any(len(column) for column in told.rows.values()):
-        pq.write_table(pa.table({name: list(column) for name, column in told.rows.items()}), folder / ROWS)
+def write_findings(folder: Path, findings: AuditFindings) -> None:
+    """Write the readings as JSON, and the table of rows, if there is one, as parquet."""
+    write_json(folder / TOLD, [plain(dataclasses.asdict(reading)) for reading in findings.readings])
+    if any(len(column) for column in findings.rows.values()):
+        pq.write_table(pa.table({name: list(column) for name, column in findings.rows.items()}), folder / ROWS)
 
 
 def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
@@ -84,7 +84,7 @@ def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
 
 
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
-    """Write the tables of rows of finished audits into a folder, as `<model> <audit>.parquet`; replace earlier ones."""
+    """Write the row tables of finished audits to a folder as `<model> <audit>.parquet`, over earlier ones."""
     return [
         file
         for one in audited

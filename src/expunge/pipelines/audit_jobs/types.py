@@ -13,7 +13,7 @@ from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
 from expunge.core.errors import ConfigError
 from expunge.engine.job import JobContext, shared, unkeyed
 from expunge.metrics.results import write_results
-from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_told
+from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_findings
 from expunge.pipelines.audit_jobs.work import in_nf4, relearn
 from expunge.pipelines.study import work
 from expunge.pipelines.study.config import TaskConfig
@@ -40,10 +40,10 @@ def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
     )
 
 
-def audit_context(setting: TaskContext, asked: AuditPlan) -> TaskContext:
-    """Return the context of an audit's jobs: its own rows, and no panel but those of its probes."""
+def audit_context(setting: TaskContext, audit_plan: AuditPlan) -> TaskContext:
+    """Return the context of an audit's jobs: its own rows, and only the metrics of its probes."""
     benchmark = dataclasses.replace(
-        setting.benchmark, sets=asked.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
+        setting.benchmark, sets=audit_plan.sets, panel=(), eval_name=EVAL_NAME, full_sets=(), retain_sets=()
     )
     return dataclasses.replace(setting, benchmark=benchmark)
 
@@ -55,13 +55,13 @@ def _derived(setting: TaskContext, task: TaskConfig, args: Mapping[str, Any]) ->
 
 
 def planned(source: ContextSource, audit: AuditRef) -> tuple[AuditInputs, AuditPlan]:
-    """What an audit reads and asks for, computed again from the task of its jobs."""
+    """Return the inputs and the plan of an audit, recomputed from the task of its jobs."""
     inputs = audit_inputs(source.task, source.before.load())
     return inputs, audit.make().expand(inputs)
 
 
 def analysis_identity(analysis: Analysis) -> dict[str, Any]:
-    """What a key covers of an analysis: its name, its revision and its settings."""
+    """Return the keyed part of an analysis: its name, its revision and its settings."""
     settings = dataclasses.asdict(analysis)  # type: ignore[call-overload]
     return {"name": type(analysis).__name__, "revision": analysis.revision, **settings}
 
@@ -77,7 +77,7 @@ class Nf4Job(TaskJob):
 
     @property
     def ephemeral(self) -> bool:
-        """The weights may go once they are measured."""
+        """True: the weights may go after measurement."""
         return True
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ class Nf4Job(TaskJob):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnalysisJob(TaskJob):
-    """Numbers read off the model itself. Parents: `model`, and the controls that the analysis compares with."""
+    """An analysis of the model itself. Parents: `model`, and the controls that the analysis compares with."""
 
     kind: ClassVar[str] = "inside"
 
@@ -95,7 +95,7 @@ class AnalysisJob(TaskJob):
     """The name, revision and settings of the analysis."""
     rows: Mapping[str, RowsRef]
     given: tuple[str, ...]
-    """Roles that the configured model plays."""
+    """Roles of the configured model."""
     model: ModelInput
     audit: AuditRef = unkeyed()
     probe: str = unkeyed()
@@ -104,10 +104,10 @@ class AnalysisJob(TaskJob):
     eval_file: str = unkeyed()
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
-        """Load the models as the analysis asks for them, and measure."""
+        """Load the models that the analysis needs, and measure."""
         setting = self.source.checked(self.rows.values())
-        _, asked = planned(self.source, self.audit)
-        analysis = next(probe.change for probe in asked.probes if probe.name == self.probe)
+        _, audit_plan = planned(self.source, self.audit)
+        analysis = next(probe.change for probe in audit_plan.probes if probe.name == self.probe)
         if not isinstance(analysis, Analysis):
             raise ConfigError(f"{self.name}: the probe {self.probe} of {self.audit.name} is no analysis")
         sources = {role: str(inputs.get(role, setting.model.source)) for role in self.roles}
@@ -124,7 +124,7 @@ class AnalysisJob(TaskJob):
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """A set that is scored, and the answers that are read."""
+    """A set to score, and the answers to read."""
 
     rows: RowsRef
     tokens: tuple[str, ...]
@@ -132,7 +132,7 @@ class ScoredRows:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RelearnJob(TaskJob):
-    """A model trained on some rows, scored after several steps; its weights are not kept. Parent: `model`."""
+    """A model trained on some rows, scored after several steps; its weights are not stored. Parent: `model`."""
 
     kind: ClassVar[str] = "relearn"
 
@@ -172,13 +172,13 @@ class AuditJob(TaskJob):
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compare the model's results with those of its controls."""
         self.source.checked(self.rows.values())
-        ground, asked = planned(self.source, self.audit)
+        ground, audit_plan = planned(self.source, self.audit)
         folders: dict[str, dict[str, Path]] = {}
         for role, folder in inputs.items():
             who, _, probe = role.partition(" ")
             folders.setdefault(who, {})[probe] = folder
-        read = {who: probe_results(asked, of) for who, of in folders.items()}
-        told = self.audit.make().read(ground, AuditOutputs(read["model"], read.get("retain"), read.get("full")))
-        write_told(out, told)
+        read = {who: probe_results(audit_plan, of) for who, of in folders.items()}
+        findings = self.audit.make().read(ground, AuditOutputs(read["model"], read.get("retain"), read.get("full")))
+        write_findings(out, findings)
         context.progress(1, 1)
-        return {reading.name: reading.verdict for reading in told.readings}
+        return {reading.name: reading.verdict for reading in findings.readings}

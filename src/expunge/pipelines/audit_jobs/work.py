@@ -1,4 +1,4 @@
-"""What the jobs of audits do that make or train a model. Every function fills a folder it is given."""
+"""The work of audit jobs that create or train a model. Every function fills a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from expunge.training.loop import train
 
 
 def relearn_args(change: RelearnSpec, study: StudyConfig) -> TrainArgs:
-    """Return a plain fine-tuning at a constant rate; the study's `unlearn` gives the rate where the audit does not.
+    """Return a plain fine-tuning at a constant rate; the rate comes from the audit, else from the study's `unlearn`.
 
     Samples are not grouped by length: the first steps of a longer run are then those of a shorter one.
     """
@@ -54,7 +54,7 @@ def relearn(
 ) -> dict[str, Any]:
     """Train a model on a few rows, and write the token records of the scored rows as they are after each of the steps.
 
-    The weights are not kept. One run serves all steps: its first steps are those of a shorter run.
+    The weights are not stored. One run gives all steps, because its first steps equal those of a shorter run.
     """
     encoder = setting.encoder(source)
     model = work.load_trained(source, setting)
@@ -76,14 +76,14 @@ def relearn(
 
 
 def tokens_file(rows: str, step: int) -> str:
-    """Return where the token records of a set lie, as they are after a step of relearning."""
+    """Return the file of a set's token records after a step of relearning."""
     return f"{rows}.{step}.tokens.parquet"
 
 
 def in_nf4(folder: Path, source: str, setting: TaskContext, progress: Progress) -> dict[str, Any]:
-    """Return the weights as 4-bit NormalFloat holds them, written back as plain ones: every scorer reads them alike."""
-    held = dataclasses.replace(setting.model.model_args, dtype="float32")
-    model = load_model(source, held, device=pick_device(setting.model.device), quantize="nf4")
+    """Write the weights rounded to 4-bit NormalFloat as plain weights, so every scorer reads them equally."""
+    model_args = dataclasses.replace(setting.model.model_args, dtype="float32")
+    model = load_model(source, model_args, device=pick_device(setting.model.device), quantize="nf4")
     save_model(model.dequantize(), setting.encoder(source).tokenizer, folder)
     progress(1, 1)
     return {"models": 1}

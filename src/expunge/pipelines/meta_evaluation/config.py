@@ -1,4 +1,4 @@
-"""A meta-evaluation as settings. Importing this loads no torch."""
+"""A meta-evaluation as settings. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from expunge.core.decode import strict
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MetaEvaluationConfig:
-    """Which models are compared, to test the metrics themselves.
+    """Models that a meta-evaluation compares, to test the metrics.
 
     The pools hold a target and a retain model for each variation and each seed of `seeds.train`. The first retain model
     is in no pool: metrics that need a retain model compare with it, and it is the control of relearning.

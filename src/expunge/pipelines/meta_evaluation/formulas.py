@@ -1,7 +1,7 @@
-"""Meta-evaluation: which metrics tell models that hold the knowledge from those that do not, and are hard to fool?
+"""Meta-evaluation: which metrics separate models with the knowledge from models without, and are robust?
 
 After OpenUnlearning (arXiv:2506.12618): faithfulness over pools of models trained with (P) and without (N) the forget
-rows; robustness of what a metric says of unlearned models when they are relearned or quantised. Pure functions.
+rows; robustness of a metric's values of unlearned models under relearning and quantisation. Pure functions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from expunge.metrics.membership import auc_interval
 
 @dataclass(frozen=True)
 class MetaLine:
-    """One metric. NaN where there is no number, and then `note` says why.
+    """One metric. NaN if there is no number; then `note` has the reason.
 
-    faithfulness: the AUC of telling P from N, with its 95 % interval; known: which end says that the knowledge is there
-    (the one that P is nearer to, so that an AUC is never below 0.5). Where the interval reaches 0.5 there is nothing
-    else. relearn, quantize: R and Q, means over the
-    unlearned models, of which there are n_relearn and n_quantize. robustness: their harmonic mean. overall: that of
-    faithfulness and robustness.
+    faithfulness: the AUC of separating P from N, with its 95 % interval. known: the end of the range that means
+    knowledge (the end near P, so an AUC is at least 0.5). If the interval reaches 0.5, all else is missing. relearn,
+    quantize: R and Q, means over the n_relearn and n_quantize unlearned models. robustness: the harmonic mean of R and
+    Q. overall: the harmonic mean of faithfulness and robustness.
     """
 
     metric: str
@@ -55,9 +54,10 @@ class AttackedModel:
 
 
 def relearn_score(unlearned: AttackedModel, retain: AttackedModel, sign: float) -> float:
-    """R = min((retain after - before) / (unlearned after - before), 1), not below 0; 1 if the unlearned does not rise.
+    """Compute R = min((retain after - before) / (unlearned after - before), 1), at least 0.
 
-    sign: 1 if more of the metric says more knowledge, else -1. NaN where a number is missing.
+    R is 1 if the value of the unlearned model does not rise. sign: 1 if a larger value means more knowledge, else -1.
+    NaN if a number is missing.
     """
     rise, theirs = (sign * (m.relearned - m.before) for m in (unlearned, retain))
     if math.isnan(rise + theirs):
@@ -66,9 +66,9 @@ def relearn_score(unlearned: AttackedModel, retain: AttackedModel, sign: float) 
 
 
 def quantize_score(unlearned: AttackedModel, sign: float) -> float:
-    """Q = min(before / after, 1): 1 unless the knowledge seems to come back.
+    """Compute Q = min(before / after, 1): 1 unless the knowledge seems to return.
 
-    For a metric that falls with knowledge the fraction is turned over. NaN where a number is missing or below 0.
+    For a metric that falls with knowledge the fraction is inverted. NaN if a number is missing or below 0.
     """
     over, under = (unlearned.before, unlearned.quantized)[:: 1 if sign > 0 else -1]
     if not (over >= 0 and under >= 0):
@@ -90,7 +90,7 @@ def meta_line(
     unlearned: Sequence[AttackedModel],
     retain: AttackedModel,
 ) -> MetaLine:
-    """Return all there is to say of a metric, from its value on every model."""
+    """Return the line of a metric, from its value on every model."""
     p, n = (np.array([v for v in values if math.isfinite(v)]) for values in (with_P, without_N))
     if min(len(p), len(n)) < 2:
         return MetaLine(metric, note=f"{len(p)} models with and {len(n)} without the knowledge have a value")
@@ -98,26 +98,26 @@ def meta_line(
     sign = 1.0 if auc >= 0.5 else -1.0
     ranks = np.unique(-sign * np.concatenate([p, n]), return_inverse=True)[1]
     low, high = auc_interval(ranks[: len(p)], ranks[len(p) :])
-    found = max(auc, 1 - auc)
-    if low <= 0.5:  # then `known` is a guess, and what is read against it too
-        why = "it does not tell the models with the knowledge from those without"
-        return MetaLine(metric, found, low, high, n_p=len(p), n_n=len(n), note=why)
+    faithfulness = max(auc, 1 - auc)
+    if low <= 0.5:  # then the direction is a guess, and so are R and Q
+        why = "it does not separate the models with the knowledge from the models without"
+        return MetaLine(metric, faithfulness, low, high, n_p=len(p), n_n=len(n), note=why)
     scores = {
         "relearn": [relearn_score(m, retain, sign) for m in unlearned],
         "quantize": [quantize_score(m, sign) for m in unlearned],
     }
-    kept = {name: [v for v in values if not math.isnan(v)] for name, values in scores.items()}
-    r, q = (sum(values) / len(values) if values else math.nan for values in kept.values())
+    finite = {name: [v for v in values if not math.isnan(v)] for name, values in scores.items()}
+    r, q = (sum(values) / len(values) if values else math.nan for values in finite.values())
     robust = harmonic([r, q])
     return MetaLine(
-        metric, found, low, high, "high" if sign > 0 else "low", r, q, robust, harmonic([found, robust]),
-        len(p), len(n), len(kept["relearn"]), len(kept["quantize"]),
+        metric, faithfulness, low, high, "high" if sign > 0 else "low", r, q, robust, harmonic([faithfulness, robust]),
+        len(p), len(n), len(finite["relearn"]), len(finite["quantize"]),
         "" if unlearned else "no unlearned model is above the utility floor",
     )  # fmt: skip
 
 
 def to_csv(lines: Sequence[MetaLine]) -> str:
-    """Return a line per metric; nothing for NaN."""
+    """Return a CSV line per metric; an empty cell for NaN."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(MetaLine)], lineterminator="\n")
     writer.writeheader()
@@ -127,7 +127,7 @@ def to_csv(lines: Sequence[MetaLine]) -> str:
 
 
 def from_csv(text: str) -> list[MetaLine]:
-    """What `to_csv` wrote."""
+    """Read the text of `to_csv`."""
     read: dict[str, Any] = {"float": lambda cell: float(cell or "nan"), "int": int, "str": str}
     rows = csv.DictReader(io.StringIO(text))
     return [MetaLine(**{f.name: read[str(f.type)](row[f.name]) for f in fields(MetaLine)}) for row in rows]
@@ -138,7 +138,7 @@ HEADS = ("metric", "faithfulness", "relearn R", "quantize Q", "robustness", "ove
 
 
 def cells(lines: Sequence[MetaLine]) -> list[tuple[str, ...]]:
-    """Return the table as texts, below HEADS: the best metric first; those without a number last, with the reason."""
+    """Return the table as texts, below HEADS: the best metric first; metrics without a number last."""
     out = []
     rank = sorted(lines, key=lambda line: (math.isnan(line.overall), -line.overall if line.overall > 0 else 0.0))
     for line in rank:

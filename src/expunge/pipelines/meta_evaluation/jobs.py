@@ -1,4 +1,4 @@
-"""The jobs of a meta-evaluation: pools of models, unlearned ones relearned and quantised, and the table of metrics."""
+"""The jobs of a meta-evaluation: pools of models, relearned and quantised models, and the table of metrics."""
 
 from __future__ import annotations
 
@@ -43,16 +43,23 @@ WAYS = ("before", "relearned", "quantized")
 
 
 class MeasuredModel(Protocol):
-    """A model of the study, as the graph has it."""
+    """A model of the study's graph."""
 
     @property
-    def role(self) -> str: ...
+    def role(self) -> str:
+        """Role in the study."""
+
     @property
-    def train_seed(self) -> int: ...
+    def train_seed(self) -> int:
+        """Seed of training."""
+
     @property
-    def model(self) -> Job | None: ...
+    def model(self) -> Job | None:
+        """Its training job."""
+
     @property
-    def metrics(self) -> Job: ...
+    def metrics(self) -> Job:
+        """Its metrics job."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class _NamedModel:
 
 
 def check_meta(study: StudyConfig) -> None:
-    """Raise ConfigError where a study's pools would be too small, or it is of a kind that has none."""
+    """Raise ConfigError if a study's pools are too small, or it is of a kind without pools."""
     if study.meta is None:
         return
     if study.requests != 1:
@@ -92,7 +99,7 @@ def _varied(study: StudyConfig, i: int) -> TrainArgs:
 
 
 def _relearning(study: StudyConfig) -> TrainArgs:
-    """Return one epoch on the forget rows, by the study's `unlearn` but for what `meta.relearn` changes."""
+    """Return the settings of one epoch on the forget rows: the study's `unlearn` with the changes of `meta.relearn`."""
     meta = study.meta or MetaEvaluationConfig()
     return decode(TrainArgs, {**study.unlearn, "num_train_epochs": 1, **meta.relearn}, where="meta.relearn")
 
@@ -127,8 +134,8 @@ def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves:
         rounded = maker.edited(
             f"{name} int{study.meta.bits}", make_weight_edit("quantize", {"bits": study.meta.bits}), leaf.model, ()
         )
-        made = {"before": leaf.model, "relearned": again, "quantized": rounded}
-        for way, model in made.items():
+        forms = {"before": leaf.model, "relearned": again, "quantized": rounded}
+        for way, model in forms.items():
             parents[f"{who} {way}"] = measured(_NamedModel(model.label, model))
     parents["whole"] = measured(_NamedModel(full.metrics.label, parents_model(full)))
     return MetaJob(
@@ -145,7 +152,7 @@ def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaJob(Job):
-    """The table of metrics, from what they say of all models that are compared.
+    """The table of metrics, from their values on all compared models.
 
     Parents: metrics of `full <i>` and `retain <i>` (the pools), `control <way>`, `unlearned <i> <way>` and `whole`.
     """
@@ -167,23 +174,23 @@ class MetaJob(Job):
             for role, path in inputs.items()
         }
         n = len(self.unlearned)
-        kept = [i for i in range(n) if _useful(values, i, self.utility, self.utility_floor)]
-        lines = [_line(name, values, kept) for name in self.metrics]
-        about = _about(values, n, len(kept), bits=self.bits, floor=self.utility_floor)
+        useful = [i for i in range(n) if _useful(values, i, self.utility, self.utility_floor)]
+        lines = [_line(name, values, useful) for name in self.metrics]
+        about = _about(values, n, len(useful), bits=self.bits, floor=self.utility_floor)
         write_text(out / TABLES[0], to_csv(lines))
         write_text(out / TABLES[1], to_markdown(lines, about))
         context.progress(1, 1)
-        return {"metrics": len(lines), "unlearned": len(kept), "left_out": n - len(kept)}
+        return {"metrics": len(lines), "unlearned": len(useful), "left_out": n - len(useful)}
 
 
 def _about_forgetting(benchmark: Benchmark) -> list[str]:
-    """Return the metrics that read forget rows, directly or through others; if none does, all but the utility."""
+    """Return the metrics that read forget rows, directly or not; all but utility if there are none."""
     reads = {FORGET, benchmark.forget_set}
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for metric in in_order(benchmark.panel):
-        if metric.rows in reads or any(parent in found for parent in metric.parents.values()):
-            found[metric.name] = None
-    return [m.name for m in benchmark.panel if (m.name in found if found else True) and m.name != benchmark.utility]
+        if metric.rows in reads or any(parent in names for parent in metric.parents.values()):
+            names[metric.name] = None
+    return [m.name for m in benchmark.panel if (m.name in names if names else True) and m.name != benchmark.utility]
 
 
 def parents_model(leaf: MeasuredModel) -> Job:
@@ -205,8 +212,8 @@ def _pool(
         args = _varied(study, i)
         for seed in study.seeds.train:
             label = f"{role}-v{i + 1}-s{seed}"
-            made = maker.fit(label, start, objective("finetune"), rows, dataclasses.replace(args, seed=seed))
-            out.append(_NamedModel(label, made))
+            model_job = maker.fit(label, start, objective("finetune"), rows, dataclasses.replace(args, seed=seed))
+            out.append(_NamedModel(label, model_job))
     return out
 
 
@@ -214,12 +221,12 @@ Values = Mapping[str, Mapping[str, float]]  # model -> metric -> value
 
 
 def _useful(values: Values, i: int, utility: str, floor: float) -> bool:
-    """Return whether an unlearned model keeps enough of the full model's utility; true if there is no utility."""
+    """Return whether an unlearned model has enough of the full model's utility; True without a comparison."""
     mine, whole = (values[who].get(utility, math.nan) for who in (f"unlearned {i} before", "whole"))
     return math.isnan(mine) or math.isnan(whole) or mine >= floor * whole
 
 
-def _line(metric: str, values: Values, kept: Sequence[int]) -> MetaLine:
+def _line(metric: str, values: Values, useful: Sequence[int]) -> MetaLine:
     def of(who: str) -> float:
         return values[who].get(metric, math.nan)
 
@@ -227,16 +234,16 @@ def _line(metric: str, values: Values, kept: Sequence[int]) -> MetaLine:
         return AttackedModel(*(of(f"{who} {way}") for way in WAYS))
 
     with_P, without_N = ([of(who) for who in values if who.startswith(f"{role} ")] for role in ("full", "retain"))
-    return meta_line(metric, with_P, without_N, [changed(f"unlearned {i}") for i in kept], changed("control"))
+    return meta_line(metric, with_P, without_N, [changed(f"unlearned {i}") for i in useful], changed("control"))
 
 
-def _about(models: Iterable[str], n: int, kept: int, *, bits: int, floor: float) -> str:
-    """models: what the compared ones are called, such as `full 0`."""
+def _about(models: Iterable[str], n: int, n_useful: int, *, bits: int, floor: float) -> str:
+    """Describe the table. models: the names of the compared ones, such as `full 0`."""
     p, without = (sum(who.startswith(f"{role} ") for who in models) for role in ("full", "retain"))
     return (
-        f"Faithfulness: the AUC of telling {p} models trained with the forget rows from {without} trained without "
-        "them, with its 95 % interval over models. R, Q: how little of what the metric says is undone by relearning "
-        f"and by {bits}-bit weights, 1 at best, over {kept} of {n} unlearned models (the others are below "
+        f"Faithfulness: the AUC of separating {p} models trained with the forget rows from {without} trained without "
+        "them, with its 95 % interval over models. R, Q: the stability of the metric under relearning "
+        f"and {bits}-bit weights, 1 at best, over {n_useful} of {n} unlearned models (the others are below "
         f"{floor:g} of the full model's utility). Robustness is the harmonic mean of R and Q, overall "
         "that of faithfulness and robustness."
     )
@@ -245,8 +252,8 @@ def _about(models: Iterable[str], n: int, kept: int, *, bits: int, floor: float)
 def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEvaluationConfig) -> Section:
     """Return the table of a finished meta-evaluation, for the report."""
     facts = record["facts"]
-    kept, n = facts["unlearned"], facts["unlearned"] + facts["left_out"]
-    about = _about(job.parents, n, kept, bits=meta.bits, floor=meta.utility_floor)
+    n_useful, n = facts["unlearned"], facts["unlearned"] + facts["left_out"]
+    about = _about(job.parents, n, n_useful, bits=meta.bits, floor=meta.utility_floor)
     lines = from_csv((store.path(job) / TABLES[0]).read_text(encoding="utf-8"))
     grid = GridSection("The metrics, the best first.", HEADS, tuple(cells(lines)), HEADS[0], HEADS[-1:])
     return Section("meta", TITLE, "Meta-evaluation", about, (grid,))

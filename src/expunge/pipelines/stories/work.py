@@ -76,7 +76,7 @@ def corpus(folder: Path, settings: StoriesStudy, progress: Progress) -> dict[str
 
 
 def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, progress: Progress) -> dict[str, Any]:
-    """Train a tokenizer on the training stories, and tokenise every line once for all data sets."""
+    """Train a tokenizer on the training stories, and tokenise all lines with it, once for every data set."""
     stories = folder / STORIES
     (stories / "shards").mkdir(parents=True)
     link(source / STORIES / INDEX, stories / INDEX)
