@@ -119,7 +119,7 @@ def test_the_same_command_again_says_the_same_and_does_nothing(
     assert code == erased[1], said
     assert "utility: " in out.splitlines()[-1] or "achieved" in out or "not known" in out
     code, _, said = expunge(*words_of(unseen="unseen.csv", seed="1"), *ONE, *SHORT)
-    assert code == 2 and "out holds another erasure" in said
+    assert code == 2 and "out contains another erasure" in said
 
 
 def test_a_stopped_erasure_goes_on_with_the_same_models(
@@ -210,15 +210,15 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"min_utility": "1.5"}, "--min-utility: must be a share from 0 to 1, got 1.5"),
         ({"max_residual": "-1"}, "--max-residual: must be a share from 0 to 1, got -1"),
         ({"seed": "-1"}, "--seed: must be a whole number from 0 to 2**32 - 1, got -1"),
-        ({"retain_model": "broken"}, "--retain-model: broken/model.safetensors is no whole safetensors file"),
+        ({"retain_model": "broken"}, "--retain-model: broken/model.safetensors is not a complete safetensors file"),
         ({"learning_rate": "0"}, "--learning-rate: must be a number above 0, got 0"),
         ({"out": "keep.csv"}, "--out: keep.csv is a file"),
-        ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be made: keep.csv is a file"),
-        ({"out": "store"}, "--out: store already holds something"),
+        ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be created: keep.csv is a file"),
+        ({"out": "store"}, "--out: store is not empty"),
         ({"base": "base"}, "--train-data: missing"),
         ({"train_data": "all.csv"}, "--base: missing"),
-        ({"base": "base", "train_data": "keep.csv"}, "keep.csv: holds none of the rows to forget"),
-        ({"base": "base", "train_data": "forget.csv"}, "forget.csv: holds rows to forget alone"),
+        ({"base": "base", "train_data": "keep.csv"}, "keep.csv: contains none of the rows to forget"),
+        ({"base": "base", "train_data": "forget.csv"}, "forget.csv: contains only rows to forget"),
         ({"retain_model": "bse"}, "--retain-model: no folder bse"),
         ({"retain_model": "base", "base": "base", "train_data": "all.csv"}, "--retain-model: it is the control"),
     ],
@@ -247,10 +247,10 @@ def test_an_override_that_is_none_is_one_line(here_with: Path, expunge: Run) -> 
         ("methods=[NPO]", "methods: `expunge erase` does not read it; name a method by --method"),
         ("unlearn.learning_rate=0.1", "unlearn.learning_rate: `expunge erase` does not read it; give --learning-rate"),
         ("unlearn.evaluate.every=1", "unlearn.evaluate.every: `expunge erase` does not read it"),
-        ("data.request=1/2", "data.request: `expunge erase` does not read it; give a file of these rows alone"),
+        ("data.request=1/2", "data.request: `expunge erase` does not read it; give a file of only these rows"),
         ("eval.extras=[fluency]", "eval.extras: `expunge erase` does not read it"),
         ("launch.workers=2", "launch.workers: `expunge erase` does not read it"),
-        ("train.learning_rate=0.1", "train.learning_rate: is for a control, which --base and --train-data make"),
+        ("train.learning_rate=0.1", "train.learning_rate: only a control reads it"),
     ):
         code, _, said = expunge(*words_of(), word)
         assert code == 2 and expected in said and len(said.strip().splitlines()) == 1

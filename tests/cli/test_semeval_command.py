@@ -216,7 +216,7 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
         ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),
         ({"--validation": "./nowhere"}, (), "nowhere"),
-        ({"--mmlu": "x"}, (), "--mmlu: used for the scores alone; give --score as well"),
+        ({"--mmlu": "x"}, (), "--mmlu: only used for the scores; give --score"),
         ({}, ("experiment=semeval/zjulab",), "did you mean 'semeval/zjuklab'"),
         ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: it needs another model first"),
         ({}, ("benchmark=world",), "benchmark=world: `expunge semeval` reads"),

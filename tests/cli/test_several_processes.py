@@ -33,7 +33,7 @@ def test_studies_are_for_one_process(expunge: Run, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     code, _, said = expunge("run", "study=quickstart")
     assert code == 2
-    assert said.startswith("expunge: error: run: is done by one process; under a launcher of several these work: train")
+    assert said.startswith("expunge: error: run: runs in one process; commands for several processes: train")
     monkeypatch.setenv("RANK", "1")
     assert expunge("run", "study=quickstart") == (2, "", "")
 
@@ -74,7 +74,7 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     code, _, said = expunge(*SMALL)
     assert code == 2
-    assert said.startswith("expunge: error: unlearn: the launcher asks for DeepSpeed, which is not installed: pip")
+    assert said.startswith("expunge: error: unlearn: the launcher requests DeepSpeed, which is not installed: pip")
     monkeypatch.setenv("RANK", "1")
     assert expunge(*SMALL) == (2, "", "")
 

@@ -68,7 +68,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
 
     (here / "short" / "model.safetensors").write_bytes(b"no tensors, and a length beyond all memory")
     code, _, said = expunge(*words)
-    assert code == 2 and "short/model.safetensors is no whole safetensors file" in said
+    assert code == 2 and "short/model.safetensors is not a complete safetensors file" in said
 
 
 def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) -> None:

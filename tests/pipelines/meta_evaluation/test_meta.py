@@ -143,7 +143,7 @@ def test_a_study_writes_the_table(micro: list[str], tmp_path: Path) -> None:
     said = (result.folder / "meta.md").read_text()
     assert "| forget_Q_A_Prob |" in said
     page, about = (result.folder / "report.html").read_text(), said.splitlines()[2]
-    assert '<a href="#h-meta">' in page and f"<p>{about}</p>" in html.unescape(page) and "telling 3 models" in about
+    assert '<a href="#h-meta">' in page and f"<p>{about}</p>" in html.unescape(page) and "separating 3 models" in about
     assert '<span class="piece">forget_</span><span class="piece">Q_</span>' in page
 
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_refreshed(models: Path, tmp_path: Path) -> None:
     done(made)
     config = tmp_path / "a" / "config.yaml"
     config.write_text(config.read_text().replace("questions_per_author: 3", "questions_per_author: 4"))
-    with pytest.raises(ConfigError, match=r"--refresh: the \w+ rows are not those that .* was measured on"):
+    with pytest.raises(ConfigError, match=r"--refresh: the \w+ rows differ from the rows of .*; score again"):
         refresh(tmp_path / "a")
 
 

@@ -255,7 +255,7 @@ def test_optuna_is_asked_anew_and_says_the_same() -> None:
     ("changes", "said"),
     [
         ({"sweep": {"trials": 2, "space": {"learning_rate": [1]}}}, "sweep.space.learning_rate: must begin with"),
-        ({"sweep": {"trials": 2, "space": {"args.num_train_epochs": [1, 2]}}}, "as many steps"),
+        ({"sweep": {"trials": 2, "space": {"args.num_train_epochs": [1, 2]}}}, "same number of steps"),
         ({"sweep": {"trials": 2, "space": {"args.learning_rate": {"low": 2, "high": 1}}}}, "low: must be less"),
         ({"sweep": {"trials": 2, "space": {}}, "methods": [{"trainer": "NPO"}]}, "sweep.space: missing"),
         ({"sweep": {"trials": 3, "sampler": "grid"}}, r"methods\[1\] \(NPO\) has 2 points, got 3"),
@@ -273,7 +273,7 @@ def test_what_is_wrong_is_told_before_anything_is_read(changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"grid": {"sweep.trials": [1, 2]}}, "sets sweep.trials, which is one for the whole grid"),
+        ({"grid": {"sweep.trials": [1, 2]}}, "sets sweep.trials, which is the same for the whole grid"),
         ({"grid": {"eval.split": ["all", "report"]}}, "grid, report: eval.split: a sweep reads"),
         ({"grid": SPLITS, "grid_cells": {"thrid": {}}}, "grid_cells.thrid: the grid has no such cell; did you mean"),
         ({"grid": SPLITS, "grid_cells": {"third": {"paths.store": "x"}}}, "grid_cells.third sets paths.store, which"),
