@@ -110,4 +110,4 @@ def test_a_folder_that_is_not_empty_is_left_alone(models: dict[str, str], here: 
     (here / "mine").mkdir()
     (here / "mine" / "notes.txt").write_text("keep")
     code, _, said = expunge("inspect", "lens", *WORLD, "--model", models["model"], "--out", "mine")
-    assert code == 2 and "--out: mine already holds something" in said
+    assert code == 2 and "--out: mine is not empty" in said

@@ -204,11 +204,11 @@ def _probe(looking: InspectCommand) -> InspectInputs:
         mine, rows=(*mine.rows, *other.rows), row_ids=tuple(range(len(mine.rows) + len(other.rows)))
     )
     labels = {"forget": [True] * len(mine.rows) + [False] * len(other.rows)}
-    results = {role: probe(hidden_states(looking.load(role), whole, at="last"), labels) for role in looking.roles}
-    results: dict[str, Any] = {f"probe_{role}": r for role, r in results.items()}
-    columns = {f"AUC, {role}": {line.layer: line.auc for line in r.lines} for role, r in results.items()}
-    if {"full", "retain"} <= set(results):
-        results["probe_kept"] = compare(results["model"], results["full"], results["retain"])
+    probes = {role: probe(hidden_states(looking.load(role), whole, at="last"), labels) for role in looking.roles}
+    results: dict[str, Any] = {f"probe_{role}": r for role, r in probes.items()}
+    columns = {f"AUC, {role}": {line.layer: line.auc for line in r.lines} for role, r in probes.items()}
+    if {"full", "retain"} <= set(probes):
+        results["probe_kept"] = compare(probes["model"], probes["full"], probes["retain"])
         columns["kept"] = {line.layer: line.kept for line in results["probe_kept"].lines}
     return InspectInputs(results, columns)
 

@@ -38,7 +38,7 @@ def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
     cut = n_truncated(encoded)
     if cut:
         _logger.warning(
-            "%d of %d answers of %s are truncated at %d tokens, question included; what lies beyond is not trained on. "
+            "%d of %d answers of %s are truncated at %d tokens, question included; the rest is not trained on. "
             "template={'max_length': N} sets another limit.",
             cut, len(encoded), examples.name, examples.max_length or encoder.template.max_length,
         )  # fmt: skip
