@@ -1,13 +1,11 @@
-"""Words that become file names, and texts that reach a terminal."""
+"""Words that become file names."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from expunge.core.errors import ConfigError
-from expunge.core.names import LONGEST, check_name, printable
+from expunge.core.names import LONGEST, check_name
 
 
 @pytest.mark.parametrize("name", ["npo", "NPO beta=0.1", "Тест", "a.b", "x" * LONGEST, "…", "名前"])
@@ -34,9 +32,3 @@ def test_nested_names_stay_in_their_folder(name: str) -> None:
     with pytest.raises(ConfigError):
         check_name(name, "task_name", nested=True)
     assert check_name("a/b", "task_name", nested=True) == "a/b"
-
-
-@given(st.text())
-def test_printable_text_holds_no_control_characters(text: str) -> None:
-    shown = printable(text)
-    assert len(shown) == len(text) and not any((ord(c) < 32 and c not in "\t\n") or c == "\x7f" for c in shown)

@@ -1,4 +1,4 @@
-"""The one rule for words that become file names: task names, study names, labels, splits."""
+"""The one rule for words that become file names: task names, study names, labels."""
 
 from __future__ import annotations
 
@@ -41,10 +41,3 @@ def check_name(name: str, key: str, *, nested: bool = False) -> str:
         if len(part.encode()) > LONGEST:
             raise ConfigError(f"{key}: {name!r:.60}... is too long: {len(part.encode())} bytes, at most {LONGEST}")
     return name
-
-
-def printable(text: str) -> str:
-    """Return the text without the control characters that a terminal would obey; tabs and line ends stay."""
-    return "".join(
-        c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cs") else "\N{REPLACEMENT CHARACTER}" for c in text
-    )

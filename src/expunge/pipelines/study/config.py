@@ -13,6 +13,7 @@ from expunge.benchmarks.api import BenchmarkConfig
 from expunge.benchmarks.extras import EXTRAS
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.names import check_name
 from expunge.data.template import Template
 from expunge.data.world import WorldConfig
 from expunge.engine.launch import LaunchConfig
@@ -338,8 +339,12 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     _check_study(study)
     spread = [expanded for i, entry in enumerate(study.methods) for expanded in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
+    check_name(study.name, "name", nested=True)
+    if study.output_dir.is_file():
+        raise ConfigError(f"paths.output_dir: {study.output_dir} is a file; name a folder")
     labels = [entry_label(m) for m in study.methods]
-    for label in labels:
+    for i, label in enumerate(labels):
+        check_name(label, f"methods[{i}].label", nested=True)
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two have the label {label!r}; give one another `label`")
     return study

@@ -12,6 +12,7 @@ from expunge.core import distributed
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.core.names import check_name
 from expunge.engine.collective import all_done, help_with
 from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, run
@@ -56,6 +57,7 @@ class PreparedJob:
 
 def prepare(single: SingleJob) -> PreparedJob:
     """Check all settings and create the jobs. Raises ConfigError or DataError before any weight is read."""
+    check_name(single.task_name, "task_name", nested=True)
     check_model(single.model)
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: selects forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
