@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
 from expunge.evaluation import observation
-from expunge.evaluation.passport import check_model, inspect_model
+from expunge.evaluation.passport import FOLDER, check_model, inspect_model
 from expunge.models.build import build_llama
 from expunge.models.capabilities import Capabilities, observed_capabilities
 from expunge.models.config import ModelArgs, TokenizerArgs, source_identity
@@ -174,7 +174,7 @@ def test_a_stored_passport_is_read_and_not_made_again(
 ) -> None:
     args = ModelArgs()
     first = check_model(load_model(str(saved), args, device=CPU), tokenizer, str(saved), args, store=tmp_path / "s")
-    (file,) = (tmp_path / "s" / "passports").iterdir()
+    (file,) = (tmp_path / "s" / FOLDER).iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(observation, "observe", lambda _model: pytest.fail("observed again"))
         again = load_model(str(saved), args, device=CPU)
@@ -186,4 +186,4 @@ def test_a_stored_passport_is_read_and_not_made_again(
     changed(saved / "generation_config.json", eos_token_id=[2, 7])
     model = load_model(str(saved), args, device=CPU)
     check_model(model, tokenizer, str(saved), args, store=tmp_path / "s")
-    assert len(list((tmp_path / "s" / "passports").iterdir())) == 2
+    assert len(list((tmp_path / "s" / FOLDER).iterdir())) == 2

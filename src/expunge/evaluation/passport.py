@@ -27,7 +27,7 @@ from expunge.models.passport import (
 )
 from expunge.models.token_ids import n_embeddings, n_logits
 
-FOLDER = "passports"  # in the store
+FOLDER = ".passports"  # in the store; visible folders are kinds of jobs
 
 
 def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, store: Path | None = None) -> Passport:
