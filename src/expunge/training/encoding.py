@@ -8,7 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expunge.data.examples import ExampleSet
+from expunge.core.records import GeneratedText
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoded, Encoder, Template, n_truncated
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_generation, resolve_template
@@ -67,8 +68,13 @@ def sampled_answers(
     texts = generate_texts(model, examples, "answer", encoder, how)
     out = []
     for row in examples.rows:
-        truth = row.answer.strip().casefold()
-        answers = [t.generation for t in texts if t.row_id == row.row_id]
-        answers = [t for t in answers if t.strip() and t.strip().casefold() != truth] or list(refusals)
+        answers = other_answers(row, texts) or list(refusals)
         out.append([answers[k % len(answers)] for k in range(N_ALTERNATES)])
     return out
+
+
+def other_answers(row: Example, texts: Sequence[GeneratedText]) -> list[str]:
+    """Return the samples of one example that are neither empty nor its true answer."""
+    truth = row.answer.strip().casefold()
+    samples = [t.generation for t in texts if t.row_id == row.row_id]
+    return [t for t in samples if t.strip() and t.strip().casefold() != truth]

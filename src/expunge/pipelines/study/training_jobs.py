@@ -32,6 +32,7 @@ from expunge.pipelines.study.model_jobs import (
 from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, reference_specs
 from expunge.pipelines.study.requests import changed
 from expunge.pipelines.study.task_context import check_sides
+from expunge.training import encoding
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluation_callback import forget_of
 from expunge.training.lora import check_quantize
@@ -100,7 +101,7 @@ class TrainingJobs(EvaluationJobs):
         other = self._alternates(start) if getattr(loss.method, "ALTERNATES", "") == "generated" else None
         parents = parents_of(model=start, alternates=other)
         refusing = loss.needs.alternate is not None and other is None
-        n_other = work.N_ALTERNATES if other else len(self.setting.refusals)
+        n_other = encoding.N_ALTERNATES if other else len(self.setting.refusals)
         specs = reference_specs(loss, used, self.setting.benchmark.sets, n_other, args)
         for role, spec in specs.items():
             parents[role] = self._reference(start if role in IMPLIED else teacher, spec, other)
@@ -231,7 +232,7 @@ class TrainingJobs(EvaluationJobs):
     def _alternates(self, start: Job | None) -> Job:
         """Return the job that samples other answers to the forget questions from the start model."""
         how = dataclasses.replace(
-            self.evaluation.generation, temperature=1.0, samples=work.N_ALTERNATES, seed=ALTERNATES_SEED
+            self.evaluation.generation, temperature=1.0, samples=encoding.N_ALTERNATES, seed=ALTERNATES_SEED
         )
         return AlternatesJob(
             label=start.label if start else "model",

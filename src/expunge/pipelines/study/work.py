@@ -35,6 +35,7 @@ from expunge.models.saved_dtype import dtype_to_save, stored_dtype
 from expunge.models.token_ids import check_ids
 from expunge.pipelines.study.measuring import READING, parts
 from expunge.pipelines.study.task_context import TaskContext
+from expunge.training import encoding
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable, as_lines
 from expunge.training.evaluation_callback import EvalCallback, EvalPoint, MetricSuite, model_selection, suite_metrics
@@ -342,20 +343,20 @@ def encode_alternates(
     forget: Sequence[ExampleSet], refusals: Sequence[str], folder: Path | None, encoder: Encoder
 ) -> list[Encoded]:
     """Encode every forget question with each of its other answers: refusals, or samples of an `alternates` job."""
-    rows = [(s, r) for s in forget for r in s.rows]
     if folder is None:
-        texts = [list(refusals) for _ in rows]
+        texts = [list(refusals) for one in forget for _ in one.rows]
     else:
         texts = [json.loads(line) for line in (folder / ALTERNATES).read_text(encoding="utf-8").splitlines()]
-    return [
-        encoder.row(s, dataclasses.replace(r, answers={ALTERNATE: t}), ALTERNATE)
-        for (s, r), ts in zip(rows, texts, strict=True)
-        for t in ts
-    ]
+    out: list[Encoded] = []
+    for one in forget:
+        out += encoding.encode_alternates(one, texts[: len(one.rows)], encoder)
+        texts = texts[len(one.rows) :]
+    if texts:
+        raise ValueError(f"{len(texts)} lists of other answers belong to no row")
+    return out
 
 
-ALTERNATE, ALTERNATES = "alternate", "alternates.jsonl"
-N_ALTERNATES = 5
+ALTERNATES = "alternates.jsonl"
 
 
 def alternates(
@@ -371,9 +372,7 @@ def alternates(
     texts = generate_texts(model, rows, "answer", encoder, generation, progress=lambda n: progress(n, len(rows.rows)))
     lines, bare = [], 0
     for row in rows.rows:
-        truth = row.answers["answer"].strip().casefold()
-        answers = [t.generation for t in texts if t.row_id == row.row_id]
-        answers = [t for t in answers if t and t.casefold() != truth]
+        answers = encoding.other_answers(row, texts)
         bare += not answers
         answers = answers or list(setting.refusals)
         lines.append(json.dumps([answers[k % len(answers)] for k in range(generation.samples)], ensure_ascii=False))
