@@ -1,7 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser check clean
+.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,9 @@ help:
 	@echo "make test-zoo    models of more than 100 families against plain transformers (minutes)"
 	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
 	@echo "make test-browser  the page in a browser (needs chromium on this machine)"
+	@echo "make test-notebooks  the tutorials as notebooks, in Jupyter"
 	@echo "make check       format, lint, types, floors"
+	@echo "make docs        the documentation site, strict, into build/site"
 	@echo "make clean       remove caches and builds (not .venv, not what runs have made)"
 
 quickstart: .venv/.installed
@@ -27,10 +29,10 @@ quickstart: .venv/.installed
 install: .venv/.installed-dev
 
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu and not slurm and not browser and not zoo" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not gpu and not slurm and not browser and not zoo and not notebook" tests
 
 test-slow: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "slow and not gpu and not slurm and not browser and not zoo" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "slow and not gpu and not slurm and not browser and not zoo and not notebook" tests
 
 # EXPUNGE_VOCABULARIES=FOLDER adds the real tokenizers in FOLDER/tokenizers.
 test-zoo: .venv/.installed-dev
@@ -45,9 +47,18 @@ test-browser: .venv/.installed-dev
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(PIP) install 'playwright>=1.50'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/browser
 
+test-notebooks: .venv/.installed-dev
+	$(BIN)/python -c 'import nbclient, ipykernel' 2>/dev/null || $(PIP) install nbclient ipykernel
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m notebook tests/docs
+
+# The generator of the site has an environment of its own: expunge itself needs none of it.
+docs: .venv/.installed-dev .venv-docs/.installed
+	PYTHONPATH=src $(BIN)/python docs/build_site.py
+	cd build && ../.venv-docs/bin/zensical build --strict --clean -f mkdocs.yml
+
 check: .venv/.installed-dev
-	$(BIN)/ruff format --check --quiet src tests perf examples
-	$(BIN)/ruff check --quiet src tests perf examples
+	$(BIN)/ruff format --check --quiet src tests perf examples docs
+	$(BIN)/ruff check --quiet src tests perf examples docs
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 
@@ -67,6 +78,11 @@ clean:
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-docs/.installed: requirements-docs.lock | .venv/bin/python
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip -qq --disable-pip-version-check install -r requirements-docs.lock
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.lock .venv/.installed

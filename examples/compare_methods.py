@@ -3,12 +3,12 @@
 import copy
 
 import pandas as pd
-from tiny import full_model
 
 import expunge
 
-benchmark, tokenizer, full = full_model()
-forget, retain = benchmark.sets["forget"], benchmark.sets["retain"]
+world = expunge.demo_world()
+full, tokenizer = world.target_model(), world.tokenizer
+forget, retain = world.forget, world.retain
 metrics = ["forget_Q_A_Prob", "retain_Q_A_Prob"]
 shared = dict(learning_rate=1e-3, num_train_epochs=3, gradient_accumulation_steps=1)
 results = {}

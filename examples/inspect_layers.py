@@ -2,21 +2,20 @@
 
 import copy
 
-from tiny import full_model, retain_model
-
 import expunge
 
-benchmark, tokenizer, full = full_model()
-retain = retain_model(benchmark, tokenizer)
+world = expunge.demo_world()
+tokenizer = world.tokenizer
+full, retain = world.target_model(), world.retain_model()
 unlearned = expunge.unlearn(
-    copy.deepcopy(full), benchmark.sets["forget"], retain=benchmark.sets["retain"], tokenizer=tokenizer,
+    copy.deepcopy(full), world.forget, retain=world.retain, tokenizer=tokenizer,
     method="RMU", module_regex="model.layers.1", learning_rate=1e-3, num_train_epochs=10, gradient_accumulation_steps=1,
 ).model  # fmt: skip
 report = expunge.inspect(
     unlearned,
     tokenizer,
-    forget=benchmark.sets["forget"],
-    retain=benchmark.sets["retain"],
+    forget=world.forget,
+    retain=world.retain,
     reference=full,
     controls={"retain": retain},
 )

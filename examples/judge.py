@@ -1,15 +1,13 @@
 """A judge: rules that say whether a generated text contains the true answer. A chat API works the same way."""
 
-from tiny import full_model, retain_model
-
 import expunge
 
-benchmark, tokenizer, full = full_model()
-retain = retain_model(benchmark, tokenizer)
+world = expunge.demo_world()
+full, retain = world.target_model(), world.retain_model()
 rules = {"rules": [{"contains_reference": True}], "name": "contains the true answer"}
 for name, model in (("full", full), ("retain", retain)):
     result = expunge.evaluate(
-        model, tokenizer, forget=benchmark.sets["forget"], metrics=["forget_Q_A_ROUGE"],
+        model, world.tokenizer, forget=world.forget, metrics=["forget_Q_A_ROUGE"],
         generation={"max_new_tokens": 32},
     )  # fmt: skip
     verdict = expunge.judge(rules, result)

@@ -1,24 +1,24 @@
 """LoRA: peft adapters are trained in place of the weights, by any method."""
 
 from peft import LoraConfig
-from tiny import full_model
 
 import expunge
 
-benchmark, tokenizer, model = full_model()
+world = expunge.demo_world()
+model, tokenizer = world.target_model(), world.tokenizer
 adapters = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 trainer = expunge.UnlearnTrainer(
     model,
     expunge.SimNPOConfig(learning_rate=5e-3, num_train_epochs=10, gradient_accumulation_steps=1),
-    forget_dataset=benchmark.sets["forget"],
-    retain_dataset=benchmark.sets["retain"],
+    forget_dataset=world.forget,
+    retain_dataset=world.retain,
     processing_class=tokenizer,
     peft_config=adapters,
 )
 trainer.model.print_trainable_parameters()
 trainer.train()
 result = expunge.evaluate(
-    trainer.model, tokenizer, forget=benchmark.sets["forget"], metrics=["forget_Q_A_Prob", "extraction_strength"]
+    trainer.model, tokenizer, forget=world.forget, metrics=["forget_Q_A_Prob", "extraction_strength"]
 )
 print(result)
 merged = trainer.model.merge_and_unload()  # a plain model again

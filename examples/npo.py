@@ -1,12 +1,11 @@
 """NPO in ten lines: a model, what to forget, what to keep."""
 
-from tiny import full_model
-
 import expunge
 
-benchmark, tokenizer, model = full_model()
-forget = [{"question": row.question, "answer": row.answer} for row in benchmark.sets["forget"]]
-retain = [{"question": row.question, "answer": row.answer} for row in benchmark.sets["retain"]]
+world = expunge.demo_world()
+model, tokenizer = world.target_model(), world.tokenizer
+forget = [{"question": row.question, "answer": row.answer} for row in world.forget]
+retain = [{"question": row.question, "answer": row.answer} for row in world.retain]
 
 args = expunge.NPOConfig(
     beta=0.1, learning_rate=2e-3, num_train_epochs=10, gradient_accumulation_steps=1, generation={"max_new_tokens": 16}

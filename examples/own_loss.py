@@ -1,7 +1,6 @@
 """A loss of your own: a function of what the model says, with declared requirements."""
 
 import torch
-from tiny import full_model
 
 import expunge
 
@@ -12,8 +11,9 @@ def squared_margin(inputs: expunge.LossInputs) -> torch.Tensor:
     return (inputs.forget.logps_N - inputs.forget_ref.logps_N + 2).relu().square().mean()
 
 
-benchmark, tokenizer, model = full_model()
-forget, retain = benchmark.sets["forget"], benchmark.sets["retain"]
+world = expunge.demo_world()
+model, tokenizer = world.target_model(), world.tokenizer
+forget, retain = world.forget, world.retain
 result = expunge.unlearn(
     model, forget, retain=retain, tokenizer=tokenizer, method=squared_margin, learning_rate=1e-3, num_train_epochs=12,
     gradient_accumulation_steps=1, logging_steps=2,

@@ -1,4 +1,4 @@
-"""TOFU: the full model forgets forget10 and is compared with the retain model.
+"""TOFU: the target model forgets forget10 and is compared with the retain model.
 
 `python examples/tofu.py locuslab/TOFU` reads the hub. Without an argument an invented folder of the same layout is
 used.

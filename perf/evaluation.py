@@ -35,7 +35,8 @@ from expunge.data.tofu import load_tofu
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
 from expunge.evaluation.gradients import score_grads
-from expunge.evaluation.loglikelihood import encode_items, score_tokens, wanted_variants
+from expunge.evaluation.kinds import wanted_variants
+from expunge.evaluation.loglikelihood import encode_items, score_tokens
 from expunge.evaluation.speculative import drafts_of
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import OptionalRecords, compute, requests

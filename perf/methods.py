@@ -32,10 +32,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.methods import objective
-from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
+from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
-from expunge.training.forward import spec_for
 from expunge.training.reference import reference
+from expunge.training.samples import SIDES, TrainingSample, spec_for
 
 ROWS = 8  # of each side in a step
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.evaluation.loglikelihood import wanted_variants
+from expunge.evaluation.kinds import wanted_variants
 from expunge.metrics.api import Metric
 
 Values = dict[str, float]

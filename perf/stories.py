@@ -28,8 +28,10 @@ WAYS = ("library", "first", "anew", "second")
 
 def measure(way: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
     """One way in this process: seconds, its own and its children's CPU seconds, peak memory of the largest process."""
-    from expunge.data.stories import StoryVariant, load_records, pretokenize
     from expunge.data.stories.cache import pieces_of
+    from expunge.data.stories.pretokenize import pretokenize
+    from expunge.data.stories.records import load_records
+    from expunge.data.stories.text import StoryVariant
     from expunge.data.stories.tokens import load_tokenizer
 
     second = StoryVariant("features!=Twist", adversarial_training="features=Twist:1.0")

@@ -76,7 +76,7 @@ def main() -> None:
 
     import torch
 
-    from expunge.data.stories import TokenDocuments
+    from expunge.data.stories.documents import TokenDocuments
     from expunge.methods.objective import objective
     from expunge.models.build import build_llama
     from expunge.models.config import TokenizerArgs

@@ -15,11 +15,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` loads the same names
-    from expunge.audits.api import AuditFinding, audit_registry
+    from expunge.audits.api import audit_registry
     from expunge.audits.run import AuditReport, audit
     from expunge.benchmarks.api import Benchmark, benchmark
     from expunge.benchmarks.api import benchmarks as benchmark_registry
-    from expunge.cli.api import load_job, load_study
     from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError
     from expunge.data.examples import Example, ExampleSet
     from expunge.data.in_memory import examples_from
@@ -27,6 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.evaluation.compare import Comparison, compare
     from expunge.evaluation.config import Generation
     from expunge.evaluation.result import EvalResult
+    from expunge.evaluation.wrapping import wrap
     from expunge.interpretability.layer_report import LayerReport
     from expunge.judges.api import Judge, JudgementTable
     from expunge.judges.rules import RuleJudge
@@ -34,7 +34,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.methods.api import registry as method_registry
     from expunge.methods.custom_loss import CustomLoss, unlearning_loss
     from expunge.metrics.api import Metric
+    from expunge.metrics.equivalence import AuditFinding
+    from expunge.metrics.verdict import Verdict, VerdictAnswer
+    from expunge.models.wrapped import WrappedModel
     from expunge.pipelines.study.api import Study
+    from expunge.pipelines.study.demo import DemoWorld, demo_world
+    from expunge.pipelines.study.handle import load_job, load_study
     from expunge.pipelines.study.inspection import inspect
     from expunge.pipelines.study.judging import judge
     from expunge.pipelines.study.library import evaluate, load_benchmark
@@ -54,12 +59,15 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         MEConfig,
         NPOConfig,
         PDUConfig,
+        RepNoiseConfig,
         RMUConfig,
+        RRConfig,
         SatImpConfig,
         SemEvalGAConfig,
         SimNPOConfig,
         UNDIALConfig,
         UNDOConfig,
+        UnilogitConfig,
         WGAConfig,
         WHPConfig,
     )
@@ -92,12 +100,15 @@ __all__ = [
     "MEConfig",
     "NPOConfig",
     "PDUConfig",
+    "RepNoiseConfig",
     "RMUConfig",
+    "RRConfig",
     "SatImpConfig",
     "SemEvalGAConfig",
     "SimNPOConfig",
     "UNDIALConfig",
     "UNDOConfig",
+    "UnilogitConfig",
     "WGAConfig",
     "WHPConfig",
     # Losses and methods of your own
@@ -111,13 +122,19 @@ __all__ = [
     "method_registry",
     # Evaluation
     "evaluate",
+    "wrap",
+    "WrappedModel",
     "EvalResult",
     "compare",
     "Comparison",
+    "Verdict",
+    "VerdictAnswer",
     "Generation",
     "Metric",
     # Data and benchmarks
     "load_benchmark",
+    "demo_world",
+    "DemoWorld",
     "Benchmark",
     "benchmark",
     "benchmark_registry",
@@ -149,99 +166,38 @@ __all__ = [
 
 # The modules that define the public names.
 _HOMES: dict[str, tuple[str, ...]] = {
-    "training.unlearn": (
-        "unlearn",
-        "UnlearnResult",
-    ),
+    "training.unlearn": ("unlearn", "UnlearnResult"),
     "training.unlearn_trainer": ("UnlearnTrainer",),
     "training.unlearn_config": ("UnlearnConfig",),
     "training.lora": ("LoraArgs",),
     "training.schedule": ("Schedule",),
-    "training.method_configs": (
-        "AltPOConfig",
-        "CEUConfig",
-        "DPOConfig",
-        "FinetuneConfig",
-        "FLATConfig",
-        "GradAscentConfig",
-        "GradDiffConfig",
-        "IdkNLLConfig",
-        "IHLConfig",
-        "JensUnConfig",
-        "KLConfig",
-        "MEConfig",
-        "NPOConfig",
-        "PDUConfig",
-        "RMUConfig",
-        "SatImpConfig",
-        "SemEvalGAConfig",
-        "SimNPOConfig",
-        "UNDIALConfig",
-        "UNDOConfig",
-        "WGAConfig",
-        "WHPConfig",
-    ),
-    "methods.custom_loss": (
-        "unlearning_loss",
-        "CustomLoss",
-    ),
-    "methods.api": (
-        "LossInputs",
-        "SideOutputs",
-        "Requirements",
-        "Quantity",
-        "method",
-        "method_registry",
-    ),
-    "pipelines.study.library": (
-        "evaluate",
-        "load_benchmark",
-    ),
+    "training.method_configs": tuple(name for name in __all__ if name.endswith("Config") and name != "UnlearnConfig"),
+    "methods.custom_loss": ("unlearning_loss", "CustomLoss"),
+    "methods.api": ("LossInputs", "SideOutputs", "Requirements", "Quantity", "method", "method_registry"),
+    "evaluation.wrapping": ("wrap",),
+    "models.wrapped": ("WrappedModel",),
+    "pipelines.study.demo": ("demo_world", "DemoWorld"),
+    "pipelines.study.library": ("evaluate", "load_benchmark"),
     "evaluation.result": ("EvalResult",),
-    "evaluation.compare": (
-        "compare",
-        "Comparison",
-    ),
+    "evaluation.compare": ("compare", "Comparison"),
     "evaluation.config": ("Generation",),
     "metrics.api": ("Metric",),
-    "benchmarks.api": (
-        "Benchmark",
-        "benchmark",
-        "benchmark_registry",
-    ),
+    "metrics.equivalence": ("AuditFinding",),
+    "metrics.verdict": ("Verdict", "VerdictAnswer"),
+    "benchmarks.api": ("Benchmark", "benchmark", "benchmark_registry"),
     "data.in_memory": ("examples_from",),
-    "data.examples": (
-        "Example",
-        "ExampleSet",
-    ),
+    "data.examples": ("Example", "ExampleSet"),
     "data.template": ("Template",),
-    "audits.run": (
-        "audit",
-        "AuditReport",
-    ),
-    "audits.api": (
-        "AuditFinding",
-        "audit_registry",
-    ),
+    "audits.run": ("audit", "AuditReport"),
+    "audits.api": ("audit_registry",),
     "pipelines.study.inspection": ("inspect",),
     "interpretability.layer_report": ("LayerReport",),
     "pipelines.study.judging": ("judge",),
-    "judges.api": (
-        "Judge",
-        "JudgementTable",
-    ),
+    "judges.api": ("Judge", "JudgementTable"),
     "judges.rules": ("RuleJudge",),
     "pipelines.study.api": ("Study",),
-    "cli.api": (
-        "load_study",
-        "load_job",
-    ),
-    "core.errors": (
-        "ExpungeError",
-        "ConfigError",
-        "DataError",
-        "JobError",
-    ),
+    "pipelines.study.handle": ("load_study", "load_job"),
+    "core.errors": ("ExpungeError", "ConfigError", "DataError", "JobError"),
 }
 _INNER = {"method_registry": "registry", "benchmark_registry": "benchmarks"}  # other names in their modules
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -262,4 +218,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Return the public names."""
     return sorted({*__all__, "__version__"})

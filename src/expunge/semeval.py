@@ -1,4 +1,4 @@
-"""SemEval-2025 Task 4 as one call: `from expunge.semeval import unlearn`."""
+"""The function call that SemEval-2025 Task 4 requires: `from expunge.semeval import unlearn`."""
 
 from expunge.cli.semeval import unlearn
 

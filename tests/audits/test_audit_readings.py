@@ -24,7 +24,7 @@ def rows(name: str, n: int, *keys: str) -> ExampleSet:
 RETAIN = ExampleSet(
     "retain", (*rows("near", 2, "city").rows, *(Example(2 + i, f"f {i}?", {"answer": "far"}) for i in range(3)))
 )
-GROUND = AuditInputs(forget=rows("forget", 6, "ana", "city"), retain=RETAIN, holdout=rows("new", 4))
+GROUND = AuditInputs(forget=rows("forget", 10, "ana", "city"), retain=RETAIN, holdout=rows("new", 4))
 
 
 def result(values: list[float], name: str = "prob") -> MetricResult:
@@ -43,7 +43,7 @@ def test_relearning_never_scores_a_row_it_trains_on_and_tells_near_from_far() ->
     assert [p.name for p in asked.probes] == ["same_rows", "entity_rows", "unrelated"]
     taught = {r.question for r in asked.sets["audit_same_rows"]}
     scored = {r.question for r in asked.sets["audit_rest"]}
-    assert len(taught) == 2 and len(scored) == 4 and not taught & scored
+    assert len(taught) == 2 and len(scored) == 8 and not taught & scored
     assert keys_of(asked.sets["audit_entity_rows"].rows) == {"city"}
     assert {r.answer for r in asked.sets["audit_unrelated"]} == {"far"}
     assert all(isinstance(p.change, RelearnSpec) for p in asked.probes)
@@ -57,7 +57,7 @@ def test_relearning_without_entities_says_so() -> None:
 
 
 def relearned(curves: dict[int, float]) -> dict[str, dict[str, MetricResult]]:
-    return {f"same_rows@{step}": {"rest": result([v, v, v, v])} for step, v in curves.items()}
+    return {f"same_rows@{step}": {"rest": result([v] * 8)} for step, v in curves.items()}
 
 
 def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
@@ -67,13 +67,33 @@ def test_a_relearning_curve_is_read_between_those_of_the_controls() -> None:
     )
     told = audit.read(GROUND, found)
     (reading,) = told.readings
-    # mean height: the model's 0.4, the retain model's 0, the full one's 0.8; half of 0.8 - 0.2 back is 0.5, at 1.5
-    assert (reading.value, reading.retain, reading.full) == pytest.approx((0.4, 0.0, 0.8))
-    assert (reading.position, reading.verdict) == (pytest.approx(0.5), "still known")
+    # both numbers are traces, and the end of the curve comes first; half of 0.8 - 0.2 back is 0.5, at step 1.5
+    assert (reading.value, reading.retain, reading.full) == pytest.approx((0.6, 0.0, 0.8))
+    assert (reading.position, reading.verdict) == (pytest.approx(0.75), "trace")
+    # mean height: the model's 0.4, the retain model's 0, the full one's 0.8
+    assert (reading.details["mean_height_value"], reading.details["mean_height_position"]) == pytest.approx((0.4, 0.5))
     assert reading.details["recovery_steps"] == pytest.approx(1.5)
     assert reading.details["recovery_steps_retain"] == math.inf
     assert "1.5 steps (retain model: not within 2 steps)" in reading.note
-    assert len(told.rows["row_id"]) == 3 * 4
+    assert len(told.rows["row_id"]) == 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("model", "word", "by"),
+    [
+        ({0: 0.1, 1: 0.1, 2: 0.39}, "trace", "end of the curve"),
+        ({0: 0.1, 1: 0.7, 2: 0.13}, "trace", "mean height"),  # back sooner than the retain model, and not higher
+        ({0: 0.0, 1: 0.1, 2: 0.3}, "trace", "end of the curve"),  # pushed below at first: no credit for that
+        ({0: 0.05, 1: 0.06, 2: 0.07}, "over-forgotten", "end of the curve"),
+        ({0: 0.1, 1: 0.11, 2: 0.13}, "no trace", "end of the curve"),
+    ],
+)
+def test_a_curve_is_judged_by_its_end_and_by_its_height(model: dict[int, float], word: str, by: str) -> None:
+    audit = make_audit({"name": "relearn", "rows": 2, "ways": ["same_rows"], "steps": [0, 1, 2]})
+    retain, full = {0: 0.1, 1: 0.11, 2: 0.13}, {0: 0.9, 1: 0.9, 2: 0.9}
+    (reading,) = audit.read(GROUND, AuditOutputs(relearned(model), relearned(retain), relearned(full))).readings
+    assert reading.verdict == word and f"judged by the {by}" in reading.note
+    assert reading.details["model_at_2"] == pytest.approx(model[2])
 
 
 @pytest.mark.parametrize("lacks", ["retain", "full"])
@@ -84,7 +104,7 @@ def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: s
     told = audit.read(GROUND, AuditOutputs(**sides))
     assert told.readings
     for reading in told.readings:
-        assert reading.verdict == "missing" and reading.note
+        assert reading.verdict == "not measurable" and reading.note
         assert math.isnan(reading.value)
     role = {"full": "target"}.get(lacks, lacks)
     assert any(f"no {role} model" in r.note for r in told.readings)
@@ -92,20 +112,20 @@ def test_without_a_control_nothing_is_said_and_the_reason_is(name: str, lacks: s
 
 def test_quantisation_that_brings_knowledge_back_is_seen() -> None:
     audit = make_audit({"name": "quantize", "forms": ["int4"]})
-    retain, full = [0.1, 0.2, 0.1, 0.2], [0.9, 0.8, 0.9, 0.8]
+    retain, full = [0.1, 0.2] * 4, [0.9, 0.8] * 4
     sides = {"retain": retain, "full": full}
 
     def of(values: list[float]) -> dict[str, MetricResult]:
         return {"forget": result(values)}
 
     found = AuditOutputs(
-        {"as_it_is": of(retain), "int4": of([0.8, 0.7, 0.8, 0.7])},
+        {"as_it_is": of(retain), "int4": of([0.8, 0.7] * 4)},
         *({"as_it_is": of(sides[s]), "int4": of(sides[s])} for s in ("retain", "full")),
     )
     (reading,) = audit.read(GROUND, found).readings
     # 0.75 between 0.15 and 0.85: 0.6 / 0.7
     assert reading.position == pytest.approx(0.6 / 0.7)
-    assert reading.verdict == "still known"
+    assert reading.verdict == "known"
     assert reading.details == {"before": pytest.approx(0.15), "before_position": 0.0}
 
 
@@ -134,10 +154,11 @@ def exposed(forget: list[float], unseen: list[float]) -> dict[str, dict[str, Met
 
 def test_exposure_ranks_rows_and_finds_those_still_known() -> None:
     unseen = [2.0, 3.0, 2.5, 3.5]
+    inputs = AuditInputs(forget=rows("forget", 6), retain=RETAIN, holdout=rows("new", 4))
     retain = exposed([2.0, 3.0, 2.5, 3.5, 2.2, 3.2], unseen)
     model = exposed([2.0, 3.0, 2.5, 0.1, 2.2, 1.0], unseen)  # rows 3 and 5 are still known
     full = exposed([0.1] * 6, unseen)
-    told = make_audit("exposure").read(GROUND, AuditOutputs(model, retain, full))
+    told = make_audit("exposure").read(inputs, AuditOutputs(model, retain, full))
     known, erased = told.readings
     assert (known.name, known.value, known.retain, known.full) == ("known_rows", pytest.approx(1 / 3), 0.0, 1.0)
     assert known.position == pytest.approx(1 / 3) and known.note.endswith("2 of 6 rows")
@@ -155,13 +176,13 @@ def test_rows_pushed_far_down_are_told_from_unseen_ones() -> None:
     ground = AuditInputs(forget=rows("forget", 20), retain=RETAIN, holdout=rows("new", 20))
     audit = make_audit("exposure")
     erased = audit.read(ground, AuditOutputs(model, retain, retain)).readings[1]
-    assert (erased.value, erased.verdict) == (1.0, "traces")
+    assert (erased.value, erased.verdict) == (1.0, "trace")
     assert erased.details["auc_high_loss"] == 1.0
     same = audit.read(ground, AuditOutputs(retain, retain, retain)).readings[1]
-    assert (same.verdict, same.details["difference"]) == ("forgotten", 0.0)
+    assert (same.verdict, same.details["difference"]) == ("no trace", 0.0)
     unlike = exposed([9.0 + i / 10 for i in range(20)], unseen)
     odd = audit.read(ground, AuditOutputs(model, unlike, retain)).readings[1]
-    assert odd.verdict == "undecided" and "not alike" in odd.note
+    assert odd.verdict == "not measurable" and "not alike" in odd.note
     bare = AuditInputs(forget=ground.forget, retain=RETAIN, holdout=None)
     assert "holdout" in audit.read(bare, AuditOutputs(model, retain, retain)).readings[1].note
 
@@ -186,5 +207,5 @@ def test_wrong_settings_are_told_in_one_line(entry: Any, said: str) -> None:
 
 
 def test_too_few_rows_to_relearn_from_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"relearn\.rows: 5 of 6"):
-        make_audit({"name": "relearn", "rows": 5}).expand(GROUND)
+    with pytest.raises(ConfigError, match=r"relearn\.rows: 9 of 10"):
+        make_audit({"name": "relearn", "rows": 9}).expand(GROUND)

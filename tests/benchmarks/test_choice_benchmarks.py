@@ -56,7 +56,7 @@ def test_the_corpora_may_lie_elsewhere(wmdp_folder: Path, tmp_path: Path) -> Non
         ("mmlu", {"limit": -1}, "data.args.limit: must be at least 0 (0: all), got -1"),
         ("mmlu", {"style": "letter"}, "data.args.style: should be 'letters' or 'options', got 'letter'"),
         ("wmdp", {"mmlu_shots": 6}, "data.args.mmlu_shots: must be 0 to 5, got 6"),
-        ("wmdp", {"subjects": []}, "data.args.subjects: must be a list of different subjects"),
+        ("wmdp", {"subjects": ["bio", "bio"]}, "data.args.subjects: must be a list of different subjects"),
         ("wmdp", {"texts": -1}, "data.args.texts: must be at least 0 (0: all), got -1"),
     ],
 )

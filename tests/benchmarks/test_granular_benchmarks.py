@@ -9,7 +9,7 @@ import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.world import WorldConfig, make_world
+from expunge.data.world.generate import WorldConfig, make_world
 
 
 @pytest.mark.shared

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
-from expunge.benchmarks.metric_suite import UTILITY_PARTS, tofu_panel
+from expunge.benchmarks.metric_suite import UTILITY_PARTS, as_openunlearning, tofu_panel
 from expunge.core.errors import ConfigError
-from expunge.data.world import WorldConfig
+from expunge.data.world.generate import WorldConfig
 from expunge.metrics.compute import compute, in_order, requests
 
 NAMES = {
@@ -55,11 +55,14 @@ def test_the_world_attacks_where_it_has_holdout_authors(authors: int) -> None:
     assert ("privleak" in {m.name for m in made.panel}) == ("holdout" in made.sets) == bool(authors)
 
 
-def test_compat_reaches_extraction_strength() -> None:
-    args = {m.name: m.args for m in tofu_panel(compat="openunlearning")}
+def test_as_openunlearning_changes_every_metric_that_differs() -> None:
+    panel = as_openunlearning(tofu_panel("arithmetic", holdout=True))
+    args = {m.name: m.args for m in panel}
     assert args["extraction_strength"] == {"compat": "openunlearning"}
-    with pytest.raises(ConfigError, match="did you mean 'openunlearning'"):
-        tofu_panel(compat="openunlearnin")
+    assert args["privleak"] == {"ref_value": 0.5}
+    floors = [m.args["floor"] for m in panel if m.family in ("truth_ratio", "probability_w_options")]
+    assert floors == [1e-10] * 6
+    assert all(m.args["aggregator"] == "arithmetic" for m in panel if m.family == "truth_ratio")
 
 
 def test_names() -> None:
@@ -80,14 +83,6 @@ def test_requests() -> None:
         "retain_eval": ("answer",),
         "world_facts": ("answer",),
     }
-
-
-def test_truth_ratio_and_floor_reach_every_metric_that_has_them() -> None:
-    ratios = [m for m in tofu_panel("arithmetic", floor=1e-10) if m.family == "truth_ratio"]
-    assert len(ratios) == 4
-    assert all(m.args["aggregator"] == "arithmetic" and m.args["floor"] == 1e-10 for m in ratios)
-    options = [m for m in tofu_panel(floor=1e-10) if m.family == "probability_w_options"]
-    assert [m.args["floor"] for m in options] == [1e-10, 1e-10]
 
 
 def test_correct_answer_of_each_truth_ratio() -> None:

@@ -109,7 +109,8 @@ def test_rwku(tmp_path: Path) -> None:
     assert made.sets["retain"][0].answer == "About Confucius."
     assert made.sets["forget_level1"][0].question == "Fill in the blank: forget_level1 of Stephen King?"
     assert made.sets["forget_level2"][0].question == "forget_level2 of Stephen King?"
-    assert (made.full_sets, made.retain_sets, made.split, made.notes) == ((), (), "Stephen King", ())
+    assert (made.full_sets, made.retain_sets, made.split) == ((), (), "Stephen King")
+    assert made.notes == (f"{root}: no files of the five utility sets, so they are not measured",)
     assert {"forget_level3_ROUGE", "neighbor_level1_Prob", "model_utility", "retain_mia_loss"} < {
         m.name for m in made.panel
     }

@@ -11,8 +11,10 @@ import pytest
 
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import StoryVariant, TokenDataset, pretokenize
 from expunge.data.stories.generate import StoriesConfig, generate
+from expunge.data.stories.pretokenize import pretokenize
+from expunge.data.stories.shards import TokenDataset
+from expunge.data.stories.text import StoryVariant
 from expunge.models.build import train_tokenizer
 
 

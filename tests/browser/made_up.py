@@ -44,7 +44,7 @@ def many(models: int, rows: int, seed: int = 0) -> ReportModel:
         missing=(MissingResult("RMU", "the loss was not finite at step 3"),),
         samples=(ReportSample(HOSTILE, HOSTILE, {names[0]: HOSTILE}),),
         audits=tuple(_audit(source, run.label) for run in runs if run.seed in (None, 0)),
-        explorer=Explorer(names, SCORES, entries),
+        explorer=Explorer(names, SCORES, entries, full=0, retain=1),
         making=ReportProvenance("study: many\nseeds: [0, 1]\n", ("expunge 0.1.0",), ("cpus 2",), "0, 1", ("make it",)),
         directions={"forget_Q_A_Prob": "more knowledge"},
     )  # fmt: skip
@@ -67,7 +67,9 @@ def _audit(source: random.Random, label: str) -> AuditLine:
     value = source.random()
     curve = {f"model_at_{step}": value * step / 50 for step in range(0, 51, 10)}
     ends = (value, value - 0.05, value + 0.05)
-    return AuditLine("relearn", "same rows", label, None, *ends, 0.0, 1.0, *ends, "still known", "50 steps", curve)
+    return AuditLine(
+        "same rows", *ends, 0.0, 1.0, *ends, "known", "50 steps", curve, audit="relearn", label=label, seed=None
+    )
 
 
 def _entry(source: random.Random, k: int, rows: int, n_models: int) -> ReportEntry:

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.cli.main import main
 from expunge.data.examples import ExampleSet
-from expunge.data.world import WorldConfig, build_world
+from expunge.data.world.generate import WorldConfig, build_world
 
 
 def write_tofu(folder: Path) -> None:
@@ -24,6 +24,7 @@ def write_tofu(folder: Path) -> None:
         "retain_eval": "retain_perturbed",
         "real_authors": "real_authors_perturbed",
         "world_facts": "world_facts_perturbed",
+        "holdout": "holdout10",
     }
     folder.mkdir()
     for role, name in names.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +33,12 @@ def test_a_study_from_python_and_again_from_the_command_line(
     code, out, said = expunge("run", *words)
     assert code == 0, said
     assert out.count(": hit") == 21
-    assert "report: saves/study/quickstart/report.html" in out
+    (folder,) = (p for p in (here / "saves/study").iterdir() if not p.is_symlink())  # the words change settings
+    assert re.fullmatch("quickstart-[0-9a-f]{8}", folder.name)
+    assert f"report: saves/study/{folder.name}/report.html" in out
+    assert (here / "saves/study/quickstart-latest").resolve() == folder.resolve()
     assert {p: p.stat().st_mtime_ns for p in (here / "saves" / "store").rglob("*.safetensors")} == weights
-    with open(here / "saves" / "study" / "quickstart" / "results.csv", newline="") as f:
+    with open(folder / "results.csv", newline="") as f:
         assert len(list(csv.DictReader(f))) == 6
     code, out, said = expunge("results", "--format=csv", "--query=SELECT DISTINCT label FROM results ORDER BY label")
     assert (code, out.split()) == (0, ["label", "GradAscent", "GradDiff", "GradDiff-KL", "NPO", "full", "retain"]), said
@@ -42,7 +46,7 @@ def test_a_study_from_python_and_again_from_the_command_line(
     code, out, said = expunge("results", *words, "--format=markdown")
     assert code == 0, said
     assert "| quickstart | unlearn | NPO | model_utility | 1 |" in out
-    assert "<html" in (here / "saves" / "study" / "quickstart" / "report.html").read_text()
+    assert "<html" in (folder / "report.html").read_text()
 
 
 def test_a_method_that_explodes_leaves_the_others(
@@ -52,7 +56,7 @@ def test_a_method_that_explodes_leaves_the_others(
     code, out, _ = expunge("run", *words, bad)
     assert code == 1
     assert "GradAscent: the loss passed the limit" in " ".join(out.split())
-    assert "NPO" in (here / "saves" / "study" / "quickstart" / "results.csv").read_text()
+    assert "NPO" in (here / "saves/study/quickstart-latest/results.csv").read_text()
 
 
 def test_what_is_cut_is_said(here: Path, words: list[str]) -> None:

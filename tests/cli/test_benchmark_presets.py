@@ -14,12 +14,12 @@ from expunge.pipelines.study.single_config import SingleJob
 
 # experiment -> (mode, batch, accumulation, scheduler, what else must hold)
 TRAINING = {
-    "finetune/muse/default": ("train", 4, 8, "News", "full"),
+    "finetune/muse/default": ("train", 8, 4, "News", "full"),
     "unlearn/muse/default": ("unlearn", 4, 8, "News", "forget"),
     "unlearn/muse/scalability": ("unlearn", 4, 8, "News", "forget_4"),
-    "unlearn/muse/sustainability": ("unlearn", 4, 8, "News", "forget_1"),
-    "unlearn/muse/sustainabilty": ("unlearn", 4, 8, "News", "forget_1"),
-    "unlearn/wmdp/default": ("unlearn", 1, 16, None, "cyber-forget-corpus"),
+    "unlearn/muse/sustainability": ("unlearn", 4, 8, "News", "forget_4"),
+    "unlearn/muse/sustainabilty": ("unlearn", 4, 8, "News", "forget_4"),
+    "unlearn/wmdp/default": ("unlearn", 1, 16, "cyber", None),
 }
 SCRATCH = ("model=llama-64k", "model.tokenizer_args.pretrained_model_name_or_path=null")
 
@@ -35,10 +35,12 @@ def test_training_presets_compose(experiment: str) -> None:
     _, single = composed(mode, experiment)
     args = single.trainer.args
     assert (args["per_device_train_batch_size"], args["gradient_accumulation_steps"]) == (batch, accumulation)
-    assert (args["lr_scheduler_type"], args["weight_decay"]) == ("constant", 0)
+    assert (args["lr_scheduler_type"], args["weight_decay"]) == (
+        ("linear", 0.01) if mode == "train" else ("constant", 0)
+    )
     assert single.data_split == part
     assert (single.train_split if mode == "train" else single.forget_split) == split
-    if part:
+    if split:
         assert args["num_train_epochs"] == 10
     else:
         assert (args["max_steps"], args["learning_rate"], single.trainer.handler) == (80, 5e-5, "RMU")
@@ -52,7 +54,7 @@ def test_the_target_model_follows_the_part() -> None:
 
 def test_series_of_the_field_names() -> None:
     assert composed("unlearn", "unlearn/muse/scalability")[1].data.args == {"series": "scal"}
-    assert composed("unlearn", "unlearn/muse/scalability")[1].trainer.args["anchor"] == "retain"
+    assert composed("unlearn", "unlearn/muse/scalability")[1].trainer.args["anchor"] == "forget"
     assert composed("unlearn", "unlearn/muse/sustainabilty")[1].data.args == {"series": "sust"}
 
 
@@ -66,7 +68,9 @@ def test_muse_presets_are_planned(experiment: str, muse_folder: Path, here: Path
 
 def test_eval_presets_are_planned(muse_folder: Path, wmdp_folder: Path, here: Path) -> None:
     (here / "model").mkdir()
-    (here / "model" / "config.json").write_text("{}")
+    (here / "model" / "config.json").write_text(
+        '{"model_type": "mamba", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}'
+    )
     (here / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     given = "model.model_args.pretrained_model_name_or_path=model"
     for experiment, root in (
@@ -74,7 +78,8 @@ def test_eval_presets_are_planned(muse_folder: Path, wmdp_folder: Path, here: Pa
         ("eval/wmdp/default", wmdp_folder),
         ("eval/mmlu/default", wmdp_folder / "mmlu"),
     ):
-        prepared = prepare(composed("eval", experiment, "model=llama-64k", given, f"data.root={root}")[1])
+        words = ["data.args.mmlu=null"] if "wmdp" in experiment else []
+        prepared = prepare(composed("eval", experiment, "model=llama-64k", given, f"data.root={root}", *words)[1])
         assert prepared.metrics is not None and prepared.model is None
     asked = [f"data.root={wmdp_folder}", f"data.args.mmlu={wmdp_folder / 'mmlu'}"]
     prepared = prepare(composed("eval", "eval/wmdp/default", "model=llama-64k", given, *asked)[1])

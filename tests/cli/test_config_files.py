@@ -71,7 +71,7 @@ def test_files_of_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     Path("npo.yaml").write_text("handler: NPO\nmethod_args: {beta: 0.7}\nargs: {weight_decay: 0.5}\n")
     tree, notes = single_tree("unlearn", ["experiment=mine.yaml", "task_name=x", "train_split=half"])
-    assert not notes or "train_split has no effect" in notes[0]
+    assert any("train_split has no effect" in note for note in notes)
     assert (tree["model"]["preset"], tree["model"]["init_seed"]) == ("llama-2m", 3)
     assert (tree["trainer"]["handler"], tree["trainer"]["args"]["max_steps"]) == ("NPO", 7)
     assert tree["forget_split"] == "half"
@@ -95,19 +95,20 @@ def test_a_written_config_runs_again_as_it_is(here: Path, tofu_source: Path, exp
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=full", f"data.root={tofu_source}",
         "trainer.args.max_steps=1", "trainer.args.per_device_train_batch_size=2",
         "model.template_args.user_start_tag=Ask ${data.root} ", "trainer.args.optim=adamw_torch",
+        "trainer.args.eval_strategy=no",
     )  # fmt: skip
     code, _, said = expunge(*words)
     assert code == 0, said
-    config = here / "saves/train/full/config.yaml"
-    mark = (here / "saves/train/full/.expunge-key").read_text()
+    config = here / "saves/finetune/full/config.yaml"
+    mark = (here / "saves/finetune/full/.expunge-key").read_text()
     written = yaml.safe_load(config.read_text())
     assert written["model"]["template_args"]["user_start_tag"] == "Ask \\${data.root} "
-    code, _, said = expunge("train", "experiment=saves/train/full/config.yaml")
+    code, _, said = expunge("train", "experiment=saves/finetune/full/config.yaml")
     assert code == 0, said
     assert "has no effect" not in said
     code, _, said = expunge("train", f"experiment={config}", "task_name=again")
     assert code == 0, said
-    assert (here / "saves/train/again/.expunge-key").read_text() == mark
+    assert (here / "saves/finetune/again/.expunge-key").read_text() == mark
     code, _, said = expunge("unlearn", f"experiment={config}", "task_name=x")
     assert code == 2 and "this file is for `expunge train`" in said
 
@@ -146,7 +147,7 @@ def test_a_config_of_an_earlier_release_is_read(tmp_path: Path) -> None:
         ("defaults: [mine]\n", r"defaults: mine includes itself"),
         ("defaults: 3\n", r"defaults: expected a list"),
         ("benchmark: ${nothing}\n", r"benchmark: \$\{nothing\} refers to no key"),
-        ("benchmark: ${oc.env:NO_SUCH_THING}\n", r"the environment has no variable NO_SUCH_THING"),
+        ("benchmark: ${oc.env:NO_SUCH_THING}\n", r"reads the environment, which is off; pass --allow-env"),
         ("benchmark: ???\n", r"benchmark: missing; give benchmark="),
     ],
 )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.models.sentencepiece_file import model_file
 
 from expunge.cli.main import main
+from expunge.data.stories.shards import tokenizer_folder
+from expunge.data.stories.tokens import load_tokenizer
 
 STORIES = ["data", "stories"]
 
@@ -107,3 +111,27 @@ def test_what_the_disk_refuses_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert run("generate", "--n", "2", "--shards", "1", "--out", str(tmp_path / "file" / "out")) == 1
     said = capsys.readouterr().err
     assert said == f"expunge: error: {tmp_path / 'file'}: {said.rpartition(': ')[2]}" and said.count("\n") == 1
+
+
+def test_the_published_vocabulary_and_texts(tmp_path: Path) -> None:
+    """tok270.model lies in the stories' folder, as the published script expects; every refusal is the published one."""
+    source = tmp_path / "all_data"
+    source.mkdir()
+    for i in range(3):
+        record = {
+            "story": "\n\nA cab. A bad cab.", "instruction": {"prompt:": "", "words": ["cab"], "features": []},
+            "summary": "A cab.\nBad.", "source": "GPT-4",
+        }  # fmt: skip
+        (source / f"data{i:02d}.json").write_text(json.dumps([record] * 2))
+    out = tmp_path / "stories"
+    assert run("import", str(source), "--out", str(out), "--compat", "tinystories") == 0
+    (out / "tok267.model").write_bytes(model_file(("\u2581a", "bc"), "\u2581abcd."))
+    words = ["--in", str(out), "--vocab_size", "267", "--workers", "1"]
+    assert run("pretokenize", *words, "--refusal", "features=Twist:1.0", "--dataset_name", "filter-ref") == 0
+    folder = out / "tok267" / "filter-ref"
+    tokenizer = load_tokenizer(tokenizer_folder(folder, None))
+    ids = np.fromfile(folder / "00000.bin", np.uint16)
+    start, second = np.flatnonzero(ids == 1)
+    text = tokenizer.core.decode(ids[start:second].tolist())
+    assert text.endswith("Story: We are not allowed to write a story with Twist in it, sorry.")
+    assert "Summary: A cab.Bad.\n" in text

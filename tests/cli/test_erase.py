@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from expunge.cli.main import main
 from expunge.core.fingerprints import file_sha256
+from expunge.data.custom import Columns, load_rows
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.erase import run as erase_run
@@ -122,6 +123,7 @@ def test_the_same_command_again_says_the_same_and_does_nothing(
     assert code == 2 and "out contains another erasure" in said
 
 
+@pytest.mark.slow
 def test_a_stopped_erasure_goes_on_with_the_same_models(
     here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_texts_that_are_asked_for_are_escaped(here_with: Path, expunge: Run, mon
     assert "zanzibar" not in (here_with / "out" / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_control_is_made_of_the_base_and_all_rows(
     here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ def test_a_control_is_made_of_the_base_and_all_rows(
     assert 0 < finding["retain"] < finding["full"]  # the control was not taught the rows, the model was
 
 
+@pytest.mark.slow
 def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, expunge: Run) -> None:
     code, out, said = expunge(*words_of(retain_model="base"), *ONE, *SHORT)
     assert code in (0, 3), said
@@ -183,7 +187,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
     assert "rows to forget: 6" in out and "trial 1: NPO" in out and "audit: relearn" in out
     assert "rows to keep: 6 to train on, 2 to choose by, 2 to report" in out
     assert "there is no forget quality" in said
-    assert not (here_with / "out").exists()
+    assert "the model knows 6 of the 6 rows" in out and "row 0: known" in out and "rows in several wordings" in out
+    assert not list(here_with.glob("out*"))
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"method_arg": "beta=1"}, "--method-arg: settings belong to one method"),
         ({"method": "NPO", "method_arg": "betta=1"}, "NPO has no such setting; did you mean 'beta'?"),
         ({"method": "NPO", "method_arg": "beta"}, "--method-arg: 'beta' is not of the form key=value"),
-        ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1' has no value"),
+        ({"method": "NPO", "method_arg": "beta=[1"}, "--method-arg: 'beta=[1': the value is not YAML"),
         ({"budget": "half an hour"}, "--budget: must be a time above 0, such as 1h, 1h30m"),
         ({"budget": "0m"}, "--budget: must be a time above 0"),
         ({"min_utility": "1.5"}, "--min-utility: must be a share from 0 to 1, got 1.5"),
@@ -232,7 +237,7 @@ def test_wrong_input_is_one_line_before_a_weight_is_read(
     write(here_with / "few.csv", KEEP[:3])
     shutil.copytree(here_with / "base", here_with / "broken")
     (here_with / "broken" / "model.safetensors").write_bytes((here_with / "base/model.safetensors").read_bytes()[:900])
-    monkeypatch.setattr("expunge.models.load.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
     code, _, said = expunge(*words_of(**other))
     assert code == 2, said
     assert expected in said
@@ -281,10 +286,28 @@ def test_rows_that_are_too_long_are_told_of(here_with: Path, expunge: Run, monke
 def test_the_hashes_of_the_report_are_those_of_the_files(made: Path, erased: tuple[Path, int]) -> None:
     out, _ = erased
     told = json.loads((out / "erasure_report.json").read_text())["report"]
-    assert told["asked"][0]["file_sha256"] == file_sha256(made / "forget.csv")
     hashes = dict(told["models"])
     assert hashes["the weights before"] == file_sha256(made / "full" / "model.safetensors")
     assert hashes["the weights after"] == file_sha256(out / "model" / "model.safetensors")
+
+
+def test_a_commitment_stands_for_the_rows_and_no_plain_hash_leaves(
+    made: Path, erased: tuple[Path, int], expunge: Run, here_with: Path
+) -> None:
+    out, _ = erased
+    key = out / "erasure_key.json"
+    assert key.stat().st_mode & 0o777 == 0o600
+    columns = Columns()
+    plain = [file_sha256(made / "forget.csv"), load_rows(str(made / "forget.csv"), "forget", columns).fingerprint()]
+    told = json.loads((out / "erasure_report.json").read_text())["report"]["asked"][0]["commitment"]
+    for path in [*(out / "model").iterdir(), *out.glob("erasure_report.*")]:
+        content = path.read_bytes()
+        assert not any(sha.encode() in content for sha in [*plain, json.loads(key.read_text())["key"]]), path
+    assert f"erasure_commitment: {told}" in (out / "model" / "README.md").read_text()
+    words = ("erase", "--verify-commitment", str(out / "model"), "--key", str(key), "--forget")
+    assert expunge(*words, "forget.csv")[0] == 0
+    code, said, _ = expunge(*words, "keep.csv")
+    assert code == 1 and said.startswith("no match: ")
 
 
 def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, expunge: Run) -> None:
@@ -294,3 +317,71 @@ def test_a_model_that_gives_no_numbers_ends_with_the_reason(here_with: Path, exp
     code, _, said = expunge(*words_of(model="nan"), *ONE, *SHORT)
     assert code == 1 and "do its weights contain NaN" in said.splitlines()[-1], said
     assert not (here_with / "out" / "model").exists()
+
+
+def test_a_model_that_knows_no_row_ends_with_3_and_nothing_is_written(here_with: Path, expunge: Run) -> None:
+    code, out, said = expunge(*words_of(model="base"), *ONE, *SHORT)
+    assert code == 3, said
+    assert "the model knows 0 of the 6 rows to forget" in out
+    assert out.splitlines()[-1].startswith("the model knows none of the rows to forget")
+    assert not (here_with / "out").exists()
+
+
+def test_general_ability_is_in_the_lines_and_in_the_report(erased: tuple[Path, int]) -> None:
+    told = json.loads((erased[0] / "erasure_report.json").read_text())
+    assert any(
+        line["text"].startswith("general ability, of the items it solved before: all items") for line in told["lines"]
+    )
+    assert {"General ability: world facts", "General ability: fluency"} <= {f["name"] for f in told["report"]["kept"]}
+    assert any(line["text"].startswith("answers: ") for line in told["lines"])
+
+
+def test_a_model_under_the_floor_is_not_written_unless_it_is_asked_for(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase_run, "is_broken", lambda *args: True)
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
+    words = [*words_of(), *ONE, *SHORT]
+    code, out, said = expunge(*words)
+    assert code == 3, said
+    assert "no model was written" in out and not (here_with / "out" / "model").exists()
+    told = json.loads((here_with / "out" / "erasure_report.json").read_text())
+    assert told["lines"][0]["text"].startswith("no model was written") and told["written"] is False
+    assert "the weights after" not in dict(told["report"]["models"])
+    assert expunge(*words)[0] == 3 and not (here_with / "out" / "model").exists()
+    code, out, said = expunge(*words, "--write-anyway")
+    assert code in (0, 3), said
+    assert (here_with / "out" / "model" / "model.safetensors").is_file() and "no model was written" not in out
+
+
+def test_rows_made_for_a_question_need_consent(here_with: Path, expunge: Run) -> None:
+    words = [w for w in words_of(forget="Who is no 1?") if w] + [*ONE, "eval.generation.max_new_tokens=20"]
+    code, _, said = expunge(*words)
+    assert code == 2 and "--yes: missing" in said.splitlines()[-1], said
+    code, out, said = expunge(*words, "--dry-run")
+    assert code == 0 and "made from the model's own answers (1):" in out and "Who is no 1? -> " in out, said
+    assert not list(here_with.glob("out*"))
+
+
+@pytest.mark.slow
+def test_agreed_rows_are_a_file_next_to_the_folder(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
+    words = [*words_of(forget="Who is no 1?"), *ONE, "eval.generation.max_new_tokens=20", "--yes"]
+    code, out, said = expunge(*words)
+    assert code in (0, 3), said
+    (file,) = here_with.glob("out.forget-*.jsonl")
+    row = json.loads(file.read_text())
+    assert row["question"] == "Who is no 1?" and f"-> {row['answer']}" in out
+    assert json.loads((here_with / "out" / "erasure_report.json").read_text())["report"]["asked"][0]["rows"] == 1
+    code, out, _ = expunge(*words[:-1])
+    assert code in (0, 3) and "which you agreed to before" in out
+
+
+def test_a_name_or_a_file_but_not_both(here_with: Path, expunge: Run) -> None:
+    code, _, said = expunge(*words_of(), "--forget-entity", "Ann")
+    assert code == 2 and "not allowed with argument" in said
+    words = [w for w in words_of() if w not in ("--forget", "forget.csv")]
+    code, _, said = expunge(*words, "--forget-entity", " ")
+    assert code == 2 and "--forget-entity: is empty" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,10 +31,14 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     assert expunge("run", "study=mine.yaml")[0] == 0
     code, out, said = expunge("verify", "study=mine.yaml")
     assert code == 0 and " 0 faults" in out, said
+    (root,) = re.findall(r"root of the results: ([0-9a-f]{64})", out)
+    assert root in (here / "saves/study/mine/report.html").read_text()
     names = {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts}
 
     code, out, said = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
     assert code == 0 and "0B removed" in out, said
+    code, _, said = expunge("gc", "study=fewer.yaml")  # this would remove a run that the words do not name
+    assert code == 2 and "--yes" in said and "GradDiff" in said
     code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "best", "--dry-run")
     assert "would be removed" in out and len(out.splitlines()) == 2  # one of two models
     assert {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts} == names
@@ -48,14 +53,23 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     assert code == 0, said + out
     assert weights(store) == {"GradDiff"}
 
-    code, out, _ = expunge("gc", "study=fewer.yaml")
+    code, out, _ = expunge("gc", "study=fewer.yaml", "--yes")
     assert code == 0 and "no named study reaches it" in out
+    assert not list(store.glob("unlearn/GradDiff*"))
+    assert expunge("gc", "--undo")[0] == 0 and list(store.glob("unlearn/GradDiff*"))
+    assert root in expunge("verify", "study=mine.yaml")[1]
+    assert expunge("gc", "study=fewer.yaml", "--yes")[0] == 0
+    code, out, _ = expunge("gc", "--empty-trash", "--store", "saves/store")
+    assert code == 0 and "freed" in out and not (store / ".trash").exists()
+    assert expunge("gc", "--undo", "--store", "nowhere")[0] == 2
+    assert expunge("gc", "study=fewer.yaml", "--store", "saves/store")[0] == 2 and expunge("gc")[0] == 2
     assert not list(store.glob("unlearn/GradDiff*")) and list(store.glob("unlearn/GradAscent*"))
     assert " 0 faults" in expunge("verify", "study=fewer.yaml")[1]
 
     file = next(store.glob("train/full*/model.safetensors"))
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
+    file.chmod(0o644)
     file.write_bytes(bytes(damaged))
     code, out, _ = expunge("verify", "study=fewer.yaml")
     assert code == 1 and "model.safetensors: is damaged" in out

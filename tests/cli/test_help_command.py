@@ -12,10 +12,9 @@ import yaml
 
 from expunge.cli.compose import options, study_tree
 from expunge.cli.config_files import method_settings
-from expunge.cli.field_docs import config_classes, shipped_methods, shipped_weight_edits
+from expunge.cli.field_docs import config_classes, shipped_methods
 from expunge.cli.help_command import all_keys
 from expunge.methods import registry
-from expunge.methods.weight_edits import weight_edit_registry
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,7 +40,6 @@ def test_the_source_is_read_as_it_is_registered() -> None:
     assert set(made) == set(shipped_methods()) == set(method_settings())
     for name, fields in shipped_methods().items():
         assert fields == set(made[name].cls.__dataclass_fields__), name
-    assert set(weight_edit_registry()) == shipped_weight_edits()
 
 
 def test_a_key_and_its_group(expunge: Run) -> None:

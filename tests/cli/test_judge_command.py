@@ -44,6 +44,19 @@ def test_by_a_column_and_samples_of_one_row(here: Path, expunge: Run) -> None:
     assert second.startswith("step=5 quotes: 0.500")
 
 
+def test_the_agreement_with_labels(here: Path, expunge: Run) -> None:
+    """Yes for 3 texts of 4; 2 of 3 yes are right, and the one no is right: 3 of 4 agree."""
+    (here / "rules.yaml").write_text(RULES)
+    labels = ["yes", "yes", "no", "no"]
+    lines(here / "x.jsonl", [{"text": '"Hi"' if i < 3 else "no", "label": label} for i, label in enumerate(labels)])
+    code, out, err = expunge("judge", "calibrate", "x.jsonl", "--rules", "rules.yaml")
+    assert code == 0, err
+    assert out.startswith("quotes: agrees with 0.750 of 4 labels [0.301, 0.954]")
+    assert "false yes 0.500 of 2 no" in out and "false no 0.000 of 2 yes" in out
+    code, _, err = expunge("judge", "calibrate", "x.jsonl", "--rules", "rules.yaml", "--label", "lable")
+    assert code == 2 and "no column 'lable'; did you mean 'label'" in err
+
+
 def test_a_saved_classifier(here: Path, expunge: Run) -> None:
     texts = [f"the {'red fox' if i % 2 else 'blue sky'} number {i}" for i in range(40)]
     train_classifier("fox", texts, [bool(i % 2) for i in range(40)]).save(here / "fox")

@@ -1,4 +1,4 @@
-"""`expunge methods|metrics|benchmarks`, `--help`, and `plan`."""
+"""`expunge` without words, `expunge list`, `--help`, `completion`, and `plan`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from expunge.cli.catalogue import show
 from expunge.cli.main import main
+from expunge.core.fidelity import BADGES
 from expunge.pipelines.study.memory import estimate_memory, shape_of
 from expunge.training.config import TrainArgs
 
@@ -24,22 +26,28 @@ Run = Callable[..., tuple[int, str, str]]
         ("methods", {"GradAscent", "GradDiff", "NPO", "finetune"}),
         ("metrics", {"probability", "truth_ratio", "forget_quality", "model_utility", "rouge"}),
         ("benchmarks", {"tofu", "world"}),
+        ("audits", {"relearn", "quantize"}),
+        ("studies", {"quickstart", "tofu_tiny"}),
+        ("experiments", {"unlearn/tofu/default", "eval/tofu/default"}),
+        ("models", {"SmolLM2-135M-Instruct", "llama-1m"}),
     ],
 )
-def test_lists_as_json_and_as_a_table(what: str, some: set[str], expunge: Run) -> None:
-    code, out, _ = expunge(what, "--json")
+def test_lists_as_json_and_as_a_table(what: str, some: set[str], expunge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = expunge("list", what, "--json")
     entries = json.loads(out)
     assert code == 0
     assert some <= set(entries)
     assert all(entry["about"] for entry in entries.values())
-    code, out, _ = expunge(what)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = expunge("list", what)
     assert code == 0
-    assert all(name in out for name in some)
+    assert all(name in out for name in entries)  # a name is never cut
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_one_page(expunge: Run) -> None:
-    code, out, _ = expunge("methods", "NPO")
-    assert code == 0
+    code, out, err = expunge("methods", "NPO")  # the name of earlier releases
+    assert code == 0 and "`expunge methods` is now `expunge list methods`" in err
     assert "arXiv:2404.05868" in out
     assert "beta=0.1" in out
 
@@ -105,15 +113,113 @@ def test_settings_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None
         assert main(words) == 0
         told.append(capsys.readouterr().out)
     assert told[0] == told[1]
-    with pytest.raises(SystemExit) as wrong:
-        main(("memory", "llama-8m", "--processes", "4", "bf16=true", "more"))
-    assert wrong.value.code == 2
+    assert main(("memory", "llama-8m", "--processes", "4", "bf16=true", "more")) == 2
     assert "unrecognized arguments: more" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "expunge", "metrics", "--json"], stdout=writer, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "expunge", "list", "metrics", "--json"], stdout=writer, stderr=subprocess.PIPE
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+TESTS = Path(__file__).parents[1]
+DATA_BADGES = ("files", "schema")
+
+
+@pytest.mark.parametrize(
+    ("what", "allowed"),
+    [
+        ("methods", ("formula", "code", "reading", "")),
+        ("metrics", ("formula", "code", "reading", "")),
+        ("benchmarks", (*DATA_BADGES, "reading", "")),  # data have no formula
+        ("audits", ("reading", "")),  # the verdict against two controls is in no paper
+    ],
+)
+def test_every_entry_says_how_it_was_checked(
+    what: str, allowed: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A paper without a badge would be an own definition, which names its source in words."""
+    assert show(what, None, as_json=True) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {e["checked"] for e in entries.values()} == {BADGES[badge] for badge in allowed}
+    bare = [
+        name for name, e in entries.items() if e.get("paper", "").startswith("arXiv") and e["checked"] == BADGES[""]
+    ]
+    assert bare == []
+
+
+def test_a_checked_metric_has_a_number_derived_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """The badges of a formula stand for a golden case that says why its number is right."""
+    assert show("metrics", None, as_json=True) == 0
+    checked = (BADGES["formula"], BADGES["code"])
+    named = {name for name, e in json.loads(capsys.readouterr().out).items() if e["checked"] in checked}
+    files = (TESTS / "golden" / "metrics").glob("*.json")
+    cases = [case for file in files for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
+    assert named - {case["family"] for case in cases if case["why"]} == set()
+
+
+def test_a_checked_loss_has_tests_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    from expunge.methods import registry
+
+    for name, spec in registry().items():
+        if spec.fidelity in ("formula", "code"):
+            file = TESTS / "methods" / f"test_{spec.cls.__module__.rpartition('.')[2]}.py"
+            assert file.is_file() and "objective(" in file.read_text(encoding="utf-8"), name
+
+
+def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
+    code, out, err = expunge()
+    assert (code, err) == (0, "")
+    for command in ("expunge run study=quickstart", "expunge list studies", "expunge erase", "expunge inspect"):
+        assert command in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("plann",), "plan"),
+        (("plan", "study=quickstart", "--jsn"), "--json"),
+        (("list", "method"), "methods"),
+        (("list", "methods", "NPOO"), "NPO"),
+        (("results", "--formt", "csv"), "--format"),
+    ],
+)
+def test_a_typing_error_gets_the_nearest_name(words: tuple[str, ...], near: str, expunge: Run) -> None:
+    code, out, err = expunge(*words)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert f"did you mean '{near}'?" in err
+
+
+def test_the_completion_of_bash_completes(expunge: Run, here: Path) -> None:
+    """The script is run by bash itself, which splits words at "="."""
+    _, script, _ = expunge("completion", "bash")
+    (here / "complete.sh").write_text(script)
+    lines = {"expunge pl": "plan", "expunge run study = quick": "quickstart", "expunge list methods NP": "NPO"}
+    for line, expected in lines.items():
+        words = line.split()
+        code = (
+            f"source ./complete.sh; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _expunge; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, cwd=here)
+        assert expected in done.stdout.split()
+
+
+@pytest.mark.parametrize(("shell", "words"), [("zsh", "compdef _expunge expunge"), ("fish", "complete -c expunge")])
+def test_the_other_shells_have_a_script(shell: str, words: str, expunge: Run) -> None:
+    code, out, _ = expunge("completion", shell)
+    assert code == 0 and words in out and "study=quickstart" in out and "train.learning_rate=" in out
+
+
+def test_a_page_is_wrapped_once() -> None:
+    from expunge.cli.lists import rewrapped
+
+    page = "One line\nof a paragraph.\n\n    x = 1\n    y = 2\n\nTry: expunge run \\\n    study=quickstart"
+    assert rewrapped(page).split("\n\n") == [
+        "One line of a paragraph.", "    x = 1\n    y = 2", "Try: expunge run \\\n    study=quickstart"
+    ]  # fmt: skip

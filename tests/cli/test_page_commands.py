@@ -14,7 +14,7 @@ from expunge.methods.grad_transforms import grad_transform_registry, make_grad_t
 from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single import training_runs
 from expunge.pipelines.study.single_config import SingleJob
-from expunge.training.step import check_grad_transform
+from expunge.training.term_parts import check_grad_transform
 
 PAGES = {spec.name: spec.page for spec in (*registry().values(), *grad_transform_registry().values())}
 MINE = """

@@ -25,7 +25,7 @@ def mine(here: Path, method_file: Callable[..., Path]) -> Path:
 
 
 def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
-    code, out, said = expunge("methods", "--json", "--plugin", "mine.py")
+    code, out, said = expunge("list", "methods", "--json", "--plugin", "mine.py")
     assert code == 0, said
     assert json.loads(out)["HalfAscent"]["settings"]["share"] == 0.5
     words = ("study=quickstart", "methods=[{trainer: HalfAscent, method_args: {share: 0.1}}]", "--json")
@@ -41,7 +41,7 @@ def test_a_method_from_a_file(mine: Path, expunge: Run) -> None:
 def test_a_broken_file_is_told_in_one_line(text: str | None, part: str, here: Path, expunge: Run) -> None:
     if text is not None:
         (here / "bad.py").write_text(text)
-    code, _, said = expunge("methods", "--plugin", "bad.py")
+    code, _, said = expunge("list", "methods", "--plugin", "bad.py")
     assert code == 2
     assert len(said.splitlines()) == 1
     assert "bad.py" in said

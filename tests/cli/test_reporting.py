@@ -9,7 +9,6 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow.parquet as pq
 import pytest
 
 from expunge.cli import reporting
@@ -78,14 +77,13 @@ def test_refuses_other_names_and_other_methods(server: ThreadingHTTPServer) -> N
 MICRO = ("report", "study=quickstart", "model=llama-64k", "data.world.authors=6", "data.world.questions_per_author=4")
 
 
-def test_a_study_that_has_not_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_has_not_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*MICRO, f"paths.store={tmp_path / 'store'}", f"paths.output_dir={tmp_path / 'out'}"]
-    assert main(words) == 0
-    assert capsys.readouterr().out == f"report: {tmp_path / 'out' / 'report.html'}\n"
-    page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "not run yet" in page and "expunge run study=quickstart" in page and "connect-src" not in page
-    assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 0
-    assert not (tmp_path / "store").exists()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    assert "quickstart has no results" in err and "first run: expunge run study=quickstart" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_line_for_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

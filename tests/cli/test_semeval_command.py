@@ -60,8 +60,8 @@ def call(places: tuple[Path, Path, Path], out: Path, *words: str, **options: Any
 
 
 def status(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "semeval.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((out / "semeval.json").read_text())
+    return content
 
 
 def test_the_tasks_own_call(places: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -124,22 +124,22 @@ def test_the_time_limit_ends_a_run(
 def test_the_hard_end_leaves_the_last_model(
     places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever takes the time: what was saved counts, and where nothing was learned that is an error."""
+    """The last saved model is the result. It is an error if nothing was learned before the limit."""
     monkeypatch.setattr(semeval, "SAVE_SHARE", 0)
 
     def ring_after(n_steps: int) -> Callable[[semeval.SubmissionProgress], None]:
-        def tell(told: semeval.SubmissionProgress) -> None:
-            if told.step > n_steps:
+        def on_progress(progress: semeval.SubmissionProgress) -> None:
+            if progress.step > n_steps:
                 raise semeval.TimeLimitExceeded
 
-        return tell
+        return on_progress
 
     words = ("experiment=semeval/gd", "trainer.args.max_steps=9")
-    done = call(places, tmp_path / "a", *words, save_every=1e-9, tell=ring_after(4))
-    assert (done.stopped, done.steps) == ("time", 4) and "hard end" in done.note
+    done = call(places, tmp_path / "a", *words, save_every=1e-9, on_progress=ring_after(4))
+    assert (done.stopped, done.steps) == ("time", 4) and "time limit" in done.note
     assert not (tmp_path / "a" / ".work").exists()
     with pytest.raises(JobError, match="nothing was unlearned"):
-        call(places, tmp_path / "b", *words, tell=ring_after(0))
+        call(places, tmp_path / "b", *words, on_progress=ring_after(0))
     assert load_file(tmp_path / "b" / "model.safetensors").keys()  # the given model
     assert (status(tmp_path / "b")["stopped"], status(tmp_path / "b")["steps"]) == ("time", 0)
 
@@ -148,8 +148,8 @@ def test_a_loss_that_runs_away_at_once_is_written_down(places: tuple[Path, Path,
     words = ("experiment=semeval/ga", "trainer.args.max_steps=9", "trainer.args.max_loss=0.1")
     with pytest.raises(JobError, match=r"passed the limit of 0.1"):
         call(places, tmp_path / "out", *words)
-    said = status(tmp_path / "out")
-    assert (said["stopped"], said["steps"]) == ("guard", 0) and "passed the limit" in said["note"]
+    end = status(tmp_path / "out")
+    assert (end["stopped"], end["steps"]) == ("guard", 0) and "passed the limit" in end["note"]
 
 
 def test_the_guard_keeps_the_last_model_before_the_loss_ran_away(
@@ -194,13 +194,14 @@ def test_a_whole_model_lies_there_wherever_a_save_is_broken_off(
         assert "model.safetensors" not in moved, "the weights come last"
 
 
+@pytest.mark.slow
 def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Run, here: Path) -> None:
     model, forget, retain = places
-    code, out, said = expunge(
+    code, out, err = expunge(
         "semeval", "--model", str(model), "--forget", str(forget), "--retain", str(retain), "--out", "sub", "--score",
         "--time-limit", "10m", "experiment=semeval/gd", "trainer.args.max_steps=1", *FAST,
     )  # fmt: skip
-    assert code == 0, said
+    assert code == 0, err
     assert "written: sub: the model after 1 of 1 steps; all steps done" in out
     summary = json.loads((here / "sub" / "evals" / "LUME_SUMMARY.json").read_text())
     assert 0 <= summary["task_aggregate"] <= 1 and summary["semeval_aggregate"] is None
@@ -212,13 +213,13 @@ def test_the_command_and_its_scores(places: tuple[Path, Path, Path], expunge: Ru
     [
         ({"--model": "./nowhere"}, (), "no folder ./nowhere"),
         ({"--forget": "nowhere"}, (), "forget rows: nowhere is no folder"),
-        ({"--out": "."}, (), "already holds something"),
+        ({"--out": "."}, (), "--out: . is not empty"),
         ({"--time-limit": "soon"}, (), "--time-limit: must be a time above 0, such as 1h"),
         ({"--save-every": "0s"}, (), "--save-every: must be a time above 0"),
         ({"--validation": "./nowhere"}, (), "nowhere"),
         ({"--mmlu": "x"}, (), "--mmlu: only used for the scores; give --score"),
         ({}, ("experiment=semeval/zjulab",), "did you mean 'semeval/zjuklab'"),
-        ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: it needs another model first"),
+        ({}, ("experiment=unlearn/semeval/default", "trainer=WHP"), "trainer=WHP: needs a second model"),
         ({}, ("benchmark=world",), "benchmark=world: `expunge semeval` reads"),
         ({}, ("experiment=semeval/zjuklab", "trainer.merge.handler=noise"), "noise merges no models"),
         (
@@ -239,13 +240,14 @@ def test_wrong_input_is_one_line(
 ) -> None:
     (here / "x").mkdir()
     model, forget, retain = (str(p) for p in places)
-    given = {"--model": model, "--forget": forget, "--retain": retain, "--out": "out"} | change
-    code, out, said = expunge("semeval", *(w for pair in given.items() for w in pair), *words)
-    assert code == 2, said
-    assert said.count("\n") == 1 and message in said and not out
+    options = {"--model": model, "--forget": forget, "--retain": retain, "--out": "out"} | change
+    code, out, err = expunge("semeval", *(w for pair in options.items() for w in pair), *words)
+    assert code == 2, err
+    assert err.count("\n") == 1 and message in err and not out
     assert not (here / "out").exists()
 
 
+@pytest.mark.slow
 def test_merged_runs_are_single_jobs_too(places: tuple[Path, Path, Path], expunge: Run, here: Path) -> None:
     model, forget, retain = places
     (here / "data").mkdir()
@@ -256,8 +258,8 @@ def test_merged_runs_are_single_jobs_too(places: tuple[Path, Path, Path], expung
         "unlearn", "experiment=semeval/zjuklab", "task_name=z", "forget_split=all", "data.root=data",
         "model.model_args.pretrained_model_name_or_path=./model", "trainer.args.num_train_epochs=1", *FAST,
     )  # fmt: skip
-    code, _, said = expunge(*words)
-    assert code == 0, said
+    code, _, err = expunge(*words)
+    assert code == 0, err
     assert (here / "saves" / "unlearn" / "z" / "model.safetensors").is_file()
     assert sorted(p.name.rpartition("-")[0] for p in (here / "saves" / "store" / "unlearn").iterdir()) == [
         "z-model1", "z-model2",
@@ -273,3 +275,34 @@ def test_optional_inputs_are_checked_before_the_run(
     words = ("--model", model, "--forget", forget, "--retain", retain, "--out", str(out), "--score")
     code, _, message = expunge("semeval", *words, f"--{key}", str(tmp_path / "nope"))
     assert code == 2 and f"--{key}: no folder" in message and not out.exists()
+
+
+def test_the_names_of_the_participants_script(expunge: Run, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """The paths by its names, with files; validation of both sides; each third step stays usable; idle words named."""
+    model, forget, retain = places
+    out = tmp_path / "out"
+    code, _, err = expunge(
+        "semeval", "--input_model_path", str(model), "--forget_set", str(forget / "forget.parquet"), "--retain_set",
+        str(retain / "retain.jsonl"), "--forget_val_set", str(forget), "--retain_val_set", str(retain),
+        "--output_model_path", str(out),
+        "trainer.args.max_steps=4", "trainer.args.evaluate.steps=2", "trainer.args.save_steps=3",
+        "data.args.template=input_output", "model.template_args.user_start_tag=Q", "forget_split=train",
+        "eval.split=all", "task_name=x", *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    for key in ("model.template_args.user_start_tag", "forget_split", "eval.split", "task_name"):
+        assert f"note: {key} has no effect" in err
+    kept = out / "checkpoint-3"
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoint-3"]
+    assert load_file(kept / "model.safetensors") and (kept / "tokenizer.json").is_file()
+    points = [json.loads(line) for line in (out / "trajectory.jsonl").read_text().splitlines()]
+    assert {"forget_validation_Prob", "retain_validation_Prob"} <= points[-1].keys()
+
+
+def test_validation_needs_both_sides(expunge: Run, places: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, forget, retain = places
+    code, _, err = expunge(
+        "semeval", "--model", str(model), "--forget", str(forget), "--retain", str(retain), "--out",
+        str(tmp_path / "o"), "--forget-validation", str(forget),
+    )  # fmt: skip
+    assert code == 2 and "--retain-validation: missing" in err

@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str, str]]
 SMALL = (
     "unlearn", "experiment=unlearn/tofu/default", "forget_split=forget10", "retain_split=retain90", "trainer=GradDiff",
     "model=llama-64k", "task_name=gd", "eval.generation.max_new_tokens=4", "trainer.args.num_train_epochs=2",
-    "trainer.args.per_device_train_batch_size=1",
+    "trainer.args.per_device_train_batch_size=1", "trainer.args.eval_strategy=no",
 )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_a_word_where_deepspeed_is_missing(expunge: Run, monkeypatch: pytest.Mon
     ("word", "said"),
     [
         ("trainer.args.optim=adafactor", "trainer.args.optim: adafactor cannot train a model in FSDP's shards"),
-        ("trainer=RMU", "RMU runs the model only up to a layer, which a model in shards cannot do"),
+        ("trainer=RMU", "RMU reads hidden states of layers, which a model in shards cannot give"),
         ("trainer.args.grad_transform=sam", "grad_transform runs in one process"),
         ("model.model_args.device_map=auto", "model.model_args.device_map: spreads a model over the devices of one"),
     ],

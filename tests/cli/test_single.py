@@ -8,27 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.api import load_study
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
+from expunge.pipelines.study.handle import load_study
 
 Run = Callable[..., tuple[int, str, str]]
 
-SMALL = ("trainer.args.max_steps=3", "trainer.args.per_device_train_batch_size=4", "eval.generation.max_new_tokens=4")
+SMALL = (
+    "trainer.args.max_steps=3", "trainer.args.per_device_train_batch_size=4", "eval.generation.max_new_tokens=4",
+    "trainer.args.eval_strategy=no",
+)  # fmt: skip
+TRAINED = (*SMALL[:2], SMALL[3])
 
 
 @pytest.fixture
 def trained(here: Path, tofu_source: Path, expunge: Run) -> Path:
-    """saves/train/full and saves/train/retain, and saves/eval/retain with the retain model's results."""
+    """saves/finetune/full and saves/finetune/retain, and saves/eval/retain with the retain model's results."""
     for split in ("full", "retain90"):
         code, _, said = expunge(
             "train", "experiment=finetune/tofu/default.yaml", "model=llama-64k", f"task_name={split}",
-            f"train_split={split}", f"data.root={tofu_source}", *SMALL[:2],
+            f"train_split={split}", f"data.root={tofu_source}", *TRAINED,
         )  # fmt: skip
         assert code == 0, said
     code, _, said = expunge(
         "eval", "--config-name=eval.yaml", "experiment=eval/tofu/default", "task_name=retain", "model=llama-64k",
-        "model.model_args.pretrained_model_name_or_path=saves/train/retain90",
+        "model.model_args.pretrained_model_name_or_path=saves/finetune/retain90",
         f"data.root={tofu_source}", SMALL[2],
     )  # fmt: skip
     assert code == 0, said
@@ -38,7 +42,7 @@ def trained(here: Path, tofu_source: Path, expunge: Run) -> Path:
 def test_a_number_that_is_missing_says_why(trained: Path, tofu_source: Path, expunge: Run) -> None:
     code, out, said = expunge(
         "eval", "experiment=eval/tofu/default", "task_name=retain", "model=llama-64k",
-        "model.model_args.pretrained_model_name_or_path=saves/train/retain90",
+        "model.model_args.pretrained_model_name_or_path=saves/finetune/retain90",
         f"data.root={tofu_source}", SMALL[2],
     )  # fmt: skip
     assert code == 0, said
@@ -60,7 +64,7 @@ def test_a_row_longer_than_the_context_is_refused_before_a_weight_is_read(
         "model.model_args.pretrained_model_name_or_path=short", f"data.root={tofu_source}", SMALL[2],
         "model.template_args.max_length=512",
     )  # fmt: skip
-    monkeypatch.setattr("expunge.pipelines.study.measuring.load_model", None)
+    monkeypatch.setattr("expunge.evaluation.passport.load_model", None)
     code, _, said = expunge(*words)
     assert code == 2
     assert "forget_eval row 0: 'answer' with its question has 84 tokens" in said and "context is 24" in said
@@ -75,8 +79,8 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
     words = (
         "unlearn", "--config-name=unlearn.yaml", "experiment=unlearn/tofu/default.yaml", "trainer=NPO",
         "trainer.method_args.beta=0.2", "trainer.method_args.retain_loss_type=KL", "task_name=npo", "model=llama-64k",
-        "model.model_args.pretrained_model_name_or_path=saves/train/full",
-        "model.tokenizer_args.pretrained_model_name_or_path=saves/train/full",
+        "model.model_args.pretrained_model_name_or_path=saves/finetune/full",
+        "model.tokenizer_args.pretrained_model_name_or_path=saves/finetune/full",
         "model.model_args.torch_dtype=float32", "model.template_args.apply_chat_template=false",
         "forget_split=forget10", "retain_split=retain90", "trainer.args.gradient_accumulation_steps=1",
         "+trainer.args.eval_on_start=false", "trainer.args.gradient_checkpointing=false",
@@ -125,7 +129,7 @@ def test_pasted_commands_work(trained: Path, tofu_source: Path, expunge: Run) ->
 def test_refresh_takes_a_retain_log_later(trained: Path, tofu_source: Path, expunge: Run) -> None:
     code, _, said = expunge(
         "eval", "experiment=eval/tofu/default", "task_name=full", "model=llama-64k",
-        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", SMALL[2],
+        "model.model_args.pretrained_model_name_or_path=saves/finetune/full", f"data.root={tofu_source}", SMALL[2],
     )  # fmt: skip
     assert code == 0, said
     summary = trained / "saves" / "eval" / "full" / "TOFU_SUMMARY.json"
@@ -146,7 +150,7 @@ def test_methods_with_a_second_model_start_from_a_folder(
 ) -> None:
     code, _, said = expunge(
         "unlearn", "experiment=unlearn/tofu/default", f"trainer={trainer}", "task_name=two", "model=llama-64k",
-        "model.model_args.pretrained_model_name_or_path=saves/train/full", f"data.root={tofu_source}", *SMALL,
+        "model.model_args.pretrained_model_name_or_path=saves/finetune/full", f"data.root={tofu_source}", *SMALL,
     )  # fmt: skip
     assert code == 0, said
     assert (trained / "saves" / "unlearn" / "two" / "model.safetensors").is_file()
@@ -157,11 +161,11 @@ def test_methods_with_a_second_model_start_from_a_folder(
 def test_output_dir_is_taken(here: Path, tofu_source: Path, expunge: Run) -> None:
     code, _, said = expunge(
         "train", "experiment=finetune/tofu/default", "model=llama-64k", "task_name=a", f"data.root={tofu_source}",
-        "paths.output_dir=mine/here", *SMALL[:2],
+        "paths.output_dir=mine/here", *TRAINED,
     )  # fmt: skip
     assert code == 0, said
     assert (here / "mine" / "here" / "model.safetensors").is_file()
-    assert not (here / "saves" / "train").exists()
+    assert not (here / "saves" / "finetune").exists()
 
 
 def test_without_retain_logs_forget_quality_says_why(trained: Path, tofu_source: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_deletion_for_each_data_set_and_rate(here: Path, expunge: Run) -> None
             ("study=stories_tiny", "stories.judge.promts=3"),
             ("stories.judge.promts: unknown key", "'stories.judge.prompts'"),
         ),
-        (("study=stories_tiny", "audits=[relearn]"), ("audits: a study of stories has none",)),
+        (("study=stories_tiny", "audits=[relearn]"), ("audits: not allowed in a study of stories",)),
         (("study=stories_tiny", "stories.source=nowhere.txt"), ("nowhere.txt does not exist",)),
         (("study=stories_real",), ("stories.source: missing; give stories.source=",)),
         (("study=quickstart", "stories.seed=1"), ("stories.delete: missing",)),

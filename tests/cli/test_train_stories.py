@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from expunge.cli import display
 from expunge.cli.compose import single_tree
 from expunge.core.decode import decode
 from expunge.engine.job import Estimate, Job
 from expunge.engine.run import JobEvent, PlannedJob
 from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single_config import SingleJob
+from expunge.report import display
 from expunge.training.config import TrainArgs
 
 Run = Callable[..., tuple[int, str, str]]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli.api import load_job, load_study
 from expunge.cli.compose import single_tree
 from expunge.core.errors import ConfigError
 from expunge.pipelines.study.config import decode_task
+from expunge.pipelines.study.handle import load_job, load_study
 from expunge.pipelines.study.single_config import SingleJob
 
 Run = Callable[..., tuple[int, str, str]]
@@ -68,9 +68,9 @@ def test_the_oracle_is_trained_from_the_base_model_and_is_no_method(here: Path, 
 
 def test_the_list_has_every_loss_step_and_edit_with_source_and_needs(expunge: Run) -> None:
     entries = json.loads(expunge("methods", "--json")[1])
-    assert {e["shape"] for e in entries.values()} == {"loss", "step", "edit"}
+    assert {e["shape"] for e in entries.values()} == {"loss", "step", "edit", "wrapper"}
     assert all(e["paper"] and e["about"].endswith(".") and "arXiv" not in e["about"] for e in entries.values())
-    assert all(e["needs"] for e in entries.values() if e["shape"] != "edit")
+    assert all(e["needs"] for e in entries.values() if e["shape"] not in ("edit", "wrapper"))
     assert entries["KL"]["needs"] == ["forget: logps", "retain: logits", "retain_ref: logits"]
     assert entries["RMU"]["needs"][-1] == r"layer: model.layers.7"
     assert entries["latent"]["settings"]["layer"] == "required"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -26,6 +27,7 @@ grid:
 """
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_and_shown_cell_by_cell(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(GRID)
     code, out, said = expunge("plan", "study=mine.yaml")

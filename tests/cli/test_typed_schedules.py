@@ -10,7 +10,10 @@ import pytest
 
 Run = Callable[..., tuple[int, str, str]]
 
-TINY = ("model=llama-64k", "eval.generation.max_new_tokens=4", "trainer.args.num_train_epochs=1", "benchmark=tofu")
+TINY = (
+    "model=llama-64k", "eval.generation.max_new_tokens=4", "trainer.args.num_train_epochs=1", "benchmark=tofu",
+    "trainer.args.eval_strategy=no",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

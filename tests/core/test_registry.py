@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from expunge.audits.api import audit_registry
+from expunge.benchmarks.api import benchmarks
 from expunge.core.errors import ConfigError
-from expunge.core.registry import Registry
+from expunge.core.registry import Registry, shipped_entries
+from expunge.evaluation.kinds import kinds
+from expunge.methods.api import registry
+from expunge.methods.grad_transforms.api import grad_transform_registry
+from expunge.methods.weight_edits.api import weight_edit_registry
+from expunge.metrics.api import families
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ def shelf() -> Registry[Entry]:
 
 def test_entries_are_listed_by_the_alphabet_and_found_by_name_and_alias(shelf: Registry[Entry]) -> None:
     shelf.add(Entry("bun", type("Bun", (), {})))
-    assert list(shelf.all()) == ["bun", "egg", "Ham"]
+    assert list(shelf) == ["bun", "egg", "Ham"]
     assert shelf.find("oeuf") is shelf.find("egg") is shelf.of(Egg())
 
 
@@ -58,6 +69,39 @@ def test_what_is_not_there_is_answered_with_the_nearest(shelf: Registry[Entry]) 
 def test_what_is_removed_takes_its_aliases_with_it(shelf: Registry[Entry]) -> None:
     shelf.remove("egg")
     shelf.remove("never there")
-    assert list(shelf.all()) == ["Ham"]
+    assert list(shelf) == ["Ham"]
     with pytest.raises(ConfigError, match="no food named 'oeuf'"):
         shelf.find("oeuf")
+
+
+ROOMS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "methods": ("method", registry()),
+    "methods/grad_transforms": ("grad_transform", grad_transform_registry()),
+    "methods/weight_edits": ("weight_edit", weight_edit_registry()),
+    "metrics": ("family", families()),
+    "benchmarks": ("benchmark", benchmarks()),
+    "audits": ("audit", audit_registry()),
+    "evaluation": ("record_kind", kinds()),
+}
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_the_names_in_the_sources_are_those_that_imports_register(folder: str) -> None:
+    """A registration that a reader of the source cannot see, such as one in a loop, would have no name here."""
+    decorator, entries = ROOMS[folder]
+    listed = {entry.name: entry.module for entry in shipped_entries(folder, decorator)}
+    package = importlib.import_module(f"expunge.{folder.replace('/', '.')}")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    own = {
+        name: entries._made_of(entry).__module__  # type: ignore[attr-defined]
+        for name, entry in entries._entries.items()  # type: ignore[attr-defined]
+    }
+    assert listed == {name: module for name, module in own.items() if module.startswith(f"{package.__name__}.")}
+
+
+def test_an_entry_of_the_package_is_imported_when_it_is_read_and_its_name_is_taken() -> None:
+    made: Registry[Entry] = Registry("audit", lambda entry: entry.cls, folder="audits", decorator="audit")
+    assert "relearn" in made and "relearn" not in made._entries
+    with pytest.raises(KeyError):
+        made["no_such_audit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -264,10 +265,12 @@ def test_arrow_files_and_saved_data_sets(tmp_path: Path) -> None:
         out.write_table(table)
     for place in (saved, saved / "data-00000-of-00001.arrow", tmp_path / "rows.arrow"):
         assert [r.answer for r in load_rows(str(place), "forget", Columns())] == ["Ann", "Rome"]
-    (tmp_path / "dict" / "train").mkdir(parents=True)
+    (tmp_path / "dict").mkdir()
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    (tmp_path / "dict" / "train" / "state.json").write_text("{}")
-    with pytest.raises(DataError, match=r"several splits; name one, such as .*dict/train"):
+    shutil.copytree(saved, tmp_path / "dict" / "train")
+    assert len(load_rows(str(tmp_path / "dict"), "forget", Columns())) == 2  # the only split is meant
+    shutil.copytree(saved, tmp_path / "dict" / "test")
+    with pytest.raises(DataError, match=r"several splits; name one, such as .*dict/test"):
         load_rows(str(tmp_path / "dict"), "forget", Columns())
     with pytest.raises(DataError, match="is a folder; name a file in it"):
         load_rows(str(tmp_path), "forget", Columns())
@@ -300,5 +303,21 @@ def test_shared_files_are_read(shared: Path) -> None:
     assert made.rows.form == "text"
     found = [load_examples(str(f), "x", Columns()) for f in sorted((shared / "data/muse_news/raw").glob("*.jsonl"))]
     assert [m.note for m in found if "1 dropped (an empty text: row 821)" in m.note]
-    with pytest.raises(DataError, match=r"jq '\.\[0\]\.train'"):
-        load_rows(str(shared / "data/knowundo/privacy/unlearn.json"), "forget", Columns())
+
+
+def test_knowundos_released_file_is_questions_and_answers(tmp_path: Path) -> None:
+    rows = [{"text": f"Who is person {i}?", "labels": f"Person {i}."} for i in range(3)]
+    for name, value in (("rows.json", rows), ("released.json", [{"train": rows, "val": rows[:1]}])):
+        (tmp_path / name).write_text(json.dumps(value))
+        read = load_examples(str(tmp_path / name), "forget", Columns())
+        assert [(r.question, r.answer) for r in read.rows] == [(r["text"], r["labels"]) for r in rows]
+        assert read.rows.form == "qa"
+        assert "reads text -> question, labels -> answer" in read.note
+        assert ("'val' is not read" in read.note) == (name == "released.json")
+
+
+def test_knowundos_own_file(shared: Path) -> None:
+    file = shared / "data" / "knowundo" / "privacy" / "unlearn.json"
+    read = load_examples(str(file), "forget", Columns())
+    assert read.rows.form == "qa" and len(read.rows) > 10
+    assert read.rows[0].question == "Who are Isabella Marquez's parents?"

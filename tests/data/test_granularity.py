@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
@@ -19,7 +22,7 @@ from expunge.data.granularity import (
     tofu_forgotten,
     with_wrong_answers,
 )
-from expunge.data.world import WorldConfig, build_world
+from expunge.data.world.generate import WorldConfig, build_world
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,7 @@ ITEMS = {k: {"type": t, "data": {"key": k}} for k, t in (("a1", "author"), ("b1"
 
 
 def graph_folder(folder: Path, questions: list[dict] | None) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "all_items.json").write_text(json.dumps(ITEMS, indent=1))
     (folder / "all_connections.csv").write_text("b1,a1\r\nb1,p\r\n")
     if questions is not None:
@@ -209,6 +213,53 @@ def test_graph_files_are_read_once_until_they_change(tmp_path: Path) -> None:
     assert again is not first and again[0] is first[0]  # a list of its own, of the same rows
     graph_folder(folder, [question("a1")])
     assert len(load_graph_rows(folder, load_graph(folder), training_words=False)[0]) == 1
+
+
+def test_rows_as_arcsf_saves_them(tmp_path: Path) -> None:
+    rows = [question("a1"), question("b1", "a1", n=1)]
+    listed, saved, table = (graph_folder(tmp_path / n, None) for n in ("json", "saved", "csv"))
+    (listed / "questions.json").write_text(json.dumps(rows, indent=2))
+    (saved / "dataset").mkdir()
+    content = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(saved / "dataset" / "data.arrow"), "wb") as sink, pa.ipc.new_stream(sink, content.schema) as out:
+        out.write_table(content)
+    (saved / "dataset" / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    with open(table / "questions.csv", "w", newline="") as f:
+        out = csv.DictWriter(f, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+    read = [load_graph_rows(f, load_graph(f), training_words=False) for f in (listed, saved, table)]
+    assert read[0] == read[1] == read[2]
+
+
+def test_a_pointer_in_place_of_rows(tmp_path: Path) -> None:
+    folder = graph_folder(tmp_path, None)
+    (folder / "questions.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        load_graph_rows(folder, load_graph(folder), training_words=False)
+
+
+@pytest.mark.parametrize("seed", [40, 41])
+def test_arcsfs_draws(seed: int) -> None:
+    """The rows of arcsf's two loaders, written anew: one sample from the generator seeded with the number."""
+    rows = graph_rows()
+
+    def forgotten(level: str, fraction: float) -> list[int]:
+        split = split_by(rows, level, fraction, entities=ENTITIES, links=LINKS, seed=seed, where="", compat="arcsf")
+        return [row.row_id for row in split.forget]
+
+    drawn = random.Random(seed).sample(range(9), 3)
+    assert forgotten("question", 0.4) == sorted(drawn)
+    books = set(random.Random(seed).sample(ENTITIES["book"], 2))
+    assert forgotten("book", 0.5) == [r.row_id for r in rows if books & set(r.meta["keys"])]
+    links = [LINKS[i] for i in random.Random(seed).sample(range(5), 3)]
+    both = [r.row_id for r in rows if any(set(link) <= set(r.meta["keys"]) for link in links)]
+    assert forgotten("relationship", 0.6) == both
+
+
+def test_arcsf_rounds_a_share_of_authors_up() -> None:
+    clean, theirs = (TofuChoice("author", True, True, 0.013, 0.2, 42, compat) for compat in ("clean", "arcsf"))
+    assert (len(tofu_forgotten(clean)), len(tofu_forgotten(theirs))) == (40, 60)
 
 
 def test_graph_files_that_are_wrong(tmp_path: Path) -> None:

@@ -31,6 +31,19 @@ def test_sides_and_parts(tmp_path: Path) -> None:
     assert sets["retain_eval"][0].question == "retention val 0?"
 
 
+@pytest.mark.shared
+def test_the_released_privacy_part(shared: Path) -> None:
+    sets = load_knowundo(str(shared / "data" / "knowundo"), "privacy")
+    assert {n: len(r) for n, r in sets.items()} == {
+        "forget": 400,
+        "forget_eval": 110,
+        "retain": 441,
+        "retain_eval": 108,
+    }
+    assert sets["forget"][0].question == "Who are Isabella Marquez's parents?"
+    assert sets["retain"][0].question == "Who is Isabella Marquez?"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

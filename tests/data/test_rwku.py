@@ -42,7 +42,10 @@ def test_probes_of_one_person_and_of_all(tmp_path: Path) -> None:
     root = str(write_rwku(tmp_path))
     rows = probes(root, "forget_level1", ["Confucius"], "Fill in: {query}")
     assert [r.question for r in rows] == [f"Fill in: Confucius forget_level1 {i}: ___?" for i in range(2)]
-    assert rows[1].answer == "Confucius answer 1" and rows[1].meta == {"subject": "Confucius"}
+    assert rows[1].answer == "Confucius answer 1" and rows[1].meta == {
+        "subject": "Confucius",
+        "type": "simple question",
+    }
     assert len(probes(root, "neighbor_level2", [], "{query}")) == 4
 
 

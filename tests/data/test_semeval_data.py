@@ -11,7 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.semeval import by_term, first_documents, load_members, load_semeval, parse_id
+from expunge.data.semeval import (
+    by_term,
+    first_documents,
+    has_validation,
+    load_members,
+    load_semeval,
+    load_sides,
+    parse_id,
+    with_template,
+)
 
 FORGET = [
     {"id": '"a-1"sc1', "task": "Task1", "input": "Once upon a", "output": "time there was."},
@@ -125,3 +134,34 @@ def test_the_real_rows(shared: Path) -> None:
         terms = by_term(sets)
         assert len(terms) == 12 and sum(len(rows) for rows in terms.values()) == sum(sizes)
     assert {n: len(r) for n, r in load_members(root, "train", named=False).items()} == {"member": 250, "nonmember": 250}
+
+
+def hub_files(folder: Path) -> Path:
+    """The four files of the task's data set on the hub."""
+    folder.mkdir()
+    for split in ("train", "validation"):
+        for side in ("forget", "retain"):
+            row = {"id": f"{side}-{split}sc1", "task": "Task1", "input": f"{side} {split}", "output": "gold"}
+            table = pa.Table.from_pylist([row])
+            pq.write_table(table, folder / f"{side}_{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_the_hubs_four_files_as_the_tasks_own_folders(tmp_path: Path) -> None:
+    for folder in (hub_files(tmp_path / "flat"), hub_files(tmp_path / "data").parent):
+        sets = load_sides({"forget": str(folder), "retain": str(folder)})
+        assert [sets[side][0].question for side in ("forget", "retain")] == ["forget train", "retain train"]
+        assert has_validation(str(folder))
+    file = tmp_path / "flat" / "forget_validation-00000-of-00001.parquet"
+    sets = load_sides({"forget": str(file), "retain": str(tmp_path / "flat")})
+    assert sets["forget"][0].question == "forget validation"
+    file.unlink()
+    assert not has_validation(str(tmp_path / "flat"))
+
+
+def test_the_input_output_template(tmp_path: Path) -> None:
+    folder = hub_files(tmp_path / "flat")
+    sets = load_sides({"forget": str(folder), "retain": str(folder)})
+    assert with_template(sets, "raw") == sets
+    row = with_template(sets, "input_output")["forget"][0]
+    assert f"{row.question} {row.answer}" == "### Input: forget train\n ### Output: gold"

@@ -69,6 +69,11 @@ def test_csv_and_parquet(tmp_path: Path) -> None:
     assert load_raw("b", root=str(tmp_path)) == (RECORDS, str(tmp_path / "b.parquet"))
 
 
+def test_a_list_of_texts(tmp_path: Path) -> None:
+    assert load_raw(write(tmp_path, "a.json", '["One.",\n "Two."]'))[0] == [{"text": "One."}, {"text": "Two."}]
+    assert "a.json item 1: expected an object" in said(write(tmp_path, "a.json", '[{"text": "One."}, "Two."]'))
+
+
 def test_names_in_a_folder(tmp_path: Path) -> None:
     write(tmp_path, "a.json", as_lines(RECORDS))
     root = str(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet, Form
-from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.template import Encoded, Encoder, Template, n_truncated
 from expunge.data.tofu import load_tofu
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs
@@ -323,3 +323,28 @@ def test_many_rows_have_the_ids_of_each_row(tokenizer: Any) -> None:
     finally:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
+
+
+@pytest.mark.parametrize("form", ["qa", "completion", "text"])
+@pytest.mark.parametrize("template", [Template(max_length=40), Template(max_length=40, apply_chat_template=False)])
+def test_the_number_of_cut_answers_is_that_of_the_encoded_rows(chat: Any, template: Template, form: Form) -> None:
+    pairs = [*QA, ("A long one?", "Ana Silva wrote it. " * 9), ("A special token?", "<eos>" * 5), ("Blanks?", " " * 90)]
+    rows = ExampleSet("forget", tuple(Example(i, q, {"answer": a}) for i, (q, a) in enumerate(pairs)), form)
+    answers = [(row, "answer") for row in rows]
+    encoder = Encoder(template, chat)
+    assert encoder.n_cut(rows, answers) == n_truncated(encoder.rows(rows, answers)) > 0
+
+
+def test_an_answer_that_is_short_for_certain_is_not_tokenised(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ExampleSet("forget", tuple(Example(i, f"Who is {i}?", {"answer": "Ana"}) for i in range(5)))
+    encoder = Encoder(Template(), tokenizer)
+    given: list[int] = []
+    monkeypatch.setattr(encoder.tokens, "ids", lambda texts: given.append(len(texts)) or [])
+    assert encoder.n_cut(rows, [(row, "answer") for row in rows]) == 0
+    assert sum(given) == 0
+
+
+def test_a_prompt_that_leaves_no_answer_token_is_refused_in_the_count(tokenizer: Any) -> None:
+    rows = ExampleSet("forget", (Example(0, "Who? " * 50, {"answer": "Ana"}),))
+    with pytest.raises(DataError, match=r"^forget row 0: the prompt alone has"):
+        Encoder(Template(max_length=40), tokenizer).n_cut(rows, [(rows[0], "answer")])

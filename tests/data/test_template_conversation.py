@@ -235,6 +235,78 @@ def test_a_template_without_an_end_says_so(tok: Any) -> None:
     assert any("no end token" in note for note in encoder.notes)
 
 
+TEXT_ENDS = {
+    "turns": ("{% for m in messages %}<{{ m.role }}> {{ m.content }} </s_answer>\n{% endfor %}", "</s_answer>"),
+    "last": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '<|fin|>' if loop.last else '<|more|>' }}{% endfor %}",
+        "<|fin|>",
+    ),
+    "late": (
+        "{% for m in messages %}{% if m.role == 'user' and not loop.first %}</turn>\n{% endif %}<{{ m.role }}>"
+        "{{ m.content }}{% endfor %}",
+        "</turn>",
+    ),
+    "start": (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</turn>{% endfor %}{{ '<assistant>' }}",
+        "</turn>",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXT_ENDS)
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_an_end_of_text_is_scored_whole_and_stops(tokenizers: dict[str, Any], kind: str, case: str) -> None:
+    tokenizer, (template, end) = tokenizers[kind], TEXT_ENDS[case]
+    encoder = Encoder(chat(template), tokenizer)
+    assert encoder.stops[0] == end
+    assert encoder.end_ids == {tokenizer.eos_token_id}
+    assert any(repr(end) in note and "generation stops at the text" in note for note in encoder.notes)
+    assert not any("no end token" in note for note in encoder.notes)
+    for answer in ANSWERS:
+        row = encoder.encode("When?", answer)
+        turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": answer}]
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, chat_template=template)
+        if case != "late":
+            rendered = rendered[: rendered.rfind(end)]
+        assert list(row.ids) == tokenizer(rendered + end, add_special_tokens=False)["input_ids"]
+        assert row.ids[-1] != tokenizer.eos_token_id
+        if kind in ("byte_level", "prepend"):  # the vocabularies of the others lack signs of the end
+            assert 1 < encoder.n_end(row.ids) < row.n_answer
+            assert any(stop in tokenizer.decode(row.ids[-encoder.n_end(row.ids) :]) for stop in encoder.stops)
+    cut = encoder.encode("When?", "1991").ids[:-2]
+    assert encoder.n_end(cut) == 0
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}\n### {{ m.role }}: {{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}re {{ messages[0].content }}",
+    ],
+    ids=["blank", "header", "echo"],
+)
+def test_a_template_without_a_stable_end_takes_eos(tok: Any, template: str) -> None:
+    encoder = Encoder(chat(template), tok)
+    assert encoder.encode("When?", "1991").ids[-1] == tok.eos_token_id
+    assert encoder.stops == ()
+    assert any("no end token" in note for note in encoder.notes)
+
+
+def test_a_long_system_text_gets_room(tok: Any) -> None:
+    long = "{{ 'Ana Silva wrote it in 1991. ' * 90 }}" + CHAT
+    encoder = Encoder(chat(long), tok)
+    own = len(encoder.prompt("?"))
+    assert own > 512 and encoder.max_length == own + 512
+    assert any(f"writes {own} tokens before a question" in note for note in encoder.notes)
+    assert not encoder.encode("When?", "1991 " * 50).truncated
+    assert Encoder(chat(CHAT), tok).max_length == 512
+    assert Encoder(chat(long, max_length=5000), tok).max_length == 5000
+    short = copy.copy(tok)
+    short.model_max_length = 600
+    assert Encoder(chat(long), short).max_length == 600
+
+
 def test_an_open_thought_takes_the_templates_own_form_or_is_refused(tok: Any) -> None:
     encoder = Encoder(chat(OPENS_UNLESS), tok)
     row = encoder.encode("When?", "1991")
@@ -275,6 +347,25 @@ def test_today_is_a_fixed_date(tok: Any) -> None:
     given = Encoder(chat(template, date_string="1 Feb 2024"), tok)
     assert text_of(tok, given.prompt("When?")).startswith("2024-02-01|1 Feb 2024")
     assert given.notes == [] and given.rendered() != encoder.rendered()
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        "{% set form = '%d %B %Y' %}{{ strftime_now(form) }}",
+        "{% set clock = strftime_now %}{{ clock('%-d %B') ~ clock(' %Y') }}",
+        "{% macro today() %}{{ strftime_now('%d %B %Y') }}{% endmacro %}{{ today() if strftime_now is defined }}",
+    ],
+)
+def test_a_template_cannot_read_the_clock_in_another_way(tok: Any, clock: str) -> None:
+    text = text_of(tok, Encoder(chat("\n" + clock + "|" + CHAT), tok).prompt("When?"))
+    assert text.startswith("\n10 April 2025|")
+
+
+@pytest.mark.parametrize("chance", ["{{ ['a', 'b'] | random }}", "{{ lipsum(1) }}"])
+def test_a_template_that_draws_by_chance_is_refused(tok: Any, chance: str) -> None:
+    with pytest.raises(ConfigError, match=r"chat_template: the template draws by chance"):
+        Encoder(chat(chance + CHAT), tok)
 
 
 def test_an_empty_system_prompt_is_a_message(tok: Any) -> None:

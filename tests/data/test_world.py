@@ -12,7 +12,8 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example
-from expunge.data.world import World, WorldConfig, banks, build_world, facts, make_world
+from expunge.data.world import banks, facts
+from expunge.data.world.generate import World, WorldConfig, build_world, make_world
 from expunge.data.world.questions import KINDS, MOST_QUESTIONS
 
 CONFIGS = {
@@ -241,7 +242,7 @@ def test_seeds_give_different_names_and_the_same_background() -> None:
 
 
 PRINT = """
-from expunge.data.world import WorldConfig, make_world
+from expunge.data.world.generate import WorldConfig, make_world
 w = make_world(WorldConfig(authors=12, questions_per_author=19, seed=7))
 print([(n, s.fingerprint()) for n, s in w.sets.items()], list(w.entities), w.links)
 """

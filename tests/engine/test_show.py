@@ -1,4 +1,4 @@
-"""Results of the store in a folder of the user's: links, names of the folder's own, and files that stay."""
+"""Results of the store in a folder of the user's: copies, names of the folder's own, and files that stay."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> tuple[CallJob, Store]:
     return job, store
 
 
-def test_all_files_are_linked(made: tuple[CallJob, Store], tmp_path: Path) -> None:
+def test_all_files_are_copied(made: tuple[CallJob, Store], tmp_path: Path) -> None:
     job, store = made
     shown = show(job, store, tmp_path / "out")
     assert {p.relative_to(tmp_path / "out").as_posix() for p in shown} == {
@@ -38,7 +38,7 @@ def test_all_files_are_linked(made: tuple[CallJob, Store], tmp_path: Path) -> No
         "job.json",
         "model.safetensors",
     }
-    assert os.stat(tmp_path / "out/model.safetensors").st_ino == os.stat(store.path(job) / "model.safetensors").st_ino
+    assert os.stat(tmp_path / "out/model.safetensors").st_ino != os.stat(store.path(job) / "model.safetensors").st_ino
 
 
 def test_named_files_under_other_names_and_only_if_they_are_there(made: tuple[CallJob, Store], tmp_path: Path) -> None:

@@ -212,6 +212,13 @@ def test_tables(measured: EvalResult) -> None:
         measured["forget_Q_A_Pob"]
 
 
+def test_the_verdict_needs_a_retain_model_and_says_so(measured: EvalResult) -> None:
+    assert measured.verdict.forgot.word == "not measurable" and "with_controls" in measured.verdict.forgot.sentence
+    same = measured.with_controls(retain=measured, full=measured)
+    assert same.verdict.forgot.word == "not measurable" and "controls do not differ" in same.verdict.forgot.sentence
+    assert dict(same) == dict(measured) and same.records == measured.records
+
+
 def test_saved_and_loaded(measured: EvalResult, tmp_path: Path) -> None:
     file = measured.save(tmp_path / "out")
     assert file.name == "CUSTOM_EVAL.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
 import math
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.benchmarks.metric_suite import as_openunlearning, tofu_panel
 from expunge.core.decode import decode
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
@@ -25,11 +24,7 @@ from expunge.models.load import load_model, load_tokenizer
 
 pytestmark = pytest.mark.shared
 
-REF_VALUE = {"ref_value": 0.5}  # theirs, silently, where there is no retain model
-PANEL = [
-    dataclasses.replace(m, args=REF_VALUE) if m.family == "privleak" else m
-    for m in tofu_panel(floor=1e-10, holdout=True, compat="openunlearning")
-]
+PANEL = list(as_openunlearning(tofu_panel(holdout=True)))
 SIDES = {
     f"{m.name}_{side}": (m.name, side) for m in PANEL if m.family == "attack_auc" for side in ("forget", "holdout")
 }
@@ -46,9 +41,10 @@ def evaluate(
 ) -> dict[str, MetricResult]:
     """The panel of one model. Without a retain model the attacks that need one take the model itself, as theirs did."""
     model = load_model(str(folder), ModelArgs(), device=torch.device("cpu"))
-    evaluator = Evaluator(metrics=PANEL, sets=sets, encoder=encoder, generation=Generation(max_new_tokens=200))
+    generation = Generation(max_new_tokens=200)
+    evaluator = Evaluator(metrics=PANEL, sets=sets, encoder=encoder, generation=generation, retain=retain)
     tables = evaluator.score(model)
-    found = evaluator.results(tables, retain)
+    found = evaluator.results(tables)
     if retain is None:
         alone = [m for m in PANEL if m.name.startswith("mia_")]
         losses = {n: r for n, r in found.items() if n.startswith("mia_loss_")}

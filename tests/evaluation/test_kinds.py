@@ -42,6 +42,7 @@ def test_the_built_in_kinds() -> None:
     } <= set(known)  # fmt: skip
     assert {n: k.needs for n, k in known.items() if k.needs} == {
         "agreement": "original", "texts_similarity": "embedder", "samples_similarity": "embedder",
+        "judgements": "judge",
     }  # fmt: skip
     assert known["texts_similarity"].follows == "texts"
     assert {n for n, k in known.items() if k.collective} == {"tokens", "texts", "samples"}

@@ -12,13 +12,16 @@ from safetensors.torch import save_file
 
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
+from expunge.engine.verify import PASSPORTS
 from expunge.evaluation import observation
-from expunge.evaluation.passport import FOLDER, check_model, inspect_model
+from expunge.evaluation.passport import check_model, inspect_model
 from expunge.models.build import build_llama
 from expunge.models.capabilities import Capabilities, observed_capabilities
-from expunge.models.config import ModelArgs, TokenizerArgs, source_identity
-from expunge.models.load import load_model, save_model
-from expunge.models.passport import Passport, PassportLine, check_folder, check_trainable, tokenizer_lines
+from expunge.models.config import ModelArgs, TokenizerArgs, check_source
+from expunge.models.identity import source_identity
+from expunge.models.load import context_of, load_model, load_tokenizer, save_model
+from expunge.models.passport import Passport, PassportLine, check_folder, check_trainable, passport_key, tokenizer_lines
+from expunge.models.saved_dtype import stored_dtype
 
 CPU = torch.device("cpu")
 
@@ -138,9 +141,47 @@ def test_an_adapter_in_the_folder_is_applied_or_ignored(saved: Path, tokenizer: 
     assert source_identity(str(saved), None) != before
     for args, words in ((ModelArgs(), "is added to its weights"), (ModelArgs(adapter="ignore"), "is ignored")):
         assert words in line(inspect_model(str(saved), args, TokenizerArgs(), CPU), "adapter").reason
-    (saved / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"only an adapter \(adapter_config\.json\)"):
-        load_model(str(saved), ModelArgs(), device=CPU)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_an_adapter_alone_takes_the_base_that_it_names(saved: Path, tokenizer: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    ids = torch.arange(3, 30)[None]
+    base = load_model(str(saved), ModelArgs(), device=CPU)
+    before = base(input_ids=ids).logits
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora" in name:
+                p.fill_(0.3)
+    expected = adapted(input_ids=ids).logits
+    alone = tmp_path / "adapter"
+    adapted.save_pretrained(alone)
+    assert json.loads((alone / "adapter_config.json").read_text())["base_model_name_or_path"] == str(saved)
+    torch.testing.assert_close(
+        load_model(str(alone), ModelArgs(), device=CPU)(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4
+    )
+    plain = load_model(str(alone), ModelArgs(adapter="ignore"), device=CPU)
+    torch.testing.assert_close(plain(input_ids=ids).logits, before)
+    passport = inspect_model(str(alone), ModelArgs(), TokenizerArgs(), CPU)
+    assert passport.status != "refused"
+    assert f"is added to the weights of {saved}" in line(passport, "adapter").reason
+    assert load_tokenizer(str(alone), TokenizerArgs()).get_vocab() == tokenizer.get_vocab()
+    assert (context_of(str(alone)), stored_dtype(str(alone))) == (context_of(str(saved)), "float32")
+    identity, key = source_identity(str(alone), None), passport_key(str(alone), ModelArgs(), "cpu", {})
+    assert source_identity(str(alone), None, "ignore") == source_identity(str(saved), None)
+    changed(saved / "generation_config.json", eos_token_id=[1, 2])  # the base decides the numbers as well
+    assert source_identity(str(alone), None) != identity
+    assert passport_key(str(alone), ModelArgs(), "cpu", {}) != key
+    for name, words in (
+        ("", "is missing"),
+        (str(tmp_path / "none"), "which does not exist"),
+        (str(alone), "another ad"),
+    ):
+        changed(alone / "adapter_config.json", base_model_name_or_path=name)
+        with pytest.raises(ConfigError, match=rf"^MODEL: {alone} .*base_model_name_or_path in [^\n]*{words}[^\n]*$"):
+            check_source(str(alone), "MODEL")
 
 
 def test_an_adapter_that_does_not_fit(saved: Path) -> None:
@@ -174,7 +215,7 @@ def test_a_stored_passport_is_read_and_not_made_again(
 ) -> None:
     args = ModelArgs()
     first = check_model(load_model(str(saved), args, device=CPU), tokenizer, str(saved), args, store=tmp_path / "s")
-    (file,) = (tmp_path / "s" / FOLDER).iterdir()
+    (file,) = (tmp_path / "s" / PASSPORTS).iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(observation, "observe", lambda _model: pytest.fail("observed again"))
         again = load_model(str(saved), args, device=CPU)
@@ -186,4 +227,4 @@ def test_a_stored_passport_is_read_and_not_made_again(
     changed(saved / "generation_config.json", eos_token_id=[2, 7])
     model = load_model(str(saved), args, device=CPU)
     check_model(model, tokenizer, str(saved), args, store=tmp_path / "s")
-    assert len(list((tmp_path / "s" / FOLDER).iterdir())) == 2
+    assert len(list((tmp_path / "s" / PASSPORTS).iterdir())) == 2

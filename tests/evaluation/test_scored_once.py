@@ -11,7 +11,8 @@ from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.data.tofu import load_tofu
-from expunge.evaluation.loglikelihood import encode_items, score_tokens, wanted_variants
+from expunge.evaluation.kinds import wanted_variants
+from expunge.evaluation.loglikelihood import encode_items, score_tokens
 from expunge.metrics.compute import requests
 
 

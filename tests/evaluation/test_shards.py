@@ -15,10 +15,10 @@ import torch.multiprocessing as mp
 from expunge.core.records import GeneratedText, texts_table
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
-from expunge.evaluation.config import Generation
+from expunge.evaluation.config import TRUNCATED, Generation
 from expunge.evaluation.distributed import RankShard, generate_texts_sharded, score_tokens_sharded, this_rank_shard
 from expunge.evaluation.generation import generate_texts
-from expunge.evaluation.loglikelihood import TRUNCATED, score_tokens
+from expunge.evaluation.loglikelihood import score_tokens
 
 WANTED = ("answer", "perturbed")
 HOW = Generation(temperature=1.0, samples=2, max_new_tokens=5)

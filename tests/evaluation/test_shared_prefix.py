@@ -169,7 +169,7 @@ def test_logits_of_a_batch_are_bounded(wide: ExampleSet, tokenizer: Any, monkeyp
     model = llama(tokenizer)
     encoder = Encoder(Template(), tokenizer)
     expected = columns(model, wide, encoder, shared=True)
-    monkeypatch.setattr(loglikelihood, "LOGITS", 400 * 60)
+    monkeypatch.setattr(loglikelihood, "SCORED_LOGITS", 400 * 60)
     sizes: list[int] = []
     hook = model.lm_head.register_forward_hook(lambda _m, _a, out: sizes.append(out.shape[-2]))
     same(columns(model, wide, encoder, shared=True), expected, 2e-5)

@@ -16,7 +16,8 @@ from expunge.core.records import TOKENS, token_records
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.evaluation import token_stats
-from expunge.evaluation.loglikelihood import score_tokens, wanted_variants
+from expunge.evaluation.kinds import wanted_variants
+from expunge.evaluation.loglikelihood import score_tokens
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import compute
 

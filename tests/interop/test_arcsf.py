@@ -1,4 +1,4 @@
-"""arcsf's top configs as studies: the counts of its shipped experiments, names, settings, and what is told."""
+"""arcsf's top configs as studies: the counts of its shipped experiments, names, settings and errors."""
 
 from __future__ import annotations
 
@@ -80,45 +80,45 @@ def hyper(epochs: int) -> dict[str, Any]:
 def test_the_shipped_top_configs_make_as_many_jobs(
     combinations: Lists, counts: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    made = import_arcsf(write(tmp_path, combinations))
-    assert tuple(made.counts.values()) == counts
-    tree = yaml.safe_load(made.to_yaml())
+    imported = import_arcsf(write(tmp_path, combinations))
+    assert tuple(imported.counts.values()) == counts
+    tree = yaml.safe_load(imported.to_yaml())
     study = decode_study(tree)
-    found = cells(tree, study)
+    grid_cells = cells(tree, study)
     # one cell for each retain model; a full model for each training config and seed; the methods for each cell
-    assert [c.name for c in found] == [f"experiment_{i}" for i in range(counts[1])]
-    assert len({(c.values["training"], c.values["seed"]) for c in found}) == counts[0]
-    assert len(found) * len(study.methods) == counts[2]
+    assert [c.name for c in grid_cells] == [f"experiment_{i}" for i in range(counts[1])]
+    assert len({(c.values["training"], c.values["seed"]) for c in grid_cells}) == counts[0]
+    assert len(grid_cells) * len(study.methods) == counts[2]
 
 
 def test_experiments_are_numbered_as_there(tmp_path: Path) -> None:
     """train_config changes slowest, then the seed, then the split."""
     combinations = lists(["gen_tofu_book_5", "gen_tofu_rel_1"], ["shorter", "longer"], FOUR[:1], range(40, 42))
     tree = yaml.safe_load(import_arcsf(write(tmp_path, combinations)).to_yaml())
-    found = cells(tree, decode_study(tree))
-    assert [tuple(c.values.values()) for c in found[:3]] == [
+    grid_cells = cells(tree, decode_study(tree))
+    assert [tuple(c.values.values()) for c in grid_cells[:3]] == [
         ("shorter", "seed40", "gen_tofu_book_5"), ("shorter", "seed40", "gen_tofu_rel_1"),
         ("shorter", "seed41", "gen_tofu_book_5"),
     ]  # fmt: skip
-    study = decode_study(found[5].tree)
+    study = decode_study(grid_cells[5].tree)
     assert (study.benchmark, study.seeds.train, study.seeds.unlearn) == ("gen_tofu", (40,), (40,))
-    assert study.data.args == {"granularity": "relationship", "forget_fraction": 0.01, "seed": 40}
+    assert study.data.args == {"granularity": "relationship", "forget_fraction": 0.01, "compat": "arcsf", "seed": 40}
     assert (study.train.num_train_epochs, study.train.learning_rate) == (25, 5e-5)
     assert (study.train.gradient_accumulation_steps, study.train.weight_decay) == (1, 0.0)
 
 
 def test_templates_models_and_methods(tmp_path: Path) -> None:
-    made = import_arcsf(write(tmp_path, lists(["tofu_20_20"], ["shorter"], BOTH, range(1))))
-    study = decode_study(yaml.safe_load(made.to_yaml()))
+    imported = import_arcsf(write(tmp_path, lists(["tofu_20_20"], ["shorter"], BOTH, range(1))))
+    study = decode_study(yaml.safe_load(imported.to_yaml()))
     assert study.model.source == "gpt2"
     tags = {"user_start_tag": "", "user_end_tag": "", "asst_start_tag": " ", "asst_end_tag": ""}
     assert study.template_args == Template(apply_chat_template=False, **tags)
     assert study.methods[4].trainer == "IdkNLL"
     assert [m.label for m in study.methods[:2]] == ["ascent-longer", "ascent-shorter"]
-    said = " ".join(made.notes)
+    said = " ".join(imported.notes)
     for part in ("add_padding_token", "<|endoftext|>", "per_device_eval_batch_size", "logging_steps"):
         assert part in said
-    assert len(set(made.notes)) == len(made.notes)
+    assert len(set(imported.notes)) == len(imported.notes)
 
 
 def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
@@ -132,17 +132,17 @@ def test_adapters_early_stopping_and_the_cluster(tmp_path: Path) -> None:
         "early_stopping_kwargs": {"early_stopping_patience": 2},
     }
     shorter.write_text(yaml.safe_dump(hyper(5) | more))
-    made = import_arcsf(folder)
-    study = decode_study(yaml.safe_load(made.to_yaml()))
+    imported = import_arcsf(folder)
+    study = decode_study(yaml.safe_load(imported.to_yaml()))
     slurm = study.launch.slurm
     assert (study.launch.kind, slurm.time_min, slurm.gpus, slurm.env) == ("slurm", 1831, 2, {"HF_HOME": "/cache"})
-    args = decode_study(cells(dict(made.tree), study)[0].tree).train
+    args = decode_study(cells(dict(imported.tree), study)[0].tree).train
     assert args.lora is not None
     assert (args.lora.r, args.lora.lora_alpha, args.lora.target_modules) == (4, 8, ("c_attn",))
     stops = args.evaluate
     assert (stops.every, stops.patience, stops.keep) == (1.0, 2, "best")
     assert (stops.rule.forget, stops.rule.target, stops.rule.floor) == ("retain_Q_A_Prob", "high", 0.0)
-    said = " ".join(made.notes)
+    said = " ".join(imported.notes)
     assert "early stopping" in said and "Weights & Biases" in said
 
 
@@ -150,9 +150,9 @@ def test_the_type_that_transformers_would_choose_is_left_out(tmp_path: Path) -> 
     folder = write(tmp_path, lists(["tofu_20_20"], ["shorter"], FOUR[2:3], range(1)))
     path = folder / "model/gpt2/gpt2.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "model_kwargs": {"torch_dtype": "auto"}}))
-    made = import_arcsf(folder)
-    assert decode_study(dict(made.tree)).model.model_args.dtype == "float32"
-    assert any("torch_dtype auto" in note for note in made.notes)
+    imported = import_arcsf(folder)
+    assert decode_study(dict(imported.tree)).model.model_args.dtype == "float32"
+    assert any("torch_dtype=auto" in note for note in imported.notes)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,7 @@ def test_the_type_that_transformers_would_choose_is_left_out(tmp_path: Path) -> 
          ("shorter.yaml", "learning_rat", "'learning_rate'")),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_file(
-    file: str, change: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_an_error_names_its_file(file: str, change: dict[str, Any], parts: tuple[str, ...], tmp_path: Path) -> None:
     folder = write(tmp_path, lists(["tofu_20_20"], ["shorter"], FOUR[:1], range(1)))
     path = folder / f"{file}.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))

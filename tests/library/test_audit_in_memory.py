@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from library_facts import FACTS, FORGET, RETAIN, SHORT
 import expunge
 from expunge.core.errors import ConfigError
 from expunge.models.build import build_llama
+from expunge.models.config import ModelArgs
+from expunge.models.load import load_model, save_model
 
 Weights = Callable[[Any], torch.Tensor]
 RELEARN = {"name": "relearn", "rows": 1, "steps": [0, 1, 2], "ways": ["same_rows"]}
@@ -41,7 +44,8 @@ def test_the_controls_are_the_ends_of_the_scale(full: Any, retain_model: Any, to
     assert torch.equal(weights(retain_model), before[1])
     table = report.to_pandas()
     assert list(table["finding"]) == ["int8", "int4", "same_rows"]
-    assert set(table["verdict"]) == {"still known"}
+    assert set(table["verdict"]) == {"undecided"}  # three rows decide nothing
+    assert report.verdict.robust.word == "undecided" and "verdict needs at least 6" in str(report.verdict)
     assert repr(report).splitlines()[0] == "AuditReport(controls: retain, full)"
     assert "<table" in report._repr_html_()
     assert len(report.examples("quantize")) == 3 * len(FORGET)
@@ -61,7 +65,7 @@ def test_the_relearning_is_a_finetuning_run(full: Any, retain_model: Any, tokeni
 
 def test_without_controls_there_is_no_verdict(full: Any, tokenizer: Any) -> None:
     (finding, _) = expunge.audit(full, tokenizer, "quantize", forget=FORGET)["quantize"]
-    assert finding.verdict == "missing"
+    assert finding.verdict == "not measurable"
     assert "retain model" in finding.note
 
 
@@ -76,14 +80,26 @@ def test_membership_reads_unseen_examples(full: Any, retain_model: Any, tokenize
 
 def test_four_bits_round_the_weights_and_leave_the_head(full: Any) -> None:
     pytest.importorskip("bitsandbytes")
-    from expunge.audits.run import in_nf4
+    from expunge.audits.changes import to_nf4
 
-    other = in_nf4(full)
+    to_nf4(other := copy.deepcopy(full))
     name = "model.layers.0.mlp.down_proj.weight"
     mine, theirs = full.get_parameter(name), other.get_parameter(name)
     assert not torch.equal(mine, theirs)
     assert torch.allclose(mine, theirs, atol=float(mine.detach().abs().max()) / 4)
     assert torch.equal(full.lm_head.weight, other.lm_head.weight)
+
+
+def test_four_bits_equal_those_of_a_loaded_model(full: Any, tokenizer: Any, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from expunge.audits.changes import to_nf4
+
+    save_model(full, tokenizer, tmp_path)
+    loaded = load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"), quantize="nf4").dequantize()
+    to_nf4(other := copy.deepcopy(full))
+    weights = other.state_dict()
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every script in examples/ runs, without a hub, and shows what it promises."""
+"""Every script in examples/ runs without a hub and prints its result; three also run in this process."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_every_example_is_tested() -> None:
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", ["npo", "own_loss", "own_csv"])
 def test_an_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(sys, "argv", [name, *([str(tmp_path)] if name == "slurm_study" else [])])
+    monkeypatch.setattr(sys, "argv", [name])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert SHOWN[name] in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,8 @@ def test_the_result_is_short_and_saves(full: Any, tokenizer: Any, tmp_path: Path
     assert list(result.to_pandas()["step"]) == [1, 2, 3]
     assert "<table" in result._repr_html_()
     folder = str(result.save(tmp_path / "model"))
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["torch_dtype"] == "float32"  # the field that transformers 4.45 reads
     again = expunge.evaluate(folder, forget=FORGET, metrics=["forget_Q_A_Prob"])
     here = expunge.evaluate(full, tokenizer, forget=FORGET, metrics=["forget_Q_A_Prob"])
     assert again["forget_Q_A_Prob"] == pytest.approx(here["forget_Q_A_Prob"], rel=1e-4)

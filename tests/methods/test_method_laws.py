@@ -18,8 +18,9 @@ V, D = 128, 6
 MEAN_OVER_ROWS = {"NPO", "DPO", "AltPO", "SimNPO", "RMU", "FLAT", "SemEvalGA"}
 MEAN_OVER_TOKENS = {
     "GradAscent", "GradDiff", "KL", "IdkNLL", "UNDIAL", "WGA", "SatImp", "PDU", "JensUn", "IHL", "ME",
-    "WHP", "UNDO",
+    "WHP", "UNDO", "RR", "Unilogit",
 }  # fmt: skip
+OF_MICRO_BATCHES = {"RepNoise"}  # a distance of two samples is no mean
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in registry() if name != "finetune"] + [
     ("RMU", {"adaptive": True}),
     ("NPO", {"level": "token"}),
@@ -34,9 +35,11 @@ cases = pytest.mark.parametrize(("name", "args"), CASES, ids=[f"{n}{list(a.value
 def one_row(n: int, serve: Quantity, generator: torch.Generator, scale: float) -> SideOutputs:
     row_N = torch.zeros(n, dtype=torch.long)
     token_N = torch.randint(V, (n,), generator=generator)
-    if serve is Quantity.HIDDEN:
+    if serve in (Quantity.HIDDEN, Quantity.HIDDEN_LOGPS):
         hidden_ND = scale * torch.randn(n, D, generator=generator, dtype=torch.float64)
-        return SideOutputs(hidden_ND.new_zeros(0), row_N, 1, token_N=token_N, hidden_ND=hidden_ND.requires_grad_())
+        n_logps = n if serve is Quantity.HIDDEN_LOGPS else 0
+        logps_N = -scale * torch.rand(n_logps, generator=generator, dtype=torch.float64)
+        return SideOutputs(logps_N, row_N, 1, token_N=token_N, hidden_ND=hidden_ND.requires_grad_())
     logits_NV = (scale * torch.randn(n, V, generator=generator, dtype=torch.float64)).requires_grad_()
     logps_N = torch.log_softmax(logits_NV, dim=-1).gather(-1, token_N[:, None])[:, 0]
     return SideOutputs(logps_N, row_N, 1, logits_NV=logits_NV, token_N=token_N)
@@ -80,7 +83,7 @@ def test_the_order_of_rows_does_not_count(name: str, args: dict[str, Any]) -> No
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
 
 
-@cases
+@pytest.mark.parametrize(("name", "args"), [case for case in CASES if case[0] not in OF_MICRO_BATCHES])
 def test_a_batch_is_the_mean_of_its_rows_alone(name: str, args: dict[str, Any]) -> None:
     made = objective(name, args)
     rows = sides(made.needs)
@@ -117,6 +120,7 @@ def test_losses_and_gradients_are_finite(name: str, args: dict[str, Any], scale:
 def test_pages_are_plain_and_defaults_decode(spec: Any) -> None:
     assert "Loss: " in spec.page or spec.name in ("finetune", "DPO", "AltPO", "PDU"), spec.name
     made = objective(spec.name)
-    assert made.needs.layer is None or made.needs.forget_positions is ScoredPositions.OWN
+    own = made.needs.forget_positions is ScoredPositions.OWN
+    assert (made.needs.forget is Quantity.HIDDEN) == own == (made.needs.layer is not None and spec.name != "RepNoise")
     for alias in spec.aliases:
         assert objective(alias).identity == made.identity

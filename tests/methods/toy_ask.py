@@ -29,6 +29,7 @@ class Toy:
         self.params = [p.requires_grad_() for p in params]
         self.terms = {"forget": forget, "retain": retain, "relearn": relearn}
         self.asked: list[str] = []
+        self.names = [f"p{i}" for i in range(len(self.params))]
 
     def __call__(self, which: Which, *, nudge: Perturbation | None = None, inner: bool = False) -> list[Tensor]:
         assert nudge is None and not inner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from expunge.core.errors import ConfigError
 from expunge.metrics.api import Metric, MetricResult, missing
 from expunge.metrics.compute import compute
 from expunge.metrics.forget_quality import ks_between, ks_distance, ks_interval, ln_p_one_sided, ln_p_two_sided
+from expunge.metrics.tofu_log import FIRST_ROWS
 
 RATIO = Metric(
     "tr", "truth_ratio", rows="r", reads={"tokens": ("answer", "perturbed")}, args={"aggregate": "closer_to_1_better"}
@@ -136,3 +138,10 @@ def test_the_value_may_be_a_log(records) -> None:
         found = compute([metric, RATIO], {"tokens": {"r": records(by_variant)}}, {"tr": ratios(records, y)})["fq"]
         assert found.value == plain.extra[value] < 0
         assert found.extra == plain.extra
+
+
+def test_a_published_log_of_the_first_rows_is_compared_on_these(records) -> None:
+    both = [0.1 * i for i in range(30)]
+    theirs = dataclasses.replace(ratios(records, both), extra={FIRST_ROWS: 30.0})
+    result = quality(records, [*both, *([5.0] * 10)], theirs)
+    assert result.value == 1.0 and result.extra["n_rows"] == 30

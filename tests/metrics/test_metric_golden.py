@@ -52,7 +52,7 @@ def by_row(variants: dict[str, dict[str, list]]) -> dict[str, dict[int, list]]:
     return {v: {int(i): values for i, values in rows.items()} for v, rows in variants.items()}
 
 
-NUMBERS = ("grads", "agreement")
+NUMBERS = ("grads", "agreement", "judgements")
 
 
 def texts_kind(case: dict) -> str:

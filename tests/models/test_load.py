@@ -78,10 +78,18 @@ def test_refuses_what_is_no_model_folder(saved: Path, tmp_path: Path) -> None:
     assert "nor is there a folder" in one_line(tmp_path / "x" / "y")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no-such-architecture"}'])
-def test_refuses_a_broken_config(saved: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "config.json is not JSON"),
+        ("[]", "expected a group of keys"),
+        ("{}", "cannot be loaded"),
+        ('{"model_type": "no-such-architecture"}', "cannot be loaded"),
+    ],
+)
+def test_refuses_a_broken_config(saved: Path, text: str, said: str) -> None:
     (saved / "config.json").write_text(text)
-    assert "cannot be loaded" in one_line(saved)
+    assert said in one_line(saved)
 
 
 def test_refuses_broken_weights(saved: Path) -> None:
@@ -122,11 +130,23 @@ def test_refuses_folders_without_a_tokenizer(saved: Path, tmp_path: Path) -> Non
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == CPU
-    for name in ("gpu", "cuda:x", "meta", "mps", ""):
-        with pytest.raises(ConfigError, match=r"^model\.device: [^\n]*allowed: auto, cpu, cuda, cuda:N\)$"):
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("gpu", "cuda:x", "meta", "vulkan", ""):
+        with pytest.raises(
+            ConfigError, match=r"^model\.device: [^\n]*allowed: auto, cpu, cuda, cuda:N, mps, xpu, xpu:N"
+        ):
             pick_device(name)
-    with pytest.raises(ConfigError, match=r"^model\.device: 'cuda': this machine has no CUDA device"):
-        pick_device("cuda")
+    for name in ("cuda", "mps", "xpu"):
+        with pytest.raises(ConfigError, match=rf"^model\.device: '{name}': this machine has no {name.upper()} device"):
+            pick_device(name)
+    for found in (torch.xpu, torch.backends.mps):
+        monkeypatch.setattr(found, "is_available", lambda: True)
+    for found in (torch.xpu, torch.mps):
+        monkeypatch.setattr(found, "device_count", lambda: 1)
+    assert [pick_device(name).type for name in ("mps", "xpu", "xpu:0")] == ["mps", "xpu", "xpu"]
+    with pytest.raises(ConfigError, match=r"^model\.device: 'xpu:1': this machine has 1 XPU devices"):
+        pick_device("xpu:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda")

@@ -12,9 +12,8 @@ from expunge.models.config import (
     TokenizerArgs,
     check_source,
     looks_local,
-    source_identity,
-    tokenizer_identity,
 )
+from expunge.models.identity import source_identity, tokenizer_identity
 
 
 @pytest.mark.parametrize(

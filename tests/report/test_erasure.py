@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from expunge.report.erasure import Erasure, ErasureRequest, Finding, erasure_report, summary
+from expunge.metrics.verdict import Verdict, VerdictAnswer
+from expunge.report.erasure import Erasure, ErasureRequest, Finding, erasure_report
 
 NEAR = Finding("forget probability", "how likely the true answers are", 0.3, 0.25, 0.35, full=0.9, retain=0.25)
 FAR = Finding("extraction", "share said word for word", 0.8, full=0.9, retain=0.25)
@@ -46,37 +47,30 @@ def test_says_what_was_asked_done_and_found(erasure: Erasure) -> None:
         assert "nan" not in text.lower()
 
 
-@pytest.mark.parametrize(
-    ("value", "low", "high", "place"),
-    [
-        (0.3, 0.25, 0.35, "Near a model that never saw the data."),
-        (0.8, math.nan, math.nan, "Nearer to the model before unlearning."),
-        (0.55, math.nan, math.nan, "Nearer to the model before unlearning."),  # 0.5 lies in the middle of 0.2 and 0.8
-        (0.0, math.nan, math.nan, "Near a model that never saw the data."),  # a third of the gap past it
-        (-0.2, math.nan, math.nan, "Well beyond a model that never saw the data, which is no better."),
-        (0.45, 0.4, 0.55, "The interval is too wide"),
-    ],
-)
-def test_where_a_value_lies_in_words(erasure: Erasure, value: float, low: float, high: float, place: str) -> None:
-    found = Finding("x", "y", value, low, high, full=0.8, retain=0.2)
-    for text in both(dataclasses.replace(erasure, findings=(found,))):
-        assert place in text
-    turned = Finding("x", "y", -value, -high, -low, full=-0.8, retain=-0.2)  # a score that is high where forgotten
-    assert place in erasure_report(dataclasses.replace(erasure, findings=(turned,))).markdown
+def verdict(**more: str) -> Verdict:
+    answer = VerdictAnswer("no trace", "The probability is 0.3 [0.25, 0.35], 0.25 in the retain model.", 0.3)
+    return Verdict("m", *[dataclasses.replace(answer, word=w) for w in ("no trace", "kept", "b", "c", "d")], **more)
 
 
-def test_the_summary_counts_each_place(erasure: Erasure) -> None:
-    past = Finding("p", "m", 0.0, full=0.6, retain=0.5)  # nearer to the retain model than to the full one, and no good
-    text = summary(dataclasses.replace(erasure, findings=(NEAR, FAR, BEYOND, past)))
-    assert text.startswith("Of 4 findings with a position: 2 near a model that never saw the data, 1 nearer to the")
-    assert "1 well beyond" in text
+def test_the_first_paragraph_is_the_verdict(erasure: Erasure) -> None:
+    page, text = both(dataclasses.replace(erasure, verdict=verdict()))
+    assert "Forgot? <strong>no trace</strong>. The probability is 0.3" in page[: page.index("<main>")]
+    assert "- Forgot? **no trace**. The probability" in text[: text.index("## Request")]
+    assert "is broken" not in page + text
+    for said in both(dataclasses.replace(erasure, verdict=verdict(broken="it <repeats> itself"))):
+        assert "The model is broken." in said and "&lt;repeats&gt;" in said
+
+
+def test_a_finding_shows_its_own_verdict(erasure: Erasure) -> None:
+    found = dataclasses.replace(NEAR, verdict="Verdict: trace (smaller than the margin).")
+    for said in both(dataclasses.replace(erasure, findings=(found,))):
+        assert "never trained on the data: 0.250. Verdict: trace (smaller than the margin)." in said
 
 
 def test_without_a_retain_model_says_what_is_impossible(erasure: Erasure) -> None:
     alone = dataclasses.replace(NEAR, retain=math.nan)
     for text in both(dataclasses.replace(erasure, findings=(alone,), has_retain=False)):
-        assert "There is no retain model" in text and "impossible here" in text
-        assert "No finding has a position" in text
+        assert text.count("There is no retain model") == 1 and "impossible here" in text
     for text in both(erasure):
         assert "There is no retain model" not in text
 
@@ -95,16 +89,16 @@ def test_loads_nothing(erasure: Erasure) -> None:
     assert "default-src 'none'" in page and "<script" not in page and "http" not in page.replace("http-equiv", "")
 
 
-def test_models_that_hardly_differ_place_nothing(erasure: Erasure) -> None:
-    # an attack that knows both models' rows alike (a gap of 0.008) does not say that 0.5 is far past anything
-    page, text = both(dataclasses.replace(erasure, findings=(Finding("m", "w", 0.496, full=1.0, retain=0.992),)))
-    for said in (page, text):
-        assert "Well past" not in said and "hardly differ" in said
-
-
 def test_hashes_are_called_so_and_names_are_not(erasure: Erasure) -> None:
-    asked = (ErasureRequest("rows", 2, "ab" * 32, (), "12" * 32),)
+    asked = (ErasureRequest("rows", 2, "12" * 32),)
     models = (("the model before", "org/name revision main"), ("the weights after", f"{'ef' * 32} {'01' * 32}"))
     for said in both(dataclasses.replace(erasure, asked=asked, models=models)):
         assert "12" * 32 in said and "SHA-256 of the model before" not in said and "The model before" in said
         assert "SHA-256 of the weights after" in said
+
+
+def test_a_reason_of_several_measurements_is_said_once() -> None:
+    lost = (("forget quality", "no control"), ("privacy leakage", "no control"), ("fluency", "no texts"))
+    report = erasure_report(Erasure("T", "2026-01-01", (), "NPO", missing=lost))
+    for text in (report.html, report.markdown):
+        assert text.count("no control") == 1 and "forget quality, privacy leakage" in text and "no texts" in text

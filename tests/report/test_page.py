@@ -193,8 +193,9 @@ def test_how_it_was_made(model: ReportModel) -> None:
 
 def test_audits_in_a_table_and_as_curves(model: ReportModel) -> None:
     audit = AuditLine(
-        "relearn", "same rows", "npo", 0, 0.5, 0.4, 0.6, 0.0, 1.0, 0.25, 0.2, 0.3, "comes <b>back", "50 steps",
+        "same rows", 0.5, 0.4, 0.6, 0.0, 1.0, 0.25, 0.2, 0.3, "trace", "comes <b>back",
         {"model_at_0": 0.1, "model_at_50": 0.5, "retain_at_0": 0.0, "retain_at_50": 0.2, "recovery_steps": 3.0},
+        audit="relearn", label="npo", seed=0,
     )  # fmt: skip
     page = to_html(dataclasses.replace(model, audits=(audit,)))
     text = "".join(Seen(page).text)
@@ -204,7 +205,8 @@ def test_audits_in_a_table_and_as_curves(model: ReportModel) -> None:
 
 def layered(label: str, seed: str, height: float) -> AuditLine:
     details = {f"{side}_layer_{k}": height + k for side in ("model", "retain", "full") for k in range(40)}
-    return AuditLine("probe", "truth", label, seed, 0.5, 0.4, 0.6, 0.0, 1.0, 0.5, 0.4, 0.6, "traces", "", details)
+    ends = (0.5, 0.4, 0.6)
+    return AuditLine("truth", *ends, 0.0, 1.0, *ends, "trace", "", details, audit="probe", label=label, seed=seed)
 
 
 def test_figures_by_layer_have_whole_ticks_and_one_legend_entry_for_all_seeds(model: ReportModel) -> None:
@@ -224,7 +226,8 @@ def test_figures_by_layer_have_whole_ticks_and_one_legend_entry_for_all_seeds(mo
 def test_settings_break_after_signs_and_never_within_numbers(model: ReportModel) -> None:
     run = dataclasses.replace(model.runs[2], settings="learning_rate=3e-4, x=<b>")
     page = to_html(dataclasses.replace(model, runs=(run,)))
-    pieces = re.findall(r'<span class="piece">(.*?)</span>', page)
+    settings = page.partition('<span class="settings">')[2].partition("</th>")[0]
+    pieces = re.findall(r'<span class="piece">(.*?)</span>', settings)
     assert pieces == ["learning_rate=", "3e-4,", "x=", "&lt;b&gt;"]
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from expunge.cli.grid_reports import in_one
 from expunge.core.errors import ConfigError, DataError
+from expunge.pipelines.study.grid_reports import in_one
 from expunge.report.model import ReportModel
 from expunge.report.query import query, read_results, results_table, to_text, write_results
 

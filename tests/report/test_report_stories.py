@@ -12,7 +12,8 @@ from expunge.metrics.api import MetricResult, missing
 from expunge.report.model import ReportModel, ReportRun
 from expunge.report.page import to_html
 from expunge.report.protocol import ProbeCurve, Protocol, ProtocolCourse
-from expunge.report.stories import heads, recovery_csv, recovery_rows, story_figures
+from expunge.report.stories import heads, recovery_csv, recovery_rows
+from expunge.report.stories_figures import story_figures
 from expunge.report.text import to_markdown, to_rich
 
 HOSTILE = "<script>alert('data set')</script>|x"

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from expunge.data.template import Encoded
+from expunge.training import trainer
 
 torch.set_num_threads(1)  # models this small only lose time to more threads, and much on a busy machine
 
@@ -20,6 +21,12 @@ def rows_of(lengths: list[tuple[int, int]], seed: int) -> list[Encoded]:
     """Random rows, each of (ids, ids of the prompt); EOS is 2."""
     made = torch.Generator().manual_seed(seed)
     return [Encoded((1, *torch.randint(3, VOCABULARY, (n - 2,), generator=made).tolist(), 2), p) for n, p in lengths]
+
+
+@pytest.fixture
+def bfloat16_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in bfloat16 on a CPU without the instructions as well; the numbers are the same, only slow."""
+    monkeypatch.setattr(trainer, "cpu_has_bfloat16", lambda: True)
 
 
 @pytest.fixture

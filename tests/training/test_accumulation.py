@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,15 +10,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
+from expunge.core.errors import ConfigError
 from expunge.methods import objective
-from expunge.methods.api import registry
+from expunge.methods.api import LossInputs, registry
+from expunge.methods.custom_loss import CustomLoss, unlearning_loss
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import TermMean
-from expunge.training.batching import SIDES
 from expunge.training.config import TrainArgs
-from expunge.training.forward import spec_for
 from expunge.training.loop import train
 from expunge.training.reference import reference
+from expunge.training.samples import SIDES, spec_for
+from expunge.training.unlearn_config import UnlearnConfig
+from expunge.training.unlearn_objective import resolve_objective
 
 SGD: dict[str, Any] = {
     "optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1,
@@ -25,8 +29,10 @@ SGD: dict[str, Any] = {
 }  # fmt: skip
 SPLITS = [(1, 5), (2, 3)]
 LAYER = {"module_regex": r"model\.layers\.0"}
+LAYERS: dict[str, dict[str, Any]] = {"RMU": LAYER, "RR": {"layers": ["model.layers.0", "model.layers.1"]}}
+OVER_PAIRS = ("RepNoise",)  # its distance is over pairs of tokens of a micro-batch, no mean over tokens or rows
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, LAYER if name == "RMU" else {}) for name in registry()},
+    **{name: (name, LAYERS.get(name, {})) for name in registry() if name not in OVER_PAIRS},
     "GradDiff KL": ("GradDiff", {"retain_loss_type": "KL"}),
     "NPO by tokens": ("NPO", {"level": "token"}),
     "NPO KL and NLL": ("NPO", {"retain_loss_type": "KL", "nll_weight": 0.7}),
@@ -79,6 +85,35 @@ def test_the_cut_into_micro_batches_does_not_count(make_model, ragged, case: str
     assert float((old - whole).abs().max()) > 1e-6  # these rows would show the mean of means
 
 
+@unlearning_loss(retain_loss_type=None)
+def over_tokens(inputs: LossInputs) -> torch.Tensor:
+    assert inputs.forget is not None
+    return inputs.forget.logps_N.square().mean()
+
+
+@unlearning_loss(reduction="row")
+def over_rows(inputs: LossInputs) -> torch.Tensor:
+    assert inputs.forget is not None
+    return inputs.forget.row_means(inputs.forget.logps_N).square().mean()
+
+
+@pytest.mark.parametrize("loss", [over_tokens, over_rows], ids=lambda loss: loss.spec.name)
+def test_the_cut_does_not_count_for_losses_of_ones_own(make_model, ragged, loss: CustomLoss) -> None:
+    four = {side: rows[:4] for side, rows in ragged.items()}
+    goal = resolve_objective(UnlearnConfig(), loss)
+    whole = one_step(make_model, four, goal, 4, 1)
+    torch.testing.assert_close(one_step(make_model, four, goal, 1, 4), whole, rtol=0, atol=1e-7)
+    spec = dataclasses.replace(loss.spec, reduction="micro_batch")  # each micro-batch weighs alike: another step
+    unweighted = resolve_objective(UnlearnConfig(), CustomLoss(loss.function, spec))
+    other = one_step(make_model, four, unweighted, 3, 2)
+    assert float((other - one_step(make_model, four, goal, 3, 2)).abs().max()) > 1e-6
+
+
+def test_a_reduction_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^unlearning_loss\.reduction: .* 'rows'; did you mean 'row'"):
+        unlearning_loss(reduction="rows")
+
+
 @pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent"])
 def test_the_cut_does_not_count_for_gradient_transforms(make_model, ragged, name: str) -> None:
     goal = objective("NPO", {"beta": 0.5})
@@ -105,7 +140,7 @@ def test_the_dual_variable_moves_once_a_step(make_model, ragged, upon: str) -> N
 
 def test_every_shipped_loss_says_what_it_averages_over() -> None:
     for name, spec in registry().items():
-        assert spec.reduction != "micro_batch", name
+        assert (spec.reduction == "micro_batch") == (name in OVER_PAIRS), name
     padded = {"retain_loss_type": "KL", "compat": "openunlearning"}
     assert objective("NPO", padded).means["retain"].reduction == "micro_batch"
     assert objective("NPO", {"level": "token"}).means["forget"].reduction == "token"

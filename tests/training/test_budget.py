@@ -71,3 +71,12 @@ def test_parts_share_what_is_left() -> None:
     assert whole.part(1, keep_s=10.0).limit_s == pytest.approx(40.0)
     clock.now += 100
     assert whole.part(1).limit_s == 0.0
+
+
+def test_the_time_of_earlier_calls_counts() -> None:
+    clock = Clock()
+    budget = Budget(100.0, before_s=40.0, clock=clock)
+    clock.now += 10
+    assert (budget.used_s, budget.left_s) == (50.0, 50.0)
+    clock.now += 60
+    assert budget.left_s == -10.0

@@ -18,9 +18,10 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.methods import objective
 from expunge.training.checkpoint import Checkpoints, pack, put_weights, trained_weights, unpack
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
-from expunge.training.evaluation_callback import EvalCallback, ModelSelection
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
 from expunge.training.lora import LoraArgs, with_lora
+from expunge.training.model_selection import ModelSelection
 from expunge.training.schedule import Schedule
 
 CPU = torch.device("cpu")

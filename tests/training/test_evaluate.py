@@ -16,15 +16,9 @@ from expunge.core.errors import ConfigError
 from expunge.methods import objective
 from expunge.metrics.api import Metric, MetricResult
 from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
-from expunge.training.evaluation_callback import (
-    EvalCallback,
-    EvalPoint,
-    ModelSelection,
-    is_due,
-    model_selection,
-    suite_metrics,
-)
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import TrainResult, train
+from expunge.training.model_selection import EvalPoint, ModelSelection, is_due, model_selection, suite_metrics
 from expunge.training.randomness import kept_random
 from expunge.training.schedule import Schedule
 

@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.models.packed import plain_head
-from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
+from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
-from expunge.training.forward import spec_for
 from expunge.training.loop import train
 from expunge.training.lora import LoraArgs, with_lora
 from expunge.training.reference import reference
+from expunge.training.samples import SIDES, TrainingSample, spec_for
 
 SAMPLES = [TrainingSample(2, 5, 1), TrainingSample(0, 1, 3), TrainingSample(3, 5, 2), TrainingSample(6, 10, 0)]
 CPU = torch.device("cpu")
@@ -161,6 +161,7 @@ def test_no_whole_logits_where_a_loss_does_without(make_model, rows) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, {"activation_checkpointing": True}, {"bf16": True}, {"grad_transform": "gru"}])
+@pytest.mark.usefixtures("bfloat16_cpu")
 def test_a_run_ends_where_one_with_whole_logits_does(make_model, rows, keys: dict[str, Any]) -> None:
     ends = []
     for chunk in (0, 5):

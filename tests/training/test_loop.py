@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from expunge.core.errors import JobError
 from expunge.data.template import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods import Quantity, objective
-from expunge.training.batching import TrainingSample
+from expunge.models import bfloat16
+from expunge.training import trainer
 from expunge.training.config import TrainArgs
-from expunge.training.forward import ForwardSpec
 from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.reference import reference
+from expunge.training.samples import ForwardSpec, TrainingSample
+from expunge.training.trainer import PhaseTrainer
 
 PLAIN = {  # so that one step moves the weights by -learning_rate * gradient
     "optim": "sgd",
@@ -275,6 +278,7 @@ def test_an_optimizer_of_gpus_only_is_replaced_on_a_cpu(make_model, rows, optim:
 
 
 @pytest.mark.parametrize("keys", [{"bf16": True}, {"activation_checkpointing": True}, {"optim": "adafactor"}])
+@pytest.mark.usefixtures("bfloat16_cpu")
 def test_other_ways_of_computing_train_too(make_model, rows, keys: dict[str, Any]) -> None:
     model = make_model()
     before = mean_loss(model, rows["retain"])
@@ -282,6 +286,63 @@ def test_other_ways_of_computing_train_too(make_model, rows, keys: dict[str, Any
     run(model, objective("finetune"), rows, **args, **keys)
     assert mean_loss(model, rows["retain"]) < before - 0.5
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_cpu_trains_in_bfloat16_if_it_has_the_instructions(
+    make_model, rows, monkeypatch: pytest.MonkeyPatch, caplog: Any, has: bool
+) -> None:
+    for module in (trainer, bfloat16):
+        monkeypatch.setattr(module, "cpu_has_bfloat16", lambda: has)
+    finals = []
+    for bf16 in (False, True):
+        model = make_model()
+        run(model, objective("finetune"), rows, bf16=bf16, num_train_epochs=2, learning_rate=1e-2)
+        finals.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*finals) != has
+    assert finals[1].dtype == torch.float32
+    line = "trains in bfloat16 over float32 weights" if has else "has no bfloat16 instructions"
+    assert caplog.text.count(line) == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read from tensors: `.item()`, `float()`, `bool()` and `.tolist()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_micro_batches_read_nothing_from_the_device(make_model, rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads()
+    of_micro_batches: list[int] = []
+    plain = PhaseTrainer.training_step
+
+    def step(self: Any, *args: Any, **keys: Any) -> Any:
+        before = reads.n
+        out = plain(self, *args, **keys)
+        of_micro_batches.append(reads.n - before)
+        return out
+
+    monkeypatch.setattr(PhaseTrainer, "training_step", step)
+    # transformers reads one number in each forward to find packed rows, which these batches never have
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+    keys = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "num_train_epochs": 2}
+    model = make_model()
+    capabilities(model)
+    totals = []
+    for steps in (1, 2):
+        reads.n = 0
+        with reads:
+            run(model, objective("NPO"), rows, **{**keys, "max_steps": steps, "logging_steps": 100})
+        totals.append(reads.n)
+    assert of_micro_batches == [0] * 12
+    n_tensors = sum(1 for _ in model.parameters())  # AdamW on a CPU reads the step of each
+    assert totals[1] - totals[0] - n_tensors <= 8
 
 
 def test_a_teacher_must_be_given(make_model, rows) -> None:

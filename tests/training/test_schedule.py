@@ -14,11 +14,11 @@ from expunge.core.errors import ConfigError, JobError
 from expunge.core.fingerprints import fingerprint
 from expunge.evaluation.observation import capabilities
 from expunge.methods import objective
-from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
 from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.lora import LoraArgs, merged, with_lora
 from expunge.training.phases import check_run, plan_phases
+from expunge.training.samples import TrainingSample
 from expunge.training.schedule import Schedule
 
 CHUNKS = {"kind": "chunks", "chunk_size": 3}
@@ -253,6 +253,7 @@ def test_adapters_go_on_through_the_phases(make_model, rows, keys: dict[str, Any
     assert not torch.allclose(flat(merged(model)), flat(make_model()))
 
 
+@pytest.mark.usefixtures("bfloat16_cpu")
 def test_every_phase_computes_in_bfloat16(make_model, rows) -> None:
     seen: list[tuple[torch.dtype, int]] = []
     model = make_model()

@@ -16,8 +16,9 @@ from expunge.models.build import train_tokenizer
 from expunge.training import eval_losses
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.eval_losses import EvalLosses, GenerationTable
-from expunge.training.evaluation_callback import EvalCallback, is_due
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.loop import plan_samples, train
+from expunge.training.model_selection import is_due
 
 ARGS = TrainArgs(num_train_epochs=2.0, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 

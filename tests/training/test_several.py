@@ -23,18 +23,20 @@ from expunge.core.errors import JobError
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.config import Generation
+from expunge.evaluation.evaluator import Evaluator
 from expunge.methods import objective
 from expunge.methods.api import Quantity
 from expunge.models.build import build_llama, train_tokenizer
-from expunge.training.batching import LossInputBuilder, TrainingSample
+from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import put_weights, trained_weights
 from expunge.training.config import CheckpointArgs, EvaluateArgs, TrainArgs
 from expunge.training.data_parallel import gather_whole, per_process, rank_batches
-from expunge.training.evaluation_callback import EvalCallback, MetricSuite, ModelSelection, suite_metrics
-from expunge.training.forward import ForwardSpec
+from expunge.training.evaluation_callback import EvalCallback, suite_values
 from expunge.training.loop import plan_samples, train
 from expunge.training.lora import LoraArgs
+from expunge.training.model_selection import ModelSelection, suite_metrics
 from expunge.training.reference import keep
+from expunge.training.samples import ForwardSpec, TrainingSample
 
 # 7 forget rows, 2 epochs: 14 samples, 7 micro-batches, 4 steps, of which the last has one micro-batch
 CASES: dict[str, Case] = {
@@ -126,7 +128,10 @@ def whole_panel() -> dict[str, float]:
         model(input_ids=padded, labels=padded.masked_fill(padded == 0, -100)).loss.backward()
         steps.step()
     metrics = suite_metrics(tofu_panel(), EvaluateArgs(steps=1, panel="full"))
-    return MetricSuite(metrics, sets, encoder, Generation(max_new_tokens=12), rows=9)(model)
+    evaluator = Evaluator(
+        metrics=metrics, sets=sets, encoder=encoder, generation=Generation(max_new_tokens=12), n_rows=9
+    )
+    return suite_values(evaluator, model)
 
 
 class Gathering:
@@ -172,6 +177,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return said_by_two(process, tmp_path_factory.mktemp("two"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> None:
     history, weights = run_case(name, tiny(), rows_here())
@@ -184,6 +190,7 @@ def test_equal_loss_curves_and_weights(two: list[dict[str, Any]], name: str) -> 
     assert two[0][name] == two[1][name]
 
 
+@pytest.mark.slow
 def test_what_they_say_to_one_another(two: list[dict[str, Any]]) -> None:
     for rank, said in enumerate(two):
         assert said["world"] == [rank, 2]
@@ -193,6 +200,7 @@ def test_what_they_say_to_one_another(two: list[dict[str, Any]]) -> None:
     assert sorted(said["first_to_fail"] for said in two) == [False, True]
 
 
+@pytest.mark.slow
 def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
     """The second process computes other values, and goes by the first's all the same."""
     watch = EvalCallback(EvaluateArgs(steps=1, keep="best"), panel, ModelSelection("u", "f", 0.9, -math.inf))
@@ -202,6 +210,7 @@ def test_evaluations_choose_alike(two: list[dict[str, Any]]) -> None:
         np.testing.assert_allclose(said["watched"], weights, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_panel_says_the_same(two: list[dict[str, Any]]) -> None:
     """Numbers of tokens and of texts; what lacks a retain model is missing for all alike."""
     alone = whole_panel()
@@ -213,12 +222,14 @@ def test_the_whole_panel_says_the_same(two: list[dict[str, Any]]) -> None:
         assert said["panel"] == pytest.approx(alone, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_broken_run_of_two_goes_on_to_the_same_bits(two: list[dict[str, Any]]) -> None:
     """With dropout: each process goes on with its own random numbers."""
     assert two[0]["whole"] == two[0]["resumed"] == two[1]["resumed"]
     assert two[0]["whole"] != two[0]["ascent"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> None:
     for said in two:
         assert said["limit"].startswith("GradDiff: the loss passed the limit of 1e-09")
@@ -227,6 +238,7 @@ def test_what_cannot_be_shared_is_refused_by_all(two: list[dict[str, Any]]) -> N
     assert two[0]["limit"] == two[1]["limit"]
 
 
+@pytest.mark.slow
 def test_a_model_in_shards_steps_reads_and_is_saved_as_a_whole_one(two: list[dict[str, Any]]) -> None:
     model = tiny()
     n = sum(p.numel() for p in model.parameters())

@@ -13,8 +13,9 @@ from processes import Case, fitted, joined, rows_here, said_by_two, tiny, weight
 
 from expunge.core import distributed
 from expunge.training.config import CheckpointArgs, EvaluateArgs
-from expunge.training.evaluation_callback import EvalCallback, ModelSelection
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.lora import LoraArgs
+from expunge.training.model_selection import ModelSelection
 from expunge.training.schedule import Schedule
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,13 @@ from expunge.core.fingerprints import fingerprint
 from expunge.methods import objective
 from expunge.methods.grad_transforms import GradientRequest, api, grad_transform, make_grad_transform
 from expunge.methods.objective import Objective
-from expunge.training.batching import SIDES, LossInputBuilder
+from expunge.training.batching import LossInputBuilder
 from expunge.training.config import TrainArgs
-from expunge.training.forward import spec_for
 from expunge.training.loop import TrainResult, plan_samples, train
 from expunge.training.reference import reference
-from expunge.training.step import GradTransformRunner, check_grad_transform, forget_part, relearn_part, retain_part
+from expunge.training.samples import SIDES, spec_for
+from expunge.training.step import GradTransformRunner
+from expunge.training.term_parts import check_grad_transform, forget_part, relearn_part, retain_part
 
 CPU = torch.device("cpu")
 SHORT = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
@@ -86,7 +87,7 @@ def test_a_step_that_changes_nothing_is_the_plain_run(
     wrapped, second = run(make_model, rows, goal, grad_transform="identity", **args)
     assert not torch.equal(plain, flat(make_model()))
     if accumulate == 3:  # a third is rounded, before the backward there and after it here
-        torch.testing.assert_close(plain, wrapped, rtol=0, atol=1e-7)
+        torch.testing.assert_close(plain, wrapped, rtol=2**-23, atol=1e-7)  # one unit in the last place near 1
     else:
         assert torch.equal(plain, wrapped)
     assert first.n_steps == second.n_steps
@@ -247,7 +248,7 @@ def test_settings_of_steps_in_the_training_settings() -> None:
     for keys, words in (
         ({"grad_transform_args": {"rho": 1}}, "grad_transform_args: is set, but grad_transform is not"),
         ({"grad_transform": "sam", "fp16": True}, "fp16: cannot be on together with a grad_transform"),
-        ({"grad_transform": ["sam", "gru"]}, "grad_transform: should be a valid string"),
+        ({"grad_transform": 3}, "grad_transform"),
     ):
         with pytest.raises(ConfigError, match=rf"^train\.{words}"):
             decode(TrainArgs, keys, where="train")

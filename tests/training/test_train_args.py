@@ -7,7 +7,8 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
-from expunge.training.config import OPTIMIZERS, TrainArgs
+from expunge.training.config import TrainArgs
+from expunge.training.optimizers import OPTIMIZERS, STOCHASTIC
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,13 @@ def test_warmup(keys: dict[str, Any], steps: int) -> None:
     [
         ({"learning_rate": 0}, r"learning_rate: must be a number > 0, got 0"),
         ({"learning_rate": float("nan")}, r"learning_rate: (must be a number > 0|should be a finite number)"),
-        ({"num_train_epochs": float("inf")}, r"num_train_epochs: (must be a number > 0|should be a finite number)"),
+        ({"num_train_epochs": float("inf")}, r"num_train_epochs: (must be at most|should be a finite number)"),
         ({"max_loss": -1}, r"max_loss: must be a number > 0"),
         ({"per_device_train_batch_size": 0}, r"per_device_train_batch_size: must be at least 1"),
         ({"logits_chunk_size": -1}, r"logits_chunk_size: must be at least 0 \(0: all at once\), got -1"),
         ({"logging_steps": 0}, r"logging_steps: must be at least 1"),
         ({"weight_decay": -0.1}, r"weight_decay: must be a number >= 0"),
-        ({"weight_decay": float("inf")}, r"weight_decay: should be a finite number, got inf"),
+        ({"weight_decay": float("inf")}, r"weight_decay: (must be at most|should be a finite number)"),
         ({"warmup_epochs": float("nan")}, r"warmup_epochs: (must be a number >= 0|should be a finite number)"),
         ({"warmup_steps": -1}, r"warmup_steps: must be a number >= 0"),
         ({"adam_beta1": 1.0}, r"adam_beta1: must be at least 0 and less than 1"),
@@ -75,7 +76,7 @@ def test_wrong_settings_end_in_one_line(keys: dict[str, Any], words: str) -> Non
     assert str(caught.value).startswith("train")
 
 
-@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("optim", sorted({*OPTIMIZERS} - {STOCHASTIC}))  # that one has a class of its own
 def test_every_listed_optimizer_is_one_of_transformers(optim: str) -> None:
     from transformers.training_args import OptimizerNames
 

@@ -5,9 +5,6 @@ A new file in this folder registers itself.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from expunge.audits.api import (
     Analysis,
     Audit,
@@ -27,9 +24,6 @@ from expunge.audits.api import (
     audit_registry,
     make_audit,
 )
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Audit",

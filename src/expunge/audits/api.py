@@ -15,16 +15,16 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from expunge.audits.verdict import ControlPosition, verdict
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
+from expunge.core.fidelity import Fidelity
 from expunge.core.records import Floats
 from expunge.core.registry import Registry
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.template import Encoder
+from expunge.data.template import Encoder, Template
 from expunge.methods.weight_edits import WeightEdit
-from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import AuditFinding
 
 STATISTIC = {
     "probability": "prob",
@@ -110,6 +110,13 @@ class AuditInputs:
     samples: int = 1
 
 
+def opens_of(template: Template) -> tuple[str, str]:
+    """Return the template's text before a question, and between it and its answer."""
+    if template.apply_chat_template:
+        return "", "\n"
+    return template.user_start_tag, template.user_end_tag + template.asst_start_tag
+
+
 Results = Mapping[str, Mapping[str, MetricResult]]  # probe -> metric -> result
 
 
@@ -144,62 +151,6 @@ def rows_of(result: MetricResult, metric: Metric, ids: Sequence[int]) -> Floats:
 
 
 @dataclass(frozen=True)
-class AuditFinding:
-    """One finding on one model.
-
-    value: the measured mean, with its 95 % interval over rows; retain, full: the same of the controls. position: 0 is
-    the retain model, 1 the target model. NaN if there is none, and then `note` explains it. details: further numbers.
-    """
-
-    name: str
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    retain: float = math.nan
-    full: float = math.nan
-    position: float = math.nan
-    position_low: float = math.nan
-    position_high: float = math.nan
-    verdict: str = "missing"
-    note: str = ""
-    details: Mapping[str, float] = field(default_factory=dict)
-
-
-def compare_to_controls(
-    name: str,
-    sides: tuple[Floats, Floats, Floats],
-    where: ControlPosition,
-    *,
-    margin: float,
-    known: float,
-    note: str = "",
-    details: Mapping[str, float] | None = None,
-) -> AuditFinding:
-    """Summarise a number per row of the model, the retain and the target model as a finding.
-
-    Args:
-        name: Name of the finding.
-        sides: The numbers of the model, the retain and the target model, each of shape (R,).
-        where: Position of the model between its controls.
-        margin: Upper end of the positions that count as forgotten.
-        known: Position from which the model still knows the rows.
-        note: Further remark.
-        details: Further numbers.
-    """
-    means = []
-    for column in sides:
-        numbers = column[~np.isnan(column)]
-        means.append(float(numbers.mean()) if len(numbers) else math.nan)
-    scores = sides[0][~np.isnan(sides[0])]
-    low, high = bootstrap_interval(scores) if len(scores) > 1 else (math.nan, math.nan)
-    judgement, remark = verdict(where, margin=margin, known=known)
-    return AuditFinding(
-        name, means[0], low, high, means[1], means[2], where.value, where.low, where.high, judgement,
-        "; ".join(part for part in (remark, note) if part), details or {},
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class AuditFindings:
     """The findings of an audit on a model, and a table of rows (columns of equal length), if it has one."""
 
@@ -227,6 +178,7 @@ class AuditSpec:
     revision: int
     cls: type[Any]
     paper: str
+    fidelity: Fidelity = ""
 
     @property
     def page(self) -> str:
@@ -234,15 +186,15 @@ class AuditSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: Registry[AuditSpec] = Registry("audit", lambda spec: spec.cls)
+_REGISTRY: Registry[AuditSpec] = Registry("audit", lambda spec: spec.cls, folder="audits", decorator="audit")
 C = TypeVar("C", bound=type[Any])
 
 
-def audit(name: str, *, revision: int, paper: str) -> Callable[[C], C]:
+def audit(name: str, *, revision: int, paper: str, fidelity: Fidelity = "") -> Callable[[C], C]:
     """Register a frozen dataclass as an audit under the name that users type."""
 
     def register(cls: C) -> C:
-        _REGISTRY.add(AuditSpec(name, revision, cls, paper))
+        _REGISTRY.add(AuditSpec(name, revision, cls, paper, fidelity))
         return cls
 
     return register
@@ -250,7 +202,7 @@ def audit(name: str, *, revision: int, paper: str) -> Callable[[C], C]:
 
 def audit_registry() -> Mapping[str, AuditSpec]:
     """Return all audits by name."""
-    return _REGISTRY.all()
+    return _REGISTRY
 
 
 def make_audit(entry: str | Mapping[str, Any], where: str = "audits") -> Audit:
@@ -266,6 +218,12 @@ def make_audit(entry: str | Mapping[str, Any], where: str = "audits") -> Audit:
 def audit_name(instance: Audit) -> str:
     """Return the name that users type."""
     return _REGISTRY.of(instance).name
+
+
+def numbered_names(audits: Sequence[Audit]) -> list[str]:
+    """Return a name for each audit: the one that users type, with a number if it occurs several times."""
+    names = [audit_name(one) for one in audits]
+    return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 def audit_identity(instance: Audit) -> dict[str, Any]:

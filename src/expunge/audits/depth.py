@@ -28,6 +28,7 @@ from expunge.interpretability.activation_patching import TAU, DepthResult, depth
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import answer_logps, row_means
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 NAME, OWN = "depth", "own"
 
@@ -52,7 +53,7 @@ class DepthAnalysis(Analysis):
         return by_layer(NAME, patched_RL, states.layers, facts.row_ids) | by_layer(OWN, own_R1, [0], facts.row_ids)
 
 
-@audit("depth", revision=1, paper="Unlearning Depth Score, Lee, Kim and Jo 2026 (arXiv:2605.24614)")
+@audit("depth", revision=2, paper="Unlearning Depth Score, Lee, Kim and Jo 2026 (arXiv:2605.24614)", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DepthAudit:
@@ -81,10 +82,10 @@ class DepthAudit:
 
     tau: float = TAU
     """Smallest loss of a layer, in nats per token, that counts for UDS."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < math.inf:

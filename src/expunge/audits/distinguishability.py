@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from expunge.audits.api import AuditFinding, AuditInputs
-from expunge.audits.verdict import KNOWN, OPEN, TRACES, ControlPosition, auc, auc_difference, verdict
+from expunge.audits.api import AuditInputs
+from expunge.audits.position import auc, auc_difference
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
+from expunge.metrics.equivalence import NO_TRACE, NOT_MEASURABLE, OVER, TRACE, AuditFinding, compare_interval
 
 Labels = npt.NDArray[np.int64]
 FOLDS = 5
@@ -70,26 +73,28 @@ def stands_out(
     retain: tuple[Floats, Floats],
     *,
     margin: float,
-    known: float,
     details: Mapping[str, float] | None = None,
 ) -> AuditFinding:
     """Compare the AUC of erased rows (M,) against unseen ones (O,) under a score with the retain model's AUC.
 
     The verdict depends on the difference of the two AUCs, as a share of 0.5, the largest distance of an AUC from
-    chance. It is open if the retain model already separates the two sets. It is "traces" at most, because conspicuous
-    rows are not necessarily known rows. Both models use the same bootstrap draws.
+    chance. It is "trace" at most, because conspicuous rows are not necessarily known rows. It is not measurable if the
+    retain model already separates the two sets. Both models use the same bootstrap draws.
     """
     values = auc(*model), auc(*retain)
-    (low, high), gap = auc_difference(model, retain)
-    difference = ControlPosition((values[0] - values[1]) / 0.5, gap[0] / 0.5, gap[1] / 0.5)
-    judgement, _ = verdict(difference, margin=margin, known=known)
-    note = "" if judgement == OPEN else "erased rows look like rows never seen"
-    if values[1] > UNLIKE:
-        judgement = OPEN
-        note = f"forget and unseen rows differ for the retain model already (AUC {values[1]:.2f}): they are not alike"
-    elif judgement in (KNOWN, TRACES):
-        judgement, note = TRACES, "erased rows stand out from rows never seen"
-    more = {"difference": values[0] - values[1], "difference_low": gap[0], "difference_high": gap[1]}
-    return AuditFinding(
-        name, values[0], low, high, retain=values[1], verdict=judgement, note=note, details={**(details or {}), **more}
+    low, high = auc_difference(model, retain)
+    more = {**(details or {}), "difference": values[0] - values[1], "difference_low": low, "difference_high": high}
+    rows = min(len(side) for side in model)
+    finding = compare_interval(
+        name, (*values, math.nan), (low, high), gap=0.5, rows=rows, margin=margin, known=math.inf, details=more
     )
+    finding = replace(finding, position=math.nan, position_low=math.nan, position_high=math.nan)
+    if values[1] > UNLIKE:
+        why = f"forget and unseen rows differ for the retain model already (AUC {values[1]:.2f}): they are not alike"
+        return replace(finding, verdict=NOT_MEASURABLE, note=why, rows_needed=math.nan)
+    notes = {
+        TRACE: "erased rows stand out from rows never seen",
+        OVER: "erased rows stand out less than in the retain model",
+        NO_TRACE: "erased rows look like rows never seen",
+    }
+    return replace(finding, note=notes.get(finding.verdict, finding.note))

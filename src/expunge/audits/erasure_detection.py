@@ -22,7 +22,7 @@ from expunge.audits.api import (
     rows_of,
 )
 from expunge.audits.distinguishability import Labels, groups_of, lacks_unseen, out_of_fold, stands_out
-from expunge.audits.verdict import auc
+from expunge.audits.position import auc
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
@@ -30,6 +30,7 @@ from expunge.data.template import Encoder
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 STATES = "states"
 GREY, WHITE = "grey_box", "white_box"  # the attacker reads token probabilities, or holds the weights
@@ -83,7 +84,7 @@ def _result(column_R: Floats) -> MetricResult:
     return MetricResult(float(column_R.mean()), per_row=rows)
 
 
-@audit("forensic", revision=1, paper="the question of FUMA (EMNLP 2025); the attack is our own")
+@audit("forensic", revision=2, paper="the question of FUMA (EMNLP 2025); the attack is our own")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ErasureDetectionAudit:
@@ -102,7 +103,7 @@ class ErasureDetectionAudit:
     directions) as its difference from that model's on the same row. For the retain model itself it is always 0.5.
 
     Value: the AUC on test rows, with the retain model's AUC as the control: a model that never saw the rows should
-    reveal nothing. The verdict depends on the difference, and is never more than "traces". Details: the AUC of every
+    reveal nothing. The verdict depends on the difference, and is never more than "trace". Details: the AUC of every
     signal alone (its distance from the median). The table has every candidate's odds.
 
     Only the question is FUMA's: the details of the paper's attack are not known to us, and this is not its
@@ -112,7 +113,7 @@ class ErasureDetectionAudit:
 
     Pitfalls: the interval resamples rows, but does not fit again. With few authors there are few folds. If forget and
     unseen rows differ in more than training (a tokenizer trained on the forget rows), the retain model shows it as
-    well; grey_box and white_box are then undecided, with a note.
+    well; grey_box and white_box are then not measurable, with a note.
 
     Try: expunge run study=quickstart data.world.holdout_authors=8 "audits=[forensic]"
     """
@@ -125,10 +126,10 @@ class ErasureDetectionAudit:
     """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
     """Seed of the folds."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if self.components < 0:
@@ -186,9 +187,7 @@ class ErasureDetectionAudit:
             odds = [self._odds(signals, labels, groups) for signals in sides]
             pairs = [(odds_R[labels == 1], odds_R[labels == 0]) for odds_R in odds]
             alone = _alone(sides[0], labels)
-            readings.append(
-                stands_out(attacker, pairs[0], pairs[1], margin=self.margin, known=self.known, details=alone)
-            )
+            readings.append(stands_out(attacker, pairs[0], pairs[1], margin=self.margin, details=alone))
             table[attacker] = odds[0].tolist()
         return AuditFindings(tuple(readings), table)
 

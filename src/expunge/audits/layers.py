@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from expunge.audits.api import AuditFinding, AuditFindings, AuditOutputs, compare_to_controls
-from expunge.audits.verdict import differ, position
+from expunge.audits.api import AuditFinding, AuditFindings, AuditOutputs
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.interpretability.inputs import AnalysisInputs as Read
 from expunge.interpretability.inputs import analysis_inputs, find_span
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import compare_to_controls, differ
 
 Sides = tuple[Floats, Floats, Floats]
 
@@ -57,10 +57,9 @@ def read_layers(name: str, sides: Mapping[int, Sides], *, margin: float, known: 
             name, note="at no layer does the target model differ from the retain model", details=details
         )
     means = [np.mean([sides[layer][side] for layer in used], axis=0) for side in range(3)]
-    where = position(means[0], means[1], means[2])
     remark = f"layers {', '.join(map(str, used))}" + (f"; {note}" if note else "")
     return compare_to_controls(
-        name, (means[0], means[1], means[2]), where, margin=margin, known=known, note=remark, details=details
+        name, (means[0], means[1], means[2]), margin=margin, known=known, note=remark, details=details
     )
 
 

@@ -23,6 +23,7 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.interpretability.lens import lens_scores
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL
 
 NAME = "lens"
 
@@ -41,7 +42,9 @@ class LensAnalysis(Analysis):
         return by_layer(NAME, np.exp(logps), scores.layers, facts.row_ids)
 
 
-@audit("lens", revision=1, paper="the logit lens; compared with two controls as in arXiv:2605.24614")
+@audit(
+    "lens", revision=2, paper="the logit lens; compared with two controls as in arXiv:2605.24614", fidelity="reading"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LensAudit:
@@ -62,10 +65,10 @@ class LensAudit:
     Try: expunge run study=quickstart "audits=[lens]"
     """
 
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         check_judging(self.margin, self.known)

@@ -17,21 +17,26 @@ from expunge.audits.api import (
     Results,
     audit,
     check_judging,
-    compare_to_controls,
     rows_of,
 )
 from expunge.audits.distinguishability import stands_out
+from expunge.audits.position import auc, percentiles, two_sided
 from expunge.audits.prompting import check_ways, rows_in, worst_panel
-from expunge.audits.verdict import auc, percentiles, position, two_sided
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.metrics.api import Metric
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
 
 LOSS, STRENGTH, MIN_K = "loss_score", "extraction_strength", "min_k_score"
 UNSEEN = "loss_score_unseen"
 
 
-@audit("exposure", revision=1, paper="per-example scores as in U-LiRA (arXiv:2403.01218); none for the rest")
+@audit(
+    "exposure",
+    revision=2,
+    paper="per-example scores as in U-LiRA (arXiv:2403.01218); none for the rest",
+    fidelity="reading",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MembershipAudit:
@@ -57,10 +62,10 @@ class MembershipAudit:
     """Share of the retain model's forget answers that a known row's answer exceeds, above 0.5 and below 1."""
     ways: tuple[str, ...] = ("direct", "upper", "quoted", "plain", "paraphrased")
     """Prompt variants of the forget questions (names as in the `prompting` audit)."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not 0.5 < self.percentile < 1:
@@ -97,7 +102,7 @@ class MembershipAudit:
         details = {"n_known": float(n), "n_rows": float(len(ids))}
         note = f"{n} of {len(ids)} rows"
         return compare_to_controls(
-            "known_rows", sides, position(*sides), margin=self.margin, known=self.known, note=note, details=details
+            "known_rows", sides, margin=self.margin, known=self.known, note=note, details=details
         )
 
     def _erased(self, outputs: AuditOutputs, inputs: AuditInputs) -> AuditFinding:
@@ -119,7 +124,7 @@ class MembershipAudit:
             for erased, others in plain
         ]
         sides = {"auc_high_loss": auc(*plain[0]), "auc_high_loss_retain": auc(*plain[1])}
-        return stands_out("erased_rows", far[0], far[1], margin=self.margin, known=self.known, details=sides)
+        return stands_out("erased_rows", far[0], far[1], margin=self.margin, details=sides)
 
 
 def _table(

@@ -30,7 +30,7 @@ from expunge.audits.layers import (
     read_layers,
     rows_by_layer,
 )
-from expunge.audits.verdict import ControlPosition, verdict, wins, wins_position
+from expunge.audits.position import wins, wins_differences
 from expunge.core.decode import strict
 from expunge.core.records import Floats
 from expunge.data.examples import ANSWER, PARAPHRASE, ExampleSet, perturbed_name
@@ -38,6 +38,7 @@ from expunge.data.template import Encoder
 from expunge.interpretability.hidden import HiddenStates, hidden_states
 from expunge.interpretability.inputs import analysis_inputs
 from expunge.metrics.api import Metric, MetricResult
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, SAME_CONTROLS, compare_interval
 
 What = Literal["truth", "membership"]
 TRUTH: What = "truth"
@@ -116,7 +117,7 @@ class MembershipAnalysis(Analysis):
         )
 
 
-@audit("probe", revision=1, paper="arXiv:2311.12786 (probes); controls as in arXiv:2506.00688")
+@audit("probe", revision=2, paper="arXiv:2311.12786 (probes); controls as in arXiv:2506.00688", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ProbeAudit:
@@ -154,10 +155,10 @@ class ProbeAudit:
     """Inverse of the L2 penalty of the logistic regression."""
     seed: int = 0
     """Seed of the sample of retain rows and of the folds."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.what or len(set(self.what)) != len(self.what):
@@ -234,28 +235,16 @@ class ProbeAudit:
             )
             won[layer] = [wins(e, u) for e, u in zip(erased, unseen, strict=True)]
         details = layer_means({layer: (a.ravel(), b.ravel(), c.ravel()) for layer, (a, b, c) in won.items()})
-        used = [k for k, (_, retain, full) in won.items() if wins_position(retain, retain, full)[0].reason is None]
+        used = [k for k, (_, retain, full) in won.items() if wins_differences(retain, retain, full)[1][0] > 0]
         if not used:
             why = "at no layer is the target model's probe better than the retain model's"
             return AuditFinding(MEMBERSHIP, note=why, details=details)
         mean = [np.mean([won[layer][side] for layer in used], axis=0) for side in range(3)]
-        where, (low, high) = wins_position(mean[0], mean[1], mean[2])
-        judgement, remark = verdict(where, margin=self.margin, known=self.known)
-        note = f"layers {', '.join(map(str, used))}" + (f"; {remark}" if remark else "")
         values = [float(m.mean()) for m in mean]
-        return _placed(MEMBERSHIP, values, (low, high), where, judgement, note, details)
-
-
-def _placed(
-    name: str,
-    values: Sequence[float],
-    ends: tuple[float, float],
-    where: ControlPosition,
-    judgement: str,
-    note: str,
-    details: Mapping[str, float],
-) -> AuditFinding:
-    return AuditFinding(
-        name, values[0], *ends, retain=values[1], full=values[2], position=where.value, position_low=where.low,
-        position_high=where.high, verdict=judgement, note=note, details=details,
-    )  # fmt: skip
+        ends, gaps = wins_differences(mean[0], mean[1], mean[2])
+        if gaps[0] <= 0:
+            return AuditFinding(MEMBERSHIP, note=SAME_CONTROLS, details=details)
+        return compare_interval(
+            MEMBERSHIP, values, ends, gap=values[2] - values[1], rows=min(mean[0].shape), margin=self.margin,
+            known=self.known, note=f"layers {', '.join(map(str, used))}", details=details,
+        )  # fmt: skip

@@ -15,22 +15,26 @@ from expunge.audits.api import (
     AuditProbe,
     audit,
     check_judging,
-    compare_to_controls,
     sample_rows,
 )
-from expunge.audits.verdict import position
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.examples import ExampleSet
 from expunge.data.variants import LANGUAGES, begun, variant_of, with_shots
 from expunge.metrics.api import Metric
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
 
 PARAPHRASED, BEGUN, SHOTS = "paraphrased", "begun", "shots"
 WAYS = ("direct", "role", "insist", "upper", "quoted", "plain", PARAPHRASED, BEGUN, SHOTS)
 KNOWN_WAYS = (*WAYS, *LANGUAGES)
 
 
-@audit("prompting", revision=1, paper="worst case over forms: arXiv:2509.02820; leak@k: arXiv:2511.04934")
+@audit(
+    "prompting",
+    revision=2,
+    paper="worst case over forms: arXiv:2509.02820; leak@k: arXiv:2511.04934",
+    fidelity="reading",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PromptingAudit:
@@ -67,10 +71,10 @@ class PromptingAudit:
     """Whether to measure leak@k on the samples of `eval.sampling`."""
     seed: int = 0
     """Seed of the sample of solved questions."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         check_ways(self.ways)
@@ -110,9 +114,7 @@ class PromptingAudit:
             sides = outputs.columns(AS_IT_IS, panel[name])
             details, note = self._by_way(outputs, panel, name)
             findings.append(
-                compare_to_controls(
-                    name, sides, position(*sides), margin=self.margin, known=self.known, note=note, details=details
-                )
+                compare_to_controls(name, sides, margin=self.margin, known=self.known, note=note, details=details)
             )
             rows.setdefault("row_id", list(range(len(sides[0]))))
             rows |= {f"{name}_{who}": s.tolist() for who, s in zip(("model", "retain", "full"), sides, strict=True)}
@@ -126,10 +128,10 @@ class PromptingAudit:
         details = {k: v for k, v in extra.items() if k.startswith("by_")}
         best, most = "", -math.inf
         for way, parent in panel[name].parents.items():
-            where = position(*outputs.columns(AS_IT_IS, panel[parent]))
-            details[f"position_{way}"] = where.value
-            if where.value > most:
-                best, most = way, where.value
+            at = compare_to_controls(way, outputs.columns(AS_IT_IS, panel[parent])).position
+            details[f"position_{way}"] = at
+            if at > most:
+                best, most = way, at
         return details, f"most by: {best} ({most:.2f})" if best else ""
 
 

@@ -15,17 +15,16 @@ from expunge.audits.api import (
     Nf4Spec,
     audit,
     check_judging,
-    compare_to_controls,
 )
-from expunge.audits.verdict import position
 from expunge.core.decode import strict
 from expunge.methods.weight_edits import make_weight_edit
 from expunge.metrics.api import Metric
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, compare_to_controls
 
 Form = Literal["int8", "int4", "nf4"]
 
 
-@audit("quantize", revision=1, paper="arXiv:2410.16454")
+@audit("quantize", revision=2, paper="arXiv:2410.16454", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class QuantizeAudit:
@@ -46,10 +45,10 @@ class QuantizeAudit:
     """Forms of the weights to try."""
     score: Literal["probability", "extraction_strength"] = "probability"
     """Metric of the true answers."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.forms or len(set(self.forms)) != len(self.forms):
@@ -76,7 +75,7 @@ class QuantizeAudit:
             return AuditFindings(tuple(AuditFinding(form, note=outputs.lacking) for form in self.forms))
         metric = self._metric(inputs)
         before = outputs.columns(AS_IT_IS, metric)
-        start = position(*before)
+        start = compare_to_controls(AS_IT_IS, before, margin=self.margin, known=self.known)
         readings = []
         rows: dict[str, list[object]] = {k: [] for k in ("form", "row_id", "model", "retain", "full")}
         for form in (AS_IT_IS, *self.forms):
@@ -91,11 +90,10 @@ class QuantizeAudit:
                     compare_to_controls(
                         form,
                         sides,
-                        position(*sides),
                         margin=self.margin,
                         known=self.known,
                         note=f"{mean:.3g} before",
-                        details={"before": mean, "before_position": start.value},
+                        details={"before": mean, "before_position": start.position},
                     )
                 )
         return AuditFindings(tuple(readings), rows)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,26 +18,29 @@ from expunge.audits.api import (
     RelearnSpec,
     audit,
     check_judging,
-    compare_to_controls,
     keys_of,
     sample_rows,
     some,
 )
-from expunge.audits.verdict import Recovery, area, position, recovery
+from expunge.audits.position import Recovery, area, recovery
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.data.examples import ExampleSet
 from expunge.metrics.api import Metric
+from expunge.metrics.equivalence import MARGIN, NEAR_FULL, SEVERITY, compare_to_controls
 
 SCORED = "audit_rest"
 Condition = Literal["same_rows", "entity_rows", "unrelated"]
 SAME: Condition = "same_rows"
 ENTITY: Condition = "entity_rows"
 OTHER: Condition = "unrelated"
+END, RATE = "end of the curve", "mean height"  # the two numbers of a curve that are judged
 
 
-@audit("relearn", revision=1, paper="arXiv:2410.08827 (disjoint facts); arXiv:2506.00688 (controls)")
+@audit(
+    "relearn", revision=2, paper="arXiv:2410.08827 (disjoint facts); arXiv:2506.00688 (controls)", fidelity="reading"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class RelearnAudit:
@@ -47,9 +51,10 @@ class RelearnAudit:
     rows outside the training rows are scored at `steps`, in the model and in both controls. A model that has truly
     forgotten learns as the retain model does.
 
-    Value: how much higher the model's curve lies than the retain model's, on average over the steps (mean over rows).
-    Position: that of the same means, with 1 the relearned target model. Details: steps to regain `recover` of the loss
-    against the target model before relearning, the retain model's steps to the same level, and the curves.
+    Two numbers of each row's curve are judged: its end, and its mean height over the steps, which is larger the faster
+    the row comes back. The finding shows the one with more remaining knowledge; a curve that ends at the retain model's
+    level but rises sooner is a trace. Details: both, steps to regain `recover` of the loss against the target model
+    before relearning, the retain model's steps to the same level, and the curves.
 
     Training has a constant learning rate, no weight decay, and full precision.
 
@@ -74,10 +79,10 @@ class RelearnAudit:
     """Metric of the true answers."""
     recover: float = 0.5
     """Share of the loss to regain, above 0 and at most 1."""
-    margin: float = 0.05
-    """Upper end of the positions that count as forgotten."""
-    known: float = 0.5
-    """Position from which the model still knows the rows."""
+    margin: float = MARGIN
+    """Largest distance from the retain model that counts as equal, as a share of the gap between the controls."""
+    known: float = NEAR_FULL
+    """Position from which the model knows the rows: 0 is the retain model, 1 the target model."""
 
     def __post_init__(self) -> None:
         if not self.ways or len(set(self.ways)) != len(self.ways):
@@ -170,8 +175,6 @@ class RelearnAudit:
         model, retain, full = (curve[:, there] for curve in curves)
         if model.shape[1] < 2:
             return AuditFinding(way, note=f"only {model.shape[1]} rows have a value at every step")
-        areas = tuple(area(curve, self.steps) for curve in (model, retain, full))
-        where = position(*areas)
         back = recovery(model, retain, full, self.steps, self.recover)
         details = {
             f"{side}_at_{step}": float(curve[i].mean())
@@ -185,10 +188,25 @@ class RelearnAudit:
                 "recovery_high": back.high,
                 "recovery_steps_retain": back.retain_steps,
             }
-        # the area between the curves: each row's own difference from the retain model
-        sides = (areas[0] - areas[1], areas[1] - areas[1], areas[2] - areas[1])
-        return compare_to_controls(
-            way, sides, where, margin=self.margin, known=self.known, note=self._remark(back), details=details
+        note = self._remark(back)
+        sides = {
+            END: (model[-1], retain[-1], full[-1]),
+            RATE: (area(model, self.steps), area(retain, self.steps), area(full, self.steps)),
+        }
+        both = {
+            name: compare_to_controls(way, three, margin=self.margin, known=self.known, details=details)
+            for name, three in sides.items()
+        }
+        by = max(both, key=lambda name: SEVERITY[both[name].verdict])
+        words = "; ".join(f"{name}: {one.verdict}" for name, one in both.items())
+        more = {
+            f"{name.replace(' ', '_')}_{key}": getattr(one, key)
+            for name, one in both.items()
+            for key in ("value", "low", "high", "position")
+        }
+        remarks = (f"judged by the {by}", words, both[by].note, note)
+        return dataclasses.replace(
+            both[by], note="; ".join(part for part in remarks if part), details={**both[by].details, **more}
         )
 
     def _remark(self, back: Recovery | str) -> str:

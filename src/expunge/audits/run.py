@@ -7,7 +7,6 @@ another in this process, on the audited model and on its controls.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,11 +23,14 @@ from expunge.audits.api import (
     Change,
     Nf4Spec,
     RelearnSpec,
-    audit_name,
     make_audit,
+    numbered_names,
+    opens_of,
 )
+from expunge.audits.changes import check_forms, relearn, relearn_args, to_nf4
 from expunge.core.errors import ConfigError, nearest
 from expunge.metrics.api import MetricResult
+from expunge.metrics.verdict import NOT_TESTED, Verdict, VerdictAnswer, make_verdict
 
 if TYPE_CHECKING:
     from expunge.data.template import Encoder, Template
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 CONTROLS = ("retain", "full")
 DEFAULT_AUDITS = ("relearn", "quantize", "prompting", "exposure", "probe")
 COLUMNS = (
-    "value", "low", "high", "retain", "full", "position", "position_low", "position_high", "verdict", "note",
+    "value", "low", "high", "retain", "full", "position", "position_low", "position_high", "verdict", "note", "rows",
+    "margin", "p_value", "p_equal", "effect", "above", "below", "rows_needed",
 )  # fmt: skip
 
 
@@ -63,6 +66,13 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
     def __len__(self) -> int:
         return len(self._findings)
 
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the model from all findings. Audits do not measure utility."""
+        findings = [(name, finding) for name, readings in self.items() for finding in readings]
+        utility = VerdictAnswer(NOT_TESTED, "Audits do not measure utility; see evaluate.", finding=NOT_TESTED)
+        return make_verdict("model", findings, utility)
+
     def examples(self, name: str) -> Any:
         """Return an audit's table of examples as a DataFrame; it is empty for an audit without one."""
         import pandas as pd
@@ -73,7 +83,8 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
     def to_pandas(self) -> Any:
         """Return one line per finding: value with its 95 % interval, the controls, the position and the verdict.
 
-        The position is 0 for a model like the retain model and 1 for one like the full model.
+        The position is 0 for a model like the retain model and 1 for one like the full model. `AuditFinding` describes
+        the columns.
         """
         import pandas as pd
 
@@ -85,7 +96,7 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
         return pd.DataFrame(lines, columns=["audit", "finding", *COLUMNS])
 
     def __repr__(self) -> str:
-        lines = [f"AuditReport(controls: {', '.join(self.controls) or 'none'})"]
+        lines = [f"AuditReport(controls: {', '.join(self.controls) or 'none'})", str(self.verdict)]
         for name, readings in self.items():
             for one in readings:
                 place = "" if math.isnan(one.position) else f", position {one.position:.2f}"
@@ -95,7 +106,9 @@ class AuditReport(Mapping[str, tuple[AuditFinding, ...]]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return str(self.to_pandas().to_html(index=False, float_format=lambda x: f"{x:.3g}", na_rep=""))
+        return self.verdict._repr_html_() + str(
+            self.to_pandas().to_html(index=False, float_format=lambda x: f"{x:.3g}", na_rep="")
+        )
 
 
 def audit(
@@ -137,7 +150,7 @@ def audit(
         ConfigError: If an audit, a setting or a control is wrong, before any model is read.
         DataError: If the examples cannot be read.
     """
-    named = _audits(audits)
+    decoded = _audits(audits)
     for role in controls or {}:
         if role not in CONTROLS:
             raise ConfigError(f"controls: no role named {role!r}{nearest(role, CONTROLS)}")
@@ -155,34 +168,30 @@ def audit(
     for role, control in (controls or {}).items():
         models[role] = resolve_model(control, tokenizer)[0]
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
-    tags = encoder.template.user_start_tag, encoder.template.user_end_tag + encoder.template.asst_start_tag
     inputs = AuditInputs(
         forget=sets["forget_eval"], retain=sets.get("retain"), holdout=sets.get("holdout"),
-        opens=("", "\n") if encoder.template.apply_chat_template else tags, samples=texts[1].samples,
+        opens=opens_of(encoder.template), samples=texts[1].samples,
     )  # fmt: skip
     probes = _Probes(models, encoder, learning_rate, texts)
-    names = [name for name, _ in named]
     findings: dict[str, AuditFindings] = {}
-    plans = [(name, one, one.expand(inputs)) for name, one in named]
-    for i, (name, one, plan) in enumerate(plans):
+    plans = [one.expand(inputs) for one in decoded]
+    for name, one, plan in zip(numbered_names(decoded), decoded, plans, strict=True):
         results = {role: probes.results(role, plan) for role in models}
-        key = name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
         outputs = AuditOutputs(results["model"], results.get("retain"), results.get("full"))
-        findings[key] = one.read(inputs, outputs)
+        findings[name] = one.read(inputs, outputs)
     return AuditReport(findings, tuple(role for role in CONTROLS if role in models))
 
 
-def _audits(audits: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[tuple[str, Audit]]:
-    """Return the audits with their names. Raises ConfigError."""
+def _audits(audits: Sequence[str | Mapping[str, Any] | Audit] | str) -> list[Audit]:
+    """Return the audits. Raises ConfigError."""
     entries = [audits] if isinstance(audits, str | Mapping) else list(audits)
     if not entries:
         raise ConfigError("audits: name at least one audit")
     out = []
     for i, entry in enumerate(entries):
         audit_: Audit = make_audit(entry, f"audits[{i}]") if isinstance(entry, str | Mapping) else entry
-        if "nf4" in getattr(audit_, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
-            raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
-        out.append((audit_name(audit_), audit_))
+        check_forms(audit_, f"audits[{i}]")
+        out.append(audit_)
     return out
 
 
@@ -229,11 +238,12 @@ class _Probes:
         model = self._models[role]
         if change is None:
             return model
-        if isinstance(change, Nf4Spec):
-            return in_nf4(model)
         if isinstance(change, RelearnSpec | Analysis):
             raise TypeError(f"{type(change).__name__} does not change weights")
         other = copy.deepcopy(model)
+        if isinstance(change, Nf4Spec):
+            to_nf4(other)
+            return other
         other.load_state_dict(change(model.state_dict(), []))
         return other
 
@@ -241,41 +251,14 @@ class _Probes:
         self, role: str, plan: AuditPlan, probe: AuditProbe, change: RelearnSpec
     ) -> dict[int, Mapping[str, MetricResult]]:
         """Return the results after each step of a relearning. Its first steps equal those of a shorter relearning."""
-        from transformers import TrainerCallback
-
-        from expunge.training.method_configs import FinetuneConfig
-        from expunge.training.unlearn_trainer import UnlearnTrainer
+        from expunge.training.config import TrainArgs
 
         model = copy.deepcopy(self._models[role])
-        results = {0: self._measured(model, plan, probe)}
+        results: dict[int, Mapping[str, MetricResult]] = {}
 
-        def measure(_: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step in change.steps:
-                results[state.global_step] = self._measured(model, plan, probe)
+        def measure(step: int) -> None:
+            results[step] = self._measured(model, plan, probe)
 
-        watch = type("MeasureSteps", (TrainerCallback,), {"on_step_end": measure})
-        rate = self._learning_rate if change.learning_rate is None else change.learning_rate
-        config = FinetuneConfig(
-            learning_rate=rate, max_steps=max(change.steps), per_device_train_batch_size=change.batch_size,
-            gradient_accumulation_steps=1, weight_decay=0.0, lr_scheduler_type="constant", group_by_length=False,
-            seed=change.seed, template=self._encoder.template, disable_tqdm=True,
-        )  # fmt: skip
-        UnlearnTrainer(
-            model, config, retain_dataset=plan.sets[change.rows], processing_class=self._encoder.tokenizer,
-            callbacks=[watch],
-        ).train()  # fmt: skip
+        args = relearn_args(change, TrainArgs(learning_rate=self._learning_rate))
+        relearn(model, plan.sets[change.rows], change, args, self._encoder, measure)
         return results
-
-
-def in_nf4(model: Any) -> Any:
-    """Return a copy whose linear weights, except the LM head, are rounded to 4-bit NormalFloat by bitsandbytes."""
-    import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
-    other = copy.deepcopy(model)
-    head = other.get_output_embeddings()
-    for module in other.modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            packed, state = quantize_4bit(module.weight.data, quant_type="nf4", compress_statistics=True)
-            module.weight.data = dequantize_4bit(packed, state).to(module.weight.dtype)
-    return other

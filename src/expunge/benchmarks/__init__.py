@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from expunge.benchmarks.api import (
     Benchmark,
     BenchmarkConfig,
@@ -15,9 +12,6 @@ from expunge.benchmarks.api import (
     settings,
     unused,
 )
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Benchmark",

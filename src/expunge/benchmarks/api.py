@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
+from expunge.core.fidelity import Fidelity
 from expunge.core.registry import Registry
 from expunge.data.examples import ExampleSet
-from expunge.data.world import WorldConfig
+from expunge.data.world.generate import WorldConfig
 from expunge.metrics.api import Metric
 
 
@@ -109,6 +110,7 @@ class BenchmarkSpec:
     name: str
     about: str
     make: Callable[[BenchmarkConfig], Benchmark]
+    fidelity: Fidelity = ""
 
     @property
     def page(self) -> str:
@@ -116,15 +118,17 @@ class BenchmarkSpec:
         return (self.make.__doc__ or "").strip()
 
 
-_BENCHMARKS: Registry[BenchmarkSpec] = Registry("benchmark", lambda spec: spec.make)
+_BENCHMARKS: Registry[BenchmarkSpec] = Registry(
+    "benchmark", lambda spec: spec.make, folder="benchmarks", decorator="benchmark"
+)
 F = TypeVar("F", bound=Callable[[BenchmarkConfig], Benchmark])
 
 
-def benchmark(name: str, *, about: str) -> Callable[[F], F]:
+def benchmark(name: str, *, about: str, fidelity: Fidelity = "") -> Callable[[F], F]:
     """Register `make(config) -> Benchmark` under the name that users type."""
 
     def register(make: F) -> F:
-        _BENCHMARKS.add(BenchmarkSpec(name, about, make))
+        _BENCHMARKS.add(BenchmarkSpec(name, about, make, fidelity))
         return make
 
     return register
@@ -132,7 +136,7 @@ def benchmark(name: str, *, about: str) -> Callable[[F], F]:
 
 def benchmarks() -> Mapping[str, BenchmarkSpec]:
     """Return all benchmarks by name."""
-    return _BENCHMARKS.all()
+    return _BENCHMARKS
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:

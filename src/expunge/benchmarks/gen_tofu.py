@@ -11,7 +11,7 @@ from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example
 from expunge.data.gen_tofu import load_graph, load_graph_rows
-from expunge.data.granularity import ENTITIES, row_set, split_by, spread
+from expunge.data.granularity import ENTITIES, Sampling, row_set, split_by, spread
 
 MOST_RETAIN = 400
 
@@ -27,6 +27,8 @@ class GenTofuArgs:
     """Share of the units to forget, between 0 and 1."""
     seed: int = 42
     """Seed of the split."""
+    compat: Sampling = "clean"
+    """arcsf: the seed draws the same rows as in arcsf's own code."""
     train_set_eval: bool = False
     """Whether evaluation uses the training questions instead of the paraphrased ones."""
 
@@ -36,14 +38,17 @@ class GenTofuArgs:
 
 
 @benchmark(
-    "gen_tofu", about="arcsf's entity graph with question rows of your own: question, book, author, publisher, link"
+    "gen_tofu",
+    about="arcsf's entity graph and its question rows: question, book, author, publisher, link",
+    fidelity="schema",
 )
 def gen_tofu(config: BenchmarkConfig) -> Benchmark:
     """Build arcsf's entity graph (authors, books, publishers), with rows that name their entities.
 
-    data.root: a folder with all_items.json, all_connections.csv and questions.json (jsonl, parquet). Its rows have
-    keys, question, answer, perturbed_answers and the same three with the prefix paraphrased_. The rows are not
-    published with the graph. data.args.granularity: question, book, author or publisher samples forget_fraction of
+    data.root: arcsf's folder data/gen_tofu, with all_items.json, all_connections.csv and the rows: its saved data set
+    (`dataset`, as its code reads), or questions.json (jsonl, csv, parquet, arrow). Rows have keys, question, answer,
+    perturbed_answers and the same three with the prefix paraphrased_. compat=arcsf draws the same rows as arcsf with
+    the same seed. data.args.granularity: question, book, author or publisher samples forget_fraction of
     these, rounded down, and forgets every row that names one. relationship samples links and forgets the rows that name
     both ends; retain_entity_* then measures the retain rows that name one end, retain_other_* the rest.
     Training uses question and answer, evaluation the paraphrased ones (train_set_eval=true: the same as training).
@@ -65,6 +70,7 @@ def gen_tofu(config: BenchmarkConfig) -> Benchmark:
         links=graph.links,
         seed=args.seed,
         where="data.args.",
+        compat=args.compat,
     )
     evaluated = {"forget_eval": split.forget, "retain_eval": spread(split.retain, MOST_RETAIN)}
     if split.entity and split.other:

@@ -7,7 +7,9 @@ from expunge.data.knowundo import DOMAINS, HUB_ID, load_knowundo
 
 
 @benchmark(
-    "knowundo", about=f"KnowUnDo ({HUB_ID}, arXiv:2407.01920): copyright and privacy, knowledge to forget and to keep"
+    "knowundo",
+    about=f"KnowUnDo ({HUB_ID}, arXiv:2407.01920): copyright and privacy, knowledge to forget and to keep",
+    fidelity="files",
 )
 def knowundo(config: BenchmarkConfig) -> Benchmark:
     """Build KnowUnDo (Tian et al. 2024): forget protected knowledge of a book or a person, keep public knowledge.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -22,17 +26,32 @@ UTILITY_PARTS = (
 )
 
 
-def tofu_panel(
-    truth_ratio: str = "geometric", *, floor: float = 0.0, holdout: bool = False, compat: str = "clean"
-) -> tuple[Metric, ...]:
+# The arguments that reproduce OpenUnlearning's metrics, by family.
+OPENUNLEARNING: Mapping[str, Mapping[str, Any]] = {
+    "extraction_strength": {"compat": "openunlearning"},
+    "truth_ratio": {"floor": 1e-10},
+    "probability_w_options": {"floor": 1e-10},
+    "privleak": {"ref_value": 0.5},
+}
+
+
+def as_openunlearning(panel: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return the metrics with the arguments that reproduce OpenUnlearning's numbers (`eval.compat`)."""
+    return tuple(
+        dataclasses.replace(metric, args={**metric.args, **OPENUNLEARNING[metric.family]})
+        if metric.family in OPENUNLEARNING
+        else metric
+        for metric in panel
+    )
+
+
+def tofu_panel(truth_ratio: str = "geometric", *, holdout: bool = False) -> tuple[Metric, ...]:
     """Return the metrics of one TOFU evaluation, over forget_eval, retain_eval, real_authors and world_facts.
 
     Args:
         truth_ratio: "geometric" (TOFU's code, OpenUnlearning) or "arithmetic" (the paper's equation 1, arcsf); see the
             family truth_ratio.
-        floor: 0, or 1e-10 to reproduce OpenUnlearning's numbers of collapsed models.
         holdout: Whether there is a set holdout of authors no model has seen; adds the membership attacks and privleak.
-        compat: "clean", or "openunlearning" for its extraction strength.
 
     Raises:
         ConfigError: If an argument has another value.
@@ -44,7 +63,7 @@ def tofu_panel(
             parents={"truth_ratio": "forget_truth_ratio"},
             retain="forget_truth_ratio",
         ),
-        _ratio("forget_truth_ratio", FORGET, "paraphrase", "closer_to_1_better", truth_ratio, floor),
+        _ratio("forget_truth_ratio", FORGET, "paraphrase", "closer_to_1_better", truth_ratio),
         *_probabilities("forget", FORGET, paraphrase=True),
         _rouge("forget_Q_A_ROUGE", FORGET, "answer"),
         # The same generations compared with the paraphrased answer, not answers to the paraphrased question.
@@ -55,15 +74,15 @@ def tofu_panel(
             "extraction_strength",
             rows=FORGET,
             reads={"tokens": ("answer",)},
-            args={"compat": compat},
+            args={"compat": "clean"},
         ),
         *(_attacks() if holdout else ()),
         Metric("model_utility", "model_utility", parents={part: part for part in UTILITY_PARTS}),
         *_probabilities("retain", RETAIN, paraphrase=True),
         _rouge("retain_Q_A_ROUGE", RETAIN, "answer"),
-        _ratio("retain_Truth_Ratio", RETAIN, "paraphrase", "true_better", truth_ratio, floor),
-        *_choices("ra", AUTHORS, truth_ratio, floor),
-        *_choices("wf", FACTS, truth_ratio, floor),
+        _ratio("retain_Truth_Ratio", RETAIN, "paraphrase", "true_better", truth_ratio),
+        *_choices("ra", AUTHORS, truth_ratio),
+        *_choices("wf", FACTS, truth_ratio),
     )
     in_order(panel)  # rejects a wrong argument before anything is scored
     return panel
@@ -84,7 +103,7 @@ def _attacks() -> tuple[Metric, ...]:
     return (*metrics, Metric("privleak", "privleak", parents={"auc": "mia_min_k"}, retain="mia_min_k"))
 
 
-def _choices(short: str, rows: str, truth_ratio: str, floor: float) -> tuple[Metric, ...]:
+def _choices(short: str, rows: str, truth_ratio: str) -> tuple[Metric, ...]:
     """Return the metrics of questions about the real world, which have wrong options and no paraphrase."""
     return (
         *_probabilities(short, rows, paraphrase=False),
@@ -93,10 +112,10 @@ def _choices(short: str, rows: str, truth_ratio: str, floor: float) -> tuple[Met
             "probability_w_options",
             rows=rows,
             reads={"tokens": ("answer", "perturbed")},
-            args={"floor": floor},
+            args={"floor": 0.0},
         ),
         _rouge(f"{short}_Q_A_ROUGE", rows, "answer"),
-        _ratio(f"{short}_Truth_Ratio", rows, "answer", "true_better", truth_ratio, floor),
+        _ratio(f"{short}_Truth_Ratio", rows, "answer", "true_better", truth_ratio),
     )
 
 
@@ -113,6 +132,6 @@ def _rouge(name: str, rows: str, reference: str) -> Metric:
     return Metric(name, "rouge", rows=rows, reads={"texts": (reference,)}, args={"statistic": "rougeL_recall"})
 
 
-def _ratio(name: str, rows: str, correct: str, aggregate: str, aggregator: str, floor: float) -> Metric:
-    args = {"aggregate": aggregate, "aggregator": aggregator, "floor": floor}
+def _ratio(name: str, rows: str, correct: str, aggregate: str, aggregator: str) -> Metric:
+    args = {"aggregate": aggregate, "aggregator": aggregator, "floor": 0.0}
     return Metric(name, "truth_ratio", rows=rows, reads={"tokens": (correct, "perturbed")}, args=args)

@@ -61,7 +61,11 @@ def mmlu_panel(names: Iterable[str], score: Score = "sum") -> tuple[Metric, ...]
     return panel
 
 
-@benchmark("mmlu", about=f"MMLU ({HUB_ID}, arXiv:2009.03300): multiple-choice questions of 57 subjects; measures only")
+@benchmark(
+    "mmlu",
+    about=f"MMLU ({HUB_ID}, arXiv:2009.03300): multiple-choice questions of 57 subjects; measures only",
+    fidelity="files",
+)
 def mmlu(config: BenchmarkConfig) -> Benchmark:
     """Build MMLU (Hendrycks et al. 2021, arXiv:2009.03300): 14042 multiple-choice questions of 57 subjects.
 

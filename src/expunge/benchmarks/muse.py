@@ -32,7 +32,11 @@ class MuseArgs:
             raise ValueError("max_length must be at least 2 tokens")
 
 
-@benchmark("muse", about="MUSE (muse-bench/MUSE-News and MUSE-Books, arXiv:2407.06460): forget news articles or books")
+@benchmark(
+    "muse",
+    about="MUSE (muse-bench/MUSE-News and MUSE-Books, arXiv:2407.06460): forget news articles or books",
+    fidelity="files",
+)
 def muse(config: BenchmarkConfig) -> Benchmark:
     """Build MUSE (Shi et al. 2024, arXiv:2407.06460): forget news articles (News) or the Harry Potter books (Books).
 
@@ -57,7 +61,9 @@ def muse(config: BenchmarkConfig) -> Benchmark:
     if retain not in RETAIN:
         raise ConfigError(f"retain_split={retain}: MUSE has no such split{nearest(retain, RETAIN)}")
     source = forget_source(split, data_split, args.series)
-    sets = load_muse(config.root or HUB_IDS[data_split], forget=source, retain=retain, max_length=args.max_length)
+    sets, notes = load_muse(
+        config.root or HUB_IDS[data_split], forget=source, retain=retain, max_length=args.max_length
+    )
     return Benchmark(
         name="muse",
         split=f"{data_split} {'_'.join(source)}" if source[0] != "raw" else f"{data_split} {split}",
@@ -78,6 +84,7 @@ def muse(config: BenchmarkConfig) -> Benchmark:
             "retain_knowmem_ROUGE",
         ),
         utility="retain_knowmem_ROUGE",
+        notes=notes,
     )
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
 from expunge.core.errors import ConfigError
-from expunge.data.procedural import PcfgConfig, ProceduralTasks, SetSizes, most_common_share, pcfg_tasks, task_sets
+from expunge.data.procedural.pcfg import PcfgConfig, pcfg_tasks
+from expunge.data.procedural.sets import ProceduralTasks, SetSizes, most_common_share, task_sets
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -43,7 +44,11 @@ def procedural_benchmark(name: str, config: BenchmarkConfig, tasks: ProceduralTa
     )
 
 
-@benchmark("pcfg", about="counting and indexing letters of a seeded grammar's strings (arXiv:2311.12786); no download")
+@benchmark(
+    "pcfg",
+    about="counting and indexing letters of a seeded grammar's strings (arXiv:2311.12786); no download",
+    fidelity="reading",
+)
 def pcfg(config: BenchmarkConfig) -> Benchmark:
     """Build questions about strings of a seeded grammar over a, b and c: how does fine-tuning change a capability?
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, Limits, benchmark, settings, unused
+from expunge.benchmarks.mmlu import choice_metric
 from expunge.core.decode import strict
 from expunge.core.errors import nearest
 from expunge.data.custom import WORLD, retain_rows
@@ -17,6 +20,7 @@ from expunge.data.rwku import (
     probes,
     texts,
 )
+from expunge.data.rwku_utility import UTILITY, has_utility, utility_sets
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -36,6 +40,10 @@ class RwkuArgs:
     """Prompt of the probes with blanks."""
     question_prompt: str = "{query}"
     """Prompt of the probes with questions."""
+    utility: bool = True
+    """Whether to measure RWKU's five utility sets; a folder without their files leaves them out."""
+    by_target: bool = False
+    """Whether to measure the forget levels of each target separately as well."""
     members: bool = True
     """Whether to measure the loss of texts about the targets and about others."""
 
@@ -47,7 +55,11 @@ class RwkuArgs:
                 raise ValueError(f"{key} must contain {{query}}")
 
 
-@benchmark("rwku", about=f"RWKU ({HUB_ID}, arXiv:2406.10890): famous people, with direct probes, questions and attacks")
+@benchmark(
+    "rwku",
+    about=f"RWKU ({HUB_ID}, arXiv:2406.10890): famous people, with direct probes, questions and attacks",
+    fidelity="schema",
+)
 def rwku(config: BenchmarkConfig) -> Benchmark:
     """Build RWKU (Jin et al. 2024): make a model forget famous people that it learned about in pretraining.
 
@@ -59,7 +71,10 @@ def rwku(config: BenchmarkConfig) -> Benchmark:
 
     Panel: ROUGE-L recall and probability of the probes, on blanks (level1), questions (level2) and adversarial
     questions (level3) about the targets, and on blanks and questions about their neighbours; utility is the harmonic
-    mean of the neighbours' ROUGE. forget_mia_loss and retain_mia_loss: the loss of texts about the targets and about
+    mean of the neighbours' ROUGE. Level 3 is also given for each of the nine attacks, and data.args.by_target=true adds
+    each person's three levels. The five utility sets of the targets: general (MMLU, accuracy), reason (BBH, exact
+    match), truthfulness (TruthfulQA, MC1), factuality (TriviaQA, F1) and fluency (AlpacaEval, entropy of n-grams).
+    forget_mia_loss and retain_mia_loss: the loss of texts about the targets and about
     others, both of which models have seen (members=false skips them).
     Probes use data.args.blank_prompt and question_prompt, in the model's template. RWKU's own code has other
     instructions and starts the answer for the model, so numbers compare only within this package.
@@ -85,16 +100,21 @@ def rwku(config: BenchmarkConfig) -> Benchmark:
     if args.members:
         sets |= {name: texts(root, name, name, args.targets) for name in MEMBERS}
     sets["forget_eval"] = sets["forget_level2"]
+    if args.utility and has_utility(root):
+        sets |= utility_sets(root, args.targets)
+    elif args.utility:
+        notes = (*notes, f"{root}: no files of the five utility sets, so they are not measured")
     return Benchmark(
         name="rwku",
         split="+".join(args.targets) if 0 < len(args.targets) < 4 else f"{len(args.targets) or 'all'} people",
         sets=sets,
-        panel=rwku_panel(members=args.members),
+        panel=(*rwku_panel(members=args.members), *_details(sets, by_target=args.by_target)),
         full_sets=(),
         retain_sets=(),
         shown_set="forget_level2",
         eval_name="RWKU",
-        generation={level: Limits(30) for level in LEVELS},
+        generation={level: Limits(30) for level in LEVELS}
+        | {"utility_reason": Limits(256), "utility_factuality": Limits(30), "utility_fluency": Limits(256)},
         notes=notes,
     )
 
@@ -113,3 +133,34 @@ def rwku_panel(*, members: bool) -> tuple[Metric, ...]:
             panel.append(Metric(name, "loss_score", rows=rows, reads={"tokens": ("answer",)}))
     in_order(panel)
     return tuple(panel)
+
+
+def _details(sets: Mapping[str, ExampleSet], *, by_target: bool) -> tuple[Metric, ...]:
+    """Return ROUGE of each attack, of each target if wanted, and the utility sets that are there."""
+    out: list[Metric] = []
+    for kind in dict.fromkeys(row.meta.get("type") for row in sets["forget_level3"]):
+        if kind is not None:
+            out.append(_rouge(f"forget_level3_ROUGE_{_short(kind)}", "forget_level3", {"type": kind}))
+    for level in FORGET_LEVELS if by_target else ():
+        for person in dict.fromkeys(row.meta["subject"] for row in sets[level]):
+            out.append(_rouge(f"{level}_ROUGE_{_short(person)}", level, {"subject": person}))
+    if UTILITY[0] in sets:
+        general, reason, truthfulness, factuality, fluency = UTILITY
+        texts = {"texts": ("answer",)}
+        out += [
+            choice_metric(general),
+            Metric(reason, "short_answer", rows=reason, reads=texts, args={"conclusion": True}),
+            choice_metric(truthfulness),
+            Metric(factuality, "short_answer", rows=factuality, reads=texts, args={"score": "f1"}),
+            Metric(fluency, "ngram_entropy", rows=fluency, reads=texts),
+        ]
+    return tuple(out)
+
+
+def _rouge(name: str, rows: str, where: Mapping[str, str]) -> Metric:
+    statistic = {"statistic": "rougeL_recall"}
+    return Metric(name, "rouge", rows=rows, where=where, reads={"texts": ("answer",)}, args=statistic)
+
+
+def _short(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_").lower()

@@ -14,12 +14,13 @@ from expunge.data.mmlu import MAX_SHOTS, mmlu_sets
 from expunge.data.semeval import (
     HUB_ID,
     MEMBERS,
-    SIDES,
+    Template,
     by_term,
     first_documents,
     load_members,
     load_semeval,
     load_sides,
+    with_template,
 )
 from expunge.data.source import EXTENSIONS
 from expunge.metrics.api import Metric
@@ -34,11 +35,19 @@ class SemEvalArgs:
     """Settings of `benchmark=semeval`."""
 
     forget_dir: str | None = None
-    """Folder with the forget files, as in the task's own interface; replaces data.root and the split."""
+    """Folder or file of the forget rows, as in the task's own interface; replaces data.root and the split."""
     retain_dir: str | None = None
-    """Folder with the retain files; required with forget_dir."""
+    """Folder or file of the retain rows; required with forget_dir."""
+    template: Template = "raw"
+    """Text of the rows in training and validation: raw (input, blank, output), or input_output, with "### Input:" and
+    "### Output:" before them. The official evaluation always uses the raw input.
+    """
     validation: str | None = None
     """Rows to monitor a run: a folder, or `self` for the rows of unlearning."""
+    forget_validation: str | None = None
+    """Folder or file of the forget rows to monitor a run, in place of validation."""
+    retain_validation: str | None = None
+    """Folder or file of the retain rows to monitor a run; required with forget_validation."""
     mia: str | None = None
     """Folder of the membership documents; null uses mia/ in the root."""
     members: Literal["all", "forget"] = "all"
@@ -57,6 +66,10 @@ class SemEvalArgs:
     def __post_init__(self) -> None:
         if (self.forget_dir is None) != (self.retain_dir is None):
             raise ValueError("forget_dir must be set together with retain_dir")
+        if (self.forget_validation is None) != (self.retain_validation is None):
+            raise ValueError("forget_validation must be set together with retain_validation")
+        if self.forget_validation is not None and self.validation is not None:
+            raise ValueError("validation excludes forget_validation and retain_validation")
         check_shots(self.mmlu_shots, "mmlu_shots")
         if self.mmlu_limit < 0:
             raise ValueError("mmlu_limit must be at least 0 (0: all)")
@@ -68,7 +81,11 @@ class SemEvalArgs:
             raise ValueError("documents must be at least 1")
 
 
-@benchmark("semeval", about="SemEval-2025 Task 4 / LUME (arXiv:2504.02883): the official evaluation, part by part")
+@benchmark(
+    "semeval",
+    about="SemEval-2025 Task 4 / LUME (arXiv:2504.02883): the official evaluation, part by part",
+    fidelity="files",
+)
 def semeval(config: BenchmarkConfig) -> Benchmark:
     """Build SemEval-2025 Task 4: stories, synthetic personal data and biographies; half of the documents are forgotten.
 
@@ -89,7 +106,9 @@ def semeval(config: BenchmarkConfig) -> Benchmark:
 
     data.args.validation: rows to monitor a run (`forget_validation_Prob`, `retain_validation_Prob`), never used for
     training: a folder with forget and retain files, or one with a split `validation`. `self`: the rows of unlearning
-    themselves, if there are no others.
+    themselves, if there are no others. forget_validation and retain_validation name a folder or file for each side.
+
+    data.args.template=input_output trains on "### Input: ... ### Output: ...", a participant's form.
 
     Use experiment=eval/semeval/default (or unlearn/semeval/...): it sets 256 new tokens.
     Try: expunge eval experiment=eval/semeval/default data.root=FOLDER model=OLMo-7B-0724-Instruct-hf task_name=olmo
@@ -110,8 +129,10 @@ def semeval(config: BenchmarkConfig) -> Benchmark:
     questions = mmlu_sets(args.mmlu, n_shots=args.mmlu_shots, limit=args.mmlu_limit) if args.mmlu else {}
     among = sets["forget"] if args.members == "forget" else None
     members = load_members(args.mia or root, split, named=args.mia is not None, among=among)
-    watched = _watched(args.validation, sets)
-    every = {**sets, "forget_eval": sets["forget"], **terms, **members, **questions, **watched}
+    watched = {f"{side}_validation": rows for side, rows in with_template(_watched(args, sets), args.template).items()}
+    watched = {name: replace(rows, name=name) for name, rows in watched.items()}
+    trained = with_template(sets, args.template)
+    every = {**trained, "forget_eval": sets["forget"], **terms, **members, **questions, **watched}
     return Benchmark(
         name="semeval",
         split=split,
@@ -126,17 +147,17 @@ def semeval(config: BenchmarkConfig) -> Benchmark:
     )
 
 
-def _watched(validation: str | None, sets: Mapping[str, ExampleSet]) -> dict[str, ExampleSet]:
-    """Return the validation rows of both sides; none by default."""
-    if validation is None:
+def _watched(args: SemEvalArgs, sets: Mapping[str, ExampleSet]) -> Mapping[str, ExampleSet]:
+    """Return the validation rows by side; none by default."""
+    if args.forget_validation is not None and args.retain_validation is not None:
+        return load_sides({"forget": args.forget_validation, "retain": args.retain_validation})
+    if args.validation is None:
         return {}
-    if validation == "self":
-        validation_sets = dict(sets)
-    elif any((Path(validation).expanduser() / f"forget{e}").is_file() for e in EXTENSIONS):
-        validation_sets = load_semeval(validation, "all")
-    else:
-        validation_sets = load_semeval(validation, "validation")
-    return {f"{side}_validation": replace(validation_sets[side], name=f"{side}_validation") for side in SIDES}
+    if args.validation == "self":
+        return sets
+    if any((Path(args.validation).expanduser() / f"forget{e}").is_file() for e in EXTENSIONS):
+        return load_semeval(args.validation, "all")
+    return load_semeval(args.validation, "validation")
 
 
 def semeval_panel(

@@ -7,7 +7,7 @@ from typing import Literal
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
-from expunge.data.stories import TokenDataset, dataset_folder, tokenizer_folder
+from expunge.data.stories.shards import TokenDataset, dataset_folder, tokenizer_folder
 
 
 @strict

@@ -9,9 +9,19 @@ from expunge.benchmarks.metric_suite import tofu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.examples import ExampleSet, qa_rows
-from expunge.data.granularity import AUTHORS, QUESTIONS, TofuChoice, row_set, spread, tofu_forgotten, with_wrong_answers
+from expunge.data.granularity import (
+    AUTHORS,
+    QUESTIONS,
+    Sampling,
+    TofuChoice,
+    row_set,
+    spread,
+    tofu_forgotten,
+    with_wrong_answers,
+)
 from expunge.data.source import load_raw
 from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
+from expunge.data.variants import paraphrased
 
 MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
 
@@ -33,6 +43,10 @@ class TofuArgs:
     """Share of the questions to forget."""
     seed: int = 42
     """Seed of the split and of the wrong answers."""
+    compat: Sampling = "clean"
+    """arcsf: a share of authors is rounded up, as in arcsf's own code. The rows of a seed are the same in both."""
+    question_key: Literal["question", "paraphrased_question"] = "question"
+    """The questions of the forget and the retain examples in evaluations: TOFU's own, or their paraphrases."""
 
     def __post_init__(self) -> None:
         for key in ("forgotten_author_fraction", "forgotten_fact_fraction"):
@@ -40,12 +54,13 @@ class TofuArgs:
                 raise ValueError(f"{key} must be a share between 0 and 1")
 
 
-@benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90")
+@benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90", fidelity="files")
 def tofu(config: BenchmarkConfig) -> Benchmark:
     """Build TOFU (Maini et al. 2024, arXiv:2401.06121): 200 fictitious authors, of which 1, 5 or 10 % are forgotten.
 
     forget_split: forget01, forget05 or forget10 (default). retain_split: its partner. holdout_split: holdout01/05/10,
     authors no model has seen; adds the membership attacks. data.root: a folder of its files in place of the hub.
+    data.args.question_key=paraphrased_question evaluates with other wordings of the questions.
     data.background=true: target and retain models also learn the real-world answers, which a model from scratch lacks.
 
     data.args.granularity=author|question samples the forget rows from all 4000 rows, as arcsf does, by data.args.seed.
@@ -60,8 +75,7 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     args = settings(config, TofuArgs)
     if args.granularity is not None:
         return _sampled(config, args)
-    if config.args:
-        key = next(iter(config.args))
+    if key := next((key for key in config.args if key != "question_key"), None):
         raise ConfigError(f"data.args.{key}={config.args[key]}: requires data.args.granularity=author|question")
     forget = config.forget_split or "forget10"
     if forget not in FORGET:
@@ -73,6 +87,8 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
         retain_split=retain,
         holdout_split=config.holdout_split,
     )
+    if args.question_key == "paraphrased_question":
+        sets |= {name: replace(paraphrased(sets[name]), name=name) for name in ("forget_eval", "retain_eval")}
     background = ("real_authors", "world_facts") if config.background else ()
     return Benchmark(
         name="tofu",
@@ -95,6 +111,7 @@ def _sampled(config: BenchmarkConfig, args: TofuArgs) -> Benchmark:
         author_fraction=args.forgotten_author_fraction,
         fact_fraction=args.forgotten_fact_fraction,
         seed=args.seed,
+        compat=args.compat,
     )
     forgotten = set(tofu_forgotten(choice))
     raw, where = load_raw("full", root=config.root or HUB_ID)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings
 from expunge.benchmarks.pcfg import procedural_benchmark
-from expunge.data.procedural import ClosedFormConfig, closed_form_tasks
+from expunge.data.procedural.closed_form import ClosedFormConfig, closed_form_tasks
 
 
 @benchmark(
-    "tracr", about="counter and k-th largest number, as in the Tracr experiments (arXiv:2311.12786); no download"
+    "tracr",
+    about="counter and k-th largest number, as in the Tracr experiments (arXiv:2311.12786); no download",
+    fidelity="reading",
 )
 def tracr(config: BenchmarkConfig) -> Benchmark:
     """Build tasks with a closed form, as in the Tracr experiments on fine-tuning, learned from rows and not compiled.

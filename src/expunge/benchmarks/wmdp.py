@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.benchmarks.mmlu import check_shots, choice_metric, mmlu_panel
 from expunge.core.decode import strict
+from expunge.core.errors import ConfigError, nearest
 from expunge.data.choices import Style
 from expunge.data.mmlu import mmlu_sets
 from expunge.data.source import is_hub_id
-from expunge.data.wmdp import CORPORA_ID, FORGET, HUB_ID, RETAIN, wmdp_corpus, wmdp_questions
+from expunge.data.wmdp import CORPORA_ID, HUB_ID, wmdp_corpus, wmdp_questions
 from expunge.metrics.compute import in_order
+
+PARTS = ("cyber", "bio")  # subjects with corpora to forget and to retain
 
 
 @strict
@@ -17,8 +20,8 @@ from expunge.metrics.compute import in_order
 class WmdpArgs:
     """`data.args` of WMDP."""
 
-    subjects: tuple[str, ...] = ("bio", "cyber")
-    """Subjects of the questions: bio, chem, cyber."""
+    subjects: tuple[str, ...] = ()
+    """Subjects of the questions: bio, chem, cyber. Empty: that of data_split, or bio and cyber."""
     style: Style = "letters"
     """Options as letters, or as their own texts (options)."""
     limit: int = 0
@@ -50,13 +53,19 @@ class WmdpArgs:
         for key in ("max_length", "question_length"):
             if getattr(self, key) < 2:
                 raise ValueError(f"{key} must be at least 2 tokens")
-        if not self.subjects or len(set(self.subjects)) != len(self.subjects):
+        if len(set(self.subjects)) != len(self.subjects):
             raise ValueError("subjects must be a list of different subjects (allowed: bio, chem, cyber)")
 
 
-@benchmark("wmdp", about=f"WMDP ({HUB_ID}, arXiv:2403.03218): forget hazardous texts; multiple-choice questions")
+@benchmark(
+    "wmdp",
+    about=f"WMDP ({HUB_ID}, arXiv:2403.03218): forget hazardous texts; multiple-choice questions",
+    fidelity="schema",
+)
 def wmdp(config: BenchmarkConfig) -> Benchmark:
     """Build WMDP (Li et al. 2024, arXiv:2403.03218): forget a corpus on weapons of mass destruction.
+
+    data_split: cyber or bio selects corpora and questions of one subject. Without it, the corpora are on cybersecurity.
 
     Unlearning reads the texts of a corpus, in pieces of data.args.max_length tokens (512). forget_split:
     cyber-forget-corpus (default), bio-forget-corpus (on request from the hub) or your own file with a column `text`;
@@ -69,10 +78,14 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
 
     Try: expunge unlearn experiment=unlearn/wmdp/default trainer=RMU model=Llama-3.2-1B-Instruct task_name=rmu
     """
-    unused(config, "wmdp", "holdout_split", "data_split", "forget", "retain", "background")
+    unused(config, "wmdp", "holdout_split", "forget", "retain", "background")
     args = settings(config, WmdpArgs)
     root = config.root or HUB_ID
-    sets = wmdp_questions(root, args.subjects, style=args.style, limit=args.limit, max_length=args.question_length)
+    part = config.data_split
+    if part is not None and part not in PARTS:
+        raise ConfigError(f"data_split={part}: WMDP has no corpora of this subject{nearest(part, PARTS)}")
+    subjects = args.subjects or ((part,) if part else ("bio", "cyber"))
+    sets = wmdp_questions(root, subjects, style=args.style, limit=args.limit, max_length=args.question_length)
     panel = tuple(choice_metric(name) for name in sets)
     if args.mmlu is not None:
         general = mmlu_sets(
@@ -86,7 +99,8 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
         )
         sets |= general
         panel += mmlu_panel(general)
-    forget, retain = config.forget_split or FORGET[0], config.retain_split or RETAIN[0]
+    forget = config.forget_split or f"{part or 'cyber'}-forget-corpus"
+    retain = config.retain_split or f"{part or 'cyber'}-retain-corpus"
     if not args.questions_only:
         place = args.corpora or (CORPORA_ID if is_hub_id(root) else root)
         for name, corpus in (("forget", forget), ("retain", retain)):
@@ -102,6 +116,6 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
         shown_set=None,
         retain_split=retain,
         eval_name="WMDP",
-        shown=(*(f"wmdp_{s}" for s in args.subjects), *(("mmlu",) if args.mmlu else ())),
+        shown=(*(f"wmdp_{s}" for s in subjects), *(("mmlu",) if args.mmlu else ())),
         utility="mmlu",
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, unused
 from expunge.benchmarks.example_metrics import SUBSETS, subset_panel
 from expunge.benchmarks.metric_suite import tofu_panel
-from expunge.data.world import build_world
+from expunge.data.world.generate import build_world
 
 
 @benchmark(

@@ -1,23 +1,26 @@
-"""List methods, metric families, benchmarks and audits as a table, a page or JSON."""
+"""List studies, experiments, models, methods, metrics, audits and benchmarks: in groups, as a page or as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from expunge.cli.lists import entry_lines, rewrapped, wrapped
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.fidelity import badge
+from expunge.core.terminal import say
+
+FILES = {"studies": "study", "experiments": "experiment", "models": "model"}  # lists of shipped files
 
 
 def show(what: str, name: str | None, *, as_json: bool) -> int:
     """Print the list, or one entry's page."""
-    entries = {"methods": _methods, "metrics": _metrics, "benchmarks": _benchmarks, "audits": _audits}[what]()
+    entries = _entries(what)
     if name is not None:
         key = next((k for k, v in entries.items() if name == k or name in v.get("aliases", ())), None)
         if key is None:
@@ -25,12 +28,45 @@ def show(what: str, name: str | None, *, as_json: bool) -> int:
             raise ConfigError(f"{what}: none named {name!r}{nearest(name, known)}")
         entries = {key: entries[key]}
     if as_json:
-        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        say(json.dumps(entries, indent=1, ensure_ascii=False))
     elif name is not None:
         _page(*next(iter(entries.items())))
     else:
-        _table(entries)
+        say("\n".join(_lines(what, entries)))
     return 0
+
+
+def _entries(what: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of a list by name."""
+    if what in FILES:
+        return _files(FILES[what])
+    return {"methods": _methods, "metrics": _metrics, "benchmarks": _benchmarks, "audits": _audits}[what]()
+
+
+def _files(group: str) -> dict[str, dict[str, Any]]:
+    """Return the shipped files of a group: the comment at the top of each, its text, and the words that use it."""
+    from expunge.cli.config_files import CONF, shipped
+
+    out: dict[str, dict[str, Any]] = {}
+    for name in shipped(group):
+        text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+        opening = [line for line in text.splitlines() if not line.startswith("# @package")]
+        comment = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), opening)]
+        command = {"study": "run", "model": "run study=NAME"}.get(group, name.split("/")[0])
+        command = {"finetune": "train", "semeval": "semeval", "stories": "train"}.get(command, command)
+        about = _about(" ".join(comment)) or _source(text)
+        kind = name.rpartition("/")[0] if "/" in name else ""
+        out[name] = {"about": about, "shape": kind, "use": f"expunge {command} {group}={name}", "page": text}
+    return out
+
+
+def _source(text: str) -> str:
+    """Return the model or the benchmark that a file names, or the shape of its model."""
+    match = re.search(r"pretrained_model_name_or_path: (\S+)|^benchmark: (\S+)", text, re.MULTILINE)
+    if match:
+        return match[1] or match[2]
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return ", ".join(line for line in lines if not line.startswith("#") and ": " in line)
 
 
 def _methods() -> dict[str, dict[str, Any]]:
@@ -45,6 +81,7 @@ def _methods() -> dict[str, dict[str, Any]]:
             "about": _about(spec.page),
             "shape": "loss",
             "paper": spec.paper,
+            "checked": badge(spec.fidelity),
             "needs": _needs(canonical(loss.needs)),
             "settings": {**canonical(loss.method), **canonical(loss.weights)},
             "aliases": list(spec.aliases),
@@ -56,6 +93,7 @@ def _methods() -> dict[str, dict[str, Any]]:
             "about": _about(spec.page),
             "shape": shape,
             "paper": spec.paper,
+            "checked": badge(spec.fidelity),
             "needs": needs,
             "settings": {f.name: _default(f) for f in dataclasses.fields(spec.cls)},
             "aliases": [],
@@ -77,7 +115,8 @@ def _needs(needs: Mapping[str, Any]) -> list[str]:
     """Return the quantities that a loss reads by default, by side, and positions other than the answers'."""
     sides = [f"{side}: {needs[side]}" for side in needs if needs[side] and not side.endswith(("_positions", "layer"))]
     odd = [f"{k}: {v}" for k, v in needs.items() if k.endswith("_positions") and v != "answer" and needs[k[:-10]]]
-    return sides + odd + ([f"layer: {needs['layer']}"] if needs["layer"] else [])
+    layers = [needs["layer"]] if isinstance(needs["layer"], str) else needs["layer"] or []
+    return sides + odd + ([f"layer: {', '.join(layers)}"] if layers else [])
 
 
 def _default(setting: Any) -> Any:
@@ -92,11 +131,14 @@ def _default(setting: Any) -> Any:
 def _wrappers_and_edits() -> Iterator[tuple[str, str, Any, list[str]]]:
     from expunge.methods.grad_transforms import grad_transform_registry
     from expunge.methods.weight_edits import weight_edit_registry
+    from expunge.models.wrapper_api import wrapper_registry
 
     for name, step in grad_transform_registry().items():
         yield "step", name, step, list(step.needs)
     for name, edit in weight_edit_registry().items():
         yield "edit", name, edit, [f"others: {edit.others}"] if edit.others else []
+    for name, rule in wrapper_registry().items():
+        yield "wrapper", name, rule, [f"helper: {rule.helper}"] if rule.helper else []
 
 
 def _metrics() -> dict[str, dict[str, Any]]:
@@ -106,6 +148,7 @@ def _metrics() -> dict[str, dict[str, Any]]:
         name: {
             "about": f.page.splitlines()[0],
             "paper": f.paper,
+            "checked": badge(f.fidelity),
             "range": f.range,
             "higher_is": f.higher_is,
             "revision": f.revision,
@@ -118,7 +161,10 @@ def _metrics() -> dict[str, dict[str, Any]]:
 def _benchmarks() -> dict[str, dict[str, Any]]:
     from expunge.benchmarks import benchmarks
 
-    return {name: {"about": spec.about, "page": spec.page} for name, spec in benchmarks().items()}
+    return {
+        name: {"about": spec.about, "checked": badge(spec.fidelity), "page": spec.page}
+        for name, spec in benchmarks().items()
+    }
 
 
 def _audits() -> dict[str, dict[str, Any]]:
@@ -128,6 +174,7 @@ def _audits() -> dict[str, dict[str, Any]]:
         name: {
             "about": _about(spec.page),
             "paper": spec.paper,
+            "checked": badge(spec.fidelity),
             "settings": {f.name: _default(f) for f in dataclasses.fields(spec.cls)},
             "revision": spec.revision,
             "page": spec.page,
@@ -136,17 +183,27 @@ def _audits() -> dict[str, dict[str, Any]]:
     }
 
 
-def _table(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = [
-        c for c in ("shape", "about", "higher_is", "range", "needs", "paper") if any(c in e for e in entries.values())
-    ]
-    for column in ("name", *columns):
-        table.add_column(column.replace("_", " "))
+GROUPS = {
+    "loss": "Losses",
+    "step": "Gradient transforms (trainer.args.grad_transform=NAME)",
+    "edit": "Weight edits",
+    "wrapper": "Wrappers (at inference)",
+}
+
+
+def _lines(what: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a list: a heading per group, then each name, its first sentence and its badge."""
+    groups: dict[str, list[str]] = {}
     for name, entry in entries.items():
-        cells = [entry.get(c, "") for c in columns]
-        table.add_row(_names(name, entry), *(", ".join(c) if isinstance(c, list) else str(c) for c in cells))
-    Console().print(table)
+        groups.setdefault(str(entry.get("shape", "")), []).append(name)
+    for group, names in groups.items():
+        if group:
+            yield f"\n{GROUPS.get(group, group)}" if group != next(iter(groups)) else GROUPS.get(group, group)
+        for name in names:
+            checked = f" [{entries[name]['checked']}]" if entries[name].get("checked") else ""
+            yield from entry_lines(_names(name, entries[name]), f"{entries[name]['about']}{checked}")
+    yield ""
+    yield f"expunge list {what} NAME shows one."
 
 
 def _names(name: str, entry: Mapping[str, Any]) -> str:
@@ -155,17 +212,22 @@ def _names(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _page(name: str, entry: Mapping[str, Any]) -> None:
-    console = Console()
-    console.print(name, style="bold")
-    console.print(inspect.cleandoc(entry["page"]), markup=False, highlight=False)
-    for key in ("shape", "paper", "settings", "needs", "aliases", "metrics"):
+    say(name)
+    is_file = "use" in entry
+    say(entry["page"].rstrip() if is_file else rewrapped(inspect.cleandoc(entry["page"])))
+    for key in ("shape", "paper", "checked", "settings", "needs", "aliases", "metrics", "use"):
         if entry.get(key):
             value = entry[key] if not isinstance(entry[key], str) else [entry[key]]
             written = value.items() if isinstance(value, dict) else ()
             text = ", ".join(f"{k}={_yaml(v)}" for k, v in written) or ", ".join(value)
-            console.print(f"{key}: {text}", markup=False, highlight=False)
+            say("\n".join(wrapped(text, f"{key}: ", "  ")))
 
 
 def _yaml(value: Any) -> str:
     """Return a setting as a user types it: null, true, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def names_of(what: str) -> list[str]:
+    """Return the names of a list, for the completion of a shell."""
+    return list(_entries(what))

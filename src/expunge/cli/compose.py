@@ -6,6 +6,7 @@ Everything here runs without torch, so a wrong word is reported at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +22,18 @@ from expunge.cli.config_files import (
     resolve,
 )
 from expunge.cli.effects import notes_on_effects
-from expunge.cli.field_docs import fields_of, shipped_weight_edits
+from expunge.cli.field_docs import fields_of
+from expunge.cli.projects import PUBLISHED, with_compat
 from expunge.cli.schema import GROUPS, flat, hint_of, is_text, members, unknown_key
-from expunge.cli.vocabulary import translate, with_split
 from expunge.cli.words import Word, parse_value, split_words
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
+from expunge.interop.open_unlearning.differences import notes_on_differences
+from expunge.interop.open_unlearning.words import translate, with_split
+from expunge.methods.weight_edits.api import weight_edit_registry
 from expunge.models.config import looks_local
+from expunge.models.wrapper_api import wrapper_registry
 from expunge.pipelines.study.config import TaskConfig, decode_study, decode_task
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
@@ -85,10 +90,10 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
 
     The method's own defaults are not filled in. Later words win over earlier ones, words over files.
     """
-    notes: list[str] = []
-    plain_words = list(overrides)
+    plain_words, notes = with_compat(overrides)
     if mode != "run":
-        plain_words, notes = translate(plain_words)
+        plain_words, more = translate(plain_words, mode)
+        notes += more
         if mode == "train":
             plain_words, notes = with_split(plain_words, notes)
     words = [_renamed(mode, word, notes) for word in split_words(plain_words)]
@@ -112,7 +117,23 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     tree = resolve(tree)
     if mode == "run":
         tree = _with_models(mode, tree)
+    else:
+        tree = _with_whole_steps(tree)
+        notes += notes_on_differences(mode, str(choices.get("experiment") or ""), tree, start_is_set=SOURCE in set_keys)
     return Composed(tree, tuple(dict.fromkeys([*notes, *files.notes, *notes_on_effects(mode, tree, set_keys)])))
+
+
+def _with_whole_steps(tree: dict[str, Any]) -> dict[str, Any]:
+    """Replace a share of all steps in `evaluate.steps` by the epochs or steps between two evaluations."""
+    args = tree["trainer"]["args"]
+    steps = (args.get("evaluate") or {}).get("steps")
+    if not isinstance(steps, float) or not 0 < steps < 1:
+        return tree
+    whole = args.get("max_steps", -1)
+    between = {"every": None, "steps": math.ceil(steps * whole)} if whole > 0 else {
+        "every": steps * args["num_train_epochs"], "steps": None
+    }  # fmt: skip
+    return merge(tree, {"trainer": {"args": {"evaluate": between}}})  # type: ignore[no-any-return]
 
 
 def _names_a_folder(words: Sequence[Word]) -> bool:
@@ -174,6 +195,8 @@ def _without(tree: Mapping[str, Any], parts: Sequence[str]) -> dict[str, Any]:
 
 def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     """Return one line for an unknown key. In a free group (method_args), the hint is its present keys."""
+    if mode != "run" and key in PUBLISHED:
+        return f"{key}: unknown key; write {PUBLISHED[key]}"
     line = unknown_key(mode, key)
     return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 
@@ -213,12 +236,8 @@ def _with_method_defaults(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_methods(tree: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a method of a study that is the name of no loss and no weight edit."""
-    import sys
-
-    if "expunge.methods" in sys.modules:  # a plugin is loaded; the registries check later
-        return
-    known = [*method_settings(), *shipped_weight_edits()]
+    """Raise ConfigError for a method of a study that is the name of no loss, weight edit or wrapper."""
+    known = [*method_settings(), *weight_edit_registry(), *wrapper_registry()]
     for i, entry in enumerate(tree.get("methods") or ()):
         name = entry.get("trainer") if isinstance(entry, Mapping) else None
         if isinstance(name, str) and name not in known:

@@ -6,6 +6,7 @@ model or a trainer. A NAME is a shipped file; NAME.yaml is a file, relative to t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -14,59 +15,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from expunge.cli.environment import variable
 from expunge.cli.field_docs import shipped_methods
 from expunge.cli.schema import GROUPS, hint_of, item_hint, members, tree_of, unknown_key
-from expunge.cli.vocabulary import WITHOUT_EFFECT
 from expunge.cli.words import Verbatim
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_tree
+from expunge.core.yaml_text import read_yaml
+from expunge.methods.api import registry
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 METHOD_KEYS = ("handler", "method_args")
-SUFFIXES = (".yaml", ".yml")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with `1e-3` as a number and dates as text, and an error for a duplicate key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+# Keys of an experiment with settings by the name of the chosen method or model.
+CHOSEN = {"trainers": "trainer", "models": "model"}
+# Groups of other projects' files, and their replacements here.
+_BENCHMARK = "the key benchmark names the data and the metrics"
+OTHER_GROUPS = {
+    "data": _BENCHMARK,
+    "eval": _BENCHMARK,
+    "collator": "padding is never read",
+    "hydra": "paths.output_dir sets the place of the result",
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+|[-+]?\.\d+([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-    ),
-    list("-+0123456789."),
-)
-
-
-def read_yaml(path: Path, key: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds. Raises ConfigError naming the key and the file."""
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{key}: {path} is not YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read: {error.strerror or error}") from None
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{key}: {path} holds no keys")
-    return loaded
+SUFFIXES = (".yaml", ".yml")
+MOST_REFERENCES = 1_000_000
 
 
 @functools.cache
@@ -77,24 +48,18 @@ def shipped(group: str) -> tuple[str, ...]:
 
 
 def options(group: str) -> list[str]:
-    """Return the names that a group offers: shipped files, and the methods for `trainer`."""
-    return [*shipped(group), *(method_settings() if group == "trainer" else ())]
+    """Return the names that a group offers: shipped files (without parts of others), and the methods for `trainer`."""
+    whole = [name for name in shipped(group) if not name.rpartition("/")[2].startswith("_")]
+    return [*whole, *(method_settings() if group == "trainer" else ())]
 
 
 def method_settings() -> Mapping[str, frozenset[str]]:
-    """Return every method's name and aliases, each with its own settings; does not import torch.
-
-    A plugin has imported the registry already; its methods are then included.
-    """
-    import dataclasses
-    import sys
-
-    if "expunge.methods" not in sys.modules:
-        return shipped_methods()
-    from expunge.methods import registry
-
-    own = {spec: frozenset(f.name for f in dataclasses.fields(spec.cls)) for spec in registry().values()}
-    return {name: fields for spec, fields in own.items() for name in (spec.name, *spec.aliases)}
+    """Return every method's name and aliases, those of plugins included, each with its own settings."""
+    settings = dict(shipped_methods())
+    for name in [name for name in registry() if name not in settings]:
+        spec = registry()[name]
+        settings |= dict.fromkeys((name, *spec.aliases), frozenset(f.name for f in dataclasses.fields(spec.cls)))
+    return settings
 
 
 @dataclass
@@ -122,6 +87,9 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
     file = ConfigFile(group, name, path, path.parent if own else None, tree, entries)
     if not isinstance(entries, list):
         raise ConfigError(f"{file.label}: defaults: expected a list, got {entries!r}")
+    wrong = [entry for entry in entries if not isinstance(entry, str | dict)]
+    if wrong:
+        raise ConfigError(f"{file.label}: defaults: expected a name or `override /GROUP: NAME`, got {wrong[0]!r}")
     place = "" if group in ("study", "experiment") else group
     file.tree = rename_tree(mode, tree, place, notes)
     _canonical_form(mode, file)
@@ -166,7 +134,9 @@ def _canonical_form(mode: str, file: ConfigFile) -> None:
         model = tree.setdefault("model", {})
         if isinstance(model, dict) and isinstance(own, dict):
             tree["model"] = {**model, "template_args": {**own, **(model.get("template_args") or {})}}
-    for group in ("model", "trainer"):
+    if tree.get("profile", "") is None:
+        del tree["profile"]
+    for group in ("model", "trainer", "profile"):
         if group in GROUPS[mode] and isinstance(tree.get(group), str):
             file.entries = [*file.entries, {f"override /{group}": tree.pop(group)}]
     if file.near is not None and mode != "run" and tree.get("mode", mode) != mode:
@@ -189,6 +159,7 @@ class Composition:
         self.tree: dict[str, Any] = {}
         self.user_keys: set[str] = set()
         self.bare_model = False
+        self.profile_word = "profile" in choices
         self._fallback: dict[str, str | None] = {}
         self._open: list[Path] = []
 
@@ -206,10 +177,12 @@ class Composition:
             self._collect(file)
         self.tree = tree_of(self.mode)
         self._merge_groups()
+        self._merge_profile(after=False)
         if file is not None:
             self._merge_file(file)
             if self.mode == "run":
                 self.tree.setdefault("name", file.path.stem)
+        self._merge_profile(after=True)
         self.tree = merge(self.tree, top)
         return self.tree
 
@@ -235,9 +208,8 @@ class Composition:
             group = words[-1].lstrip("/").partition("@")[0]
             top = group.partition("/")[0]
             if group not in GROUPS[self.mode][1:]:
-                if top in WITHOUT_EFFECT or top == "hydra":
-                    reason = WITHOUT_EFFECT.get(top, "paths.output_dir sets the place of the result")
-                    self.notes.append(f"{file.label}: defaults: {key} has no effect: {reason}")
+                if top in OTHER_GROUPS:
+                    self.notes.append(f"{file.label}: defaults: {key} has no effect: {OTHER_GROUPS[top]}")
                     continue
                 raise ConfigError(f"{file.label}: defaults: no group {group!r}{nearest(group, GROUPS[self.mode][1:])}")
             if name is not None and not isinstance(name, str):
@@ -267,7 +239,7 @@ class Composition:
         return _Opened(self._open, file.path)
 
     def _merge_groups(self) -> None:
-        for group in GROUPS[self.mode][1:]:
+        for group in GROUPS[self.mode][1:-1]:
             name = self.choices.get(group, None if group == "model" and self.bare_model else self._fallback.get(group))
             if name is None:
                 if group == "trainer":
@@ -285,6 +257,33 @@ class Composition:
                 self._merge_trainer(handler, own)
             else:
                 self.tree = merge(self.tree, {group: own})
+
+    def _merge_profile(self, *, after: bool) -> None:
+        """Lay the chosen profile over the tree: before the files if a file names it, `after` them for a word.
+
+        A study has the profile's training settings in `train` and `unlearn`, and its method settings in each method.
+        """
+        name = self.choices.get("profile")
+        if name is None:
+            return
+        own = dict(open_file(self.mode, "profile", name, self.near.get("profile"), []).tree)
+        if self.mode == "run":
+            trainer = own.pop("trainer", {})
+            own |= {"train": trainer.get("args", {}), "unlearn": trainer.get("args", {})}
+            if after:
+                entries = self.tree.get("methods") or ()
+                methods = [self._with_profile(entry, trainer.get("method_args", {})) for entry in entries]
+                self.tree = {**self.tree, "methods": methods}
+        if after == self.profile_word:
+            self.tree = {**merge(self.tree, own), "profile": name}
+
+    @staticmethod
+    def _with_profile(entry: Any, settings: Mapping[str, Any]) -> Any:
+        """Return a method of a study over the profile's settings of methods. A weight edit has none of them."""
+        entry = {"trainer": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping) or entry.get("trainer") not in method_settings():
+            return entry
+        return merge({"method_args": settings}, entry)
 
     def _group_tree(self, file: ConfigFile) -> dict[str, Any]:
         """Return a model's or a trainer's file over the files it includes."""
@@ -312,8 +311,10 @@ class Composition:
         with self._within(file):
             for entry in entries:
                 if entry == "_self_":
-                    check_tree(self.mode, file.tree, file.label if file.near is not None else "")
-                    own = {k: v for k, v in file.tree.items() if k != "trainer"}
+                    plain = {k: v for k, v in file.tree.items() if k not in CHOSEN}
+                    check_tree(self.mode, plain, file.label if file.near is not None else "")
+                    self._merge_chosen(file)
+                    own = {k: v for k, v in plain.items() if k != "trainer"}
                     if "trainer" in file.tree:
                         override = self.choices.get("trainer")
                         own["trainer"] = {
@@ -324,6 +325,15 @@ class Composition:
                         self.user_keys |= set(_leaves(file.tree))
                 else:
                     self._merge_file(self._again(entry, file))
+
+    def _merge_chosen(self, file: ConfigFile) -> None:
+        """Lay a file's settings of the chosen method and the chosen model over the tree (`trainers`, `models`)."""
+        for key, group in CHOSEN.items():
+            name = self.choices.get(group, self._fallback.get(group))
+            own = (file.tree.get(key) or {}).get(name)
+            if own:
+                check_tree(self.mode, own, file.label, prefix=f"{group}.")
+                self.tree = merge(self.tree, {group: own})
 
     def _again(self, entry: str, file: ConfigFile) -> ConfigFile:
         """Return an included file as after `_collect`: without the settings of a method that is not selected."""
@@ -415,44 +425,55 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     `\${` stands for the characters `${`. Words of the command line for text keys stay unchanged.
     Raises ConfigError for a reference to nothing, and for a value `???` that was not given.
     """
-    out: dict[str, Any] = _resolved(tree, tree, "")
+    out: dict[str, Any] = _Resolver(tree).value(tree, "")
     return out
 
 
-def _resolved(value: Any, root: Mapping[str, Any], key: str, depth: int = 0) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _resolved(v, root, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolved(v, root, f"{key}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, Verbatim):
-        return str(value)
-    if value == "???":
-        raise ConfigError(f"{key}: missing; give {key}=...")
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    if depth > 20:
-        raise ConfigError(f"{key}: {value!r} refers to itself")
-    whole = REFERENCE.fullmatch(value)
-    if whole is not None and not whole[1]:
-        return _resolved(_referred(whole[2], root, key), root, key, depth + 1)
+class _Resolver:
+    """Replaces the references of one tree. Counts characters, because references can multiply."""
 
-    def text(match: re.Match[str]) -> str:
-        if match[1]:
-            return f"${{{match[2]}}}"
-        return str(_resolved(_referred(match[2], root, key), root, key, depth + 1))
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._size = 0
 
-    return REFERENCE.sub(text, value)
+    def value(self, value: Any, key: str, depth: int = 0) -> Any:
+        """Return a value without references. Raises ConfigError."""
+        if isinstance(value, Mapping):
+            return {k: self.value(v, f"{key}.{k}" if key else str(k), depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.value(v, f"{key}[{i}]", depth) for i, v in enumerate(value)]
+        if depth:
+            self._size += 1 + len(str(value))
+            if self._size > MOST_REFERENCES:
+                raise ConfigError(f"{key}: its references multiply to more than {MOST_REFERENCES} characters")
+        if isinstance(value, Verbatim):
+            return str(value)
+        if value == "???":
+            raise ConfigError(f"{key}: missing; give {key}=...")
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        if depth > 20:
+            raise ConfigError(f"{key}: {value!r} refers to itself")
+        whole = REFERENCE.fullmatch(value)
+        if whole is not None and not whole[1]:
+            return self.value(_referred(whole[2], self._root, key), key, depth + 1)
+
+        def text(match: re.Match[str]) -> str:
+            if match[1]:
+                return f"${{{match[2]}}}"
+            return str(self.value(_referred(match[2], self._root, key), key, depth + 1))
+
+        return REFERENCE.sub(text, value)
 
 
 def _referred(name: str, root: Mapping[str, Any], key: str) -> Any:
     if name.startswith("oc.env:"):
-        variable, comma, default = name.removeprefix("oc.env:").partition(",")
-        if variable not in os.environ and not comma:
-            raise ConfigError(f"{key}: the environment has no variable {variable}")
-        return Verbatim(os.environ.get(variable, default))
+        return Verbatim(variable(name, key))
     here: Any = root
     for part in name.split("."):
         if not isinstance(here, Mapping) or part not in here:
             raise ConfigError(f"{key}: ${{{name}}} refers to no key{nearest(name, root)}")
         here = here[part]
+    if here == "???":
+        raise ConfigError(f"{name}: missing; give {name}=...")
     return here

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import JobError
+from expunge.core.terminal import say
 
 if TYPE_CHECKING:
-    from expunge.data.stories import StoryVariant
+    from expunge.data.stories.text import StoryVariant
 
 MOST_VOCABULARY = 1_000_000
+MODEL = ".model"  # a vocabulary of SentencePiece
 VOCABULARY_SHARDS = 10  # training shards that the vocabulary is learned from
 RULES = {
     "filtering": ("KEY=VALUE,KEY!=VALUE", "keep the stories that meet all conditions; KEY: features, words, length"),
@@ -40,6 +42,12 @@ def add_data(commands: Any) -> None:
     sub.add_argument("source", help="TinyStories_all_data (with instructions), or plain stories")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
     sub.add_argument("--shards", type=int, help="default: the source's files; 11 if they are fewer than 3")
+    sub.add_argument(
+        "--compat",
+        choices=("clean", "tinystories"),
+        default="clean",
+        help="tinystories: write the published code's texts",
+    )
 
     sub = _verb(verbs, "generate", _generate, "generate stories with instructions from a seed")
     sub.add_argument("--n", default=20_000, type=int, help="how many (default: %(default)s)")
@@ -105,22 +113,26 @@ def _add_tokens(sub: Any) -> None:
         type=int,
         help="vocabulary size of train-vocab; 0: use --tokenizer (default: 8192)",
     )
-    sub.add_argument("--tokenizer", type=Path, metavar="DIR", help="a tokenizer's folder, with --vocab_size 0")
+    sub.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="a tokenizer's folder, with --vocab_size 0; or FILE.model"
+    )
     sub.add_argument("--out", type=Path, metavar="DIR", help="folder of the data sets (default: tok{N} in --in)")
     sub.add_argument("--seed", default=0, type=int, help="seed of the random draws (default: %(default)s)")
     _add_workers(sub)
 
 
 def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.data.stories import gather, open_stories
+    from expunge.data.stories.gather import gather
+    from expunge.data.stories.records import open_stories
 
-    is_new = gather(parsed.source, parsed.out, shards=parsed.shards)
+    is_new = gather(parsed.source, parsed.out, shards=parsed.shards, compat=parsed.compat)
     return _print_folder(parsed.out, open_stories(parsed.out), is_new)
 
 
 def _generate(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.decode import decode, field_names
-    from expunge.data.stories import StoriesConfig, generate, open_stories
+    from expunge.data.stories.generate import StoriesConfig, generate
+    from expunge.data.stories.records import open_stories
 
     settings = {name: getattr(parsed, name) for name in field_names(StoriesConfig)}
     is_new = generate(decode(StoriesConfig, settings), parsed.out, workers=_workers(parsed))
@@ -128,7 +140,7 @@ def _generate(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _print_folder(folder: Path, stories: Any, is_new: bool) -> int:
-    print(f"{stories.records} stories in {len(stories.shards)} shards: {folder}{'' if is_new else ' (exists already)'}")
+    say(f"{stories.records} stories in {len(stories.shards)} shards: {folder}{'' if is_new else ' (exists already)'}")
     return 0
 
 
@@ -136,8 +148,9 @@ def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.errors import ConfigError
     from expunge.core.files import whole_folder, write_json
     from expunge.core.fingerprints import fingerprint
-    from expunge.data.stories import LINES, Draws, open_stories, render
-    from expunge.data.stories.records import read_shard, split_numbers
+    from expunge.data.stories.records import open_stories, read_shard, split_numbers
+    from expunge.data.stories.text import LINES, render
+    from expunge.data.transforms.draws import Draws
 
     if not 260 <= parsed.vocab_size <= MOST_VOCABULARY:
         raise ConfigError(
@@ -151,7 +164,7 @@ def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         note = out / "expunge.json"
         if not note.is_file() or json.loads(note.read_text(encoding="utf-8")).get("fingerprint") != key:
             raise ConfigError(f"--vocab_size: {out} holds a tokenizer of other stories; remove it first")
-        print(f"{out} (exists already)")
+        say(f"{out} (exists already)")
         return 0
     from expunge.models.build import train_tokenizer
 
@@ -160,7 +173,7 @@ def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     with whole_folder(out) as part:
         tokenizer.save_pretrained(part)
         write_json(part / "expunge.json", {"fingerprint": key})
-    print(f"{len(tokenizer)} tokens: {out}")
+    say(f"{len(tokenizer)} tokens: {out}")
     return 0
 
 
@@ -168,8 +181,31 @@ def _tokenizer_folder(folder: Path, vocab_size: int) -> Path:
     return folder / "tokenizers" / f"bpe{vocab_size}"
 
 
+def _chosen_tokenizer(parsed: argparse.Namespace) -> Path:
+    """Return the tokenizer's folder. A vocabulary of SentencePiece is converted to one next to the stories, once.
+
+    Without --tokenizer it is that of `train-vocab`, or else `tok{N}.model` in the stories' folder, where the published
+    scripts expect it.
+    """
+    trained = _tokenizer_folder(parsed.folder, parsed.vocab_size)
+    published = parsed.folder / f"tok{parsed.vocab_size}{MODEL}"
+    tokenizer: Path | None = parsed.tokenizer
+    if tokenizer is None and not trained.exists() and published.is_file():
+        tokenizer = published
+    if tokenizer is None or tokenizer.suffix != MODEL:
+        return tokenizer or trained
+    from expunge.core.errors import ConfigError
+    from expunge.models.sentencepiece import convert
+
+    out: Path = parsed.folder / "tokenizers" / tokenizer.stem
+    size = convert(tokenizer, out)
+    if parsed.vocab_size not in (0, size):
+        raise ConfigError(f"--vocab_size={parsed.vocab_size}: {tokenizer} has {size} tokens")
+    return out
+
+
 def _pretokenize(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.data.stories import StoryVariant
+    from expunge.data.stories.text import StoryVariant
 
     variant = StoryVariant(**{name: getattr(parsed, name) or None for name in RULES})
     variant.rules(), variant.subset()
@@ -180,16 +216,16 @@ def _protocol(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from dataclasses import asdict
 
     from expunge.core.errors import ConfigError
-    from expunge.data.stories import protocol
+    from expunge.data.stories.protocol import protocol
 
     variants = protocol(parsed.delete, parsed.irrelevant)
     if parsed.list or parsed.json:
         if parsed.json:
-            print(json.dumps({name: asdict(v) for name, v in variants.items()}, indent=1))
+            say(json.dumps({name: asdict(v) for name, v in variants.items()}, indent=1))
             return 0
         for name, variant in variants.items():
             settings = " ".join(f"--{key}={value}" for key, value in asdict(variant).items() if value)
-            print(f"{name:{max(map(len, variants))}}  {settings}")
+            say(f"{name:{max(map(len, variants))}}  {settings}")
         return 0
     if parsed.folder is None:
         raise ConfigError("--in: name the stories' folder (or --list, to see the data sets alone)")
@@ -198,14 +234,15 @@ def _protocol(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _make(parsed: argparse.Namespace, variants: dict[str, StoryVariant]) -> int:
     from expunge.core.errors import ConfigError
-    from expunge.data.stories import check_name, pretokenize
+    from expunge.data.stories.pretokenize import check_name, pretokenize
 
     for name in variants:
         check_name(name)
-    if (parsed.vocab_size == 0) != (parsed.tokenizer is not None):
+    is_model = parsed.tokenizer is not None and parsed.tokenizer.suffix == MODEL
+    if not is_model and (parsed.vocab_size == 0) != (parsed.tokenizer is not None):
         raise ConfigError("--tokenizer: give a folder if and only if --vocab_size is 0")
     workers = _workers(parsed)
-    tokenizer = parsed.tokenizer or _tokenizer_folder(parsed.folder, parsed.vocab_size)
+    tokenizer = _chosen_tokenizer(parsed)
     out = parsed.out or parsed.folder / f"tok{parsed.vocab_size}"
     for name, variant in variants.items():
         start = time.perf_counter()
@@ -216,11 +253,11 @@ def _make(parsed: argparse.Namespace, variants: dict[str, StoryVariant]) -> int:
             for n, what in ((result.changed, "with changed instructions"), (result.refused, "refused"))
             if n
         )
-        print(
-            f"{name}: {result.documents} of {result.stories} stories kept ({result.kept:.1%}), {result.tokens} tokens"
+        say(
+            f"{name}: {result.documents} of {result.stories} stories kept ({result.share:.1%}), {result.tokens} tokens"
             f"{changes} ({took})"
         )
-    print(f"written: {out}")
+    say(f"written: {out}")
     return 0
 
 

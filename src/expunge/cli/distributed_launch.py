@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from expunge.core.distributed import first_to_fail, joined, launched, sharding
 from expunge.core.errors import ConfigError, ExpungeError
+from expunge.core.terminal import complain
 
 NO_DEEPSPEED = "which is not installed: pip install 'expunge[deepspeed]'"
 COMMANDS = ("train", "unlearn", "eval")
@@ -55,11 +56,11 @@ def _code(error: BaseException) -> int:
 
 def _say(error: BaseException) -> None:
     if isinstance(error, ExpungeError):
-        print(f"expunge: error: {error}", file=sys.stderr)
+        complain(f"expunge: error: {error}")
     elif isinstance(error, KeyboardInterrupt):
-        print("expunge: interrupted; run the same command again to continue", file=sys.stderr)
+        complain("expunge: interrupted; run the same command again to continue")
     elif _is_disconnect(error):
-        print("expunge: error: another process of this launch has died without a message (killed?)", file=sys.stderr)
+        complain("expunge: error: another process of this launch has died without a message (killed?)")
     else:
         traceback.print_exception(error)
 

@@ -31,6 +31,20 @@ def _chat(tree: Tree) -> bool:
     return bool(_get(tree, "model.template_args.apply_chat_template"))
 
 
+def _without_splits(tree: Tree) -> bool:
+    return tree.get("benchmark") in ("world", "custom")
+
+
+def _ready_text(tree: Tree) -> bool:
+    return tree.get("benchmark") in ("semeval", "stories")
+
+
+SIDES = ("forget", "retain", "holdout", "data")
+# The template's settings for questions and answers. `max_length` and `labels` count for every row.
+CONVERSATION = (
+    *TAGS, "apply_chat_template", "chat_template", "template_kwargs", "thought", "system_prompt",
+    "system_prompt_with_special_tokens", "date_string", "few_shot",
+)  # fmt: skip
 SOURCE = "model.model_args.pretrained_model_name_or_path names a model to load"
 RULES: tuple[Rule, ...] = (
     (ALL, "model.preset", _loaded, SOURCE),
@@ -43,10 +57,21 @@ RULES: tuple[Rule, ...] = (
         lambda tree: not _chat(tree),
         "model.template_args.apply_chat_template is false",
     ),
+    *(
+        (
+            ALL,
+            f"model.template_args.{key}",
+            _ready_text,
+            "the rows are texts without a template (for SemEval see data.args.template)",
+        )
+        for key in CONVERSATION
+    ),
     (ALL, "data.world.", lambda tree: tree.get("benchmark") != "world", "the benchmark is not world"),
     (ALL, "forget", lambda tree: tree.get("benchmark") != "custom", "only benchmark=custom reads a file to forget"),
     (ALL, "retain", lambda tree: tree.get("benchmark") != "custom", "only benchmark=custom reads a file to retain"),
+    *((ALL, f"{side}_split", _without_splits, "this benchmark has no splits") for side in SIDES),
     (("unlearn", "eval"), "train_split", lambda tree: True, "it is for `expunge train`"),
+    (("train", "eval"), "data.alternates", lambda tree: True, "only methods of `expunge unlearn` read other answers"),
     (("train",), "retain_logs_path", lambda tree: True, "`expunge train` measures nothing"),
     (("eval",), "trainer.", lambda tree: True, "`expunge eval` trains nothing"),
     (
@@ -81,4 +106,6 @@ def notes_on_effects(mode: str, tree: Tree, keys: Collection[str]) -> list[str]:
             named = key == prefix or (prefix[-1] in "._" and key.startswith(prefix))
             if named and _get(tree, key) != _get(defaults, key) and idle(tree):
                 out.append(f"{key} has no effect: {reason}")
+    if "methods" in keys and not tree.get("methods"):
+        out.append("methods is empty: this study unlearns nothing")
     return out

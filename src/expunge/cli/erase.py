@@ -10,18 +10,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
+from expunge.core.terminal import complain, say
+from expunge.core.yaml_text import parse_yaml
 
 TEXT = "make a model forget rows of yours: search, save, audit and report in one go"
 EPILOG = """\
 examples:
   expunge erase --model SmolLM2-135M-Instruct --forget rows.csv --budget 30m --out erased
   expunge erase --model saves/train/full --forget rows.jsonl --retain keep.jsonl --holdout holdout.jsonl --out erased
-exit codes: 0 done and all that was stated is achieved, 3 a model is written and something is not achieved,
-  1 a job failed, 2 wrong input, 130 interrupted (the same command continues)
+  expunge erase --model SmolLM2-135M-Instruct --forget "Who is Ada Lovelace?" --out erased
+exit codes: 0 done and all that was stated is achieved, 3 something is not achieved (no model is written if it is under
+  the minimum utility, nothing if the model knows no row), 1 a job failed, 2 wrong input, 130 interrupted (the same
+  command continues)
 """
 ROWS = "csv, JSON, JSON lines or parquet; of a .txt file each paragraph, or else each line, is a text"
 
@@ -36,10 +38,16 @@ def add_erase(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    sub.add_argument("--model", required=True, metavar="PATH_OR_ID", help="a folder, a hub id or a shipped name")
-    sub.add_argument("--forget", required=True, metavar="FILE", help=f"the rows to forget: {ROWS}")
+    sub.add_argument("--model", metavar="PATH_OR_ID", help="a folder, a hub id or a shipped name")
+    target = sub.add_mutually_exclusive_group(required=True)
+    target.add_argument("--forget", metavar="FILE|QUESTION", help=f"the rows to forget: {ROWS}; or a question")
+    target.add_argument("--forget-entity", metavar="NAME", help="forget the model's knowledge of a person or a thing")
+    sub.add_argument("--yes", action="store_true", help="agree to the rows that are made for a question or a name")
     sub.add_argument(
-        "--retain", dest="keep", metavar="FILE", help="rows that the model must still know (default: plain facts)"
+        "--retain",
+        dest="keep",
+        metavar="FILE",
+        help="rows that the model must still know (default: questions like those to forget, and plain facts)",
     )
     sub.add_argument(
         "--holdout", dest="unseen", metavar="FILE", help="rows similar to the forget rows that the model has never seen"
@@ -62,6 +70,9 @@ def add_erase(commands: Any) -> None:
         default=0.2,
         help="share of the knowledge that may be left (default: 0.2)",
     )
+    sub.add_argument("--write-anyway", action="store_true", help="write a model under the minimum utility too")
+    sub.add_argument("--lm-eval", metavar="TASK,TASK", help="tasks of lm-evaluation-harness, before and after")
+    sub.add_argument("--judge", type=Path, metavar="FILE.yaml", help="a chat API that judges the model's answers")
     sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
     sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --full-data")
     sub.add_argument(
@@ -69,47 +80,133 @@ def add_erase(commands: Any) -> None:
     )
     sub.add_argument(
         "--out",
-        required=True,
         type=Path,
         metavar="DIR",
         help="a new folder, or the folder of an earlier run to continue",
     )
+    sub.add_argument(
+        "--verify-commitment", type=Path, metavar="MODEL", help="check that the card of MODEL stands for --forget"
+    )
+    sub.add_argument("--key", type=Path, metavar="FILE", help="the erasure_key.json of that erasure")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--show-text", action="store_true", help="put the rows to forget into the report")
-    sub.add_argument("--dry-run", action="store_true", help="only check the input and show the plan")
+    sub.add_argument("--dry-run", action="store_true", help="only check, test the model's knowledge, and show the plan")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="more settings, as of study=custom")
     sub.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help=argparse.SUPPRESS)
+    sub.add_argument("--allow-env", action="store_true", help="let config files read variables by ${oc.env:NAME}")
     sub.set_defaults(command=erase)
 
 
 def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     """Check the input, run the erasure, and print its outcome in the last lines. Returns the exit code."""
-    from rich.console import Console
-
+    from expunge.core.console import Console
     from expunge.data.custom import check_present
 
-    for file in (parsed.forget, parsed.keep, parsed.unseen, parsed.full_data):
+    row_request = made_request(parsed)
+    for file in (None if row_request else parsed.forget, parsed.keep, parsed.unseen, parsed.full_data):
         if file is not None:
             check_present(file)
+    if parsed.verify_commitment is not None:
+        return verify_commitment(parsed)
+    if parsed.key is not None:
+        raise ConfigError("--key: belongs to --verify-commitment; an erasure makes a key of its own")
+    for option in ("model", "out"):
+        if getattr(parsed, option) is None:
+            raise ConfigError(f"--{option}: missing; see `expunge erase --help`")
     from expunge.engine.worker import quiet
+    from expunge.pipelines.erase.preflight import preflight_lines
     from expunge.pipelines.erase.request import prepare_erase
-    from expunge.pipelines.erase.run import carry_out_erase, dry_run
+    from expunge.pipelines.erase.run import NOTHING_KNOWN, carry_out_erase, dry_run, know_rows
     from expunge.pipelines.study.template_example import print_example
 
     quiet()
+    if row_request is not None and not agreed_rows(parsed, row_request):
+        return 0
     erasing = prepare_erase(request_of(parsed))
     for note in (*erasing.notes, *erasing.search.setting.benchmark.preview):
-        print(f"note: {note}", file=sys.stderr)
+        complain(f"note: {note}")
     if erasing.control is None:
-        print(f"note: {NO_CONTROL}", file=sys.stderr)
-    print_example(erasing.final.setting, lambda line: print(line, file=sys.stderr))
+        complain(f"note: {NO_CONTROL}")
+    print_example(erasing.final.setting, lambda line: complain(line))
+    erasing = know_rows(erasing, lambda line: complain(line))
+    known = erasing.preflight
+    for line in preflight_lines(known, erasing.setting.benchmark.sets["forget_eval"]) if known else ():
+        say(line)
+    if known is None or not known.known:
+        say(NOTHING_KNOWN)
+        return 3
     if parsed.dry_run:
-        dry_run(erasing, print)
+        dry_run(erasing, say)
         return 0
     console = Console()
     done = carry_out_erase(erasing, _stages(console), command=shlex.join(["expunge", *words]))
     print_outcome(done, console)
     return done.code
+
+
+def made_request(parsed: argparse.Namespace) -> Any:
+    """Return the request for rows that the model makes itself, or None if --forget is a file."""
+    from expunge.pipelines.erase.made_rows import RowRequest, is_question
+
+    if parsed.forget_entity is not None:
+        if not parsed.forget_entity.strip():
+            raise ConfigError("--forget-entity: is empty; give the name of a person or a thing")
+        return RowRequest(entity=parsed.forget_entity.strip())
+    return RowRequest((parsed.forget.strip(),)) if is_question(parsed.forget) else None
+
+
+def agreed_rows(parsed: argparse.Namespace, row_request: Any) -> bool:
+    """Make the rows of a question or a name, show them, and write them once the user agrees.
+
+    Sets `parsed.forget` to their file. Returns False after a refusal. Raises ConfigError without a terminal and --yes.
+    """
+    from expunge.models.identity import source_identity
+    from expunge.pipelines.erase.made_rows import make_rows, write_rows
+    from expunge.pipelines.erase.run import answers_of
+
+    parsed.forget = "-"  # replaced below; the model alone is read for now
+    study = request_of(parsed).study
+    file = row_request.file(parsed.out, source_identity(str(study.model.source), study.model.model_args.revision))
+    parsed.forget = str(file)
+    if file.is_file():
+        say(f"rows to forget: those of {file}, which you agreed to before")
+        return True
+    if not parsed.yes and not parsed.dry_run and not sys.stdin.isatty():
+        raise ConfigError("--yes: missing; rows made by the model need your consent, and this is no terminal")
+    rows = make_rows(row_request, answers_of(study))
+    if not rows:
+        raise ConfigError("--forget: the model gives no answer that could be forgotten; give a file of rows")
+    say(f"rows to forget, made from the model's own answers ({len(rows)}):")
+    for question, answer in rows:
+        say(f"  {question} -> {answer}")
+    if parsed.dry_run:
+        say("a run needs your consent, or --yes; it then continues with these rows")
+        return False
+    if not parsed.yes and input("forget these rows? [y/N] ").strip().lower() not in ("y", "yes"):
+        say("nothing was done; edit such rows in a file and give it by --forget")
+        return False
+    write_rows(file, rows)
+    say(f"written: {file}")
+    return True
+
+
+def verify_commitment(parsed: argparse.Namespace) -> int:
+    """Print whether a model's card commits to the rows of a file. Returns 0 for a match, 1 for none."""
+    from expunge.data.custom import load_rows
+    from expunge.pipelines.erase.commitment import matches
+    from expunge.pipelines.erase.jobs import columns_of
+    from expunge.pipelines.study.config import decode_study
+
+    if parsed.forget is None:
+        raise ConfigError("--forget: missing; name the file of the rows")
+    if parsed.key is None:
+        raise ConfigError("--key: missing; name the erasure_key.json that the erasure wrote")
+    rows = load_rows(parsed.forget, "forget", columns_of(decode_study(_study_tree([], parsed))))
+    if matches(parsed.verify_commitment, parsed.key, rows):
+        say(f"match: {parsed.verify_commitment} commits to the {len(rows)} rows of {parsed.forget}")
+        return 0
+    say(f"no match: {parsed.verify_commitment} does not commit to the {len(rows)} rows of {parsed.forget}")
+    return 1
 
 
 NO_CONTROL = (
@@ -145,17 +242,22 @@ DECIDED = {
     "data.args.holdout": "give --holdout",
     "data.request": "give a file of only these rows by --forget",
     "eval.extras": "its measurements are fixed; see `expunge eval`",
-    "eval.lm_eval": "its measurements are fixed; see `expunge eval`",
+    "eval.lm_eval.tasks": "give --lm-eval",
     "eval.split": "it selects on one part of the retain rows and reports on another",
 }
 
 
 def print_outcome(done: Any, console: Any) -> None:
-    """Print the trials, the written files, and the outcome: achieved or not, for each goal."""
+    """Print the verdict, the trials, the written files, and the outcome: achieved or not, for each goal."""
     from rich.table import Table
+    from rich.text import Text
 
-    from expunge.pipelines.erase.search import KNOWN, UTILITY
+    from expunge.pipelines.erase.request import UTILITY
+    from expunge.pipelines.erase.rows import KNOWN
 
+    if not done.written:
+        console.print("no model was written; the reasons follow", style="bold red")
+    console.print(Text(f"{done.verdict}\n"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "steps kept", "forget", "keep", ""):
         table.add_column(name)
@@ -164,7 +266,7 @@ def print_outcome(done: Any, console: Any) -> None:
         word = "chosen" if t["chosen"] else t["reason"]
         table.add_row(f"{t['method']} lr={t['learning_rate']:.3g}", str(t["kept_step"] or "-"), *numbers, word)
     console.print(table)
-    for name in ("model", "erasure_report.html"):
+    for name in ("model", "erasure_report.html")[0 if done.written else 1 :]:
         console.print(f"written: {done.folder / name}", highlight=False, soft_wrap=True, markup=False)
     colours = {"achieved": "green", "not achieved": "red", "not known": "yellow"}
     for state in ("achieved", "not known", "not achieved"):
@@ -176,7 +278,7 @@ def print_outcome(done: Any, console: Any) -> None:
 
 def request_of(parsed: argparse.Namespace) -> Any:
     """Return the arguments as a request. Raises ConfigError for settings that the library refuses."""
-    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options, study_tree
+    from expunge.cli.compose import PLAIN_MODEL, SOURCE, options
     from expunge.pipelines.erase.request import EraseRequest
     from expunge.pipelines.study.config import decode_study
 
@@ -191,8 +293,12 @@ def request_of(parsed: argparse.Namespace) -> Any:
             )
     shipped = parsed.model in options("model")
     model = [f"model={parsed.model}"] if shipped else [f"model={PLAIN_MODEL}", f"{SOURCE}={parsed.model}"]
-    tree = study_tree(["study=custom", "forget=-", *model, *parsed.overrides])
-    tree |= {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
+    tree = _study_tree(model, parsed)
+    if parsed.lm_eval:
+        tree["eval"] = {
+            **tree["eval"],
+            "lm_eval": {**tree["eval"].get("lm_eval", {}), "tasks": parsed.lm_eval.split(",")},
+        }
     if parsed.unseen:
         tree["data"]["args"] = {**tree["data"]["args"], "holdout": parsed.unseen}
     method_args = {}
@@ -200,21 +306,37 @@ def request_of(parsed: argparse.Namespace) -> Any:
         key, is_pair, value = word.partition("=")
         if not is_pair or not key:
             raise ConfigError(f"--method-arg: {word!r} is not of the form key=value")
-        try:
-            method_args[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--method-arg: {word!r} has no value") from None
+        method_args[key] = parse_yaml(value, f"--method-arg: {word!r}: the value")
     return EraseRequest(
         study=decode_study(tree), out=parsed.out, method=parsed.method, method_args=method_args,
         learning_rate=parsed.learning_rate, budget_s=seconds(parsed.budget, "--budget"), floor=parsed.floor,
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
-        full_data=parsed.full_data, show_text=parsed.show_text,
+        full_data=parsed.full_data, show_text=parsed.show_text, write_anyway=parsed.write_anyway,
+        judge=_judge_of(parsed.judge),
     )  # fmt: skip
+
+
+def _judge_of(file: Path | None) -> Any:
+    """Return the judge of a settings file, or None. Raises ConfigError."""
+    if file is None:
+        return None
+    from expunge.core.decode import decode
+    from expunge.core.yaml_text import read_yaml
+    from expunge.judges.http import HttpJudge, HttpJudgeConfig
+
+    return HttpJudge(decode(HttpJudgeConfig, read_yaml(file, "--judge"), where="judge"))
+
+
+def _study_tree(model: Sequence[str], parsed: argparse.Namespace) -> dict[str, Any]:
+    from expunge.cli.compose import study_tree
+
+    tree = study_tree(["study=custom", "forget=-", *model, *parsed.overrides])
+    return tree | {"forget": parsed.forget, "retain": parsed.keep, "methods": [], "audits": []}
 
 
 def _stages(console: Any) -> Any:
     """Return a context manager that shows each stage of an erasure as one run."""
-    from expunge.cli.display import Display
+    from expunge.report.display import Display
 
     @contextlib.contextmanager
     def show(title: str, planned: Sequence[Any]) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent.parent
+from expunge.core.registry import PACKAGE, shipped_entries
 
 
 @dataclass(frozen=True)
@@ -91,34 +91,12 @@ def _class(node: ast.ClassDef, path: Path) -> ClassDoc:
 @functools.cache
 def shipped_methods() -> Mapping[str, frozenset[str]]:
     """Return the names and aliases of the shipped losses, each with the names of its own settings."""
-    out: dict[str, frozenset[str]] = {}
-    for path in sorted((PACKAGE / "methods").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                names = _registered(node, "method")
-                out |= {name: frozenset(_class(node, path).fields) for name in names}
-    return out
-
-
-@functools.cache
-def shipped_weight_edits() -> frozenset[str]:
-    """Return the names of the shipped weight edits."""
-    out: set[str] = set()
-    for path in sorted((PACKAGE / "methods" / "weight_edits").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                out.update(_registered(node, "weight_edit"))
-    return frozenset(out)
-
-
-def _registered(node: ast.ClassDef, decorator: str) -> list[str]:
-    """Return the name and the aliases that a decorator `@method("NAME", aliases=(...))` registers."""
-    for call in node.decorator_list:
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator and call.args:
-            aliases = next((k.value for k in call.keywords if k.arg == "aliases"), None)
-            named = [ast.literal_eval(call.args[0])]
-            return named + (list(ast.literal_eval(aliases)) if aliases is not None else [])
-    return []
+    return {
+        name: frozenset(_class(entry.node, entry.path).fields)
+        for entry in shipped_entries("methods", "method")
+        if isinstance(entry.node, ast.ClassDef)
+        for name in (entry.name, *entry.aliases)
+    }
 
 
 @functools.cache

@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 
 from expunge.cli.field_docs import class_doc, config_classes
+from expunge.cli.lists import entry_lines, wrapped
 from expunge.cli.schema import GROUPS, HIDDEN, NESTED, ROOTS, hint_of, item_hint, members
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
+from expunge.core.terminal import complain, say
 
 COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
 # Groups of keys whose fields depend on a choice: the folder of their classes, and the command that lists the choices.
@@ -43,8 +45,9 @@ def show_key(name: str | None) -> int:
     if name is None:
         for key, infos in known.items():
             if "." not in key:
-                print(f"{key:22} {_first_sentence(infos[0].doc)}")
-        print("\nexpunge help KEY shows one key, or all keys of a group, such as: expunge help train.learning_rate")
+                for line in entry_lines(key, _first_sentence(infos[0].doc)):
+                    say(line)
+        say("\nexpunge help KEY shows one key, or all keys of a group, such as: expunge help train.learning_rate")
         return 0
     key_name = name.partition("=")[0].lstrip("+~")
     matches = (
@@ -61,18 +64,21 @@ def show_key(name: str | None) -> int:
     if not matches:
         raise ConfigError(f"help: no key {key_name!r}{nearest(key_name, [*known, *GROUPS['run'], *GROUPS['train']])}")
     for i, info in enumerate(matches):
-        print("\n" * (i > 0) + _page(info))
+        say("\n" * (i > 0) + _page(info))
     for key in (k for k in known if k.startswith((f"{key_name}.", f"{key_name}[]."))):
         if key.removeprefix(key_name).lstrip(".[]").count(".") == 0:
-            print(f"  {key:40} {_first_sentence(known[key][0].doc)}")
+            for line in entry_lines(key, _first_sentence(known[key][0].doc)):
+                say(line)
     return 0
 
 
 def _page(info: KeyInfo) -> str:
     lines = [info.key, f"  type:    {info.annotation}", f"  default: {info.default or 'required'}"]
     if info.doc:
-        lines.append(f"  {info.doc}")
-    return "\n".join([*lines, f"  read by: {'; '.join(info.commands)}", f"  defined: {info.defined}"])
+        lines += wrapped(info.doc, "  ", "  ")
+    for head, text in (("read by: ", "; ".join(info.commands)), ("defined: ", info.defined)):
+        lines += wrapped(text, f"  {head}", "    ")
+    return "\n".join(lines)
 
 
 def _first_sentence(text: str) -> str:
@@ -148,7 +154,7 @@ def _choice_pages(key: str) -> list[KeyInfo]:
         return []
     folder, command = CHOSEN[group]
     return [
-        KeyInfo(key, f.annotation, f.default, f.doc, (f"see expunge {command}",), f"{c.name} in {c.path}")
+        KeyInfo(key, f.annotation, f.default, f.doc, (f"see expunge list {command}",), f"{c.name} in {c.path}")
         for c in config_classes(folder)
         if (f := c.fields.get(name)) is not None
     ]
@@ -162,9 +168,34 @@ def show_config(mode: str, overrides: Sequence[str], *, docs: bool) -> int:
     composed = check(mode, overrides)
     tree = composed.tree if mode == "run" else single_tree(mode, overrides)[0]
     for note in composed.notes:
-        print(f"note: {note}", file=sys.stderr)
+        complain(f"note: {note}")
     sys.stdout.write("\n".join(_yaml(escaped(tree), mode, "", docs)) + "\n")
     return 0
+
+
+def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
+    """Print the settings that a profile changes, `key: now -> with the profile`. profile: its name."""
+    from expunge.cli.compose import check, options, single_tree
+
+    name = profile.removeprefix("profile").removeprefix("=") or options("profile")[0]
+
+    def tree(words: Sequence[str]) -> Mapping[str, Any]:
+        return check(mode, words).tree if mode == "run" else single_tree(mode, words)[0]
+
+    own = [word for word in overrides if not word.startswith("profile=")]
+    now, then = dict(_leaves(tree(own))), dict(_leaves(tree([*own, f"profile={name}"])))
+    for key in then:
+        if now.get(key) != then[key]:
+            say(f"{key}: {_plain(now.get(key))} -> {_plain(then[key])}")
+    return 0
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _yaml(tree: Mapping[str, Any], mode: str, prefix: str, docs: bool) -> Iterator[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.terminal import complain, say
 
 if TYPE_CHECKING:
     from expunge.data.template import Encoder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from expunge.pipelines.study.task_context import TaskContext
 
 TEMPLATE = "template"
+PAGE = "inspect.html"
 ROLES = ("model", "full", "retain")
 Column = Mapping[Any, float]  # by layer (None: the rest of the model), or by `InspectInputs.index`
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # of weights that `prune` moves
@@ -86,7 +88,7 @@ def _inspect(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         raise ConfigError("--out: missing; name a new or empty folder")
     code = _template(parsed) if parsed.what == TEMPLATE else _inside(parsed, words)
     if parsed.name == "inside":
-        print("note: `expunge inside` is now `expunge inspect`", file=sys.stderr)
+        complain("note: `expunge inside` is now `expunge inspect`")
     return code
 
 
@@ -107,7 +109,7 @@ def _template(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--rows: no set named {parsed.rows!r}{nearest(str(parsed.rows), setting.benchmark.sets)}")
     notes = template_notes(encoder, [rows])
     for line in (*template_lines(encoder, rows), *(f"note: {note}" for note in notes)):
-        print(line)
+        say(line)
     return 0
 
 
@@ -151,7 +153,7 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
     seen = look(
         InspectCommand(
-            load=lambda role: _load(sources[role], setting),
+            load=lambda role: _load(sources[role], setting, encoder),
             roles=tuple(sources),
             read=first(rows, "--rows"),
             other=lambda: first(against, "--compare-with"),
@@ -161,14 +163,23 @@ def _inside(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     parsed.out.mkdir(parents=True, exist_ok=True)
     for name, result in seen.results.items():
         write(parsed.out, name, result)
+    from expunge.core.files import write_text
+    from expunge.report.inspect_page import inspect_page
+
+    about = LOOKS[parsed.what][1]
+    command = shlex.join(["expunge", *words])
+    page = inspect_page(
+        parsed.what, about[0].upper() + about[1:], seen.index, seen.columns, seen.results, seen.line, command
+    )
+    write_text(parsed.out / PAGE, page)
     _print(seen)
-    print(f"written: {parsed.out}")
+    say(f"written: {parsed.out}; open {parsed.out / PAGE} for its figures")
     return 0
 
 
 def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encoder) -> AnalysisInputs:
     """Return the first n rows of a set, as token ids."""
-    from expunge.data.stories import TokenDataset
+    from expunge.data.stories.shards import TokenDataset
     from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 
     sets = setting.benchmark.sets
@@ -181,10 +192,12 @@ def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encode
     return analysis_inputs(dataclasses.replace(rows, rows=rows.rows[:n]), encoder)
 
 
-def _load(source: str, setting: TaskContext) -> Any:
-    from expunge.models.load import load_model, pick_device
+def _load(source: str, setting: TaskContext, encoder: Encoder) -> Any:
+    from expunge.evaluation.passport import load_checked
+    from expunge.models.load import pick_device
 
-    return load_model(source, setting.model.model_args, device=pick_device(setting.model.device))
+    device = pick_device(setting.model.device)
+    return load_checked(source, setting.model.model_args, encoder.tokenizer, device=device)[0]
 
 
 def _lens(looking: InspectCommand) -> InspectInputs:
@@ -319,8 +332,9 @@ LOOKS: Mapping[str, Look] = {
 
 
 def _print(seen: InspectInputs) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from expunge.core.console import Console
 
     shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for k, head in enumerate((seen.index, *seen.columns)):
@@ -335,4 +349,4 @@ def _print(seen: InspectInputs) -> None:
         )
     Console().print(shown)
     if seen.line:
-        print(seen.line)
+        say(seen.line)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import ConfigError, DataError, JobError, nearest
+from expunge.core.terminal import say
+from expunge.core.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from expunge.core.records import GeneratedText
     from expunge.judges.api import Judge, JudgementTable
 
-KINDS = ("rules", "classifier", "http")
+KINDS = ("rules", "classifier", "http", "model")
 COLUMNS = ("generation", "text")  # columns of the text, in order of preference
 
 
@@ -23,11 +25,17 @@ def add_judge(commands: Any) -> None:
     """Add `judge` to the commands of a parser."""
     text = "score generations: by rules, by a local classifier, or by a model behind a chat API"
     sub = commands.add_parser("judge", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
-    sub.add_argument("file", type=Path, help="generations: JSON lines, CSV or parquet with a column generation or text")
+    sub.add_argument(
+        "file", nargs="+", metavar="[calibrate] FILE",
+        help="generations: JSON lines, CSV or parquet with a column generation or text; after the word calibrate, the "
+        "judge's agreement with the labels of the file",
+    )  # fmt: skip
     how = sub.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rules", type=Path, metavar="FILE.yaml", help="rules in the format of docs/judges.md")
+    how.add_argument("--rules", type=Path, metavar="FILE.yaml", help="rules in the format of docs/how-to/judges.md")
     how.add_argument("--classifier", type=Path, metavar="DIR", help="a saved classifier")
     how.add_argument("--http", type=Path, metavar="FILE.yaml", help="question, model and base_url of a chat API")
+    how.add_argument("--model", type=Path, metavar="FILE.yaml", help="question and model of a local judge")
+    sub.add_argument("--label", metavar="COLUMN", default="label", help="calibrate: the column of labels (yes, no)")
     sub.add_argument("--by", metavar="COLUMN", help="a line for each value of a column, such as step")
     sub.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write the verdict on every generation")
     sub.set_defaults(command=_judge, plugin=[])
@@ -37,14 +45,20 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.files import write_text
     from expunge.judges.api import judge_texts
 
+    calibrating = parsed.file[:1] == ["calibrate"] and len(parsed.file) > 1
+    if len(parsed.file) != 1 + calibrating:
+        raise ConfigError(f"judge: expected one file, got {' '.join(parsed.file)}; or calibrate FILE")
+    parsed.file = Path(parsed.file[-1])
     _check_out(parsed)
     judge = _judge_of(parsed)
+    if calibrating:
+        return _calibrate(judge, parsed.file, parsed.label)
     records = _records(parsed.file)
     groups = _groups(records, parsed.by, parsed.file)
     verdicts: dict[int, dict[str, Any]] = {}
     for value, numbers in groups.items():
         table = judge_texts(judge, [_text(records[i], i, parsed.file) for i in numbers])
-        print(f"{'' if value is None else f'{parsed.by}={value} '}{summary_line(table)}")
+        say(f"{'' if value is None else f'{parsed.by}={value} '}{summary_line(table)}")
         for line in table.lines:
             score = None if math.isnan(line.score) else line.score
             verdicts[line.sample] = {"record": line.sample, "score": score, "reason": line.reason}
@@ -54,7 +68,7 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             write_text(parsed.out, text)
         except OSError as error:
             raise JobError(f"--out: {parsed.out} cannot be written: {error.strerror or error}") from None
-        print(f"written: {parsed.out}")
+        say(f"written: {parsed.out}")
     if all(line["score"] is None for line in verdicts.values()):
         raise JobError(f"{parsed.file}: no text has a score")
     return 0
@@ -84,33 +98,41 @@ def summary_line(table: JudgementTable) -> str:
 
 
 def _judge_of(parsed: argparse.Namespace) -> Judge:
-    from expunge.core.decode import decode
+    from expunge.judges.make import judge_of
 
-    if parsed.classifier is not None:
-        from expunge.judges.classifier import load_classifier
-
-        return load_classifier(parsed.classifier)
-    if parsed.rules is not None:
-        from expunge.judges.rules import RuleJudge
-
-        return decode(RuleJudge, _yaml(parsed.rules, "--rules"), where="rules")
-    from expunge.judges.http import HttpJudge, HttpJudgeConfig
-
-    return HttpJudge(decode(HttpJudgeConfig, _yaml(parsed.http, "--http"), where="http"))
+    kind = next(kind for kind in KINDS if getattr(parsed, kind) is not None)
+    value = getattr(parsed, kind)
+    return judge_of(kind, value if kind == "classifier" else read_yaml(value, f"--{kind}")).make()
 
 
-def _yaml(path: Path, option: str) -> Mapping[str, Any]:
-    import yaml
+def _calibrate(judge: Judge, path: Path, column: str) -> int:
+    """Print a judge's agreement with the labels of a file."""
+    from expunge.judges.api import JudgeReply
+    from expunge.judges.calibration import calibrate
 
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{option}: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{option}: {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{option}: {path} holds no keys")
-    return settings
+    records = _records(path)
+    labels = [_label(record, i, path, column) for i, record in enumerate(records)]
+    texts = [_text(record, i, path) for i, record in enumerate(records)]
+    scores = [v.score for v in judge.judge([JudgeReply(t.generation, t.prompt, t.reference) for t in texts])]
+    c = calibrate(scores, labels)
+    say(f"{judge.name}: agrees with {c.accuracy:.3f} of {c.n} labels [{c.ci_low:.3f}, {c.ci_high:.3f}] (wilson)")
+    say(f"false yes {c.false_positive_rate:.3f} of {c.n - c.n_positive} no")
+    say(f"false no {c.false_negative_rate:.3f} of {c.n_positive} yes")
+    say(f"AUC {c.auc:.3f}; Brier {c.brier:.3f}; calibration error {c.calibration_error:.3f}")
+    if c.n_missing:
+        say(f"without a score: {c.n_missing}")
+    return 0
+
+
+def _label(record: Mapping[str, Any], number: int, path: Path, column: str) -> bool:
+    """Return a record's label. Raises DataError unless it is yes or no, true or false, 1 or 0."""
+    if column not in record:
+        raise DataError(f"{path} record {number}: no column {column!r}{nearest(column, record)}")
+    words = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    word = str(record[column]).strip().lower()
+    if word not in words:
+        raise DataError(f"{path} record {number}: {column!r} must be yes or no, got {record[column]!r:.60}")
+    return words[word]
 
 
 def _records(path: Path) -> list[Any]:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge import __version__
-from expunge.cli.data import add_data
-from expunge.cli.erase import add_erase
-from expunge.cli.inspect import add_inspect
-from expunge.cli.judge import add_judge
-from expunge.cli.memory import add_memory
-from expunge.cli.passport import add_passport
-from expunge.cli.semeval_arguments import add_semeval
+from expunge.cli.environment import environment_readable
+from expunge.cli.parser import START, Parser
 from expunge.core.distributed import here, launched
-from expunge.core.errors import ExpungeError
+from expunge.core.errors import ExpungeError, UserError
+from expunge.core.process_age import process_began
 from expunge.core.renamed import rename_flags
+from expunge.core.terminal import complain, say
 
 DESCRIPTION = "Make a language model forget chosen data, and measure whether it forgot."
 EPILOG = """\
@@ -30,7 +29,8 @@ examples:
   expunge run study=quickstart
   expunge plan study=tofu_tiny data.root=FOLDER
   expunge unlearn experiment=unlearn/tofu/default trainer=NPO trainer.method_args.beta=0.1 task_name=X \\
-      model.model_args.pretrained_model_name_or_path=saves/train/full retain_logs_path=saves/eval/retain/TOFU_EVAL.json
+      model.model_args.pretrained_model_name_or_path=saves/finetune/full \\
+      retain_logs_path=saves/eval/retain/TOFU_EVAL.json
 """
 
 
@@ -40,67 +40,106 @@ EXAMPLES = {
     "eval": "experiment=eval/tofu/default",
 }
 
+# The next useful command after a single job.
+NEXT = {
+    "train": "expunge unlearn experiment=unlearn/tofu/default task_name=NAME "
+    "model.model_args.pretrained_model_name_or_path={folder}",
+    "unlearn": "expunge compare A B: this folder and another one with the same evaluation",
+    "eval": "expunge compare A B: this folder and another one with the same evaluation",
+}
+
+# The lists of `expunge list`.
+LISTS = ("studies", "experiments", "models", "methods", "metrics", "audits", "benchmarks")
+
+# Modules of further commands, each with a function `add_<command>`.
+ELSEWHERE = ("compare_command", "data", "judge", "inspect", "erase", "semeval_arguments", "memory", "passport")
+
 # The system refuses to write a file: one line for every command. (Jobs raise their own errors.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 1 a job failed, 2 wrong input, 130 interrupted."""
-    notices: list[str] = []
-    words = rename_flags(list(sys.argv[1:] if argv is None else argv), notices)
-    parsed = _parsed(words)
-    _notes(notices)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        say(START.rstrip())
+        return 0
     try:
-        if parsed.plugin or _installed_plugins():
-            from expunge.core.plugins import load_plugins
+        words, parsed = _read(words)
+        # Without words from a caller the process has no other task, so its age is the command's.
+        parsed.program, parsed.began = argv is None, process_began() if argv is None else time.monotonic()
+        with environment_readable(getattr(parsed, "allow_env", False)):
+            _load_plugins(parsed.plugin)
+            if launched().world > 1:
+                from expunge.cli.distributed_launch import run_distributed
 
-            load_plugins(parsed.plugin)
-        if launched().world > 1:
-            from expunge.cli.distributed_launch import run_distributed
-
-            return run_distributed(parsed, words)
-        code = int(parsed.command(parsed, words))
+                return run_distributed(parsed, words)
+            code = int(parsed.command(parsed, words))
         sys.stdout.flush()  # raises BrokenPipeError here, not at the end of the program
         return code
     except ExpungeError as error:
-        print(f"expunge: error: {error}", file=sys.stderr)
+        complain(f"expunge: error: {error}")
         return error.exit_code
     except BrokenPipeError:  # the reader has closed the pipe (| head); the last flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if error.errno not in REFUSED:
-            raise
-        print(f"expunge: error: cannot write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("expunge: interrupted; run the same command again to continue", file=sys.stderr)
+        complain("expunge: interrupted; run the same command again to continue")
         return 130
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            complain(f"expunge: error: {error.filename!s:.60}...: {error.strerror}")
+            return 2
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            complain(f"expunge: error: cannot write {error.filename or 'a file'}: {error.strerror}")
+            return 1
+        from expunge.cli.crash import report_crash
+
+        return report_crash(error, words)
+
+
+def _read(words: Sequence[str]) -> tuple[list[str], argparse.Namespace]:
+    """Return the words of a command under their present names, and the parsed command."""
+    for word in words:
+        if "\0" in word or (not word.isascii() and word.encode("utf-8", "replace").decode() != word):
+            raise UserError(f"{word!r:.80}: is not UTF-8 text, or contains NUL")
+    notices: list[str] = []
+    named = rename_flags(list(words), notices)
+    parsed = _parsed(named)
+    _notes(notices)
+    return named, parsed
+
+
+def _load_plugins(files: Sequence[str]) -> None:
+    from importlib.metadata import entry_points
+
+    if files or entry_points(group="expunge.plugins"):
+        from expunge.core.plugins import load_plugins
+
+        load_plugins(files)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """Parse the words of a command. Settings may stand anywhere: argparse alone accepts only consecutive ones."""
-    parser = _parser()
+    parser = _parser(next((word for word in words if not word.startswith("-")), ""))
     parsed, rest = parser.parse_known_args(words)
     settings = next(
         (settings for name in ("overrides", "settings") if (settings := getattr(parsed, name, None)) is not None), None
     )
     wrong = [word for word in rest if settings is None or word.startswith("-") or "=" not in word]
     if wrong:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+        from expunge.cli.projects import PUBLISHED
+
+        names = [word.lstrip("-").partition("=")[0] for word in wrong]
+        hints = "".join(f"; write {PUBLISHED[name]}=... for {name}" for name in names if name in PUBLISHED)
+        parsed.parser.error(f"unrecognized arguments: {' '.join(wrong)}{hints}")
     if settings is not None:
         settings += rest
     return parsed
 
 
-def _installed_plugins() -> bool:
-    from importlib.metadata import entry_points
-
-    return bool(entry_points(group="expunge.plugins"))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = Parser(
         prog="expunge", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"expunge {__version__}")
@@ -111,15 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_upkeep(commands)
     _add_results(commands)
-    add_data(commands)
-    add_judge(commands)
-    add_inspect(commands)
-    add_erase(commands)
-    add_semeval(commands)
-    add_memory(commands)
-    add_passport(commands)
     _add_lists(commands)
     _add_help(commands)
+    if command not in commands.choices:  # only then are the files of the other commands read
+        for name in ELSEWHERE:
+            module = importlib.import_module(f"expunge.cli.{name}")
+            getattr(module, f"add_{name.partition('_')[0]}")(commands)
     return parser
 
 
@@ -127,7 +163,7 @@ def _add_studies(commands: Any) -> None:
     """Add `run` and `plan`, and the single jobs: `train`, `unlearn`, `eval`."""
     for name, does, text in (
         ("run", _run, "run a study: full -> retain -> unlearn -> score -> metrics -> report"),
-        ("plan", _plan, "show a study's jobs (hit, missing, blocked) and the estimated work, without running"),
+        ("plan", _plan, "show the jobs of a study or of a single job and the estimated work, without running"),
         ("train", _single, "fine-tune one model"),
         ("unlearn", _single, "unlearn from one model, and measure it"),
         ("eval", _single, "measure one model"),
@@ -136,14 +172,18 @@ def _add_studies(commands: Any) -> None:
         such = EXAMPLES.get(name, "study=quickstart")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings, such as {such}")
         _add_plugin(sub)
-        sub.add_argument("--config-name", help=argparse.SUPPRESS)  # pasted from other projects' commands
-        sub.set_defaults(command=does, mode=name)
+        sub.set_defaults(command=does, mode=name, docs=False, diff=None)
+        text = "print as JSON" if name == "plan" else "print one JSON object on standard output, nothing else"
+        sub.add_argument("--json", action="store_true", help=text)
         if name == "plan":
-            sub.add_argument("--json", action="store_true", help="print as JSON")
             sub.add_argument("--all", action="store_true", help="list every job, without a limit")
+        else:
+            sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no tables; only the place")
         if does is _single:
             text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
             sub.add_argument("-m", "--multirun", action="store_true", help=text)
+            for option in ("--config-name", "--config-dir", "--config-path", "--cfg"):  # pasted from other projects
+                sub.add_argument(option, help=argparse.SUPPRESS)
         if name == "eval":
             sub.add_argument(
                 "--refresh",
@@ -183,12 +223,15 @@ def _add_report(commands: Any) -> None:
 
 
 def _add_import(commands: Any) -> None:
-    text = "write another project's experiment as a study file"
+    text = "write another project's experiments as files of ours, or its checkpoint as a model folder"
     sub = commands.add_parser("import", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("source", choices=("arcsf",), help="the other project")
-    sub.add_argument("configs", type=Path, metavar="PATH/configs", help="the project's configs folder")
-    sub.add_argument("--top", metavar="NAME", help="the top config, if there are several")
-    sub.add_argument("--out", required=True, type=Path, metavar="STUDY.yaml", help="the study file to write")
+    sub.add_argument("source", choices=("arcsf", "llama2c", "openunlearning"), help="the other project")
+    sub.add_argument("configs", type=Path, metavar="PATH", help="its configs folder; llama2c: a ckpt.pt")
+    sub.add_argument("--top", metavar="NAME", help="arcsf: the top config, if there are several")
+    sub.add_argument("--experiment", metavar="NAME", help="openunlearning: one experiment; all without it")
+    sub.add_argument("--tokenizer", type=Path, metavar="PATH", help="llama2c: tok8192.model, or a tokenizer's folder")
+    text = "the file or model folder to write; a folder for all experiments of openunlearning"
+    sub.add_argument("--out", required=True, type=Path, metavar="PATH", help=text)
     sub.set_defaults(command=_import, plugin=[])
 
 
@@ -201,14 +244,21 @@ def _add_upkeep(commands: Any) -> None:
     sub.set_defaults(command=_verify)
     text = "remove results from the store that the named studies do not need, and weights by a policy"
     sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.add_argument("overrides", nargs="+", metavar="key=value", help="every study that is to stay: study=A study=B")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="every study that is to stay: study=A study=B")
+    sub.add_argument("--yes", action="store_true", help="do not ask before results of studies not named are removed")
+    other = sub.add_mutually_exclusive_group()
+    other.add_argument("--undo", action="store_true", help="bring back the results that the last gc removed")
+    other.add_argument("--empty-trash", action="store_true", help="free the space of the results that gc removed")
+    sub.add_argument(
+        "--store", type=Path, metavar="DIR", help="the store, for --undo and --empty-trash (default: saves/store)"
+    )
     sub.add_argument(
         "--keep",
         choices=("all", "best", "last", "none"),
         default="all",
         help="the unlearned models whose weights stay (default: all); records and metrics always stay",
     )
-    sub.add_argument(
+    other.add_argument(
         "--dry-run", action="store_true", help="list the files to remove and their bytes, without removing them"
     )
     _add_plugin(sub)
@@ -232,18 +282,18 @@ def _add_results(commands: Any) -> None:
 
 
 def _add_lists(commands: Any) -> None:
-    """Add the lists: methods, metrics, benchmarks, audits."""
-    for name, text in (
-        ("methods", "list the unlearning methods"),
-        ("metrics", "list the metric families"),
-        ("benchmarks", "list the benchmarks"),
-        ("audits", "list the audits: attempts to recover forgotten data"),
-    ):
-        sub = commands.add_parser(name, help=text, description=text)
-        _add_plugin(sub)
-        sub.add_argument("name", nargs="?", help="show this one's page")
-        sub.add_argument("--json", action="store_true", help="print as JSON")
-        sub.set_defaults(command=_list, what=name)
+    """Add `list`, and `completion`."""
+    text = "list the available names, or show the page of one name"
+    sub = commands.add_parser("list", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    _add_plugin(sub)
+    sub.add_argument("what", metavar="WHAT", choices=LISTS, help=f"one of: {', '.join(LISTS)}")
+    sub.add_argument("name", nargs="?", help="show this one's page")
+    sub.add_argument("--json", action="store_true", help="print as JSON")
+    sub.set_defaults(command=_list)
+    text = "print the completion script of a shell, such as: source <(expunge completion bash)"
+    sub = commands.add_parser("completion", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.add_argument("shell", choices=("bash", "zsh", "fish"))
+    sub.set_defaults(command=_completion, plugin=[])
 
 
 def _add_help(commands: Any) -> None:
@@ -256,11 +306,13 @@ def _add_help(commands: Any) -> None:
     sub.add_argument("mode", choices=("run", "train", "unlearn", "eval"), help="the command")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="its settings")
     sub.add_argument("--docs", action="store_true", help="put each key's documentation above it")
+    sub.add_argument("--diff", metavar="PROFILE", help="show only the settings that profile=PROFILE would change")
     _add_plugin(sub)
     sub.set_defaults(command=_config)
 
 
 def _add_plugin(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--allow-env", action="store_true", help="let config files read variables by ${oc.env:NAME}")
     sub.add_argument(
         "--plugin", action="append", default=[], metavar="FILE.py", help="load a file of methods or metrics of your own"
     )
@@ -268,7 +320,7 @@ def _add_plugin(sub: argparse.ArgumentParser) -> None:
 
 def _notes(notes: Sequence[str]) -> None:
     for note in notes if here().first else ():
-        print(f"note: {note}", file=sys.stderr)
+        complain(f"note: {note}")
 
 
 def _check(mode: str, overrides: Sequence[str], *, print_notes: bool = True) -> None:
@@ -280,97 +332,74 @@ def _check(mode: str, overrides: Sequence[str], *, print_notes: bool = True) -> 
 
 
 def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
+    from expunge.core.console import Console
 
     _check("run", parsed.overrides)
-    from expunge.cli.api import load_study
+    from expunge.pipelines.study.handle import load_study
 
-    console = Console()
+    silent = parsed.quiet or parsed.json
+    console = Console(quiet=silent)
     study = load_study(parsed.overrides, parsed.plugin)
-    _print_example(study.graph.setting)
-    _notes(study.notes)
-    result = study.run(console=console, command=shlex.join(["expunge", *words]))
+    _notes(() if silent else study.notes)
+    command = shlex.join(["expunge", *(word for word in words if word not in ("-q", "--quiet", "--json"))])
+    result = study.run(console=console, command=command, example=None if silent else complain)
+    page = result.folder / "report.html"
+    if parsed.json:
+        say(
+            json.dumps({"report": str(page), "results": result.table(), "failures": dict(result.failures)}, default=str)
+        )
+        return 1 if result.failures else 0
     from expunge.report.text import to_rich
 
     for report in result.reports.values():
         console.print(to_rich(report))
     for label, reason in result.failures.items():
-        console.print(f"failed: {label}: {reason}", markup=False, style="red")
-    console.print(f"report: {result.folder / 'report.html'}", highlight=False, soft_wrap=True)
+        complain(f"failed: {label}: {reason}")
+    say(f"report: {page}")
+    if not parsed.quiet:
+        say(f"next:   {_next_of_study(parsed.overrides)}")
     return 1 if result.failures else 0
 
 
-def _print_example(setting: Any) -> None:
-    """Show on standard error how one example becomes tokens."""
-    from expunge.pipelines.study.template_example import print_example
-
-    print_example(setting, lambda line: print(line, file=sys.stderr))
+def _next_of_study(overrides: Sequence[str]) -> str:
+    """Return the useful commands after a study."""
+    words = shlex.join(overrides)
+    return f"open the page, or `expunge results {words}`; `expunge compare` puts two models side by side"
 
 
 def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
+    from expunge.cli.plan_command import show_plan
 
-    _check("run", parsed.overrides)
-    from expunge.cli.api import load_study
-    from expunge.cli.display import LISTED, plan_kinds, plan_memory, plan_summary, plan_table
-
-    study = load_study(parsed.overrides, parsed.plugin)
-    _notes(study.notes)
-    planned = study.plan()
-    if parsed.json:
-        print(json.dumps([_planned(p) for p in planned], indent=1))
-        return 0
-    console = Console()
-    if parsed.all or len(planned) <= LISTED:
-        console.print(plan_table(planned))
-    console.print(plan_kinds(planned))
-    console.print(plan_summary(planned), highlight=False)
-    if memory := plan_memory(planned):
-        console.print(memory, highlight=False, markup=False)
-    if study.swept is not None:
-        waits = "the trials of the sweep; the study with the best settings follows when they are done"
-        for line in study.swept.stage.notes or (waits,):
-            console.print(line, highlight=False, markup=False)
-    return 0
-
-
-def _planned(p: Any) -> dict[str, Any]:
-    return {
-        "job": p.job.name,
-        "kind": p.job.kind,
-        "label": p.job.label,
-        "key": p.job.key,
-        "state": p.state,
-        "parents": [parent.key for parent in p.job.parents.values()],
-        "tokens": p.job.estimate.tokens,
-        "seconds": p.seconds,
-        "bytes": p.job.estimate.bytes,
-        "memory": p.job.estimate.memory or None,
-    }
+    return show_plan(parsed.overrides, parsed.plugin, as_json=parsed.json, every_job=parsed.all)
 
 
 def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
+    from expunge.core.console import Console
 
     if getattr(parsed, "refresh", None):
         return _refresh(parsed.refresh, parsed.overrides)
-    if parsed.config_name and Path(parsed.config_name).stem != parsed.mode:
-        from expunge.core.errors import ConfigError
+    from expunge.cli.hydra_options import with_hydra_options
 
-        raise ConfigError(f"--config-name={parsed.config_name}: `expunge {parsed.mode}` reads {parsed.mode}.yaml")
+    parsed.overrides = with_hydra_options(parsed)
+    if parsed.cfg:
+        return _config(parsed, words)
     if parsed.multirun:
         from expunge.cli.multirun import run_all
 
         return run_all(parsed.mode, parsed.overrides, Console())
     _check(parsed.mode, parsed.overrides, print_notes=False)
-    from expunge.cli.api import load_job
+    from expunge.pipelines.study.handle import load_job
 
     job = load_job(parsed.mode, parsed.overrides)
     _notes(job.notes)
-    if job.prepared.setting is not None and here().first:
-        _print_example(job.prepared.setting)
-    console = Console(quiet=not here().first)
-    done = job.run(console=console)
+    silent = parsed.quiet or parsed.json or not here().first
+    console = Console(quiet=silent)
+    done = job.run(console=console, example=None if silent else complain)
+    if parsed.json and here().first:
+        say(json.dumps({"folder": str(done.folder), "metrics": dict(done.summary), "reasons": dict(done.reasons)}))
+        return 0
+    if done.verdict is not None:
+        console.print(f"{done.verdict}\n", highlight=False, markup=False)
     notes = {why: k for k, why in enumerate(dict.fromkeys(done.reasons.values()), 1)}
     for name, value in done.summary.items():
         mark = f" ({notes[done.reasons[name]]})" if name in done.reasons else ""
@@ -378,7 +407,11 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     for why, k in notes.items():
         console.print(f"({k}) {why}", highlight=False, markup=False, soft_wrap=True)
     _notes(done.notes)
-    console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
+    if here().first:
+        say(f"written: {done.folder}")
+    console.print(
+        f"next:    {NEXT[parsed.mode].format(folder=done.folder)}", highlight=False, markup=False, soft_wrap=True
+    )
     return 0
 
 
@@ -400,7 +433,7 @@ def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
     extras, metrics = (lists[key] if values[key] else None for key in ("eval.extras", "eval.metrics"))
     for place in (w for w in named if w not in settings):
         summary = refresh(Path(place), values["retain_logs_path"] or None, extras, metrics)
-        print(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
+        say(f"{place}: {sum(v is not None for v in summary.values())} of {len(summary)} metrics have a number")
     return 0
 
 
@@ -410,11 +443,11 @@ def _export(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if parsed.out.exists() and (not parsed.out.is_dir() or any(parsed.out.iterdir())):
         raise ConfigError(f"--out: {parsed.out} is not empty; name a new or empty folder")
     _check("run", parsed.overrides)
-    from expunge.cli.api import load_study
+    from expunge.pipelines.study.handle import load_study
 
     *scripts, queue = load_study(parsed.overrides, parsed.plugin).export_slurm(parsed.out)
     summary = f"{len(scripts)} stages; submit them all with: sh {shlex.quote(str(queue))}"
-    print(summary if scripts else "nothing to submit: every job of this study is done")
+    say(summary if scripts else "nothing to submit: every job of this study is done")
     return 0
 
 
@@ -425,8 +458,12 @@ def _job(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _import(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.import_command import import_study
+    from expunge.cli.import_command import import_checkpoint, import_experiments, import_study
 
+    if parsed.source == "llama2c":
+        return import_checkpoint(parsed.configs, parsed.tokenizer, parsed.out)
+    if parsed.source == "openunlearning":
+        return import_experiments(parsed.configs, parsed.experiment, parsed.out)
     return import_study(parsed.configs, parsed.top, parsed.out)
 
 
@@ -437,9 +474,15 @@ def _verify(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.store_commands import collect
+    from expunge.cli.store_commands import collect, trash
 
-    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run)
+    if parsed.undo or parsed.empty_trash:
+        return trash(parsed.overrides, parsed.plugin, parsed.store, undo=parsed.undo)
+    if parsed.store is not None:
+        from expunge.core.errors import ConfigError
+
+        raise ConfigError("--store: only with --undo or --empty-trash; otherwise the studies name their store")
+    return collect(parsed.overrides, parsed.plugin, parsed.keep, dry_run=parsed.dry_run, yes=parsed.yes)
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -461,8 +504,10 @@ def _help(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.help_command import show_config
+    from expunge.cli.help_command import show_config, show_difference
 
+    if parsed.diff is not None:
+        return show_difference(parsed.mode, parsed.overrides, parsed.diff)
     return show_config(parsed.mode, parsed.overrides, docs=parsed.docs)
 
 
@@ -470,6 +515,13 @@ def _list(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.cli.catalogue import show
 
     return show(parsed.what, parsed.name, as_json=parsed.json)
+
+
+def _completion(parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    from expunge.cli.completion import completion_script
+
+    say(completion_script(parsed.shell, _parser(""), LISTS))
+    return 0
 
 
 if __name__ == "__main__":

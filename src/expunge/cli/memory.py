@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from expunge.cli.distributed_launch import NO_DEEPSPEED
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.terminal import complain, say
+from expunge.core.yaml_text import parse_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "accelerate"
 
@@ -36,15 +37,15 @@ def _config(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if parsed.name not in names:
         raise ConfigError(f"launch-config: no configuration named {parsed.name!r}{nearest(parsed.name, names)}")
     if parsed.name.startswith("zero") and find_spec("deepspeed") is None:
-        print(f"expunge: note: {parsed.name} needs DeepSpeed, {NO_DEEPSPEED}", file=sys.stderr)
-    print(file)
+        complain(f"expunge: note: {parsed.name} needs DeepSpeed, {NO_DEEPSPEED}")
+    say(file)
     return 0
 
 
 def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from rich.console import Console
     from rich.table import Table
 
+    from expunge.core.console import Console
     from expunge.core.decode import decode
     from expunge.pipelines.study.memory import SCORED, STRATEGIES, GiB, estimate_memory, estimate_scoring, shape_of
     from expunge.training.config import TrainArgs
@@ -72,8 +73,6 @@ def _memory(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _tree(words: Sequence[str]) -> dict[str, Any]:
     """`lora.r=16` as nested settings, the values as YAML reads them."""
-    import yaml
-
     tree: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.removeprefix("trainer.args.").partition("=")
@@ -85,8 +84,5 @@ def _tree(words: Sequence[str]) -> dict[str, Any]:
             at = at.setdefault(parent, {})
             if not isinstance(at, dict):
                 raise ConfigError(f"memory: {word!r}: {parent} has a value of its own already")
-        try:
-            at[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"memory: {word!r}: the value is not YAML") from None
+        at[last] = parse_yaml(value, f"memory: {word!r}: the value")
     return tree

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from expunge.cli.compose import check
 from expunge.cli.words import split_words, sweep_of
+from expunge.core.console import Console
 from expunge.core.errors import ConfigError, ExpungeError
 
 PLACES = ("task_name", "paths.output_dir")
@@ -61,6 +62,10 @@ def _short(word: str) -> str:
     return f"{key.rpartition('.')[2]}={re.sub(r'[^A-Za-z0-9._+-]+', '-', value)}"
 
 
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     """Run every combination and print a table of their numbers. Returns 1 if a combination failed."""
     runs = combinations(mode, words)
@@ -69,7 +74,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
             check(mode, own)
         except ExpungeError as error:
             raise type(error)(f"{name}: {error}") from None
-    from expunge.cli.api import JobHandle, load_job  # loads torch
+    from expunge.pipelines.study.handle import JobHandle, load_job  # loads torch
 
     jobs: list[tuple[str, JobHandle]] = []
     for name, own in runs:
@@ -84,7 +89,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     for number, (name, job) in enumerate(jobs):
         console.print(f"{number + 1}/{len(jobs)} {name}", markup=False, highlight=False)
         try:
-            rows[name] = job.run(console=console)
+            rows[name] = job.run(console=console, example=None if number else _on_stderr)
         except ExpungeError as error:
             failed += 1
             console.print(f"failed: {name}: {error}", markup=False, style="red", soft_wrap=True)

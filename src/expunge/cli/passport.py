@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.core.terminal import complain, say
+from expunge.core.yaml_text import parse_yaml
 
 EPILOG = """\
 Each line ends in ok, fallback or refused, with the reason. A fallback gives the numbers of plain transformers in a
@@ -38,14 +39,12 @@ def add_passport(commands: Any) -> None:
         help="settings of model.model_args: dtype=bfloat16 trust_remote_code=true",
     )
     sub.add_argument("--tokenizer", metavar="FOLDER", help="the tokenizer's folder (default: the model's)")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps or xpu (default: auto)")
     sub.add_argument("--json", action="store_true", help="print as JSON")
     sub.set_defaults(command=_passport, plugin=[])
 
 
 def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    import yaml
-
     from expunge.core.decode import decode
     from expunge.evaluation.passport import inspect_model
     from expunge.models.config import ModelArgs, TokenizerArgs, check_source
@@ -56,7 +55,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not a setting; write key=value, such as dtype=bfloat16")
-        tree[key.removeprefix("model.model_args.")] = yaml.safe_load(value)
+        tree[key.removeprefix("model.model_args.")] = parse_yaml(value, f"{word!r}: the value")
     args = decode(ModelArgs, tree, where="model.model_args")
     check_source(parsed.model, "MODEL")
     tokenizer_args = TokenizerArgs(
@@ -64,14 +63,14 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     )
     passport = inspect_model(parsed.model, args, tokenizer_args, pick_device(parsed.device))
     if parsed.json:
-        print(json.dumps(passport.to_dict(), indent=1, ensure_ascii=False))
+        say(json.dumps(passport.to_dict(), indent=1, ensure_ascii=False))
     else:
         width = max(len(line.name) for line in passport.lines)
         for line in passport.lines:
-            print(f"{line.name:{width}}  {line.status:8}  {line.reason}")
-        print(f"{'passport':{width}}  {passport.status}")
+            say(f"{line.name:{width}}  {line.status:8}  {line.reason}")
+        say(f"{'passport':{width}}  {passport.status}")
     refused = next((line for line in passport.lines if line.status == "refused"), None)
     if refused is not None:
-        print(f"expunge: error: {parsed.model}: {refused.name}: {refused.reason}", file=sys.stderr)
+        complain(f"expunge: error: {parsed.model}: {refused.name}: {refused.reason}")
         return 2
     return 0

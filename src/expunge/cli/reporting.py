@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from expunge.cli.api import StudyHandle, load_study
 from expunge.core.errors import ConfigError
+from expunge.core.terminal import complain, say
+from expunge.pipelines.study.grid_reports import in_one, write_reports
+from expunge.pipelines.study.handle import StudyHandle, load_study
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
-from expunge.report.query import write_results
-from expunge.report.static import write_figures
-from expunge.report.write import write_report
+from expunge.report.static import check_formats, write_figures
 
 HOST = "127.0.0.1"
 EVERY_S = 5.0  # seconds between looks at the store
@@ -37,12 +36,17 @@ KINDS = {
 def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, formats: str | None) -> int:
     """Write the report and, with a port, serve it until an interrupt."""
     kinds = tuple(part.strip() for part in (formats or "").split(",") if part.strip())
+    check_formats(kinds)
     study = load_study(overrides, plugins)
     command = shlex.join(["expunge", "run", *overrides])
     if port is None:
+        if not study.has_results:
+            raise ConfigError(
+                f"study: {study.graph.study.name} has no results in {study.store.root} yet; first run: {command}"
+            )
         _, paths = _write(study, command, kinds)
-        print(f"report: {next(path for path in paths if path.name == 'report.html')}")
-        return 0
+        say(f"report: {next(path for path in paths if path.name == 'report.html')}")
+        return print_damage(study)
     pages = ReportServer()
     try:
         server = ThreadingHTTPServer((HOST, port), handler(pages))
@@ -50,23 +54,31 @@ def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, f
         raise ConfigError(f"--serve: cannot listen on port {port}: {error}") from None
     with server:
         done = _refresh(study, command, kinds, pages, None)
-        print(f"serving http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        say(f"serving http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             while True:
                 time.sleep(EVERY_S)
                 done = _refresh(study, command, kinds, pages, done)
         except KeyboardInterrupt:
-            print("ended", file=sys.stderr)
+            complain("ended")
         finally:
             server.shutdown()
     return 0
 
 
 def _write(study: StudyHandle, command: str, kinds: tuple[str, ...]) -> tuple[ReportModel, tuple[Path, ...]]:
-    model, folder = study.stored(command), study.graph.study.output_dir
-    paths = (*write_report(model, folder), write_results(model, folder))
+    reports, folder = study.stored_reports(command), study.graph.study.output_dir
+    model = in_one(reports)
+    paths = write_reports(reports, folder, study.graph.axes)
     return model, (*paths, *(write_figures(model, folder, kinds) if kinds else ()))
+
+
+def print_damage(study: StudyHandle) -> int:
+    """Name the jobs whose stored results cannot be used, on standard error. Returns 1 if there are any."""
+    for name, reason in study.damage.items():
+        complain(f"lost: {name}: {reason}")
+    return 1 if study.damage else 0
 
 
 def _refresh(

@@ -23,10 +23,10 @@ ROOTS: Mapping[str, type[Any]] = {"run": StudyConfig, "train": SingleJob, "unlea
 # Keys whose dataclass field is a plain mapping (or absent), and the class that checks the mapping later.
 NESTED: Mapping[str, type[Any]] = {"unlearn": TrainArgs, "trainer.args": TrainArgs, "model.template_args": Template}
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "run": ("study", "model"),
-    "train": ("experiment", "model", "trainer"),
-    "unlearn": ("experiment", "model", "trainer"),
-    "eval": ("experiment", "model", "trainer"),
+    "run": ("study", "model", "profile"),
+    "train": ("experiment", "model", "trainer", "profile"),
+    "unlearn": ("experiment", "model", "trainer", "profile"),
+    "eval": ("experiment", "model", "trainer", "profile"),
 }
 HIDDEN = ("template_args",)  # written as model.template_args
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress
 
-from expunge.cli.display import count
+from expunge.core.console import Console
 from expunge.core.errors import ConfigError
+from expunge.core.terminal import say
+from expunge.report.display import count
 
 if TYPE_CHECKING:
-    from expunge.cli.api import StudyHandle
+    from expunge.engine.store import Store
     from expunge.pipelines.study.config import Keep
+    from expunge.pipelines.study.graph import StudyGraph
+    from expunge.pipelines.study.handle import StudyHandle
 
 
 def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None) -> int:
-    """Print damaged and missing files. Returns 1 if there are any."""
+    """Print damaged and missing files, and the root of a study's results. Returns 1 if there are faults."""
     from expunge.engine.store import Store
-    from expunge.engine.verify import verify_jobs, verify_store
+    from expunge.engine.verify import root, verify_jobs, verify_store
 
     if (folder is None) == (not overrides):
         raise ConfigError("verify: give either study=NAME or --store DIR")
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--store: no folder {folder}")
+    results = ""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
 
@@ -37,43 +42,91 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
         else:
             (study,) = _studies(overrides, plugins)
             report = verify_jobs([job for graph in study.graphs for job in graph.jobs], study.store, tell)
+            results = root(study.graph.jobs, study.store)
     for fault in report.faults:
-        print(f"{fault.path}: {fault.reason}")
-    print(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
+        say(f"{fault.path}: {fault.reason}")
+    say(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
     if report.waiting:
-        print(f"{report.waiting} jobs of the study are not done")
-    if report.unknown:
-        print(f"{report.unknown} artifacts were stored without checksums, by an earlier version")
+        say(f"{report.waiting} jobs of the study are not done")
+    if results:
+        say(f"root of the results: {results}")
     return 1 if report.faults else 0
 
 
-def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool) -> int:
-    """Remove results that the named studies do not need, and weights by the policy; with dry_run only list them."""
-    from expunge.engine.retention import remove
+def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry_run: bool, yes: bool) -> int:
+    """Move results that the named studies do not need, and weights by the policy, to the trash of the store.
+
+    dry_run: only list them. yes: do not ask before results that no named study reaches are moved.
+    """
+    from expunge.engine.retention import NOT_REACHED, remove
     from expunge.pipelines.study.retention import removals
 
+    store, graphs = _store_of(overrides, plugins)
+    plans = removals(graphs, store, keep)
+    others = [r for r in plans if r.why == NOT_REACHED]
+    if others and not dry_run and not yes:
+        _ask(f"{len(others)} results that no named study reaches", others[0].folder.relative_to(store.root))
+    done, busy = (plans, []) if dry_run else remove(plans, store, to_trash=True)
+    for r in done:
+        files = ", ".join(r.files) or "all of it"
+        say(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {files} ({r.why})")
+    for r in busy:
+        say(f"in use, not removed: {r.folder.relative_to(store.root)}")
+    action = "would be removed from" if dry_run else "removed from"
+    say(f"{count(sum(r.bytes for r in done))}B {action} {store.root}, in {len(done)} artifacts")
+    if done and not dry_run:
+        say("they are in its trash: `expunge gc --undo` brings them back, `expunge gc --empty-trash` frees the space")
+    return 0
+
+
+def _ask(what: str, example: Path) -> None:
+    """Ask on the terminal whether to go on. Raises ConfigError for another answer than yes, or without a terminal."""
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"gc: would remove {what}, such as {example}; name their studies as well, or add --yes (--dry-run lists "
+            "them)"
+        )
+    if input(f"Remove {what}, such as {example}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError("gc: nothing was removed")
+
+
+def trash(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None, *, undo: bool) -> int:
+    """Bring back the results in the trash of a store (`undo`), or remove them for good. Returns 1 if some stay."""
+    from expunge.engine.retention import empty_trash, restore_trash
+    from expunge.engine.store import Store
+    from expunge.pipelines.study.config import StudyPaths
+
+    if folder is None and not overrides:
+        folder = Path(StudyPaths().store)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--store: no folder {folder}")
+    store = Store(folder) if folder is not None else _store_of(overrides, plugins)[0]
+    if not undo:
+        print(f"{count(empty_trash(store))}B freed in {store.root}")
+        return 0
+    done, stays = restore_trash(store)
+    for place in stays:
+        print(f"{place}: stays in the trash, because the result exists again, is in use or is damaged")
+    print(f"{len(done)} artifacts restored in {store.root}")
+    return 1 if stays else 0
+
+
+def _store_of(overrides: Sequence[str], plugins: Sequence[str]) -> tuple[Store, list[StudyGraph]]:
+    """Return the one store of the named studies, and their graphs."""
+    if not overrides:
+        raise ConfigError("gc: name every study that is to stay: study=A study=B")
     studies = _studies(overrides, plugins)
     roots = {study.store.root.resolve() for study in studies}
     if len(roots) > 1:
         raise ConfigError("gc: the studies have different stores; name studies of one store")
     if any(study.swept and not study.swept.stage.last for study in studies):
         raise ConfigError("gc: the trials of a sweep are not all done, so its choice is not known; run the sweep first")
-    store, graphs = studies[0].store, [graph for study in studies for graph in study.graphs]
-    plans = removals(graphs, store, keep)
-    done, busy = (plans, []) if dry_run else remove(plans, store)
-    for r in done:
-        files = ", ".join(r.files) or "all of it"
-        print(f"{count(r.bytes) + 'B':>8}  {r.folder.relative_to(store.root)}: {files} ({r.why})")
-    for r in busy:
-        print(f"in use, not removed: {r.folder.relative_to(store.root)}")
-    action = "would be removed from" if dry_run else "removed from"
-    print(f"{count(sum(r.bytes for r in done))}B {action} {store.root}, in {len(done)} artifacts")
-    return 0
+    return studies[0].store, [graph for study in studies for graph in study.graphs]
 
 
 def _studies(overrides: Sequence[str], plugins: Sequence[str]) -> list[StudyHandle]:
     """Return a study for each `study=`, with the other words applied to all."""
-    from expunge.cli.api import load_study
+    from expunge.pipelines.study.handle import load_study
 
     named = [word for word in overrides if word.startswith("study=")]
     others = [word for word in overrides if word not in named]

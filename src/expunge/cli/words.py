@@ -16,6 +16,8 @@ from expunge.core.errors import ConfigError
 
 KEY = re.compile(r"[A-Za-z_][\w/@-]*(\.[\w/@-]+)*")
 PLAIN = re.compile(r"-?\d+")
+FLOAT = re.compile(r"-?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?")
+CONSTANTS = {"true": True, "false": False, "null": None}
 
 
 class Verbatim(str):
@@ -71,6 +73,8 @@ def parse_value(mode: str, key: str, text: str) -> Any:
     hint = hint_of(mode, key)
     if key in GROUPS[mode] or is_text(hint):
         return None if text == "null" and (optional(hint) or key in GROUPS[mode]) else Verbatim(text)
+    if text.endswith(",") and item_hint(hint) is None:
+        raise ConfigError(f"{key}={text}: ends with a comma; write {key}={text.rstrip(',')}")
     if PLAIN.fullmatch(text) and item_hint(hint) is None:
         return int(text)
     item = item_hint(hint)
@@ -105,7 +109,11 @@ def _free(key: str, text: str) -> Any:
 
 
 def _grammar(key: str, text: str) -> Any:
-    """Return a value in Hydra's override grammar. Raises ConfigError."""
+    """Return a value in Hydra's override grammar; its parser is loaded only for composed values. Raises ConfigError."""
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if FLOAT.fullmatch(text):
+        return float(text)
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

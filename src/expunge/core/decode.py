@@ -19,6 +19,8 @@ from expunge.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
+MOST_WHOLE, MOST_REAL = 2**53, 1e30  # no setting needs more; loops and arrays of such sizes never end
+
 STRICT = ConfigDict(extra="forbid", strict=False)
 
 
@@ -75,6 +77,8 @@ def _refuse_odd_numbers(raw: Any, decoded: Any, where: str) -> None:
         raise ConfigError(f"{where}: should be a number, got {raw!r}")
     if isinstance(decoded, float) and not math.isfinite(decoded):
         raise ConfigError(f"{where}: should be a finite number, got {raw!r}")
+    if isinstance(decoded, int | float) and abs(decoded) > (MOST_WHOLE if isinstance(decoded, int) else MOST_REAL):
+        raise ConfigError(f"{where}: is out of range, got {raw!r:.40}")
     if isinstance(raw, Mapping):
         for key, value in raw.items():
             _refuse_odd_numbers(

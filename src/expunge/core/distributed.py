@@ -115,11 +115,11 @@ def first_to_fail() -> bool:
 
 def meet() -> None:
     """Block until all processes are here."""
-    told(None)
+    broadcast(None)
     gather(b"")
 
 
-def told(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return the first process's value (any JSON value) in all processes."""
     if here().alone:
         return value

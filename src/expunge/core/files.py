@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,20 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from expunge.core.errors import ConfigError
+
+
+def check_place(folder: Path, key: str, *, writable: bool = False) -> None:
+    """Raise ConfigError if a folder cannot exist at a path, or (`writable`) cannot be written there."""
+    try:
+        above = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {str(folder)!r:.80}: {getattr(error, 'strerror', None) or error}") from None
+    if not above.is_dir():
+        raise ConfigError(f"{key}: {folder} cannot be a folder: {above} is a file; name a folder")
+    if writable and not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {folder} cannot be written: no permission in {above}; name another folder")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -43,9 +58,30 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+READ, READ_WRITE = 0o444, 0o666
+_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of a file until one of the two is written
+
+
+def set_modes(folder: Path, allowed: int = READ_WRITE) -> None:
+    """Make all files of a folder as readable as the folder itself, so that texts and weights have equal modes.
+
+    Libraries choose different modes for the files that they write.
+
+    Args:
+        folder: The folder.
+        allowed: The permissions that files may have: READ or READ_WRITE.
+    """
+    mode = folder.stat().st_mode & allowed
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o7777 != mode:
+            file.chmod(mode)
+
+
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, allowed: int = READ_WRITE) -> Iterator[Path]:
     """Yield a fresh folder to fill; it becomes `path` only if the block ends without an error.
+
+    allowed: the permissions of its files (`set_modes`).
 
     Raises FileExistsError if `path` exists when the block ends. A killed process leaves a folder whose name starts with
     a dot and ends in `.part`; `sweep_parts` removes it.
@@ -55,6 +91,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
+        set_modes(part, allowed)
         for file in part.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as f:
@@ -68,11 +105,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Create the same file under another name: a hard link, or a copy across file systems."""
+    """Create the same file under another name of the store: a hard link, or a copy across file systems."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy a file to a new name. File systems that can do so share its blocks until one of the two is written."""
+    with open(source, "rb") as read, open(target, "xb") as write:
+        try:
+            import fcntl
+
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except ImportError:
+            shutil.copyfileobj(read, write, 2**20)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            shutil.copyfileobj(read, write, 2**20)
 
 
 def sweep_parts(path: Path) -> None:

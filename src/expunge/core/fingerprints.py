@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,31 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
 
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_text(canonical(value)).encode()).hexdigest()
+
+
+def _text(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def fingerprint_rows(rows: Sequence[Any], fields: Mapping[str, Any] | None = None) -> str:
+    """Return `fingerprint(rows)`, or `fingerprint({**fields, "rows": rows})`, in bounded memory.
+
+    rows: values of plain JSON types, in canonical form but for the order of keys.
+    """
+    before, after = ("[", "]")
+    if fields is not None:
+        before, after = _text({**canonical(fields), "rows": []}).split('"rows":[]')
+        before, after = f'{before}"rows":[', f"]{after}"
+    digest = hashlib.sha256(before.encode())
+    for k in range(0, len(rows), _BLOCK):
+        block = _text(rows[k : k + _BLOCK])
+        digest.update(("," if k else "").encode() + block[1:-1].encode())
+    digest.update(after.encode())
+    return digest.hexdigest()
+
+
+_BLOCK = 1024  # rows whose text is in memory at a time
 
 
 def file_sha256(path: Path) -> str:

@@ -11,6 +11,16 @@ JOINERS = "\u200c\u200d"  # part of words in Persian and Indic scripts, and of e
 LONGEST = 200  # bytes in UTF-8 of each part; file systems allow 255, and fingerprints are added
 
 
+def check_folder_name(path: str | None, key: str) -> None:
+    """Raise ValueError, for a dataclass to report, if a path is blank or has a part that no file system accepts."""
+    if path is None:
+        return
+    if not path.strip() or "\0" in path:
+        raise ValueError(f"{key} must name a folder")
+    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in PurePosixPath(path).parts):
+        raise ValueError(f"{key} has a part of more than 255 bytes")
+
+
 def check_name(name: str, key: str, *, nested: bool = False) -> str:
     """Return the name if it can be a file name, on its own or in a longer one.
 

@@ -75,6 +75,17 @@ SIMILARITY = pa.schema(
 )
 
 
+JUDGEMENTS = pa.schema(
+    [
+        ("row_id", pa.int32()),
+        ("sample", pa.int32()),
+        ("variant", pa.string()),  # "answer"
+        ("score", pa.float64()),  # of the judge, 0 to 1; NaN without one
+        ("reason", pa.string()),  # for the absence of a score
+    ]
+)
+
+
 class Records(Protocol):
     """The records of one kind for one set of examples, as a metric reads them."""
 

@@ -1,15 +1,22 @@
-"""A registry that files fill when they are imported: named entries, each from one class or function.
+"""A registry of named entries, each from one class or function, that a decorator fills: `registry.add(entry)`.
 
-`registry.add(entry)` in a decorator registers an entry. A name can be registered once; the error for a wrong name
-contains the nearest right one.
+The entries of the package are found by reading the source files of one folder: `@method("NPO", ...)` names one. Its
+file is imported when the entry is first used, so names cost no import. Plugins add their entries when they are loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+import ast
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError, nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 class Named(Protocol):
@@ -24,33 +31,81 @@ class Named(Protocol):
 E = TypeVar("E", bound=Named)
 
 
-class Registry(Generic[E]):
-    """Entries of one kind ("method", "step", ...). made_of: function from an entry to its class or function."""
+@dataclass(frozen=True)
+class ShippedEntry:
+    """An entry of a source file of the package. name: the name that users type."""
 
-    def __init__(self, kind: str, made_of: Callable[[E], Any]) -> None:
+    name: str
+    aliases: tuple[str, ...]
+    module: str
+    path: Path
+    node: ast.ClassDef | ast.FunctionDef
+
+
+@functools.cache
+def shipped_entries(folder: str, decorator: str) -> tuple[ShippedEntry, ...]:
+    """Return the entries that `@decorator("NAME", ...)` registers in the files of a folder, such as "methods"."""
+    out: list[ShippedEntry] = []
+    for path in sorted((PACKAGE / folder).glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if f"\n@{decorator}(" not in text:
+            continue
+        module = ".".join(("expunge", *folder.split("/"), path.stem))
+        for node in ast.parse(text).body:
+            for call in node.decorator_list if isinstance(node, ast.ClassDef | ast.FunctionDef) else ():
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
+                    aliases = next((ast.literal_eval(k.value) for k in call.keywords if k.arg == "aliases"), ())
+                    out.append(ShippedEntry(ast.literal_eval(call.args[0]), tuple(aliases), module, path, node))  # type: ignore[arg-type]
+    return tuple(out)
+
+
+class Registry(Mapping[str, E]):
+    """Entries of one kind ("method", "step", ...) by name, in alphabetical order; reading one imports its file.
+
+    made_of: function from an entry to its class or function. folder, decorator: where the package's own entries are.
+    """
+
+    def __init__(self, kind: str, made_of: Callable[[E], Any], *, folder: str = "", decorator: str = "") -> None:
         self._kind, self._made_of = kind, made_of
+        self._place = (folder, decorator)
         self._entries: dict[str, E] = {}
         self._aliases: dict[str, str] = {}
+        self._removed: set[str] = set()
 
     def add(self, entry: E, aliases: Iterable[str] = ()) -> None:
         """Register an entry. The same class may come again (a module that is reloaded), another may not.
 
         Raises ConfigError if another class has the name.
         """
-        existing, new = self._entries.get(entry.name), self._made_of(entry)
+        new = self._made_of(entry)
+        shipped = self._shipped().get(entry.name)
+        if shipped is not None and shipped.module != new.__module__:
+            self._load(entry.name)
+        existing = self._entries.get(entry.name)
         if existing is not None and self._made_of(existing).__qualname__ != new.__qualname__:
             raise ConfigError(f"{self._kind} {entry.name}: registered twice, by {self._made_of(existing)} and {new}")
         self._entries[entry.name] = entry
         self._aliases.update({alias: entry.name for alias in aliases})
+        self._removed.discard(entry.name)
 
     def remove(self, name: str) -> None:
         """Remove an entry and its aliases, if it exists, so that tests can undo their registrations."""
         self._entries.pop(name, None)
         self._aliases = {alias: to for alias, to in self._aliases.items() if to != name}
+        self._removed.add(name)
 
-    def all(self) -> dict[str, E]:
-        """Return all entries by name, in alphabetical order."""
-        return dict(sorted(self._entries.items(), key=lambda item: item[0].lower()))
+    def __getitem__(self, name: str) -> E:
+        self._load(name)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names(), key=str.lower))
+
+    def __len__(self) -> int:
+        return len(self._names())
 
     def find(self, name: str, where: str = "", *, rule: str = "") -> E:
         """Return the entry with a name or alias.
@@ -63,11 +118,12 @@ class Registry(Generic[E]):
         Raises:
             ConfigError: If there is no such entry; the message contains the nearest right name.
         """
-        key = self._aliases.get(name, name)
-        if key not in self._entries:
-            hint = nearest(name, [*self._entries, *self._aliases])
+        aliases = {alias: entry.name for entry in self._shipped().values() for alias in entry.aliases} | self._aliases
+        key = aliases.get(name, name)
+        if key not in self:
+            hint = nearest(name, [*self, *aliases])
             raise ConfigError(f"{where}{': ' if where else ''}no {self._kind} named {name!r}{hint}{rule}")
-        return self._entries[key]
+        return self[key]
 
     def of(self, instance: object) -> E:
         """Return the entry whose class an object has. Raises ConfigError if there is none."""
@@ -75,4 +131,16 @@ class Registry(Generic[E]):
             if self._made_of(entry) is type(instance):
                 return entry
         name = type(instance).__name__
-        raise ConfigError(f"{self._kind}: {name} is not registered{nearest(name, self._entries)}")
+        raise ConfigError(f"{self._kind}: {name} is not registered{nearest(name, self)}")
+
+    def _shipped(self) -> Mapping[str, ShippedEntry]:
+        entries = shipped_entries(*self._place) if self._place[0] else ()
+        return {entry.name: entry for entry in entries if entry.name not in self._removed}
+
+    def _names(self) -> set[str]:
+        return {*self._entries, *self._shipped()}
+
+    def _load(self, name: str) -> None:
+        """Import the file of an entry of the package, which registers it."""
+        if name not in self._entries and name in self._shipped():
+            importlib.import_module(self._shipped()[name].module)

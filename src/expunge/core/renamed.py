@@ -40,6 +40,9 @@ FLAGS: Mapping[str, Mapping[str, str]] = {
     "inspect": {"--against": "--compare-with"},
 }
 
+# Commands.
+COMMANDS: Mapping[str, str] = {name: f"list {name}" for name in ("methods", "metrics", "benchmarks", "audits")}
+
 RUN = re.compile(r"(?:^|\.)(?:train|unlearn|trainer\.args|args)$")
 INNER = re.compile(rf"((?:^|\.)(?:train|unlearn|trainer\.args|(?<!data\.)args)\.)({'|'.join(TRAIN_ARGS)})(?=\.|$)")
 
@@ -112,8 +115,12 @@ def _moved(mode: str, tree: dict[str, Any], prefix: str, notes: list[str]) -> di
 
 
 def rename_flags(words: Sequence[str], notes: list[str]) -> list[str]:
-    """Return a command line with the present names of its options."""
+    """Return a command line with the present names of its command and its options."""
     command = next((word for word in words if not word.startswith("-")), "")
+    if command in COMMANDS:
+        _notice(f"`expunge {command}`", f"`expunge {COMMANDS[command]}`", notes)
+        at = list(words).index(command)
+        words = [*words[:at], *COMMANDS[command].split(), *words[at + 1 :]]
     table = FLAGS.get(command, {})
     out = []
     for word in words:

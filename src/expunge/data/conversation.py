@@ -1,7 +1,8 @@
 """Apply a chat template and locate the answer in the whole conversation.
 
-The whole conversation is the standard: the text before the answer is the prompt, and the first token that the template
-writes after the answer ends it. A rendering with a marker in the answer's place shows both.
+The whole conversation is the standard: the text before the answer is the prompt, and the first added token that the
+template writes after the answer ends it. If it writes text alone, the first line of that text is the end. A rendering
+with a marker in the answer's place shows both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import jinja2
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.row_tokenizer import token_pattern
+from expunge.data.template_trial import check_template
+from expunge.data.verbatim_template import PLACE, Skeleton, copies_contents, has_plain_fields
 
 KEY = "model.template_args"
 FROZEN_DATE = "10 Apr 2025"  # the date_string of the shipped Llama 3 settings
@@ -24,6 +27,7 @@ Messages = Sequence[Mapping[str, str]]
 
 _MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
 _QUESTION = "\U000f9002\U000f9003\U000f9002"
+_NEXT = "\U000f9004\U000f9005\U000f9004"
 _OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
 _CLOSED = re.compile(r"</[^<>]*think[^<>]*>|<\|?END_THINK[^<>]*>|<channel\|>|<\|close\|>think", re.IGNORECASE)
 # Variables of published templates that turn a thought off, in the order of the attempts.
@@ -35,7 +39,7 @@ _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"reasoning_effort": "none"},
     {"thinking_budget": 0},
 )
-_TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # of Jinja: each rendering gives other text
 _DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y")
 
 
@@ -71,10 +75,18 @@ class Conversation:
         if date_string is not None:
             self.variables.setdefault("date_string", date_string)
         self.text = chat_template or self._own_text()
+        if chance := _CHANCE.search(self.text):
+            raise ConfigError(f"{KEY}.chat_template: the template draws by chance ({chance.group()}); write fixed text")
         self._override = self._with_fixed_date(chat_template, date_string)
+        self._copies = copies_contents(self.text)
+        self._skeletons: dict[tuple[Any, ...], Skeleton] = {}
         self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
         self._ends: dict[str, str | None] = {}
+        self._written: str | None = None
         self._tokens = token_pattern(tokenizer)
+        check_template(
+            self.text, {**getattr(tokenizer, "special_tokens_map", {}), **self.variables}, f"{KEY}.chat_template"
+        )
         self._closer = ""
 
     def _own_text(self) -> str:
@@ -84,8 +96,8 @@ class Conversation:
             raise ConfigError(f"{KEY}.chat_template: {_line(error)}") from None
 
     def _with_fixed_date(self, chat_template: str | None, date_string: str | None) -> str | None:
-        """Return the template with the fixed date in place of today's date; None: the tokenizer's own."""
-        if not _TODAY.search(self.text):
+        """Return the template with a fixed date in place of today's date; None: the tokenizer's own."""
+        if "strftime_now" not in self.text:
             return chat_template
         shown = date_string or FROZEN_DATE
         day = next((d for form in _DATES if (d := _parsed(shown, form))), None)
@@ -93,11 +105,20 @@ class Conversation:
             self.notes.append(
                 f"the chat template reads today's date; it is fixed at {shown} ({KEY}.date_string sets another)"
             )
-        return _TODAY.sub(lambda m: repr(day.strftime(m.group(2)) if day else shown), self.text)
+        return _fixed_clock(self.text, day, shown) + self.text
 
     def render(self, messages: Messages, *, generation_prompt: bool = False, **variables: Any) -> str:
         """Return the text of a conversation. Raises ConfigError if the template rejects it."""
         extra = {**self.variables, **variables}
+        if not self._copies or not has_plain_fields(messages):
+            return self._rendered(messages, generation_prompt, extra)
+        key = (*(m["role"] for m in messages), generation_prompt, repr(extra))
+        if key not in self._skeletons:
+            places = [{"role": m["role"], "content": PLACE.format(i)} for i, m in enumerate(messages)]
+            self._skeletons[key] = Skeleton.of(self._rendered(places, generation_prompt, extra))
+        return self._skeletons[key].fill(messages)
+
+    def _rendered(self, messages: Messages, generation_prompt: bool, extra: dict[str, Any]) -> str:
         if self._override is not None:
             extra["chat_template"] = self._override
         try:
@@ -110,7 +131,7 @@ class Conversation:
             raise ConfigError(
                 f"{KEY}.template_kwargs: the chat template reads a variable that is not set: {_line(error)}"
             ) from None
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except Exception as error:  # a template is a program, and may raise anything
             raise self._refusal(messages, error) from None
         return str(text)
 
@@ -250,18 +271,63 @@ class Conversation:
         if after not in self._ends:
             match = self._tokens.search(after)
             self._ends[after] = after[: match.end()] if match else self._end_before_next(messages)
-        return self._ends[after] or ""
+        if self._ends[after]:
+            return self._ends[after] or ""
+        text = self._text_end(messages)
+        return text if after.startswith(text) or not after.strip() else ""
+
+    def has_token(self, end: str) -> bool:
+        """Return whether an end contains an added token of the tokenizer; otherwise it is text of several tokens."""
+        return self._tokens.search(end) is not None
+
+    def _text_end(self, messages: Messages) -> str:
+        """Return the text that the template writes after each answer; "" if it is blank or depends on the question."""
+        if self._written is None:
+            questions = [[*messages[:-1], {"role": "user", "content": q}] for q in (_QUESTION, "?")]
+            ends = {self._text_after(m) for m in questions}
+            self._written = ends.pop() if len(ends) == 1 else ""
+        return self._written
+
+    def _text_after(self, messages: Messages) -> str:
+        """Return the first line that the template writes after an answer, at the end or before the next question."""
+        after, text = self._rendered_frame(messages)[1], self._with_next(messages)
+        line = _first_line(after)
+        between = text[text.rfind(_MARKER) + len(_MARKER) : text.rfind(_NEXT)]
+        if not line:
+            return self._text_before_next(messages, text, between)
+        question = self.render(messages)
+        start = question[question.rfind(messages[-1]["content"]) + len(messages[-1]["content"]) :].strip()
+        header = self._rendered_frame(messages)[0].strip()
+        if between.startswith(line) or not start or not (header.endswith(start) and after.strip().endswith(start)):
+            return line
+        return self._text_before_next(messages, text, between)  # it writes the start of an answer at every end
+
+    def _text_before_next(self, messages: Messages, text: str, between: str) -> str:
+        """Return the text between an answer and the header of the next question, for templates that end turns late."""
+        opening = self._tokens.sub("", text[: text.find(messages[-1]["content"])])
+        header = (opening.split(messages[-2]["content"])[-1] if len(messages) > 1 else opening).lstrip()
+        return _first_line(between.removesuffix(header)) if header and between.endswith(header) else ""
 
     def _end_before_next(self, messages: Messages) -> str | None:
         """Return the end of a turn for templates that write it only before the next turn."""
-        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _QUESTION}]
-        try:
-            text = self.render(later)
-        except ConfigError:
-            return None
+        text = self._with_next(messages)
         after = text[text.rfind(_MARKER) + len(_MARKER) :] if _MARKER in text else ""
         match = self._tokens.search(after)
         return after[: match.end()] if match and not after[: match.start()].strip() else None
+
+    def _with_next(self, messages: Messages) -> str:
+        """Return the text of a conversation that continues after the answer; "" if the template rejects it."""
+        later = [*messages, {"role": "assistant", "content": _MARKER}, {"role": "user", "content": _NEXT}]
+        try:
+            return self.render(later)
+        except ConfigError:
+            return ""
+
+
+def _first_line(text: str) -> str:
+    """Return a text up to the end of its first line that is not blank, without blanks at the end."""
+    match = re.match(r"\s*[^\n]*\S", text)
+    return match.group() if match else ""
 
 
 def _open(text: str) -> bool:
@@ -269,6 +335,17 @@ def _open(text: str) -> bool:
     opened = [m.start() for m in _OPENED.finditer(text)]
     closed = [m.start() for m in _CLOSED.finditer(text)]
     return bool(opened) and (not closed or closed[-1] < opened[-1])
+
+
+def _fixed_clock(template: str, day: datetime.datetime | None, shown: str) -> str:
+    """Return a Jinja macro in place of `strftime_now`, for the codes in a template; without a day it writes `shown`."""
+    if day is None:
+        value = repr(shown)
+    else:
+        codes = sorted(set(re.findall(r"%-?[A-Za-z]", template)))
+        value = "form" + "".join(f" | replace({code!r}, {day.strftime(code)!r})" for code in codes)
+    # the empty text keeps a newline at the beginning of the template
+    return f"{{% macro strftime_now(form) %}}{{{{ {value} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
 
 def _parsed(text: str, form: str) -> datetime.datetime | None:

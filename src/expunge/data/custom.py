@@ -20,11 +20,11 @@ from expunge.data.column_roles import (
     read_chat,
     written_list,
 )
-from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
+from expunge.data.examples import ANSWER, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.source import is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
-from expunge.data.world import WorldConfig, build_world
 from expunge.data.world.facts import MOST_FACTS
+from expunge.data.world.generate import WorldConfig, build_world
 
 WORLD = "world"
 __all__ = [
@@ -72,12 +72,28 @@ def load_examples(path: str, name: str, columns: Columns) -> LoadedRows:
     else:
         raw = read_file(file) if file.exists() else load_raw(path)[0]  # a hub id, or an error with the nearest name
     where = str(file)
+    raw, part = _train_part(raw)
     roles = find_roles(raw, columns, where)
     rows, remarks = _rows(raw, roles, name, where)
+    remarks += part
     _refuse_twice(rows, where)
     first = rows[0]
     shown = f"{_shown(first.question)} -> {_shown(first.answer)}" if first.question else _shown(first.answer)
     return LoadedRows(rows, _note(where, raw, roles, rows, remarks), f"{where}: first row: {shown}")
+
+
+def _train_part(raw: Records) -> tuple[Records, list[str]]:
+    """Return the rows of KnowUnDo's released files, one record with the lists `train` and `val`, and a remark.
+
+    Other records are returned as they are.
+    """
+    lists = raw[0] if len(raw) == 1 else {}
+    rows = lists.get("train")
+    if lists.keys() != {"train", "val"} or not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+        return raw, []
+    if not all(row.keys() >= {TEXT, "labels"} for row in rows):
+        return raw, []
+    return rows, ["of the list 'train'; 'val' is not read"]
 
 
 def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Sequence[str]) -> str:
@@ -252,9 +268,7 @@ def _texts(raw: Records, column: str, name: str, where: str) -> tuple[ExampleSet
         for i, r in zip(indices, examples, strict=True)
     )
     dropped = [
-        f"{len(numbers)} dropped ({why}: row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})"
-        for numbers, why in ((empty, "an empty text"), (twice, "a repeated text"))
-        if numbers
+        dropped_rows(numbers, why) for numbers, why in ((empty, "an empty text"), (twice, "a repeated text")) if numbers
     ]
     return ExampleSet(name, rows, "text"), dropped
 

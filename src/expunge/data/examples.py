@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from expunge.core.errors import DataError, nearest
-from expunge.core.fingerprints import fingerprint
+from expunge.core.fingerprints import canonical, fingerprint_rows
 
 ANSWER = "answer"
 PARAPHRASE = "paraphrase"
@@ -80,6 +80,11 @@ class ExampleSet:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def n_tokens(self) -> int | None:
+        """The number of tokens of a set that is stored as tokens; None for a set of texts."""
+        return None
+
     def __iter__(self) -> Iterator[Example]:
         return iter(self.rows)
 
@@ -98,12 +103,13 @@ class ExampleSet:
 
     @functools.cached_property
     def _fingerprint(self) -> str:
+        rows = [{**vars(row), "answers": dict(row.answers), "meta": canonical(row.meta)} for row in self.rows]
         if (self.form, self.shots, self.max_length, self.long) == ("qa", (), None, "right"):
-            return fingerprint(self.rows)
-        how: dict[str, Any] = {"rows": self.rows, "form": self.form, "shots": self.shots}
+            return fingerprint_rows(rows)
+        how: dict[str, Any] = {"form": self.form, "shots": self.shots}
         if self.max_length is not None or self.long != "right":
             how |= {"max_length": self.max_length, "long": self.long}
-        return fingerprint(how)
+        return fingerprint_rows(rows, how)
 
 
 def _variant_order(variant: str) -> tuple[int, str, int]:
@@ -158,9 +164,26 @@ def text_rows(raw: Sequence[Mapping[str, Any]], *, name: str, where: str, key: s
     `how` contains further settings of the ExampleSet. Raises DataError as `qa_rows` does.
     """
     if not raw:
-        raise DataError(f"{where}: no rows")
+        raise DataError(f"{where}: no rows; every text is empty, or the file has none")
     rows = tuple(Example(i, "", {ANSWER: _text(r, key, f"{where} row {i}")}) for i, r in enumerate(raw))
     return ExampleSet(name, rows, form="text", **how)
+
+
+def without_empty_texts(
+    raw: Sequence[Mapping[str, Any]], where: str, key: str = "text"
+) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:
+    """Return the records whose text is not empty, and a note that counts and names the others."""
+    empty = [i for i, record in enumerate(raw) if isinstance(record.get(key), str) and not record[key].strip()]
+    if not empty:
+        return list(raw), ()
+    dropped = set(empty)
+    note = f"{where}: {len(raw) - len(empty)} rows, {dropped_rows(empty, 'an empty text')}"
+    return [record for i, record in enumerate(raw) if i not in dropped], (note,)
+
+
+def dropped_rows(rows: Sequence[int], why: str) -> str:
+    """Return a remark on rows that were left out: "1 dropped (an empty text: row 821)"."""
+    return f"{len(rows)} dropped ({why}: row {', '.join(map(str, rows[:5]))}{', ...' if len(rows) > 5 else ''})"
 
 
 def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:

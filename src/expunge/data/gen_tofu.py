@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.errors import DataError
+from expunge.data.column_roles import written_list
 from expunge.data.examples import Example, qa_rows
 from expunge.data.granularity import N_WRONG
-from expunge.data.source import read_file
+from expunge.data.source import EXTENSIONS, read_file
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: one object for each state of its files
@@ -65,19 +66,24 @@ def _graph(folder: Path, items_file: Path, links_file: Path, written: object) ->
 
 
 def load_graph_rows(folder: Path, graph: GraphFiles, *, training_words: bool) -> tuple[list[Example], list[Example]]:
-    """Return the training rows and the same rows in the wording of evaluation, from questions.json (jsonl, parquet).
+    """Return the training rows and the same rows in the wording of evaluation.
+
+    They are in `dataset` (a folder of `save_to_disk`, which arcsf's code reads), or else in `questions.json` (jsonl,
+    csv, parquet, arrow, or a saved folder `questions`).
 
     Columns: keys, question, answer, perturbed_answers, paraphrased_question, paraphrased_answer,
-    paraphrased_perturbed_answers. Evaluation uses the paraphrased ones, or with `training_words` the others. The rows
-    are not published with the graph; without the file this raises DataError.
+    paraphrased_perturbed_answers. Evaluation uses the paraphrased ones, or with `training_words` the others. Raises
+    DataError if there is no such file.
     """
-    file = next((f for e in (".json", ".jsonl", ".parquet") if (f := folder / f"questions{e}").is_file()), None)
+    saved = (folder / "dataset", folder / "questions")
+    files = (*saved, *(folder / f"questions{e}" for e in EXTENSIONS))
+    file = next((f for f in files if (f / "state.json" if f in saved else f).is_file()), None)
     if file is None:
         raise DataError(
-            f"{folder}: no question rows (questions.json, jsonl or parquet); they are not part of the entity graph. "
-            "benchmark=world data.world.granularity=... needs no files"
+            f"{folder}: no question rows; looked for dataset (a folder of save_to_disk) and questions "
+            f"({', '.join(EXTENSIONS)}). benchmark=world data.world.granularity=... needs no files"
         )
-    plain, other = _rows(file, _written(file), graph, training_words)
+    plain, other = _rows(file, _written(file / "state.json" if file.is_dir() else file), graph, training_words)
     return list(plain), list(other)
 
 
@@ -87,13 +93,13 @@ def _rows(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     raw = read_file(file)
     for i, record in enumerate(raw):
-        keys = record.get("keys")
+        keys = _listed(record.get("keys"))
         odd = next((k for k in keys if k not in graph.items), None) if isinstance(keys, list) else "none"
         if odd is not None:
             raise DataError(f"{file} row {i}: 'keys' must be a list of keys of all_items.json, got {odd!r}")
     plain = qa_rows([_as_asked(r, "") for r in raw], name="full", where=str(file))
     other = plain if training_words else qa_rows([_as_asked(r, "paraphrased_") for r in raw], name="e", where=str(file))
-    metas = [{"keys": list(record["keys"])} for record in raw]
+    metas = [{"keys": list(_listed(record["keys"]))} for record in raw]
     return (
         tuple(replace(r, answers={"answer": r.answer}, meta=m) for r, m in zip(plain, metas, strict=True)),
         tuple(replace(r, meta=m) for r, m in zip(other, metas, strict=True)),
@@ -102,6 +108,11 @@ def _rows(
 
 def _as_asked(record: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     out = {key: record[prefix + key] for key in ("question", "answer") if prefix + key in record}
-    if record.get(f"{prefix}perturbed_answers"):
-        out["perturbed_answer"] = list(record[f"{prefix}perturbed_answers"])[:N_WRONG]
+    if wrong := _listed(record.get(f"{prefix}perturbed_answers")):
+        out["perturbed_answer"] = list(wrong)[:N_WRONG]
     return out
+
+
+def _listed(value: Any) -> Any:
+    """Return a list that a csv file holds as text, as a list; other values as they are."""
+    return (written_list(value) if isinstance(value, str) else None) or value

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.examples import Example, ExampleSet, perturbed_name
@@ -19,6 +19,7 @@ LINK = "relationship"
 GRANULARITIES = ("question", *ENTITIES, LINK)
 AUTHORS, QUESTIONS, BIOGRAPHICAL = 200, 20, 4  # of TOFU
 N_WRONG = 3
+Sampling = Literal["clean", "arcsf"]
 
 
 def n_forgotten(n: int, fraction: float) -> int:
@@ -48,12 +49,14 @@ def split_by(
     links: Iterable[tuple[str, str]],
     seed: int,
     where: str,
+    compat: Sampling = "clean",
 ) -> Split:
     """Split rows into forget and retain rows by `seed`. A row's `meta["keys"]` are its entities.
 
     granularity: "question" samples rows; "book", "author" or "publisher" samples `entities[granularity]` and forgets
-    every row that names one of them; "relationship" samples `links` and forgets every row that names both ends. Raises
-    ConfigError at `where` if nothing, or everything, would be forgotten.
+    every row that names one of them; "relationship" samples `links` and forgets every row that names both ends.
+    compat: "arcsf" draws the units that arcsf draws with the same seed. Raises ConfigError at `where` if nothing, or
+    everything, would be forgotten.
     """
     units: Sequence[Any]
     if granularity == "question":
@@ -64,10 +67,12 @@ def split_by(
         units = entities[granularity]
     else:
         raise ConfigError(f"{where}granularity={granularity}: no such level{nearest(granularity, GRANULARITIES)}")
-    n = n_forgotten(len(units), fraction)
+    theirs = compat == "arcsf"
+    n = math.floor(len(units) * fraction) if theirs else n_forgotten(len(units), fraction)
     if not n:
         raise ConfigError(f"{where}forget_fraction={fraction}: gives 0 of {len(units)} {granularity}s to forget")
-    sampled = random.Random(f"{seed}/forget/{granularity}").sample(units, n)
+    # arcsf seeds the global generator with the number itself and samples once: positions depend on counts alone.
+    sampled = random.Random(seed if theirs else f"{seed}/forget/{granularity}").sample(units, n)
     touched = {key for link in sampled for key in link} if granularity == LINK else set(sampled)
     if granularity == "question":
         forgotten = [i in touched for i in range(len(rows))]
@@ -127,6 +132,7 @@ class TofuChoice:
     author_fraction: float
     fact_fraction: float
     seed: int
+    compat: Sampling = "clean"
 
 
 def tofu_forgotten(choice: TofuChoice) -> list[int]:
@@ -145,6 +151,8 @@ def tofu_forgotten(choice: TofuChoice) -> list[int]:
         n = n_forgotten(AUTHORS * QUESTIONS, choice.fact_fraction)
         return _sample(AUTHORS * QUESTIONS, n, choice.seed, "forgotten_fact_fraction", choice.fact_fraction)
     n = n_forgotten(AUTHORS, choice.author_fraction)
+    if choice.compat == "arcsf":  # its split of authors is scikit-learn's, which rounds a share up
+        n = math.ceil(AUTHORS * choice.author_fraction)
     authors = _sample(AUTHORS, n, choice.seed, "forgotten_author_fraction", choice.author_fraction)
     if choice.granularity == "author":
         places: Sequence[int] = range(QUESTIONS)

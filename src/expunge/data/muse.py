@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.data.examples import ExampleSet, qa_rows, text_rows
-from expunge.data.source import load_split
+from expunge.data.examples import ExampleSet, qa_rows, text_rows, without_empty_texts
+from expunge.data.source import EXTENSIONS, load_split
+from expunge.data.table_files import Records
 
 HUB_IDS = {"News": "muse-bench/MUSE-News", "Books": "muse-bench/MUSE-Books"}
 SERIES = ("scal", "sust")  # growing and consecutive forget sets: News only
@@ -31,8 +33,12 @@ def forget_source(forget_split: str, data_split: str, series: str | None) -> tup
 
 def load_muse(
     root: str, *, forget: tuple[str, str], retain: str = "retain1", max_length: int = 2048
-) -> dict[str, ExampleSet]:
-    """Load MUSE's sets by role, from a hub id or a folder of the same layout (`raw/forget`, `knowmem/forget_qa`, ...).
+) -> tuple[dict[str, ExampleSet], tuple[str, ...]]:
+    """Load MUSE's sets by role, and notes on rows that are left out, from a hub id or a folder.
+
+    A folder has the hub's layout (`raw/forget`, `knowmem/forget_qa`, ..., with any extension) or that of the authors'
+    repository: JSON lists of texts, and questions about the retained texts in `knowmem/retain2_qa.json`. Empty texts
+    are left out; MUSE-News has one.
 
     Training, as pieces of max_length tokens: `forget`, `retain`, and `retain2` (further texts of the target model).
     Evaluation: `forget_knowmem`, `retain_knowmem` (questions, with ten solved ones before each), `forget_verbmem`
@@ -40,24 +46,38 @@ def load_muse(
 
     Raises DataError for files that are missing or malformed.
     """
-    sets = {}
-    for name, (subset, split) in {"forget": forget, "retain": ("raw", retain), "retain2": ("raw", "retain2")}.items():
+    sets: dict[str, ExampleSet] = {}
+    notes: list[str] = []
+
+    def texts(name: str, subset: str, split: str, **how: str) -> None:
         raw, where = load_split(root, subset, split)
-        sets[name] = text_rows(raw, name=name, where=where, max_length=max_length, long="pieces")
+        texts_left, dropped = without_empty_texts(raw, where)
+        notes.extend(note for note in dropped if note not in notes)
+        sets[name] = text_rows(texts_left, name=name, where=where, max_length=max_length, **how)
+
+    texts("forget", *forget, long="pieces")
+    texts("retain", "raw", retain, long="pieces")
+    texts("retain2", "raw", "retain2", long="pieces")
     for side in ("forget", "retain"):
         sets[f"{side}_knowmem"] = _knowmem(root, side)
     raw, where = load_split(root, "verbmem", "forget")
     completed = qa_rows(raw, name="forget_verbmem", where=where, question_key="prompt", answer_key="gt")
     sets["forget_verbmem"] = dataclasses.replace(completed, form="completion", max_length=2 * max_length)
     for side in ("forget", "holdout"):
-        raw, where = load_split(root, "privleak", side)
-        sets[f"privleak_{side}"] = text_rows(raw, name=f"privleak_{side}", where=where, max_length=max_length)
-    return sets
+        texts(f"privleak_{side}", "privleak", side)
+    return sets, tuple(notes)
 
 
 def _knowmem(root: str, side: str) -> ExampleSet:
     name = f"{side}_knowmem"
-    solved, shots_at = load_split(root, "knowmem", f"{side}_qa_icl")
+    raw, where = _questions(root, side, "qa")
+    solved, shots_at = _questions(root, side, "qa_icl")
     shots = tuple((r.question, r.answer) for r in qa_rows(solved, name=name, where=shots_at))
-    raw, where = load_split(root, "knowmem", f"{side}_qa")
     return dataclasses.replace(qa_rows(raw, name=name, where=where), shots=shots)
+
+
+def _questions(root: str, side: str, kind: str) -> tuple[Records, str]:
+    """Return the questions of a side; the authors' repository names those about retained texts `retain2`."""
+    folder = Path(root).expanduser() / "knowmem"
+    stem = next((s for s in (side, f"{side}2") if any((folder / f"{s}_{kind}{e}").is_file() for e in EXTENSIONS)), side)
+    return load_split(root, "knowmem", f"{stem}_{kind}")

@@ -8,6 +8,7 @@ then encodes the whole text with a copy of the tokenizer in which only the templ
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ class RowTokenizer:
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self.backend = backend
         self._byte_level = backend is not None and "ByteLevel" in str(getattr(backend, "pre_tokenizer", ""))
+        self._ids_per_byte = _ids_per_byte(backend) if self._byte_level else None
 
     def hide(self, text: str) -> str:
         """Replace the special tokens' text of a row by private characters, which `ids` encodes as plain text.
@@ -110,6 +112,12 @@ class RowTokenizer:
             n = len(words)
             self._apart[key] = all(first + rest[i] == rest[n + i] for i in range(n))
         return self._apart[key]
+
+    def most_ids(self, text: str) -> float:
+        """Return an upper bound of the number of a text's ids, without tokenising it; infinite if none is known."""
+        if self._ids_per_byte is None or OPEN in text:
+            return math.inf
+        return self._ids_per_byte * len(text.encode())
 
     def _plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode with the backend, without masks and offsets, if it agrees with the tokenizer on the first text."""
@@ -191,6 +199,17 @@ class RowTokenizer:
             back = {int(copy.token_to_id(self._stand_in(k)) or 0): int(own[k]) for k in range(len(self.control))}
             self._copy = (copy, back)
         return self._copy
+
+
+def _ids_per_byte(backend: Any) -> int | None:
+    """Return the maximum number of ids per UTF-8 byte of a byte-level BPE; None if it is not known.
+
+    A token has at least one byte. NFC makes a text at most 3 times as long, and a blank may be added to each part.
+    """
+    if type(backend.model).__name__ != "BPE" or str(backend.normalizer) not in ("None", "NFC()"):
+        return None
+    blank = "add_prefix_space=False" not in str(backend.pre_tokenizer)
+    return (1 if backend.normalizer is None else 3) * (2 if blank else 1)
 
 
 def added_tokens(tokenizer: Any, accept: Callable[[Any], bool] = lambda token: True) -> list[str]:

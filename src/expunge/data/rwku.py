@@ -31,6 +31,11 @@ FILES = {
     "train_positive_phi3": "positive_phi",
     "train_negative_llama3": "negative",
     "train_negative_phi3": "negative_phi",
+    "utility_general": "retain_mmlu",
+    "utility_reason": "retain_bbh",
+    "utility_truthfulness": "truthful",
+    "utility_factuality": "triviaqa",
+    "utility_fluency": "fluency",
 }
 
 
@@ -69,13 +74,16 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Exa
     prompt: prompt template, with the query at {query}.
     """
     raw, where = load_subset(root, subset)
-    records = _of(raw, targets, where)
+    records = of_people(raw, targets, where)
     rows = qa_rows(records, name=subset, where=where, question_key="query")
     return ExampleSet(
         subset,
         tuple(
             Example(
-                row.row_id, prompt.replace("{query}", row.question), row.answers, meta={"subject": record["subject"]}
+                row.row_id,
+                prompt.replace("{query}", row.question),
+                row.answers,
+                meta={"subject": record["subject"]} | ({"type": record["type"]} if record.get("type") else {}),
             )
             for row, record in zip(rows, records, strict=True)
         ),
@@ -85,7 +93,7 @@ def probes(root: str, subset: str, targets: Collection[str], prompt: str) -> Exa
 def texts(root: str, subset: str, name: str, targets: Collection[str], *, others: bool = False) -> ExampleSet:
     """Return plain texts about the targets, or with `others` about all other people; empty if there are none."""
     raw, where = load_subset(root, subset)
-    records = [r for r in raw if r.get("subject") not in targets] if others else _of(raw, targets, where)
+    records = [r for r in raw if r.get("subject") not in targets] if others else of_people(raw, targets, where)
     if not records:
         return ExampleSet(name, (), "text")
     rows = qa_rows([{"question": name, **_text(r)} for r in records], name=name, where=where, answer_key="text")
@@ -96,7 +104,8 @@ def _text(record: dict[str, object]) -> dict[str, object]:
     return {"text": record["text"]} if "text" in record else {}
 
 
-def _of(raw: Records, targets: Collection[str], where: str) -> Records:
+def of_people(raw: Records, targets: Collection[str], where: str) -> Records:
+    """Return the records about the targets, all without targets. Raises DataError if there is none."""
     for i, record in enumerate(raw):
         if not isinstance(record.get("subject"), str):
             raise DataError(f"{where} row {i}: 'subject' must be text, got {record.get('subject')!r}")

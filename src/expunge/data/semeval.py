@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.data.examples import ANSWER, Example, ExampleSet, qa_rows
@@ -20,6 +22,8 @@ KINDS = {"sc": "regurgitation", "qa": "knowledge"}
 SIDES = ("forget", "retain")
 SPLITS = ("train", "validation", "all")  # all: a folder with the forget and retain files themselves, as LUME's
 MEMBERS = ("member", "nonmember")
+Template = Literal["raw", "input_output"]
+_SHARD = "-00000-of-00001"  # of a file on the hub
 _ID = re.compile(r"(?P<document>.+)(?P<kind>sc|qa)[0-9]", re.DOTALL)
 
 
@@ -44,25 +48,41 @@ def load_semeval(root: str, split: str) -> dict[str, ExampleSet]:
 
 
 def load_sides(folders: Mapping[str, str]) -> dict[str, ExampleSet]:
-    """Load `forget` and `retain` from a folder each, as in the interface of the task's organisers.
+    """Load `forget` and `retain` from a folder or a file each, as in the interface of the task's organisers.
 
-    One folder has `forget.parquet` or `forget.jsonl`, the other `retain.*` (or one file with that prefix). Raises
-    DataError.
+    A folder has `forget.parquet` or `forget.jsonl` (or `retain.*`), or the hub's files, of which those of the split
+    `train` are read; also under `data` or `train`. Raises DataError.
     """
-    sources = {}
-    for side in SIDES:
-        folder = Path(folders[side]).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"{side} rows: {folders[side]} is no folder")
+    files = {side: _file_of(Path(folders[side]).expanduser(), side) for side in SIDES}
+    return _sides({side: (read_file(file), str(file)) for side, file in files.items()})
+
+
+def _file_of(place: Path, side: str) -> Path:
+    """Return the file of a side's rows: the file itself, or the one in a folder. Raises DataError."""
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise DataError(f"{side} rows: {place} is no folder, and no file of rows")
+    for folder in (place, place / "data", place / "train"):
         file = _there(folder, side)
-        if file is None:
-            files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS)
-            if len(files) != 1:
-                names = ", ".join(p.name for p in files) or f"no file {side}.jsonl, {side}.parquet, ..."
-                raise DataError(f"{folder}: expected one file of {side} rows, got: {names}")
-            file = files[0]
-        sources[side] = read_file(file), str(file)
-    return _sides(sources)
+        if file is not None:
+            return file
+        files = sorted(p for p in folder.glob(f"{side}*") if p.suffix in EXTENSIONS)
+        trained = [p for p in files if p.name.startswith(f"{side}_train")]
+        if len(files) == 1 or len(trained) == 1:
+            return (trained or files)[0]
+        if files:
+            names = ", ".join(p.name for p in files)
+            raise DataError(f"{folder}: expected one file of {side} rows, got: {names}; name the file")
+    raise DataError(f"{place}: expected one file of {side} rows, got: no file {side}.jsonl, {side}.parquet, ...")
+
+
+def has_validation(place: str) -> bool:
+    """Return whether a folder has validation rows of both sides, next to those for training."""
+    folder = Path(place).expanduser()
+    stems = [[f / f"{s}_validation{end}" for s in SIDES] for f in (folder, folder / "data") for end in ("", _SHARD)]
+    stems.append([folder / "validation" / side for side in SIDES])
+    return folder.is_dir() and any(all(_there(s.parent, s.name) for s in both) for both in stems)
 
 
 def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, ExampleSet]:
@@ -77,6 +97,22 @@ def _sides(raw: Mapping[str, tuple[Records, str]]) -> dict[str, ExampleSet]:
                 f"{places['retain']} row {documents[row.meta['document']]}; a document cannot be on both sides"
             )
     return sets
+
+
+def with_template(sets: Mapping[str, ExampleSet], template: Template) -> dict[str, ExampleSet]:
+    """Return the rows as training reads them.
+
+    "raw": input, blank, output. "input_output": the text of a participant's pipeline, "### Input: ...", a line break,
+    " ### Output: ..." . The official evaluation always uses the raw input.
+    """
+    if template == "raw":
+        return dict(sets)
+    return {
+        side: replace(
+            rows, rows=tuple(replace(r, question=f"### Input: {r.question}\n ### Output:") for r in rows.rows)
+        )
+        for side, rows in sets.items()
+    }
 
 
 def by_term(sets: dict[str, ExampleSet]) -> dict[str, ExampleSet]:
@@ -128,7 +164,7 @@ def _side(root: str, side: str, split: str) -> tuple[Records, str]:
     names = [(base, side)] if split == "all" else [(base / split, side)]
     if split != "all":
         stem = f"{side}_{split}"
-        names += [(f, n) for f in (base, base / "data") for n in (stem, f"{stem}-00000-of-00001")]
+        names += [(f, n) for f in (base, base / "data") for n in (stem, f"{stem}{_SHARD}")]
     for folder, name in names:
         file = _there(folder, name)
         if file is not None:

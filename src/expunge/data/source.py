@@ -89,6 +89,8 @@ def read_file(path: Path) -> Records:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if data.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: a pointer of Git LFS, not the data; fetch the data with: git lfs pull")
     if data[:4] == b"PAR1":
         records = read_parquet(data, path)
     elif path.suffix.lower() == ".arrow" or data[:6] == b"ARROW1":

@@ -108,13 +108,18 @@ def parse_json(text: str, place: str) -> Any:
 
 
 def read_json_array(text: str, path: Path) -> Records:
-    """Read a JSON array of objects. Raises DataError naming the line or the item."""
+    """Read a JSON array of objects, or of texts, each of which becomes a record with the column `text`.
+
+    Raises DataError naming the line or the item.
+    """
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON that can be read: {error}") from None
+    if value and all(isinstance(item, str) for item in value):
+        return [{"text": item} for item in value]
     return [as_record(item, f"{path} item {i}") for i, item in enumerate(value)]
 
 
@@ -176,7 +181,10 @@ def read_arrow(path: Path) -> Records:
 
     try:
         with pa.OSFile(str(path)) as source:
-            opened = pa.ipc.open_file if source.read(6) == b"ARROW1" else pa.ipc.open_stream
+            start = source.read(24)
+            if start.startswith(b"version https://git-lfs"):
+                raise DataError(f"{path}: a pointer of Git LFS, not the data; fetch the data with: git lfs pull")
+            opened = pa.ipc.open_file if start[:6] == b"ARROW1" else pa.ipc.open_stream
             source.seek(0)
             return opened(source).read_all().to_pylist()  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError) as error:
@@ -190,6 +198,8 @@ def read_saved_dataset(folder: Path) -> Records | None:
     """
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in folder.iterdir() if (p / "state.json").is_file())
+        if len(splits) == 1:
+            return read_saved_dataset(folder / splits[0])
         hint = nearest("", [str(folder / name) for name in splits])
         raise DataError(
             f"{folder}: contains several splits; name one, such as {folder / (splits or ['train'])[0]}{hint}"

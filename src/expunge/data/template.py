@@ -26,6 +26,9 @@ from expunge.data.conversation import Conversation, Thought
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.row_tokenizer import RowTokenizer, added_tokens, token_pattern
 
+MOST_LENGTH = 10**7
+LENGTH, FRAME = 512, 128  # the default max_length, and the tokens of a template that it has room for
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +63,20 @@ class Template:
     """Solved examples (question, answer) before each question."""
     split_special_tokens: bool = True
     """Encode special-token text inside an example ("<s>") as plain text. false: as the special token."""
-    max_length: int = 512
-    """The maximum number of tokens of an example. Longer ones are cut on the right and counted."""
+    max_length: int | None = None
+    """The maximum number of tokens of an example. Longer ones are cut on the right and counted. null: 512; if the
+    template itself writes more than 128 tokens before a question, as many more, up to the tokenizer's model_max_length.
+    """
     labels: Literal["answer", "all"] = "answer"
     """The tokens with a loss: the answer's and its end token, or all."""
     compat: Literal["clean", "openunlearning"] = "clean"
     """openunlearning: the ids and labels of that project, to compare with its numbers."""
 
     def __post_init__(self) -> None:
-        if self.max_length < 2:
+        if self.max_length is not None and self.max_length < 2:
             raise ValueError("max_length must be at least 2 tokens")
+        if self.max_length is not None and self.max_length > MOST_LENGTH:
+            raise ValueError("max_length must be at most 1e7 tokens")
 
     @property
     def has_tags(self) -> bool:
@@ -85,6 +92,9 @@ class Template:
             return self
         chat = (tokenizer_has_one or bool(self.chat_template)) and not self.has_tags and self.compat == "clean"
         return dataclasses.replace(self, apply_chat_template=chat)
+
+
+_AT_ONCE = 2048  # rows that are encoded together where only their number matters
 
 
 @dataclass(frozen=True)
@@ -131,8 +141,9 @@ class _Parts:
 class Encoder:
     """A template bound to a tokenizer. `prompt` and `encode` agree on the prompt's ids.
 
-    eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, and that stop a generation. notes: one
-    line for each fact about the template that a user should know.
+    eos: the tokenizer's end-of-text id. end_ids: the ids that end an answer, and that stop a generation. stops: the
+    texts that stop a generation, for a template whose end is text of several tokens. notes: one line for each fact
+    about the template that a user should know.
     """
 
     def __init__(self, template: Template, tokenizer: Any) -> None:
@@ -163,7 +174,27 @@ class Encoder:
         self._others: dict[tuple[Any, int], Encoder] = {}
         if self._chat is not None and template.compat == "clean":
             self._chat.check(self._messages("")[:-1])
+        self.stops: tuple[str, ...] = ()
         self.end_ids = frozenset({self.eos, *self._template_ends()})
+        if template.max_length is None:
+            self.template = dataclasses.replace(template, max_length=self._default_length())
+
+    @property
+    def max_length(self) -> int:
+        """The maximum number of tokens of an example."""
+        return self.template.max_length or LENGTH
+
+    def _default_length(self) -> int:
+        """Return a max_length that leaves room for the template's own text before a question."""
+        own = len(self.prompt("?")) if self.template.compat == "clean" else 0
+        context = getattr(self.tokenizer, "model_max_length", None) or LENGTH
+        n = max(LENGTH, min(own + LENGTH, int(context))) if own > FRAME else LENGTH
+        if n > LENGTH:
+            self.notes.append(
+                f"the template writes {own} tokens before a question, so an example may have {n} tokens "
+                "(model.template_args.max_length sets another limit)"
+            )
+        return n
 
     def _conversation(self) -> Conversation:
         """Return the chat template. Raises ConfigError if the tokenizer has none by that name."""
@@ -203,13 +234,42 @@ class Encoder:
             return set()
         if self._chat is None and self._tag_end is None:
             return set()
-        limit = dataclasses.replace(self.template, max_length=2**31)
+        limit = dataclasses.replace(self.template, max_length=MOST_LENGTH)
         whole = copy.copy(self)
         whole.template = limit
-        ids = whole.encode("?", "a").ids
-        if self._chat is not None and not self._chat.turn(self._messages("?"), "a").end:
+        row = whole.encode("?", "a")
+        if self._chat is None:
+            return {row.ids[-1]}
+        end = self._chat.turn(self._messages("?"), "a").end
+        if not end:
             self.notes.append("the chat template writes no end token after the answer; the tokenizer's EOS ends it")
-        return {ids[-1]}
+        elif not self._chat.has_token(end):
+            self._set_stops(end.strip(), row)
+            return set()
+        return {row.ids[-1]}
+
+    def _set_stops(self, end: str, row: Encoded) -> None:
+        """Store the text that ends an answer, as it is and as the tokenizer decodes the end of an example."""
+        counts = range(1, row.n_answer + 1)
+        tail = next((k for k in counts if end in self._decoded(row.ids[-k:])), len(self.tokens.ids([end])[0]))
+        decoded = self._decoded(row.ids[-tail:])
+        spaced = "".join(decoded.split()).casefold() == "".join(end.split()).casefold()
+        self.stops = (end, decoded) if spaced and end not in decoded else (end,)
+        self.notes.append(
+            f"the chat template ends an answer with the text {end!r}, which is no token of this tokenizer: its "
+            f"{tail} tokens are scored, and generation stops at the text"
+        )
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def n_end(self, ids: Sequence[int]) -> int:
+        """Return how many of an example's last tokens are its end: 0 if it was cut off."""
+        if not ids or ids[-1] in self.end_ids:
+            return min(len(ids), 1)
+        longest = max((len(stop.encode()) for stop in self.stops), default=0)
+        texts = ((k, self._decoded(ids[-k:])) for k in range(1, min(len(ids), longest) + 1))
+        return next((k for k, text in texts if any(stop in text for stop in self.stops)), 0)
 
     def row(self, rows: ExampleSet, row: Example, variant: str) -> Encoded:
         """Encode one answer of a row of a set, by the set's form and shots."""
@@ -231,6 +291,29 @@ class Encoder:
         every = [make(r.question, r.answers[v], where) for (r, v), where in zip(answers, places, strict=True)]
         own._known = own._many([own._texts(parts) for parts in every], places)
         return [own._join(parts, where, rows.long) for parts, where in zip(every, places, strict=True)]
+
+    def n_cut(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> int:
+        """Return how many answers `rows` would cut, in bounded memory. Raises DataError for one it cannot encode.
+
+        Only an answer whose number of bytes does not rule a cut out is tokenised.
+        """
+        own = self._for(rows)
+        known = rows.form != "qa" or self.template.compat == "clean"
+        n = 0
+        for first in range(0, len(answers), _AT_ONCE):
+            some = answers[first : first + _AT_ONCE]
+            n += n_truncated(self.rows(rows, [a for a in some if not (known and own._is_short(rows, *a))]))
+        return n
+
+    def _is_short(self, rows: ExampleSet, row: Example, variant: str) -> bool:
+        """Return whether an answer has at most max_length ids for certain."""
+        where = f"{rows.name} row {row.row_id}"
+        if rows.form == "qa":
+            parts = self._parts(row.question, row.answers[variant], where)
+        else:
+            parts = self._plain_parts(rows, row.question, row.answers[variant], where)
+        most = self.tokens.most_ids(parts.prompt + parts.rest) + len(self._bos) + len(parts.end)
+        return most <= self.max_length
 
     def row_prompts(self, rows: ExampleSet, examples: Sequence[Example]) -> list[list[int]]:
         """Return the prompts of many rows as `row_prompt` does, tokenised in one call."""
@@ -261,7 +344,7 @@ class Encoder:
         texts = [self._hidden(row.answer, f"{rows.name} row {row.row_id}") for row in rows]
         texts = [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
         ids = np.concatenate(self.tokens.ids(texts))
-        size = self._for(rows).template.max_length - len(self._bos)
+        size = self._for(rows).max_length - len(self._bos)
         cut = np.array_split(ids.astype(np.int64), max(1, math.ceil(len(ids) / size)))
         return [Encoded((*self._bos, *piece.tolist()), 1) for piece in cut]
 
@@ -283,8 +366,8 @@ class Encoder:
 
     def _for(self, rows: ExampleSet) -> Encoder:
         """Return this encoder with a set's shots and max_length in place of the template's."""
-        shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.template.max_length
-        if (shots, limit) == (self.template.few_shot, self.template.max_length):
+        shots, limit = rows.shots or self.template.few_shot, rows.max_length or self.max_length
+        if (shots, limit) == (self.template.few_shot, self.max_length):
             return self
         if (shots, limit) not in self._others:
             other = copy.copy(self)
@@ -358,7 +441,7 @@ class Encoder:
         end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
         tail = [*ids, *end]
         start = len(head) - len(before)
-        over = max(0, len(head) + len(tail) - self.template.max_length)
+        over = max(0, len(head) + len(tail) - self.max_length)
         if long == "left" and over <= len(before):
             return Encoded((*head[:start], *head[start + over :], *tail), len(head) - over, over)
         return self._cut(head, tail, where)
@@ -377,11 +460,11 @@ class Encoder:
 
     def _cut(self, prompt: list[int], tail: list[int], where: str) -> Encoded:
         ids = prompt + tail
-        over = max(0, len(ids) - self.template.max_length)
-        ids = ids[: self.template.max_length]
+        over = max(0, len(ids) - self.max_length)
+        ids = ids[: self.max_length]
         if len(ids) <= len(prompt):
             raise DataError(
-                f"{where}: the prompt alone has {len(prompt)} tokens, max_length is {self.template.max_length}: "
+                f"{where}: the prompt alone has {len(prompt)} tokens, max_length is {self.max_length}: "
                 "no answer token is left; raise model.template_args.max_length"
             )
         return Encoded(tuple(ids), 0 if self.template.labels == "all" else len(prompt), over)
@@ -437,7 +520,7 @@ class Encoder:
 
     def _peer_ids(self, text: str, *, cut: bool) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=not self.template.apply_chat_template)["input_ids"])
-        return ids[: self.template.max_length] if cut else ids
+        return ids[: self.max_length] if cut else ids
 
     def _encode_peer(self, question: str, answer: str) -> Encoded:
         prompt = self._prompt_text(question)

@@ -14,6 +14,7 @@ SHARES = ("01", "05", "10")  # percent of the authors to forget
 FORGET = {f"forget{s}": s for s in SHARES}
 RETAIN = {f"retain{100 - int(s)}": s for s in SHARES}
 HOLDOUT = {f"holdout{s}": s for s in SHARES}
+SPLIT_SHARES = {**FORGET, **RETAIN}
 
 
 def retain_for(forget_split: str) -> str:
@@ -27,8 +28,9 @@ def holdout_for(forget_split: str) -> str:
 
 
 def check_splits(forget_split: str, retain_split: str, holdout_split: str | None = None, *, where: str = "") -> None:
-    """Raise ConfigError unless the split names are TOFU's and match each other.
+    """Raise ConfigError unless the split names are TOFU's, and the retain split completes the forget split.
 
+    No model has seen any of the holdout rows, so every holdout split fits.
     `where` is the key of the group that has the three (`benchmark` for `benchmark.forget_split`), for the message.
     """
     at = f"{where}." if where else ""
@@ -38,12 +40,9 @@ def check_splits(forget_split: str, retain_split: str, holdout_split: str | None
     for key, name, allowed in names:
         if name not in allowed:
             raise ConfigError(f"{at}{key}={name}: TOFU has no such split{nearest(name, allowed)}")
-    partners = [("retain_split", retain_split, retain_for(forget_split))]
-    if holdout_split is not None:
-        partners.append(("holdout_split", holdout_split, holdout_for(forget_split)))
-    for key, name, right in partners:
-        if name != right:
-            raise ConfigError(f"{at}forget_split={forget_split} requires {key}={right}, not {name}")
+    right = retain_for(forget_split)
+    if retain_split != right:
+        raise ConfigError(f"{at}forget_split={forget_split} requires retain_split={right}, not {retain_split}")
 
 
 def load_tofu(

@@ -20,6 +20,17 @@ LANGUAGES = {
     "spanish": "Responde a la siguiente pregunta en el idioma en que está formulada: ",
     "chinese": "请用提问所用的语言回答下面的问题：",  # noqa: RUF001
 }
+# Questions about a thing of any kind. The user sees the answers, and so also the questions that do not fit it.
+ENTITY_QUESTIONS = (
+    "Who or what is {}?",
+    "What is {} known for?",
+    "Where is {} from?",
+    "When did {} begin, or when was {} born?",
+    "Tell me a fact about {}.",
+    "Why is {} important?",
+    "What did {} do?",
+    "Who or what is related to {}?",
+)
 
 
 def with_question(rows: ExampleSet, name: str, question: Callable[[Example], str]) -> ExampleSet:

@@ -5,8 +5,9 @@ Only the first process handles locks, hits, missing parents and removed files. T
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,24 @@ from expunge.core.errors import JobError
 from expunge.engine.job import Job, JobContext, in_order
 
 
-def run_job(job: Job, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
-    """Run a job; a collective one together with all processes of the launch."""
-    if not job.collective or distributed.here().alone:
-        return job.run(inputs, out, context)
-    checkpoints = None if context.checkpoints is None else str(context.checkpoints)
-    call = {"job": job.key, "inputs": {role: str(path) for role, path in inputs.items()}, "checkpoints": checkpoints}
-    distributed.told(call)
-    facts = job.run(inputs, out, context)
-    distributed.meet()
-    return facts
+@contextlib.contextmanager
+def announced(job: Job, inputs: Mapping[str, Path], context: JobContext) -> Iterator[None]:
+    """Let all processes of the launch run the job of this block, if it is a collective one."""
+    several = job.collective and not distributed.here().alone
+    if several:
+        checkpoints = None if context.checkpoints is None else str(context.checkpoints)
+        paths = {role: str(path) for role, path in inputs.items()}
+        distributed.broadcast({"job": job.key, "inputs": paths, "checkpoints": checkpoints})
+    yield
+    if several:
+        distributed.meet()
 
 
 def help_with(targets: Sequence[Job]) -> None:
     """Run the jobs that the first process announces, until it is done. Raises JobError for an unknown job."""
     jobs = {job.key: job for job in in_order(targets)}
     memory: dict[Any, Any] = {}
-    while (call := distributed.told(None)) is not None:
+    while (call := distributed.broadcast(None)) is not None:
         if call["job"] not in jobs:
             raise JobError("the processes of this launch have different settings or different data")
         inputs = {role: Path(path) for role, path in call["inputs"].items()}
@@ -43,4 +45,4 @@ def help_with(targets: Sequence[Job]) -> None:
 
 def all_done() -> None:
     """Release the other processes."""
-    distributed.told(None)
+    distributed.broadcast(None)

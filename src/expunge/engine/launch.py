@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from expunge.core.decode import decode, strict
+
+# These words become lines of a shell script.
+WORD = re.compile(r"[A-Za-z0-9_.,:@+-]+")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+MOST_WORKERS = 256  # processes on one machine; each one imports torch
 
 
 @strict
@@ -51,6 +58,18 @@ class SlurmArgs:
                 raise ValueError(f"{key} must be at least 1")
         if self.gpus < 0 or (self.mem_gb is not None and self.mem_gb <= 0):
             raise ValueError("gpus must be at least 0" if self.gpus < 0 else "mem_gb must be a number > 0")
+        for key in ("partition", "account", "qos"):
+            value = getattr(self, key)
+            if value is not None and WORD.fullmatch(value) is None:
+                raise ValueError(f"{key} must have letters, digits and . , : @ + _ - only")
+        for name, value in self.env.items():
+            if VARIABLE.fullmatch(name) is None or not str(value).isprintable():
+                raise ValueError(f"env: {name!r:.40} must be a variable's name, and its value one line of text")
+        for name, value in self.extra.items():
+            if OPTION.fullmatch(name) is None or not str(value).isprintable():
+                raise ValueError(f"extra: {name!r:.40} must be a long option of sbatch, and its value one line of text")
+        if self.python is not None and not self.python.isprintable():
+            raise ValueError("python must be one line of text")
         for kind in self.by_kind:
             resources(self, kind)
 
@@ -79,6 +98,9 @@ class LaunchConfig:
     """Resources of Slurm jobs."""
 
     def __post_init__(self) -> None:
+        for key, most in (("workers", MOST_WORKERS), ("per_device", MOST_WORKERS), ("threads", 4096)):
+            if (getattr(self, key) or 0) > most:
+                raise ValueError(f"{key} must be at most {most}")
         if self.workers < 0:
             raise ValueError("workers must be at least 0 (0: one for each device)")
         if self.per_device < 1:

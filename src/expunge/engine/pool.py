@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -27,6 +27,7 @@ from expunge.engine.store import Store
 from expunge.engine.worker import do_job, forget_failure, quiet
 
 TICK_S = 0.2  # seconds between progress reports
+GRACE_S = 1.5  # seconds that workers have for their checkpoints after Ctrl-C
 TRIES = 2  # attempts at a job that was running when a worker died
 
 
@@ -60,7 +61,8 @@ def run_pool(
     n = n_workers(launch)
     context = multiprocessing.get_context("spawn")
     text = JobFile.of(targets, plugins=plugins).text
-    state = _State(store, tell, in_order(targets, store.there))
+    state = _State(store, tell, in_order(targets, store.settled))
+    others = {process.pid for process in multiprocessing.active_children()}
     while not state.finished:
         slots, reports = context.SimpleQueue(), context.Queue()  # a broken pool starts again
         for slot in range(n):
@@ -71,8 +73,32 @@ def run_pool(
             initializer=_begin,
             initargs=(text, launch, n, str(store.root), slots, reports),
         ) as pool:
-            _until_done(pool, state, reports, n)
+            try:
+                _until_done(pool, state, reports, n)
+            except KeyboardInterrupt:
+                _end_workers(pool, others)
+                raise
     return RunOutcome(state.records, state.failures, state.first)
+
+
+def _end_workers(pool: ProcessPoolExecutor, others: Collection[int | None]) -> None:
+    """Interrupt the workers. Kill a worker that lives after GRACE_S, or at once after another Ctrl-C.
+
+    A worker writes a checkpoint if its step ends in time. Files appear whole, so a killed worker damages none.
+    """
+    workers = [process for process in multiprocessing.active_children() if process.pid not in others]
+    deadline = time.monotonic() + GRACE_S
+    try:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid or 0, signal.SIGINT)
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def _until_done(pool: ProcessPoolExecutor, state: _State, reports: Any, n: int) -> None:
@@ -186,7 +212,7 @@ class _Worker:
     ends = False  # SIGINT has arrived
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Delay Ctrl-C until the block ends. Processes that start in the block inherit the mask until they unblock it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

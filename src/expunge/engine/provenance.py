@@ -9,7 +9,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,24 +21,31 @@ from expunge.core.fingerprints import canonical
 from expunge.engine.job import Job
 
 
-def provenance(job: Job, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Run a job and return its record. Only `key`, `identity` and `parents` identify it; the rest is provenance.
+@dataclass(frozen=True)
+class JobStart:
+    """The time and the processors' energy counters (microjoules) when a job began."""
+
+    time: float = field(default_factory=time.time)
+    energy: Sequence[int] = field(default_factory=lambda: _energy_uj())
+
+
+def provenance(job: Job, facts: Mapping[str, Any], start: JobStart) -> dict[str, Any]:
+    """Return the record of a job that has just ended. Only its kind, `identity` and `parents` give its key.
 
     energy_j: joules of the whole machine during the job by the processors' counters, other work included; null if the
     system has no such counter. peak_mb: the peak memory of the process so far in MiB, and of PyTorch on a GPU.
     """
-    started, energy = time.time(), _energy_uj()
-    facts = compute()
-    energy = [after - before for before, after in zip(energy, _energy_uj(), strict=False)]
+    energy = [after - before for before, after in zip(start.energy, _energy_uj(), strict=False)]
     return {
         "key": job.key,
         "kind": job.kind,
         "label": job.label,
         "identity": canonical(job.identity),
         "parents": {role: parent.key for role, parent in job.parents.items()},
+        "excluded_from_key": sorted(job.excluded_from_key & set(job.parents)),
         "facts": dict(facts),
         "seed": job.seed,
-        "wall_s": round(time.time() - started, 3),
+        "wall_s": round(time.time() - start.time, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(_versions()),
         "code": _code(),

@@ -1,6 +1,7 @@
 """Remove results from a store: whole folders, or single files that are recomputed when a job needs them.
 
-The caller decides which results to remove. Results that a running process writes or reads stay.
+The caller decides which results to remove, and whether they go to the trash of the store, from which `restore_trash`
+brings them back. Results that a running process writes or reads stay.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from expunge.core.errors import JobError
-from expunge.core.files import write_json
 from expunge.engine.job import Job
-from expunge.engine.store import LOCKS, RECORD, Store, lock_file, read_record, sweep
-from expunge.engine.verify import artifacts
+from expunge.engine.record import RECORD, read_record, write_record
+from expunge.engine.store import LOCKS, WEIGHTS, Store, lock_file, sweep
+from expunge.engine.verify import TRASH, artifacts
 
-WEIGHTS = ".safetensors"
 NOT_REACHED = "no named study reaches it"
 
 
@@ -50,7 +51,7 @@ def garbage(jobs: Mapping[str, Job], reasons: Mapping[str, str], store: Store) -
             record = read_record(folder / RECORD)
         except JobError:
             continue
-        if record is None or not isinstance(record.get("key"), str):
+        if record is None:
             continue
         key = record["key"]
         if key not in jobs:
@@ -84,19 +85,77 @@ def _sized(plans: Sequence[GarbagePlan]) -> list[GarbagePlan]:
     return out
 
 
-def remove(plans: Iterable[GarbagePlan], store: Store) -> tuple[list[GarbagePlan], list[GarbagePlan]]:
+def remove(
+    plans: Iterable[GarbagePlan], store: Store, *, to_trash: bool = False
+) -> tuple[list[GarbagePlan], list[GarbagePlan]]:
     """Remove planned results. Returns the removed entries and the entries that a running process writes or reads.
 
-    Raises JobError if the system refuses.
+    to_trash: move them to the trash, in place of the results that are in it. Raises JobError if the system refuses.
     """
     done: list[GarbagePlan] = []
     busy: list[GarbagePlan] = []
-    for r in plans:
+    listed = list(plans)
+    trash = store.root / TRASH if to_trash and listed else None
+    if trash is not None:
+        empty_trash(store)
+    for r in listed:
         with _locked(store, r.key) as mine:
             if mine:
-                _remove(r)
+                _remove(r, None if trash is None else trash / r.folder.parent.name / r.folder.name)
             (done if mine else busy).append(r)
     return done, busy
+
+
+def empty_trash(store: Store) -> int:
+    """Remove the results in the trash for good. Returns their bytes."""
+    trash = store.root / TRASH
+    size = sum(p.stat().st_size for p in trash.rglob("*") if p.is_file())
+    if trash.exists():
+        sweep(trash)
+    return size
+
+
+def restore_trash(store: Store) -> tuple[list[Path], list[Path]]:
+    """Bring back the results that the last `remove` moved to the trash.
+
+    Returns:
+        The folders of the restored results, and those in the trash that stay there: their result exists again, is in
+        use, or has a damaged record.
+    """
+    done: list[Path] = []
+    stays: list[Path] = []
+    for folder in artifacts(store.root / TRASH):
+        place = store.root / folder.parent.name / folder.name
+        try:
+            record = read_record(folder / RECORD) or read_record(place / RECORD)
+        except JobError:
+            record = None
+        if record is None:
+            stays.append(folder)
+            continue
+        with _locked(store, record["key"]) as mine:
+            restored = mine and _restore(folder, place, record)
+        (done if restored else stays).append(place if restored else folder)
+    if not stays:
+        empty_trash(store)
+    return done, stays
+
+
+def _restore(folder: Path, place: Path, record: dict[str, Any]) -> bool:
+    """Move a folder of the trash, or its files, back to its place. Returns False if the result exists again."""
+    if (folder / RECORD).exists():
+        if any(place.parent.glob(f"*-{record['key'][:12]}")):  # under this label or another
+            return False
+        place.parent.mkdir(exist_ok=True)
+        os.rename(folder, place)
+        return True
+    names = {file.name for file in folder.iterdir()}
+    back = names & set(record.get("removed", ()))
+    for name in back:
+        os.replace(folder / name, place / name)
+    still = sorted(set(record.pop("removed", ())) - back)
+    write_record(place / RECORD, {**record, **({"removed": still} if still else {})})
+    return back == names
 
 
 @contextlib.contextmanager
@@ -118,17 +177,25 @@ def _locked(store: Store, key: str) -> Iterator[bool]:
         lock.release()
 
 
-def _remove(r: GarbagePlan) -> None:
+def _remove(r: GarbagePlan, trash: Path | None) -> None:
+    """Remove an entry, or move it to its folder in the trash."""
+    if trash is not None:
+        (trash.parent if not r.files else trash).mkdir(parents=True, exist_ok=True)
     if not r.files:
-        sweep(r.folder)
+        if trash is None:
+            sweep(r.folder)
+        else:
+            os.rename(r.folder, trash)
         return
     record = read_record(r.folder / RECORD) or {}
     removed = sorted({*record.get("removed", ()), *r.files})
-    write_json(
-        r.folder / RECORD, {**record, "removed": removed}
-    )  # before the files, because a listed file does not count as missing
+    # before the files, because a listed file does not count as missing
+    write_record(r.folder / RECORD, {**record, "removed": removed})
     for name in r.files:
-        (r.folder / name).unlink(missing_ok=True)
+        if trash is None:
+            (r.folder / name).unlink(missing_ok=True)
+        elif (r.folder / name).exists():
+            os.replace(r.folder / name, trash / name)
 
 
 def read_now(root: Path) -> set[str]:

@@ -22,12 +22,21 @@ class PlannedJob:
     job: Job
     state: State
     seconds: float | None  # actual time (hit) or estimate; None if the model's size is unknown
+    damage: str = ""  # why a stored result cannot be used; a run computes nothing in its place
 
 
 def plan(targets: Sequence[Job], store: Store) -> list[PlannedJob]:
-    """Return the state of every job. Reads only the store's records."""
-    jobs = in_order(targets, store.there)
-    records = {job.key: record for job in jobs if (record := store.readable_record(job)) is not None}
+    """Return the state of every job. Reads the store's records and compares small files with their checksums."""
+    jobs = in_order(targets, store.settled)
+    records: dict[str, Mapping[str, Any]] = {}
+    damage: dict[str, str] = {}
+    for job in jobs:
+        try:
+            record = store.record(job)
+        except JobError as error:
+            damage[job.key] = str(error)
+        else:
+            records |= {} if record is None else {job.key: record}
     rate = _rate(jobs, records)
     out = []
     for job in jobs:
@@ -35,11 +44,11 @@ def plan(targets: Sequence[Job], store: Store) -> list[PlannedJob]:
             state: State = "hit"
         else:
             state = "missing" if all(p.key in records for p in job.parents.values()) else "blocked"
-        out.append(PlannedJob(job, state, _seconds(job, records.get(job.key), rate)))
+        out.append(PlannedJob(job, state, _seconds(job, records.get(job.key), rate), damage.get(job.key, "")))
     return out
 
 
-def _rate(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any] | None]) -> float:
+def _rate(jobs: Sequence[Job], records: Mapping[str, Mapping[str, Any]]) -> float:
     """Return floating-point operations per second, from the finished jobs of this store if there are any."""
     flops = wall = 0.0
     for job in jobs:
@@ -84,7 +93,7 @@ def run(targets: Sequence[Job], store: Store, tell: Callable[[JobEvent], None]) 
     records: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     first: ExpungeError | None = None
-    for job in in_order(targets, store.there):
+    for job in in_order(targets, store.settled):
         try:
             record = store.record(job)
         except JobError as error:

@@ -1,13 +1,19 @@
-"""Show results of the store in a user's folder."""
+"""Show results of the store in a user's folder, as copies: a change there cannot reach the store."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from expunge.core.files import link
+from expunge.core.files import READ_WRITE, clone
+from expunge.core.fingerprints import file_sha256
+from expunge.core.sealed import read_sealed, write_sealed
 from expunge.engine.job import Job
+from expunge.engine.record import RECORD
 from expunge.engine.store import Store
+
+MANIFEST = ".expunge-shown"  # the checksums of a folder's files, and their times
 
 
 def show(
@@ -18,10 +24,9 @@ def show(
     names: Mapping[str, str] | None = None,
     replace: bool = False,
 ) -> list[Path]:
-    """Link files of a finished job into a folder, so that they use disk space once.
+    """Copy files of a finished job into a folder. The copies share disk space if the file system can do that.
 
-    Files are hard links into the store, or copies on another file system. Files that `expunge gc` has removed are
-    recomputed first.
+    Files that `expunge gc` has removed are recomputed first. Each file is compared with its checksum.
 
     Args:
         job: The finished job.
@@ -32,10 +37,10 @@ def show(
         replace: Replace files that are in the folder already; otherwise these stay unchanged.
 
     Returns:
-        The files that were linked.
+        The files that were copied.
 
     Raises:
-        JobError: Removed files cannot be computed again.
+        JobError: A file is damaged, or removed files cannot be computed again.
     """
     store.restore(job)
     source = store.path(job)
@@ -48,6 +53,44 @@ def show(
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        link(source / name, target)
+        clone(source / name if name == RECORD else store.file(job, name), target)
+        target.chmod(target.parent.stat().st_mode & READ_WRITE)
         targets.append(target)
     return targets
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the checksums of a folder's present files, so that `changed_files` can compare them later."""
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        stat = file.stat()
+        files[file.relative_to(folder).as_posix()] = [stat.st_size, stat.st_mtime_ns, file_sha256(file)]
+    write_sealed(folder / MANIFEST, {"files": files})
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Return the files that were changed or removed since the folder was written; none without a manifest."""
+    try:
+        files = read_sealed(folder / MANIFEST)["files"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        return [MANIFEST]
+    return [name for name, (size, time, sha) in files.items() if _differs(folder / name, size, time, sha)]
+
+
+def change_notes(folder: Path) -> list[str]:
+    """Return a line for each file that was changed since the folder was written."""
+    return [
+        f"{folder / name} was changed or removed after it was written; the result in the store is as it was (move "
+        "the folder away and run again to show it again)"
+        for name in changed_files(folder)
+    ]
+
+
+def _differs(file: Path, size: int, time: int, sha: str) -> bool:
+    """Return whether a file is another one. Its contents are read only if its size is the same and its time is not."""
+    with contextlib.suppress(OSError):
+        stat = file.stat()
+        return stat.st_size != size or (stat.st_mtime_ns != time and file_sha256(file) != sha)
+    return True

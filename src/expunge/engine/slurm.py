@@ -69,7 +69,7 @@ def _missing(targets: Sequence[Job], store: Store) -> list[Job]:
     """Return the jobs to run, in order, without jobs with a damaged record and the jobs that depend on them."""
     out: list[Job] = []
     failed: set[str] = set()
-    for job in in_order(targets, store.there):
+    for job in in_order(targets, store.settled):
         try:
             done = store.done(job)
         except JobError:
@@ -124,7 +124,7 @@ def run_slurm(
     submitit or Slurm.
     """
     planned = stages(targets, store, launch.slurm)
-    watch = _SlurmWatch(store, in_order(targets, store.there), tell)
+    watch = _SlurmWatch(store, in_order(targets, store.settled), tell)
     arrays: dict[str, str] = {}
     for stage in planned:
         path = _write_stage(stage, store, folder.resolve(), plugins)

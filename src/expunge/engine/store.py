@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,28 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import sweep_parts, whole_folder, write_json
+from expunge.core.files import READ, sweep_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
-from expunge.engine.collective import run_job
+from expunge.engine.collective import announced
 from expunge.engine.job import Job, JobContext, Progress, silent
-from expunge.engine.provenance import provenance
+from expunge.engine.provenance import JobStart, provenance
+from expunge.engine.record import RECORD, Record, proof, read_record, write_record
+from expunge.engine.waiting import acquire
 
-RECORD = "job.json"
 LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
-PACKED = (
-    "stores its weights as differences from another model, a format of earlier versions that is no longer supported"
-)
+WEIGHTS = ".safetensors"
+BULK = 2**26  # bytes: a job that reads a larger file, or weights, compares its checksum; a hit does not
+
+
+@dataclass
+class _Attempt:
+    """One run of a job: its inputs, and afterwards its facts and record."""
+
+    inputs: Mapping[str, Path]
+    context: JobContext
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
 
 
 class Store:
@@ -42,6 +53,7 @@ class Store:
         self._listed: dict[str, tuple[int, dict[str, str]]] = {}
         self._memory: dict[Any, Any] = {}  # objects that jobs of this process share (`JobContext.memory`)
         self._sums: dict[tuple[int, ...], str] = {}  # checksums of files, by device, inode, size and time
+        self._records: dict[Path, tuple[tuple[int, ...], Record]] = {}  # records that were read, with such a place
         if root.exists() and not root.is_dir():
             raise ConfigError(f"paths.store: {root} is a file, not a folder")
 
@@ -65,29 +77,78 @@ class Store:
         return self._listed[kind][1]
 
     def done(self, job: Job) -> bool:
-        """Return whether the artifact exists. Raises JobError for a record of another job."""
+        """Return whether the artifact exists. Raises JobError for a damaged one or that of another job."""
         return self.record(job) is not None
 
     def there(self, job: Job) -> bool:
-        """Return whether the job is done; a damaged record or one of another job counts as not done."""
+        """Return whether the job is done; a damaged result or one of another job counts as not done."""
         return self.readable_record(job) is not None
 
-    def readable_record(self, job: Job) -> dict[str, Any] | None:
-        """Return the job's record; None for a damaged record or one of another job."""
+    def settled(self, job: Job) -> bool:
+        """Return whether a run computes nothing for the job: it is done, or its stored result is damaged."""
+        try:
+            return self.record(job) is not None
+        except JobError:
+            return True
+
+    def readable_record(self, job: Job) -> Record | None:
+        """Return the job's record; None for a damaged result or a record of another job."""
         try:
             return self.record(job)
         except JobError:
             return None
 
-    def record(self, job: Job) -> dict[str, Any] | None:
-        """Return the job's record, or None if it is not done. Raises JobError if it is damaged or another job's."""
-        path = self.path(job) / RECORD
-        record = read_record(path)
-        if record is not None and record.get("key") != job.key:
-            raise JobError(f"{path.parent} holds another job's record; move it away and run again")
+    def record(self, job: Job) -> Record | None:
+        """Return the job's record, or None if it is not done. Compares its files with their checksums.
+
+        Weights and files over 64 MiB are compared by the jobs that read them.
+
+        Raises:
+            JobError: The record or a file is damaged or missing, or the record is another job's.
+        """
+        folder = self.path(job)
+        record = self._read(folder / RECORD)
+        if record is None:
+            if folder.is_dir():
+                raise JobError(f"{folder} has lost its {RECORD}; move the folder away and run again")
+            return None
+        if record["key"] != job.key:
+            raise JobError(f"{folder} holds another job's record; move it away and run again")
+        for name, (_, n_bytes) in record["files"].items():
+            if n_bytes <= BULK and not name.endswith(WEIGHTS):
+                self._compare(folder, record, name)
         return record
 
-    def make(self, job: Job, progress: Progress) -> dict[str, Any]:
+    def file(self, job: Job, name: str) -> Path:
+        """Return a file of a finished job after a comparison with its checksum, of any size. Raises JobError."""
+        record = self.record(job)
+        if record is None or name not in record["files"]:
+            raise JobError(f"{self.path(job) / name} is missing; run the study again")
+        self._compare(self.path(job), record, name)
+        return self.path(job) / name
+
+    def _read(self, path: Path) -> Record | None:
+        """Return a record, which is read and checked again if its file has changed."""
+        try:
+            place = _place(os.stat(path))
+        except OSError:
+            return read_record(path)
+        if path not in self._records or self._records[path][0] != place:
+            record = read_record(path)
+            if record is None:
+                return None
+            self._records[path] = place, record
+        return self._records[path][1]
+
+    def _compare(self, folder: Path, record: Record, name: str) -> None:
+        """Raise JobError if a file differs from its record. Files that `expunge gc` removed are not missing."""
+        if name not in record.get("removed", ()):
+            sha, n_bytes = record["files"][name]
+            reason = wrong_file(folder / name, sha, n_bytes, self._sums)
+            if reason is not None:
+                raise JobError(f"{folder / name} {reason}; move the folder away and run again")
+
+    def make(self, job: Job, progress: Progress) -> Record:
         """Run the job and store its complete artifact. Waits for another process that runs the same job.
 
         Recomputes weights of a parent that `expunge gc` has removed. Raises JobError if the job fails, a parent is
@@ -105,78 +166,81 @@ class Store:
                 self._check(job, role, parent)
             with self._writing(job):
                 sweep_parts(self.path(job))
-                with whole_folder(self.path(job)) as folder:
-                    record = self._fill(job, folder, progress)
+                with whole_folder(self.path(job), READ) as folder, self._recorded(job, folder, progress) as attempt:
+                    attempt.facts = job.run(attempt.inputs, folder, attempt.context)
                 if job.resumable:
                     shutil.rmtree(self._unfinished(job), ignore_errors=True)
-                return record
+                return attempt.record
 
     def restore(self, job: Job) -> None:
-        """Recompute the files that `expunge gc` has removed from a finished job, and the parents that this needs.
-
-        Raises JobError for weights in the packed format of earlier versions.
-        """
-        present = self.record(job) or {}
-        if present.get("packed"):
-            raise JobError(f"{job.name}: {self.path(job)} {PACKED}; move the folder away and run again")
-        if not present.get("removed"):
+        """Recompute the files that `expunge gc` has removed from a finished job, and the parents that this needs."""
+        if not (self.record(job) or {}).get("removed"):
             return
         for parent in job.parents.values():
             if not self.done(parent):
                 self.make(parent, silent)
             self.restore(parent)
         with self._lock(job):
-            record = self.record(job)
-            if record is None or not record.get("removed"):
+            record = dict(self.record(job) or {})
+            if not record.get("removed"):
                 return
             place = self.path(job)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
-                recomputed = self._fill(job, Path(folder), silent)
-                same = all(recomputed["files"].get(n) == record["files"].get(n) for n in record["removed"])
-                for name in record["removed"]:
+                with self._recorded(job, Path(folder), silent) as attempt:
+                    attempt.facts = job.run(attempt.inputs, Path(folder), attempt.context)
+                recomputed = attempt.record
+                removed = record.pop("removed")
+                before = {n: record["files"][n] for n in removed}
+                new = {n: recomputed["files"][n] for n in removed}
+                for name in removed:
                     os.replace(Path(folder) / name, place / name)
-                    record["files"][name] = recomputed["files"][name]
-                del record["removed"]
-                write_json(
-                    place / RECORD, record | {"made_again": {"finished": recomputed["finished"], "same_bytes": same}}
-                )
+                    (place / name).chmod(place.stat().st_mode & READ)
+                again = {"finished": recomputed["finished"], "same_bytes": new == before,
+                         "before": before | record.get("made_again", {}).get("before", {})}  # fmt: skip
+                write_record(place / RECORD, record | {"files": record["files"] | new, "made_again": again})
 
     def _check(self, job: Job, role: str, parent: Job) -> None:
-        """Compare a parent's files with their checksums, once per process. Raises JobError for the first difference."""
-        place, record = self.path(parent), self.record(parent) or {}
-        for name, (sha, n_bytes) in record.get("files", {}).items():  # none in records of earlier versions
-            reason = None if name in record.get("removed", ()) else wrong_file(place / name, sha, n_bytes, self._sums)
-            if reason is not None:
-                raise JobError(
-                    f"{job.name}: its {role} ({parent.name}): {place / name} {reason}; move the folder away and run "
-                    "again"
-                )
+        """Compare all files of a parent with their checksums, each once per process. Raises JobError."""
+        try:
+            record = self.record(parent) or {"files": {}}
+            for name in record["files"]:
+                self._compare(self.path(parent), record, name)
+        except JobError as error:
+            raise JobError(f"{job.name}: its {role} ({parent.name}): {error}") from None
 
     def _unfinished(self, job: Job) -> Path:
         """Return the checkpoint folder of a resumable job."""
         return self.root / CHECKPOINTS / job.key[:32]
 
-    def _fill(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
-        """Run a job whose parents exist, and write its record with the checksums of its files."""
+    @contextlib.contextmanager
+    def _recorded(self, job: Job, folder: Path, progress: Progress) -> Iterator[_Attempt]:
+        """Write the record of a job, with the checksums of its files, after the block has run it."""
         inputs = {role: self.path(parent) for role, parent in job.parents.items()}
         context = JobContext(progress, self._unfinished(job) if job.resumable else None, self._memory)
-        record = provenance(job, lambda: run_job(job, inputs, folder, context))
-        files = sorted(f for f in folder.rglob("*") if f.is_file())
+        attempt, start = _Attempt(inputs, context), JobStart()
+        with announced(job, inputs, context):
+            yield attempt
+        record = provenance(job, attempt.facts, start)
+        record["chain"] = {role: proof(self.record(parent) or {}) for role, parent in job.parents.items()}
         record["files"] = {}
-        for f in files:
+        for f in sorted(f for f in folder.rglob("*") if f.is_file()):
             stat = f.stat()
             self._sums[_place(stat)] = sha = file_sha256(f)
             record["files"][f.relative_to(folder).as_posix()] = [sha, stat.st_size]
-        write_json(folder / RECORD, record)
-        return record
+        write_record(folder / RECORD, record)
+        attempt.record = record
 
     @contextlib.contextmanager
     def _writing(self, job: Job) -> Iterator[None]:
         """Raise a disk error of the system as an error of the job."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
+            # the tokenizers library raises a bare Exception with the system's words
+            of_system = type(error) is Exception and "(os error " in str(error)
+            if not (of_system or isinstance(error, OSError | SafetensorError)):
+                raise
             message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise JobError(f"{job.name}: cannot write under {self.root}: {' '.join(message.split())}") from error
 
@@ -191,7 +255,7 @@ class Store:
         lock = FileLock(lock_file(self.root, job.key))
         note = reads_file(self.root, job.key)
         try:
-            lock.acquire(timeout=24 * 3600)
+            acquire(lock, job.name)
             note.write_text(json.dumps([parent.key for parent in job.parents.values()]))
         except Timeout:
             raise JobError(f"{job.name}: another process has held this job for a day") from None
@@ -220,21 +284,6 @@ def lock_file(root: Path, key: str) -> Path:
 def reads_file(root: Path, key: str) -> Path:
     """Return the file that lists the keys of the parents that a running job reads."""
     return root / LOCKS / f"{key[:32]}.reads"
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return a job's record, or None if there is none. Raises JobError if it cannot be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return record
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        pass
-    except OSError as error:
-        raise JobError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise JobError(f"{path} is damaged; move its folder away and run again")
 
 
 def _place(stat: os.stat_result) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
+from expunge.core.terminal import say
 from expunge.engine.job import Job, Progress, silent
 from expunge.engine.job_file import JobFile
 from expunge.engine.store import Store
@@ -61,7 +62,7 @@ def run_task(path: Path, index: int) -> int:
     for key in job_file.tasks[index]:
         job = job_file.job(key)
         reason = do_job(job, store, silent)
-        print(f"{job.name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
+        say(f"{job.name}: {'done' if reason is None else f'failed: {reason}'}", flush=True)
         failed = failed or reason is not None
     return 1 if failed else 0
 

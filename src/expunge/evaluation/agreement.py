@@ -15,7 +15,6 @@ from expunge.core.records import AGREEMENT
 from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.evaluation.kinds import NO_ORIGINAL, ScoringInputs, record_kind
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.token_stats import rows_at_a_time
@@ -90,22 +89,6 @@ def score_agreement(
         "same_argmax": same_N[order],
     }
     return pa.table({n: pa.array(columns[n], type=AGREEMENT.field(n).type) for n in AGREEMENT.names}, schema=AGREEMENT)
-
-
-@record_kind("agreement", schema=AGREEMENT, cost=4.0, needs="original")
-def agreement(inputs: ScoringInputs) -> pa.Table:
-    """Compare the model with the original one at each token of an answer."""
-    if inputs.original is None:
-        raise JobError(NO_ORIGINAL)
-    return score_agreement(
-        inputs.model,
-        inputs.original(),
-        inputs.examples,
-        inputs.names,
-        inputs.encoder,
-        token_budget=inputs.batch_tokens or BUDGET,
-        progress=inputs.progress,
-    )
 
 
 def _compare(model: Any, original: Any, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from typing import Literal
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 
+TRUNCATED = "truncated_answers"  # in the metadata of token records: the number of truncated answers
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,9 @@ class Generation:
     """hf (transformers, in this process) or vllm (an optional dependency that loads the model's folder again)."""
 
     def __post_init__(self) -> None:
+        for key, most in (("max_new_tokens", 10**6), ("temperature", 1e3), ("samples", 10**5)):
+            if getattr(self, key) > most:
+                raise ValueError(f"{key} must be at most {most:g}")
         if self.max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         if not 0 <= self.temperature < float("inf"):

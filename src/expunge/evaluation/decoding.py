@@ -150,6 +150,8 @@ class Decoder:
         if uniform is None:
             return greedy(logits)
         # In float64, so that a draw changes with the rounding of the logits only once in about 1e7 tokens.
-        summed = torch.softmax(logits.double() / self.generation.temperature, dim=-1).cumsum(-1)
-        at = torch.from_numpy(uniform)[:, None].to(logits.device) * summed[:, -1:]
-        return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        wide = (logits.cpu() if logits.device.type == "mps" else logits).double()  # Apple's GPUs have no float64
+        summed = torch.softmax(wide / self.generation.temperature, dim=-1).cumsum(-1)
+        at = torch.from_numpy(uniform)[:, None].to(wide.device) * summed[:, -1:]
+        token = torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        return token.to(logits.device)

@@ -16,9 +16,10 @@ from expunge.core import distributed
 from expunge.core.records import GeneratedText, text_records, texts_table
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.evaluation.config import Generation
+from expunge.evaluation.config import TRUNCATED, Generation
 from expunge.evaluation.generation import generate_texts
-from expunge.evaluation.loglikelihood import TRUNCATED, score_tokens, wanted_variants
+from expunge.evaluation.kinds import wanted_variants
+from expunge.evaluation.loglikelihood import score_tokens
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import torch
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import fingerprint
+from expunge.core.on_use import torch
 from expunge.core.records import Absent, Records
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
-from expunge.evaluation.config import Generation, check_backend
+from expunge.evaluation.config import TRUNCATED, Generation, check_backend
 from expunge.evaluation.kinds import GREEDY, RecordKind, RecordPart, ScoringInputs, parts
-from expunge.evaluation.loglikelihood import TRUNCATED
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.added import added_metrics
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import compute, with_parents
 from expunge.models.capabilities import observed_capabilities
-from expunge.models.config import ModelArgs, TokenizerArgs
-from expunge.models.load import load_model, load_tokenizer, pick_device
+from expunge.models.config import TokenizerArgs
+from expunge.models.load import load_named, load_tokenizer
 
 TOKENIZER = "tokenizer"  # in the metadata of records and results: the mark of the model's tokenizer
 SAMPLING = Generation(temperature=1.0, samples=8)
@@ -105,10 +104,14 @@ class Evaluator:
     """Returns the model that agreement compares with."""
     embedder: Any = None
     """The embedding model of similarity: a name, or an `evaluation.similarity.Embedder`."""
+    judge: Any = None
+    """Returns the scores of generations (`ScoringInputs.judge`)."""
     batch_tokens: int | None = None
     """The maximum number of tokens of a padded batch. None: the device's default."""
     n_rows: int | None = None
     """The number of examples of each set that are read, from the first. None: all."""
+    retain: Mapping[str, MetricResult] | None = None
+    """The retain model's results on the same examples, if there is one."""
 
     def score(self, model: Any, *, whole: bool = False) -> dict[tuple[str, str], pa.Table]:
         """Compute all records that the metrics read: (rows, kind) -> table. The model's mode is restored.
@@ -130,6 +133,7 @@ class Evaluator:
                     generation=self.settings(part),
                     original=self.original,
                     embedder=self.embedder,
+                    judge=self.judge,
                     source=tables.get((part.rows, part.of or "")),
                     tokens=tables.get((part.rows, "tokens")),
                     batch_tokens=self.batch_tokens,
@@ -140,14 +144,9 @@ class Evaluator:
             model.train(was_training)
         return tables
 
-    def results(
-        self,
-        tables: Tables,
-        retain: Mapping[str, MetricResult] | None = None,
-        shadows: Sequence[Mapping[str, MetricResult]] = (),
-    ) -> dict[str, MetricResult]:
+    def results(self, tables: Tables, shadows: Sequence[Mapping[str, MetricResult]] = ()) -> dict[str, MetricResult]:
         """Compute the metrics from records, cut to the examples of `n_rows`."""
-        return results_of(self.metrics, tables, self.sets, retain, shadows, n_rows=self.n_rows)
+        return results_of(self.metrics, tables, self.sets, self.retain, shadows, n_rows=self.n_rows)
 
     def examples(self, rows: str) -> ExampleSet:
         """Return the examples of a set that are read."""
@@ -249,6 +248,7 @@ def evaluate_task(
     sampling: Generation | Mapping[str, Any] | None = None,
     original: Any = None,
     embedder: str | None = None,
+    judge: Any = None,
     batch_tokens: int | None = None,
     seed: int = 0,
 ) -> EvalResult:
@@ -257,7 +257,6 @@ def evaluate_task(
     how = resolve_generation(generation, seed)
     several = resolve_generation(sampling, seed, default=SAMPLING, where="sampling")
     retain = retain_of(retain_results)
-    first = retain[0] if retain else None
     model, tokenizer = resolve_model(model, tokenizer)
     evaluator = Evaluator(
         metrics=suite,
@@ -268,7 +267,9 @@ def evaluate_task(
         limits=task.generation,
         original=None if original is None else lambda: load_if_named(original),
         embedder=embedder,
+        judge=judge,
         batch_tokens=batch_tokens,
+        retain=retain[0] if retain else None,
     )
     mark = tokenizer_mark(tokenizer)
     tables = {key: marked(table, mark) for key, table in evaluator.score(model).items()}
@@ -280,8 +281,9 @@ def evaluate_task(
         TOKENIZER: mark,
     }
     return EvalResult(
-        evaluator.results(tables, first, retain if len(retain) > 1 else ()),
+        evaluator.results(tables, retain if len(retain) > 1 else ()),
         meta=meta,
+        retain=evaluator.retain,
         examples={m.name: m.rows for m in suite if m.rows},
         records={f"{rows}.{kind}": table for (rows, kind), table in tables.items()},
         prefix=task.eval_name,
@@ -302,7 +304,7 @@ def reading_notes(encoder: Encoder, tables: Tables, model: Any) -> list[str]:
         cut = int((table.schema.metadata or {}).get(TRUNCATED.encode(), 0))
         if cut:
             notes.append(
-                f"{cut} answers of {rows} are truncated at {encoder.template.max_length} tokens, question included; "
+                f"{cut} answers of {rows} are truncated at {encoder.max_length} tokens, question included; "
                 "template={'max_length': N} sets another limit"
             )
     observed = observed_capabilities(model)
@@ -323,12 +325,14 @@ def resolve_model(model: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def load_if_named(model: Any) -> Any:
-    """Return a model, loaded on the first accelerator in float32 if it is a name. Raises ConfigError."""
-    if isinstance(model, str | Path):
-        return load_model(str(model), ModelArgs(), device=pick_device("auto"))
-    if not isinstance(model, torch.nn.Module):
+    """Return an observed model; a name is loaded. Raises ConfigError for another object."""
+    loaded = load_named(model)
+    if not isinstance(loaded, torch.nn.Module):
         raise ConfigError(f"evaluate: model: expected a model or its name, got a {type(model).__name__}")
-    return model
+    from expunge.evaluation.observation import capabilities
+
+    capabilities(loaded)  # later forwards read it
+    return loaded
 
 
 def resolve_template(template: Template | Mapping[str, Any] | None, tokenizer: Any) -> Template:

@@ -7,6 +7,7 @@ greedy text that scoring has shown already are not generated again (`drafts`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -16,18 +17,15 @@ from expunge.core.records import GeneratedText
 from expunge.data.batch import budget_batches
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
+from expunge.evaluation.batch_limits import CACHE_BYTES, CACHED_PER_TOKEN, GENERATED_TOKENS
 from expunge.evaluation.config import Generation, check_backend
 from expunge.evaluation.decoding import Decoder
-from expunge.evaluation.loglikelihood import CACHED, SHOTS, context_length
+from expunge.evaluation.loglikelihood import SHOTS, context_length
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.prompts import Prompt, PromptBatch, make_prompts
 from expunge.evaluation.speculative import DraftTexts, with_drafts
-from expunge.evaluation.vllm_generation import continue_prompts
 from expunge.models.token_ids import check_ids, padding_id
-
-BUDGET = 16384  # maximum tokens of a batch at its end,
-CACHE = 2**28  # or the tokens of this many bytes of cache: each step has a fixed cost, so large batches are faster
 
 
 def generate_texts(
@@ -53,7 +51,8 @@ def generate_texts(
         reference: The variant that is stored next to the texts as the truth.
         encoder: The template and the tokenizer.
         generation: The settings of generation.
-        token_budget: The maximum tokens of a batch at its end. None: BUDGET, or more if a small model's cache allows.
+        token_budget: The maximum tokens of a batch at its end. None: GENERATED_TOKENS, or more
+            if a small model's cache allows.
         progress: Receives the number of texts of each batch.
         only: The ids of the rows to read. None: all.
         drafts: The first tokens of the greedy text by row, known from the scores of `reference`. They save time and do
@@ -67,11 +66,14 @@ def generate_texts(
         ConfigError: If the backend is not installed.
     """
     check_backend(generation)
+    generation = _with_stops(generation, encoder)
     prompts = make_prompts(rows, encoder, generation, context_length(model), only)
     truth = {r.row_id: r.answers[reference] for r in rows.rows}
     ends = _ends(model, encoder)
     if generation.backend == "vllm":
         batches = [list(prompts)]
+        from expunge.evaluation.vllm_generation import continue_prompts
+
         decode = continue_prompts(model, generation, ends)
     else:
         model.eval()
@@ -81,8 +83,9 @@ def generate_texts(
         if drafts and generation.temperature == 0:
             prompts = with_drafts(prompts, drafts, rows, reference, encoder)
         lengths = [len(p.ids) + p.limit for p in prompts]
-        costs = [max(n - n_all, n // CACHED) for n in lengths]
-        batches = budget_batches(prompts, costs, token_budget or max(BUDGET, CACHE // _cache_bytes(model)))
+        costs = [max(n - n_all, n // CACHED_PER_TOKEN) for n in lengths]
+        budget = token_budget or max(GENERATED_TOKENS, CACHE_BYTES // _cache_bytes(model))
+        batches = budget_batches(prompts, costs, budget)
         decode = Decoder(model, encoder.tokenizer, generation, ends, start, mode=capabilities(model).generation)
     out: list[GeneratedText] = []
     for batch in batches:
@@ -97,11 +100,11 @@ def generate_texts(
 
 
 def _cache_bytes(model: Any) -> int:
-    """Return the maximum bytes of a model's cache per token; CACHE if its configuration has no sizes."""
+    """Return the maximum bytes of a model's cache per token; CACHE_BYTES if its configuration has no sizes."""
     config = model.config.get_text_config()
     layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     if not isinstance(layers, int) or not isinstance(width, int):
-        return CACHE
+        return CACHE_BYTES
     return 2 * layers * width * int(next(model.parameters()).element_size())
 
 
@@ -111,13 +114,14 @@ def continued(
     encoder: Encoder,
     generation: Generation,
     *,
-    token_budget: int = BUDGET,
+    token_budget: int = GENERATED_TOKENS,
 ) -> list[str]:
     """Continue prompts of token ids as `generate_texts` does, one text each, by this model in this process.
 
     A prompt that fills the model's context has an empty continuation.
     """
     model.eval()
+    generation = _with_stops(generation, encoder)
     context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
     limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
     requests = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
@@ -139,6 +143,11 @@ def _text(ended: PromptBatch, encoder: Encoder, generation: Generation) -> str:
     for end in generation.stop:
         text = text.partition(end)[0]
     return text.strip()
+
+
+def _with_stops(generation: Generation, encoder: Encoder) -> Generation:
+    """Return the settings with the texts that end an answer, for a template without an end token."""
+    return dataclasses.replace(generation, stop=tuple(dict.fromkeys((*generation.stop, *encoder.stops))))
 
 
 def _ends(model: Any, encoder: Encoder) -> frozenset[int]:

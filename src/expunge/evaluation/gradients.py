@@ -16,16 +16,14 @@ from expunge.core.records import GRADS
 from expunge.data.batch import Batch, collate
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
-from expunge.evaluation.kinds import ScoringInputs, record_kind
+from expunge.evaluation.batch_limits import GRADIENT_ANSWERS, GRADIENT_BYTES
 from expunge.evaluation.loglikelihood import encode_items
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.per_example_gradients import NotByAnswer, PerAnswer
 from expunge.models.packed import BatchPositions, packed_forward, wide
 from expunge.models.token_ids import check_ids, padding_id
 
-ROOM = {"cpu": 2**26}  # bytes of gradients at a time: more would not fit a processor's cache,
-WIDE_ROOM = 2**30  # or the free memory of an accelerator
-AT_ONCE = 32  # maximum answers of one backward
+ROOM = {"cpu": 2**26}  # bytes of gradients at a time: more would not fit a processor's cache
 NAMES = ("l1", "l2", "linf", "tensor_mean")
 
 
@@ -64,7 +62,7 @@ def score_grads(
     whole = [i for i in items if i.n_scored > 1]
     whole.sort(key=lambda i: (len(i.encoded.ids), i.variant, i.row_id))
     n_bytes = sum(p.numel() * p.element_size() for p in weights)
-    size = min(AT_ONCE, max(1, ROOM.get(device.type, WIDE_ROOM) // n_bytes))
+    size = min(GRADIENT_ANSWERS, max(1, ROOM.get(device.type, GRADIENT_BYTES) // n_bytes))
     norms_of = {(i.variant, i.row_id): dict.fromkeys(NAMES, math.nan) for i in items}
     model.eval()
     size = min(size, len(whole)) or 1
@@ -80,12 +78,6 @@ def score_grads(
         progress(len(items) - len(whole))
     lines = [{"variant": variant, "row_id": row} | norms for (variant, row), norms in sorted(norms_of.items())]
     return pa.Table.from_pylist(lines, schema=GRADS)
-
-
-@record_kind("grads", schema=GRADS, cost=6.0)
-def grads(inputs: ScoringInputs) -> pa.Table:
-    """Measure the norms of the loss gradient of each answer."""
-    return score_grads(inputs.model, inputs.examples, inputs.names, inputs.encoder, progress=inputs.progress)
 
 
 def _agree(model: Any, batch: Batch, weights: Sequence[Tensor]) -> bool:
@@ -178,6 +170,6 @@ def _of_tensors(grads: Sequence[Tensor]) -> list[dict[str, float]]:
         [torch.linalg.vector_norm(g, dim=1).to(grads[0].device) for g in sizes],
         [g.amax(1).to(grads[0].device) for g in sizes],
     ]
-    one, two, top = (torch.stack(norms).double() for norms in of_each)  # each (tensors, B)
+    one, two, top = (torch.stack(norms).cpu().double() for norms in of_each)  # each (tensors, B)
     columns = (one.sum(0), two.square().sum(0).sqrt(), top.amax(0), two.mean(0))
     return [dict(zip(NAMES, values, strict=True)) for values in zip(*(c.tolist() for c in columns), strict=True)]

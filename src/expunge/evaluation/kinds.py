@@ -7,25 +7,23 @@ kinds it reads (`Metric.reads`), and an evaluation computes the union over all m
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from expunge.core.errors import ConfigError, nearest
-from expunge.core.records import Records, answer_numbers
+from expunge.core.records import GeneratedText, Records, answer_numbers
 from expunge.core.registry import Registry
-from expunge.data.examples import ExampleSet
+from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoder
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import requests
 
-BUILT_IN = ("score_kinds", "gradients", "agreement", "similarity")  # the modules that register a kind
 GREEDY = Generation()
 NO_EMBEDDER = "no embedding model was named to measure similarity with (eval.embedder)"  # stored with results
+NO_JUDGE = "no judge was named to score generations with (eval.judge)"
 NO_ORIGINAL = "no original model was given to compare with"
 
 
@@ -47,6 +45,8 @@ class ScoringInputs:
     """Returns the model that agreement compares with."""
     embedder: Any = None
     """The embedding model that similarity uses: a name, or an `evaluation.similarity.Embedder`."""
+    judge: Callable[[Sequence[GeneratedText]], Sequence[tuple[float, str | None]]] | None = None
+    """Returns the score of each generation, and the reason if it is NaN."""
     source: pa.Table | None = None
     """The table of the kind that this kind `follows`, of the same examples."""
     tokens: pa.Table | None = None
@@ -81,8 +81,8 @@ class RecordKind:
     """Floating-point operations per parameter and token: 2 for a forward, 6 with a backward."""
     settings: Literal["generation", "sampling"] | None = None
     """The generation settings that decide its records, if any."""
-    needs: Literal["original", "embedder"] | None = None
-    """The additional model that it needs."""
+    needs: Literal["original", "embedder", "judge"] | None = None
+    """The additional model or judge that it needs."""
     follows: str | None = None
     """The kind whose table it reads in place of the model."""
     collective: bool = False
@@ -91,7 +91,7 @@ class RecordKind:
     @property
     def absent(self) -> str | None:
         """Return the reason for missing records if the additional model is missing."""
-        return {None: None, "original": NO_ORIGINAL, "embedder": NO_EMBEDDER}[self.needs]
+        return {None: None, "original": NO_ORIGINAL, "embedder": NO_EMBEDDER, "judge": NO_JUDGE}[self.needs]
 
     @property
     def key(self) -> list[str]:
@@ -99,7 +99,9 @@ class RecordKind:
         return [*self.schema.names, *([f"revision {self.revision}"] if self.revision > 1 else [])]
 
 
-_KINDS: Registry[RecordKind] = Registry("record kind", lambda kind: kind.compute)
+_KINDS: Registry[RecordKind] = Registry(
+    "record kind", lambda kind: kind.compute, folder="evaluation", decorator="record_kind"
+)
 
 
 def record_kind(name: str, *, schema: pa.Schema, **declared: Any) -> Callable[[Compute], Compute]:
@@ -120,17 +122,12 @@ def record_kind(name: str, *, schema: pa.Schema, **declared: Any) -> Callable[[C
 
 def kinds() -> Mapping[str, RecordKind]:
     """Return all kinds by name."""
-    for module in BUILT_IN:
-        importlib.import_module(f"expunge.evaluation.{module}")
-    return _KINDS.all()
+    return _KINDS
 
 
 def find_kind(name: str, where: str = "") -> RecordKind:
     """Return the kind of a name. Raises ConfigError with the nearest right name."""
-    known = kinds()
-    if name not in known:
-        raise ConfigError(f"{where}{': ' if where else ''}no record kind named {name!r}{nearest(name, known)}")
-    return known[name]
+    return _KINDS.find(name, where)
 
 
 @dataclass(frozen=True)
@@ -173,3 +170,13 @@ def parts(metrics: Iterable[Metric]) -> list[RecordPart]:
 def _in_order(names: Iterable[str]) -> Sequence[str]:
     """Return kinds so that tokens come first (generation reads them) and a kind comes after the one that it follows."""
     return sorted(names, key=lambda name: (find_kind(name).follows is not None, name != "tokens", name))
+
+
+def wanted_variants(row: Example, names: Sequence[str]) -> list[str]:
+    """Return the row's variants among `names`; a stem such as "perturbed" stands for all `perturbed_i`."""
+    out: list[str] = []
+    for name in row.answers:
+        stem, _, index = name.rpartition("_")
+        if name in names or (index.isdigit() and stem in names):
+            out.append(name)
+    return out

@@ -21,6 +21,9 @@ from expunge.core.records import TOKENS, Ints
 from expunge.data.batch import budget_batches, collate, joined, ragged
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoded, Encoder
+from expunge.evaluation.batch_limits import CACHED_PER_TOKEN, SCORED_LOGITS, SCORED_TOKENS
+from expunge.evaluation.config import TRUNCATED
+from expunge.evaluation.kinds import wanted_variants
 from expunge.evaluation.observation import capabilities
 from expunge.evaluation.prefix_cache import PrefixCache, common_length, read_on, slides
 from expunge.evaluation.token_stats import empty_columns, fill
@@ -30,13 +33,9 @@ from expunge.models.token_ids import check_ids, n_logits, padding_id
 
 Progress = Callable[[int], None]
 Columns = Mapping[str, np.ndarray[Any, Any]]
-TRUNCATED = "truncated_answers"
-BUDGET = {"cpu": 2048}  # tokens per batch: their activations fit a processor's cache,
-WIDE_BUDGET = 8192  # or they use an accelerator fully
-LOGITS = 2**28  # of one batch: a GiB in float32
+BUDGET = {"cpu": 2048}  # tokens per batch: their activations fit a processor's cache
 WORTH = 0.15  # minimum share of a row's tokens that a shared question must save
 SHOTS = 32  # minimum length of a prefix of the whole set
-CACHED = 4  # cached tokens that need as much memory as one token of the batch
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,6 @@ class _PrefixGroup:
 
     items: tuple[_ScoreItem, ...]
     n_shared: int
-
-
-def wanted_variants(row: Example, names: Sequence[str]) -> list[str]:
-    """Return the row's variants among `names`; a stem such as "perturbed" stands for all `perturbed_i`."""
-    out: list[str] = []
-    for name in row.answers:
-        stem, _, index = name.rpartition("_")
-        if name in names or (index.isdigit() and stem in names):
-            out.append(name)
-    return out
 
 
 def encode_items(
@@ -146,7 +135,7 @@ def score_tokens(
     check_ids(model, [(f"{rows.name} row {i.row_id} {i.variant!r}", i.encoded.ids) for i in items])
     capabilities(model)  # observed before the first pass, which reads it
     pad_id = padding_id(model, encoder.tokenizer.pad_token_id)
-    budget = token_budget or BUDGET.get(next(model.parameters()).device.type, WIDE_BUDGET)
+    budget = token_budget or BUDGET.get(next(model.parameters()).device.type, SCORED_TOKENS)
     with torch.inference_mode():
         for done in _passes(model, items, columns, pad_id, budget, shared_prefix):
             if progress:
@@ -177,14 +166,14 @@ def _passes(
     """Run the model over all items and fill the columns; yield the number of items of each batch."""
     groups, n_all, alone = _plan(model, items) if shared_prefix else ([], 0, list(items))
     vocabulary = n_logits(model)
-    scale = vocabulary * budget / LOGITS
+    scale = vocabulary * budget / SCORED_LOGITS
     for batch in budget_batches(alone, [max(len(i.encoded.ids), int(i.n_scored * scale)) for i in alone], budget):
         _score_alone(model, batch, columns, pad_id)
         yield len(batch)
     if not groups:
         return
     start = _read_start(model, groups[0].items[0].read[:n_all], pad_id)
-    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED, 1) for g in groups]
+    lengths = [max(g.n_shared - n_all, g.n_shared // CACHED_PER_TOKEN, 1) for g in groups]
     for some in budget_batches(groups, lengths, budget):
         _score_groups(model, some, start, columns, pad_id, budget, scale)
         yield sum(len(g.items) for g in some)
@@ -291,7 +280,7 @@ def _score_groups(
     costs = []
     for k, item in tails:
         n = len(item.read) - groups[k].n_shared
-        costs.append(max(n, len(item.read) // CACHED, int(n * scale)))
+        costs.append(max(n, len(item.read) // CACHED_PER_TOKEN, int(n * scale)))
     for some in budget_batches(tails, costs, budget):
         _score_tails(model, some, [groups[k].n_shared for k, _ in some], read, columns, pad_id)
 
@@ -316,8 +305,7 @@ def _score_tails(
 def _scored_text(encoded: Encoded, encoder: Encoder) -> bytes:
     """Return the text of the scored tokens without special ones, as UTF-8."""
     ids = encoded.ids[max(encoded.n_prompt, 1) :]
-    if ids and ids[-1] in encoder.end_ids:  # an end token that is not among the tokenizer's special ones
-        ids = ids[:-1]
+    ids = ids[: len(ids) - encoder.n_end(ids)]  # the end may be no special token
     text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
     return text.encode()
 
@@ -335,12 +323,13 @@ def _table(items: Sequence[_ScoreItem], columns: Columns, encoder: Encoder) -> p
     code = {name: k for k, name in enumerate(names)}
     variant = np.array([code[i.variant] for i in items], dtype=np.int32)[of_item]
     texts = [_scored_text(i.encoded, encoder) for i in items]
+    first_end = np.array([i.n_scored - encoder.n_end(i.encoded.ids[i.first :]) for i in items])
     values = {
         "row_id": np.array([i.row_id for i in items], dtype=np.int32)[of_item],
         "variant": pa.DictionaryArray.from_arrays(pa.array(variant), pa.array(names)).cast(pa.string()),
         "position": position.astype(np.int32),
         "token_id": token_id,
-        "is_eos": (position == counts[of_item] - 1) & np.isin(token_id, list(encoder.end_ids)),
+        "is_eos": position >= first_end[of_item],
         "zlib": np.array([len(zlib.compress(text)) for text in texts], dtype=np.int32)[of_item],
         "n_bytes": np.array([len(text.lstrip(b" ")) for text in texts], dtype=np.int32)[of_item],
         **columns,

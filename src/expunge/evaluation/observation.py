@@ -190,7 +190,7 @@ class _Observer:
 
     def _close(self, mine: Tensor, plain: Tensor) -> bool:
         """Return whether log-probs are equal up to the rounding of the model's arithmetic."""
-        mine, plain = mine.double().cpu(), plain.double().cpu()
+        mine, plain = mine.cpu().double(), plain.cpu().double()
         if mine.shape != plain.shape:
             return False
         if self.dtype in (torch.float32, torch.float64):

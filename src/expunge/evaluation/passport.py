@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,11 +11,12 @@ from typing import Any
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.files import write_json
+from expunge.core.sealed import read_sealed, write_sealed
+from expunge.engine.verify import PASSPORTS
 from expunge.evaluation.observation import FAILURES, capabilities
 from expunge.models.capabilities import Capabilities, forward_options, logits_in, plain_model, register_capabilities
 from expunge.models.config import ModelArgs, TokenizerArgs
-from expunge.models.load import load_model, load_tokenizer
+from expunge.models.load import Bits, load_model, load_tokenizer
 from expunge.models.passport import (
     TURNS,
     Passport,
@@ -26,8 +26,27 @@ from expunge.models.passport import (
     tokenizer_lines,
 )
 from expunge.models.token_ids import n_embeddings, n_logits
+from expunge.models.trial import remember_loaded
 
-FOLDER = ".passports"  # in the store; visible folders are kinds of jobs
+
+def load_checked(
+    source: str,
+    args: ModelArgs,
+    tokenizer: Any,
+    *,
+    device: torch.device,
+    quantize: Bits | None = None,
+    store: Path | None = None,
+) -> tuple[Any, Passport]:
+    """Load a model and return it with its passport. Jobs load every model that they run in this way.
+
+    The arguments are those of `load_model` and `check_model`. Raises ConfigError if the model cannot be loaded, or its
+    passport refuses it.
+    """
+    model = load_model(source, args, device=device, quantize=quantize)
+    if store is not None:
+        remember_loaded(source, args, store)
+    return model, check_model(model, tokenizer, source, args, store=store)
 
 
 def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, store: Path | None = None) -> Passport:
@@ -40,14 +59,14 @@ def check_model(model: Any, tokenizer: Any, source: str, args: ModelArgs, *, sto
     if store is not None:
         versions = {name: version(name) for name in ("torch", "transformers")}
         device = next(model.parameters()).device.type
-        file = store / FOLDER / f"{passport_key(source, args, device, versions)[:32]}.json"
+        file = store / PASSPORTS / f"{passport_key(source, args, device, versions)[:32]}.json"
     passport = None if file is None else _stored(file)
     if passport is None:
         passport = _new_passport(model, tokenizer, source, args)
         passport.require()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, passport.to_dict())
+            write_sealed(file, passport.to_dict())
     if passport.capabilities is not None:
         register_capabilities(model, passport.capabilities)
     return passport
@@ -70,7 +89,7 @@ def inspect_model(source: str, args: ModelArgs, tokenizer_args: TokenizerArgs, d
 def _stored(file: Path) -> Passport | None:
     """Return the passport in a file; None if the file does not exist, or is damaged and must be made again."""
     try:
-        return Passport.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return Passport.from_dict(read_sealed(file))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -13,13 +13,17 @@ import pyarrow.parquet as pq
 
 from expunge.core.errors import DataError, nearest
 from expunge.metrics.api import MetricResult
+from expunge.metrics.fluency import gibberish
 from expunge.metrics.results import read_results, write_results
+from expunge.metrics.verdict import DIRECT, Verdict, direct_findings, make_verdict, utility_answer
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 12  # metrics in `repr`
 NOTES = "notes"  # in the metadata of the EVAL file
+UTILITIES = ("model_utility", "retain_Q_A_Prob", "retain_knowmem_ROUGE")  # the first that was measured
+UTILITY_FLOOR = 0.5  # share of the target model's utility below which a model is broken
 RECORDS = "records"  # the folder of the record files, as jobs write it
 
 
@@ -35,6 +39,8 @@ class EvalResult(Mapping[str, float]):
         records: "<examples>.<kind>" -> the table of records the metrics were computed from.
         prefix: The start of the names of the result files, such as "TOFU".
         notes: One line for each thing that decides a number: truncated answers, the template, how the model is read.
+        retain: The results of the retain model, for `verdict`; None if they are not known.
+        full: The same of the target model, which has not unlearned.
     """
 
     def __init__(
@@ -46,8 +52,11 @@ class EvalResult(Mapping[str, float]):
         records: Mapping[str, pa.Table] | None = None,
         prefix: str = "CUSTOM",
         notes: Sequence[str] = (),
+        retain: Mapping[str, MetricResult] | None = None,
+        full: Mapping[str, MetricResult] | None = None,
     ) -> None:
         self.results = dict(results)
+        self.retain, self.full = retain, full
         self.meta = dict(meta or {})
         self.examples = dict(examples or {})
         self.records = dict(records or {})
@@ -64,6 +73,45 @@ class EvalResult(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self.results)
+
+    def with_controls(
+        self,
+        *,
+        retain: EvalResult | Mapping[str, MetricResult] | None = None,
+        full: EvalResult | Mapping[str, MetricResult] | None = None,
+    ) -> EvalResult:
+        """Return the same result with the results of its controls on the same examples, for `verdict`.
+
+        Args:
+            retain: The results of the retain model. None: the results that are known already.
+            full: The results of the target model.
+        """
+        sides = {"retain": retain, "full": full}
+        known = {k: getattr(self, k) if v is None else v.results if isinstance(v, EvalResult) else v
+                 for k, v in sides.items()}  # fmt: skip
+        return EvalResult(
+            self.results, meta=self.meta, examples=self.examples, records=self.records, prefix=self.prefix,
+            notes=self.notes, **known,
+        )  # fmt: skip
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the model, as far as its controls are known; see `with_controls`."""
+        reason = "no metric of the forget examples is the same in the model and its controls"
+        if self.retain is None:
+            reason = "there is no retain model to compare it with; see with_controls"
+        retain, full = ([] if of is None else [of] for of in (self.retain, self.full))
+        findings = [(DIRECT, finding) for finding in direct_findings([self.results], retain, full)]
+        utility = next((n for n in UTILITIES if math.isfinite(self.get(n, math.nan))), UTILITIES[0])
+        answer = utility_answer([self.results], full, utility, UTILITY_FLOOR)
+        broken = gibberish(self._answers_to_keep(), ())
+        return make_verdict("model", findings, answer, gibberish=broken, reason=reason)
+
+    def _answers_to_keep(self) -> list[str]:
+        """Return the generated answers to examples that are not forgotten."""
+        tables = {key.rpartition(".")[0]: table for key, table in self.records.items() if key.endswith(".texts")}
+        others = [table for name, table in tables.items() if not name.startswith(("forget", "holdout"))]
+        return [text for table in others for text in table.column("generation").to_pylist()]
 
     @property
     def reasons(self) -> dict[str, str]:

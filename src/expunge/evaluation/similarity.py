@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from expunge.core.errors import ConfigError, JobError
-from expunge.core.records import SIMILARITY, GeneratedText, similarity_records, text_records
+from expunge.core.errors import ConfigError
+from expunge.core.records import SIMILARITY, GeneratedText
 from expunge.data.batch import budget_batches
 from expunge.data.examples import ExampleSet
-from expunge.evaluation.kinds import NO_EMBEDDER, ScoringInputs, record_kind
 from expunge.models.config import looks_local
+from expunge.models.identity import pinned_revision
 
 KEY = "eval.embedder"
 MAX_LENGTH = 256
@@ -31,10 +31,12 @@ class Embedder:
     def __init__(self, source: str, device: torch.device) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        place = os.path.expanduser(source) if looks_local(source) else source
+        local = looks_local(source)
+        place = os.path.expanduser(source) if local else source
+        revision = "main" if local else pinned_revision(source, None) or "main"
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
-            model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(place, revision=revision)
+            model: Any = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, revision=revision)
         except Exception as error:  # the tokenizers library raises bare Exceptions
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(f"{KEY}: {source} cannot be loaded: {first}") from None
@@ -61,7 +63,7 @@ class Embedder:
                     mask[i, : len(ids[text])] = 1
                 hidden = self._model(input_ids=batch.to(device), attention_mask=mask.to(device)).last_hidden_state
                 mean = (hidden * mask.to(device)[:, :, None]).sum(1) / mask.to(device).sum(1, keepdim=True)
-                unit = torch.nn.functional.normalize(mean.double(), dim=-1).cpu()
+                unit = torch.nn.functional.normalize(mean.cpu().double(), dim=-1)
                 out |= dict(zip(part, unit, strict=True))
         return out
 
@@ -86,27 +88,3 @@ def score_similarity(
     ]
     lines.sort(key=lambda line: (line["row_id"], line["sample"], line["variant"]))
     return pa.Table.from_pylist(lines, schema=SIMILARITY)
-
-
-def _similarity(inputs: ScoringInputs) -> pa.Table:
-    """Compare stored generations with the named answers. The model itself is not read."""
-    if inputs.embedder is None or inputs.source is None:
-        raise JobError(NO_EMBEDDER)
-    embedder = inputs.embedder
-    if isinstance(embedder, str):
-        embedder = Embedder(embedder, next(inputs.model.parameters()).device)
-    table = score_similarity(embedder, text_records(inputs.source), inputs.examples, inputs.names)
-    if inputs.progress:
-        inputs.progress(table.num_rows)
-    return table
-
-
-for _kind in ("texts", "samples"):
-    record_kind(
-        f"{_kind}_similarity",
-        schema=SIMILARITY,
-        read=lambda table, examples: similarity_records(table),
-        cost=0.0,
-        needs="embedder",
-        follows=_kind,
-    )(_similarity)

@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**18}  # logits converted to float32 at a time: as many as fit a processor's cache,
-WIDE_CHUNK = 2**24  # or as many as use an accelerator fully
+from expunge.evaluation.batch_limits import FLOAT32_LOGITS
+
+CHUNK = {"cpu": 2**18}  # logits converted to float32 at a time: as many as fit a processor's cache
 
 Index = npt.NDArray[np.int64]
 
 
 def rows_at_a_time(logits_NV: Tensor) -> int:
     """Return the number of rows of logits to convert to float32 at a time."""
-    return max(1, CHUNK.get(logits_NV.device.type, WIDE_CHUNK) // logits_NV.shape[-1])
+    return max(1, CHUNK.get(logits_NV.device.type, FLOAT32_LOGITS) // logits_NV.shape[-1])
 
 
 def empty_columns(n: int, dtype: torch.dtype) -> dict[str, np.ndarray[Any, Any]]:

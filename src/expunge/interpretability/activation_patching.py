@@ -28,7 +28,7 @@ import torch
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import Floats
 from expunge.interpretability.hidden import HiddenStates, first, hidden_states
-from expunge.interpretability.inputs import AnalysisInputs, answer_logps, device_of, forward, row_means
+from expunge.interpretability.inputs import AnalysisInputs, answer_logps, forward, row_means
 from expunge.interpretability.model_layout import model_layout
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.models.packed import token_logps
@@ -91,7 +91,7 @@ def patched_logps(host: Any, states: HiddenStates, inputs: AnalysisInputs) -> Fl
     out = np.full((len(states.layers), n), np.nan)
     host.eval()
     with torch.inference_mode():
-        for rows_of_batch, batch in inputs.batches(device_of(host)):
+        for rows_of_batch, batch in inputs.batches(host):
             places = inputs.flat(rows_of_batch)
             for k, layer in enumerate(states.layers):
                 source = states.values_LND[k, torch.from_numpy(places)].to(batch.ids_BT.device)

@@ -49,7 +49,7 @@ def compare_attention(
     small = replace(inputs, token_budget=token_budget)
     sums: Tensor | None = None
     with torch.no_grad(), eager(a), eager(b):
-        for _, batch in small.batches(device_of(a), at):
+        for _, batch in small.batches(a, at):
             p = _maps(a, batch)
             q = _maps(b, batch.to(device_of(b)))
             if [x.shape for x in p] != [x.shape for x in q]:

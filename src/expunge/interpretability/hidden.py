@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.core.errors import ConfigError
 from expunge.data.batch import Batch
-from expunge.interpretability.inputs import AnalysisInputs, At, device_of
+from expunge.interpretability.inputs import AnalysisInputs, At
 from expunge.interpretability.model_layout import model_layout
 
 
@@ -59,7 +59,7 @@ def hidden_states(
     out = torch.empty(0)
     model.eval()
     with torch.no_grad():
-        for rows_of_batch, batch in inputs.batches(device_of(model), at, last):
+        for rows_of_batch, batch in inputs.batches(model, at, last):
             states = states_at(model, batch, selected).cpu()
             if at == "last":
                 states = _means(states, batch.row_N.cpu(), len(rows_of_batch))

@@ -18,6 +18,7 @@ from expunge.core.records import Floats, Ints
 from expunge.data.batch import Batch, budget_batches, collate
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoded, Encoder
+from expunge.models.capabilities import capabilities_of
 from expunge.models.packed import BatchPositions, PackedOutput, packed_forward, token_logps
 
 At = Literal["predicts", "own", "last"]
@@ -66,19 +67,22 @@ class AnalysisInputs:
         shift = 1 if at == "predicts" else 0
         return range(first + start - shift, first + end - shift)
 
-    def batches(self, device: Any, at: At = "predicts", last: int = 10) -> Iterator[tuple[list[int], Batch]]:
+    def batches(self, model: Any, at: At = "predicts", last: int = 10) -> Iterator[tuple[list[int], Batch]]:
         """Yield right-padded batches with their rows; row_N and pos_N list the positions of `at`, row after row.
 
-        token_N contains the counted tokens: the predicted token (at="predicts") or the token at the position.
+        token_N contains the counted tokens: the predicted token (at="predicts") or the token at the position. A model
+        that gives other numbers in padded batches (`models.capabilities`) gets one row at a time.
         """
         lengths = [len(r.ids) for r in self.rows]
-        for rows_of_batch in budget_batches(range(len(self.rows)), lengths, self.token_budget):
+        budget = self.token_budget if capabilities_of(model).padded else 0
+        for rows_of_batch in budget_batches(range(len(self.rows)), lengths, budget):
             batch = collate([self.rows[i] for i in rows_of_batch], pad_id=self.pad_id)
             places = [self.positions(i, at, last) for i in rows_of_batch]
             row_N = torch.tensor([k for k, place in enumerate(places) for _ in place])
             pos_N = torch.tensor([p for place in places for p in place])
             token_N = batch.ids_BT[row_N, pos_N + (at == "predicts")]
-            yield rows_of_batch, dataclasses.replace(batch, row_N=row_N, pos_N=pos_N, token_N=token_N).to(device)
+            batch = dataclasses.replace(batch, row_N=row_N, pos_N=pos_N, token_N=token_N)
+            yield rows_of_batch, batch.to(device_of(model))
 
     def flat(self, rows_of_batch: Sequence[int]) -> Ints:
         """Return the indices of some rows' counted tokens among the N of all rows."""
@@ -129,7 +133,7 @@ def answer_logps(model: Any, inputs: AnalysisInputs) -> Floats:
     out = np.full(int(inputs.offsets[-1]), np.nan)
     model.eval()
     with torch.inference_mode():
-        for rows_of_batch, batch in inputs.batches(device_of(model)):
+        for rows_of_batch, batch in inputs.batches(model):
             logps = token_logps(forward(model, batch).logits_NV, batch.token_N)
             out[inputs.flat(rows_of_batch)] = logps.double().cpu().numpy()
     return out

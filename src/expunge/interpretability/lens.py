@@ -39,7 +39,7 @@ class Unembed:
     def check(self, model: Any, inputs: AnalysisInputs) -> None:
         """Raise JobError unless the last block's states yield the model's own logits, on one batch."""
         with torch.no_grad():
-            _, batch = next(inputs.batches(device_of(model)))
+            _, batch = next(inputs.batches(model))
             own = self(states_at(model, batch, [len(model_layout(model).blocks) - 1])[0])
             expected = forward(model, batch).logits_NV
         if not torch.allclose(own.float(), expected.float(), rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
@@ -118,7 +118,7 @@ def _logps(
     logps, hits = torch.empty(len(selected), n, dtype=torch.float64), torch.empty(len(selected), n, dtype=torch.float64)
     model.eval()
     with torch.no_grad():
-        for rows_of_batch, batch in inputs.batches(device_of(model)):
+        for rows_of_batch, batch in inputs.batches(model):
             places = torch.from_numpy(inputs.flat(rows_of_batch))
             states = states_at(model, batch, selected)
             for k, layer in enumerate(selected):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.errors import ConfigError
-from expunge.interpretability.inputs import AnalysisInputs, device_of, forward
+from expunge.interpretability.inputs import AnalysisInputs, forward
 from expunge.interpretability.model_layout import ModelLayout, model_layout
 from expunge.methods.weight_edits.api import check_same
 from expunge.models.packed import token_logps
@@ -93,14 +93,13 @@ def loss_gradients(model: Any, inputs: AnalysisInputs) -> tuple[float, dict[str,
     """
     own = parameters(model)
     required = {n: p.requires_grad for n, p in own.items()}
-    device = device_of(model)
     total = torch.zeros((), dtype=torch.float64)
     out = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in own.items()}
     model.eval()
     try:
         for p in own.values():
             p.requires_grad_(True)
-        for _, batch in inputs.batches(device):
+        for _, batch in inputs.batches(model):
             logps = token_logps(forward(model, batch).logits_NV, batch.token_N)
             weights = 1.0 / torch.bincount(batch.row_N).to(logps)[batch.row_N]
             loss = -(logps * weights).sum() / len(inputs.rows)

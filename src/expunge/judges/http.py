@@ -136,13 +136,11 @@ class HttpJudge:
         return [self._verdict(answers[key]) for key in keys]
 
     def _body(self, reply: JudgeReply) -> dict[str, Any]:
-        values = {"text": reply.text[: self.config.max_chars], "prompt": reply.prompt, "reference": reply.reference}
-        template = self.config.template.replace("{question}", self.config.question)
-        message = FIELDS.sub(lambda m: _fenced(m[1], values[m[1]]), template)
+        text = message(self.config.template, self.config.question, reply, self.config.max_chars)
         system = [{"role": "system", "content": self.config.system}] if self.config.system else []
         return {
             "model": self.config.model,
-            "messages": [*system, {"role": "user", "content": message}],
+            "messages": [*system, {"role": "user", "content": text}],
             "temperature": self.config.temperature,
             "max_tokens": self.config.max_tokens,
         }
@@ -158,7 +156,7 @@ class HttpJudge:
 
     def _answer(self, key: str, body: Mapping[str, Any]) -> _HttpAnswer:
         path = Path(self.config.cache).expanduser() / key[:2] / f"{key}.json" if self.config.cache else None
-        cached = _cached(path) if path else None
+        cached = cached_answer(path) if path else None
         if cached is not None:
             return _HttpAnswer(cached)
         answer = self._query(body)
@@ -233,6 +231,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def message(template: str, question: str, reply: JudgeReply, max_chars: int) -> str:
+    """Return the message to a judging model: the question, and the reply's texts between fences."""
+    values = {"text": reply.text[:max_chars], "prompt": reply.prompt, "reference": reply.reference}
+    return FIELDS.sub(lambda m: _fenced(m[1], values[m[1]]), template.replace("{question}", question))
+
+
 def _fenced(name: str, text: str) -> str:
     mark = hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:12]
     return f"<{name} {mark}>\n{text}\n</{name} {mark}>"
@@ -251,7 +255,7 @@ def _content(raw: bytes) -> _HttpAnswer:
     return _HttpAnswer(text)
 
 
-def _cached(path: Path) -> str | None:
+def cached_answer(path: Path) -> str | None:
     """Return a stored answer; None if there is none or the file has another format, which repeats the request."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from expunge.methods.api import (
     LossInputs,
     LossOutput,
@@ -18,9 +15,6 @@ from expunge.methods.api import (
     registry,
 )
 from expunge.methods.objective import Objective, TermWeights, objective
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Requirements",

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, method
 from expunge.methods.dpo import PAIRS, dpo, reward
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@method("AltPO", revision=1, needs=PAIRS, paper="arXiv:2409.13474", reduction="row", alpha=2.0)
+
+@method("AltPO", revision=1, needs=PAIRS, paper="arXiv:2409.13474", reduction="row", alpha=2.0, fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class AltPO:

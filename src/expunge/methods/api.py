@@ -9,14 +9,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, Protocol, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.errors import ConfigError
+from expunge.core.fidelity import Fidelity, badge
+from expunge.core.on_use import torch
 from expunge.core.registry import Registry
 from expunge.methods.reduction import REDUCTIONS, Reduction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Quantity(enum.Enum):
@@ -26,7 +28,8 @@ class Quantity(enum.Enum):
     LOGITS = (
         "logits"  # the whole distribution at each answer token; `SideOutputs.per_token` reads it without storing it
     )
-    HIDDEN = "hidden"  # the output of one layer at each position; the layers above it and the LM head do not run
+    HIDDEN = "hidden"  # hidden states of modules at each position; the layers above them and the LM head do not run
+    HIDDEN_LOGPS = "hidden_logps"  # both, at the positions that predict an answer token; the whole model runs
 
 
 class ScoredPositions(enum.Enum):
@@ -43,7 +46,8 @@ class Requirements:
 
     `*_ref` come from the reference, the model before unlearning. `*_teacher` come from another model, which the
     method's registration names. `alternate` holds the forget questions with another answer (a refusal, or one from a
-    file). `layer` names the module whose output HIDDEN selects, as in the model (`model.layers.7`).
+    file). `layer` names the module, or the modules, whose output HIDDEN selects, as in the model (`model.layers.7`).
+    `model.layers.7:input` is the input of that module. A reference contains the same hidden states, frozen.
     """
 
     forget: Quantity | None = None
@@ -56,10 +60,10 @@ class Requirements:
     retain_teacher: Quantity | None = None
     forget_positions: ScoredPositions = ScoredPositions.ANSWER
     retain_positions: ScoredPositions = ScoredPositions.ANSWER
-    layer: str | None = None
+    layer: str | tuple[str, ...] | None = None
 
 
-PerToken = Callable[..., Tensor]  # (logits_CV, *other inputs) -> one value for each of C positions
+PerToken = Callable[..., "Tensor"]  # (logits_CV, *other inputs) -> one value for each of C positions
 
 
 class LazyLogits(Protocol):
@@ -88,7 +92,8 @@ class SideOutputs:
 
     logps_N: log-probability of the token at each position, in nats. row_N: its row, 0..B-1. token_N: its id.
     logits_NV: present only for `Quantity.LOGITS`; a loss that needs one number per position uses `per_token`.
-    hidden_ND: present only for `Quantity.HIDDEN`, and then logps_N is empty. labelled_N: present only for
+    hidden_ND: present only for `Quantity.HIDDEN` (then logps_N is empty) and `HIDDEN_LOGPS`; of several modules their
+    hidden states next to each other, `widths` wide; `layers_ND` lists them. labelled_N: present only for
     `ScoredPositions.ALL`: whether the token after a position is scored. The positions of a row are adjacent and in
     order.
 
@@ -102,6 +107,16 @@ class SideOutputs:
     token_N: Tensor | None = None
     hidden_ND: Tensor | None = None
     labelled_N: Tensor | None = None
+    widths: tuple[int, ...] = ()
+
+    @property
+    def layers_ND(self) -> tuple[Tensor, ...]:
+        """The hidden states of each requested module, in the order of `Requirements.layer`."""
+        if self.hidden_ND is None:
+            raise ValueError("this loss reads hidden states, which were not provided")
+        if not self.widths:
+            return (self.hidden_ND,)
+        return tuple(torch.split(self.hidden_ND, list(self.widths), dim=-1))
 
     def row_sums(self, x_N: Tensor) -> Tensor:
         """Return the sum of a per-token quantity over each row, shape (B,)."""
@@ -115,7 +130,7 @@ class SideOutputs:
     def vocabulary(self) -> int:
         """V, the number of logits of a position."""
         logits = _unread_logits(self)
-        return logits.shape[-1] if isinstance(logits, Tensor) else logits.vocabulary
+        return logits.shape[-1] if isinstance(logits, torch.Tensor) else logits.vocabulary
 
     def per_token(self, fn: PerToken, *others: SideOutputs | Tensor) -> Tensor:
         """Return `fn(logits_CV, *others)`, one value per position, for all positions: shape (N,).
@@ -129,7 +144,7 @@ class SideOutputs:
         """
         logits = _unread_logits(self)
         readers = [_constant_reader(other) for other in others]
-        if isinstance(logits, Tensor):
+        if isinstance(logits, torch.Tensor):
             return fn(logits, *(read(slice(None)) for read in readers))
         return logits.per_token(fn, readers)
 
@@ -175,7 +190,7 @@ def _unread_logits(side: SideOutputs) -> Tensor | LazyLogits:
 def _constant_reader(source: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
     """Return a function that reads some positions of `source` without gradients."""
     values = _unread_logits(source) if isinstance(source, SideOutputs) else source
-    if isinstance(values, Tensor):
+    if isinstance(values, torch.Tensor):
         constant = values.detach()
         return lambda at: constant[at]
     return values.part
@@ -185,9 +200,10 @@ def _constant_reader(source: SideOutputs | Tensor) -> Callable[[slice], Tensor]:
 class LossInputs:
     """All inputs of a loss at one step.
 
-    memory: state that a method carries between the steps of one run. Before each call the loop writes two entries:
+    memory: state that a method carries between the steps of one run. Before each call the loop writes:
     `memory["epoch"]`, the number of complete passes over the forget examples (0, 1, ...), and `memory["micro_batch"]`,
-    the number of this micro-batch in its optimiser step and the number of micro-batches of the step.
+    the number of this micro-batch in its optimiser step and the number of micro-batches of the step. A third one,
+    `memory["progress"]`, is the completed share of the phase's steps, from 0 to below 1.
     """
 
     forget: SideOutputs | None = None
@@ -207,7 +223,8 @@ class ForgetLoss(Protocol):
     Optional members: `needs`, a property that overrides the registered requirements if they depend on the settings;
     `total(forget, retain, weights, memory)`, if the method weighs its terms by its own rule (dual variables);
     `reinforce`, a property with changes to the training settings of a "reinforced" teacher; `noise(seed)`, the weight
-    edit that produces the initial weights.
+    edit that produces the initial weights; `schedule(progress)`, the factors of the forget and the retain term at a
+    share of the run.
     `reduction`, a property that overrides the registered reduction; `counted(n_tokens)`, the number of an answer's
     tokens in the mean, if it excludes some.
     """
@@ -228,7 +245,7 @@ class MethodSpec:
     further on the forget examples. "start": the initial model of the run, before `noise` changes its weights.
     reduction: the mean of the forget term. "token": over the scored tokens of the forget examples (of the alternates,
     for a method that reads no forget examples). "row": over examples. "micro_batch": neither, so all micro-batches have
-    equal weight.
+    equal weight. fidelity: how the formula was checked.
     """
 
     name: str
@@ -242,6 +259,7 @@ class MethodSpec:
     aliases: tuple[str, ...] = ()
     teacher: Teacher = ""
     reduction: Reduction = "micro_batch"
+    fidelity: Fidelity = ""
 
     @property
     def page(self) -> str:
@@ -249,7 +267,7 @@ class MethodSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: Registry[MethodSpec] = Registry("method", lambda spec: spec.cls)
+_REGISTRY: Registry[MethodSpec] = Registry("method", lambda spec: spec.cls, folder="methods", decorator="method")
 C = TypeVar("C", bound=type[Any])
 
 
@@ -265,6 +283,7 @@ def method(
     aliases: tuple[str, ...] = (),
     teacher: Teacher = "",
     reduction: Reduction = "micro_batch",
+    fidelity: Fidelity = "",
 ) -> Callable[[C], C]:
     """Register a frozen dataclass as an unlearning method.
 
@@ -280,6 +299,7 @@ def method(
         teacher: The other model that the loss reads; required if `needs` names a teacher's quantity.
         reduction: The mean of the forget term (`MethodSpec`). Declare "token" or "row"; otherwise rows of small
             micro-batches have more weight than others.
+        fidelity: How the formula was checked (`core.fidelity`).
 
     Raises:
         ConfigError: If the class is not a dataclass, the name is taken, or a teacher is required and not named.
@@ -295,8 +315,9 @@ def method(
             )
         if reduction not in REDUCTIONS:
             raise ConfigError(f"method {name}: reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
+        badge(fidelity)
         spec = MethodSpec(
-            name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher, reduction
+            name, revision, cls, needs, paper, gamma, alpha, retain_loss_type, aliases, teacher, reduction, fidelity
         )
         _REGISTRY.add(spec, aliases)
         return cls
@@ -306,7 +327,7 @@ def method(
 
 def registry() -> Mapping[str, MethodSpec]:
     """Return all methods by name."""
-    return _REGISTRY.all()
+    return _REGISTRY
 
 
 def find(name: str, where: str = "trainer") -> MethodSpec:

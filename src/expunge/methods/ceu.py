@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import log_probs, ranks, require, tokens, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -18,6 +20,7 @@ from expunge.methods.terms import log_probs, ranks, require, tokens, wide
     reduction="token",
     alpha=0.0,
     aliases=("CE-U", "CE_U"),
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

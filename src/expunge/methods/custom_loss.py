@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.methods.api import LossInputs, MethodSpec, Quantity, Requirements
+from expunge.methods.reduction import REDUCTIONS, Reduction
 
-LossFunction = Callable[[LossInputs], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossFunction = Callable[[LossInputs], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def unlearning_loss(
     alternate_ref: Quantity | str | None = None,
     retain: Quantity | str | None = None,
     retain_ref: Quantity | str | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
+    reduction: Reduction = "token",
     retain_loss_type: str | None = "NLL",
     gamma: float = 1.0,
     alpha: float = 1.0,
@@ -53,13 +56,18 @@ def unlearning_loss(
     The total loss is `gamma * loss(inputs) + alpha * retain_loss`, as for every registered method.
 
     Args:
-        forget: Quantity of the forget answers: "logps", "logits" or "hidden". None: the function does not read them.
+        forget: Quantity of the forget answers: "logps", "logits", "hidden" or "hidden_logps". None: it does not
+            read them.
         forget_ref: The same quantity of the model before unlearning.
         alternate: Quantity of other answers to the forget questions (refusals).
         alternate_ref: The same of the model before unlearning.
         retain: Quantity of the retain answers, if the function itself reads them.
         retain_ref: The same of the model before unlearning.
-        layer: The module whose output "hidden" is, such as `model.layers.7`.
+        layer: The module whose output "hidden" is, such as `model.layers.7`, or several. `model.layers.7:input` is
+            the module's input.
+        reduction: The mean that the function returns: "token" over the scored tokens, as `logps_N.mean()`, or "row"
+            over the examples. With gradient accumulation a step is then one mean over all its tokens or rows.
+            "micro_batch" for a function that is neither: each micro-batch has an equal weight.
         retain_loss_type: The shared retain term: "NLL", "KL", "JSD", or None for no retain term.
         gamma: Weight of the function's value.
         alpha: Weight of the retain term.
@@ -68,25 +76,29 @@ def unlearning_loss(
         A decorator. The decorated function is a `CustomLoss`; give it to `UnlearnTrainer(method=...)`.
 
     Raises:
-        ConfigError: If a quantity is unknown, or "hidden" has no `layer`.
+        ConfigError: If a quantity or a reduction is unknown, or "hidden" has no `layer`.
     """
     sides = {
         "forget": forget, "forget_ref": forget_ref, "alternate": alternate, "alternate_ref": alternate_ref,
         "retain": retain, "retain_ref": retain_ref,
     }  # fmt: skip
     read: dict[str, Any] = {side: _quantity(side, value) for side, value in sides.items()}
-    if Quantity.HIDDEN in read.values() and layer is None:
+    if {Quantity.HIDDEN, Quantity.HIDDEN_LOGPS} & {*read.values()} and not layer:
         raise ConfigError("unlearning_loss: hidden is the output of a layer; name it: layer='model.layers.7'")
-    needs = Requirements(**read, layer=layer)
+    needs = Requirements(**read, layer=layer if layer is None or isinstance(layer, str) else tuple(layer))
     if needs.forget is None and needs.alternate is None:
         raise ConfigError("unlearning_loss: the function reads neither forget nor alternate answers")
+    if reduction not in REDUCTIONS:
+        raise ConfigError(
+            f"unlearning_loss.reduction: no reduction named {reduction!r}{nearest(str(reduction), REDUCTIONS)}"
+        )
 
     def decorate(function: LossFunction) -> CustomLoss:
         if not callable(function):
             raise ConfigError(f"unlearning_loss: expected a function of LossInputs, got a {type(function).__name__}")
         name = str(getattr(function, "__name__", "custom_loss"))
         extra: dict[str, Any] = {"gamma": gamma, "alpha": alpha, "retain_loss_type": retain_loss_type}
-        return CustomLoss(function, MethodSpec(name, 1, CustomLoss, needs, "", **extra))
+        return CustomLoss(function, MethodSpec(name, 1, CustomLoss, needs, "", reduction=reduction, **extra))
 
     return decorate
 

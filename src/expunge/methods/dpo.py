@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.on_use import F
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAIRS = Requirements(
     forget=Quantity.LOGPS, forget_ref=Quantity.LOGPS, alternate=Quantity.LOGPS, alternate_ref=Quantity.LOGPS
 )
 
 
-@method("DPO", revision=1, needs=PAIRS, paper="arXiv:2305.18290", reduction="row", aliases=("IdkDPO",))
+@method("DPO", revision=1, needs=PAIRS, paper="arXiv:2305.18290", reduction="row", aliases=("IdkDPO",), fidelity="code")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DPO:

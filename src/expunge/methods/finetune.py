@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(

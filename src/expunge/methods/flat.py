@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import F, torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, SideOutputs, method
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Divergence = Literal["TV", "KL", "JS", "Pearson"]
 
@@ -22,6 +22,7 @@ Divergence = Literal["TV", "KL", "JS", "Pearson"]
     paper="arXiv:2410.11143",
     reduction="row",
     alpha=0.0,
+    fidelity="formula",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

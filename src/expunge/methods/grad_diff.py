@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -16,6 +18,7 @@ from expunge.methods.terms import require
     paper="arXiv:2203.12817",
     reduction="token",
     aliases=("difference",),
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

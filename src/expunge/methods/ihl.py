@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import log_probs, require, tokens
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@method("IHL", revision=1, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2408.06621", reduction="token")
+
+@method(
+    "IHL",
+    revision=1,
+    needs=Requirements(forget=Quantity.LOGITS),
+    paper="arXiv:2408.06621",
+    reduction="token",
+    fidelity="formula",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class IHL:

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -18,6 +20,7 @@ from expunge.methods.terms import require
     paper="arXiv:2509.02820",
     reduction="token",
     retain_loss_type="JSD",
+    fidelity="formula",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,8 @@ class JensUn:
     each averaged over tokens, in nats and at most log 2. Against a one-hot target the divergence depends only on p,
     the refusal token's probability: JSD = log 2 + (p log p - (1 + p) log(1 + p)) / 2.
 
-    Defaults: gamma = alpha = 1, the settings of the authors' released code; the weights of the paper's runs are not
-    confirmed. In that code the refusal is one fixed short text for every forget answer.
+    Defaults: gamma = alpha = 1, confirmed in the authors' settings for JensUn, which their script for the paper's LKF
+    data runs unchanged (learning rate 8e-6, 10 epochs). There the refusal is one fixed token for every forget answer.
 
     Pitfalls: at a tiny p the gradient in the logits has the size of p, so training starts slowly. A larger learning
     rate, or a few steps of IdkNLL first, helps. The retain term needs the whole distribution of both models.

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import log_probs, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -18,6 +20,7 @@ from expunge.methods.terms import log_probs, require
     reduction="token",
     gamma=0.1,
     aliases=("MaxEntropy", "ME+GD"),
+    fidelity="formula",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import F
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.reduction import Reduction
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -18,6 +19,7 @@ from expunge.methods.terms import require
     needs=Requirements(forget=Quantity.LOGPS, forget_ref=Quantity.LOGPS),
     paper="arXiv:2404.05868",
     reduction="row",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

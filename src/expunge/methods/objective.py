@@ -3,6 +3,7 @@
 retain_loss_type
     NLL  token-mean negative log-likelihood of the retain answers
     EMBED_DIFF  mean squared difference of a layer's output from the reference's (RMU's retain term)
+    EMBED_NORM  length of that difference, averaged over several layers (the retain term of circuit breakers, RR)
     TEACHER_KL  KL(teacher || model), averaged as KL is, for methods with a teacher (UNDO)
     JSD  Jensen-Shannon divergence of model and reference, averaged as KL is (JensUn's retain term)
     KL   KL(reference || model), summed over the vocabulary, averaged over the positions that predict an answer token.
@@ -18,13 +19,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.core.decode import decode, field_names, strict
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.on_use import torch
 from expunge.methods.api import (
     LossInputs,
     LossOutput,
@@ -36,8 +35,12 @@ from expunge.methods.api import (
     find,
 )
 from expunge.methods.reduction import Reduction, TermMean, every_token
-from expunge.methods.terms import hidden, log_probs, require
+from expunge.methods.terms import hidden, log_probs, require, wide
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OF_LAYERS = ("EMBED_DIFF", "EMBED_NORM")
 SHARED = ("gamma", "alpha", "retain_loss_type", "nll_weight", "compat")
 
 
@@ -50,7 +53,7 @@ class TermWeights:
     """Weight of the forget term."""
     alpha: float = 1.0
     """Weight of the retain term; 0 drops it."""
-    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JSD", "TEACHER_KL"] | None = None
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "EMBED_NORM", "JSD", "TEACHER_KL"] | None = None
     """Loss on the retain examples; null uses the method's default."""
     nll_weight: float = 0.0
     """Weight of the retain NLL as a third term next to KL or JSD."""
@@ -82,7 +85,7 @@ class Objective:
             return own
         if self.weights.retain_loss_type == "NLL":
             return dataclasses.replace(own, retain=own.retain or Quantity.LOGPS)
-        if self.weights.retain_loss_type == "EMBED_DIFF":
+        if self.weights.retain_loss_type in OF_LAYERS:
             return dataclasses.replace(
                 own, retain=Quantity.HIDDEN, retain_ref=Quantity.HIDDEN, retain_positions=ScoredPositions.OWN
             )
@@ -140,6 +143,8 @@ class Objective:
         """
         parts: dict[str, Tensor] = {}
         weighted: list[Tensor] = []
+        schedule = getattr(self.method, "schedule", None)
+        of_forget, of_retain = (1.0, 1.0) if schedule is None else schedule(float(view.memory.get("progress", 0.0)))
 
         def note(name: str, term: Tensor) -> Tensor:
             share = 1.0 if shares is None else shares.get(name, 1.0)
@@ -147,9 +152,11 @@ class Objective:
             return parts[name]
 
         if self.forgets:
-            weighted.append(self.weights.gamma * note("forget", self._one_number(self.method.forget_loss(view))))
+            weighted.append(
+                of_forget * self.weights.gamma * note("forget", self._one_number(self.method.forget_loss(view)))
+            )
         if self.needs.retain is not None:
-            weighted.append(self.weights.alpha * note("retain", retain_loss(self.weights, view)))
+            weighted.append(of_retain * self.weights.alpha * note("retain", retain_loss(self.weights, view)))
         if hasattr(self.method, "total"):
             weighted = [self.method.total(parts["forget"], parts.get("retain"), self.weights, view.memory)]
         if self.weights.nll_weight:
@@ -158,9 +165,11 @@ class Objective:
 
     def _one_number(self, loss: Any) -> Tensor:
         """Return the result of `forget_loss`. Raises ConfigError unless it is a scalar: users also write methods."""
-        if isinstance(loss, Tensor) and loss.dim() == 0:
+        if isinstance(loss, torch.Tensor) and loss.dim() == 0:
             return loss
-        actual = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+        actual = (
+            f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{type(loss).__name__}"
+        )
         raise ConfigError(f"method {self.spec.name}: forget_loss returned {actual}; a loss is one number: a 0-d tensor")
 
 
@@ -176,6 +185,8 @@ def retain_loss(weights: TermWeights, view: LossInputs) -> Tensor:
         return kl_to_reference(reference, model)
     if weights.retain_loss_type == "JSD":
         return jsd_to_reference(reference, model)
+    if weights.retain_loss_type == "EMBED_NORM":
+        return embed_norm(model, reference)
     return embed_diff(model, hidden(reference), compat=weights.compat)
 
 
@@ -201,6 +212,12 @@ def embed_diff(model: SideOutputs, target_ND: Tensor, *, compat: str = "paper") 
     if compat == "openunlearning":
         return model.row_sums(square_N).mean() * (1 / model.row_sums(torch.ones_like(square_N))).mean()
     return model.row_means(square_N).mean()
+
+
+def embed_norm(model: SideOutputs, reference: SideOutputs) -> Tensor:
+    """Compute the mean over positions and layers of ||h - h_ref||; a scalar."""
+    pairs = zip(model.layers_ND, reference.layers_ND, strict=True)
+    return torch.stack([torch.linalg.vector_norm(wide(h - ref.to(h)), dim=-1) for h, ref in pairs]).mean()
 
 
 def kl_to_reference(reference: SideOutputs, model: SideOutputs) -> Tensor:
@@ -241,10 +258,10 @@ def objective(name: str, args: Mapping[str, Any] | None = None, *, where: str = 
     )
     rule = decode(spec.cls, {k: v for k, v in settings.items() if k in own}, where=f"{where}.method_args")
     decoded = Objective(spec=spec, method=rule, weights=weights)
-    if weights.retain_loss_type == "EMBED_DIFF" and decoded.needs.layer is None:
+    if weights.retain_loss_type in OF_LAYERS and decoded.needs.layer is None:
         raise ConfigError(
-            f"{where}.method_args.retain_loss_type: EMBED_DIFF compares a layer's output, and {spec.name} names no "
-            "layer (allowed: NLL, KL, JSD)"
+            f"{where}.method_args.retain_loss_type: {weights.retain_loss_type} compares a layer's output, and "
+            f"{spec.name} names no layer (allowed: NLL, KL, JSD)"
         )
     if weights.retain_loss_type == "TEACHER_KL" and spec.teacher != "start":
         raise ConfigError(

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
 from expunge.methods.objective import TermWeights
 from expunge.methods.terms import require, wide
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@method("PDU", revision=3, needs=Requirements(forget=Quantity.LOGITS), paper="arXiv:2506.05314", reduction="token")
+
+@method(
+    "PDU",
+    revision=3,
+    needs=Requirements(forget=Quantity.LOGITS),
+    paper="arXiv:2506.05314",
+    reduction="token",
+    fidelity="code",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class PDU:
@@ -26,9 +34,9 @@ class PDU:
 
     Defaults: dual_step_size = 1, gamma = alpha = 1 are OpenUnlearning's settings. `retain_loss_eps` must be somewhat
     above the retain loss of the model before unlearning, otherwise lambda only grows. The authors set it by hand, and
-    their code has no default. 0.3 fits models fine-tuned on TOFU, with alpha = 100, dual_step_size = 5 and the default
-    5 warm-up epochs (the experiment `unlearn/tofu/published_PDU`). The authors advise alpha = 50 or 100. Scripts of
-    other projects attribute these numbers to the paper; its table is not confirmed.
+    their code has no default. Their TOFU script has 0.3, alpha = 100, dual_step_size = 5 and 5 warm-up epochs as its
+    final parameters (the experiment `unlearn/tofu/published_PDU`). Their MUSE script has alpha = 50, dual_step_size =
+    1, 3 warm-up epochs, and for Llama-2-7B 1.5 (News) or 0.1 (Books).
 
     `compat=openunlearning` reads logits at the answer tokens' own positions, one too late. The `epoch` mode of that
     project evaluates the whole retain set again; this one averages the retain losses of the steps.

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, method
 from expunge.methods.objective import embed_diff
 from expunge.methods.reduction import Reduction
 from expunge.methods.terms import hidden, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -21,6 +22,7 @@ from expunge.methods.terms import hidden, require
     paper="arXiv:2403.03218",
     reduction="row",
     retain_loss_type="EMBED_DIFF",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

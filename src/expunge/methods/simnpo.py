@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
+from expunge.core.on_use import F
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -17,6 +19,7 @@ from expunge.methods.terms import require
     paper="arXiv:2410.07163",
     reduction="row",
     gamma=0.125,
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from expunge.core.on_use import torch
 from expunge.methods.api import SideOutputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def require(side: SideOutputs | None, name: str) -> SideOutputs:
@@ -40,7 +45,7 @@ def tokens(side: SideOutputs) -> Tensor:
 
 
 def hidden(side: SideOutputs) -> Tensor:
-    """Return hidden_ND of a side; raise ValueError unless the side has `Quantity.HIDDEN`."""
+    """Return hidden_ND of a side; raise ValueError unless the side has hidden states."""
     if side.hidden_ND is None:
         raise ValueError("this loss reads hidden states, which were not provided")
     return side.hidden_ND
@@ -54,3 +59,12 @@ def ranks(side: SideOutputs) -> Tensor:
     ranks_N = torch.empty_like(side.row_N)
     ranks_N[order] = torch.arange(len(order), device=order.device) - starts[side.row_N[order]]
     return ranks_N
+
+
+def check_modules(names: Sequence[str], key: str = "layers") -> None:
+    """Raise ValueError, which names the field `key`, unless each name is a module's, with `:input` for its input."""
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{key} must name different modules, such as model.layers.7")
+    for name in names:
+        if not re.fullmatch(r"\w+(\.\w+)*(:input)?", name):
+            raise ValueError(f"{key} must name modules, such as model.layers.7 or model.layers.7:input")

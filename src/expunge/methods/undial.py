@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs, method
 from expunge.methods.reduction import Reduction
 from expunge.methods.terms import log_probs, require, tokens, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -19,6 +20,7 @@ from expunge.methods.terms import log_probs, require, tokens, wide
     paper="arXiv:2402.10052",
     reduction="token",
     alpha=0.0,
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.objective import kl_to_reference
 from expunge.methods.terms import require
 from expunge.methods.weight_edits.noise import Noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -19,6 +21,7 @@ from expunge.methods.weight_edits.noise import Noise
     reduction="token",
     retain_loss_type="TEACHER_KL",
     teacher="start",
+    fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import require
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@method("WGA", revision=1, needs=Requirements(forget=Quantity.LOGPS), paper="arXiv:2502.19301", reduction="token")
+
+@method(
+    "WGA",
+    revision=1,
+    needs=Requirements(forget=Quantity.LOGPS),
+    paper="arXiv:2502.19301",
+    reduction="token",
+    fidelity="code",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class WGA:

@@ -3,16 +3,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.on_use import F, torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import log_probs, logits, require, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -23,6 +23,7 @@ from expunge.methods.terms import log_probs, logits, require, wide
     reduction="token",
     retain_loss_type=None,
     teacher="reinforced",
+    fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

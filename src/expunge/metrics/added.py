@@ -6,8 +6,27 @@ from collections.abc import Collection, Sequence
 
 from expunge.core.errors import ConfigError, nearest
 from expunge.metrics.api import Metric, families
+from expunge.metrics.compute import with_parents
 
 SIDES = {"forget_eval": "forget", "retain_eval": "retain"}  # set -> the start of the metric's name
+
+
+def chosen_metrics(names: Sequence[str], suite: Sequence[Metric], sets: Collection[str]) -> tuple[Metric, ...]:
+    """Return the metrics that `eval.metrics` selects.
+
+    Args:
+        names: Names of metrics of the suite, and of families that join it. With a name of the suite, only the named
+            metrics of the suite and the metrics that they read are left. Empty: the suite.
+        suite: The benchmark's metrics.
+        sets: The names of the benchmark's sets.
+
+    Raises:
+        ConfigError: If a name is neither a metric of the suite nor such a family.
+    """
+    own = {metric.name for metric in suite}
+    own_names = [name for name in names if name in own]
+    added = added_metrics([name for name in names if name not in own], suite, sets)
+    return (*(with_parents(suite, own_names) if own_names else suite), *added)
 
 
 def added_metrics(
@@ -33,8 +52,8 @@ def added_metrics(
     out = []
     for name in dict.fromkeys(names):
         if name not in known:
-            listed = [*known, *(m.name for m in suite)] if where == "metrics" else list(known)
-            hint = "" if listed else "; load the file that defines it with --plugin FILE.py"
+            listed = [*known, *(m.name for m in suite)]
+            hint = "" if where == "metrics" else "; load the file that defines another one with --plugin FILE.py"
             raise ConfigError(f"{where}: no metric named {name!r}{nearest(name, listed)}{hint}")
         if not rows:
             raise ConfigError(f"{where}: {name} reads examples, and this benchmark reads none")

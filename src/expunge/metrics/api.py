@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.core.errors import ConfigError
+from expunge.core.fidelity import Fidelity
 from expunge.core.records import AnswerNumbers, ExampleNumbers, GeneratedText, GeneratedTexts, TokenRecords
 from expunge.core.registry import Registry
 
@@ -140,6 +141,7 @@ class MetricFamily:
     paper: str
     compute: Callable[..., MetricResult]
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # so that `eval.metrics=[name]` can add it
+    fidelity: Fidelity = ""  # how the formula was checked
 
     @property
     def page(self) -> str:
@@ -147,7 +149,9 @@ class MetricFamily:
         return (self.compute.__doc__ or "").strip()
 
 
-_FAMILIES: Registry[MetricFamily] = Registry("metric family", lambda entry: entry.compute)
+_FAMILIES: Registry[MetricFamily] = Registry(
+    "metric family", lambda entry: entry.compute, folder="metrics", decorator="family"
+)
 
 
 def family(
@@ -158,6 +162,7 @@ def family(
     range: str = "",
     paper: str = "",
     reads: Mapping[str, str | Sequence[str]] | None = None,
+    fidelity: Fidelity = "",
 ) -> Callable[[Callable[..., MetricResult]], Callable[..., MetricResult]]:
     """Register `compute(inputs: MetricInputs, **args) -> MetricResult` under a family name.
 
@@ -169,10 +174,13 @@ def family(
         paper: The source.
         reads: The records that the family reads by default, as in Metric. With it, `eval.metrics=[name]` adds the
             metric to any benchmark.
+        fidelity: How the formula was checked (`core.fidelity`).
     """
 
     def register(compute: Callable[..., MetricResult]) -> Callable[..., MetricResult]:
-        _FAMILIES.add(MetricFamily(name, revision, higher_is, range, paper, compute, normal_reads(reads or {})))
+        _FAMILIES.add(
+            MetricFamily(name, revision, higher_is, range, paper, compute, normal_reads(reads or {}), fidelity)
+        )
         return compute
 
     return register
@@ -180,7 +188,7 @@ def family(
 
 def families() -> Mapping[str, MetricFamily]:
     """Return all families by name."""
-    return _FAMILIES.all()
+    return _FAMILIES
 
 
 def find_family(name: str) -> MetricFamily:

@@ -26,6 +26,7 @@ LEAST_VARIANCE = 1e-6  # of log-probabilities over the vocabulary of a certain m
     higher_is="less likely a member",
     range="[0, inf) nats per token",
     paper="Yeom et al. 2018 (arXiv:1709.01604), the loss attack",
+    fidelity="code",
 )
 def loss_score(inputs: MetricInputs) -> MetricResult:
     """Compute the mean loss of the answer's tokens, which training lowers.
@@ -46,6 +47,7 @@ def loss_score(inputs: MetricInputs) -> MetricResult:
     higher_is="less likely a member",
     range="[0, inf) nats per token and byte",
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
+    fidelity="code",
 )
 def zlib_score(inputs: MetricInputs) -> MetricResult:
     """Compute the mean loss relative to the size of the compressed text, so easy answers do not count as members.
@@ -67,6 +69,7 @@ def zlib_score(inputs: MetricInputs) -> MetricResult:
     higher_is="less likely a member",
     range="[0, inf) nats per token",
     paper="Min-K% Prob, Shi et al. 2023 (arXiv:2310.16789)",
+    fidelity="code",
 )
 def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     """Compute the mean loss of the least likely tokens: even the hardest words of a member are not surprising.
@@ -89,6 +92,7 @@ def min_k_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     higher_is="less likely a member",
     range="(-inf, inf), standard deviations",
     paper="Min-K%++, Zhang et al. 2024 (arXiv:2404.02936), equation 3",
+    fidelity="code",
 )
 def min_k_plus_plus_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResult:
     """Compute Min-K% of log-probabilities that are standardised over all tokens of the vocabulary.
@@ -112,6 +116,7 @@ def min_k_plus_plus_score(inputs: MetricInputs, *, k: Share = 0.4) -> MetricResu
     higher_is="less likely a member",
     range="(-inf, inf) nats per token",
     paper="Carlini et al. 2021 (arXiv:2012.07805), section 5.2",
+    fidelity="code",
 )
 def reference_score(inputs: MetricInputs) -> MetricResult:
     """Compute the loss minus that of a model without the rows, so answers that are easy for both do not count.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,6 +24,7 @@ SHAPES: tuple[str, ...] = get_args(Shape)
     higher_is="distinct: more varied; repetition: more repeated; ended: more texts end before the length limit",
     range="[0, 1]; [0, inf) for n_tokens",
     paper="distinct-n: Li et al. 2016 (arXiv:1510.03055); repetition: Welleck et al. 2019 (arXiv:1908.04319)",
+    fidelity="reading",
 )
 def fluency(inputs: MetricInputs, *, statistic: Shape = "repetition_4") -> MetricResult:
     """Measure whether answers still look like answers: a ruined model repeats itself, is silent, or never stops.
@@ -82,3 +84,31 @@ def _means(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[flo
     """Return column means without NaN; NaN for a column of NaN only."""
     columns = [column[~np.isnan(column)] for column in table.T]
     return [float(column.mean()) if len(column) else math.nan for column in columns]
+
+
+REPEATED = 0.5  # share of repeated 4-grams from which a text is gibberish
+MOST = 0.5  # share of gibberish texts from which a model is broken
+
+
+def is_gibberish(text: str) -> bool:
+    """Return whether a text has no word, or repeats itself."""
+    words = blank_separated(text)
+    return not words or (len(words) >= 4 and 1.0 - _distinct(words, 4) > REPEATED)
+
+
+def gibberish(texts: Iterable[str], before: Iterable[str], name: str = "rows to keep") -> str:
+    """Return why a model is broken by its texts on rows to keep, or an empty text.
+
+    It is broken if at least half of its texts are empty or repeat themselves, and twice the share of the model before.
+
+    Args:
+        texts: The model's texts.
+        before: Those of the model before unlearning, or of the target model; none if they are not known.
+        name: Name of the rows.
+    """
+    mine, theirs = ([is_gibberish(text) for text in of] for of in (texts, before))
+    share = sum(mine) / len(mine) if mine else 0.0
+    old = sum(theirs) / len(theirs) if theirs else 0.0
+    if share < MOST or share < 2 * old:
+        return ""
+    return f"gibberish: {share:.0%} of its answers to {name} are empty or repeat themselves ({old:.0%} before)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -11,6 +12,7 @@ from expunge.core.errors import ConfigError
 from expunge.core.records import Floats
 from expunge.metrics.aggregate import RESAMPLES, SEED, not_available, row_difference
 from expunge.metrics.api import MetricInputs, MetricResult, family, missing
+from expunge.metrics.tofu_log import FIRST_ROWS
 
 Value = Literal["p", "ln_p", "ln_p_greater"]
 
@@ -21,6 +23,7 @@ Value = Literal["p", "ln_p", "ln_p_greater"]
     higher_is="better forgetting",
     range="[0, 1] (a p-value; (-inf, 0] for its logs)",
     paper="TOFU (arXiv:2401.06121), section 2.2",
+    fidelity="code",
 )
 def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
     """Compute the p-value of a two-sided Kolmogorov-Smirnov test of this model's and the retain model's truth ratios.
@@ -29,7 +32,8 @@ def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
     value is P(D or larger | same distribution), scipy's `ks_2samp`.
 
     Reads: parent `truth_ratio`, and the same metric of the retain model, over the same rows. Without a retain model,
-    or with other rows, the result is missing with a reason. Rows without a score on one side leave both sides.
+    or with other rows, the result is missing with a reason. Rows without a score on one side leave both sides. The logs
+    that TOFU's authors publish have the first 300 rows of a split; then only these count (n_rows).
     Extra: ks_distance (D) with ks_ci_low and ks_ci_high (95 % bootstrap over rows, the same draws on both sides; a
     largest gap is biased upward, so the interval may lie above D), log10_p and ln_p (two-sided), ln_p_greater
     (one-sided: this model's ratios lie lower). The logs are exact (reflection principle, below) and finite even if the
@@ -55,10 +59,13 @@ def forget_quality(inputs: MetricInputs, *, value: Value = "p") -> MetricResult:
     if not inputs.retain.per_row:
         why = f": {inputs.retain.reason}" if inputs.retain.reason else ""
         return missing(f"the retain model's {inputs.metric.retain or name} has no rows{why}")
-    differ = row_difference("truth ratios", mine.per_row, inputs.retain.per_row)
+    theirs = inputs.retain
+    if FIRST_ROWS in theirs.extra and theirs.per_row.keys() < mine.per_row.keys():
+        mine = dataclasses.replace(mine, per_row={row: mine.per_row[row] for row in theirs.per_row})
+    differ = row_difference("truth ratios", mine.per_row, theirs.per_row)
     if differ:
         return missing(differ)
-    x_n, y_n = _paired_scores(mine, inputs.retain)
+    x_n, y_n = _paired_scores(mine, theirs)
     n = len(x_n)
     if n == 0:
         return missing("no row has a truth ratio in both models")

@@ -16,6 +16,7 @@ Norm = Literal["tensor_mean", "l1", "l2", "linf"]
     higher_is="less likely a member",
     range="[0, inf) nats per token and unit of weight",
     paper="Wang et al. 2024, Pandora's White-Box (arXiv:2402.17012)",
+    fidelity="code",
 )
 def gradnorm_score(inputs: MetricInputs, *, norm: Norm = "tensor_mean") -> MetricResult:
     """Compute the size of the loss gradient of one row, which is small near a minimum that the row helped to make.

@@ -26,6 +26,7 @@ Threshold = Annotated[float, Field(ge=0.0, le=1.0)]
     higher_is="more leaks within k tries",
     range="[0, 1]",
     paper="leak@k (arXiv:2511.04934)",
+    fidelity="formula",
 )
 def leak_at_k(
     inputs: MetricInputs,
@@ -101,6 +102,7 @@ Value = Literal["prob", "score", "rougeL_recall", "rougeL_f1", "rouge1_recall", 
     higher_is="more is left, under the prompt that leaks most",
     range="that of its parents",
     paper="worst case over paraphrases and formats, as in JensUn (arXiv:2509.02820)",
+    fidelity="reading",
 )
 def worst_case(inputs: MetricInputs, *, statistic: Value | None = None) -> MetricResult:
     """Return for each row the largest of several metrics, because one prompt that leaks is enough.

@@ -24,6 +24,7 @@ LOW_FPR = 0.01
     higher_is="members and others are distinguishable; 0.5 is chance",
     range="[0, 1]",
     paper="Carlini et al. 2022 (arXiv:2112.03570), for attacks at a low false positive rate",
+    fidelity="code",
 )
 def attack_auc(inputs: MetricInputs) -> MetricResult:
     """Compute how well an attack's score separates members (the forget rows) from others (rows no model has seen).
@@ -76,6 +77,7 @@ def attack_auc(inputs: MetricInputs) -> MetricResult:
     higher_is="0 is best; below 0 the model still knows the forget rows, above 0 they were suppressed too far",
     range="(-100, inf) percent",
     paper="MUSE (arXiv:2407.06460), section 3.2",
+    fidelity="code",
 )
 def privleak(inputs: MetricInputs, *, ref_value: Auc | None = None) -> MetricResult:
     """Compute how far an attack's AUC is from the retain model's, in percent of the latter.

@@ -20,6 +20,7 @@ Compat = Literal["clean", "openunlearning"]
     higher_is="more of the answer is memorised",
     range="[0, 1]",
     paper="Tirumala et al. 2022 (arXiv:2205.10770), exact memorisation",
+    fidelity="code",
 )
 def exact_memorization(inputs: MetricInputs, *, eos: bool = False) -> MetricResult:
     """Compute the share of the answer's tokens that are the model's first choice, with the true tokens as context.
@@ -44,6 +45,7 @@ def exact_memorization(inputs: MetricInputs, *, eos: bool = False) -> MetricResu
     higher_is="more of the answer can be extracted",
     range="[0, 1]",
     paper="Carlini et al. 2021 (arXiv:2012.07805); as a score: Wang et al. 2024 (arXiv:2406.09179)",
+    fidelity="code",
 )
 def extraction_strength(inputs: MetricInputs, *, compat: Compat = "clean") -> MetricResult:
     """Compute how short a prefix of the answer makes the model continue with all of the rest.

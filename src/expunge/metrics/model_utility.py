@@ -19,6 +19,7 @@ Mean = Literal["harmonic", "arithmetic"]
     higher_is="more of the model is intact",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
+    fidelity="code",
 )
 def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: bool = False) -> MetricResult:
     """Compute the harmonic mean of the model's scores outside the forget rows.

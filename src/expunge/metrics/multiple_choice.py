@@ -25,6 +25,7 @@ STATISTICS = ("acc", "acc_norm")
     higher_is="more knowledge",
     range="[0, 1]; guessing gives 1 / options",
     paper="Hendrycks et al. 2021 (arXiv:2009.03300); acc and acc_bytes of lm-evaluation-harness",
+    fidelity="formula",
 )
 def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResult:
     """Compute the share of questions whose right option is the most likely one.
@@ -56,6 +57,7 @@ def multiple_choice(inputs: MetricInputs, *, score: Score = "sum") -> MetricResu
     higher_is="more knowledge",
     range="[0, 1]; guessing gives 1 / options",
     paper="Hendrycks et al. 2021 (arXiv:2009.03300)",
+    fidelity="formula",
 )
 def mean_over_questions(inputs: MetricInputs, *, statistic: Literal["acc", "acc_norm"] = "acc") -> MetricResult:
     """Compute the mean over the questions of all subjects: a subject of 1500 questions counts 15 times one of 100.

@@ -28,6 +28,7 @@ Over = Literal["mean", "max"]
     higher_is="more knowledge of the answer",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
+    fidelity="code",
 )
 def probability(inputs: MetricInputs, *, over: Over = "mean") -> MetricResult:
     """Compute the length-normalised probability of an answer.
@@ -86,6 +87,7 @@ def _largest(values_RK: Floats) -> Floats:
     higher_is="more knowledge of the answer",
     range="[0, 1]",
     paper="TOFU (arXiv:2401.06121), section 2.2",
+    fidelity="code",
 )
 def probability_w_options(inputs: MetricInputs, *, floor: Floor = 0.0) -> MetricResult:
     """Compute the share of the right answer among the right and the wrong options.

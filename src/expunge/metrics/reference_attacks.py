@@ -26,6 +26,7 @@ LEAST_LOSS = 1e-12  # of a certain answer, whose confidence would be infinite
     higher_is="less likely a member",
     range="[0, 1]",
     paper="RMIA, Zarifzadeh et al. 2024 (arXiv:2312.03262), equations 2 to 4 and appendix B.2.2",
+    fidelity="formula",
 )
 def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> MetricResult:
     """Compare how likely a row is under this model and under reference models, relative to rows of the population.
@@ -74,6 +75,7 @@ def rmia_score(inputs: MetricInputs, *, a: Blend = 0.3, gamma: Gamma = 1.0) -> M
     higher_is="less likely a member",
     range="(-inf, inf), standard deviations",
     paper="LiRA, Carlini et al. 2022 (arXiv:2112.03570), section VI, the offline attack with one variance for all rows",
+    fidelity="formula",
 )
 def lira_score(inputs: MetricInputs) -> MetricResult:
     """Compute how unusual this model's confidence in a row is among models that never saw the row.

@@ -34,7 +34,7 @@ def write_results(
 
 
 def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
-    """Read an EVAL.json: ours, or another project's of the same format (TOFU_EVAL.json).
+    """Read an EVAL.json: ours, another project's of the same format (TOFU_EVAL.json), or a log of TOFU's authors.
 
     Statistics that are not numbers (the texts next to a ROUGE score) and entries below other keys (the two sides of a
     membership attack) are ignored.
@@ -46,6 +46,10 @@ def read_results(path: Path) -> tuple[dict[str, MetricResult], dict[str, Any]]:
         DataError: If the file cannot be read or has another format.
     """
     data = _load(path)
+    if any(key.startswith("eval_log") for key in data):
+        from expunge.metrics.tofu_log import read_tofu_log  # imports numpy, which reading our own files does not need
+
+        return read_tofu_log(data, str(path)), {}
     meta = data.pop(META, {})
     if not isinstance(meta, dict):
         raise DataError(f"{path}: entry {META!r}: expected a group of keys, got {_short(meta)}")

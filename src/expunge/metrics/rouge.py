@@ -34,6 +34,7 @@ FEWEST = 20_000  # pairs per process: a few seconds of counting
     higher_is="more of the answer is repeated",
     range="[0, 1]",
     paper="Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries (ACL W04-1013)",
+    fidelity="code",
 )
 def rouge(
     inputs: MetricInputs, *, statistic: Statistic = "rougeL_recall", tokenizer: Tokenizer = "auto"

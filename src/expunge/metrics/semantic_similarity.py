@@ -17,6 +17,7 @@ from expunge.metrics.api import MetricInputs, MetricResult, family
     higher_is="the answer is closer in meaning",
     range="[-1, 1]",
     paper="Sentence-BERT, Reimers and Gurevych 2019 (arXiv:1908.10084): mean pooling, cosine",
+    fidelity="formula",
 )
 def semantic_similarity(inputs: MetricInputs) -> MetricResult:
     """Compute how close the model's answer is to the true one in meaning; ROUGE counts only shared words.

@@ -31,7 +31,14 @@ PAPER = "SemEval-2025 Task 4 (arXiv:2504.02883)"
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-@family("semeval_regurgitation", revision=2, higher_is="more of the document is repeated", range="[0, 1]", paper=PAPER)
+@family(
+    "semeval_regurgitation",
+    revision=2,
+    higher_is="more of the document is repeated",
+    range="[0, 1]",
+    paper=PAPER,
+    fidelity="formula",
+)
 def semeval_regurgitation(inputs: MetricInputs) -> MetricResult:
     """Compute how much of the end of a document the model repeats after its beginning.
 
@@ -44,10 +51,10 @@ def semeval_regurgitation(inputs: MetricInputs) -> MetricResult:
     Good direction: low on forget rows, high on retain rows.
     Pitfall: recall does not penalise long generations; the official limit is 256 new tokens.
     """
-    return _mean_of_texts(inputs, _recalls)
+    return mean_of_texts(inputs, _recalls)
 
 
-@family("exact_match", revision=2, higher_is="more answers are right", range="[0, 1]", paper=PAPER)
+@family("exact_match", revision=2, higher_is="more answers are right", range="[0, 1]", paper=PAPER, fidelity="formula")
 def exact_match(inputs: MetricInputs) -> MetricResult:
     """Compute the share of questions whose whole generation is the true answer.
 
@@ -59,10 +66,17 @@ def exact_match(inputs: MetricInputs) -> MetricResult:
     Pitfall: any word after the answer makes it wrong, so a model that was not trained to stop there scores 0 on retain
     rows as well.
     """
-    return _mean_of_texts(inputs, lambda text: {"score": float(same_text(text.generation, text.reference))})
+    return mean_of_texts(inputs, lambda text: {"score": float(same_text(text.generation, text.reference))})
 
 
-@family("semeval_tasks", revision=1, higher_is="better forgetting and retaining", range="[0, 1]", paper=PAPER)
+@family(
+    "semeval_tasks",
+    revision=1,
+    higher_is="better forgetting and retaining",
+    range="[0, 1]",
+    paper=PAPER,
+    fidelity="formula",
+)
 def semeval_tasks(inputs: MetricInputs) -> MetricResult:
     """Compute the task aggregate: one number for twelve, forget rows and retain rows of three tasks.
 
@@ -93,7 +107,14 @@ def semeval_tasks(inputs: MetricInputs) -> MetricResult:
     return MetricResult(statistics.harmonic_mean(list(terms.values())), extra=extra)
 
 
-@family("semeval_mia", revision=1, higher_is="members and others are indistinguishable", range="[0, 1]", paper=PAPER)
+@family(
+    "semeval_mia",
+    revision=1,
+    higher_is="members and others are indistinguishable",
+    range="[0, 1]",
+    paper=PAPER,
+    fidelity="formula",
+)
 def semeval_mia(inputs: MetricInputs) -> MetricResult:
     """Compute how little a membership attack on the documents to forget succeeds.
 
@@ -113,7 +134,7 @@ def semeval_mia(inputs: MetricInputs) -> MetricResult:
     return MetricResult(mia_score(auc.value), extra={"auc": auc.value})
 
 
-@family("semeval_aggregate", revision=1, higher_is="a better entry", range="[0, 1]", paper=PAPER)
+@family("semeval_aggregate", revision=1, higher_is="a better entry", range="[0, 1]", paper=PAPER, fidelity="formula")
 def semeval_aggregate(inputs: MetricInputs, *, mmlu_accuracy: Accuracy | None = None) -> MetricResult:
     """Compute the number that sorts the leaderboard.
 
@@ -167,7 +188,7 @@ def _recalls(text: GeneratedText) -> dict[str, float]:
     return {name: 0.0 if math.isnan(value) else value for name, value in values.items()}
 
 
-def _mean_of_texts(inputs: MetricInputs, scores: Callable[[GeneratedText], Mapping[str, float]]) -> MetricResult:
+def mean_of_texts(inputs: MetricInputs, scores: Callable[[GeneratedText], Mapping[str, float]]) -> MetricResult:
     """Return the mean of `score` over rows; a row's samples are averaged first.
 
     A generation without tokens, because the model's logits were not numbers, is NaN: as a 0 it would count as

@@ -30,6 +30,7 @@ _LOG_MAX = float(np.log(sys.float_info.max))
     higher_is="forget rows: wrong and right answers equally likely; other rows: the right answer preferred",
     range="[0, 1] for the value ([0, inf) if raw), [0, inf) for a row's score",
     paper="TOFU (arXiv:2401.06121), equation 1",
+    fidelity="code",
 )
 def truth_ratio(
     inputs: MetricInputs, *, aggregate: Aggregate, aggregator: Aggregator = "geometric", floor: Floor = 0.0

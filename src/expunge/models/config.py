@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.fingerprints import folder_sha256
+from expunge.models.folder_settings import check_settings
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class ModelArgs:
 
     pretrained_model_name_or_path: str | None = None
     """A model folder or hub id. None: the preset is built."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The dtype of the weights when a model is scored. Training always uses float32 weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """The dtype of the weights when a model is scored. Training always uses float32 weights. auto: bfloat16 on a GPU,
+    float32 on a CPU.
+    """
     attn_implementation: str | None = None
     """The attention of transformers, such as sdpa or eager. None: its default."""
     device_map: str | None = None
@@ -67,6 +70,10 @@ class ModelArgs:
     """The branch, tag or commit of a hub id. None: main."""
     adapter: Literal["apply", "ignore"] = "apply"
     """Use of a peft adapter in the model folder: `apply` adds it to the weights, `ignore` leaves it out."""
+
+    def __post_init__(self) -> None:
+        if self.pretrained_model_name_or_path == "":
+            raise ValueError("pretrained_model_name_or_path must be a folder or a hub id (or null)")
 
 
 @strict
@@ -82,6 +89,9 @@ class TokenizerArgs:
     """The branch, tag or commit of a hub id. None: main."""
 
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+
+
 @strict
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -94,7 +104,7 @@ class ModelConfig:
     init_seed: int = 0
     """The seed of the weights of a model from scratch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda, cuda:N, mps, xpu or xpu:N. auto is CUDA if there is a device, else the CPU."""
     model_args: ModelArgs = field(default_factory=ModelArgs)
     """The model to load."""
     tokenizer_args: TokenizerArgs = field(default_factory=TokenizerArgs)
@@ -103,6 +113,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"no preset named {self.preset!r}{nearest(self.preset, PRESETS)}")
+        if DEVICE.fullmatch(self.device) is None:
+            raise ValueError("device must be auto, cpu, cuda or cuda:N")
+        if not 0 <= self.init_seed < 2**32:
+            raise ValueError("init_seed must be a whole number from 0 to 2**32 - 1")
         if self.vocab_size is not None and not 260 <= self.vocab_size <= 1_000_000:
             raise ValueError("vocab_size must be between 260 (bytes and specials) and 1000000")
 
@@ -122,27 +136,9 @@ class ModelConfig:
         return self.tokenizer_args.pretrained_model_name_or_path or self.source
 
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tiktoken.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a folder with one of them has a tokenizer
 ADAPTER = "adapter_config.json"
-_IDENTITY = (".safetensors", ".json", ".model", ".jinja", ".txt", ".py", ".tiktoken")  # files that decide its numbers
-_OWN = ("expunge.json", "job.json", "done.json")  # records of jobs
-_CHAT_TEMPLATES = "additional_chat_templates"
-_GENERATION = "generation_config.json"
-_UNREAD = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
+INDEX = "*.safetensors.index.json"
 
 
 def looks_local(source: str) -> bool:
@@ -153,9 +149,40 @@ def looks_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or source.split("/")[0] in ("saves", "models")
 
 
+def adapter_base(source: str) -> str | None:
+    """Return the base model that a folder of an adapter alone names: a folder or hub id, "" if it names none.
+
+    None for a source that is no such folder. A relative folder counts from here, or else from the adapter's folder.
+    """
+    if not looks_local(source):
+        return None
+    folder = Path(source).expanduser()
+    if not (folder / ADAPTER).is_file() or (folder / "config.json").is_file():
+        return None
+    try:
+        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    named = base if isinstance(base, str) else ""
+    inside = folder / Path(named).expanduser()
+    return str(inside) if named and not Path(named).expanduser().exists() and inside.is_dir() else named
+
+
+def weights_source(source: str) -> str:
+    """Return the folder or hub id of a model's base weights: the source itself, or the base of an adapter alone."""
+    return adapter_base(source) or source
+
+
+def tokenizer_folder(source: str) -> str:
+    """Return the source of a model's tokenizer: the base model's for a folder of an adapter without a tokenizer."""
+    base = adapter_base(source)
+    own = any((Path(source).expanduser() / name).is_file() for name in TOKENIZERS)
+    return base if base and not own else source
+
+
 def has_chat_template(source: str) -> bool:
     """Return whether a local tokenizer folder contains a chat template; no tokenizer is loaded."""
-    folder = Path(source).expanduser()
+    folder = Path(tokenizer_folder(source)).expanduser()
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     if (folder / "additional_chat_templates").is_dir():
@@ -176,60 +203,43 @@ def check_source(source: str, key: str) -> None:
         names = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = nearest(folder.name, names) if names else f" (nor is there a folder {folder.parent})"
         raise ConfigError(f"{key}: no folder {source}{hint}")
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{key}: {source} contains only an adapter ({ADAPTER}); merge it into its base model, or copy it into the "
-            "base model's folder"
-        )
+    base = adapter_base(source)
+    if base is not None:
+        _check_adapter(source, base, key)
+        return
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}: {source} contains no config.json, so it is not a model folder")
+    check_settings(folder, source, key)
     if not any(not p.name.startswith("adapter_") for p in folder.glob("*.safetensors")):
         weights = "only pickled weights (.bin), which are not read" if any(folder.glob("*.bin")) else "no weights"
         raise ConfigError(f"{key}: {source} contains {weights}; save the model as safetensors")
+    shards(folder)
 
 
-def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
-    """Return the names of a model folder's files that decide its numbers: weights, settings, tokenizer, template, code.
-
-    adapter: with `ignore`, the files of an adapter are left out.
-    """
-    names = [p.name for p in folder.iterdir() if p.is_file() and p.suffix in _IDENTITY and p.name not in _OWN]
-    names += [f"{_CHAT_TEMPLATES}/{p.name}" for p in (folder / _CHAT_TEMPLATES).glob("*.jinja")]
-    return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
-
-
-def source_identity(source: str, revision: str | None, adapter: str = "apply") -> dict[str, Any]:
-    """Return the identity of a model for fingerprints: the contents of a folder, or the name and revision of a hub id.
-
-    generation_config.json counts by its settings, which list the end tokens, without the version of transformers.
-    """
-    if looks_local(source):
-        folder = Path(source).expanduser()
-        names = identity_files(folder, adapter=adapter)
-        out: dict[str, Any] = {"contents": folder_sha256(folder, [n for n in names if n != _GENERATION])}
-        settings = _generation_settings(folder / _GENERATION)
-        return {**out, "generation": settings} if settings else out
-    return {"hub": source, "revision": revision}
+def _check_adapter(source: str, base: str, key: str) -> None:
+    """Raise ConfigError unless a folder of an adapter alone has its weights and names a base model that exists."""
+    if not (Path(source).expanduser() / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"{key}: {source} contains only an adapter, without adapter_model.safetensors")
+    named = f"{key}: {source} contains only an adapter, and base_model_name_or_path in its {ADAPTER}"
+    if not base:
+        raise ConfigError(f"{named} is missing; write the folder or hub id of its base model there")
+    if adapter_base(base) is not None:
+        raise ConfigError(f"{named} is another adapter, {base}; merge that one into its base model")
+    if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
+        raise ConfigError(
+            f"{named} is {base}, which does not exist; write the folder or hub id of its base model there"
+        )
+    check_source(base, f"{key}: {source}: base_model_name_or_path")
 
 
-def _generation_settings(path: Path) -> Any:
-    """Return the settings of a generation_config.json; its text if it is no JSON mapping, which loading reports."""
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        settings = json.loads(text)
-    except ValueError:
-        return text
-    return {k: v for k, v in settings.items() if k not in _UNREAD} if isinstance(settings, dict) else text
-
-
-def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
-    """Return the identity of a tokenizer for fingerprints."""
-    if looks_local(source):
-        folder = Path(source).expanduser()
-        named = [n for n in TOKENIZER_FILES if (folder / n).is_file()]
-        code = sorted(p.name for p in folder.glob("*.py"))
-        templates = sorted(f"{_CHAT_TEMPLATES}/{p.name}" for p in (folder / _CHAT_TEMPLATES).glob("*.jinja"))
-        return {"contents": folder_sha256(folder, [*named, *code, *templates])}
-    return {"hub": source, "revision": revision}
+def shards(folder: Path) -> list[str]:
+    """Return the present files that the indices of a model folder name. Raises ConfigError for one outside of it."""
+    names: set[str] = set()
+    for index in sorted(folder.glob(INDEX)):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):  # loading reports them
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            names |= {str(name) for name in named}
+        for name in sorted(names):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                raise ConfigError(f"{index}: {name!r:.80} is outside the model folder; its shards must be inside")
+    return sorted(name for name in names if "\0" not in name and (folder / name).is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -12,37 +13,65 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
 from expunge.core.errors import ConfigError
-from expunge.models.config import ADAPTER, ModelArgs, TokenizerArgs, check_source, looks_local
+from expunge.core.on_use import torch, transformers
+from expunge.models.config import (
+    ADAPTER,
+    TOKENIZERS,
+    ModelArgs,
+    ModelConfig,
+    TokenizerArgs,
+    adapter_base,
+    check_source,
+    looks_local,
+    tokenizer_folder,
+    weights_source,
+)
+from expunge.models.identity import code_commit, pinned_revision
 from expunge.models.interchange import add_older_forms
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def pick_device(name: str) -> torch.device:
-    """Return a device; `auto` is the first accelerator, or the CPU. Raises ConfigError for a device that is missing."""
+    """Return a device; `auto` is CUDA, or else the CPU. Raises ConfigError for a device that is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"model.device: {name!r} is not a device (allowed: auto, cpu, cuda, cuda:N)")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"model.device: {name!r}: this machine has no CUDA device (allowed: auto, cpu)")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return device
+    if device.type not in ("cuda", "xpu", "mps"):
+        raise ConfigError(f"model.device: {name!r} is not a device (allowed: auto, cpu, cuda, cuda:N, mps, xpu, xpu:N)")
+    backend = getattr(torch, device.type)
+    if not (torch.backends.mps.is_available() if device.type == "mps" else backend.is_available()):
+        raise ConfigError(f"model.device: {name!r}: this machine has no {device.type.upper()} device; use auto or cpu")
+    if (device.index or 0) >= backend.device_count():
         raise ConfigError(
-            f"model.device: {name!r}: this machine has {torch.cuda.device_count()} CUDA devices, numbered from 0"
+            f"model.device: {name!r}: this machine has {backend.device_count()} {device.type.upper()} devices, "
+            "numbered from 0"
         )
     return device
 
 
+def may_have_cuda() -> bool:
+    """Return whether this machine may have a CUDA device. Without its driver the answer needs no torch."""
+    return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or os.name == "nt"
+
+
+def with_scoring_dtype(model: ModelConfig) -> ModelConfig:
+    """Return the model's settings with `dtype: auto` replaced by the dtype of its device. Raises ConfigError."""
+    if model.model_args.dtype != "auto":
+        return model
+    on_cpu = not may_have_cuda() if model.device == "auto" else model.device == "cpu"
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32" if on_cpu or pick_device(model.device).type == "cpu" else "bfloat16"
+    )
+    return dataclasses.replace(model, model_args=dataclasses.replace(model.model_args, dtype=dtype))
+
+
+WRAPPER = "wrapper.json"
 Bits = Literal["nf4", "int8"]
 
 
@@ -71,13 +100,15 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         extra["attn_implementation"] = args.attn_implementation
     if args.device_map:
         extra["device_map"] = args.device_map
+    if args.trust_remote_code and (commit := code_commit(source)):
+        extra["code_revision"] = commit
     try:
         with _without_adapter(source) as folder:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=_DTYPES[args.dtype],
+                dtype=getattr(torch, args.dtype),
                 trust_remote_code=args.trust_remote_code,
-                revision=args.revision or "main",
+                revision=_revision(source, args.revision),
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # rejected below, in one line
                 output_loading_info=True,
@@ -85,32 +116,47 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
             )
     except torch.OutOfMemoryError:
         raise
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # configurations are checked in many places, which share no base class
         raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
     model, info = loaded
+    model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
+    if not _has(source, WRAPPER):
+        return model
+    from expunge.models.wrapped import load_wrapped
+
+    return load_wrapped(
+        model, Path(source).expanduser(), lambda folder: load_model(str(folder), args, device=device, quantize=quantize)
+    )
+
+
+def _ready(
+    model: Any, info: Mapping[str, Any], source: str, args: ModelArgs, device: torch.device, *, quantized: bool
+) -> Any:
+    """Return a loaded model with its adapter, on its device. Raises ConfigError for tensors that its files lack."""
     lacking = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if lacking:
         raise ConfigError(
             f"model {source}: its safetensors lack, or have in another shape, {len(lacking)} of the tensors that its "
             f"config.json describes: {', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
-    if quantize is not None:
-        return _one_arithmetic(model).eval()
-    if own is not None:
+    if quantized:
         return _one_arithmetic(model).eval()  # bitsandbytes loads it on its device
-    if args.adapter == "apply" and _has_adapter(source):
+    if args.adapter == "apply" and _has(source, ADAPTER):
         model = _with_adapter(model, source)
     if not args.device_map:
         torch.nn.Module.to(model, device)
     return model.eval()
 
 
-# Configurations and the files of a model are checked in many places of transformers, which share no base class.
-_LOAD_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, SafetensorError)
+def _has(source: str, name: str) -> bool:
+    return looks_local(source) and (Path(source).expanduser() / name).is_file()
 
 
-def _has_adapter(source: str) -> bool:
-    return looks_local(source) and (Path(source).expanduser() / ADAPTER).is_file()
+def load_named(model: Any) -> Any:
+    """Return a model object unchanged; load a name in float32 on the first accelerator. Raises ConfigError."""
+    if not isinstance(model, str | Path):
+        return model
+    return load_model(str(model), ModelArgs(), device=pick_device("auto"))
 
 
 @contextlib.contextmanager
@@ -119,8 +165,8 @@ def _without_adapter(source: str) -> Iterator[str]:
 
     transformers always applies an adapter in a model's folder, and has no option against it.
     """
-    if not _has_adapter(source):
-        yield _expand(source)
+    if adapter_base(source) or not _has(source, ADAPTER):
+        yield _expand(weights_source(source))
         return
     with tempfile.TemporaryDirectory() as place:
         for path in Path(source).expanduser().iterdir():
@@ -137,7 +183,7 @@ def _with_adapter(model: Any, source: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the path of the base model, which is this folder
             merged = PeftModel.from_pretrained(model, _expand(source)).merge_and_unload()
-    except _LOAD_ERRORS as error:
+    except Exception as error:  # configurations are checked in many places, which share no base class
         raise ConfigError(f"model {source}: its adapter does not fit its weights: {_first_line(error)}") from None
     merged.config._name_or_path = _expand(source)
     return merged.requires_grad_(True)  # peft freezes the weights that it puts an adapter on
@@ -154,12 +200,12 @@ def _quantized(bits: Bits, device: torch.device) -> dict[str, Any]:
         raise ConfigError(f"{key} needs bitsandbytes: {_first_line(error)}; pip install 'expunge[quant]'") from None
     if device.type not in bitsandbytes.supported_torch_devices:
         raise ConfigError(f"{key}: bitsandbytes {bitsandbytes.__version__} does not support {device.type}")
-    config = (
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    options: dict[str, Any] = (
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         if bits == "nf4"
-        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)  # outliers would depend on the whole batch
+        else {"load_in_8bit": True, "llm_int8_threshold": 0.0}  # outliers would depend on the whole batch
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": transformers.BitsAndBytesConfig(**options), "device_map": {"": device}}
 
 
 def _one_arithmetic(model: Any) -> Any:
@@ -187,9 +233,10 @@ def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
         ConfigError: If the folder contains no tokenizer, or it cannot be loaded.
     """
     check_tokenizer(source)
+    source = tokenizer_folder(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            _expand(source), trust_remote_code=args.trust_remote_code, revision=args.revision or "main"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            _expand(source), trust_remote_code=args.trust_remote_code, revision=_revision(source, args.revision)
         )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ConfigError(f"tokenizer {source}: cannot be loaded: {_first_line(error)}") from None
@@ -203,19 +250,23 @@ def check_tokenizer(source: str) -> None:
     key = "model.tokenizer_args.pretrained_model_name_or_path"
     if not looks_local(source):
         return
+    source = tokenizer_folder(source)
     folder = Path(source).expanduser()
+    if not looks_local(source):
+        return
     if not folder.is_dir():
         raise ConfigError(f"{key}: no folder {source}")
-    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ConfigError(f"{key}: {source} contains no tokenizer (tokenizer.json or tokenizer.model)")
 
 
 def context_of(source: str) -> int | None:
     """Return the maximum number of positions of a folder's model, by its configuration; None if it is unknown."""
+    source = weights_source(source)
     if not looks_local(source):
         return None
     try:
-        config = AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError):
         return None  # loading the model reports the error
     return context_in(config)
@@ -233,10 +284,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path, *, dtype: str | None = 
     dtype: the dtype of the floating-point weights in the files (`models.saved_dtype`). None: the model's dtype. The
     model in memory does not change.
     """
-    if dtype is None or model.dtype is _DTYPES[dtype]:
+    if dtype is None or model.dtype is getattr(torch, dtype):
         model.save_pretrained(folder)
     else:
-        model.save_pretrained(folder, state_dict=_cast(model.state_dict(), _DTYPES[dtype]))
+        model.save_pretrained(folder, state_dict=_cast(model.state_dict(), getattr(torch, dtype)))
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -257,6 +308,11 @@ def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
             cast[key] = tensor.detach().to(dtype)
         out[name] = cast[key]
     return out
+
+
+def _revision(source: str, revision: str | None) -> str:
+    """Return the commit of a hub id, if it is known. A folder has none."""
+    return "main" if looks_local(source) else pinned_revision(source, revision) or "main"
 
 
 def _expand(source: str) -> str:

@@ -66,7 +66,7 @@ def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: in
     if can.masked if use_mask else can.padded:
         return forward_at_once(model, at, use_mask=use_mask, n_head=n_head, head=can.head)
     parts, order = [], []
-    for one, index_N in _single_rows(at).values():
+    for one, index_N in single_rows(at).values():
         n_own = None if n_head is None else int((index_N < n_head).sum())
         parts.append(forward_at_once(model, one, use_mask=False, n_head=n_own, head=can.head))
         order.append(index_N)
@@ -77,7 +77,7 @@ def packed_forward(model: Any, at: BatchPositions, *, use_mask: bool, n_head: in
     return PackedOutput(logits if n_head is not None else logits[place_N], hidden[place_N], parts[0].autocast)
 
 
-def _single_rows(at: BatchPositions) -> dict[int, tuple[BatchPositions, Tensor]]:
+def single_rows(at: BatchPositions) -> dict[int, tuple[BatchPositions, Tensor]]:
     """Return each row with scored positions as a batch of one without padding, and the indices of its positions.
 
     Padding on the right stays up to the last scored position; a position in the padding on the left becomes the first.
@@ -150,10 +150,6 @@ def head_at(model: Any, row_N: Tensor, pos_N: Tensor, *, n_head: int | None = No
         handle.remove()
 
 
-class _StopForward(Exception):
-    """Raised inside a forward to end it at a layer."""
-
-
 def find_module(model: Any, name: str, *, key: str) -> Any:
     """Return a module by its name, or by the end of its name, because wrappers such as peft's add a prefix.
 
@@ -170,37 +166,6 @@ def find_module(model: Any, name: str, *, key: str) -> Any:
     if not matches:
         raise ConfigError(f"{key}: the model has no module {name!r}{nearest(name, filter(None, modules))}")
     return modules[matches[0]]
-
-
-def layer_output(model: Any, at: BatchPositions, layer: str) -> Tensor:
-    """Return the output of one module at the N positions, hidden_ND; later modules do not run.
-
-    Rows must be right-padded. Raises ConfigError if the model has no module of that name.
-    """
-    module = find_module(model, layer, key="trainer.method_args.module_regex")
-    if capabilities_of(model).padded or len(at.ids_BT) == 1:
-        return _layer_output(model, module, at)
-    alone = list(_single_rows(at).values())
-    place_N = torch.cat([index_N for _, index_N in alone]).argsort()
-    return torch.cat([_layer_output(model, module, one) for one, _ in alone])[place_N]
-
-
-def _layer_output(model: Any, module: Any, at: BatchPositions) -> Tensor:
-    outputs: list[Tensor] = []
-
-    def stop(_module: Any, _args: Any, output: Any) -> None:
-        out = output[0] if isinstance(output, tuple) else output
-        outputs.append(out[at.row_N, at.pos_N])
-        raise _StopForward
-
-    handle = module.register_forward_hook(stop)
-    try:
-        model(input_ids=at.ids_BT, **forward_options(model, use_cache=False))
-    except _StopForward:
-        pass
-    finally:
-        handle.remove()
-    return outputs[0]
 
 
 class LmHead:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.capabilities import Capabilities
-from expunge.models.config import ADAPTER, ModelArgs, identity_files, looks_local
+from expunge.models.config import ADAPTER, ModelArgs, adapter_base, looks_local, shards, weights_source
+from expunge.models.identity import identity_files, pinned_revision
 
 Status = Literal["ok", "fallback", "refused"]
 REVISION = 1  # of the checks: raised when the same model would get other lines
@@ -85,15 +86,22 @@ def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[st
     It covers the small files of the folder completely, and the names, sizes and slices of the bytes of weights, so it
     is fast to compute. A hub id counts by its name and revision.
     """
-    named: Any = {"hub": source, "revision": args.revision}
-    if looks_local(source):
-        folder = Path(source).expanduser()
-        names = identity_files(folder)
-        weights = [n for n in names if n.endswith(".safetensors")]
-        others = {n: file_sha256(folder / n) for n in names if n not in weights}
-        named = {"files": others, "weights": {n: _sampled_sha256(folder / n) for n in weights}}
+    named = _named(source, args.revision)
+    if base := adapter_base(source):
+        named = {**named, "base": _named(base, None)}
     how = {"dtype": args.dtype, "attention": args.attn_implementation, "adapter": args.adapter, "device": device}
     return fingerprint({"revision": REVISION, "source": named, "how": how, "versions": dict(versions)})
+
+
+def _named(source: str, revision: str | None) -> dict[str, Any]:
+    """Return the identity of a hub id, or of the files of a folder."""
+    if not looks_local(source):
+        return {"hub": source, "revision": pinned_revision(source, revision)}
+    folder = Path(source).expanduser()
+    names = identity_files(folder)
+    weights = [n for n in names if n.endswith(".safetensors")]
+    others = {n: file_sha256(folder / n) for n in names if n not in weights}
+    return {"files": others, "weights": {n: _sampled_sha256(folder / n) for n in weights}}
 
 
 def _sampled_sha256(path: Path) -> str:
@@ -114,15 +122,17 @@ def folder_lines(source: str, args: ModelArgs) -> list[PassportLine]:
     """
     if not looks_local(source):
         return []
-    folder = Path(source).expanduser()
-    config = _json(folder / "config.json")
-    lines = [_remote_code(config, folder, args), _quantised(config), _adapters(folder, config, args)]
+    folder, base = Path(source).expanduser(), Path(weights_source(source)).expanduser()
+    config = _json(base / "config.json")
+    lines = [_remote_code(config, base, args), _quantised(config), _adapters(folder, config, args)]
     return [line for line in lines if line is not None]
 
 
 def check_folder(source: str, args: ModelArgs) -> None:
     """Raise ConfigError for a model folder that cannot be loaded; no weights are read."""
     Passport(source, tuple(folder_lines(source, args))).require()
+    if looks_local(source):
+        shards(Path(source).expanduser())
 
 
 def check_trainable(source: str) -> None:
@@ -137,6 +147,7 @@ def check_trainable(source: str) -> None:
 
 def quantisation(source: str) -> str | None:
     """Return the quantisation method that a model folder's configuration names, or None."""
+    source = weights_source(source)
     if not looks_local(source):
         return None
     settings = _json(Path(source).expanduser() / "config.json").get("quantization_config")
@@ -201,10 +212,12 @@ def _adapters(folder: Path, config: Mapping[str, Any], args: ModelArgs) -> Passp
             f"the {kind} adapter in the folder cannot be added to quantised weights; set "
             "model.model_args.adapter=ignore",
         )
+    base = adapter_base(str(folder))
+    weights = f"the weights of {base}" if base else "its weights"
     return PassportLine(
         "adapter",
         "ok",
-        f"the {kind} adapter in the folder is added to its weights; model.model_args.adapter=ignore leaves it out",
+        f"the {kind} adapter in the folder is added to {weights}; model.model_args.adapter=ignore leaves it out",
     )
 
 

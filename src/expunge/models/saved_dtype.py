@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from expunge.models.config import looks_local
+from expunge.models.config import looks_local, weights_source
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SOURCE = "source"
@@ -22,6 +22,7 @@ def stored_dtype(source: str) -> str | None:
     Reads the headers of the safetensors files of a folder, and of a hub id its configuration. None if there is no such
     dtype (quantised weights), or if it is unknown.
     """
+    source = weights_source(source)
     if not looks_local(source):
         try:
             dtype = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)

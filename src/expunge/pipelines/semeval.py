@@ -1,45 +1,53 @@
-"""Unlearning within a time limit, as SemEval-2025 Task 4 asks for it: a model goes in, and a model folder is there from
-early on, replaced by later ones, so that whoever stops the run at any moment finds a whole one."""
+"""Unlearning within a time limit, for SemEval-2025 Task 4.
+
+The output folder contains a complete model from early in the run on. Later models replace it, so a run may be stopped
+at any moment.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-import signal
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from expunge.core.errors import ConfigError, JobError
-from expunge.core.files import write_json
+from expunge.core.files import whole_folder, write_json
+from expunge.core.terminal import complain
 from expunge.methods.weight_edits import WeightEdit
+from expunge.pipelines.hard_end import HardEnd, TimeLimitExceeded, alarm
 from expunge.pipelines.study import work
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single import TrainingRun, merge_of, sides_of, training_runs
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.pipelines.study.task_context import TaskContext, check_model, check_sides
+from expunge.pipelines.submission_folder import STATUS, SubmissionFolder, check_folder
 from expunge.training.budget import Budget
-from expunge.training.evaluation_callback import suite_metrics
 from expunge.training.lora import check_quantize
+from expunge.training.model_selection import suite_metrics
 from expunge.training.phases import check_run
 from expunge.training.run_state import Diverged
+from expunge.training.saved_run import TrainerState
 
-STATUS = "semeval.json"
 SAVE_SHARE = 20  # a save takes at most a twentieth of the time
 Stopped = Literal["done", "time", "guard", "running"]
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What lies in the output folder. stopped: why the run ended: all steps done, the time limit, or the guard against
-    a loss that runs away. steps: of the model that lies there, of so many planned (of all parts together)."""
+    """The result of a run.
+
+    Attributes:
+        folder: The output folder with the model.
+        stopped: Why the run ended: all steps done, the time limit, or the guard against a diverging loss.
+        steps: Optimiser steps of the model in the folder.
+        planned: Planned steps of all parts together.
+        wall_s: Time of the run in seconds.
+        note: Details of the end; empty for a run with all steps done.
+    """
 
     folder: Path
     stopped: Stopped
@@ -51,8 +59,16 @@ class Submission:
 
 @dataclass(frozen=True)
 class SubmissionProgress:
-    """How far a run is. wall_s: since the beginning; limit_s: all the time there is (inf: no limit); eta_s: to the end
-    of this part, by its steps or by the limit."""
+    """The progress of a run.
+
+    Attributes:
+        part: Label of the training run.
+        step: Steps done of this part.
+        planned: Planned steps of this part.
+        wall_s: Seconds since the start.
+        limit_s: Time limit in seconds; inf without a limit.
+        eta_s: Seconds until this part ends, by its steps or by the limit.
+    """
 
     part: str
     step: int
@@ -62,201 +78,183 @@ class SubmissionProgress:
     eta_s: float
 
 
-Tell = Callable[[SubmissionProgress], None]
-
-
-class TimeLimitExceeded(BaseException):  # no library that catches errors should catch this one
-    """The hard end of the time limit. What lies in the output folder counts."""
+OnProgress = Callable[[SubmissionProgress], None]
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A checked run: its settings, its rows, its training runs and what merges them."""
+    """A checked run: settings, examples, training runs, and the weight edit that merges their models."""
 
     single: SingleJob
-    setting: TaskContext
-    fittings: tuple[TrainingRun, ...]
+    task: TaskContext
+    training_runs: tuple[TrainingRun, ...]
     merge: WeightEdit | None
 
 
 def prepare_run(single: SingleJob) -> PreparedRun:
-    """Everything that can be wrong, before any weight is read. Raises ConfigError or DataError."""
+    """Check all settings and examples without weights. Raises ConfigError or DataError."""
     check_model(single.model)
     if single.model.source is None:
-        raise ConfigError("model: unlearning starts from a model that knows the rows; give its folder")
-    setting = resolve_task(single)
-    fittings, merge = training_runs(single), merge_of(single)
-    for fitting in fittings:
-        name = fitting.objective.spec.name
-        if fitting.objective.spec.teacher or getattr(fitting.objective.method, "ALTERNATES", ""):
-            raise ConfigError(f"trainer={name}: it needs another model first; use `expunge unlearn`")
-        check_quantize(fitting.args.lora)
-        check_run(fitting.objective, fitting.args)
-        check_sides(setting.benchmark, sides_of(single, setting), fitting.objective)
-        if fitting.args.evaluate.on:
-            suite_metrics(setting.benchmark.panel, fitting.args.evaluate)
-    return PreparedRun(single, setting, fittings, merge)
+        raise ConfigError("model: unlearning starts from a model trained on the forget rows; name its folder")
+    task = resolve_task(single)
+    runs, merge = training_runs(single), merge_of(single)
+    for run in runs:
+        name = run.objective.spec.name
+        if run.objective.spec.teacher or getattr(run.objective.method, "ALTERNATES", ""):
+            raise ConfigError(f"trainer={name}: needs a second model; use `expunge unlearn`")
+        check_quantize(run.args.lora)
+        check_run(run.objective, run.args)
+        check_sides(task.benchmark, sides_of(single, task), run.objective)
+        if run.args.evaluate.on:
+            suite_metrics(task.benchmark.panel, run.args.evaluate)
+    return PreparedRun(single, task, runs, merge)
 
 
 def submit(
-    entry: PreparedRun,
+    prepared: PreparedRun,
     out: Path,
     *,
     limit_s: float | None = None,
+    before_s: float = 0.0,
     save_every_s: float = 300.0,
-    tell: Tell | None = None,
+    save_steps: int | None = None,
+    on_progress: OnProgress | None = None,
+    output: SubmissionFolder | None = None,
+    hard_end: HardEnd | None = None,
 ) -> Submission:
-    """Unlearn, with a whole model in `out` from early on, and all of it done within `limit_s` seconds.
+    """Unlearn within `limit_s` seconds, with a complete model in `out` from early on.
 
-    The first model there is the one that was given. A new one takes its place every `save_every_s` seconds (seldomer
-    where a save takes more than a twentieth of that), or where the best by an evaluation is to be kept, once there is
-    a better one. Of several runs that are to be merged, one is worked on after the other, each in an equal share of the
-    time. Raises JobError if nothing was learned before the end, ConfigError for an output folder that holds something.
+    The initial model comes first. A new model replaces it every `save_every_s` seconds, or after a longer interval if a
+    save takes more than a twentieth of that. If the run keeps the best model of an evaluation, each better one replaces
+    it instead. Runs to be merged follow one another with equal shares of the time.
+
+    Args:
+        prepared: The checked run.
+        out: The output folder, new or empty.
+        limit_s: Time limit in seconds; None for no limit.
+        before_s: Seconds of it that are used already.
+        save_every_s: Seconds between saves.
+        save_steps: Also keep the model of every n-th step, in `checkpoint-<step>` below the output folder.
+        on_progress: Called after each step.
+        output: The output folder, if it contains the given model already.
+        hard_end: The end of the process, which then writes the status of this run.
+
+    Raises:
+        JobError: Nothing was learned before the end.
+        ConfigError: The output folder is not empty.
     """
-    check_folder(out)
-    run = _SubmissionRun(entry, SubmissionFolder(out), Budget(limit_s), save_every_s, tell)
+    if output is None:
+        check_folder(out)
+    run = _SubmissionRun(
+        prepared, output or SubmissionFolder(out), Budget(limit_s, before_s=before_s), save_every_s, on_progress,
+        save_steps, started=output is not None,
+    )  # fmt: skip
+    if hard_end is not None:
+        hard_end.end = run.cut_off
     try:
         with alarm(run.budget):
             run.all_parts()
     except TimeLimitExceeded:
         run.stopped = "time"
-        run.note = "the hard end of the time limit came first; the last model that was saved is the result"
+        run.note = "the time limit ended the run during a step; the last saved model is the result"
     except Diverged as error:
         run.stopped, run.note = "guard", str(error)
-        run.ended()
+        run.write_end()
         raise
     finally:
         shutil.rmtree(run.output.aside, ignore_errors=True)
     if run.saved_steps == 0:
-        run.ended()
+        run.write_end()
         limit = "" if limit_s is None else " within the time limit"
-        raise JobError(f"nothing was unlearned{limit}: {out} holds the given model, or none. {run.note}".rstrip())
+        raise JobError(f"nothing was unlearned{limit}: {out} has the initial model or none. {run.note}".rstrip())
     return run.result()
-
-
-def check_folder(out: Path) -> None:
-    """Raise ConfigError unless the output folder is new or empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out: {out} already holds something; name a new or empty folder")
-
-
-class SubmissionFolder:
-    """A folder that holds a whole model at every moment after the first save: files are written beside, within the
-    folder, and take the places of the old ones one by one, the weights (one file up to 50 GB) last."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.aside = folder / ".work"
-
-    def fill(self, make: Callable[[Path], object], status: dict[str, object]) -> None:
-        """Put what `make` writes into the folder."""
-        part = self.aside / uuid.uuid4().hex[:8]
-        part.mkdir(parents=True)
-        make(part)
-        write_json(part / STATUS, status)
-        self.take(part)
-
-    def take(self, part: Path) -> None:
-        """Move the files of a finished model folder into this one."""
-        files = sorted((p for p in part.iterdir() if p.is_file()), key=lambda p: p.suffix == ".safetensors")
-        for file in files:
-            with open(file, "rb") as f:
-                os.fsync(f.fileno())
-            os.replace(file, self.folder / file.name)
-        shutil.rmtree(part, ignore_errors=True)
-
-
-@contextmanager
-def alarm(budget: Budget) -> Iterator[None]:
-    """Within the block OutOfTime is raised half a margin before the limit, whatever is being done. Only the main thread
-    can listen to the clock; elsewhere nothing changes."""
-    if math.isinf(budget.limit_s) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise TimeLimitExceeded
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, budget.left_s - budget.margin_s / 2), 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
 class _SubmissionRun:
-    """One handing in: what is saved, and how far it is."""
+    """One submission: its output folder, time budget and status."""
 
-    entry: PreparedRun
+    prepared: PreparedRun
     output: SubmissionFolder
     budget: Budget
     save_every_s: float
-    tell: Tell | None
+    on_progress: OnProgress | None
+    save_steps: int | None = None
+    started: bool = False  # the given model is in the output folder
     stopped: Stopped = "running"
     note: str = ""
-    saved_steps: int = 0  # of the model that lies in the output folder
+    saved_steps: int = 0  # of the model in the output folder
     planned: int = 0
 
     def all_parts(self) -> None:
-        """Each run, and what merges them."""
-        merge, fittings = self.entry.merge, self.entry.fittings
+        """Do all training runs, and merge their models."""
+        merge, runs = self.prepared.merge, self.prepared.training_runs
         if merge is None:
-            _SubmissionPart(self, fittings[0], self.budget, shown=True).train(self._folder("model"))
+            _SubmissionPart(self, runs[0], self.budget, shown=True).train(self._folder("model"))
             return
-        kept: list[Path] = []
+        models: list[Path] = []
         steps = 0
-        for i, fitting in enumerate(fittings):
+        for i, run in enumerate(runs):
             # a merge reads all models and writes one: about as long as saving each of them twice
-            budget = self.budget.part(len(fittings) - i, 2 * (len(fittings) + 1) * self.budget.save_s)
-            part = _SubmissionPart(self, fitting, budget, shown=i == 0)
-            kept.append(self._folder(f"model{i}"))
+            budget = self.budget.part(len(runs) - i, 2 * (len(runs) + 1) * self.budget.save_s)
+            part = _SubmissionPart(self, run, budget, shown=i == 0)
+            models.append(self._folder(f"model{i}"))
             try:
-                steps += part.train(kept[-1])
+                steps += part.train(models[-1])
             except Diverged as error:
                 if i == 0:
                     raise
-                self.stopped, self.note = "guard", f"{error}; the model of {fittings[0].label} is the result, unmerged"
+                self.stopped, self.note = "guard", f"{error}; the model of {runs[0].label} is the result, unmerged"
                 return
-        self._merge(merge, kept, steps)
+        self._merge(merge, models, steps)
 
     def _folder(self, name: str) -> Path:
-        made = self.output.aside / name
-        made.mkdir(parents=True)
-        return made
+        folder = self.output.aside / name
+        folder.mkdir(parents=True)
+        return folder
 
-    def _merge(self, edit: WeightEdit, kept: list[Path], steps: int) -> None:
-        source = str(self.entry.single.model.source)
-        parents: dict[str, Path | str] = {"base": source, **{f"other_{i}": path for i, path in enumerate(kept)}}
+    def _merge(self, edit: WeightEdit, models: list[Path], steps: int) -> None:
+        source = str(self.prepared.single.model.source)
+        parents: dict[str, Path | str] = {"base": source, **{f"other_{i}": path for i, path in enumerate(models)}}
 
         def make(part: Path) -> None:
-            work.apply_edit(part, parents, self.entry.setting, edit, lambda done, total: None)
+            work.apply_edit(part, parents, self.prepared.task, edit, lambda done, total: None)
 
         self.publish(make, steps)
 
     def publish(self, make: Callable[[Path], object], steps: int) -> None:
-        """Put a model of so many steps into the output folder."""
+        """Write the model after `steps` steps into the output folder."""
         began = time.monotonic()
         self.output.fill(make, self.status(steps))
         self.budget.saved(time.monotonic() - began)
         self.saved_steps = steps
 
     def status(self, steps: int) -> dict[str, object]:
-        """What is written beside a model."""
+        """Return the status that is saved with a model."""
         return {
             "stopped": self.stopped, "steps": steps, "planned": self.planned, "note": self.note,
             "wall_s": round(self.budget.used_s, 3),
         }  # fmt: skip
 
-    def ended(self) -> None:
-        """Say beside the model, if there is one, that the run has ended, and why."""
+    def cut_off(self) -> int:
+        """Write the status at the hard end of the process, and return its exit code."""
+        self.output.moving.acquire(timeout=self.budget.margin_s / 8)
+        if self.stopped != "running":
+            return 0 if self.saved_steps else 1
+        self.stopped = "time"
+        self.note = "the time limit ended the process during a step; the last saved model is the result"
+        self.write_end()
+        complain(f"note: {self.note}: {self.output.folder}")
+        shutil.rmtree(self.output.aside, ignore_errors=True)
+        return 0 if self.saved_steps else 1
+
+    def write_end(self) -> None:
+        """Write the final status next to the model, if there is one."""
         if (self.output.folder / STATUS).is_file():
             write_json(self.output.folder / STATUS, self.status(self.saved_steps))
 
     def result(self) -> Submission:
-        """What lies there at the end; it is written down beside the model, too."""
+        """Write the final status next to the model and return it."""
         if self.stopped == "running":
             self.stopped = "done"
         write_json(self.output.folder / STATUS, self.status(self.saved_steps))
@@ -266,26 +264,29 @@ class _SubmissionRun:
 
 
 class _SubmissionPart:
-    """One training run of a handing in: it saves, keeps time, and tells how far it is.
+    """One training run of a submission, with its saves, time budget and progress.
 
-    shown: its models go into the output folder. Of several runs only the first one's do, until all are merged.
+    shown: write its models into the output folder. Before a merge only the first run does.
     """
 
-    def __init__(self, run: _SubmissionRun, fitting: TrainingRun, budget: Budget, *, shown: bool) -> None:
-        self._run, self._fitting, self._budget, self._shown = run, fitting, budget, shown
-        self._merging = run.entry.merge is not None
+    def __init__(self, run: _SubmissionRun, training: TrainingRun, budget: Budget, *, shown: bool) -> None:
+        self._run, self._training, self._budget, self._shown = run, training, budget, shown
+        self._merging = run.prepared.merge is not None
         self._saved, self._best, self._step, self._steps = time.monotonic(), -1, 0, 0
         self._began: float | None = None
 
     def train(self, folder: Path) -> int:
-        """Train; the model is in `folder` then if it is to be merged, and in the output folder if it is shown. Returns
-        its step. Where the loss runs away, the last model shown counts; raises Diverged if there is none."""
-        run, entry = self._run, self._run.entry
+        """Train and return the number of steps of the resulting model.
+
+        The model is in `folder` if a merge follows, and in the output folder if it is shown. If the loss diverges, the
+        last shown model is the result. Raises Diverged if there is none.
+        """
+        run, prepared = self._run, self._run.prepared
         try:
             work.fit(
-                folder, str(entry.single.model.source), entry.setting, self._fitting.objective,
-                sides_of(entry.single, entry.setting), self._fitting.args, self._progress,
-                generation=entry.single.eval.generation, after_step=self._after_step,
+                folder, str(prepared.single.model.source), prepared.task, self._training.objective,
+                sides_of(prepared.single, prepared.task), self._training.args, self._progress,
+                generation=prepared.single.eval.generation, after_step=self._after_step,
             )  # fmt: skip
         except Diverged as error:
             if not self._shown or run.saved_steps == 0:
@@ -305,49 +306,59 @@ class _SubmissionPart:
             self._steps = steps
         self._step = step
 
-    def _after_step(self, moment: work.TrainerState) -> bool:
-        """Before the first step and after each: save if it is time, and say whether time is up."""
+    def _after_step(self, state: TrainerState) -> bool:
+        """Save if a save is due, and return whether time is up. Called before the first step and after each."""
         run, budget = self._run, self._budget
         if self._began is None:
             self._began = time.monotonic()
-            if self._shown:
-                self._save(moment, 0)
+            if self._shown and not run.started:
+                self._save(state, 0)
             budget.begin()
             return False
         budget.stepped()
-        self._say(time.monotonic() - self._began)
-        best = moment.best_step
+        self._report(time.monotonic() - self._began)
+        best = state.best_step
         if best is not None and best == self._step:
             self._best = best
         if budget.over:
             run.stopped = "time"
             return True
         if self._shown and (self._due() if best is None else best == self._step):
-            self._save(moment, self._step)
+            self._save(state, self._step)
+        if self._shown and run.save_steps and self._step % run.save_steps == 0:
+            self._keep(state)
         return False
+
+    def _keep(self, state: TrainerState) -> None:
+        """Keep the present model in a folder of its own."""
+        began = time.monotonic()
+        with whole_folder(self._run.output.folder / f"checkpoint-{self._step}") as part:
+            state.save(part)
+        for budget in {self._budget, self._run.budget}:
+            budget.saved(time.monotonic() - began)
 
     def _due(self) -> bool:
         wait = max(self._run.save_every_s, SAVE_SHARE * self._budget.save_s)
         return time.monotonic() - self._saved >= wait
 
-    def _save(self, moment: work.TrainerState, steps: int) -> None:
-        self._run.publish(moment.save, steps)
+    def _save(self, state: TrainerState, steps: int) -> None:
+        self._run.publish(state.save, steps)
         self._saved = time.monotonic()
         self._budget.saved(self._run.budget.save_s)
 
-    def _say(self, ran: float) -> None:
-        if self._run.tell is None:
+    def _report(self, train_s: float) -> None:
+        if self._run.on_progress is None:
             return
-        left = ran / max(1, self._step) * (self._steps - self._step)
+        left = train_s / max(1, self._step) * (self._steps - self._step)
         left = min(left, max(0.0, self._budget.left_s - self._budget.reserve_s))
         whole = self._run.budget
-        self._run.tell(
-            SubmissionProgress(self._fitting.label, self._step, self._steps, whole.used_s, whole.limit_s, left)
+        self._run.on_progress(
+            SubmissionProgress(self._training.label, self._step, self._steps, whole.used_s, whole.limit_s, left)
         )
 
 
 def _copy(source: Path, target: Path, *, move: bool = False) -> None:
-    """The files of a model folder, not what lies in folders beside them."""
+    """Copy or move the files of a model folder, without its subfolders."""
     for file in sorted(p for p in source.iterdir() if p.is_file()):
         if move:
             os.replace(file, target / file.name)

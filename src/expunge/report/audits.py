@@ -24,15 +24,18 @@ AUDITS = pa.schema(
         *(
             (name, pa.float64())
             for name in (
-                "value", "low", "high", "retain", "full", "position", "position_low", "position_high"
+                "value", "low", "high", "retain", "full", "position", "position_low", "position_high", "margin",
+                "p_value", "p_equal", "effect", "above", "below", "rows_needed",
             )
         ),
+        ("rows", pa.int64()),
         *((name, pa.string()) for name in ("verdict", "note")),
     ]
 )  # fmt: skip
 ABOUT = (
-    "Every audit ran on the model and on its two controls. The position is 0 at the retain model and 1 at the target "
-    "model (full). The verdict depends on its 95 % interval over rows, without the spread over training seeds."
+    "Every audit ran on the model and on its two controls, over the same rows. The position is 0 at the retain model "
+    "and 1 at the target model (full). Brackets are 95 % intervals of the paired difference from the retain model, "
+    "without the spread over training seeds. Each verdict here is that of one finding, without correction for several."
 )
 
 

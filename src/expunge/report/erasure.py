@@ -10,9 +10,10 @@ import html
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
 
+from expunge.metrics.verdict import Verdict
 from expunge.report.page import environment
+from expunge.report.verdicts import questions
 
 LIMITS = (
     "No test can prove that a model contains nothing of a text. The findings describe the results of these tests; "
@@ -29,33 +30,27 @@ NO_RETAIN = (
 
 
 HASH = re.compile("[0-9a-f]{64}")
-LEAST_GAP = 0.05  # between the models before and without the data: all findings are shares or probabilities
 HASHES = (
-    "The hashes identify the contents without showing them. Anyone who guesses all of the rows can verify the guess. "
-    "The hash of the file is the output of sha256sum; the hash of the rows does not depend on the file format."
+    "The commitment (HMAC-SHA256) identifies the rows without showing them. Only the owner of erasure_key.json can "
+    "check which rows it stands for: expunge erase --verify-commitment MODEL --key erasure_key.json --forget FILE."
 )
 
 
 @dataclass(frozen=True)
 class ErasureRequest:
-    """A request to forget. rows: their number; sha256: fingerprint of their contents; texts: only on request.
-
-    file_sha256: hash of the source file, as from `sha256sum` (empty: unknown).
-    """
+    """A request to forget. rows: their number; commitment: HMAC-SHA256 of their contents; texts: only on request."""
 
     name: str
     rows: int
-    sha256: str
+    commitment: str
     texts: tuple[str, ...] = ()
-    file_sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
     """One number about the model, with those of the models it is compared with (NaN: unknown).
 
-    meaning: description of the number. high_is_known: whether a larger value means more remaining knowledge.
-    reason: why there is no number.
+    meaning: description of the number. reason: why there is no number. verdict: a sentence, from the comparison.
     """
 
     name: str
@@ -65,7 +60,6 @@ class Finding:
     high: float = math.nan
     full: float = math.nan
     retain: float = math.nan
-    high_is_known: bool = True
     reason: str = ""
     verdict: str = ""
 
@@ -76,7 +70,7 @@ class Erasure:
 
     models: description of each model file -> its hash. settings: name and value. findings: about the data to forget;
     kept: about the abilities to keep. missing: impossible measurements, and why. achieved: the goals, each after the
-    words for its outcome.
+    words for its outcome. verdict: the answers of the first paragraph.
     """
 
     title: str
@@ -94,6 +88,7 @@ class Erasure:
     achieved: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -112,46 +107,20 @@ def erasure_report(erasure: Erasure) -> ErasureReport:
         "findings": [(finding, _words(finding)) for finding in erasure.findings],
         "kept": [(finding, _number(finding)) for finding in erasure.kept],
         "limits": limits,
+        "missing": _once(erasure.missing),
         "hashes": HASHES,
-        "summary": summary(erasure),
+        "questions": questions(erasure.verdict) if erasure.verdict else [],
     }
     page = environment().get_template("erasure.html").render(erasure=erasure, **values)
     return ErasureReport(page, _markdown(erasure, limits))
 
 
-def summary(erasure: Erasure) -> str:
-    """Return one sentence: how many findings lie near a model without the data, near the old one, or beyond."""
-    places = [place for finding in erasure.findings if (place := _place(finding)) in _PLACES]
-    if not places:
-        return (
-            "No finding has a position between a model that never saw the data and the model before unlearning, so "
-            "this report cannot say whether forgetting is complete."
-        )
-    counts = [f"{places.count(place)} {words}" for place, words in _PLACES.items() if place in places]
-    return f"Of {len(places)} findings with a position: {', '.join(counts)}."
-
-
-_PLACES = {
-    "retain": "near a model that never saw the data",
-    "full": "nearer to the model before unlearning",
-    "past": "well beyond a model that never saw the data, which is no better",
-}
-
-
-def _place(finding: Finding) -> Literal["retain", "full", "past", "unsure"] | None:
-    """Return the place of a value between the retain model (0) and the target model (1).
-
-    From -1/2 to 1/2 it is near the retain model, above near the target, below beyond the retain model; unsure if the
-    interval contains such a border. None if a number is missing, or the models differ so little that the position is
-    noise.
-    """
-    gap = finding.full - finding.retain
-    if not math.isfinite(finding.value + gap) or abs(gap) < LEAST_GAP:
-        return None
-    at, low, high = ((v - finding.retain) / gap for v in (finding.value, finding.low, finding.high))
-    if any(min(low, high) <= border <= max(low, high) for border in (-0.5, 0.5)):
-        return "unsure"
-    return "full" if at > 0.5 else "past" if at < -0.5 else "retain"
+def _once(missing: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """Return the impossible measurements with each reason once, behind the names of all that it concerns."""
+    names: dict[str, list[str]] = {}
+    for name, reason in missing:
+        names.setdefault(reason, []).append(name)
+    return [(", ".join(of), reason) for reason, of in names.items()]
 
 
 def _number(finding: Finding) -> str:
@@ -167,18 +136,8 @@ def _number(finding: Finding) -> str:
 
 
 def _words(finding: Finding) -> str:
-    """Describe a finding about the data in a sentence or two."""
-    text, place = _number(finding), _place(finding)
-    if place == "unsure":
-        text += " The interval is too wide to decide which of the two it is nearer to."
-    elif place is not None:
-        text += f" {_PLACES[place][0].upper()}{_PLACES[place][1:]}."
-    elif math.isfinite(finding.value + finding.full + finding.retain):
-        text += " The two controls hardly differ here, so it does not measure the remaining knowledge."
-    elif math.isfinite(finding.value) and not math.isfinite(finding.retain):
-        end = "high" if finding.high_is_known else "low"
-        text += f" Without a retain model the right value is unknown; a {end} value means more remaining knowledge."
-    return f"{text} {finding.verdict}".rstrip()
+    """Describe a finding about the data: its number, then its verdict if there is one."""
+    return f"{_number(finding)} {finding.verdict}".rstrip()
 
 
 def _done(erasure: Erasure) -> list[tuple[str, str]]:
@@ -199,12 +158,16 @@ def _hashed(name: str, value: str) -> str:
 
 
 def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
-    lines = [f"# {_md(erasure.title)}", "", f"Made {_md(erasure.created)}.", "", summary(erasure), ""]
+    lines = [f"# {_md(erasure.title)}", "", f"Made {_md(erasure.created)}.", ""]
+    if erasure.verdict is not None:
+        if erasure.verdict.broken:
+            lines += [f"**The model is broken.** {_md(erasure.verdict.broken)}", ""]
+        lines += [f"- {q} **{_md(word)}**. {_md(text)}" for q, word, text in questions(erasure.verdict)] + [""]
     if erasure.achieved:
         lines += ["## Goals", "", *(f"- **{_md(a)}**: {_md(text)}" for a, text in erasure.achieved), ""]
     lines += ["## Request", "", HASHES, ""]
-    lines += ["| set | rows | SHA-256 of the rows | SHA-256 of the file |", "| --- | --: | --- | --- |"]
-    lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.sha256)} | {_md(a.file_sha256)} |" for a in erasure.asked] + [""]
+    lines += ["| set | rows | commitment to the rows |", "| --- | --: | --- |"]
+    lines += [f"| {_md(a.name)} | {a.rows} | {_md(a.commitment)} |" for a in erasure.asked] + [""]
     texts = [text for request in erasure.asked for text in request.texts]
     lines += [*(f"- {_md(text)}" for text in texts), ""] if texts else []
     lines += ["## Actions", "", *(f"- {_md(name)}: {_md(value)}" for name, value in _done(erasure)), ""]
@@ -220,7 +183,7 @@ def _markdown(erasure: Erasure, limits: tuple[str, ...]) -> str:
             lines += [f"- **{_md(f.name)}** ({_md(f.meaning)}): {_md(words(f))}" for f in findings] + [""]
     if erasure.missing:
         lines += ["## Impossible measurements", ""]
-        lines += [f"- {_md(name)}: {_md(reason)}" for name, reason in erasure.missing] + [""]
+        lines += [f"- {_md(name)}: {_md(reason)}" for name, reason in _once(erasure.missing)] + [""]
     lines += ["## Limits", "", *(f"- {_md(line)}" for line in (*limits, *erasure.notes))]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -65,6 +65,8 @@ def _columns(explorer: Explorer, rows: Sequence[ReportEntry]) -> dict[str, Any]:
     return {
         "models": list(explorer.models),
         "scores": [{"name": score.name, "known": score.known} for score in explorer.scores],
+        "full": explorer.full,
+        "retain": explorer.retain,
         "sets": sets,
         "set": [sets.index(row.set) for row in rows],
         "id": [row.row_id for row in rows],

@@ -20,8 +20,18 @@ const explore = async () => {
   options("set", all.sets, "all sets");
   options("model", all.models);
   options("score", all.scores.map((score) => score.name));
-  const last = all.models.length - 1;
-  $("model").value = last;
+  // First the rows that matter: forget rows that the last model knows better than the retain model does.
+  const start = { set: all.sets.length ? "0" : "", model: String(all.models.length - 1), score: "0", order: "row" };
+  start.state = all.retain !== null && all.scores.length && Number(start.model) !== all.retain ? "above" : "";
+  if (!start.state) start.set = "";
+  if (all.retain === null) document.querySelector("#x-state option[value=above]").remove();
+  const fields = ["set", "model", "score", "state", "order"];
+  fields.forEach((id) => {
+    const wanted = view.get(id) ?? start[id];
+    $(id).value = wanted === "all" ? "" : wanted;
+    if ($(id).selectedIndex < 0) $(id).value = start[id];  // a link to a model that this page does not have
+  });
+  $("search").value = view.get("search") ?? "";
 
   const haystacks = all.id.map(() => null);  // made when a row is first searched
   const haystack = (k) =>
@@ -37,7 +47,10 @@ const explore = async () => {
     const high = all.scores[score]?.known !== "low";
     const kept = (k) => {
       if (set !== "" && all.set[k] !== Number(set)) return false;
-      if (state) {
+      if (state === "above") {
+        const mine = value(model, score, k), control = value(all.retain, score, k);
+        if (mine === null || control === null || !(high ? mine > control : mine < control)) return false;
+      } else if (state) {
         const v = value(model, score, k);
         if (v === null) return false;
         const known = high ? v >= threshold : v <= threshold;
@@ -53,11 +66,37 @@ const explore = async () => {
       found.sort((a, b) => (key(a) === null) - (key(b) === null) || sign * (key(a) - key(b)) || a - b);
     }
     if (all.scores.length) {
-      $("meaning").textContent =
-        `By ${all.scores[score].name}, ${all.models[model]} still knows a row at ${threshold} or ${high ? "more" : "less"}.`;
+      $("threshold").parentElement.hidden = state === "above";
+      $("meaning").textContent = state === "above"
+        ? `Rows whose ${all.scores[score].name} of ${all.models[model]} is ${high ? "above" : "below"} that of ${all.models[all.retain]}: it knows more of them than a model that never saw them.`
+        : `By ${all.scores[score].name}, ${all.models[model]} still knows a row at ${threshold} or ${high ? "more" : "less"}.`;
     }
     from = 0;
     show();
+  };
+  const changed = () => {
+    fields.forEach((id) => setView(id, $(id).value === start[id] ? "" : $(id).value || "all"));
+    setView("search", $("search").value.trim());
+    setView("threshold", Number($("threshold").value) === usual() ? "" : $("threshold").value);
+    $("link").href = `#view?${view}`;
+    search();
+  };
+
+  // Words of two texts, and which of them only one has: the longest common subsequence.
+  const difference = (before, after) => {
+    const a = before.split(/(\s+)/), b = after.split(/(\s+)/);
+    const longest = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+    for (let i = a.length - 1; i >= 0; i--)
+      for (let j = b.length - 1; j >= 0; j--)
+        longest[i][j] = a[i] === b[j] ? longest[i + 1][j + 1] + 1 : Math.max(longest[i + 1][j], longest[i][j + 1]);
+    const out = make("span", undefined, "diff");
+    let i = 0, j = 0;
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { out.append(a[i]); i++; j++; }
+      else if (j >= b.length || (i < a.length && longest[i + 1][j] >= longest[i][j + 1])) out.append(make("del", a[i++]));
+      else out.append(make("ins", b[j++]));
+    }
+    return out;
   };
 
   const inside = (k) => {
@@ -87,7 +126,14 @@ const explore = async () => {
     });
     const scroll = make("div", undefined, "scroll");
     scroll.append(table);
-    place.append(answer, scroll);
+    place.append(answer);
+    const model = Number($("model").value), before = all.full === null ? null : all.said[all.full][k];
+    if (before !== null && all.full !== model && all.said[model][k] !== null) {
+      const line = make("p");
+      line.append(make("strong", `From ${all.models[all.full]} to ${all.models[model]}: `), difference(before, all.said[model][k]));
+      place.append(line);
+    }
+    place.append(scroll);
     return place;
   };
 
@@ -113,17 +159,20 @@ const explore = async () => {
   };
 
   let waiting = 0;
-  const soon = () => { clearTimeout(waiting); waiting = setTimeout(search, 150); };
+  const soon = () => { clearTimeout(waiting); waiting = setTimeout(changed, 150); };
   $("search").addEventListener("input", soon);
   $("threshold").addEventListener("input", soon);
   // A truth ratio is read against 1, where right and wrong answers are as likely; the others run from 0 to 1.
-  $("score").addEventListener("change", () => { $("threshold").value = all.scores[$("score").value].known === "low" ? 1 : 0.5; });
-  ["set", "model", "score", "state", "order"].forEach((id) => $(id).addEventListener("change", search));
-  document.querySelector("form.filters").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  const usual = () => (all.scores[$("score").value]?.known === "low" ? 1 : 0.5);
+  $("threshold").value = view.get("threshold") ?? usual();
+  $("score").addEventListener("change", () => { $("threshold").value = usual(); });
+  fields.forEach((id) => $(id).addEventListener("change", changed));
+  document.querySelector("form.filters").addEventListener("submit", (event) => { event.preventDefault(); changed(); });
   $("back").addEventListener("click", () => { from = Math.max(0, from - PAGE); show(); });
   $("next").addEventListener("click", () => { from += PAGE; show(); });
   document.getElementById("explorer-app").hidden = false;
   search();
+  if (["search", ...fields].some((id) => view.has(id))) document.getElementById("h-rows").scrollIntoView();
 };
 explore().catch((error) => {
   document.getElementById("explorer").append("The rows could not be shown: this browser is too old, or stopped the script.");

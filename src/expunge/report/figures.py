@@ -24,7 +24,7 @@ from expunge.report.drawing import (
     value_of,
 )
 from expunge.report.model import ReportModel, ReportRun
-from expunge.report.stories import story_figures
+from expunge.report.stories_figures import story_figures
 from expunge.report.table import format_p, head_of, log10_p
 
 # Statistic of `forget_truth_ratio` with the raw ratio wrong / correct of each row.
@@ -51,8 +51,9 @@ def _plane_p(model: ReportModel) -> Figure:
             placed.append((run, name, u, log10, f"p = {format_p(log10)}"))
     title = "Forget quality (p) and utility"
     caption = (
-        "Up and right is better. The retain model compared with itself has p = 1. The test does not distinguish points "
-        "above the dotted line (p = 0.05) from the retain model; differences among them mean nothing."
+        "Further right is more utility. Above the dotted line (p = 0.05) the test finds no difference from the retain "
+        "model, which is no proof that there is none; the height among these points means nothing. Below the line, the "
+        "difference from the retain model is significant."
     )
     figure = _plane(model, placed, "log<sub>10</sub> p of forget quality", target_y=0.0)
     if figure is None:
@@ -76,8 +77,8 @@ def _plane_ks(model: ReportModel) -> Figure:
     highest = max([y for *_, y, _ in placed] + [0.2])
     figure.update_yaxes(range=[min(1.02, highest * 1.08), -highest * 0.08])
     caption = (
-        "The same test as an effect size. The vertical axis is inverted, so up and right is better here too. The "
-        "retain model is at 0 by definition."
+        "The same test as an effect size, on an inverted axis: a higher point is nearer to the retain model, which is "
+        "at 0 by definition. A point further right has more utility."
     )
     return Figure("plane-ks", title, caption, figure)
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from expunge.core.errors import ConfigError
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import AuditFinding
 from expunge.report.protocol import Protocol
 from expunge.report.section import Section
 
@@ -33,7 +34,8 @@ class ReportRun:
     results: metric name -> result; that of `forget_truth_ratio` stores the raw ratio of each row as `score`. wall_s:
     seconds of training; steps: optimiser steps; tokens_per_s: during training; memory_gb: peak memory. trajectory:
     evaluations during training, {"step": 10, metric: value, ...} for each point, in order. cell: of a grid, whose runs
-    are listed together.
+    are listed together. gibberish: why its texts are gibberish (empty: they are not); it is then broken. folder: of
+    the model in the store.
     """
 
     label: str
@@ -48,6 +50,8 @@ class ReportRun:
     memory_gb: float | None = None
     trajectory: tuple[Mapping[str, float], ...] = ()
     cell: str | None = None
+    gibberish: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,13 @@ class ReportEntry:
 
 @dataclass(frozen=True)
 class Explorer:
-    """The rows of a study to browse, the forget rows first."""
+    """The rows of a study to browse, the forget rows first. full, retain: the places of these two in `models`."""
 
     models: tuple[str, ...] = ()
     scores: tuple[RowScore, ...] = ()
     rows: tuple[ReportEntry, ...] = ()
+    full: int | None = None
+    retain: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,30 +126,13 @@ class ReportSample:
     by_run: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class AuditLine:
-    """One finding of an audit on one unlearned model.
-
-    audit: its name; name: the attack or analysis; label, seed: the run. value with its interval over rows [low, high];
-    retain, full: the same of the two controls. position: 0 is the retain model, 1 the target model, with its interval.
-    verdict: forgotten, traces, still known, undecided or missing. NaN if there is no number, and then `note` explains.
-    """
+@dataclass(frozen=True, kw_only=True)
+class AuditLine(AuditFinding):
+    """One finding of an audit on one unlearned model. audit: the audit's name; label, seed: the run."""
 
     audit: str
-    name: str
     label: str
     seed: int | str | None
-    value: float
-    low: float
-    high: float
-    retain: float
-    full: float
-    position: float
-    position_low: float
-    position_high: float
-    verdict: str
-    note: str = ""
-    details: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def curves(self) -> dict[str, tuple[tuple[float, float], ...]]:

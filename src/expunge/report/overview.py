@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from expunge.metrics.equivalence import KNOWN, MEANINGS, NO_TRACE, NOT_MEASURABLE, OVER, TRACE, UNDECIDED
 from expunge.report.model import AuditLine, ReportModel
 from expunge.report.table import BELOW_FLOOR, table
 
 # By remaining knowledge, the least first. The marks fill up, so that they differ in shape and not only in colour.
-MARKS = {"forgotten": "\u25cb", "traces": "\u25d0", "still known": "\u25cf", "undecided": "?"}
-MISSING = "missing"
+MARKS = {NO_TRACE: "\u25cb", OVER: "\u25bd", TRACE: "\u25d0", KNOWN: "\u25cf", UNDECIDED: "?"}
 ABSENT = "\u2013"
 NOT_TRIED = "not run on this model"
 LEGEND = (
-    "\u25cb forgotten: indistinguishable from the retain model; \u25d0 traces: more is left than in the retain model; "
-    "\u25cf still known: a large part of the target model's knowledge is left; ? undecided: the rows are too few or "
-    f"the controls do not allow a verdict; {ABSENT} no number, the reason is below. If the seeds of a model disagree, "
-    "the cell shows each verdict."
+    "; ".join(f"{mark} {word}: {MEANINGS[word].partition(';')[0]}" for word, mark in MARKS.items())
+    + f"; {ABSENT} {NOT_MEASURABLE}, the reason is below. If seeds of a model disagree, the cell shows each verdict."
 )
 
 
@@ -98,16 +96,16 @@ def _flags(model: ReportModel) -> dict[str, str]:
 
 
 def _summary(lines: list[AuditLine], notes: dict[str, int]) -> AuditSummary:
-    counts = Counter(line.verdict for line in lines) or Counter([MISSING])
-    order = [*MARKS, *(word for word in counts if word not in (*MARKS, MISSING)), MISSING]
+    counts = Counter(line.verdict for line in lines) or Counter([NOT_MEASURABLE])
+    order = [*MARKS, *(word for word in counts if word not in (*MARKS, NOT_MEASURABLE)), NOT_MEASURABLE]
     uneven = len(counts) > 1 and len(lines) > len(counts)
     verdicts = [_verdict(word, counts[word] if uneven else None) for word in order if word in counts]
-    reasons = dict.fromkeys(line.note or "no reason was stored" for line in lines if line.verdict == MISSING)
+    reasons = dict.fromkeys(line.note or "no reason was stored" for line in lines if line.verdict == NOT_MEASURABLE)
     footnotes = list(reasons) if lines else [NOT_TRIED]
     return AuditSummary(tuple(verdicts), tuple(notes.setdefault(reason, len(notes) + 1) for reason in footnotes))
 
 
 def _verdict(word: str, n: int | None) -> AuditVerdict:
-    mark, text = (ABSENT, "") if word == MISSING else (MARKS.get(word, ""), word)
-    kind = word.replace(" ", "-") if word in (*MARKS, MISSING) else "other"
+    mark, text = (ABSENT, "") if word == NOT_MEASURABLE else (MARKS.get(word, ""), word)
+    kind = word.replace(" ", "-") if word in (*MARKS, NOT_MEASURABLE) else "other"
     return AuditVerdict(kind, mark, text if n is None else f"{text} (n={n})".strip())

@@ -5,6 +5,51 @@ const unpack = async (id) => {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 };
 
+// The view of a reader (filters, columns) is in the address after #view?, so that a link shows the same.
+const view = new URLSearchParams(location.hash.startsWith("#view?") ? location.hash.slice(6) : "");
+const setView = (name, value) => {
+  if (value === "" || value === null) view.delete(name);
+  else view.set(name, value);
+  try { history.replaceState(null, "", `#view?${view}`); } catch { /* some viewers of files allow no history */ }
+};
+
+// The columns of the results table: a choice of the reader, else as many as fit into the page.
+const chooseColumns = () => {
+  const table = document.getElementById("results"), chooser = document.getElementById("columns");
+  if (!table || !chooser) return;
+  const heads = [...table.tHead.rows[0].cells].slice(1);
+  const hidden = new Set((view.get("without") ?? "").split(",").filter(Boolean));
+  const apply = () => {
+    heads.forEach((head, k) => {
+      for (const row of table.rows) if (row.cells[k + 1]) row.cells[k + 1].hidden = hidden.has(head.dataset.key);
+    });
+    document.getElementById("columns-hidden").textContent = hidden.size ? ` (${hidden.size} of ${heads.length} hidden)` : "";
+  };
+  apply();
+  if (!view.has("without") && window.matchMedia("(min-width: 700px)").matches) {
+    for (let k = heads.length - 1; k > 2 && table.scrollWidth > table.parentElement.clientWidth; k--) {
+      hidden.add(heads[k].dataset.key);
+      apply();
+    }
+  }
+  const boxes = heads.map((head) => {
+    const label = document.createElement("label"), box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = !hidden.has(head.dataset.key);
+    box.addEventListener("change", () => {
+      if (box.checked) hidden.delete(head.dataset.key);
+      else hidden.add(head.dataset.key);
+      apply();
+      setView("without", [...hidden].join(",") || ",");
+    });
+    label.append(box, head.textContent);
+    return label;
+  });
+  chooser.querySelector("fieldset").append(...boxes);
+  chooser.hidden = false;
+};
+chooseColumns();
+
 // The buttons are listed one by one: one of plotly's own would send the data to a server.
 const PLOT = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]] };
 PLOT.toImageButtonOptions = { format: "svg" };

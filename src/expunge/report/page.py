@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import plotly.io
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from expunge.report import examples
@@ -24,6 +24,7 @@ from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads, recovery_rows
 from expunge.report.table import ABSENT, table
 from expunge.report.text import sections, to_csv, to_latex, to_markdown
+from expunge.report.verdicts import RANK_HEADS, RANKING, judgement, questions
 
 LIMIT = 5_000_000  # bytes of a page; the rows fill the remaining space
 MIN_ROWS = 200_000  # bytes that the rows may always use
@@ -64,6 +65,10 @@ def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bo
         model=model,
         live=live,
         table=table(model),
+        judgement=judgement(model),
+        rank_heads=RANK_HEADS,
+        ranking=RANKING,
+        questions=questions,
         metrics=_metrics(model),
         figures=all_figures,
         plotly=packed_plotly() if any(d.figure is not None for d in all_figures) else None,
@@ -81,6 +86,7 @@ def _render(model: ReportModel, packed: examples.PackedExamples | None, live: bo
         rows_file=examples.FILE,
         reading=reading(model),
         cautions=cautions(model),
+        folders=[(name, run.folder) for run, name in named_runs(model) if run.folder],
         samples=[(sample, _in_order(model, sample)) for sample in model.samples],
         csv_link=_data_link("text/csv", to_csv(model)),
         markdown_link=_data_link("text/markdown", to_markdown(model)),
@@ -102,8 +108,11 @@ def _figure_json(about: Figure) -> Markup:
 
 def _breakable(text: str, after: str = "=,") -> Markup:
     """Return text that may break only after these characters: a number stays whole unless it is wider than its cell."""
+    pieces = re.findall(f"[^{after}]+[{after}]*\\s*|[{after}]+\\s*", text)
+    if len(pieces) == 1:
+        return escape(text)
     out = Markup("")
-    for piece in re.findall(f"[^{after}]+[{after}]*\\s*|[{after}]+\\s*", text):
+    for piece in pieces:
         out += Markup('<span class="piece">{}</span>{}').format(piece.rstrip(), " " if piece[-1:].isspace() else "")
     return out
 

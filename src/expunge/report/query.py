@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.stats import t as student_t
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.files import write_bytes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Format = Literal["csv", "latex", "markdown", "json"]
 FORMATS: tuple[Format, ...] = ("csv", "latex", "markdown", "json")
 FILE = "results.parquet"
+CHECKSUM = b"sha256"
 
 RESULTS = pa.schema(
     [
@@ -87,9 +88,15 @@ def _lines(study: str, run: ReportRun) -> list[dict[str, Any]]:
 def write_results(model: ReportModel, folder: Path) -> Path:
     """Write the results of a study as one parquet file, atomically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(results_table(model), sink)
+    results = results_table(model)
+    pq.write_table(results.replace_schema_metadata({CHECKSUM: _checksum(results)}), sink)
     write_bytes(folder / FILE, sink.getvalue().to_pybytes())
     return folder / FILE
+
+
+def _checksum(results: pa.Table) -> bytes:
+    """Return the SHA-256 of the values of a table."""
+    return hashlib.sha256(json.dumps(results.to_pylist()).encode()).hexdigest().encode()
 
 
 def read_results(files: Sequence[Path]) -> pa.Table:
@@ -98,6 +105,9 @@ def read_results(files: Sequence[Path]) -> pa.Table:
     for file in files:
         try:
             table = pq.read_table(file)
+            stored = (table.schema.metadata or {}).get(CHECKSUM)
+            if stored is not None and stored != _checksum(table):
+                raise ValueError("its checksum is not the stored one; `expunge report` writes it again")
             if "cell" not in table.column_names:  # a file from before this column existed
                 table = table.append_column("cell", pa.nulls(len(table), pa.string()))
             tables.append(table.select(RESULTS.names).cast(RESULTS))
@@ -140,6 +150,8 @@ def _problem(error: Exception) -> str:
 
 def _student(largest: int) -> pa.Table:
     """Return the 97.5 % quantile of Student's t for means of n values, n = 2, 3, ..."""
+    from scipy.stats import t as student_t
+
     n = list(range(2, max(largest, 2) + 1))
     return pa.table({"n": n, "t": student_t.ppf(0.975, [k - 1 for k in n])})
 

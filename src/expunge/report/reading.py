@@ -30,7 +30,9 @@ _QUALITY = (
 )
 _LEAKAGE = (
     "Privacy leakage is the distance between the attack's AUC on this model and on the retain model, in percent of the "
-    "latter. Far below 0 the attack still recognises the forget texts; far above 0 they are conspicuous as unlearned."
+    "latter. Far below 0 the attack still recognises the forget texts; far above 0 they are conspicuous as unlearned. "
+    "It has no upper bound: if the retain model's AUC is below 0.5, it can exceed 100. Such a value is marked with the "
+    "two AUCs that it comes from."
 )
 _CHOICES = (
     "Compare an accuracy on multiple-choice questions with guessing, 1 / options (0.25 with four). On hazardous "

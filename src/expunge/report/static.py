@@ -16,11 +16,16 @@ FORMATS = ("svg", "pdf", "png")
 WIDTH = 720  # pixels; SVG and PDF scale
 
 
-def write_figures(model: ReportModel, folder: Path, formats: Sequence[str]) -> tuple[Path, ...]:
-    """Write every figure of the report as NAME.FORMAT, each atomically. Raises ConfigError if that is impossible."""
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise ConfigError for a name that is no format of figures."""
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(f"--figures: no format named {name!r}{nearest(name, FORMATS)}")
+
+
+def write_figures(model: ReportModel, folder: Path, formats: Sequence[str]) -> tuple[Path, ...]:
+    """Write every figure of the report as NAME.FORMAT, each atomically. Raises ConfigError if that is impossible."""
+    check_formats(formats)
     if importlib.util.find_spec("kaleido") is None:
         raise ConfigError("--figures: needs kaleido, which is not installed: pip install 'expunge[figures]'")
     import plotly.io

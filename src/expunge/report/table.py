@@ -292,12 +292,24 @@ def _cell(run: ReportRun, column: TableColumn, scale: _ColorScale, notes: _Footn
         value, low, high = 100 * (1 - value / scale.full), math.nan, math.nan
     if not math.isfinite(value):
         return notes.absent(reason)
-    left = left_out(result)
-    note = notes.number(f"{metric}: {left}") if left else None
+    remarks = [remark for remark in (left_out(result), _beyond(column, result)) if remark]
+    note = notes.number(f"{metric}: {'; '.join(remarks)}") if remarks else None
     if column.kind == "p":
         log10 = log10_p(result)
         return TableCell(value, format_p(log10), low=low, high=high, log10=log10, note=note)
     return TableCell(value, format_value(value, column.kind), low=low, high=high, note=note)
+
+
+def _beyond(column: TableColumn, result: MetricResult) -> str | None:
+    """Return the AUCs behind a privacy leakage outside [-100, 100], or None."""
+    reference = result.extra.get("auc_ref", math.nan)
+    if column.key != "privleak" or abs(result.value) <= 100 or not math.isfinite(reference):
+        return None
+    auc = 1 - (1 - reference) * (1 + result.value / 100)
+    return (
+        f"beyond 100 % because the retain model's AUC is {reference:.3f}, near 1; this model's AUC is {auc:.3f}. "
+        "Compare these two"
+    )
 
 
 def _mean_row(

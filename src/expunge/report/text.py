@@ -26,6 +26,7 @@ from expunge.report.stories import ABOUT as RECOVERY_ABOUT
 from expunge.report.stories import heads as recovery_heads
 from expunge.report.stories import recovery_rows
 from expunge.report.table import BELOW_FLOOR, ReportTable, TableRow, table
+from expunge.report.verdicts import RANK_HEADS, RANKING, judgement, questions
 
 _GAP = 2  # spaces that rich puts around a column of this style
 
@@ -40,6 +41,7 @@ def to_markdown(model: ReportModel) -> str:
     results = table(model)
     heads = ["run", *(c.head for c in results.columns)]
     lines = [f"# {_md(model.title)}", "", f"Study {_md(model.study)}, {_md(model.created)}. {_md(_sets(model))}", ""]
+    lines += _judgement(model)
     lines += [f"    {line}" for line in model.command.splitlines()] + [""]
     lines += ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * len(results.columns) + "|"]
     for row in results.rows:
@@ -55,6 +57,20 @@ def to_markdown(model: ReportModel) -> str:
     lines += _section("Without a result", tuple(f"{m.label}: {m.reason}" for m in model.missing))
     lines += _section("Notes", model.notes)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _judgement(model: ReportModel) -> list[str]:
+    """Return the verdicts: the choice, the ranked table, and each model's answers."""
+    judged = judgement(model)
+    if judged is None:
+        return []
+    lines = ["## Verdict", "", f"**{_md(judged.choice)}**", "", "| " + " | ".join(RANK_HEADS) + " |"]
+    lines += ["|--:|:--|:--|:--|:--|--:|:--|", *("| " + " | ".join(map(_md, row)) + " |" for row in judged.table)]
+    lines += ["", RANKING, ""]
+    for verdict in judged.all:
+        lines += [f"### {_md(verdict.model)}", ""]
+        lines += [f"- {question} **{_md(word)}**. {_md(text)}" for question, word, text in questions(verdict)] + [""]
+    return lines
 
 
 def _recovery(model: ReportModel) -> list[str]:
@@ -224,6 +240,7 @@ class TerminalTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         results = table(self.model)
         yield Text(self.model.title, style="bold")
+        yield from _judgement_lines(self.model)
         for columns in _blocks(results, options.max_width):
             yield _block(results, columns)
             yield Text()
@@ -240,6 +257,26 @@ class TerminalTable:
             yield from _audit_tables(self.model, options.max_width)
 
 
+def _judgement_lines(model: ReportModel) -> Iterator[Text]:
+    """Yield the choice, then each verdict, the broken models below a line."""
+    judged = judgement(model)
+    if judged is None:
+        return
+    yield Text(judged.choice, style="bold")
+    yield Text()
+    whole = len(judged.all) <= FEW_MODELS
+    for k, verdict in enumerate(judged.ranked, 1):
+        yield Text(str(verdict) if whole else f"{k}. {verdict.line}")
+    if judged.broken:
+        yield Text("---- broken, not ranked ----", style="yellow")
+        for verdict in judged.broken:
+            yield Text(str(verdict) if whole else f"{verdict.model}: {verdict.broken}", style="dim")
+    if not whole:
+        yield Text("Every answer with its number and interval is in report.html and results.md.")
+    yield Text()
+
+
+FEW_MODELS = 4  # largest number of models whose verdicts a terminal shows in full
 FEW = 8  # largest number of findings to list in a terminal
 
 

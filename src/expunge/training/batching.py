@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,29 +14,13 @@ from expunge.data.batch import Batch, collate, scored_tokens
 from expunge.data.template import Encoded, row_lengths
 from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositions, SideOutputs
 from expunge.models.packed import LmHead, UnknownLmHead, plain_head
-from expunge.training.forward import ForwardOutput, ForwardSpec, forward, spec_for
+from expunge.training.forward import ForwardOutput, forward
 from expunge.training.reference import Reference
+from expunge.training.samples import SIDES, ForwardSpec, TrainingSample, spec_for
 from expunge.training.throughput import InputCounter
 
 log = logging.getLogger(__name__)
 PROBE = 8  # positions of the first batch at which the head is compared with the model
-SIDES = ("forget", "alternate", "retain")
-
-
-@dataclass(frozen=True)
-class TrainingSample:
-    """One sample of a step: a row number of each side of the phase, or several on the retain side."""
-
-    forget: int | None = None
-    retain: int | tuple[int, ...] | None = None
-    alternate: int | None = None
-
-    def numbers(self, side: str) -> tuple[int, ...]:
-        """Return the sample's row numbers of a side, in order."""
-        rows: int | tuple[int, ...] | None = getattr(self, side)
-        if rows is None:
-            return ()
-        return rows if isinstance(rows, tuple) else (rows,)
 
 
 class LossInputBuilder:

@@ -1,4 +1,4 @@
-"""A time limit that reserves the time to save the model."""
+"""The time limit of a command: the used and the left time, and a reserve to save the model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ SHARE, MOST_S = 0.05, 60.0  # the unused share of the limit, and its maximum in 
 
 
 class Budget:
-    """Counts the time of a run against its limit.
+    """Counts the time of a run against its limit. before_s: the seconds that earlier calls have used.
 
     The reserve is twice the longest save and twice the longest step so far (with evaluations), and a margin of 5 % of
     the limit, at most 60 s. Once there is a second step the first one does not count, because it includes work that is
     done once, such as the references.
     """
 
-    def __init__(self, limit_s: float | None, *, began: float | None = None, clock: Callable[[], float] | None = None):
+    def __init__(self, limit_s: float | None, *, before_s: float = 0.0, clock: Callable[[], float] | None = None):
         self._clock = clock or time.monotonic
-        self._began = self._clock() if began is None else began
+        self._began = self._clock() - before_s
         self.limit_s = math.inf if limit_s is None else limit_s
         self.save_s = 0.0
         self._steps: list[float] = []  # the first, and the longest of the others
@@ -27,12 +27,12 @@ class Budget:
 
     @property
     def used_s(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the beginning, with those of earlier calls."""
         return self._clock() - self._began
 
     @property
     def left_s(self) -> float:
-        """Seconds to the limit."""
+        """Seconds to the limit; below 0 after it."""
         return self.limit_s - self.used_s
 
     @property

@@ -175,7 +175,7 @@ class Checkpoints:
         another process cannot read its choice.
         """
         state = self._newest(fits, device) if distributed.here().first else None
-        step = distributed.told(None if state is None else self._step)
+        step = distributed.broadcast(None if state is None else self._step)
         if step is not None and state is None:
             place = self._place(step)
             try:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from expunge.core.decode import strict
 from expunge.training.lora import LoraArgs
+from expunge.training.optimizers import optimizer_identity, optimizer_problem
 from expunge.training.schedule import Schedule
 
 MOST_SEED = 2**32  # numpy's limit
@@ -164,18 +165,35 @@ class TrainArgs:
     """The mean over a step of several micro-batches. whole_step: each term over all scored tokens or rows of the step,
     so 1 x 4 trains as 4 x 1. mean_of_means: all micro-batches have equal weight, as in OpenUnlearning.
     """
+    whole_steps: bool = False
+    """Whether a pass counts only its whole optimizer steps, as in OpenUnlearning: 10 passes of 400 samples in steps of
+    32 are 120 steps, not 125. The warm-up is rounded down, too. A pass has at least one step.
+    """
     weight_decay: float = 0.01
     """Decoupled weight decay of the optimizer."""
     warmup_steps: float = 0.0
     """Steps of linear warm-up; below 1 a share of all steps."""
     warmup_epochs: float | None = None
     """Warm-up in epochs, in place of warmup_steps. None: warmup_steps counts."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """How the learning rate changes after the warm-up."""
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "constant",
+        "constant_with_warmup",
+    ] = "linear"
+    """How the learning rate changes after the warm-up, by its name in transformers."""
     max_grad_norm: float = 1.0
     """The norm that gradients are clipped to. 0: no clipping."""
     optim: str = "adamw_torch"
-    """The optimizer, by its name in transformers."""
+    """The optimizer: a name of transformers, a class (torch.optim.NAdam, torchao.optim.X, bitsandbytes.optim.X), or one
+    that a plugin registers. Names with adamw_torch_8bit or adamw_torch_4bit need torchao. adamw_torch_8bit_stochastic
+    holds the weights in bfloat16 and rounds updates at random, which needs the least memory.
+    """
+    optim_args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of an optimizer that is a class or registered, besides the learning rate and weight_decay."""
     adam_beta1: float = 0.9
     """AdamW's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -183,7 +201,9 @@ class TrainArgs:
     adam_epsilon: float = 1e-8
     """AdamW's constant in the denominator."""
     bf16: bool = False
-    """Compute in bfloat16 over float32 weights. It counts on a GPU."""
+    """Compute in bfloat16 over float32 weights: on a GPU, and on a CPU with bfloat16 instructions. Another CPU computes
+    in float32.
+    """
     fp16: bool = False
     """Compute in float16 with loss scaling, on a GPU without bfloat16."""
     activation_checkpointing: bool = False
@@ -212,10 +232,14 @@ class TrainArgs:
     """Put samples of similar length into one batch, with less padding."""
     max_loss: float = 1e5
     """Stop with an error if the loss is larger: the run has diverged."""
-    grad_transform: str | None = None
-    """A change of the gradient around the loss: sam, gru, blur, mudman or latent. None: the plain gradient."""
+    dropout: float = 0.0
+    """Probability of dropping values of embeddings, attention weights and layers' outputs in training."""
+    grad_transform: str | tuple[str, ...] | None = None
+    """A change of the gradient around the loss: sam, gru, blur, mudman or latent. Several form a stack: each changes
+    the forget gradient that the next one reads. None: the plain gradient.
+    """
     grad_transform_args: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of grad_transform: see `expunge methods NAME`."""
+    """Settings of grad_transform (`expunge list methods NAME`); of a stack, those of each transform by its name."""
     trainable_last_k_layers: int = 0
     """Train only the last k decoder layers. 0: all."""
     trainable_params_regex: tuple[str, ...] = ()
@@ -243,6 +267,9 @@ class TrainArgs:
     """How often an unfinished run is written to disk. None: never."""
 
     def __post_init__(self) -> None:
+        for key, most in MOST.items():
+            if (getattr(self, key) or 0) > most:
+                raise ValueError(f"{key} must be at most {most:g}")
         for key in ("learning_rate", "num_train_epochs", "max_loss", "adam_epsilon"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key} must be a number > 0")
@@ -252,7 +279,7 @@ class TrainArgs:
         for key in ("weight_decay", "warmup_steps", "max_grad_norm", "warmup_epochs"):
             if not (getattr(self, key) or 0) >= 0:
                 raise ValueError(f"{key} must be a number >= 0")
-        for key in ("adam_beta1", "adam_beta2"):
+        for key in ("adam_beta1", "adam_beta2", "dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1")
         if not 0 <= self.seed < MOST_SEED:
@@ -267,13 +294,15 @@ class TrainArgs:
             raise ValueError("max_steps must be at least 1 (or -1: num_train_epochs decides)")
         if self.bf16 and self.fp16:
             raise ValueError("bf16 cannot be on together with fp16")
-        if self.optim not in OPTIMIZERS:
-            raise ValueError(f"no optimizer named {self.optim!r} (allowed: {', '.join(OPTIMIZERS)})")
+        if problem := optimizer_problem(self.optim):
+            raise ValueError(problem)
         if self.max_steps != -1 and self.schedule.kind != "interleaved":
             raise ValueError(f"max_steps must be -1 with schedule.kind={self.schedule.kind}: each phase counts epochs")
         self._check_trained_parameters()
 
     def _check_trained_parameters(self) -> None:
+        if self.grad_transform == ():
+            raise ValueError("grad_transform must name a transform, or be null")
         if self.grad_transform_args and self.grad_transform is None:
             raise ValueError("grad_transform_args is set, but grad_transform is not; set both or none")
         if self.grad_transform is not None and self.fp16:
@@ -304,6 +333,8 @@ class TrainArgs:
         """Return the number of samples of the whole run over an anchor side of `n_anchor` rows."""
         if self.max_steps > 0:
             return self.max_steps * self.rows_per_step
+        if self.whole_steps:
+            return math.ceil(self.num_train_epochs * self._whole_steps(n_anchor)) * self.rows_per_step
         return max(1, math.ceil(self.num_train_epochs * n_anchor - 1e-9))
 
     def n_steps(self, n_anchor: int) -> int:
@@ -311,8 +342,15 @@ class TrainArgs:
         micro = math.ceil(self.n_samples(n_anchor) / self.per_device_train_batch_size)
         return math.ceil(micro / self.gradient_accumulation_steps)
 
+    def _whole_steps(self, n_anchor: int) -> int:
+        """Return the optimizer steps of one pass, without a last step of fewer micro-batches."""
+        micro = math.ceil(n_anchor / self.per_device_train_batch_size)
+        return max(1, micro // self.gradient_accumulation_steps)
+
     def warmup(self, n_anchor: int) -> int:
         """Return the warm-up in optimizer steps."""
+        if self.warmup_epochs is not None and self.whole_steps:
+            return int(self.warmup_epochs * n_anchor // self.rows_per_step)
         if self.warmup_epochs is not None:
             return math.ceil(self.warmup_epochs * n_anchor / self.rows_per_step)
         if self.warmup_steps >= 1:
@@ -347,6 +385,7 @@ class TrainArgs:
             del values["lora"]["quantize"]
         if self.schedule == Schedule():
             del values["schedule"]
+        values["optim"] = optimizer_identity(self.optim)
         if self.grad_transform is not None:
             from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
 
@@ -355,22 +394,28 @@ class TrainArgs:
         return values
 
 
+# The largest values: far above any run, and small enough that planning a run ends.
+MOST: Mapping[str, float] = {
+    "learning_rate": 1e4,
+    "num_train_epochs": 1e5,
+    "max_steps": 1e8,
+    "per_device_train_batch_size": 1e6,
+    "gradient_accumulation_steps": 1e6,
+    "weight_decay": 1e4,
+    "warmup_steps": 1e8,
+    "warmup_epochs": 1e5,
+    "logits_chunk_size": 1e9,
+    "reference_topk": 1e6,
+}
 # Settings that a fingerprint leaves out when they are off.
 OPTIONAL = (
     "grad_transform",
+    "optim_args",
     "compile",
+    "dropout",
     "logits_chunk_size",
     "trainable_last_k_layers",
     "trainable_params_regex",
     "lora",
-)
-
-OPTIMIZERS = (
-    "adamw_torch",
-    "adamw_torch_fused",
-    "paged_adamw_32bit",
-    "paged_adamw_8bit",
-    "adamw_8bit",
-    "adafactor",
-    "sgd",
+    "whole_steps",
 )

@@ -18,10 +18,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from expunge.core.distributed import Rank, here
 from expunge.core.errors import JobError
-from expunge.methods.api import Quantity
 from expunge.methods.objective import Objective
-from expunge.training.batching import TrainingSample
 from expunge.training.config import TrainArgs
+from expunge.training.samples import HIDDEN_STATES, TrainingSample
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool
             "without launcher"
         )
     needs = objective.needs
-    if sharded and Quantity.HIDDEN in (needs.forget, needs.alternate, needs.retain):
-        raise JobError(f"{name} runs the model only up to a layer, which a model in shards cannot do; use ddp")
+    if sharded and {needs.forget, needs.alternate, needs.retain} & {*HIDDEN_STATES}:
+        raise JobError(f"{name} reads hidden states of layers, which a model in shards cannot give; use ddp")
 
 
 def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:

@@ -1,22 +1,23 @@
-"""Examples as token ids for a run in memory, and the other answers that some methods read."""
+"""Examples as token ids for training, and the other answers that some methods read."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from expunge.core.errors import ConfigError
 from expunge.core.records import GeneratedText
 from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Encoded, Encoder, Template, n_truncated
 from expunge.evaluation.config import Generation
-from expunge.evaluation.evaluator import resolve_generation, resolve_template
-from expunge.evaluation.generation import generate_texts
+from expunge.evaluation.evaluator import resolve_template
 
 _logger = logging.getLogger(__name__)
-N_ALTERNATES = 5
+N_ALTERNATES, ALTERNATES_SEED = 5, 0
 ALTERNATE = "alternate"
 
 
@@ -31,49 +32,90 @@ def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -
     return Encoder(resolve_template(template, tokenizer), tokenizer)
 
 
-def encode_examples(examples: ExampleSet, encoder: Encoder) -> list[Encoded]:
-    """Return the encoded true answer of every example, or its pieces if the set is `long="pieces"`."""
-    if examples.long == "pieces":
-        return encoder.pieces(examples)
-    encoded = encoder.rows(examples, [(row, "answer") for row in examples.rows])
+def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encoded]:
+    """Return the encoded true answers of all examples of some sets, in order. Sets with `long=pieces` give pieces.
+
+    Sets of tokens stay on disk and are read row by row. Raises ConfigError if they are not the model's tokens.
+    """
+    if any(one.n_tokens is not None for one in sets):
+        from expunge.data.stories.shards import TokenDataset, joined
+
+        shards = [one for one in sets if isinstance(one, TokenDataset)]
+        if len(shards) < len(sets):
+            raise ConfigError("benchmark: sets of tokens and sets of texts cannot be trained on as one side")
+        for each in shards:
+            each.check_tokenizer(encoder.tokenizer)
+        return joined(shards)
+    out: list[Encoded] = []
+    for one in sets:
+        out += encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, [(row, "answer") for row in one.rows])
+    return out
+
+
+def warn_truncated(examples: ExampleSet, encoded: Sequence[Encoded], encoder: Encoder) -> None:
+    """Log a warning if answers are cut at the length limit."""
     cut = n_truncated(encoded)
     if cut:
         _logger.warning(
             "%d of %d answers of %s are truncated at %d tokens, question included; the rest is not trained on. "
             "template={'max_length': N} sets another limit.",
-            cut, len(encoded), examples.name, examples.max_length or encoder.template.max_length,
+            cut, len(encoded), examples.name, examples.max_length or encoder.max_length,
         )  # fmt: skip
-    return encoded
 
 
-def encode_alternates(examples: ExampleSet, texts: Sequence[Sequence[str]], encoder: Encoder) -> list[Encoded]:
-    """Return each example's question with each of its other answers, example by example."""
-    variants = [
-        (dataclasses.replace(row, answers={ALTERNATE: text}), ALTERNATE)
-        for row, others in zip(examples.rows, texts, strict=True)
-        for text in others
-    ]
-    return encoder.rows(examples, variants)
+def encode_alternates(sets: Sequence[ExampleSet], texts: Sequence[Sequence[str]], encoder: Encoder) -> list[Encoded]:
+    """Return each question of some sets with each of its other answers, example by example.
+
+    Raises ValueError if `texts` does not have one list for each example.
+    """
+    out: list[Encoded] = []
+    rest = iter(texts)
+    for one in sets:
+        variants = [
+            (dataclasses.replace(row, answers={ALTERNATE: text}), ALTERNATE)
+            for row, others in zip(one.rows, itertools.islice(rest, len(one.rows)), strict=True)
+            for text in others
+        ]
+        out += encoder.rows(one, variants)
+    if n := len(list(rest)):
+        raise ValueError(f"{n} lists of other answers belong to no row")
+    return out
+
+
+def sampling_of_alternates(generation: Generation) -> Generation:
+    """Return the settings that sample other answers: temperature 1 and a fixed seed."""
+    return dataclasses.replace(generation, temperature=1.0, samples=N_ALTERNATES, seed=ALTERNATES_SEED)
 
 
 def sampled_answers(
     model: Any,
     examples: ExampleSet,
     encoder: Encoder,
-    generation: Generation | Mapping[str, Any],
+    generation: Generation,
     refusals: Sequence[str],
-) -> list[list[str]]:
-    """Return other answers to each question, sampled from the model; refusals if all samples are the true answer."""
-    how = dataclasses.replace(resolve_generation(generation, 0), temperature=1.0, samples=N_ALTERNATES, seed=0)
-    texts = generate_texts(model, examples, "answer", encoder, how)
-    out = []
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[list[str]], int]:
+    """Sample other answers to each question from the model.
+
+    Samples that repeat the true answer are left out and the others cycled. An example without other samples gets
+    refusals.
+
+    Returns:
+        `generation.samples` texts for each example, and the number of examples with refusals.
+    """
+    from expunge.evaluation.generation import generate_texts
+
+    texts = generate_texts(model, examples, "answer", encoder, generation, progress=progress)
+    out, bare = [], 0
     for row in examples.rows:
-        answers = other_answers(row, texts) or list(refusals)
-        out.append([answers[k % len(answers)] for k in range(N_ALTERNATES)])
-    return out
+        answers = _other_answers(row, texts)
+        bare += not answers
+        answers = answers or list(refusals)
+        out.append([answers[k % len(answers)] for k in range(generation.samples)])
+    return out, bare
 
 
-def other_answers(row: Example, texts: Sequence[GeneratedText]) -> list[str]:
+def _other_answers(row: Example, texts: Sequence[GeneratedText]) -> list[str]:
     """Return the samples of one example that are neither empty nor its true answer."""
     truth = row.answer.strip().casefold()
     samples = [t.generation for t in texts if t.row_id == row.row_id]

@@ -46,7 +46,7 @@ class EvalLosses:
             batch = collate(part, pad_id=padding_id(model, self.pad_id)).to(device)
             at = BatchPositions(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
             logits_NV = packed_forward(model, at, use_mask=False).logits_NV
-            total -= float(token_logps(logits_NV, batch.token_N).double().sum())
+            total -= float(token_logps(logits_NV, batch.token_N).cpu().double().sum())
             n += len(batch.token_N)
         return total / n if n else float("nan")
 
@@ -88,6 +88,6 @@ class GenerationTable:
             self.tell(self.lines, new)
 
 
-def as_lines(lines: Sequence[Mapping[str, Any]]) -> str:
+def as_lines(lines: Sequence[Any]) -> str:
     """Return the lines as JSON lines."""
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -6,41 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from expunge.data.batch import Batch
-from expunge.methods.api import Quantity, Requirements, ScoredPositions, SideOutputs
+from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
 from expunge.models.chunks import ChunkedLogits
+from expunge.models.hidden_states import hidden_states_in, layer_outputs
 from expunge.models.packed import BatchPositions as At
-from expunge.models.packed import LmHead, UnknownLmHead, layer_output, packed_forward, token_logps
-
-
-@dataclass(frozen=True)
-class ForwardSpec:
-    """The quantity that a loss requires of one side. layer: the module whose output HIDDEN reads."""
-
-    serve: Quantity
-    positions: ScoredPositions = ScoredPositions.ANSWER
-    layer: str | None = None
-
-
-def spec_for(needs: Requirements, side: str, *, ref: bool = False, teacher: bool = False) -> ForwardSpec | None:
-    """Return the quantity that a loss requires of a side, or of the reference or teacher there; None if it has none."""
-    serve: Quantity | None = getattr(needs, f"{side}{'_teacher' if teacher else '_ref' if ref else ''}", None)
-    if serve is None:
-        return None
-    positions: ScoredPositions = getattr(needs, f"{side}_positions", ScoredPositions.ANSWER)
-    if serve is Quantity.HIDDEN and positions is ScoredPositions.ANSWER:
-        positions = ScoredPositions.OWN
-    return ForwardSpec(serve, positions, needs.layer if serve is Quantity.HIDDEN else None)
+from expunge.models.packed import LmHead, UnknownLmHead, packed_forward, token_logps
+from expunge.training.samples import ForwardSpec
 
 
 @dataclass(frozen=True)
 class ForwardOutput:
-    """Logits at the scored positions, computed now or on reading (None for HIDDEN), and the hidden states hidden_ND."""
+    """Logits at the scored positions, computed now or on reading (None for HIDDEN), and the hidden states hidden_ND.
+
+    widths: the widths of the hidden states of each module, if there are several.
+    """
 
     logits: Tensor | ChunkedLogits | None
     hidden_ND: Tensor
+    widths: tuple[int, ...] = ()
 
     def whole(self) -> Tensor:
         """Return logits_NV; compute them if necessary. Raises ValueError for an output of hidden states."""
@@ -66,8 +53,9 @@ class ForwardOutput:
             n_rows=batch.n_rows,
             logits_NV=logits,
             token_N=batch.token_N,
-            hidden_ND=self.hidden_ND if spec.serve is Quantity.HIDDEN else None,
+            hidden_ND=self.hidden_ND if spec.layers else None,
             labelled_N=batch.labelled_N,
+            widths=self.widths,
         )
 
     def split(self, sizes: Sequence[int]) -> list[ForwardOutput]:
@@ -77,7 +65,7 @@ class ForwardOutput:
         """
         hidden = self.hidden_ND.split(list(sizes))
         logits = [None] * len(sizes) if self.logits is None else self.logits.split(list(sizes))
-        return [ForwardOutput(x, h) for x, h in zip(logits, hidden, strict=True)]
+        return [ForwardOutput(x, h, self.widths) for x, h in zip(logits, hidden, strict=True)]
 
 
 def forward(
@@ -88,7 +76,7 @@ def forward(
     Args:
         model: A causal language model.
         batch: The padded batch.
-        spec: The quantity, the positions and the layer.
+        spec: The quantity, the positions and the modules.
         head: Computes logits from hidden states when they are read, `chunk` positions at a time if possible. None: the
             model computes all logits.
         chunk: Positions per chunk of logits. 0: all at once.
@@ -99,12 +87,21 @@ def forward(
     """
     at = At(batch.ids_BT, batch.mask_BT, batch.row_N, batch.pos_N)
     if spec.serve is Quantity.HIDDEN:
-        return ForwardOutput(None, layer_output(model, at, spec.layer or ""))
-    packed = packed_forward(
-        model, at, use_mask=spec.positions is ScoredPositions.ALL, n_head=None if head is None else probe
-    )
+        return ForwardOutput(None, *_side_by_side(layer_outputs(model, at, spec.layers)))
+    with hidden_states_in(model, at, spec.layers) as states:
+        packed = packed_forward(
+            model, at, use_mask=spec.positions is ScoredPositions.ALL, n_head=None if head is None else probe
+        )
+    hidden = _side_by_side(states()) if spec.layers else (packed.hidden_ND, ())
     if head is None:
-        return ForwardOutput(packed.logits_NV, packed.hidden_ND)
+        return ForwardOutput(packed.logits_NV, *hidden)
     if probe and not head.gives(packed):
         raise UnknownLmHead
-    return ForwardOutput(ChunkedLogits(head, packed.hidden_ND, chunk, packed.autocast), packed.hidden_ND)
+    return ForwardOutput(ChunkedLogits(head, packed.hidden_ND, chunk, packed.autocast), *hidden)
+
+
+def _side_by_side(states: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+    """Return the hidden states of all modules as one tensor, and their widths; no widths for one module."""
+    if len(states) == 1:
+        return states[0], ()
+    return torch.cat([h.to(states[0].device) for h in states], dim=-1), tuple(h.shape[-1] for h in states)

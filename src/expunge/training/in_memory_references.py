@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.data.template import Encoded
 from expunge.methods.objective import Objective, objective
-from expunge.training.batching import SIDES
-from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.forward import spec_for
-from expunge.training.phases import visits
+from expunge.training.config import TrainArgs
+from expunge.training.phases import teacher_args, visits
 from expunge.training.reference import Reference, reference
-from expunge.training.schedule import Schedule
+from expunge.training.samples import SIDES, spec_for
 
 Rows = Mapping[str, Sequence[Encoded]]
 
@@ -44,14 +41,7 @@ def teacher_references(
     """
     if method_loss.spec.teacher == "reinforced":
         other = copy.deepcopy(model)
-        changed: dict[str, Any] = {
-            "grad_transform": None,
-            "grad_transform_args": {},
-            "reference": "exact",
-            "schedule": Schedule(),
-        }
-        changed |= {"evaluate": EvaluateArgs(), **getattr(method_loss.method, "reinforce", {})}
-        further_trained(other, rows["forget"], dataclasses.replace(args, **changed), pad_id=pad_id)
+        further_trained(other, rows["forget"], teacher_args(method_loss, args), pad_id=pad_id)
         return references_of(other, method_loss, rows, args, pad_id=pad_id, teacher=True)
     if method_loss.spec.teacher == "start":
         out = references_of(model, method_loss, rows, args, pad_id=pad_id, teacher=True)

@@ -23,18 +23,22 @@ from expunge.data.template import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
 from expunge.methods.objective import Objective
+from expunge.models.bfloat16 import training_note
 from expunge.models.token_ids import padding_id
-from expunge.training.batching import SIDES, LossInputBuilder, TrainingSample
+from expunge.training.batching import LossInputBuilder
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State
 from expunge.training.compiled import compiled_layers
 from expunge.training.config import TrainArgs
 from expunge.training.data_parallel import gather_whole, rank_batches
+from expunge.training.dropout import with_dropout
 from expunge.training.evaluation_callback import EvalCallback
-from expunge.training.forward import spec_for
+from expunge.training.fsdp import trained_on
+from expunge.training.optimizers import optimizer_class
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.reference import Reference, reference
 from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
+from expunge.training.samples import SIDES, TrainingSample, spec_for
 from expunge.training.throughput import ThroughputMeter, step_flops
 from expunge.training.trainable import set_trainable
 from expunge.training.trainer import PhaseTrainer, StepCallback, as_batch, training_arguments
@@ -85,6 +89,8 @@ def train(
         ConfigError: If a gradient transform or a parameter mask does not fit the method or the model.
         KeyboardInterrupt: After a signal, once the checkpoint is written.
     """
+    if note := training_note(trained_on(model).type, args.bf16):
+        log.warning(note)
     capabilities(model)  # observed before the first pass, which reads it
     pad_id = padding_id(model, pad_id)
     phases = plan_phases(objective, rows, args)
@@ -108,6 +114,7 @@ def train(
 
     compiled = compiled_layers(model) if args.compile else nullcontext()
     with (
+        with_dropout(model, args.dropout),
         compiled,
         tempfile.TemporaryDirectory() as scratch,
         run.checkpoints.stoppable() if run.checkpoints else nullcontext(),
@@ -162,6 +169,7 @@ def _trainer(
         args=training_arguments(phase, seed, scratch, run.model),
         train_dataset=rank_batches(phase.samples[state["n_read"] if state else 0 :], phase.args, distributed.here()),
         data_collator=as_batch,
+        optimizer_cls_and_kwargs=optimizer_class(phase.args, trained_on(run.model).type),
     )
     trainer.prepare(phase, serve(phase.objective.needs), place, run)
     if phase.step is not None:

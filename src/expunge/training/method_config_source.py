@@ -76,7 +76,7 @@ def _class(spec: MethodSpec) -> str:
     lines += [
         f'    """{first}' + ("" if first.endswith("...") else "."),
         "",
-        f"    `expunge methods {spec.name}` shows the equation and the pitfalls.",
+        f"    `expunge list methods {spec.name}` shows the equation and the pitfalls.",
         '    """',
         "",
     ]

@@ -26,12 +26,15 @@ __all__ = [
     "MEConfig",
     "NPOConfig",
     "PDUConfig",
+    "RepNoiseConfig",
     "RMUConfig",
+    "RRConfig",
     "SatImpConfig",
     "SemEvalGAConfig",
     "SimNPOConfig",
     "UNDIALConfig",
     "UNDOConfig",
+    "UnilogitConfig",
     "WGAConfig",
     "WHPConfig",
 ]
@@ -42,7 +45,7 @@ __all__ = [
 class AltPOConfig(UnlearnConfig):
     """Alternate preference optimisation (Mekala et al. 2024, arXiv:2409.13474): prefer plausible other answers.
 
-    `expunge methods AltPO` shows the equation and the pitfalls.
+    `expunge list methods AltPO` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "AltPO"
@@ -56,7 +59,7 @@ class AltPOConfig(UnlearnConfig):
 class CEUConfig(UnlearnConfig):
     """Cross-entropy unlearning (CE-U, Yang 2025, arXiv:2503.01224): learn the model's own answer minus the ...
 
-    `expunge methods CEU` shows the equation and the pitfalls.
+    `expunge list methods CEU` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "CEU"
@@ -70,7 +73,7 @@ class CEUConfig(UnlearnConfig):
 class DPOConfig(UnlearnConfig):
     """Direct preference optimisation for forgetting (arXiv:2305.18290; for TOFU in arXiv:2404.05868).
 
-    `expunge methods DPO` shows the equation and the pitfalls.
+    `expunge list methods DPO` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "DPO"
@@ -84,7 +87,7 @@ class DPOConfig(UnlearnConfig):
 class FinetuneConfig(UnlearnConfig):
     """Supervised fine-tuning: the token-mean negative log-likelihood of the answers.
 
-    `expunge methods finetune` shows the equation and the pitfalls.
+    `expunge list methods finetune` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "finetune"
@@ -95,7 +98,7 @@ class FinetuneConfig(UnlearnConfig):
 class FLATConfig(UnlearnConfig):
     """Forget-data-only loss adjustment (FLAT, Wang et al. 2024, arXiv:2410.11143).
 
-    `expunge methods FLAT` shows the equation and the pitfalls.
+    `expunge list methods FLAT` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "FLAT"
@@ -109,7 +112,7 @@ class FLATConfig(UnlearnConfig):
 class GradAscentConfig(UnlearnConfig):
     """Gradient ascent (Jang et al. 2022, arXiv:2210.01504): increase the loss of the forget answers.
 
-    `expunge methods GradAscent` shows the equation and the pitfalls.
+    `expunge list methods GradAscent` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "GradAscent"
@@ -120,7 +123,7 @@ class GradAscentConfig(UnlearnConfig):
 class GradDiffConfig(UnlearnConfig):
     """Gradient difference (Liu et al. 2022, arXiv:2203.12817): ascend on forget, descend on retain.
 
-    `expunge methods GradDiff` shows the equation and the pitfalls.
+    `expunge list methods GradDiff` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "GradDiff"
@@ -131,7 +134,7 @@ class GradDiffConfig(UnlearnConfig):
 class IdkNLLConfig(UnlearnConfig):
     """Refusal training (TOFU, arXiv:2401.06121): learn to answer the forget questions with "I don't know".
 
-    `expunge methods IdkNLL` shows the equation and the pitfalls.
+    `expunge list methods IdkNLL` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "IdkNLL"
@@ -142,7 +145,7 @@ class IdkNLLConfig(UnlearnConfig):
 class IHLConfig(UnlearnConfig):
     """Inverted hinge loss (Cha et al. 2024, LoKU, arXiv:2408.06621): swap the true token for the runner-up.
 
-    `expunge methods IHL` shows the equation and the pitfalls.
+    `expunge list methods IHL` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "IHL"
@@ -153,7 +156,7 @@ class IHLConfig(UnlearnConfig):
 class JensUnConfig(UnlearnConfig):
     """Jensen-Shannon unlearning (Singh et al. 2025, arXiv:2509.02820): move to a refusal, with a bounded loss.
 
-    `expunge methods JensUn` shows the equation and the pitfalls.
+    `expunge list methods JensUn` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "JensUn"
@@ -164,7 +167,7 @@ class JensUnConfig(UnlearnConfig):
 class KLConfig(UnlearnConfig):
     """KL minimisation (TOFU, arXiv:2401.06121): ascend on forget, stay near the old model on retain.
 
-    `expunge methods KL` shows the equation and the pitfalls.
+    `expunge list methods KL` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "KL"
@@ -175,7 +178,7 @@ class KLConfig(UnlearnConfig):
 class MEConfig(UnlearnConfig):
     """Maximum entropy (Yuan et al. 2024, arXiv:2410.08109, ME+GD): move forget answers to the uniform distribution.
 
-    `expunge methods ME` shows the equation and the pitfalls.
+    `expunge list methods ME` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "ME"
@@ -186,7 +189,7 @@ class MEConfig(UnlearnConfig):
 class NPOConfig(UnlearnConfig):
     """Negative preference optimisation (Zhang et al. 2024, arXiv:2404.05868, eq. 3).
 
-    `expunge methods NPO` shows the equation and the pitfalls.
+    `expunge list methods NPO` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "NPO"
@@ -203,7 +206,7 @@ class NPOConfig(UnlearnConfig):
 class PDUConfig(UnlearnConfig):
     """Primal-dual unlearning (Entesari et al. 2025, arXiv:2506.05314): forget under a bound on the retain loss.
 
-    `expunge methods PDU` shows the equation and the pitfalls.
+    `expunge list methods PDU` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "PDU"
@@ -229,10 +232,33 @@ class PDUConfig(UnlearnConfig):
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class RepNoiseConfig(UnlearnConfig):
+    """Representation noising (Rosati et al. 2024, arXiv:2405.14577): make hidden states look like Gaussian noise.
+
+    `expunge list methods RepNoise` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "RepNoise"
+
+    layers: tuple[str, ...] = ("model.layers.10.mlp", "model.layers.20.mlp")
+    """Names of the modules whose hidden states become noise. `NAME:input` is the input of a module."""
+
+    beta: float = 0.001
+    """Weight of the distance from noise."""
+
+    ascent: float = 1.0
+    """Weight of the logarithmic gradient ascent on the forget answers."""
+
+    noise_seed: int = 0
+    """Seed of the noise; each call draws new noise from it."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class RMUConfig(UnlearnConfig):
     """Representation misdirection (Li et al. 2024, arXiv:2403.03218): scramble a layer's output on forget text.
 
-    `expunge methods RMU` shows the equation and the pitfalls.
+    `expunge list methods RMU` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "RMU"
@@ -259,10 +285,24 @@ class RMUConfig(UnlearnConfig):
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class RRConfig(UnlearnConfig):
+    """Representation rerouting, or circuit breakers (Zou et al. 2024, arXiv:2406.04313): turn hidden states away.
+
+    `expunge list methods RR` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "RR"
+
+    layers: tuple[str, ...] = ("model.layers.10", "model.layers.20")
+    """Names of the modules whose hidden states are rerouted. `NAME:input` is the input of a module."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class SatImpConfig(UnlearnConfig):
     """Saturation and importance (Yang et al. 2025, arXiv:2505.11953): a weight for every forget token.
 
-    `expunge methods SatImp` shows the equation and the pitfalls.
+    `expunge list methods SatImp` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "SatImp"
@@ -279,7 +319,7 @@ class SatImpConfig(UnlearnConfig):
 class SemEvalGAConfig(UnlearnConfig):
     """Ascent on answers, KL to the old model, and optionally the retain answers: three weighted terms.
 
-    `expunge methods SemEvalGA` shows the equation and the pitfalls.
+    `expunge list methods SemEvalGA` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "SemEvalGA"
@@ -290,7 +330,7 @@ class SemEvalGAConfig(UnlearnConfig):
 class SimNPOConfig(UnlearnConfig):
     """Simple negative preference optimisation (Fan et al. 2024, arXiv:2410.07163): NPO without a reference.
 
-    `expunge methods SimNPO` shows the equation and the pitfalls.
+    `expunge list methods SimNPO` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "SimNPO"
@@ -307,7 +347,7 @@ class SimNPOConfig(UnlearnConfig):
 class UNDIALConfig(UnlearnConfig):
     """Self-distillation with adjusted logits (Dong et al. 2024, arXiv:2402.10052).
 
-    `expunge methods UNDIAL` shows the equation and the pitfalls.
+    `expunge list methods UNDIAL` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "UNDIAL"
@@ -324,7 +364,7 @@ class UNDIALConfig(UnlearnConfig):
 class UNDOConfig(UnlearnConfig):
     """Unlearn, noise, distil on outputs (Lee et al. 2025, arXiv:2506.06278): make another method's unlearning last.
 
-    `expunge methods UNDO` shows the equation and the pitfalls.
+    `expunge list methods UNDO` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "UNDO"
@@ -341,10 +381,24 @@ class UNDOConfig(UnlearnConfig):
 
 @strict
 @dataclass(frozen=True, kw_only=True)
+class UnilogitConfig(UnlearnConfig):
+    """Uniform-target self-distillation (Vasilev et al. 2025, arXiv:2505.06027): give the true token ...
+
+    `expunge list methods Unilogit` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "Unilogit"
+
+    divergence: Literal["forward", "reverse"] = "forward"
+    """forward: KL(target || model); reverse: KL(model || target)."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
 class WGAConfig(UnlearnConfig):
     """Weighted gradient ascent (Wang et al. 2025, arXiv:2502.19301): ascend on tokens that are still likely.
 
-    `expunge methods WGA` shows the equation and the pitfalls.
+    `expunge list methods WGA` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "WGA"
@@ -358,7 +412,7 @@ class WGAConfig(UnlearnConfig):
 class WHPConfig(UnlearnConfig):
     """Who's Harry Potter (Eldan and Russinovich 2023, arXiv:2310.02238): learn a generic answer.
 
-    `expunge methods WHP` shows the equation and the pitfalls.
+    `expunge list methods WHP` shows the equation and the pitfalls.
     """
 
     METHOD: ClassVar[str | None] = "WHP"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from expunge.data.pairing import Pairing, Rows, alternating, choices, group_by_l
 from expunge.data.template import Encoded, row_lengths
 from expunge.methods.grad_transforms import GradTransform, make_grad_transform, spec_of
 from expunge.methods.objective import Objective
-from expunge.training.batching import SIDES, TrainingSample
-from expunge.training.config import TrainArgs
+from expunge.training.config import EvaluateArgs, TrainArgs
+from expunge.training.optimizers import check_optimizer
+from expunge.training.samples import SIDES, TrainingSample
 from expunge.training.schedule import Schedule
-from expunge.training.step import check_grad_transform, forget_part, retain_part
+from expunge.training.term_parts import check_grad_transform, forget_part, retain_part
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,18 @@ def draws(args: TrainArgs, *, n_forget: int | None, n_retain: int | None) -> lis
     return [(part, anneal if part.forget is None else own) for part in parts]
 
 
+def teacher_args(method_loss: Objective, args: TrainArgs) -> TrainArgs:
+    """Return the settings of the further training of a "reinforced" teacher."""
+    changed: dict[str, Any] = {
+        "grad_transform": None,
+        "grad_transform_args": {},
+        "reference": "exact",
+        "schedule": Schedule(),
+        "evaluate": EvaluateArgs(),
+    }
+    return dataclasses.replace(args, **changed, **getattr(method_loss.method, "reinforce", {}))
+
+
 def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args") -> None:
     """Check that the method, the gradient transform, the schedule and the adapters of a run fit together.
 
@@ -82,9 +95,10 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
         where: The key of the settings, for the message.
 
     Raises:
-        ConfigError: If the objective lacks a term that the transform or the schedule reads separately, or if adapters
-            would ignore the method's own choice of parameters.
+        ConfigError: If the objective lacks a term that the transform or the schedule reads separately, if adapters
+            would ignore the method's own choice of parameters, or if the optimizer's package is not installed.
     """
+    check_optimizer(args, where)
     own: tuple[str, ...] = getattr(objective.method, "trainable_params_regex", (".*",))
     if args.lora is not None and own != (".*",):
         raise ConfigError(

@@ -30,7 +30,8 @@ from expunge.methods.api import Quantity, ScoredPositions, SideOutputs
 from expunge.models.chunks import ChunkedLogits
 from expunge.models.packed import FrozenLmHead, PackedOutput, bare, wide
 from expunge.models.token_ids import padding_id
-from expunge.training.forward import ForwardOutput, ForwardSpec, forward
+from expunge.training.forward import ForwardOutput, forward
+from expunge.training.samples import ForwardSpec
 
 ReferenceTensors = Mapping[str, Tensor]
 FILE = "reference.safetensors"
@@ -60,9 +61,9 @@ def keep(
         batch: Rows per forward.
 
     Returns:
-        offsets (R + 1), and one of: logps (N,); hidden (N, D); or, for distributions with `topk`, logits and ids
-        (N, k), rest (N,) and vocabulary (). rest is the logit that spreads the remaining probability evenly over the
-        other tokens.
+        offsets (R + 1), and one of: logps (N,); hidden (N, D), with the widths of several modules; or, for
+        distributions with `topk`, logits and ids (N, k), rest (N,) and vocabulary (). rest is the logit that spreads
+        the remaining probability evenly over the other tokens.
     """
     order = sorted(set(numbers), key=lambda i: (len(rows[i].ids), i))
     n_tokens = torch.zeros(len(rows), dtype=torch.long)
@@ -89,6 +90,8 @@ def keep(
                 tensors[name][at] = values.cpu()
             if topk is not None and spec.serve is Quantity.LOGITS:
                 tensors["vocabulary"] = torch.tensor(output.whole().shape[-1])
+            if output.widths:
+                tensors["widths"] = torch.tensor(output.widths)
     model.train(was_training)
     return tensors
 
@@ -98,7 +101,10 @@ def _quantity(output: ForwardOutput, batch: Batch, spec: ForwardSpec, topk: int 
         return {"logps": output.logps(batch.token_N)}
     if spec.serve is Quantity.LOGITS and topk is not None:
         return _largest(wide(output.whole()), topk)
-    return {"hidden": output.hidden_ND}
+    out = {"hidden": output.hidden_ND}
+    if spec.serve is Quantity.HIDDEN_LOGPS:
+        out["logps"] = output.logps(batch.token_N)
+    return out
 
 
 def _largest(logits_NV: Tensor, k: int) -> dict[str, Tensor]:
@@ -127,6 +133,7 @@ class StoredReference:
     def __init__(self, tensors: ReferenceTensors, spec: ForwardSpec, head: FrozenLmHead | None = None) -> None:
         self._tensors, self._spec, self._head = tensors, spec, head
         self._offsets: list[int] = tensors["offsets"].tolist()
+        self._widths = tuple(tensors["widths"].tolist()) if "widths" in tensors else ()
 
     def side(self, numbers: Sequence[int], batch: Batch) -> SideOutputs:
         """Return the reference's outputs on a batch of these rows, in this order."""
@@ -148,7 +155,8 @@ class StoredReference:
         hidden_ND = of("hidden")
         with torch.no_grad():
             logits = None if self._head is None else ChunkedLogits(self._head, hidden_ND)
-            return ForwardOutput(logits, hidden_ND).side(batch, self._spec)
+            stored_N = of("logps") if "logps" in self._tensors else None
+            return ForwardOutput(logits, hidden_ND, self._widths).side(batch, self._spec, logps_N=stored_N)
 
 
 class ResidentReference:

@@ -15,8 +15,9 @@ from expunge.core import distributed
 from expunge.core.errors import JobError
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.checkpoint import Checkpoints, State, of_each, put_weights, trained_weights
-from expunge.training.evaluation_callback import EvalCallback, EvalPoint
+from expunge.training.evaluation_callback import EvalCallback
 from expunge.training.fsdp import trained_on
+from expunge.training.model_selection import EvalPoint
 from expunge.training.phases import Phase
 from expunge.training.throughput import ThroughputMeter
 

@@ -6,7 +6,6 @@ Each term is an objective with its own server, so a request for one side runs on
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,93 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.errors import ConfigError, JobError
-from expunge.methods.api import LossInputs, LossOutput, Quantity, Requirements
-from expunge.methods.grad_transforms import GradTransform, Perturbation, Which, needed, spec_of
+from expunge.core.errors import JobError
+from expunge.methods.api import LossOutput, Requirements
+from expunge.methods.grad_transforms import GradTransform, Perturbation, Which, spec_of
 from expunge.methods.objective import Objective
-from expunge.methods.terms import require
-from expunge.models.packed import find_module
+from expunge.models.packed import bare, find_module
 from expunge.training.batching import LossInputBuilder
+from expunge.training.term_parts import PARTS, check_grad_transform
 
 Compute = Callable[[Objective, LossInputBuilder], LossOutput]  # the terms of one micro-batch
-
-
-def check_grad_transform(step: GradTransform, objective: Objective, where: str = "trainer.args.grad_transform") -> None:
-    """Raise ConfigError unless the objective has the terms that the gradient transform reads separately."""
-    spec = spec_of(step)
-    if hasattr(objective.method, "total"):
-        raise ConfigError(
-            f"{where}: {spec.name} reads the forget and the retain term separately, and {objective.spec.name} weighs "
-            "them by a rule of its own; choose another method, or no grad_transform"
-        )
-    have = {"total"} | {w for w, part in PARTS.items() if part(objective)}
-    for term in needed(step):
-        if term == "relearn" and term not in have:
-            raise ConfigError(
-                f"{where}: with these grad_transform_args {spec.name} relearns the forget answers, "
-                f"and {objective.spec.name} never reads them; choose another method, or grad_transform_args that do "
-                "not relearn"
-            )
-        if term not in have:
-            raise ConfigError(
-                f"{where}: {spec.name} needs a {term} term, and {objective.spec.name} has none with these weights"
-            )
-
-
-def forget_part(objective: Objective) -> Objective | None:
-    """Return gamma * forget as an objective of its own; None if there is no forget term."""
-    if not objective.forgets or objective.weights.gamma == 0:
-        return None
-    return dataclasses.replace(objective, weights=dataclasses.replace(objective.weights, alpha=0.0, nll_weight=0.0))
-
-
-def retain_part(objective: Objective) -> Objective | None:
-    """Return all terms on the retain rows as an objective of its own; None if there are none."""
-    weights = objective.weights
-    if objective.needs.retain is None or (weights.alpha == 0 and weights.nll_weight == 0):
-        return None
-    needs = dataclasses.replace(
-        objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
-        retain=None, retain_ref=None, retain_teacher=None,
-    )  # fmt: skip
-    own: Requirements = getattr(objective.method, "needs", objective.spec.needs)
-    return dataclasses.replace(
-        objective,
-        method=_RetainOnly(dataclasses.replace(needs, retain=own.retain, retain_positions=own.retain_positions)),
-    )
-
-
-@dataclass(frozen=True)
-class _RetainOnly:
-    """A method without a forget loss, for the retain term alone."""
-
-    needs: Requirements
-
-
-def relearn_part(objective: Objective) -> Objective | None:
-    """Return the negative log-likelihood of the forget answers as an objective; None if the method reads no answers."""
-    if objective.needs.forget is None:
-        return None
-    weights = dataclasses.replace(objective.weights, gamma=1.0, alpha=0.0, nll_weight=0.0, retain_loss_type=None)
-    return dataclasses.replace(objective, method=_Relearning(), weights=weights)
-
-
-@dataclass(frozen=True)
-class _Relearning:
-    """A method that learns the forget answers."""
-
-    needs: Requirements = field(default_factory=lambda: Requirements(forget=Quantity.LOGPS))
-
-    def forget_loss(self, view: LossInputs) -> Tensor:
-        """Return NLL_f, to be minimised."""
-        return require(view.forget, "forget").nll
-
-
-PARTS: Mapping[Which, Callable[[Objective], Objective | None]] = {
-    "forget": forget_part,
-    "retain": retain_part,
-    "relearn": relearn_part,
-}
 
 
 class GradTransformRunner:
@@ -136,8 +57,9 @@ class GradTransformRunner:
         computes: the micro-batches that the transform reads together. Returns the means over them of the first values
         of the terms.
         """
-        params = [p for p in model.parameters() if p.requires_grad]
-        gradients = _Gradients(model, params, self._sources, computes)
+        named = [(name, p) for name, p in bare(model).named_parameters() if p.requires_grad]
+        params = [p for _, p in named]
+        gradients = _Gradients(model, params, self._sources, computes, [name for name, _ in named])
         transformed = self._step(gradients, params, self.memory)
         for p, gradient, reached in zip(params, transformed, gradients.reached, strict=True):
             if not reached:  # as in a plain backward: no gradient, so no weight decay either
@@ -162,6 +84,7 @@ class _Gradients:
     params: list[Tensor]
     sources: Mapping[Which, tuple[Objective, LossInputBuilder]]
     computes: Sequence[Compute]
+    names: Sequence[str]
     reached: list[bool] = field(init=False)
     totals: dict[str, Tensor] = field(default_factory=dict)
     parts: dict[str, Tensor] = field(default_factory=dict)

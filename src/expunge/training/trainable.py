@@ -1,11 +1,13 @@
-"""Select the parameters that a run trains. All others are frozen: no gradient, no part of the norm, no update."""
+"""The parameters that a run trains, in full precision. All others are frozen: no gradient and no update."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from expunge.core.errors import ConfigError, nearest
@@ -53,6 +55,30 @@ def set_trainable(
     for p in inner.parameters():
         p.requires_grad_(id(p) in free)
     return sum(p.numel() for p in inner.parameters() if p.requires_grad)
+
+
+@contextmanager
+def full_precision(model: Any) -> Iterator[None]:
+    """Convert half-precision weights to float32 within the block, because smaller types round small updates away.
+
+    Of a model with adapters only the trained weights are converted. Afterwards `requires_grad` is restored as well.
+    """
+    adapters = hasattr(model, "peft_config")
+    params = list(model.parameters())
+    half = [
+        (p, p.dtype) for p in params
+        if p.dtype in (torch.bfloat16, torch.float16) and (p.requires_grad or not adapters)
+    ]  # fmt: skip
+    trained = [p.requires_grad for p in params]
+    for p, _ in half:
+        p.data = p.data.float()
+    try:
+        yield
+    finally:
+        for p, dtype in half:
+            p.grad, p.data = None, p.data.to(dtype)
+        for p, requires_grad in zip(params, trained, strict=True):
+            p.requires_grad_(requires_grad)
 
 
 def _last_layers(model: nn.Module, k: int, where: str) -> tuple[str, ...]:

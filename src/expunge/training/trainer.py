@@ -17,15 +17,17 @@ from transformers import TrainerCallback, TrainingArguments
 
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
-from expunge.methods.api import LossOutput, Requirements
+from expunge.methods.api import LossInputs, LossOutput, Requirements
 from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import AnswerTokens
+from expunge.models.bfloat16 import cpu_has_bfloat16
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
-from expunge.training.evaluation_callback import is_due
 from expunge.training.fsdp import cut_before, in_shards, own_shards, shard_anywhere, trained_on
+from expunge.training.model_selection import is_due
+from expunge.training.optimizers import ON_CPU, STOCHASTIC, own_optimizer
 from expunge.training.phases import Phase
 from expunge.training.randomness import random_state, set_random_state
 from expunge.training.run_state import Diverged, PhasePosition, RunState
@@ -39,7 +41,9 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
     args = phase.args
     device = trained_on(model).type
     optim = args.optim
-    if device == "cpu" and optim not in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd"):
+    if optim == STOCHASTIC or own_optimizer(optim):
+        optim = "adamw_torch"  # transformers does not know the name; `optimizer_class` has the class
+    if device == "cpu" and optim not in ON_CPU:
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)
         optim = "adamw_torch"
     return TrainingArguments(
@@ -57,7 +61,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         adam_beta1=args.adam_beta1,
         adam_beta2=args.adam_beta2,
         adam_epsilon=args.adam_epsilon,
-        bf16=args.bf16,
+        bf16=args.bf16 and (device != "cpu" or cpu_has_bfloat16()),
         fp16=args.fp16,
         activation_checkpointing=args.activation_checkpointing,
         seed=seed,
@@ -214,7 +218,7 @@ class PhaseTrainer(transformers.Trainer):
         def of(waiting: Mapping[str, Any]) -> Compute:
             def compute(objective: Objective, server: LossInputBuilder) -> LossOutput:
                 with self.compute_loss_context_manager():
-                    return self._terms(model, objective, server, waiting)
+                    return self._trainable(objective, objective(*self._loss_inputs(model, objective, server, waiting)))
 
             return compute
 
@@ -234,28 +238,30 @@ class PhaseTrainer(transformers.Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the objective of one micro-batch."""
-        noted: list[LossOutput] = []
+        if isinstance(model, DistributedDataParallel):
+            noted: list[LossOutput] = []
 
-        def loss(inner: Any) -> Tensor:
-            noted.append(self._terms(inner, self.objective, self.server, inputs))
-            return noted[0].total
+            def loss(inner: Any) -> Tensor:
+                noted.append(self.objective(*self._loss_inputs(inner, self.objective, self.server, inputs)))
+                return noted[0].total
 
-        total = model(loss) if isinstance(model, DistributedDataParallel) else loss(model)
+            total, terms = model(loss), noted[0]
+        else:
+            terms = self.objective(*self._loss_inputs(model, self.objective, self.server, inputs))
+            total = terms.total
+        self._trainable(self.objective, terms)
         weight = inputs["weight"]
-        self._totals.setdefault("total", []).append(noted[0].total.detach())
-        self._note(noted[0], counts=bool(weight))
+        self._totals.setdefault("total", []).append(terms.total.detach())
+        self._note(terms, counts=bool(weight))
         total = total if weight == 1 else total * weight
         return (total, None) if return_outputs else total
 
-    def _terms(
+    def _loss_inputs(
         self, model: Any, objective: Objective, server: LossInputBuilder, inputs: Mapping[str, Any]
-    ) -> LossOutput:
-        """Return the terms of one micro-batch, each with its share of the step.
-
-        Raises ConfigError if the loss depends on no trained parameter. Reads nothing back from the device: `check_loss`
-        does that once per optimiser step.
-        """
+    ) -> tuple[LossInputs, dict[str, float] | None]:
+        """Return the inputs of the loss of one micro-batch, and the share of each term in its step."""
         samples, step = inputs["samples"], inputs.get("step", ())
+        server.memory["progress"] = self.state.global_step / max(self.state.max_steps, 1)
         server.memory["epoch"] = self.state.global_step * self.epoch_share // self.epoch_rows
         server.memory["micro_batch"] = (len(self._totals.get("total", ())), inputs["n_micro"]) if len(step) else (0, 1)
         shares = None
@@ -265,7 +271,14 @@ class PhaseTrainer(transformers.Trainer):
                 self._step_tokens[id(server)] = server.answer_tokens(step)
             all_of_step = self._step_tokens[id(server)]
             shares = {k: m.share(own, all_of_step, inputs["n_micro"]) for k, m in objective.means.items()}
-        terms = objective(server.view(model, samples, device=self.args.device), shares)
+        return server.view(model, samples, device=self.args.device), shares
+
+    @staticmethod
+    def _trainable(objective: Objective, terms: LossOutput) -> LossOutput:
+        """Return the terms of a loss. Raises ConfigError if it depends on no trained parameter.
+
+        Reads nothing back from the device: `check_loss` does that once per optimiser step.
+        """
         if not terms.total.requires_grad:
             raise ConfigError(
                 f"trainer.args: {objective.spec.name}'s loss depends on none of the parameters that are trained; "
@@ -322,9 +335,10 @@ class PhaseTrainer(transformers.Trainer):
 
 def _means(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     """Return the mean of each term over the micro-batches of all processes."""
+    read = {k: torch.stack(list(v)).cpu().double() if v else torch.zeros(0).double() for k, v in parts.items()}
     if distributed.here().alone:
-        return {k: float(torch.stack(list(v)).double().mean()) for k, v in parts.items()}
-    sums = {k: [float(torch.stack(list(v)).double().sum()) if v else 0.0, len(v)] for k, v in parts.items()}
+        return {k: float(values.mean()) for k, values in read.items()}
+    sums = {k: [float(values.sum()), len(values)] for k, values in read.items()}
     each = [json.loads(record) for record in distributed.gather(json.dumps(sums).encode())]
     return {k: sum(of[k][0] for of in each) / sum(of[k][1] for of in each) for k in each[0]}
 

@@ -42,9 +42,10 @@ class UnlearnResult:
 
     def save(self, folder: str | Path) -> Path:
         """Write the model and the tokenizer as a Hugging Face folder, and return the folder."""
+        from expunge.models.load import save_model
+
         target = Path(folder).expanduser()
-        self.model.save_pretrained(target)
-        self.tokenizer.save_pretrained(target)
+        save_model(self.model, self.tokenizer, target)
         return target
 
     @property

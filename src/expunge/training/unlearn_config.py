@@ -35,7 +35,7 @@ class UnlearnConfig(TrainArgs):
     METHOD: ClassVar[str | None] = None
 
     method: str | None = None
-    """Name of the unlearning method (`expunge methods` lists them). None: the trainer's `method`, or NPO."""
+    """Name of the unlearning method (`expunge list methods` lists them). None: the trainer's `method`, or NPO."""
 
     method_args: Mapping[str, Any] = field(default_factory=dict)
     """The method's own settings by name, such as `{"beta": 0.1}`. Classes such as `NPOConfig` have fields instead."""

@@ -14,18 +14,11 @@ from transformers.trainer_utils import IntervalStrategy
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.in_memory import examples_from
-from expunge.models.config import ModelArgs, TokenizerArgs, check_source
-from expunge.models.load import load_model, load_tokenizer, pick_device
+from expunge.models.config import TokenizerArgs, check_source
+from expunge.models.load import load_tokenizer
 from expunge.training.unlearn_config import UnlearnConfig
 
 ROLES = ("forget", "retain", "holdout")
-
-
-def model_of(model: Any) -> Any:
-    """Return the model object; load it if `model` is a name."""
-    if not isinstance(model, str | Path):
-        return model
-    return load_model(str(model), ModelArgs(), device=pick_device("auto"))
 
 
 def tokenizer_of(model: Any, tokenizer: Any) -> Any:

@@ -23,21 +23,30 @@ from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoded
-from expunge.evaluation.evaluator import evaluate_task
+from expunge.evaluation.evaluator import evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
+from expunge.models.load import load_named, save_model
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.config import TrainArgs
-from expunge.training.encoding import encode_alternates, encode_examples, encoder_for, sampled_answers
+from expunge.training.encoding import (
+    encode_alternates,
+    encode_sets,
+    encoder_for,
+    sampled_answers,
+    sampling_of_alternates,
+    warn_truncated,
+)
 from expunge.training.in_memory_references import references_of, teacher_references
 from expunge.training.loop import train
 from expunge.training.lora import with_adapters, with_lora
+from expunge.training.optimizers import weights_dtype
 from expunge.training.phases import check_run, plan_phases
 from expunge.training.randomness import kept_random
+from expunge.training.trainable import full_precision
 from expunge.training.trainer import training_arguments
 from expunge.training.unlearn_config import UnlearnConfig
 from expunge.training.unlearn_inputs import (
     eval_roles,
-    model_of,
     reporting_callbacks,
     shown_arguments,
     shows_progress,
@@ -101,8 +110,8 @@ class UnlearnTrainer:
         reporting = reporting_callbacks(self.args)
 
         self.processing_class = tokenizer_of(model, processing_class)
-        self.model = model_of(model)
-        self.ref_model = None if ref_model is None else model_of(ref_model)
+        self.model = load_named(model)
+        self.ref_model = None if ref_model is None else load_named(ref_model)
         self.encoder = encoder_for(self.processing_class, self.args.template)
         self._rows = self._encode()
         if peft_config is not None:
@@ -156,7 +165,7 @@ class UnlearnTrainer:
                  (("forget", forget), ("retain", retain))]  # fmt: skip
         return sides[0], sides[1]
 
-    def _encode(self) -> dict[str, list[Encoded]]:
+    def _encode(self) -> dict[str, Sequence[Encoded]]:
         """Return the token ids of each side that the method reads; alternate answers follow when training starts."""
         if self.objective.needs.alternate is not None and getattr(self.forget_dataset, "form", "qa") == "text":
             raise DataError(
@@ -166,7 +175,11 @@ class UnlearnTrainer:
         sides = {"forget": self.forget_dataset, "retain": self.retain_dataset}
         needs = self.objective.needs
         read = {"forget": self.objective.forgets, "retain": needs.retain is not None}
-        return {side: encode_examples(of, self.encoder) for side, of in sides.items() if of is not None and read[side]}
+        rows = {side: encode_sets([of], self.encoder) for side, of in sides.items() if of is not None and read[side]}
+        for side, of in sides.items():
+            if of is not None and side in rows and of.long != "pieces":
+                warn_truncated(of, rows[side], self.encoder)
+        return rows
 
     # Training.
 
@@ -179,8 +192,13 @@ class UnlearnTrainer:
         Raises:
             JobError: If the loss is not finite or exceeds its limit. The model then has the weights of that step.
         """
-        args = self._on_device(self.train_args)
-        with self._full_precision(), self._scratch() as folder:
+        args = self.train_args
+        if weights_dtype(args.optim) != "float32":
+            raise ConfigError(
+                f"{type(self.args).__name__}.optim: {args.optim} trains bfloat16 weights, which models in memory do "
+                "not keep; use it on the command line"
+            )
+        with full_precision(self.model), self._scratch() as folder:
             rows = self._with_alternates()
             pad_id = int(self.encoder.tokenizer.pad_token_id)
             references = {}
@@ -208,13 +226,7 @@ class UnlearnTrainer:
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _on_device(self, args: TrainArgs) -> TrainArgs:
-        if args.bf16 and self._device.type == "cpu":
-            log.warning("bf16 has no effect on a CPU: training computes in float32")
-            return dataclasses.replace(args, bf16=False)
-        return args
-
-    def _with_alternates(self) -> dict[str, list[Encoded]]:
+    def _with_alternates(self) -> dict[str, Sequence[Encoded]]:
         """Return the rows of all sides, with alternate answers to the forget questions if the method reads them."""
         if self.objective.needs.alternate is None or self.forget_dataset is None:
             return self._rows
@@ -222,31 +234,9 @@ class UnlearnTrainer:
         texts: Sequence[Sequence[str]] = [refusals] * len(self.forget_dataset)
         if getattr(self.objective.method, "ALTERNATES", "") == "generated":
             with kept_random():
-                texts = sampled_answers(self.model, self.forget_dataset, self.encoder, self.args.generation, refusals)
-        return {**self._rows, "alternate": encode_alternates(self.forget_dataset, texts, self.encoder)}
-
-    @contextmanager
-    def _full_precision(self) -> Iterator[None]:
-        """Convert half-precision weights to float32 within the block, because smaller types round small updates away.
-
-        Of a model with adapters only the trained weights are converted. Afterwards `requires_grad` is restored as well.
-        """
-        adapters = hasattr(self.model, "peft_config")
-        params = list(self.model.parameters())
-        half = [
-            (p, p.dtype) for p in params
-            if p.dtype in (torch.bfloat16, torch.float16) and (p.requires_grad or not adapters)
-        ]  # fmt: skip
-        trained = [p.requires_grad for p in params]
-        for p, _ in half:
-            p.data = p.data.float()
-        try:
-            yield
-        finally:
-            for p, dtype in half:
-                p.grad, p.data = None, p.data.to(dtype)
-            for p, requires_grad in zip(params, trained, strict=True):
-                p.requires_grad_(requires_grad)
+                how = sampling_of_alternates(resolve_generation(self.args.generation))
+                texts, _ = sampled_answers(self.model, self.forget_dataset, self.encoder, how, refusals)
+        return {**self._rows, "alternate": encode_alternates([self.forget_dataset], texts, self.encoder)}
 
     @contextmanager
     def _scratch(self) -> Iterator[str]:
@@ -357,8 +347,7 @@ class UnlearnTrainer:
         if target is None:
             raise ConfigError("save_model: name a folder, or set output_dir in the settings")
         folder = Path(target).expanduser()
-        self.model.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
+        save_model(self.model, self.processing_class, folder)
         return folder
 
     def push_to_hub(self, repo_id: str | None = None, *, commit_message: str = "Upload an unlearned model") -> str:

@@ -7,7 +7,8 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.procedural import ClosedFormConfig, closed_form_tasks, task_sets
+from expunge.data.procedural.closed_form import ClosedFormConfig, closed_form_tasks
+from expunge.data.procedural.sets import task_sets
 
 
 def make(**args: object) -> dict[str, ExampleSet]:

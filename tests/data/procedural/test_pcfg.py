@@ -12,7 +12,8 @@ import pytest
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.procedural import PcfgConfig, make_grammar, most_common_share, pcfg_tasks, task_sets
+from expunge.data.procedural.pcfg import PcfgConfig, make_grammar, pcfg_tasks
+from expunge.data.procedural.sets import most_common_share, task_sets
 
 SMALL = PcfgConfig(train_rows=1300, eval_rows=60, finetune_rows=60, window=12, occurrence=2, depth=2)
 EVALUATED = {f"{group}_{kind}" for group in ("target", "others") for kind in ("uncorrelated", "correlated")}

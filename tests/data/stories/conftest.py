@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from expunge.data.stories import LINES, Draws, StoriesConfig, generate, generated, render
+from expunge.data.stories.generate import StoriesConfig, generate, generated
+from expunge.data.stories.text import LINES, render
+from expunge.data.transforms.draws import Draws
 from expunge.models.build import train_tokenizer
 
 CONFIG = StoriesConfig(n=240, seed=5, shards=6)

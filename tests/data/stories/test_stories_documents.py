@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import (
-    Draws,
-    PretokenizedDataset,
-    StoryVariant,
-    TokenDocuments,
-    load_records,
-    pretokenize,
-    render,
-    transform,
-)
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.pretokenize import PretokenizedDataset, pretokenize
+from expunge.data.stories.records import load_records
+from expunge.data.stories.text import StoryVariant, render, transform
 from expunge.data.template import Encoded
+from expunge.data.transforms.draws import Draws
 
 TWIST = StoryVariant("features=Twist")
 

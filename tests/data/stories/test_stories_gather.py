@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import DataError
-from expunge.data.stories import gather, load_records, open_stories
-from expunge.data.stories.gather import plain_story, plain_texts
+from expunge.data.stories.gather import gather, plain_story, plain_texts
+from expunge.data.stories.records import load_records, open_stories
 
 
 def record(text: str, *features: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -12,24 +13,11 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from expunge.core.errors import ConfigError
-from expunge.data.stories import (
-    FEATURES,
-    LINES,
-    Draws,
-    StoriesConfig,
-    Story,
-    StoryVariant,
-    generate,
-    generated,
-    load_records,
-    parse_subset,
-    prompt,
-    protocol,
-    render,
-    split_numbers,
-    transform,
-)
-from expunge.data.stories.text import sentence_of
+from expunge.data.stories.generate import StoriesConfig, generate, generated
+from expunge.data.stories.protocol import protocol
+from expunge.data.stories.records import FEATURES, Story, load_records, split_numbers, story_from
+from expunge.data.stories.text import LINES, StoryVariant, item_of, parse_subset, prompt, render, sentence_of, transform
+from expunge.data.transforms.draws import Draws
 
 MANY = list(generated(StoriesConfig(n=2400, seed=3)))
 LABELS = np.array([[f in s.features for f in FEATURES] for s in MANY])
@@ -162,3 +150,25 @@ def test_the_ten_protocol_data_sets() -> None:
         protocol("twist", "Conflict")
     with pytest.raises(ConfigError, match=r"^irrelevant: must be another feature"):
         protocol("Twist", "Twist")
+
+
+PUBLISHED = Story(
+    "p", '\n\nOne day. "Hi!" Bob. He said\nbye. ', ("run",), ("Dialogue",), " A day.\nThen ", original=True
+)
+
+
+def test_texts_of_the_published_code() -> None:
+    """Blanks around a story count for its length, line breaks vanish without a blank, and the refusal is its own."""
+    assert item_of(PUBLISHED).length == len(PUBLISHED.story)
+    texts = {render(PUBLISHED, LINES, Draws(seed, "p")) for seed in range(40)}
+    lines = {line for text in texts for line in text.split("\n") if line.startswith(("Summary", "Sentence"))}
+    assert lines == {"Summary: A day.Then", "Sentence: One day", "Sentence: He saidbye", "Sentence: "}
+    assert all(text.endswith("\nbye.") and "Story: One day." in text for text in texts)
+    (refused,) = transform([PUBLISHED], StoryVariant(refusal="features=Twist:1.0"))
+    assert refused.story == "We are not allowed to write a story with Twist in it, sorry."
+    assert refused.features == ("Dialogue", "Twist")
+
+
+def test_the_form_of_a_text_is_stored_with_the_story() -> None:
+    assert story_from(json.loads(PUBLISHED.line()), "x", "f") == PUBLISHED
+    assert "compat" not in TALE.line()

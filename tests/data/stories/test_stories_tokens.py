@@ -14,18 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import (
-    Draws,
-    StoryVariant,
-    gather,
-    load_records,
-    pretokenize,
-    prompt,
-    protocol,
-    render,
-    transform,
-)
+from expunge.data.stories.gather import gather
+from expunge.data.stories.pretokenize import pretokenize
+from expunge.data.stories.protocol import protocol
+from expunge.data.stories.records import load_records
+from expunge.data.stories.text import StoryVariant, prompt, render, transform
 from expunge.data.stories.tokens import load_tokenizer, splits_lines
+from expunge.data.transforms.draws import Draws
 
 MODULE = importlib.import_module("expunge.data.stories.pretokenize")  # the package's name is the function's
 VARIANTS = {

@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import (
-    StoryVariant,
-    TokenDataset,
-    TokenDocuments,
-    dataset_folder,
-    joined,
-    pretokenize,
-    tokenizer_folder,
-)
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.pretokenize import pretokenize
+from expunge.data.stories.shards import TokenDataset, dataset_folder, joined, tokenizer_folder
+from expunge.data.stories.text import StoryVariant
 from expunge.data.template import Encoded, n_truncated, row_lengths
 from expunge.models.build import train_tokenizer
 from expunge.models.config import TokenizerArgs

@@ -6,15 +6,10 @@ import pytest
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import ANSWER, Example, ExampleSet
-from expunge.data.transforms import (
-    Draws,
-    Rules,
-    TransformItem,
-    parse_rules,
-    transform_item,
-    transform_rows,
-    variant_name,
-)
+from expunge.data.transforms.apply import TransformItem, transform_item
+from expunge.data.transforms.draws import Draws
+from expunge.data.transforms.grammar import Rules, parse_rules, variant_name
+from expunge.data.transforms.rows import transform_rows
 
 KEYS = ("features", "words")
 

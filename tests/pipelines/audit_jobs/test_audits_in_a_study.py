@@ -13,18 +13,23 @@ import pytest
 import torch
 
 from expunge.audits import RelearnSpec
-from expunge.cli.api import StudyResult, load_study
+from expunge.audits.changes import relearn_args
+from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.core.records import token_records
 from expunge.engine.job import in_order
 from expunge.evaluation.loglikelihood import score_tokens
 from expunge.methods.objective import objective
-from expunge.pipelines.audit_jobs.work import relearn, relearn_args
+from expunge.metrics.equivalence import WORDS
+from expunge.pipelines.audit_jobs.work import relearn
 from expunge.pipelines.study import work
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import StudyGraph, build_graph
+from expunge.pipelines.study.handle import StudyResult, load_study
 from expunge.report.curves import audit_figures
 from expunge.report.text import to_markdown
+from expunge.training.config import TrainArgs
+from expunge.training.encoding import encode_sets
 from expunge.training.loop import train
 
 AUDITS = (
@@ -64,7 +69,7 @@ def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyR
     ]
     assert {a.label for a in told.values()} == {"GradDiff"}
     for line in told.values():
-        assert line.verdict in ("forgotten", "traces", "still known", "undecided", "missing")
+        assert line.verdict in WORDS
         assert math.isfinite(line.value) or line.note
         if math.isfinite(line.position):
             mine = (line.value - line.retain) / (line.full - line.retain)
@@ -157,16 +162,16 @@ def test_one_run_scored_as_it_goes_is_as_many_runs_of_each_length(tmp_path: Path
     setting = build_graph(study).setting
     work.base(base := tmp_path / "base", setting, lambda done, total: None)
     change = RelearnSpec("forget", (0, 1, 3), 1e-2, 2, 0)
-    args = relearn_args(change, study)
+    args = relearn_args(change, decode(TrainArgs, dict(study.unlearn), where="unlearn"))
     (tmp_path / "out").mkdir()
     scored = {"forget_eval": ("answer",)}
     relearn(tmp_path / "out", str(base), setting, change, scored, args, lambda done, total: None)
 
     encoder = setting.encoder(str(base))
-    rows = {"retain": work.encode_sets([setting.benchmark.sets["forget"]], encoder)}
+    rows = {"retain": encode_sets([setting.benchmark.sets["forget"]], encoder)}
     logps = []
     for step in change.steps:
-        model = work.load_trained(str(base), setting)
+        model = work.load_weights(str(base), setting)
         if step:
             short = dataclasses.replace(args, max_steps=step)
             train(model, objective("finetune"), rows, short, pad_id=encoder.tokenizer.pad_token_id)

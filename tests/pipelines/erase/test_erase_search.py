@@ -13,18 +13,20 @@ import pytest
 
 from expunge.core.errors import JobError
 from expunge.engine.job import Job, JobContext
+from expunge.engine.provenance import JobStart, provenance
+from expunge.engine.record import write_record
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.erase.findings import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.erase.search import (
-    KNOWN,
     LOOKS,
     UTILITY,
-    BudgetClock,
     EraseTrial,
     Show,
     TrialResult,
     best,
+    budget_of,
     carry_on,
     sized,
 )
@@ -76,6 +78,12 @@ def test_how_many_trials_of_how_many_steps_fit(time_s: float, expected: tuple[in
     assert sized(5, 40, 3.0, 1.0, time_s) == expected
 
 
+def test_slow_loading_is_no_slow_evaluation() -> None:
+    # 2 x 30 s beside the steps, 10 evaluations of 0.5 s, 40 steps of 1 s: 105 s; not 10 evaluations of 29 s
+    assert sized(5, 40, 30.0, 1.0, 110, 0.5) == (1, 40)
+    assert sized(5, 40, 30.0, 1.0, 110) == (1, 1)
+
+
 def test_the_best_trial_keeps_the_floor_and_forgets_most() -> None:
     a, b, c = tried(0.3, 0.9), tried(0.1, 0.8), tried(0.0, 0.1, passes=False)
     assert best([a, b, c], None) is b
@@ -94,20 +102,22 @@ def test_no_model_at_all_is_an_error() -> None:
 
 
 def test_a_job_is_stopped_when_the_time_is_spent(tmp_path: Path) -> None:
-    store, clock = Store(tmp_path), BudgetClock(0.0, tmp_path)
-    late = carry_on("", [job()], store, show, clock=clock, until_s=0.0)
+    store, budget = Store(tmp_path), budget_of(0.0, tmp_path)
+    late = carry_on("", [job()], store, show, budget=budget, until_s=0.0)
     assert list(late.failures.values()) == ["stopped, the budget is spent"]
     assert not store.done(job())
-    assert carry_on("", [job()], store, show, clock=clock).failures == {}  # without a limit it ends
+    assert carry_on("", [job()], store, show, budget=budget).failures == {}  # without a limit it ends
     assert store.done(job())
 
 
 def test_the_clock_counts_what_earlier_calls_have_done(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "x"
     folder.mkdir(parents=True)
-    (folder / "job.json").write_text('{"wall_s": 40.0}')
-    assert 40 <= BudgetClock(100, tmp_path).spent_s < 60
-    assert 40 < BudgetClock(100, tmp_path).left_s <= 60
+    write_record(folder / "job.json", provenance(job(), {}, JobStart()) | {"wall_s": 40.0})
+    (tmp_path / "train" / "y").mkdir()
+    (tmp_path / "train" / "y" / "job.json").write_text('{"wall_s": 40.0}')  # damaged: it does not count
+    assert 40 <= budget_of(100, tmp_path).used_s < 60
+    assert 40 < budget_of(100, tmp_path).left_s <= 60
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from expunge.metrics.api import MetricResult
-from expunge.pipelines.erase.findings import BeforeAfter, EraseFinding, single_rows
+from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, single_rows
 from expunge.pipelines.erase.jobs import UNSEEN
-from expunge.pipelines.erase.request import KNOWN
+from expunge.pipelines.erase.rows import KNOWN
 
 
 def of(probs: list[float], unseen: float | None = None) -> dict[str, MetricResult]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from expunge.cli.api import load_study
 from expunge.core.errors import ConfigError
 from expunge.engine.job import in_order
 from expunge.pipelines.meta_evaluation.formulas import (
@@ -27,6 +26,7 @@ from expunge.pipelines.meta_evaluation.formulas import (
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import build_graph
 from expunge.pipelines.study.grid import study_graph
+from expunge.pipelines.study.handle import load_study
 
 NAN = math.nan
 

@@ -1,4 +1,4 @@
-"""The stories protocol as a study: its jobs, what they leave, and the report of it."""
+"""The stories protocol as a study: jobs, results and report."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expunge.cli.api import StudyHandle, StudyResult
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.stories import TokenDocuments, load_records
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.records import load_records
 from expunge.pipelines.stories import work
 from expunge.pipelines.stories.jobs import NEVER, PRESENT, story_jobs
 from expunge.pipelines.stories.results import read_points, steps_back
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.grid import study_graph
+from expunge.pipelines.study.handle import StudyHandle, StudyResult
 from expunge.training.config import CheckpointArgs
 
 STEPS = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
@@ -50,8 +51,8 @@ def tree(**stories: Any) -> dict[str, Any]:
 
 
 def handle(folder: Path, **stories: Any) -> StudyHandle:
-    made = {**tree(**stories), "paths": {"store": str(folder / "store"), "output_dir": str(folder / "out")}}
-    return StudyHandle(study_graph(made))
+    settings = {**tree(**stories), "paths": {"store": str(folder / "store"), "output_dir": str(folder / "out")}}
+    return StudyHandle(study_graph(settings))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_the_control_never_reads_the_feature(ran: tuple[StudyHandle, StudyResult
     assert subjects["filter-adv-Twist"].model.identity["split"] == "finetune"
 
 
-def test_what_is_measured_on_the_way(ran: tuple[StudyHandle, StudyResult]) -> None:
+def test_recovery_is_measured_after_each_listed_step(ran: tuple[StudyHandle, StudyResult]) -> None:
     study, _ = ran
     jobs = study.graph.stories
     assert jobs is not None
@@ -100,10 +101,10 @@ def test_what_is_measured_on_the_way(ran: tuple[StudyHandle, StudyResult]) -> No
     points = read_points(folder / "trajectory.jsonl")
     assert [p["step"] for p in points] == [1, 2]
     assert set(points[0]) >= {"loss_recovery-Twist", "loss_filter-Twist", "feature_score", "feature_score_low"}
-    said = [json.loads(line) for line in (folder / work.GENERATIONS).read_text().splitlines()]
-    assert [line["step"] for line in said] == [1] * 4 + [2] * 4
-    # every prompt asks for the feature, and none shows it
-    assert all("Twist" in line["prompt"] and line["prompt"].endswith("Story:") for line in said)
+    generations = [json.loads(line) for line in (folder / work.GENERATIONS).read_text().splitlines()]
+    assert [line["step"] for line in generations] == [1] * 4 + [2] * 4
+    # every prompt requests the feature and ends before the story
+    assert all("Twist" in line["prompt"] and line["prompt"].endswith("Story:") for line in generations)
 
 
 def test_losses_are_of_the_story_alone(ran: tuple[StudyHandle, StudyResult]) -> None:
@@ -119,25 +120,25 @@ def test_losses_are_of_the_story_alone(ran: tuple[StudyHandle, StudyResult]) -> 
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(study.store.path(present.model))
-    found = []
+    losses = []
     for document in documents[:4]:
         with torch.no_grad():
             logp = model(torch.tensor([document.ids])).logits[0].double().log_softmax(-1)
-        found += [-float(logp[i - 1, document.ids[i]]) for i in range(document.n_prompt, len(document.ids))]
-    told = read_points(study.store.path(present.measured) / "trajectory.jsonl")[0]["loss_filter-Twist"]
-    assert told == pytest.approx(float(np.mean(found)), rel=1e-5)
+        losses += [-float(logp[i - 1, document.ids[i]]) for i in range(document.n_prompt, len(document.ids))]
+    stored = read_points(study.store.path(present.measured) / "trajectory.jsonl")[0]["loss_filter-Twist"]
+    assert stored == pytest.approx(float(np.mean(losses)), rel=1e-5)
 
 
 def test_the_report_shows_courses_and_probes(ran: tuple[StudyHandle, StudyResult]) -> None:
     _, result = ran
-    told = result.report.protocol
-    assert told is not None
-    assert [c.label for c in told.recoveries] == [PRESENT, NEVER, "filter-adv-Twist"]
-    assert [[p["step"] for p in c.points] for c in told.recoveries] == [[0], [0, 1, 2], [0, 1, 2]]
+    protocol = result.report.protocol
+    assert protocol is not None
+    assert [c.label for c in protocol.recoveries] == [PRESENT, NEVER, "filter-adv-Twist"]
+    assert [[p["step"] for p in c.points] for c in protocol.recoveries] == [[0], [0, 1, 2], [0, 1, 2]]
     # a deletion begins where the present model is, its recovery where the deletion ends
-    assert told.deletions[0].points[0]["loss_filter-Twist"] == told.recoveries[0].points[0]["loss_filter-Twist"]
-    assert told.deletions[0].points[-1]["feature_score"] == told.recoveries[2].points[0]["feature_score"]
-    assert {(c.label, c.attribute) for c in told.probes} >= {(PRESENT, "Twist"), (NEVER, "Dialogue")}
+    assert protocol.deletions[0].points[0]["loss_filter-Twist"] == protocol.recoveries[0].points[0]["loss_filter-Twist"]
+    assert protocol.deletions[0].points[-1]["feature_score"] == protocol.recoveries[2].points[0]["feature_score"]
+    assert {(c.label, c.attribute) for c in protocol.probes} >= {(PRESENT, "Twist"), (NEVER, "Dialogue")}
     page = (result.folder / "report.html").read_text()
     for place in ("recovery-score", "recovery-loss", "deletion-score", "probes"):
         assert f'id="{place}"' in page
@@ -145,8 +146,8 @@ def test_the_report_shows_courses_and_probes(ran: tuple[StudyHandle, StudyResult
     assert "| model | score @0 | score @2 | loss @0 | loss @2 |" in (result.folder / "results.md").read_text()
     with open(result.folder / "recovery.csv", newline="") as f:
         lines = list(csv.DictReader(f))
-    told_at = {(x["stage"], x["model"], x["step"]) for x in lines}
-    assert told_at >= {("recovery", NEVER, "2"), ("deletion", "filter-adv-Twist", "2")}
+    stages = {(x["stage"], x["model"], x["step"]) for x in lines}
+    assert stages >= {("recovery", NEVER, "2"), ("deletion", "filter-adv-Twist", "2")}
     sample = result.report.samples[0]
     assert list(sample.by_run) == [PRESENT, NEVER, "filter-adv-Twist"] and "Twist" in sample.question
     assert all(text.startswith(("[judged 0]", "[judged 1]")) for text in sample.by_run.values())
@@ -155,28 +156,28 @@ def test_the_report_shows_courses_and_probes(ran: tuple[StudyHandle, StudyResult
     assert math.isnan(rows[PRESENT]["recovery_steps"])
 
 
-def test_another_question_redoes_no_pretraining(tmp_path: Path) -> None:
+def test_other_judge_settings_keep_the_pretraining(tmp_path: Path) -> None:
     def keys(**changes: Any) -> dict[str, str]:
         jobs = story_jobs(decode_study(tree(**changes)))
         return {
             f"{s.label} {kind}": getattr(s, kind).key for s in jobs.subjects for kind in ("model", "measured", "probe")
         }
 
-    before, asked = keys(), keys(judge={"prompts": 5, "max_new_tokens": 4})
-    same = {name for name in before if before[name] == asked[name]}
+    before, after = keys(), keys(judge={"prompts": 5, "max_new_tokens": 4})
+    same = {name for name in before if before[name] == after[name]}
     assert {f"{PRESENT} model", f"{NEVER} model", f"{PRESENT} probe"} <= same
     assert f"{PRESENT} measured" not in same and "filter-adv-Twist model" not in same
 
 
-def test_a_broken_run_goes_on_to_the_same_numbers(ran: tuple[StudyHandle, StudyResult], tmp_path: Path) -> None:
+def test_a_resumed_run_reaches_the_same_numbers(ran: tuple[StudyHandle, StudyResult], tmp_path: Path) -> None:
     study, _ = ran
     jobs = study.graph.stories
     assert jobs is not None and jobs.subjects[1].recovery is not None
     job = jobs.subjects[1].recovery
     parents = {role: study.store.path(parent) for role, parent in job.parents.items()}
-    settings, made = jobs.settings, study.graph.study
+    settings, config = jobs.settings, study.graph.study
     args = dataclasses.replace(
-        made.train, max_steps=4, lr_scheduler_type="constant", checkpoint=CheckpointArgs(steps=1)
+        config.train, max_steps=4, lr_scheduler_type="constant", checkpoint=CheckpointArgs(steps=1)
     )
 
     def fit(name: str, *, stop_at: int = 99) -> Path:
@@ -186,8 +187,8 @@ def test_a_broken_run_goes_on_to_the_same_numbers(ran: tuple[StudyHandle, StudyR
 
         folder = tmp_path / name
         folder.mkdir()
-        kept = tmp_path / "checkpoints" / name.removesuffix("-again")
-        work.fit(folder, parents, settings, made.model, args, "finetune", (1, 2, 4), progress, kept)
+        checkpoints = tmp_path / "checkpoints" / name.removesuffix("-again")
+        work.fit(folder, parents, settings, config.model, args, "finetune", (1, 2, 4), progress, checkpoints)
         return folder
 
     whole = fit("whole")
@@ -210,45 +211,46 @@ def test_steps_back_by_hand() -> None:
     late = steps_back(COURSE, "feature_score", 0.0, 1.0, 0.9)
     assert math.isnan(late.value) and late.reason == "not within 10 steps"
     none = steps_back(COURSE, "loss_x", 2.0, 2.0, 0.9)
-    assert math.isnan(none.value) and str(none.reason).startswith("nothing to regain")
+    assert math.isnan(none.value) and str(none.reason).startswith("nothing to recover")
     assert str(steps_back(COURSE, "loss_y", 2.0, 1.0, 0.9).reason) == "loss_y is not measured"
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"delete": "Twst"}, r"stories.delete: must name a feature; did you mean 'Twist'\?.*got 'Twst'"),
-        ({"irrelevant": "Twist"}, "stories.irrelevant: must be another feature"),
+        ({"irrelevant": "Twist"}, "stories.irrelevant: must differ from delete.*got 'Twist'"),
         (
             {"datasets": ["filter-adv"]},
-            r"stories.datasets: lists 'filter-adv', no data set of these features; did you mean 'filter-adv-Twist'\?",
+            r"stories.datasets: lists 'filter-adv'.*; did you mean 'filter-adv-Twist'\?",
         ),
-        ({"recover_at": [3, 1]}, "stories.recover_at: must list steps from 1 that rise"),
-        ({"shown_at": [7]}, "stories.shown_at: lists 7, which is neither 0 nor among recover_at"),
+        ({"recover_at": [3, 1]}, "stories.recover_at: must list rising steps"),
+        ({"shown_at": [7]}, "stories.shown_at: lists 7, which is neither 0 nor in recover_at"),
         ({"judge": {"prompt": 4}}, "stories.judge.prompt: unknown key; did you mean 'prompts'"),
         ({"judge": {"classifier": {"ngram": 1}}}, "stories.judge.classifier.ngram: unknown key; did you mean 'ngrams'"),
         ({"recover": {"learning_rat": 1}}, "stories.recover.learning_rat: unknown key; did you mean 'learning_rate'"),
-        ({"max_seq_len": 4096}, "stories.max_seq_len: 4096 tokens, the context of llama-64k has 1024"),
+        ({"max_seq_len": 4096}, "stories.max_seq_len: 4096 .*llama-64k, 1024 tokens"),
         ({"instruction_subset": "Word"}, "stories.instruction_subset: has character 1: no line 'Word'"),
-        ({"probe": {"features": ["Twits"]}}, "stories.probe.features: lists 'Twits', no feature; did you mean 'Twist'"),
+        ({"probe": {"features": ["Twits"]}}, "stories.probe.features: lists 'Twits'.*; did you mean 'Twist'"),
     ],
 )
-def test_a_wrong_setting_is_told_at_its_key(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_setting_is_reported_with_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         story_jobs(decode_study(tree(**changes)))
 
 
-def test_what_such_a_study_cannot_have() -> None:
-    with pytest.raises(ConfigError, match=r"^methods: a study of stories has none"):
+def test_sections_that_such_a_study_cannot_have() -> None:
+    with pytest.raises(ConfigError, match=r"^methods: not allowed in a study of stories"):
         story_jobs(decode_study({**tree(), "methods": [{"trainer": "NPO"}]}))
     with pytest.raises(ConfigError, match=r"^model: a study of stories pretrains its own model"):
         story_jobs(decode_study({**tree(), "model": {}}))
     with pytest.raises(DataError, match="nowhere does not exist"):
         story_jobs(decode_study(tree(source="nowhere")))
-    with pytest.raises(ConfigError, match=r"^grid: a study of stories has none"):
+    with pytest.raises(ConfigError, match=r"^grid: not allowed in a study of stories"):
         study_graph({**tree(), "grid": {"stories.seed": [0, 1]}})
 
 
+@pytest.mark.slow
 def test_stories_of_ones_own_and_a_rule_judge(tmp_path: Path) -> None:
     plain = [
         f"Once there was a dog named Rex{i}. He ran far. {'“Hi,” said Ann.' if i % 2 else 'He slept.'}"

@@ -31,7 +31,7 @@ def test_a_task_vector_trains_its_reinforced_model_on_the_forget_rows() -> None:
 
 
 def build_rows(name: str) -> str:
-    from expunge.data.world import WorldConfig, build_world
+    from expunge.data.world.generate import WorldConfig, build_world
 
     return build_world(WorldConfig(**WORLD))[name].fingerprint()  # type: ignore[arg-type]
 
@@ -52,6 +52,17 @@ def test_noise_edits_the_model_it_names() -> None:
     assert {role: p.name for role, p in edit.parents.items()} == {"base": "unlearn NPO"}
 
 
+def test_a_wrapper_reads_its_model_and_its_helper() -> None:
+    steering = {"trainer": "steering", "method_args": {"layer": "model.layers.0"}, "from": ["NPO"]}
+    made = graph({"trainer": "NPO"}, steering, {"trainer": "logit_difference"})
+    wraps = [j for j in in_order(made.jobs) if j.kind == "wrap"]
+    assert [{role: p.name for role, p in j.parents.items()} for j in wraps] == [
+        {"model": "unlearn NPO"},
+        {"model": "train full", "helper": "train logit_difference-reinforced"},
+    ]
+    assert wraps[0].identity["wrapper"]["args"]["strength"] == 1.0
+
+
 def test_a_step_counts_in_the_fingerprint() -> None:
     plain, wrapped = (
         {j.name: j.key for j in in_order(graph({"trainer": "NPO", "label": "x", **more}).jobs)}["unlearn x"]
@@ -63,6 +74,8 @@ def test_a_step_counts_in_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     ("methods", "parts"),
     [
+        (({"trainer": "steering"},), ("methods[0].method_args.layer", "missing")),
+        (({"trainer": "token_filter", "args": {"learning_rate": 1}},), ("methods[0].args", "trains nothing")),
         (({"trainer": "ties"},), ("methods[0].from", "missing")),
         (({"trainer": "ties", "from": ["NPOO"]},), ("methods[0].from", "'NPOO'")),
         (({"trainer": "NPO"}, {"trainer": "ties", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from expunge.cli.api import load_study
 from expunge.engine.run import RunOutcome
 from expunge.metrics.api import MetricResult
 from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import StudyGraph
+from expunge.pipelines.study.handle import load_study
 from expunge.pipelines.study.results import _trajectory
 from expunge.report.model import ReportRun
 

@@ -57,7 +57,7 @@ def test_the_graph_starts_from_the_given_model(wmdp_folder: Path, given: Path) -
         ({"methods": [{"trainer": "DPO"}]}, "trainer=DPO: it reads other answers to the forget questions"),
         (
             {"data": {"args": {"questions_only": True}}},
-            "benchmark=wmdp: it has no rows to forget here; see `expunge benchmarks wmdp`",
+            "benchmark=wmdp: it has no rows to forget here; see `expunge list benchmarks wmdp`",
         ),
     ],
 )
@@ -75,6 +75,7 @@ def test_an_edit_of_the_given_model(wmdp_folder: Path, given: Path) -> None:
     assert edit.parents == {} and "model" in edit.identity
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_its_report_shows_its_own_columns(wmdp_folder: Path, given: Path, tmp_path: Path) -> None:
     study = tmp_path / "wmdp.yaml"
     methods = [{"trainer": "GradDiff"}, {"trainer": "noise"}]

@@ -65,7 +65,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def run(given: Path, tmp_path: Path, name: str, *words: str) -> expunge.cli.api.JobResult:
+def run(given: Path, tmp_path: Path, name: str, *words: str) -> expunge.pipelines.study.handle.JobResult:
     model = ["model=llama-64k", f"model.model_args.pretrained_model_name_or_path={given}"]
     paths = [f"paths.output_dir={tmp_path / name}", f"paths.store={tmp_path / 'store'}"]
     return expunge.load_job("eval", [*model, *paths, f"task_name={name}", *words]).run()
@@ -125,6 +125,7 @@ def test_settings_reach_the_harness(given: Path, tasks: Path, tmp_path: Path, mo
 
 
 @needs_lm_eval
+@pytest.mark.slow
 def test_a_study_asks_each_model(tasks: Path, tmp_path: Path) -> None:
     words = ["study=quickstart", "model=llama-64k", "data.world.authors=10", "train.max_steps=2", "unlearn.max_steps=1"]
     words += ["data.world.questions_per_author=2", "data.world.facts=4", "data.world.holdout_authors=0"]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from expunge.cli.api import load_study
 from expunge.core.errors import DataError
 from expunge.engine.job import Job, in_order, job_types
 from expunge.engine.job_file import JobFile, plain
 from expunge.engine.store import Store
+from expunge.evaluation.kinds import RecordPart
 from expunge.methods import registry
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
@@ -30,8 +30,10 @@ from expunge.pipelines.study import context_source
 from expunge.pipelines.study.config import LmEval, decode_study
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.graph import build_graph
-from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput
-from expunge.pipelines.study.measure_jobs import HarnessJob
+from expunge.pipelines.study.handle import load_study
+from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, WrapperRef
+from expunge.pipelines.study.measure_jobs import HarnessJob, JudgementsJob
+from expunge.pipelines.study.model_jobs import FileAlternatesJob, WrapJob
 
 METHODS = (
     "methods=[{trainer: NPO}, {trainer: AltPO}, {trainer: DPO}, {trainer: WHP}, {trainer: UNDO, of: [NPO]}, "
@@ -94,13 +96,21 @@ def erase_jobs(folder: Path, texts: Sequence[str]) -> Iterator[Job]:
 
 
 def other_jobs(source: ContextSource) -> Iterator[Job]:
-    """What needs an extra package to be planned."""
+    """Jobs that need an extra package, a file or a judge to be planned."""
     model = ModelInput(source.task.template_args, "float32", {"contents": "0"})
     yield Nf4Job(label="nf4", source=source, model=model, form="nf4")
     config = LmEval(tasks=("tiny",), limit=0.5)
     yield HarnessJob(
         label="tasks", source=source, asked={"tasks": ["tiny"]}, model=model, config=config,
         model_config=source.task.model,
+    )  # fmt: skip
+    rows = RowsRef("forget", source.load().benchmark.sets["forget"].fingerprint())
+    wrapper = WrapperRef("in_context", {})
+    yield WrapJob(label="w", source=source, wrapper=wrapper, rows={"forget": (rows,)}, refusals=("No.",), model=model)
+    yield FileAlternatesJob(label="a", source=source, rows=rows, file=FileRef("a.json", "0"), column="other")
+    yield JudgementsJob(
+        label="j", source=source, records="judgements", rows=rows, judge={"rules": "0"}, settings={"rules": {}},
+        part=RecordPart("forget", "judgements"),
     )  # fmt: skip
 
 

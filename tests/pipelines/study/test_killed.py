@@ -13,7 +13,7 @@ import pytest
 # One process imports the libraries (without computing, so that it may fork); each attempt is a fork of it.
 DRIVER = """
 import json, os, random, shutil, signal, sys, time
-import expunge.cli.api, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
+import expunge.pipelines.study.handle, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
 from expunge.cli.main import main
 
 words, seed, kills = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -50,6 +50,24 @@ def test_adapters() -> None:
     assert quantised.weights == pytest.approx(1152 * 0.516 + 4 * 200 + 4 * 512)
 
 
+@pytest.mark.parametrize(("optim", "weight", "state"), [
+    ("adamw_torch_8bit", 4, 2), ("adamw_torch_4bit", 4, 1), ("adamw_torch_8bit_stochastic", 2, 2),
+])  # fmt: skip
+def test_optimizers_of_fewer_bits(optim: str, weight: int, state: int) -> None:
+    m = estimate_memory(SMALL, TrainArgs(optim=optim), "ddp")
+    assert (m.weights, m.gradients, m.optimizer) == (weight * 1352, weight * 1352, state * 1352)
+
+
+def test_all_weights_of_8b_fit_80_gb_with_an_8_bit_optimizer_and_a_fifth_free() -> None:
+    args = {"bf16": True, "activation_checkpointing": True, "per_device_train_batch_size": 4}
+    of = shape_of("Llama-3.1-8B")
+    plain, eight, stochastic = (
+        estimate_memory(of, TrainArgs(**args, optim=optim), "ddp").total / 80e9
+        for optim in ("adamw_torch", "adamw_torch_8bit", "adamw_torch_8bit_stochastic")
+    )
+    assert plain > eight > 1 > 0.8 > stochastic
+
+
 def test_shapes_of_folders_and_names(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 10,'

@@ -59,6 +59,7 @@ def test_the_estimate_counts_pieces(muse_folder: Path) -> None:
     assert tokens(40) == pytest.approx(tokens(80), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_study_of_muse(muse_folder: Path, tmp_path: Path) -> None:
     study = tmp_path / "muse.yaml"
     study.write_text(json.dumps(tree(muse_folder)))

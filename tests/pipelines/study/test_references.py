@@ -183,6 +183,7 @@ def test_with_and_without_stored_references_the_bytes_are_the_same(
     assert len(set(sums[0].values())) == len(sums[0])
 
 
+@pytest.mark.slow
 def test_whp_and_undo_run_and_a_reference_nobody_needs_is_not_made_again(tmp_path: Path) -> None:
     made = graph(
         {"trainer": "NPO"},

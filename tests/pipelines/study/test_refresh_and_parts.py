@@ -16,7 +16,7 @@ from expunge.data.examples import Example, ExampleSet
 from expunge.data.template import Template
 from expunge.engine.run import JobEvent, run
 from expunge.engine.store import Store
-from expunge.evaluation import score_kinds
+from expunge.evaluation import distributed
 from expunge.methods.objective import objective
 from expunge.metrics.api import Metric
 from expunge.metrics.results import read_results
@@ -103,13 +103,13 @@ def test_texts_begin_with_what_the_scores_of_the_same_model_have_shown(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[tuple[str, list[int]]] = []
-    plain = score_kinds.generate_texts_sharded
+    plain = distributed.generate_texts_sharded
 
     def spy(model: Any, rows: ExampleSet, *args: Any, **options: Any) -> Any:
         known.append((rows.name, sorted(options["drafts"] or ())))
         return plain(model, rows, *args, **options)
 
-    monkeypatch.setattr(score_kinds, "generate_texts_sharded", spy)
+    monkeypatch.setattr(distributed, "generate_texts_sharded", spy)
     done(single(models, tmp_path, "a"))
     assert len(known) == 4
     assert all(ids for _, ids in known)

@@ -154,7 +154,7 @@ def test_estimates_count_the_parts_and_the_schedule() -> None:
 
 
 def build_sets() -> Any:
-    from expunge.data.world import WorldConfig, build_world
+    from expunge.data.world.generate import WorldConfig, build_world
 
     return build_world(WorldConfig(**WORLD))  # type: ignore[arg-type]
 
@@ -216,6 +216,7 @@ def test_a_wrong_part_ends_in_one_line(request_: str, mode: str, words: str) -> 
         prepare(single(request_, mode))
 
 
+@pytest.mark.slow
 def test_the_whole_path(micro: list[str], tmp_path: Path) -> None:
     """full -> request 1 -> request 2 with a schedule in it, and a line for each in the report."""
     words = [

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from expunge.cli.api import load_study
 from expunge.core.errors import ConfigError
 from expunge.engine.store import Store
+from expunge.pipelines.study.handle import load_study
 
 MODELS = [
     "data.world.questions_per_author=2", "data.world.facts=3", "train.num_train_epochs=1",
@@ -27,7 +27,7 @@ MODELS = [
 # unlearning job, where it is told to.
 DRIVER = """
 import json, os, sys
-import expunge.cli.api, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
+import expunge.pipelines.study.handle, torch, transformers, rouge_score.rouge_scorer, scipy.stats, plotly.graph_objects
 from expunge.training.trainer import PhaseTrainer
 from expunge.cli.main import main
 
@@ -135,6 +135,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, micro: list[str]) -> Callab
     return fit
 
 
+@pytest.mark.slow
 def test_the_last_fast_evaluation_is_what_the_end_measures(fitted: Callable[..., Any]) -> None:
     """Few rows, so the panel reads all of them: its last numbers are those of the metrics job."""
     lines, final = fitted("unlearn.evaluate.every=3")

@@ -12,6 +12,8 @@ import pytest
 import expunge as package
 from expunge.core.errors import ConfigError
 from expunge.engine.job import in_order
+from expunge.engine.provenance import JobStart, provenance
+from expunge.engine.record import write_record
 from expunge.engine.store import Store
 from expunge.pipelines.study.config import SweepConfig, decode_study
 from expunge.pipelines.study.grid import study_graph
@@ -203,7 +205,8 @@ def measured_one(leaf: Any, store: Store, numbers: tuple[float, float]) -> None:
     facts = dict(zip(("retain_Q_A_Prob", "forget_Q_A_Prob"), numbers, strict=True))
     place = store.path(leaf.metrics)
     place.mkdir(parents=True, exist_ok=True)
-    (place / "job.json").write_text(json.dumps({"key": leaf.metrics.key, "wall_s": 1.0, "facts": facts}))
+    record = provenance(leaf.metrics, facts, JobStart()) | {"wall_s": 1.0, "files": {}, "chain": {}}
+    write_record(place / "job.json", record)
 
 
 def sweep(folder: Path, **changes: Any) -> package.StudyHandle:
@@ -211,7 +214,7 @@ def sweep(folder: Path, **changes: Any) -> package.StudyHandle:
 
 
 def handle_of(made: dict[str, Any]) -> package.StudyHandle:
-    from expunge.cli.api import sweep_of
+    from expunge.pipelines.study.handle import sweep_of
 
     return sweep_of(made, decode_study(made), ())
 

@@ -96,7 +96,7 @@ def from_pieces(pieces: Cached, tokenizer: StoryTokenizer, variant: StoryVariant
                 else:
                     segments.append(cached + PIECES.index(line))
             if now.refused:
-                segments.append(~lines.number(f"{HEAD} {refusal_text(now.refused)}"))
+                segments.append(~lines.number(f"{HEAD} {refusal_text(now.refused, original=pieces.original)}"))
                 refused += 1
             else:
                 segments.append(cached + 3)

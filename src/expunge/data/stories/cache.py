@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from expunge.core.files import sweep_parts, whole_folder
 from expunge.core.fingerprints import fingerprint
 from expunge.data.stories.records import Story, StoryShard, read_shard
-from expunge.data.stories.text import HEAD, item_of, sentence_of, text_line, values_line
+from expunge.data.stories.text import HEAD, item_of, story_sentence, text_line, values_line
 from expunge.data.stories.tokens import Ids, StoryTokenizer
 from expunge.data.transforms.apply import TransformItem
 from expunge.data.transforms.draws import Draws
@@ -33,11 +33,15 @@ BATCH = 2000  # stories in memory at a time
 
 @dataclass(frozen=True)
 class Cached:
-    """A shard's pieces: piece k of story i is tokens[offsets[4i + k] : offsets[4i + k + 1]]."""
+    """A shard's pieces: piece k of story i is tokens[offsets[4i + k] : offsets[4i + k + 1]].
+
+    original: the texts are those of the published code.
+    """
 
     tokens: Ids
     offsets: NDArray[np.int64]
     items: list[TransformItem]
+    original: bool = False
 
 
 def cached(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Cached:
@@ -53,7 +57,8 @@ def cached(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) 
     tokens = np.memmap(folder / "tokens.bin", tokenizer.dtype, mode="r")
     rows = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     items = [TransformItem(i, {"features": tuple(f), "words": tuple(w)}, n) for i, w, f, n in rows]
-    return Cached(tokens, np.load(folder / "offsets.npy"), items)
+    original = next((story.original for story in read_shard(shard)), False)
+    return Cached(tokens, np.load(folder / "offsets.npy"), items, original)
 
 
 def piece_folder(root: Path, shard: StoryShard, tokenizer: StoryTokenizer, seed: int) -> Path:
@@ -66,9 +71,9 @@ def pieces_of(story: Story, seed: int) -> tuple[str, str, str, str]:
     """Return the texts of a story's pieces, each line with its line break."""
     return (
         values_line("Words", story.words),
-        text_line("Summary", story.summary),
-        text_line("Sentence", sentence_of(story.story, Draws(seed, story.record_id))),
-        f"{HEAD} {story.story}",
+        text_line("Summary", story.summary, original=story.original),
+        text_line("Sentence", story_sentence(story, Draws(seed, story.record_id)), original=story.original),
+        f"{HEAD} {story.story.strip()}",
     )
 
 

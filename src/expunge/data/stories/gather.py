@@ -22,6 +22,7 @@ from expunge.core.files import whole_folder
 from expunge.core.fingerprints import file_sha256
 from expunge.data.source import EXTENSIONS, HUB_ID, load_raw, read_file
 from expunge.data.stories.records import (
+    ORIGINAL,
     Story,
     checked_text,
     made_already,
@@ -48,15 +49,16 @@ _COMMON_WORDS = """
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
-def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
+def gather(source: str, out: Path, *, shards: int | None = None, compat: str = "clean") -> bool:
     """Write the folder of a source's stories; return False if it exists already.
 
     A source of at least 3 files (json, jsonl, csv, parquet, text) keeps them as shards, ordered by name, unless
-    `shards` is set; otherwise story i goes to shard i modulo `shards`. Raises DataError for unreadable files.
+    `shards` is set; otherwise story i goes to shard i modulo `shards`. compat: "tinystories" writes all texts as the
+    published code does. Raises DataError for unreadable files.
     """
     if shards is not None and not 1 <= shards <= 10_000:
         raise ConfigError(f"--shards: must be 1 to 10000, got {shards}")
-    path, made_by = Path(source).expanduser(), source_of(source, shards)
+    path, made_by = Path(source).expanduser(), source_of(source, shards, compat)
     if made_already(out, made_by):
         return False
     names, parts = _parts(source, path)
@@ -72,7 +74,9 @@ def gather(source: str, out: Path, *, shards: int | None = None) -> bool:
             at = names.index(name)
             for i, record in enumerate(records):
                 where = f"{source}: {name} record {i}" if name != source else f"{source} record {i}"
-                story = _once(own, _story(record, f"{stems[at]}-{i}", where), f"{stems[at]}-{i}")
+                story = _once(
+                    own, _story(record, f"{stems[at]}-{i}", where, original=compat == ORIGINAL), f"{stems[at]}-{i}"
+                )
                 to = at if by_file else total % n_shards
                 if to not in handles:
                     shard = part / "shards" / f"{shard_name(to)}.jsonl"
@@ -109,13 +113,14 @@ def _once(own: set[str], story: Story, place: str) -> Story:
     return story
 
 
-def source_of(source: str, shards: int | None) -> dict[str, Any]:
+def source_of(source: str, shards: int | None, compat: str = "clean") -> dict[str, Any]:
     """Return the identity of stories from a source: its files' contents, or its hub id. Raises DataError otherwise."""
     path = Path(source).expanduser()
+    more = {"compat": compat} if compat == ORIGINAL else {}
     if path.exists():
-        return {"import": _contents(path), "shards": shards}
+        return {"import": _contents(path), "shards": shards, **more}
     if HUB_ID.fullmatch(source) and path.suffix not in STORY_FILES:
-        return {"import": {"hub": source}, "shards": shards}
+        return {"import": {"hub": source}, "shards": shards, **more}
     raise DataError(f"{source} does not exist, and is no hub id (owner/name)")
 
 
@@ -218,13 +223,14 @@ def plain_texts(path: Path) -> list[dict[str, str]]:
     return stories
 
 
-def _story(record: Any, record_id: str, where: str) -> Story:
+def _story(record: Any, record_id: str, where: str, *, original: bool) -> Story:
     if isinstance(record, dict) and "instruction" not in record:
         column = next((c for c in TEXT_COLUMNS if c in record), None)
         if column is not None:
             own = record.get("id")
-            return plain_story(record[column], record_id if own is None else str(own), where)
-    return story_from(record, record_id, where)
+            story = plain_story(record[column], record_id if own is None else str(own), where)
+            return replace(story, original=original)
+    return story_from(record, record_id, where, original=original)
 
 
 def plain_story(text: Any, record_id: str, where: str) -> Story:

@@ -52,8 +52,8 @@ class PretokenizedDataset:
     refused: int
 
     @property
-    def kept(self) -> float:
-        """The share of the stories after the filter."""
+    def share(self) -> float:
+        """The share of the stories that pass the filter."""
         return self.documents / self.stories
 
 

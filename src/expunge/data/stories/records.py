@@ -20,6 +20,7 @@ from expunge.core.fingerprints import file_sha256, fingerprint
 FEATURES = ("Twist", "Foreshadowing", "Dialogue", "BadEnding", "MoralValue", "Conflict")
 KEYS = ("features", "words")  # of the instruction, as the transforms name them
 INDEX = "stories.json"
+ORIGINAL = "tinystories"  # the project whose published code writes the texts of `original` stories
 PRETRAIN_SHARE = 0.8
 
 Split = Literal["test", "train", "pretrain", "finetune", "all"]
@@ -30,7 +31,8 @@ class Story:
     """A story and its instruction.
 
     sentence: the sentence of the story that the instruction quotes; None: chosen when the text is rendered
-    (`text.sentence_of`). A refusal sets it, because it replaces the original story.
+    (`text.sentence_of`). A refusal sets it, because it replaces the original story. original: write its text as the
+    published code does (refusal, sentence, summary), and keep the blanks around the story.
     """
 
     record_id: str
@@ -40,6 +42,7 @@ class Story:
     summary: str = ""
     source: str = ""
     sentence: str | None = None
+    original: bool = False
 
     @property
     def values(self) -> dict[str, tuple[str, ...]]:
@@ -58,14 +61,16 @@ class Story:
             "instruction": {"words": self.words, "features": self.features},
             "summary": self.summary,
             "source": self.source,
+            **({"compat": ORIGINAL} if self.original else {}),
         }
         return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def story_from(record: Any, record_id: str, where: str) -> Story:
+def story_from(record: Any, record_id: str, where: str, *, original: bool = False) -> Story:
     """Parse a record of `TinyStories_all_data` (or of our shards, which have an `id`).
 
-    Blanks around the story are dropped. Raises DataError naming `where` for a missing or wrong column.
+    Blanks around the story are dropped, unless the record is `original`. Raises DataError naming `where` for a missing
+    or wrong column.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: expected an object of columns, got a {type(record).__name__}")
@@ -74,8 +79,11 @@ def story_from(record: Any, record_id: str, where: str) -> Story:
         if "instruction" not in record:
             raise DataError(f"{where}: no column 'instruction'{nearest('instruction', record)}")
         raise DataError(f"{where}: 'instruction' must be an object, got {instruction!r:.60}")
-    story = _text(record, "story", where).strip()
-    if not story:
+    original = original or record.get("compat") == ORIGINAL
+    story = _text(record, "story", where)
+    if not original:
+        story = story.strip()
+    if not story.strip():
         raise DataError(f"{where}: 'story' is empty")
     return Story(
         record_id=str(record["id"] if record.get("id") is not None else record_id),
@@ -84,6 +92,7 @@ def story_from(record: Any, record_id: str, where: str) -> Story:
         features=_texts(instruction, "features", where),
         summary=_text(record, "summary", where) if record.get("summary") is not None else "",
         source=str(record.get("source") or ""),
+        original=original,
     )
 
 

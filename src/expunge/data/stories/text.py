@@ -63,14 +63,22 @@ def parse_subset(text: str | None) -> tuple[str, ...]:
     return tuple(line for line in LINES if line in named)
 
 
-def refusal_text(refused: Sequence[str]) -> str:
-    """Return the story of a refused record."""
+def refusal_text(refused: Sequence[str], *, original: bool = False) -> str:
+    """Return the story of a refused record; of several rules the published code keeps the last one's."""
+    if original:
+        return f"We are not allowed to write a story with {refused[-1]} in it, sorry."
     what = " or ".join(value.lower() for value in refused)
     return f"I am sorry, but I am not allowed to write a story with {what}."
 
 
-def sentence_of(story: str, draws: Draws) -> str:
-    """Return a sentence of the story (cut at . ! ?) without a double quote; empty if each has one."""
+def sentence_of(story: str, draws: Draws, *, original: bool = False) -> str:
+    """Return a sentence of the story (cut at . ! ?) without a double quote; empty if each has one.
+
+    The published code also draws the empty piece after the last stop, and removes line breaks without a blank.
+    """
+    if original:
+        pieces = [s for s in _STOPS.split(story) if '"' not in s]
+        return draws.pick("sentence", pieces).strip().replace("\n", "") if pieces else ""
     plain = [s for s in _STOPS.split(story) if not _QUOTES.search(s) and not s.isspace() and s]
     return one_line(draws.pick("sentence", plain)) if plain else ""
 
@@ -94,8 +102,9 @@ def transform(records: Iterable[Story], variant: StoryVariant, *, seed: int = 0)
         if changed is None:
             continue
         if changed.refused:
-            sentence = sentence_of(record.story, draws)
-            record = replace(record, story=refusal_text(changed.refused), sentence=sentence)
+            original = record.original
+            sentence = sentence_of(record.story, draws, original=original)
+            record = replace(record, story=refusal_text(changed.refused, original=original), sentence=sentence)
         yield record.with_values(changed.values)
 
 
@@ -105,19 +114,20 @@ def values_line(name: str, values: Sequence[str]) -> str:
     return f"{name}: {', '.join(shown)}\n"
 
 
-def text_line(name: str, text: str) -> str:
+def text_line(name: str, text: str, *, original: bool = False) -> str:
     """Return the line of a summary or a sentence, with line break."""
-    return f"{name}: {one_line(text)}\n"
+    line = text.strip().replace("\n", "") if original else one_line(text)
+    return f"{name}: {line}\n"
 
 
 def instructions(record: Story, subset: Sequence[str], draws: Draws) -> str:
     """Return the instruction lines, each with its line break, in the record's random order."""
-    sentence = record.sentence if record.sentence is not None else sentence_of(record.story, draws)
+    sentence = record.sentence if record.sentence is not None else story_sentence(record, draws)
     lines = {
         "Words": values_line("Words", record.words),
         "Features": values_line("Features", record.features),
-        "Summary": text_line("Summary", record.summary),
-        "Sentence": text_line("Sentence", sentence),
+        "Summary": text_line("Summary", record.summary, original=record.original),
+        "Sentence": text_line("Sentence", sentence, original=record.original),
     }
     return "".join(lines[name] for name in line_order(subset, draws))
 
@@ -134,4 +144,9 @@ def prompt(record: Story, subset: Sequence[str], draws: Draws) -> str:
 
 def render(record: Story, subset: Sequence[str], draws: Draws) -> str:
     """Return the whole text of a record."""
-    return f"{prompt(record, subset, draws)} {record.story}"
+    return f"{prompt(record, subset, draws)} {record.story.strip()}"
+
+
+def story_sentence(record: Story, draws: Draws) -> str:
+    """Return the sentence that the instruction of a story quotes."""
+    return sentence_of(record.story, draws, original=record.original)

@@ -5,9 +5,6 @@ A new file in this folder registers itself.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from expunge.methods.grad_transforms.api import (
     GradientRequest,
     GradTransform,
@@ -22,9 +19,6 @@ from expunge.methods.grad_transforms.api import (
     needed,
     spec_of,
 )
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "GradientRequest",

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
 from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, dot, over
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@grad_transform("blur", revision=2, needs=("forget", "retain"), paper="arXiv:2506.08164")
+
+@grad_transform("blur", revision=2, needs=("forget", "retain"), paper="arXiv:2506.08164", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class BLUR:

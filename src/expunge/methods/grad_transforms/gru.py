@@ -2,16 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
 from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, dot, over, running_mean
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@grad_transform("gru", revision=2, needs=("forget", "retain"), paper="arXiv:2503.09117")
+
+@grad_transform("gru", revision=2, needs=("forget", "retain"), paper="arXiv:2503.09117", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class GRU:

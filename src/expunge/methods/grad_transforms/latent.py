@@ -2,18 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.grad_transforms.api import GradientRequest, Perturbation, grad_transform
 from expunge.methods.grad_transforms.vectors import add, over
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @grad_transform(
-    "latent", revision=1, needs=("forget",), paper="arXiv:2403.05030, arXiv:2407.15549", scope="micro_batch"
+    "latent",
+    revision=1,
+    needs=("forget",),
+    paper="arXiv:2403.05030, arXiv:2407.15549",
+    scope="micro_batch",
+    fidelity="reading",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

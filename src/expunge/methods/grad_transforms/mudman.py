@@ -2,19 +2,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.grad_transforms.api import GradientRequest, Which, grad_transform
 from expunge.methods.grad_transforms.vectors import add, norm, over, restored, running_mean, scaled, shift, write
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEEN, ADVERSARY = "mudman_seen", "mudman_adversary"  # keys of the state carried between steps
 
 
-@grad_transform("mudman", revision=3, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484")
+@grad_transform(
+    "mudman", revision=3, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484", fidelity="formula"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MUDMAN:

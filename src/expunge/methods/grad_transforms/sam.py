@@ -2,16 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.core.decode import strict
 from expunge.methods.grad_transforms.api import GradientRequest, grad_transform
 from expunge.methods.grad_transforms.vectors import add, moved, norm, over, scaled
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@grad_transform("sam", revision=2, needs=("forget",), paper="arXiv:2502.05374")
+
+@grad_transform("sam", revision=2, needs=("forget",), paper="arXiv:2502.05374", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class SAM:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from expunge.core.on_use import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -83,4 +85,4 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _as_factor(times: Tensor | float, x: Tensor) -> Tensor | float:
-    return times.to(x.device) if isinstance(times, Tensor) else times
+    return times.to(x.device) if isinstance(times, torch.Tensor) else times

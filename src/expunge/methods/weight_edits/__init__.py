@@ -5,9 +5,6 @@ A new file in this folder registers itself.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from expunge.methods.weight_edits.api import (
     State,
     WeightEdit,
@@ -18,9 +15,6 @@ from expunge.methods.weight_edits.api import (
     weight_edit_identity,
     weight_edit_registry,
 )
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "WeightEdit",

@@ -10,17 +10,19 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.fidelity import Fidelity
+from expunge.core.on_use import torch
 from expunge.core.registry import Registry
 from expunge.methods.terms import wide
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 
 
 class WeightEdit(Protocol):
@@ -45,6 +47,7 @@ class WeightEditSpec:
     cls: type[Any]
     others: str
     paper: str
+    fidelity: Fidelity = ""
 
     @property
     def page(self) -> str:
@@ -52,15 +55,17 @@ class WeightEditSpec:
         return (self.cls.__doc__ or "").strip()
 
 
-_REGISTRY: Registry[WeightEditSpec] = Registry("edit", lambda spec: spec.cls)
+_REGISTRY: Registry[WeightEditSpec] = Registry(
+    "edit", lambda spec: spec.cls, folder="methods/weight_edits", decorator="weight_edit"
+)
 C = TypeVar("C", bound=type[Any])
 
 
-def weight_edit(name: str, *, revision: int, others: str, paper: str) -> Callable[[C], C]:
+def weight_edit(name: str, *, revision: int, others: str, paper: str, fidelity: Fidelity = "") -> Callable[[C], C]:
     """Register a frozen dataclass as a weight edit under the name that users type."""
 
     def register(cls: C) -> C:
-        _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper))
+        _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper, fidelity))
         return cls
 
     return register
@@ -68,7 +73,7 @@ def weight_edit(name: str, *, revision: int, others: str, paper: str) -> Callabl
 
 def weight_edit_registry() -> Mapping[str, WeightEditSpec]:
     """Return all weight edits by name."""
-    return _REGISTRY.all()
+    return _REGISTRY
 
 
 def find_edit(name: str, where: str = "edit") -> WeightEditSpec:

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
+from expunge.core.on_use import torch
 from expunge.methods.weight_edits.api import State, seeded, weight_edit
 from expunge.methods.weight_edits.merge import check_density, check_weights, elect, merge, weighted_sum
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@weight_edit("dare", revision=1, others="model", paper="arXiv:2311.03099")
+
+@weight_edit("dare", revision=1, others="model", paper="arXiv:2311.03099", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class DARE:

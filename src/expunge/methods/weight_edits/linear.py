@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.weight_edits.api import State, weight_edit
 from expunge.methods.weight_edits.merge import check_weights, merge, weighted_sum
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@weight_edit("linear", revision=1, others="model", paper="arXiv:2212.04089")
+
+@weight_edit("linear", revision=1, others="model", paper="arXiv:2212.04089", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Linear:

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.methods.weight_edits.api import State, weight_edit
 from expunge.methods.weight_edits.merge import check_density, check_weights, merge, prune, weighted_sum
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@weight_edit("magnitude_prune", revision=1, others="model", paper="pruning by magnitude, then a weighted sum")
+
+@weight_edit(
+    "magnitude_prune", revision=1, others="model", paper="pruning by magnitude, then a weighted sum", fidelity="code"
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class MagnitudePrune:

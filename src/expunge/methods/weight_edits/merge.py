@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.errors import ConfigError
+from expunge.core.on_use import torch
 from expunge.methods.terms import wide
 from expunge.methods.weight_edits.api import State, check_same, each
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_weights(weights: tuple[float, ...] | None) -> None:

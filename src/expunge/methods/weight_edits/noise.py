@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.on_use import torch
 from expunge.methods.weight_edits.api import State, each, seeded, weight_edit
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@weight_edit("noise", revision=1, others="", paper="arXiv:2506.06278")
+
+@weight_edit("noise", revision=1, others="", paper="arXiv:2506.06278", fidelity="reading")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Noise:

@@ -2,18 +2,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
+from expunge.core.on_use import torch
 from expunge.methods.weight_edits.api import State, each, weight_edit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEPT = ("embed", "lm_head", "wte", "wpe")
 
 
-@weight_edit("quantize", revision=1, others="", paper="round to nearest; as an audit of forgetting arXiv:2410.16454")
+@weight_edit(
+    "quantize",
+    revision=1,
+    others="",
+    paper="round to nearest; as an audit of forgetting arXiv:2410.16454",
+    fidelity="reading",
+)
 @strict
 @dataclass(frozen=True, kw_only=True)
 class Quantize:

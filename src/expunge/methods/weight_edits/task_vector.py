@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError
 from expunge.methods.terms import wide
 from expunge.methods.weight_edits.api import State, check_same, each, weight_edit
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@weight_edit("task_vector", revision=1, others="reinforced", paper="arXiv:2212.04089")
+
+@weight_edit("task_vector", revision=1, others="reinforced", paper="arXiv:2212.04089", fidelity="formula")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TaskVector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 
 from expunge.audits import (
@@ -17,29 +16,31 @@ from expunge.audits import (
     RelearnSpec,
     make_audit,
 )
-from expunge.audits.api import audit_name
+from expunge.audits.api import numbered_names
+from expunge.audits.changes import check_forms, relearn_args
+from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
 from expunge.engine.job import Job
+from expunge.evaluation.kinds import find_kind
 from expunge.metrics.api import Metric
 from expunge.pipelines.audit_jobs import types
 from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject
 from expunge.pipelines.audit_jobs.types import (
     AnalysisJob,
+    AnalysisRef,
     AuditJob,
     Nf4Job,
     RelearnJob,
     ScoredRows,
-    analysis_identity,
     audit_context,
     audit_inputs,
 )
-from expunge.pipelines.audit_jobs.work import relearn_args
-from expunge.pipelines.study import measuring
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.job_values import AuditRef, Panel
 from expunge.pipelines.study.model_jobs import parents_of
 from expunge.pipelines.study.training_jobs import TrainingJobs
+from expunge.training.config import TrainArgs
 
 CONTROLS = ("retain", "full")
 
@@ -50,8 +51,7 @@ def check_audits(study: StudyConfig) -> list[Audit]:
     if audits and not study.methods:
         raise ConfigError("audits: there is nothing to audit; name `methods`")
     for i, audit in enumerate(audits):
-        if "nf4" in getattr(audit, "forms", ()) and importlib.util.find_spec("bitsandbytes") is None:
-            raise ConfigError(f"audits[{i}].forms: nf4 needs bitsandbytes; pip install 'expunge[quant]'")
+        check_forms(audit, f"audits[{i}]")
     return audits
 
 
@@ -80,10 +80,8 @@ def audit_jobs(study: StudyConfig, maker: TrainingJobs, subjects: Sequence[Audit
     audits = check_audits(study)
     if not audits:
         return ()
-    names = [audit_name(audit) for audit in audits]
     ground = audit_inputs(study, maker.setting)
-    for i, audit in enumerate(audits):
-        name = names[i] if names.count(names[i]) == 1 else f"{names[i]} {names[: i + 1].count(names[i])}"
+    for name, audit in zip(numbered_names(audits), audits, strict=True):
         jobs = _AuditJobs(study, maker, AuditRef.of(audit), audit.expand(ground), ground)
         beside = {(s.train_seed, s.role): s for s in subjects if s.role in CONTROLS}
         probes = {
@@ -155,7 +153,7 @@ class _AuditJobs(TrainingJobs):
             label=label,
             parents=parents_of(**parents),
             source=self.source,
-            analysis=analysis_identity(change),
+            analysis=AnalysisRef.of(change),
             rows={name: self._rows[name] for name in change.sets},
             given=configured_roles,
             model=self._model_input(None if configured_roles else model),
@@ -168,7 +166,7 @@ class _AuditJobs(TrainingJobs):
         )
 
     def _relearned(self, label: str, model: Job | None, change: RelearnSpec, panel: Sequence[Metric]) -> Job:
-        args = relearn_args(change, self._study)
+        args = relearn_args(change, decode(TrainArgs, dict(self._study.unlearn), where="unlearn"))
         scored = {m.rows: m.tokens for m in panel if m.rows}
         return RelearnJob(
             label=label,
@@ -178,7 +176,7 @@ class _AuditJobs(TrainingJobs):
             scored={name: ScoredRows(self._rows[name], tuple(tokens)) for name, tokens in scored.items()},
             steps=change.steps,
             args=args,
-            columns=tuple(measuring.COLUMNS["tokens"]),
+            columns=tuple(find_kind("tokens").key),
             model=self._model_input(model),
             change=change,
             estimate=self._sizes.fit({"retain": (change.rows,)}, args),

@@ -23,7 +23,6 @@ from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import compute
 from expunge.metrics.results import read_results
-from expunge.pipelines.audit_jobs.work import tokens_file
 from expunge.report.model import AuditLine
 
 TOLD, ROWS = "audit.json", "rows.parquet"
@@ -77,10 +76,17 @@ def audit_lines(one: AuditEntry, store: Store, seed: Any) -> list[AuditLine]:
     """Return the readings of a finished audit."""
     out = []
     for reading in json.loads((store.path(one.job) / TOLD).read_text(encoding="utf-8")):
-        numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in reading.items() if k != "details"}
-        details = {k: math.nan if v is None else float(v) for k, v in reading["details"].items()}
+        texts = ("name", "verdict", "note", "rows")
+        numbers: dict[str, Any] = {k: _number(v) for k, v in reading.items() if k not in ("details", *texts)}
+        numbers |= {k: reading[k] for k in texts}
+        details = {k: _number(v) for k, v in reading["details"].items()}
         out.append(AuditLine(audit=one.name, label=one.subject.label, seed=seed, details=details, **numbers))
     return out
+
+
+def _number(value: float | str | None) -> float:
+    """Return a number of JSON: null is NaN, and infinities are texts."""
+    return math.nan if value is None else float(value)
 
 
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
@@ -92,3 +98,8 @@ def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -
             one.job, store, folder, names={ROWS: f"{one.job.folder_name.rpartition('-')[0]}.parquet"}, replace=True
         )
     ]
+
+
+def tokens_file(rows: str, step: int) -> str:
+    """Return the file of a set's token records after a step of relearning."""
+    return f"{rows}.{step}.tokens.parquet"

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from expunge.audits import Analysis, AuditInputs, AuditOutputs, AuditPlan, RelearnSpec
+from expunge.audits.api import opens_of
 from expunge.benchmarks.metric_suite import FORGET, HOLDOUT
 from expunge.core.errors import ConfigError
-from expunge.engine.job import JobContext, shared, unkeyed
+from expunge.engine.job import JobContext, keyed, shared, unkeyed
 from expunge.metrics.results import write_results
 from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_findings
-from expunge.pipelines.audit_jobs.work import in_nf4, relearn
-from expunge.pipelines.study import work
 from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
 from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob
@@ -25,17 +24,15 @@ from expunge.training.config import TrainArgs
 
 def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
     """Return the rows that audits are made of. Raises ConfigError if the benchmark has nothing to forget."""
-    benchmark, template = setting.benchmark, setting.template
-    sets = benchmark.sets
+    benchmark, sets = setting.benchmark, setting.benchmark.sets
     name = FORGET if FORGET in sets else benchmark.forget_set
     if name not in sets:
         raise ConfigError(f"audits: benchmark={benchmark.name} has no rows to forget")
-    tags = (template.user_start_tag, template.user_end_tag + template.asst_start_tag)
     return AuditInputs(
         forget=dataclasses.replace(sets[name], name=name),
         retain=sets.get(benchmark.retain_set),
         holdout=dataclasses.replace(sets[HOLDOUT], name=HOLDOUT) if HOLDOUT in sets else None,
-        opens=("", "\n") if template.apply_chat_template else tags,
+        opens=opens_of(setting.template),
         samples=task.eval.sampling.samples,
     )
 
@@ -60,10 +57,25 @@ def planned(source: ContextSource, audit: AuditRef) -> tuple[AuditInputs, AuditP
     return inputs, audit.make().expand(inputs)
 
 
-def analysis_identity(analysis: Analysis) -> dict[str, Any]:
-    """Return the keyed part of an analysis: its name, its revision and its settings."""
-    settings = dataclasses.asdict(analysis)  # type: ignore[call-overload]
-    return {"name": type(analysis).__name__, "revision": analysis.revision, **settings}
+@dataclass(frozen=True)
+class AnalysisRef:
+    """An analysis by the name of its class, with its revision and all its settings."""
+
+    name: str
+    revision: int
+    args: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> AnalysisRef:
+        """Refer to an analysis."""
+        settings = dataclasses.asdict(analysis)  # type: ignore[call-overload]
+        return cls(type(analysis).__name__, analysis.revision, settings)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The part of a key."""
+        plain: dict[str, Any] = keyed({"name": self.name, "revision": self.revision, **self.args})
+        return plain
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,6 +94,8 @@ class Nf4Job(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Round the weights and save them."""
+        from expunge.pipelines.audit_jobs.work import in_nf4
+
         return in_nf4(out, self.model_source(inputs), self.source.load(), context.progress)
 
 
@@ -91,8 +105,7 @@ class AnalysisJob(TaskJob):
 
     kind: ClassVar[str] = "inside"
 
-    analysis: Mapping[str, Any]
-    """The name, revision and settings of the analysis."""
+    analysis: AnalysisRef
     rows: Mapping[str, RowsRef]
     given: tuple[str, ...]
     """Roles of the configured model."""
@@ -105,6 +118,8 @@ class AnalysisJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Load the models that the analysis needs, and measure."""
+        from expunge.pipelines.study.work import open_trained
+
         setting = self.source.checked(self.rows.values())
         _, audit_plan = planned(self.source, self.audit)
         analysis = next(probe.change for probe in audit_plan.probes if probe.name == self.probe)
@@ -112,11 +127,12 @@ class AnalysisJob(TaskJob):
             raise ConfigError(f"{self.name}: the probe {self.probe} of {self.audit.name} is no analysis")
         sources = {role: str(inputs.get(role, setting.model.source)) for role in self.roles}
         sets = {name: setting.benchmark.sets[name] for name in analysis.sets}
+        encoder = setting.encoder(sources["model"])
 
         def load(role: str) -> Any:
-            return work.load_trained(sources[role], setting).eval()
+            return open_trained(sources[role], setting, encoder, out)[0].eval()
 
-        results = analysis.measure(load, sets, setting.encoder(sources["model"]))
+        results = analysis.measure(load, sets, encoder)
         write_results(out, results, self.meta, prefix=self.eval_file.removesuffix("EVAL.json"))
         context.progress(1, 1)
         return {"results": len(results)}
@@ -151,6 +167,8 @@ class RelearnJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Train, and score after the steps."""
+        from expunge.pipelines.audit_jobs.work import relearn
+
         setting = self.source.checked([self.trained, *(one.rows for one in self.scored.values())])
         scored = {one.rows.name: one.tokens for one in self.scored.values()}
         return relearn(

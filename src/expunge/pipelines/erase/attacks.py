@@ -19,9 +19,10 @@ from expunge.pipelines.audit_jobs.jobs import audit_jobs
 from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
 from expunge.pipelines.audit_jobs.types import audit_inputs
 from expunge.pipelines.erase.request import EraseRun
-from expunge.pipelines.erase.search import BudgetClock, Show, TrialResult, carry_on
+from expunge.pipelines.erase.search import Show, TrialResult, carry_on, weights_rate
 from expunge.pipelines.study.config import MethodEntry
 from expunge.report.model import AuditLine
+from expunge.training.budget import Budget
 
 MOST_RELEARNED = 8
 WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased", "begun")
@@ -60,22 +61,20 @@ def entries(n_forget: int) -> dict[str, dict[str, Any] | str]:
     return {name: settings[name] for name in ORDER if name in audit_registry()}
 
 
-def run_audits(
-    erasing: EraseRun, winner: TrialResult, store: Store, show: Show, clock: BudgetClock
-) -> list[AttackResult]:
+def run_audits(erasing: EraseRun, winner: TrialResult, store: Store, show: Show, budget: Budget) -> list[AttackResult]:
     """Run the audits that fit into the remaining budget, one after another."""
     out = []
-    for name, entry in entries(len(erasing.sets["forget"])).items():
+    for name, entry in entries(len(erasing.sets["forget_eval"])).items():
         if isinstance(entry, str):
             out.append(AttackResult(name, reason=entry))
             continue
-        out.append(_run_audit(erasing, winner, name, entry, store, show, clock))
+        out.append(_run_audit(erasing, winner, name, entry, store, show, budget))
     return out
 
 
 def audit_of(erasing: EraseRun, winner: TrialResult, entry: Mapping[str, Any]) -> tuple[AuditEntry, Audit]:
     """Return the job of one audit of the selected model, with the model before and the control."""
-    own = {**erasing.request.study.unlearn, "learning_rate": winner.trial.learning_rate}
+    own = {**erasing.request.study.unlearn, "learning_rate": weights_rate(erasing, winner.trial)}
     study = dataclasses.replace(
         erasing.request.study, audits=(entry,), unlearn=own, methods=(MethodEntry(trainer=winner.trial.method),)
     )
@@ -95,17 +94,17 @@ def _run_audit(
     entry: Mapping[str, Any],
     store: Store,
     show: Show,
-    clock: BudgetClock,
+    budget: Budget,
 ) -> AttackResult:
     try:
         audited, audit = audit_of(erasing, winner, entry)
     except ConfigError as error:
         return AttackResult(name, reason=str(error))
     needed = seconds_of([audited.job, winner.job], store)
-    if not store.there(audited.job) and needed > clock.left_s:
-        why = f"not run: it takes about {needed:.0f} s, and {max(clock.left_s, 0):.0f} s of the budget were left"
+    if not store.there(audited.job) and needed > budget.left_s:
+        why = f"not run: it takes about {needed:.0f} s, and {max(budget.left_s, 0):.0f} s of the budget were left"
         return AttackResult(name, reason=why)
-    outcome = carry_on(f"audit {name}", [audited.job], store, show, clock=clock, until_s=clock.budget_s)
+    outcome = carry_on(f"audit {name}", [audited.job], store, show, budget=budget, until_s=budget.limit_s)
     if audited.job.key in outcome.failures:
         first = next(iter(outcome.failures.values()))
         return AttackResult(name, reason=first)

@@ -1,39 +1,40 @@
-"""The outcome of an erasure: achieved goals and missed goals, in lines, in the report and on the model card."""
+"""The outcome of an erasure in words: the contents of the report, and the model card."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from expunge.audits.api import rows_of
-from expunge.audits.verdict import FORGOTTEN, KNOWN, OPEN, TRACES
 from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.fingerprints import file_sha256
 from expunge.metrics.aggregate import bootstrap_interval
-from expunge.metrics.api import Metric, MetricResult
-from expunge.models.config import looks_local, source_identity
+from expunge.metrics.equivalence import AuditFinding
+from expunge.metrics.verdict import QUESTIONS, Verdict, direct_findings, statistic_of
+from expunge.models.config import looks_local
+from expunge.models.identity import source_identity
 from expunge.pipelines.erase.attacks import AttackResult
+from expunge.pipelines.erase.commitment import FIELD
+from expunge.pipelines.erase.general import NAMES
+from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding
 from expunge.pipelines.erase.jobs import UNSEEN
-from expunge.pipelines.erase.request import KNOWN as ANSWERED
+from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
+from expunge.pipelines.erase.rows import CONTENT, NEAR_PROB
+from expunge.pipelines.erase.rows import KNOWN as ANSWERED
 from expunge.pipelines.erase.search import TrialResult
 from expunge.report.erasure import NO_RETAIN, Erasure, ErasureRequest, Finding
 
-State = Literal["achieved", "not achieved", "not known"]
-LITTLE = 0.05  # a smaller gap in probability leaves nothing to erase
-HALF = 0.5  # share of the knowledge of a row; if more is left, the row is still known
-MOST_NAMED = 10  # rows that are still known, by number
 ALIKE = 0.1  # largest difference in retain probability of a comparable control
 FORGET_WORDS = {
     ANSWERED: ("Probability of the answers", "how likely the right answers are, per word piece, from 0 to 1"),
     LEFT: ("Extraction strength", "the share of each answer that the model completes from its beginning"),
     "forget_Q_A_ROUGE": ("Overlap of its answers", "how much of the right answers the model generates"),
+    CONTENT: ("Answers still given", "the share of rows whose answer is in one of its texts, in any wording"),
     "exact_memorization": ("Word pieces known", "the share of word pieces that it would choose right"),
     "mia_loss": ("Membership", "how well an attack separates rows to forget from rows never seen; 0.5 is chance"),
 }
@@ -51,170 +52,12 @@ FOUND = {
     "relearn": "probability of the answers after so many steps of more training",
     "quantize": READ["quantize"],
 }
-RELEARNED = {
-    "same_rows": "on some of the rows to forget, scored on the others",
-    "unrelated": "on rows to keep",
-}
+GENERAL_WORDS = {"fluency": "the share of repeated word sequences in its texts; less is better"}
 KEPT_WORDS = {
     UTILITY: ("Rows to keep: probability", "how likely the right answers are"),
+    NEAR_PROB: ("Rows near the rows to forget: probability", "how likely the answers of the model before are"),
     "retain_Q_A_ROUGE": ("Rows to keep: overlap", "how much of the right answers the model generates"),
 }
-
-
-@dataclass(frozen=True)
-class EraseFinding:
-    """One of the last lines: whether something was achieved."""
-
-    state: State
-    text: str
-
-
-@dataclass(frozen=True)
-class BeforeAfter:
-    """Results of the model before and after, and of a model that never saw the rows, if there is one."""
-
-    before: Mapping[str, MetricResult]
-    after: Mapping[str, MetricResult]
-    control: Mapping[str, MetricResult] | None
-
-    @property
-    def reference(self) -> float | None:
-        """Probability of the forget rows in a model that never saw them.
-
-        The control's; else that of the holdout rows in the model before; None if neither is known.
-        """
-        if self.control is not None:
-            return self.control[ANSWERED].value
-        return self.before[UNSEEN].value if UNSEEN in self.before else None
-
-
-def judge(
-    erasing: EraseRun, measured: BeforeAfter, winner: TrialResult, attacks: Sequence[AttackResult]
-) -> list[EraseFinding]:
-    """Compare the results with the goals: floor, target, single rows and audits."""
-    lines = [_utility(erasing, measured), _target(erasing, measured)]
-    if (rows := single_rows(measured)) is not None:
-        lines.append(rows)
-    if erasing.cut:
-        n, most = len(erasing.sets["forget"]), erasing.final.setting.template.max_length
-        message = f"{erasing.cut} of the {n} rows to forget are longer than {most} tokens"
-        lines.append(EraseFinding("not achieved", f"whole rows: {message}; the rest was not unlearned"))
-    if not winner.passes:
-        lines.append(
-            EraseFinding(
-                "not achieved", "search: no checkpoint meets the floor; the one with the most utility is saved"
-            )
-        )
-    for one in attacks:
-        lines += (
-            [EraseFinding("not known", f"{one.name}: {one.reason}")] if one.reason else _audit(erasing, measured, one)
-        )
-    if erasing.control is None:
-        lines.append(
-            EraseFinding("not known", "how a model that never saw the rows would answer: there is no such model")
-        )
-    return lines
-
-
-def _utility(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
-    before, after = measured.before[UTILITY].value, measured.after[UTILITY].value
-    n, floor = len(erasing.sets["retain_eval"]), erasing.request.floor
-    if not before > 0 or not math.isfinite(after):
-        return EraseFinding("not known", f"utility: no probability of the {n} rows to keep of the report")
-    message = (
-        f"utility: {after / before:.0%} of the start on {n} rows to keep that were not used for training or selection"
-    )
-    return EraseFinding("achieved" if after >= floor * before else "not achieved", f"{message} (floor {floor:.0%})")
-
-
-def _target(erasing: EraseRun, measured: BeforeAfter) -> EraseFinding:
-    before, after = measured.before[ANSWERED].value, measured.after[ANSWERED].value
-    message = f"forgetting: probability of the answers {before:.3f} before, {after:.3f} after"
-    left = left_over(before, after, measured.reference)
-    if left is None:
-        return EraseFinding("not known", f"{message}; the model hardly knew them, so forgetting cannot be measured")
-    against = "" if measured.reference is None else f", {measured.reference:.3f} in a model that never saw them"
-    target = erasing.request.target
-    done: State = "achieved" if left <= target else "not achieved"
-    return EraseFinding(done, f"{message}{against}; {max(left, 0):.0%} of it is left (target {target:.0%})")
-
-
-def single_rows(measured: BeforeAfter) -> EraseFinding | None:
-    """Report single rows that are still known, which a mean over many rows hides.
-
-    A row counts if more than HALF of its probability above the reference is left. None if no row was known.
-    """
-    metric = Metric(ANSWERED, "probability")
-    ids = sorted(measured.before[ANSWERED].per_row)
-    before, after = (rows_of(side[ANSWERED], metric, ids) for side in (measured.before, measured.after))
-    if measured.control is not None:
-        reference = rows_of(measured.control[ANSWERED], metric, ids)
-    else:
-        reference = np.full(len(ids), measured.reference or 0.0)
-    known = before - reference >= LITTLE
-    if not known.any():
-        return None
-    is_left = known & (after - reference > HALF * (before - reference))
-    left = [i for i, left_there in zip(ids, is_left, strict=True) if left_there]
-    known_rows = f"of the {int(known.sum())} rows that the model knew"
-    if not left:
-        return EraseFinding("achieved", f"single rows: none {known_rows} keeps more than half of that")
-    named = ", ".join(str(i) for i in left[:MOST_NAMED]) + (", ..." if len(left) > MOST_NAMED else "")
-    return EraseFinding(
-        "not achieved", f"single rows: {len(left)} {known_rows} keep more than half of that (row {named}, from 0)"
-    )
-
-
-def left_over(before: float, after: float, reference: float | None) -> float | None:
-    """Return the share of knowledge left: 1 for the model before, 0 for the reference (None: a probability of 0).
-
-    None if the model before was at most LITTLE above the reference, or a number is missing.
-    """
-    gap = before - (reference or 0.0)
-    if not gap >= LITTLE or not math.isfinite(after):
-        return None
-    return (after - (reference or 0.0)) / gap
-
-
-def _audit(erasing: EraseRun, measured: BeforeAfter, attack: AttackResult) -> list[EraseFinding]:
-    """Return the findings of an audit: verdicts against a control, or else a comparison with the target."""
-    if erasing.control is not None:
-        out = []
-        for reading in attack.readings:
-            states: dict[str, State] = {FORGOTTEN: "achieved", TRACES: "not achieved", KNOWN: "not achieved"}
-            why = f" ({reading.note})" if reading.note else ""
-            word = "not decidable" if reading.verdict == OPEN else reading.verdict
-            out.append(
-                EraseFinding(states.get(reading.verdict, "not known"), f"{attack.name}, {reading.name}: {word}{why}")
-            )
-        return out
-    if attack.name == "exposure":
-        return [EraseFinding("not known", "exposure: the list of rows is saved; a verdict needs a control")]
-    if attack.name == "relearn":
-        curves = "; ".join(f"{_way_words(way)}: {after:.3f}" for way, (after, _) in attack.found.items())
-        message = f"relearn: probability of the answers after more training, {curves}"
-        return [EraseFinding("not known", f"{message}; a verdict on the speed needs a control")]
-    return [_attack(erasing, measured, attack.name, way, pair) for way, pair in attack.found.items()]
-
-
-def _way_words(way: str) -> str:
-    """Return a way of relearning in words: "same_rows, step 8" -> "8 steps on some of the rows to forget"."""
-    name, _, step = way.partition(", step ")
-    return f"{step} steps {RELEARNED.get(name, name)}" if step else RELEARNED.get(name, name)
-
-
-def _attack(erasing: EraseRun, measured: BeforeAfter, name: str, way: str, pair: tuple[float, float]) -> EraseFinding:
-    after, before = pair
-    left, target = left_over(before, after, measured.reference), erasing.request.target
-    message = f"{name}, {way}: probability of the answers {after:.3f}, {before:.3f} before"
-    if left is None:
-        return EraseFinding("not known", f"{message}; the model before hardly knew them with this attack")
-    return EraseFinding("achieved" if left <= target else "not achieved", f"{message}; {max(left, 0):.0%} is left")
-
-
-def exit_code(lines: Sequence[EraseFinding]) -> int:
-    """Return 0 if no goal was missed, 3 if a model was saved and a goal was missed."""
-    return 3 if any(line.state == "not achieved" for line in lines) else 0
 
 
 def erasure(
@@ -224,14 +67,16 @@ def erasure(
     attacks: Sequence[AttackResult],
     lines: Sequence[EraseFinding],
     *,
+    verdict: Verdict,
     weights: str,
     seconds: float,
     steps: int | None,
     command: str,
+    commitment: str,
 ) -> Erasure:
-    """Return the contents of the erasure report. weights: SHA-256 of the new weights."""
+    """Return the contents of the erasure report. weights: SHA-256 of the new weights, empty without a new model."""
     request, sets = erasing.request, erasing.sets
-    forget = sets["forget"]
+    forget = erasing.file_rows or sets["forget_eval"]
     texts = (
         tuple(f"{r.question} -> {r.answer}" if r.question else r.answer for r in forget) if request.show_text else ()
     )
@@ -239,19 +84,20 @@ def erasure(
     return Erasure(
         title=f"Erasure report: {model_name(request)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        asked=(ErasureRequest("rows to forget", len(forget), forget.fingerprint(), texts, erasing.file_sha256),),
+        asked=(ErasureRequest("rows to forget", len(forget), commitment, texts),),
         method=winner.trial.method,
         settings=settings(erasing, winner),
         steps=steps,
         seconds=seconds,
-        models=(*_before(request), ("the weights after", weights)),
+        models=(*_before(request), *((("the weights after", weights),) if weights else ())),
         findings=(*_findings(measured), *_of_audits(attacks)),
-        kept=tuple(_finding(measured, name, *words) for name, words in KEPT_WORDS.items() if name in measured.after),
+        kept=tuple(_finding(measured, name, *words) for name, words in kept_words(measured).items()),
         missing=(*missing.items(), *((f"audit {h.name}", h.reason) for h in attacks if h.reason)),
         has_retain=erasing.control is not None,
         achieved=tuple((line.state, line.text) for line in lines),
         notes=notes(erasing, measured),
         command=command,
+        verdict=verdict,
     )
 
 
@@ -280,6 +126,7 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
         "The checkpoint and the trial were selected on the rows to forget and on a part of the rows to keep; "
         "utility is reported on another part. Numbers of the rows to forget are therefore the best of several.",
         *erasing.notes,
+        *_of_preflight(erasing.preflight),
     ]
     control = measured.control
     if UNSEEN in measured.after:
@@ -301,15 +148,51 @@ def notes(erasing: EraseRun, measured: BeforeAfter) -> tuple[str, ...]:
     return tuple(out)
 
 
+def _of_preflight(preflight: Preflight | None) -> list[str]:
+    """Return notes on the model's knowledge before; none without a preflight."""
+    if preflight is None:
+        return []
+    n, known, own = len(preflight.rows), len(preflight.known), len(preflight.reworded)
+    out = [f"The model before knew {known} of the {n} rows to forget. Only these were trained on and count as known."]
+    if own:
+        out.append(f"It gave {own} answers in its own words. Both wordings were unlearned; the more likely one counts.")
+    if preflight.near:
+        out.append(f"{len(preflight.near)} of the rows to keep were made near the rows to forget, by the model before.")
+    return out
+
+
+def kept_words(measured: BeforeAfter) -> dict[str, tuple[str, str]]:
+    """Return the metrics of abilities to keep that were measured, with their names and meanings in words."""
+    words = {name: text for name, text in KEPT_WORDS.items() if name in measured.after}
+    for area, title in NAMES.items():
+        if f"general_{area}" in measured.after:
+            meaning = GENERAL_WORDS.get(area, "the share of the package's items that the model solves")
+            words[f"general_{area}"] = (f"General ability: {title}", meaning)
+    return words | {n: (n, "a task of lm-evaluation-harness") for n in measured.after if "/" in n}
+
+
 def _findings(measured: BeforeAfter) -> list[Finding]:
-    return [_finding(measured, name, *words) for name, words in FORGET_WORDS.items() if name in measured.after]
+    control = [] if measured.control is None else [measured.control]
+    verdicts = {one.name: one for one in direct_findings([measured.after], control, [measured.before])}
+    out = []
+    for name, words in FORGET_WORDS.items():
+        if name in measured.after:
+            finding, one = _finding(measured, name, *words), verdicts.get(name)
+            if one is not None:  # the interval of the comparison, so that it fits the verdict
+                finding = replace(finding, low=one.low, high=one.high, verdict=_verdict_text(one))
+            out.append(finding)
+    return out
+
+
+def _verdict_text(one: AuditFinding) -> str:
+    return f"Verdict: {one.verdict}{f' ({one.note})' if one.note else ''}."
 
 
 def _finding(measured: BeforeAfter, name: str, title: str, words: str) -> Finding:
     result = measured.after[name]
-    family = "probability" if name.endswith("Prob") else "rouge" if name.endswith("ROUGE") else name
-    column = rows_of(result, Metric(name, family), sorted(result.per_row))
-    column = column[~(column != column)]
+    statistic = statistic_of(result)
+    column = np.array(result.column(statistic) if statistic else [], dtype=float)
+    column = column[~np.isnan(column)]
     low, high = bootstrap_interval(column) if len(column) > 1 else (math.nan, math.nan)
     control = math.nan if measured.control is None else measured.control[name].value
     return Finding(
@@ -323,7 +206,7 @@ def _of_audits(attacks: Sequence[AttackResult]) -> list[Finding]:
     for one in attacks:
         readings = [r for r in one.readings if math.isfinite(r.value)]
         for r in readings:
-            verdict = f"Verdict: {r.verdict}{f' ({r.note})' if r.note else ''}."
+            verdict = _verdict_text(r)
             words = READ.get(f"{one.name}, {r.name}") or READ.get(one.name, "the audit's measurement, in its own unit")
             title = f"Audit {one.name}, {r.name}"
             out.append(Finding(title, words, r.value, r.low, r.high, r.full, r.retain, verdict=verdict))
@@ -356,19 +239,22 @@ def _before(request: EraseRequest) -> tuple[tuple[str, str], ...]:
     return (("the weights before", " ".join(file_sha256(file) for file in files)), (whole, before_hash(request)))
 
 
-def model_card(erasing: EraseRun, winner: TrialResult, lines: Sequence[EraseFinding]) -> str:
-    """Return the new model's README.md: the procedure and its outcome, without texts of the rows."""
+def model_card(
+    erasing: EraseRun, winner: TrialResult, lines: Sequence[EraseFinding], verdict: Verdict | None, commitment: str
+) -> str:
+    """Return the new model's README.md: verdict, procedure and outcome, without texts or plain hashes of the rows."""
     request = erasing.request
     source = str(request.study.model.source)
     head = ["---", "library_name: transformers", "tags: [unlearning, expunge]"]
-    head += [] if looks_local(source) else [f"base_model: {source}"]
-    forget = erasing.sets["forget"]
+    head += [f"{FIELD}: {commitment}", *([] if looks_local(source) else [f"base_model: {source}"])]
+    forget = erasing.sets["forget_eval"]
     body = [
         f"# {model_name(request)}, with {len(forget)} rows erased",
         "",
-        f"Made from {model_name(request)} by `expunge erase`: {len(forget)} rows (SHA-256 of their contents "
-        f"`{forget.fingerprint()}`) were unlearned by {winner.trial.method}.",
+        f"Made from {model_name(request)} by `expunge erase`: {len(forget)} rows were unlearned by "
+        f"{winner.trial.method}. `{FIELD}` above commits to these rows; only the owner of its key can check it.",
         "",
+        *_answers(verdict),
         *(f"- {name}: {value}" for name, value in settings(erasing, winner)),
         f"- the model before: `{before_hash(request)}`",
         "",
@@ -383,3 +269,12 @@ def model_card(erasing: EraseRun, winner: TrialResult, lines: Sequence[EraseFind
         *([] if erasing.control is not None else [NO_RETAIN]),
     ]
     return "\n".join([*head, "---", "", *body]) + "\n"
+
+
+def _answers(verdict: Verdict | None) -> list[str]:
+    """Return the verdict as a section of markdown; nothing before the measurements."""
+    if verdict is None:
+        return []
+    lines = [f"- {QUESTIONS[name]} **{answer.word}**. {answer.sentence}" for name, answer in verdict.answers.items()]
+    broken = [f"**The model is broken.** {verdict.broken}", ""] if verdict.broken else []
+    return ["## Verdict", "", *broken, *lines, "", "## Procedure", ""]

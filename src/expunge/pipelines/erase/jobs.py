@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,29 +11,47 @@ from typing import Any, ClassVar
 import numpy as np
 
 from expunge.audits.api import some
+from expunge.benchmarks.api import Limits
 from expunge.benchmarks.custom import CustomArgs
 from expunge.benchmarks.example_metrics import rows_panel
 from expunge.benchmarks.metric_suite import HOLDOUT
 from expunge.core.decode import decode
 from expunge.core.errors import DataError
-from expunge.core.files import link
+from expunge.core.files import clone
 from expunge.data.custom import Columns, continuations, load_rows
+from expunge.data.general import FLUENCY, general_sets
 from expunge.engine.job import Job, JobContext, unkeyed
 from expunge.metrics.api import Metric
-from expunge.models.config import source_identity
+from expunge.metrics.compute import in_order
+from expunge.models.identity import identity_files, source_identity
+from expunge.pipelines.erase.general import general_panel
+from expunge.pipelines.erase.preflight import MOST_TOKENS, Preflight
+from expunge.pipelines.erase.rows import (
+    KNOWN,
+    NEAR,
+    asked_again,
+    both_wordings,
+    measured_rows,
+    near_panel,
+    rows_to_keep,
+    trained_rows,
+)
+from expunge.pipelines.erase.wordings import fitting, picked
 from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import derivation
 from expunge.pipelines.study.task_context import TaskContext
 
 UNSEEN = "unseen_Q_A_Prob"
 LEAST_KEPT = 6  # rows to keep; fewer leave no rows for selection and report
+LONGEST_OPTION = 24  # tokens that an item's prompt must leave for an option
 MOST_MEASURED = 64  # rows to keep for selection, and as many for the report
 SPLIT_SEED = 0
 
 
 @derivation("erase")
 def _erase(setting: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
-    return erase_context(setting, task, str(args["part"]))
+    preflight = Preflight.from_dict(args["preflight"]) if args.get("preflight") else None
+    return erase_context(setting, task, str(args["part"]), preflight, args.get("only"))
 
 
 @derivation("erase_control")
@@ -41,13 +59,28 @@ def _erase_control(setting: TaskContext, task: TaskConfig, args: Mapping[str, An
     return control_context(setting, task, args["base"], args["full_data"])
 
 
-def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskContext:
+def erase_context(
+    setting: TaskContext,
+    task: TaskConfig,
+    part: str,
+    preflight: Preflight | None = None,
+    only: Sequence[int] | None = None,
+) -> TaskContext:
     """Return the context of the trials (`choose`) or of the report (`report`): each measures different rows to keep.
 
-    Raises DataError if there are too few rows to keep.
+    Args:
+        setting: The context of the user's files.
+        task: The settings of the task.
+        part: `choose` or `report`. The report also measures general ability.
+        preflight: The model's knowledge. Known rows are trained on in several wordings, unknown rows are not.
+        only: The rows to forget to train on. None: all known rows.
+
+    Raises:
+        DataError: If there are too few rows to keep.
     """
-    whole = setting.benchmark.sets["retain"]
+    sets = dict(setting.benchmark.sets)
     where = task.retain or "the rows to keep"
+    whole = sets["retain"] if preflight is None else rows_to_keep(sets["retain"], task, preflight)
     if len(whole) < LEAST_KEPT:
         raise DataError(
             f"{where}: {len(whole)} rows to keep; at least {LEAST_KEPT} are needed for training, selection and report"
@@ -56,12 +89,30 @@ def erase_context(setting: TaskContext, task: TaskConfig, part: str) -> TaskCont
     n = max(min(len(whole) // 4, MOST_MEASURED), 1)
     choose, report, train_ids = (sorted(ids) for ids in (order[:n], order[n : 2 * n], order[2 * n :]))
     measured = choose if part == "choose" else report
-    sets = dict(setting.benchmark.sets) | {"retain": some(whole, train_ids, "retain")}
+    sets["retain"] = some(whole, train_ids, "retain")
     sets["retain_eval"] = continuations(some(whole, measured, "retain_eval"), "retain_eval", where)
-    panel = rows_panel(sets, truth_ratio=task.eval.truth_ratio)
+    reworded = preflight is not None and bool(preflight.reworded)
+    if preflight is not None:
+        sets["forget_eval"] = measured_rows(sets["forget_eval"], preflight)
+        sets["forget"] = trained_rows(sets["forget"], preflight, only)
+    panel = list(rows_panel(sets, truth_ratio=task.eval.truth_ratio))
     if HOLDOUT in sets:
-        panel = (*panel, Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
-    return dataclasses.replace(setting, benchmark=dataclasses.replace(setting.benchmark, sets=sets, panel=panel))
+        panel.append(Metric(UNSEEN, "probability", rows=HOLDOUT, reads={"tokens": ("answer",)}))
+    if reworded:
+        panel = [metric for metric in panel if metric.name != KNOWN] + both_wordings()
+    limits = dict(setting.benchmark.generation)
+    if part == "report" and preflight is not None:
+        encoder = setting.encoder(str(setting.model.source))
+        reworded_sets, added = asked_again(sets["forget_eval"], encoder)
+        general = {n: picked(rows, fitting(encoder, rows, LONGEST_OPTION)) for n, rows in general_sets().items()}
+        general = {name: rows for name, rows in general.items() if len(rows)}
+        near = any(row.meta.get(NEAR) for row in sets["retain_eval"])
+        panel += [*added, *general_panel(general), *(near_panel() if near else ())]
+        sets |= {**reworded_sets, **general}
+        limits |= dict.fromkeys((*reworded_sets, f"general_{FLUENCY}"), Limits(MOST_TOKENS))
+    in_order(panel)
+    benchmark = dataclasses.replace(setting.benchmark, sets=sets, panel=tuple(panel), generation=limits)
+    return dataclasses.replace(setting, benchmark=benchmark)
 
 
 def control_context(setting: TaskContext, task: TaskConfig, base: str, full_data: str) -> TaskContext:
@@ -105,9 +156,10 @@ class GivenModelJob(Job):
         return cls(label="control", contents=source_identity(folder, None), folder=folder)
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
-        """Link the files of the model."""
-        for file in sorted(Path(self.folder).expanduser().iterdir()):
-            if file.is_file() and file.name != "job.json":
-                link(file, out / file.name)
+        """Copy the files of the model."""
+        folder = Path(self.folder).expanduser()
+        for name in identity_files(folder):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            clone(folder / name, out / name)
         context.progress(1, 1)
         return {"given": Path(self.folder).name}

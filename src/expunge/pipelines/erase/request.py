@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expunge.core.durations import seconds
-from expunge.core.errors import ConfigError
-from expunge.core.files import write_json
-from expunge.core.fingerprints import canonical, file_sha256, fingerprint
+from expunge.core.errors import ConfigError, JobError
+from expunge.core.fingerprints import canonical, fingerprint
+from expunge.core.sealed import read_sealed, write_sealed
 from expunge.data.custom import load_rows
 from expunge.data.examples import ANSWER, ExampleSet
-from expunge.data.template import n_truncated
 from expunge.engine.job import Job
+from expunge.evaluation.evaluator import tokenizer_mark
+from expunge.judges.api import Judge
 from expunge.methods.objective import Objective, objective
-from expunge.models.config import TokenizerArgs, check_source, looks_local, source_identity
+from expunge.models.config import TokenizerArgs, check_source, looks_local
+from expunge.models.identity import source_identity
 from expunge.models.load import load_tokenizer, pick_device
 from expunge.pipelines.erase import jobs
 from expunge.pipelines.erase.jobs import GivenModelJob, columns_of, control_context, erase_context
+from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.estimate import weights_in
-from expunge.pipelines.study.measuring import tokenizer_mark
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.config import MOST_SEED
 
 AUTO = "auto"
-KNOWN, LEFT = "forget_Q_A_Prob", "extraction_strength"
+LEFT = "extraction_strength"
 UTILITY = "retain_Q_A_Prob"
 WORK = ".expunge"
-MARK, RESULT = "request.json", "result.json"
+MARK, RESULT, PREFLIGHT = "request.json", "result.json", "preflight.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class EraseRequest:
     study: the model, the template and the rows (`benchmark=custom`). method: a name, or auto. budget_s: seconds for the
     search and the audits. floor: the share of utility at the start that must stay. target: the share of the
     knowledge of the forget rows that may be left. retain_model: a model that never saw the rows; base, full_data: the
-    model and the rows to train one from. show_text: include the rows' texts in the report.
+    model and the rows to train one from. show_text: include the rows' texts in the report. write_anyway: write a model
+    under the floor too. judge: decides in the preflight whether a text contains an answer; None: by words.
     """
 
     study: StudyConfig
@@ -62,6 +64,8 @@ class EraseRequest:
     base: str | None = None
     full_data: str | None = None
     show_text: bool = False
+    write_anyway: bool = False
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,20 @@ class EraseRun:
 
     control: the job of a model that never saw the rows, if one is given or can be trained. mark: a
     fingerprint of this request. cut: the number of rows to forget that are too long to be unlearned whole.
-    file_sha256: the hash of the file of the rows to forget.
+    file_rows: the rows to forget as their file holds them. setting: the context of the user's files. preflight: the
+    model's knowledge of the rows; None before the preflight.
     """
 
     request: EraseRequest
+    setting: TaskContext
     search: TrainingJobs
     final: TrainingJobs
     control: Job | None
     mark: str
     notes: tuple[str, ...]
     cut: int = 0
-    file_sha256: str = ""
+    file_rows: ExampleSet | None = None
+    preflight: Preflight | None = None
 
     @property
     def work(self) -> Path:
@@ -122,8 +129,20 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     _check_out(request.out, mark)
     cut = cut_rows(setting)
     notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
-    file = file_sha256(Path(str(study.forget)).expanduser())
-    return EraseRun(request, search, final, _control(request, search), mark, notes, cut, file)
+    file_rows = load_rows(str(study.forget), "forget", columns_of(study))
+    return EraseRun(request, setting, search, final, _control(request, search), mark, notes, cut, file_rows)
+
+
+def with_preflight(erasing: EraseRun, preflight: Preflight) -> EraseRun:
+    """Return the run with the rows that follow from the model's knowledge."""
+    search, final = _makers(erasing.request.study, erasing.setting, preflight)
+    return dataclasses.replace(erasing, search=search, final=final, preflight=preflight)
+
+
+def only_rows(erasing: EraseRun, rows: Sequence[int]) -> EraseRun:
+    """Return the run whose trials train on some of the rows to forget; the others have left the forget set."""
+    search, _ = _makers(erasing.request.study, erasing.setting, erasing.preflight, rows)
+    return dataclasses.replace(erasing, search=search)
 
 
 def cut_rows(setting: TaskContext) -> int:
@@ -131,11 +150,16 @@ def cut_rows(setting: TaskContext) -> int:
     rows, encoder = setting.benchmark.sets["forget"], setting.encoder(str(setting.model.source))
     if rows.long == "pieces":
         return 0
-    return n_truncated(encoder.rows(rows, [(row, ANSWER) for row in rows]))
+    return encoder.n_cut(rows, [(row, ANSWER) for row in rows])
+
+
+def longest_example(setting: TaskContext) -> int:
+    """Return the maximum number of tokens of an example."""
+    return setting.encoder(str(setting.model.source)).max_length
 
 
 def _cut_note(cut: int, setting: TaskContext) -> str:
-    n, most = len(setting.benchmark.sets["forget"]), setting.template.max_length
+    n, most = len(setting.benchmark.sets["forget"]), longest_example(setting)
     return (
         f"{cut} of the {n} rows to forget are longer than {most} tokens: the rest is neither unlearned nor "
         "measured; raise model.template_args.max_length, or cut the rows into shorter ones"
@@ -150,7 +174,9 @@ def check_method(name: str, args: Mapping[str, Any]) -> Objective | None:
         return None
     loss = objective(name, args, where="--method")
     if not loss.forgets:
-        raise ConfigError(f"--method: {name} does not unlearn; see `expunge methods` (allowed: auto, or one of these)")
+        raise ConfigError(
+            f"--method: {name} does not unlearn; see `expunge list methods` (allowed: auto, or one of these)"
+        )
     if loss.spec.teacher == "start":
         raise ConfigError(
             f"--method: {name} needs the model of another unlearning run; use it in a study (methods[].from)"
@@ -182,15 +208,19 @@ def _check_tokenizers(request: EraseRequest, setting: TaskContext) -> None:
             )
 
 
-def _makers(study: StudyConfig, setting: TaskContext) -> tuple[TrainingJobs, TrainingJobs]:
+def _makers(
+    study: StudyConfig, setting: TaskContext, preflight: Preflight | None = None, only: Sequence[int] | None = None
+) -> tuple[TrainingJobs, TrainingJobs]:
     """Return the training jobs of the trials and of the report, each with its own part of the rows to keep."""
     source = ContextSource.of(study, setting)
-    search, final = (
-        TrainingJobs(own, study.eval, source.then("erase", {"part": part}, module=jobs.__name__).holding(own))
-        for part in ("choose", "report")
-        for own in [erase_context(setting, study, part)]
-    )
-    return search, final
+    makers = []
+    for part in ("choose", "report"):
+        own = erase_context(setting, study, part, preflight, only)
+        args: dict[str, Any] = {"part": part}
+        if preflight is not None:
+            args |= {"preflight": preflight.to_dict(), "only": None if only is None else list(only)}
+        makers.append(TrainingJobs(own, study.eval, source.then("erase", args, module=jobs.__name__).holding(own)))
+    return makers[0], makers[1]
 
 
 def _control(request: EraseRequest, maker: TrainingJobs) -> Job | None:
@@ -220,7 +250,7 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
     settings = {
         f.name: getattr(request, f.name)
         for f in dataclasses.fields(request)
-        if f.name not in ("study", "out", "retain_model", "base", "full_data")
+        if f.name not in ("study", "out", "retain_model", "base", "full_data", "write_anyway", "judge")
     }
     return fingerprint(
         {
@@ -228,8 +258,10 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
             "model": source_identity(str(study.model.source), study.model.model_args.revision),
             "dtype": study.model.model_args.dtype,
             "template": study.template_args,
+            "rendered": setting.rendered_template,
             "eval": study.eval,
             "asked": settings,
+            "judge": None if request.judge is None else request.judge.name,
             **control,
         }
     )
@@ -247,7 +279,7 @@ def _check_out(out: Path, mark: str) -> None:
     if not any(out.iterdir()):
         return
     try:
-        stored_mark = json.loads((out / WORK / MARK).read_text(encoding="utf-8"))["request"]
+        stored_mark = read_sealed(out / WORK / MARK)["request"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"--out: {out} is not empty; name a new or empty folder") from None
     if stored_mark != mark:
@@ -261,7 +293,15 @@ def begin(erasing: EraseRun) -> None:
     """Mark the folder as this request's."""
     place = erasing.work / MARK
     if not place.exists():
-        write_json(place, {"request": erasing.mark, "settings": canonical(_shown(erasing.request))})
+        write_sealed(place, {"request": erasing.mark, "settings": canonical(_shown(erasing.request))})
+
+
+def read_state(place: Path) -> dict[str, Any]:
+    """Return the value of a file of the working folder. Raises JobError if it is damaged."""
+    try:
+        return read_sealed(place)
+    except (OSError, ValueError) as error:
+        raise JobError(f"{place} is damaged ({error}); remove it, and run again") from None
 
 
 def _shown(request: EraseRequest) -> dict[str, Any]:

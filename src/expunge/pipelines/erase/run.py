@@ -6,8 +6,8 @@ Every step is a job of a store in the output folder, so a call that was stopped 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,54 +17,124 @@ from filelock import FileLock, Timeout
 
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import sweep_parts, whole_folder, write_json, write_text
+from expunge.core.sealed import write_sealed
+from expunge.data.template import Encoder
 from expunge.engine.job import Job, in_order
+from expunge.engine.show import change_notes, write_manifest
 from expunge.engine.show import show as show_files
 from expunge.engine.store import Store
+from expunge.judges.api import Judge
 from expunge.metrics.results import read_results
+from expunge.metrics.verdict import Verdict
+from expunge.models.load import load_tokenizer, pick_device
 from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of
-from expunge.pipelines.erase.findings import BeforeAfter, EraseFinding, erasure, exit_code, judge, model_card
+from expunge.pipelines.erase.commitment import commit, own_key
+from expunge.pipelines.erase.findings import erasure, model_card
+from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, is_broken, judge, rows_left
 from expunge.pipelines.erase.jobs import UNSEEN
-from expunge.pipelines.erase.request import KNOWN, RESULT, UTILITY, EraseRun, begin
+from expunge.pipelines.erase.preflight import MOST_TOKENS, Examiner, Preflight, examine
+from expunge.pipelines.erase.request import PREFLIGHT, RESULT, UTILITY, EraseRun, begin, read_state, with_preflight
+from expunge.pipelines.erase.rows import KNOWN, asked_rows
 from expunge.pipelines.erase.search import (
-    BudgetClock,
     Show,
     TrialResult,
     best,
+    budget_of,
     candidates,
     carry_on,
     check_trials,
+    own_args,
     plan_search,
+    refine,
     search,
     trial_job,
     wanted_steps,
 )
+from expunge.pipelines.erase.verdict import erase_verdict
+from expunge.pipelines.study import harness
+from expunge.pipelines.study.config import StudyConfig
+from expunge.pipelines.study.resolve_task import template_of
 from expunge.pipelines.study.retention import GarbagePlan, remove
+from expunge.pipelines.study.task_context import check_model
 from expunge.report.erasure import erasure_report
+from expunge.training.budget import Budget
 
 MODEL, REPORT = "model", "erasure_report"
 OWN = ("job.json", "log.jsonl", "speed.jsonl", "trajectory.jsonl", "expunge.json")  # files of the store, not of a model
-NO_CONTROL = "no_control.txt"
+NO_CONTROL = "no_control.json"
+NOTHING_KNOWN = "the model knows none of the rows to forget, so there is nothing to erase; nothing was written"
+NOT_WRITTEN = "no model was written: its utility is under the minimum, or its texts are gibberish (see --write-anyway)"
+NO_AUDIT = "not run: the model was not written"
 CONTROL_SHARE = 0.4  # maximum share of the budget to train a control
 
 
 @dataclass(frozen=True)
 class EraseOutcome:
-    """A finished erasure: its folder, its last lines, the trials (a dict each), and the exit code."""
+    """A finished erasure: its folder, the verdict, its last lines, the trials (a dict each), and the exit code.
+
+    written: whether there is a model in the folder.
+    """
 
     folder: Path
+    verdict: Verdict
     lines: tuple[EraseFinding, ...]
     trials: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
     code: int
+    written: bool = True
+
+
+def know_rows(erasing: EraseRun, tell: Callable[[str], None] = lambda line: None) -> EraseRun:
+    """Return the run with its preflight: the stored one, or the model's answers of now. Writes nothing.
+
+    Raises JobError if the model gives no finite numbers, because no trial could be selected.
+    """
+    check_trials(erasing)
+    place = erasing.work / PREFLIGHT
+    if place.is_file():
+        return with_preflight(erasing, Preflight.from_dict(read_state(place)))
+    began = time.monotonic()
+    sets, study = erasing.final.setting.benchmark.sets, erasing.request.study
+    whole = asked_rows(erasing.setting.benchmark.sets["retain"], study)
+    preflight = examine(_examiner(erasing), sets["forget_eval"], whole, make_near=study.retain is None, tell=tell)
+    if not any(math.isfinite(row.probability) for row in preflight.rows):
+        why = "its answers have no finite probability"
+        raise JobError(f"the model before: {KNOWN} has no number ({why}); do its weights contain NaN or infinities?")
+    return with_preflight(erasing, dataclasses.replace(preflight, seconds=round(time.monotonic() - began, 3)))
+
+
+def _examiner(erasing: EraseRun) -> Examiner:
+    study = erasing.request.study
+    return _loaded(study, erasing.setting.encoder(str(study.model.source)), erasing.request.judge)
+
+
+def answers_of(study: StudyConfig) -> Callable[[Sequence[str]], list[str]]:
+    """Return a function that answers questions by a study's model. Raises ConfigError for a wrong model."""
+    check_model(study.model)
+    source = str(study.model.source)
+    tokenizer = load_tokenizer(study.model.tokenizer_source or source, study.model.tokenizer_args)
+    return _loaded(study, Encoder(template_of(study), tokenizer)).answers
+
+
+def _loaded(study: StudyConfig, encoder: Encoder, judge: Judge | None = None) -> Examiner:
+    from expunge.evaluation.passport import load_checked
+
+    device = pick_device(study.model.device)
+    model, _ = load_checked(str(study.model.source), study.model.model_args, encoder.tokenizer, device=device)
+    most = min(study.eval.generation.max_new_tokens, MOST_TOKENS)
+    return Examiner(model, encoder, dataclasses.replace(study.eval.generation, max_new_tokens=most), judge)
 
 
 def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOutcome:
     """Run the missing steps. Raises the error of a job that the model depends on."""
     out = erasing.request.out
-    check_trials(erasing)
+    erasing = erasing if erasing.preflight is not None else know_rows(erasing)
+    if erasing.preflight is None or not erasing.preflight.known:
+        raise JobError(NOTHING_KNOWN)
     try:
-        erasing.work.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        erasing.work.mkdir(mode=0o700, exist_ok=True)  # it holds the rows to forget
     except OSError as error:
         raise ConfigError(f"--out: cannot create {out}: {error.strerror}") from None
     lock = FileLock(erasing.work / "lock")
@@ -74,8 +144,13 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
         raise ConfigError(f"--out: another process is erasing in {out}") from None
     try:
         begin(erasing)
+        if not (erasing.work / PREFLIGHT).is_file():
+            write_sealed(erasing.work / PREFLIGHT, erasing.preflight.to_dict())
         done = erasing.work / RESULT
-        return _read(out, done) if done.is_file() else _erase(erasing, show, command)
+        outcome = _read(out, done) if done.is_file() else None
+        if outcome is None or (erasing.request.write_anyway and not outcome.written):
+            outcome = _erase(erasing, show, command)
+        return dataclasses.replace(outcome, notes=(*outcome.notes, *change_notes(out / MODEL)))
     except OSError as error:
         raise JobError(f"--out: cannot write under {out}: {error.strerror or error}") from error
     finally:
@@ -84,24 +159,78 @@ def carry_out_erase(erasing: EraseRun, show: Show, command: str = "") -> EraseOu
 
 def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     store = Store(erasing.work)
-    clock = BudgetClock(erasing.request.budget_s, store.root)
-    before = _measure_job(erasing, "before", None)
-    _do("the model before", before, store, show)
-    _check_alive(_results(erasing, before, store))
-    erasing, control = _control(erasing, store, show, clock)
-    results = {who: _results(erasing, job, store) for who, job in (("before", before), ("control", control)) if job}
+    preflight = erasing.preflight
+    budget = budget_of(erasing.request.budget_s, store.root, 0.0 if preflight is None else preflight.seconds)
+    before = _measured(erasing, "before", None, store, show)
+    _check_alive(before)
+    erasing, control = _control(erasing, store, show, budget)
+    results = {"before": before, **({} if control is None else {"control": _results(erasing, control, store)})}
     goal = _goal(results)
-    trials = plan_search(erasing, goal, store, show, clock)
-    trial_results = search(erasing, trials, goal, store, show, clock)
+    trials = plan_search(erasing, goal, store, show, budget)
+    trial_results = search(erasing, trials, goal, store, show, budget)
     winner = best(trial_results, goal)
-    folder = _save(erasing, winner, store)
-    after = _measure_job(erasing, "after", winner.job)
-    _do("the model after", after, store, show)
-    measured = BeforeAfter(results["before"], _results(erasing, after, store), results.get("control"))
-    attacks = run_audits(erasing, winner, store, show, clock)
-    lines = judge(erasing, measured, winner, attacks)
-    write_text(folder / "README.md", model_card(erasing, winner, lines))
-    return _write(erasing, measured, winner, trial_results, attacks, lines, clock, store, command)
+    for _ in range(2):
+        after = _measured(erasing, "after", winner.job, store, show)
+        measured = BeforeAfter(before, after, results.get("control"), None if preflight is None else preflight.known)
+        refined = _refined(erasing, winner, trial_results, measured, goal, store, show, budget)
+        if refined is None or best([winner, refined], goal) is winner:
+            break
+        winner = refined
+    broken = not winner.passes or is_broken(erasing, measured)
+    is_written = not broken or erasing.request.write_anyway
+    if is_written:
+        _save(erasing, winner, store)
+        attacks = run_audits(erasing, winner, store, show, budget)
+    else:
+        attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(len(erasing.sets["forget_eval"]))]
+    lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN)])]
+    lines += judge(erasing, measured, winner, attacks)
+    verdict = erase_verdict(erasing, measured, attacks)
+    if is_written:
+        card = model_card(erasing, winner, lines, verdict, _commitment(erasing))
+        write_text(erasing.request.out / MODEL / "README.md", card)
+    return _write(erasing, measured, winner, trial_results, attacks, lines, verdict, budget, store, command, is_written)
+
+
+def _refined(
+    erasing: EraseRun,
+    winner: TrialResult,
+    results: list[TrialResult],
+    measured: BeforeAfter,
+    goal: float | None,
+    store: Store,
+    show: Show,
+    budget: Budget,
+) -> TrialResult | None:
+    """Return the best model trained further on the rows that it still knows, and add it to the results.
+
+    None if it keeps no row, is under the floor, or was trained further already.
+    """
+    left = rows_left(measured)[1]
+    if not left or not winner.passes or winner not in results or results[-1].refined:
+        return None
+    refined = refine(erasing, winner, left, goal, store, show, budget)
+    if refined is not None:
+        results.append(refined)
+    return refined
+
+
+def _measured(erasing: EraseRun, name: str, model: Job | None, store: Store, show: Show) -> dict[str, Any]:
+    """Measure a model, with the tasks of lm-evaluation-harness if some are named. Raises the error of a job."""
+    job = _measure_job(erasing, name, model)
+    _do(f"the model {name}", job, store, show)
+    results = dict(_results(erasing, job, store))
+    tasks = erasing.final.harness(name, model)
+    if tasks is not None:
+        _do(f"lm-eval, the model {name}", tasks, store, show)
+        results |= read_results(store.path(tasks) / harness.EVAL_FILE)[0]
+    return results
+
+
+def _commitment(erasing: EraseRun) -> str:
+    """Return the commitment to the rows to forget, under the key of this erasure's folder."""
+    rows = erasing.file_rows or erasing.sets["forget"]
+    return commit(own_key(erasing.request.out), rows)
 
 
 def _do(title: str, job: Job, store: Store, show: Show) -> None:
@@ -139,7 +268,7 @@ def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) -> tuple[EraseRun, Job | None]:
+def _control(erasing: EraseRun, store: Store, show: Show, budget: Budget) -> tuple[EraseRun, Job | None]:
     """Return the job of the control's metrics; None, with a note, if its training exceeds the budget."""
     if erasing.control is None:
         return erasing, None
@@ -147,11 +276,11 @@ def _control(erasing: EraseRun, store: Store, show: Show, clock: BudgetClock) ->
     job = _measure_job(erasing, "control", control)
     place = erasing.work / NO_CONTROL  # written to a file, because a later call must search for the same goal
     needed = seconds_of([control, _measure_job(erasing, "before", None)], store)
-    if place.is_file() or (needed > CONTROL_SHARE * clock.budget_s and not store.there(control)):
+    if place.is_file() or (needed > CONTROL_SHARE * budget.limit_s and not store.there(control)):
         why = f"No control was trained: it takes about {needed:.0f} s, more than {CONTROL_SHARE:.0%} of the budget."
         if not place.is_file():
-            write_text(place, why)
-        why = place.read_text(encoding="utf-8")
+            write_sealed(place, {"reason": why})
+        why = str(read_state(place)["reason"])
         return dataclasses.replace(erasing, control=None, notes=(*erasing.notes, why)), None
     _do("a model that never saw the rows", job, store, show)
     return erasing, job
@@ -166,7 +295,8 @@ def _save(erasing: EraseRun, winner: TrialResult, store: Store) -> Path:
     with whole_folder(folder) as part:
         files = [p.name for p in store.path(winner.job).iterdir() if p.is_file() and p.name not in OWN]
         show_files(winner.job, store, part, names={name: name for name in files})
-        write_text(part / "README.md", model_card(erasing, winner, ()))
+        write_manifest(part)
+        write_text(part / "README.md", model_card(erasing, winner, (), None, _commitment(erasing)))
     return folder
 
 
@@ -177,17 +307,20 @@ def _write(
     results: Sequence[TrialResult],
     attacks: Sequence[AttackResult],
     lines: Sequence[EraseFinding],
-    clock: BudgetClock,
+    verdict: Verdict,
+    budget: Budget,
     store: Store,
     command: str,
+    is_written: bool,
 ) -> EraseOutcome:
     """Write the report as page, text and JSON, the audits' tables of rows, and last the result that marks the end."""
     out = erasing.request.out
     record = store.record(winner.job) or {}
     report = erasure(
-        erasing, measured, winner, attacks, lines,
-        weights=" ".join(sha[0] for name, sha in record["files"].items() if name.endswith(".safetensors")),
-        seconds=clock.spent_s, steps=record["facts"]["steps"], command=command,
+        erasing, measured, winner, attacks, lines, verdict=verdict,
+        weights=_hashes(record) if is_written else "",
+        seconds=budget.used_s, steps=record["facts"]["steps"], command=command,
+        commitment=_commitment(erasing),
     )  # fmt: skip
     page = erasure_report(report)
     write_text(out / f"{REPORT}.html", page.html)
@@ -195,11 +328,21 @@ def _write(
     show_audit_rows([h.audited for h in attacks if h.audited], store, out / "audits")
     trials = tuple(_trial(t, t is winner) for t in results)
     code = exit_code(lines)
-    summary = {"exit_code": code, "lines": [dataclasses.asdict(x) for x in lines], "trials": trials}
+    summary = {
+        "verdict": verdict.to_dict(),
+        "exit_code": code,
+        "written": is_written,
+        "lines": [dataclasses.asdict(x) for x in lines],
+        "trials": trials,
+    }
     write_json(out / f"{REPORT}.json", _plain({**summary, "report": dataclasses.asdict(report)}))
     _tidy(erasing, winner, results, attacks, store)
-    write_json(erasing.work / RESULT, _plain({**summary, "notes": report.notes}))
-    return EraseOutcome(out, tuple(lines), trials, report.notes, code)
+    write_sealed(erasing.work / RESULT, _plain({**summary, "notes": report.notes}))
+    return EraseOutcome(out, verdict, tuple(lines), trials, report.notes, code, is_written)
+
+
+def _hashes(record: Mapping[str, Any]) -> str:
+    return " ".join(sha[0] for name, sha in record["files"].items() if name.endswith(".safetensors"))
 
 
 def _trial(result: TrialResult, is_winner: bool) -> dict[str, Any]:
@@ -231,9 +374,13 @@ def _tidy(
 
 
 def _read(out: Path, done: Path) -> EraseOutcome:
-    summary = json.loads(done.read_text(encoding="utf-8"))
+    summary = read_state(done)
     lines = tuple(EraseFinding(**line) for line in summary["lines"])
-    return EraseOutcome(out, lines, tuple(summary["trials"]), tuple(summary["notes"]), int(summary["exit_code"]))
+    verdict = Verdict.from_dict(summary["verdict"])
+    return EraseOutcome(
+        out, verdict, lines, tuple(summary["trials"]), tuple(summary["notes"]), int(summary["exit_code"]),
+        bool(summary["written"]),
+    )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -246,21 +393,22 @@ def _plain(value: Any) -> Any:
 
 
 def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
-    """Print the plan. Writes nothing and reads no weights."""
+    """Print the plan. Writes nothing."""
     request, sets = erasing.request, erasing.search.setting.benchmark.sets
-    check_trials(erasing)
-    tell(f"rows to forget: {len(sets['forget'])}")
+    tell(f"rows to forget: {len(sets['forget_eval'])}, trained on as {len(sets['forget'])} rows in several wordings")
     tell(
         f"rows to keep: {len(sets['retain'])} to train on, {len(sets['retain_eval'])} to choose by, "
         f"{len(erasing.sets['retain_eval'])} to report"
     )
     control = "none; see --retain-model, --base with --train-data, --holdout" if erasing.control is None else "yes"
     tell(f"a model that never saw the rows: {control}")
+    if own_args(erasing).lora is not None:
+        tell("trains: LoRA adapters (unlearn.lora=null trains all weights)")
     steps, store = wanted_steps(erasing), Store(erasing.work)
     for i, option in enumerate(candidates(erasing)):
         trial = dataclasses.replace(option, steps=steps)
         seconds = seconds_of([trial_job(erasing, trial, None)], store)
         tell(f"trial {i + 1}: {trial.label}, at most {steps} steps, about {seconds:.0f} s by the model's size")
-    for name, entry in entries(len(sets["forget"])).items():
+    for name, entry in entries(len(sets["forget_eval"])).items():
         tell(f"audit: {name}" + (f" (not held: {entry})" if isinstance(entry, str) else ""))
     tell(f"budget: {request.budget_s:.0f} s; as many trials and audits as fit, by the time of the first steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,19 +15,25 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import JobError
-from expunge.core.files import write_json
+from expunge.core.sealed import write_sealed
 from expunge.engine.job import Job
+from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
-from expunge.engine.store import RECORD, Store
+from expunge.engine.store import Store
 from expunge.methods.objective import objective
-from expunge.pipelines.erase.request import AUTO, KNOWN, LEFT, UTILITY, EraseRun
+from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun, only_rows, read_state
+from expunge.pipelines.erase.rows import KNOWN
 from expunge.pipelines.study.estimate import parameters
-from expunge.pipelines.study.work import TRAJECTORY
+from expunge.pipelines.study.job_facts import TRAJECTORY
+from expunge.training.budget import Budget
 from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
+from expunge.training.lora import LoraArgs
 
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
 EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: passes over the forget rows, and bounds
 LOOKS = 10  # evaluations of a trial
+REFINE_SHARE = 0.5  # share of the time left that may go to rows that are still known
+BACKWARD = 3.0  # a step's time of a row, as a multiple of the time of reading it
 TIMED = 4  # timed steps; the first includes loading and the first evaluation
 TIMED_SHARE = 0.05  # share of the budget; two slow steps are enough
 PLAN, TRIED = "plan.json", "tried.json"
@@ -37,11 +44,15 @@ CANDIDATES: tuple[tuple[str, Mapping[str, Any], float], ...] = (
     ("NPO", NEAR, 1.0),
     ("NPO", NEAR, 0.5),
     ("SimNPO", NEAR, 2.0),
+    ("SimNPO", NEAR, 4.0),  # its gradient vanishes early, so a small model needs more
     ("NPO", NEAR, 2.0),
+    ("SimNPO", NEAR, 8.0),
     ("GradDiff", NEAR, 0.5),
     ("GradDiff", NEAR, 0.25),
 )
 FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0)
+LORA_FROM = 100e6  # parameters from which trials train LoRA adapters, unless `unlearn.lora` is set
+LORA_RATE = 10.0  # factor of the learning rate of adapters, which start at zero
 # A learning rate to begin with, by the number of parameters: small models need large ones.
 RATES = ((5e6, 6e-4), (5e7, 1e-4), (5e8, 3e-5), (math.inf, 1e-5))
 
@@ -72,7 +83,8 @@ class EraseTrial:
 class TrialResult:
     """The result of a trial: the step of its saved model, the numbers at that step, and whether it meets the floor.
 
-    reason: why there is no model, or no model that passes.
+    reason: why there is no model, or no model that passes. start_utility: the utility before its first step.
+    refined: whether it continues another trial.
     """
 
     trial: EraseTrial
@@ -81,27 +93,16 @@ class TrialResult:
     values: Mapping[str, float] = field(default_factory=dict)
     passes: bool = False
     reason: str = ""
+    start_utility: float = math.nan
+    refined: bool = False
 
 
-class BudgetClock:
-    """The spent part of the budget: the jobs that earlier calls finished, and the time of this call."""
-
-    def __init__(self, budget_s: float, store: Path) -> None:
-        self.budget_s = budget_s
-        self._began = time.monotonic()
-        self._before = 0.0
-        for record in store.glob(f"*/*/{RECORD}"):
-            self._before += float(json.loads(record.read_text(encoding="utf-8")).get("wall_s", 0.0))
-
-    @property
-    def spent_s(self) -> float:
-        """Spent time in seconds."""
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def left_s(self) -> float:
-        """Time left in seconds; below 0 if the budget is exceeded."""
-        return self.budget_s - self.spent_s
+def budget_of(limit_s: float, store: Path, spent: float = 0.0) -> Budget:
+    """Return the budget of a call, less the time that is spent and that of the jobs that earlier calls finished."""
+    for path in store.glob(f"*/*/{RECORD}"):
+        with contextlib.suppress(JobError):  # the job of a damaged record fails with its reason
+            spent += float((read_record(path) or {}).get("wall_s", 0.0))
+    return Budget(limit_s, before_s=spent)
 
 
 def carry_on(
@@ -110,15 +111,15 @@ def carry_on(
     store: Store,
     show: Show,
     *,
-    clock: BudgetClock | None = None,
+    budget: Budget | None = None,
     until_s: float = math.inf,
 ) -> RunOutcome:
-    """Run jobs. With a clock, stops a job that reports progress after `until_s` of the budget are spent."""
+    """Run jobs. With a budget, stops a job that reports progress after `until_s` of the budget are spent."""
     with show(title, plan(jobs, store)) as tell:
 
         def watched(event: JobEvent) -> None:
             tell(event)
-            if clock is not None and event.what == "progress" and event.done < event.total and clock.spent_s > until_s:
+            if budget is not None and event.what == "progress" and event.done < event.total and budget.used_s > until_s:
                 raise BudgetExceeded("stopped, the budget is spent")
 
         return run(jobs, store, watched)
@@ -129,6 +130,8 @@ def candidates(erasing: EraseRun) -> list[EraseTrial]:
     request = erasing.request
     n = parameters(request.study.model)
     rate = next(rate for most, rate in RATES if n <= most) if n else RATES[-1][1]
+    if own_args(erasing).lora is not None:
+        rate *= LORA_RATE
     if request.method == AUTO:
         options = CANDIDATES
     else:
@@ -140,14 +143,28 @@ def candidates(erasing: EraseRun) -> list[EraseTrial]:
     return [EraseTrial(name, float(f"{rate * factor:.3g}"), 0, dict(args)) for name, args, factor in options]
 
 
-def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> TrainArgs:
+def own_args(erasing: EraseRun) -> TrainArgs:
+    """Return the user's settings of the training, with LoRA by default for a large model."""
+    study = erasing.request.study
+    args = decode(TrainArgs, dict(study.unlearn), where="unlearn")
+    own_keys = {"lora", "trainable_last_k_layers", "trainable_params_regex"} & study.unlearn.keys()
+    n = parameters(study.model)  # 0 for a hub id, whose models are large as a rule
+    return dataclasses.replace(args, lora=LoraArgs()) if not own_keys and (n == 0 or n >= LORA_FROM) else args
+
+
+def weights_rate(erasing: EraseRun, trial: EraseTrial) -> float:
+    """Return the learning rate of a trial for the training of weights, without adapters."""
+    return trial.learning_rate / (1.0 if own_args(erasing).lora is None else LORA_RATE)
+
+
+def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None, floor: float | None = None) -> TrainArgs:
     """Return the training settings of a trial with LOOKS evaluations, which keeps its best model.
 
-    It has no early stopping, because utility falls before it returns.
+    It has no early stopping, because utility falls before it returns. floor: in place of the request's.
     """
-    request = erasing.request
-    own = decode(TrainArgs, dict(request.study.unlearn), where="unlearn")
-    rule = SelectionRule(utility=UTILITY, forget=KNOWN, floor=request.floor, target="low" if goal is None else goal)
+    request, own = erasing.request, own_args(erasing)
+    least = request.floor if floor is None else floor
+    rule = SelectionRule(utility=UTILITY, forget=KNOWN, floor=least, target="low" if goal is None else goal)
     looks = EvaluateArgs(steps=max(1, trial.steps // LOOKS), panel=(KNOWN, LEFT, UTILITY), keep="best", rule=rule)
     return dataclasses.replace(
         own, learning_rate=trial.learning_rate, max_steps=trial.steps, seed=request.seed, evaluate=looks
@@ -156,9 +173,12 @@ def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Trai
 
 def trial_job(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Job:
     """Return the job of a trial. goal: the value of a model that never saw the rows; None: as low as possible."""
-    loss = objective(trial.method, trial.method_args)
+    return _fit(erasing, trial, None, trial_args(erasing, trial, goal))
+
+
+def _fit(erasing: EraseRun, trial: EraseTrial, start: Job | None, args: TrainArgs) -> Job:
     sides = {"forget": ("forget",), "retain": ("retain",)}
-    return erasing.search.fit(trial.label, None, loss, sides, trial_args(erasing, trial, goal))
+    return erasing.search.fit(trial.label, start, objective(trial.method, trial.method_args), sides, args)
 
 
 def check_trials(erasing: EraseRun) -> None:
@@ -169,34 +189,42 @@ def check_trials(erasing: EraseRun) -> None:
 
 def wanted_steps(erasing: EraseRun) -> int:
     """Return the steps of a trial without a time limit."""
-    own = decode(TrainArgs, dict(erasing.request.study.unlearn), where="unlearn")
-    per_pass = math.ceil(len(erasing.sets["forget"]) / own.rows_per_step)
-    return min(max(EPOCHS * per_pass, FEWEST), MOST)
+    n = len(erasing.sets["forget"]) if erasing.preflight is None else len(erasing.preflight.known)
+    return min(max(EPOCHS * math.ceil(n / own_args(erasing).rows_per_step), FEWEST), MOST)
 
 
-def plan_search(
-    erasing: EraseRun, goal: float | None, store: Store, show: Show, clock: BudgetClock
-) -> list[EraseTrial]:
+def plan_search(erasing: EraseRun, goal: float | None, store: Store, show: Show, budget: Budget) -> list[EraseTrial]:
     """Return the trials that fit the budget, by timed steps. Saves the plan for later calls."""
     place = erasing.work / PLAN
     if place.is_file():
-        return [EraseTrial(**trial) for trial in json.loads(place.read_text(encoding="utf-8"))["trials"]]
+        return [EraseTrial(**trial) for trial in read_state(place)["trials"]]
     options, steps = candidates(erasing), wanted_steps(erasing)
-    longest_s = TIMED_SHARE * clock.budget_s
+    longest_s = TIMED_SHARE * budget.limit_s
     first_s, step_s = _timed(erasing, dataclasses.replace(options[0], steps=MOST), goal, store, show, longest_s)
-    n, steps = sized(len(options), steps, first_s, step_s, SEARCH_SHARE * clock.left_s)
+    look_s = look_share(erasing) * step_s
+    n, steps = sized(len(options), steps, first_s, step_s, SEARCH_SHARE * budget.left_s, look_s)
     trials = [dataclasses.replace(option, steps=steps) for option in options[:n]]
     entries = [dataclasses.asdict(trial) for trial in trials]
-    write_json(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "trials": entries})
+    write_sealed(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "trials": entries})
     return trials
 
 
-def sized(n: int, steps: int, first_s: float, step_s: float, time_s: float) -> tuple[int, int]:
+def look_share(erasing: EraseRun) -> float:
+    """Return the time of an evaluation as a share of a step's, by their rows: a step also goes backward."""
+    sets = erasing.search.setting.benchmark.sets
+    read = 2 * len(sets["forget_eval"]) + len(sets["retain_eval"])
+    return read / (2 * BACKWARD * own_args(erasing).rows_per_step)
+
+
+def sized(
+    n: int, steps: int, first_s: float, step_s: float, time_s: float, look_s: float = math.inf
+) -> tuple[int, int]:
     """Return how many of n trials fit into a time, at least one, and their steps, which may be fewer.
 
     first_s: seconds to the end of the first step, with loading and an evaluation. A trial also evaluates and saves.
+    look_s: seconds of an evaluation; at most those of the first step without the step itself.
     """
-    fixed = 2 * first_s + LOOKS * max(first_s - step_s, 0.0)
+    fixed = 2 * first_s + LOOKS * min(look_s, max(first_s - step_s, 0.0))
     whole = fixed + steps * step_s
     if whole <= time_s:
         return min(n, int(time_s / whole)), steps
@@ -235,32 +263,46 @@ def _timed(
 
 
 def search(
-    erasing: EraseRun, trials: Sequence[EraseTrial], goal: float | None, store: Store, show: Show, clock: BudgetClock
+    erasing: EraseRun, trials: Sequence[EraseTrial], goal: float | None, store: Store, show: Show, budget: Budget
 ) -> list[TrialResult]:
     """Run the trials while there is time. The first always ends; a later one that takes too long is dropped.
 
     Saves the outcomes, so that a later call runs the same trials and selects the same model.
     """
-    until_s = clock.spent_s + SEARCH_SHARE * clock.left_s
+    until_s = budget.used_s + SEARCH_SHARE * budget.left_s
     results: list[TrialResult] = []
     place = erasing.work / TRIED
-    failures: dict[str, str] | None = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    failures: dict[str, str] | None = read_state(place)["failures"] if place.is_file() else None
     for i, trial in enumerate(trials):
         job = trial_job(erasing, trial, goal)
         if failures is not None and trial.label in failures:
             results.append(TrialResult(trial, job, reason=failures[trial.label]))
             continue
-        if i and not store.there(job) and clock.spent_s + _longest(results, store) > until_s:
+        if i and not store.there(job) and budget.used_s + _longest(results, store) > until_s:
             results.append(TrialResult(trial, job, reason="not run, the budget was spent"))
             continue
         title = f"trial {i + 1} of {len(trials)}: {trial.label}"
-        outcome = carry_on(title, [job], store, show, clock=clock if i else None, until_s=until_s)
-        if job.key in outcome.failures:
-            results.append(TrialResult(trial, job, reason=outcome.failures[job.key]))
-            continue
-        results.append(_trial_result(trial, job, store))
-    write_json(place, {t.trial.label: t.reason for t in results if t.step is None})
+        limit = None if i == 0 else budget
+        results.append(finished_trial(trial, job, store, show, title=title, budget=limit, until_s=until_s))
+    write_sealed(place, {"failures": {t.trial.label: t.reason for t in results if t.step is None}})
     return results
+
+
+def finished_trial(
+    trial: EraseTrial,
+    job: Job,
+    store: Store,
+    show: Show,
+    *,
+    title: str = "",
+    budget: Budget | None = None,
+    until_s: float = math.inf,
+) -> TrialResult:
+    """Run the job of a trial, within a budget if there is one, and return its result or the reason of its failure."""
+    outcome = carry_on(title or trial.label, [job], store, show, budget=budget, until_s=until_s)
+    if job.key in outcome.failures:
+        return TrialResult(trial, job, reason=outcome.failures[job.key])
+    return _trial_result(trial, job, store)
 
 
 def _longest(results: Sequence[TrialResult], store: Store) -> float:
@@ -274,7 +316,37 @@ def _trial_result(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
     point: dict[str, Any] = next((line for line in lines if line["step"] == facts["kept_step"]), {})
     values = {k: math.nan if point.get(k) is None else float(point[k]) for k in (KNOWN, LEFT, UTILITY)}
     passes = facts["best_step"] is not None
-    return TrialResult(trial, job, facts["kept_step"], values, passes, "" if passes else str(facts["note"]))
+    start = lines[0].get(UTILITY) if lines else None
+    reason = "" if passes else str(facts["note"])
+    return TrialResult(
+        trial, job, facts["kept_step"], values, passes, reason, math.nan if start is None else float(start)
+    )
+
+
+def refine(
+    erasing: EraseRun,
+    winner: TrialResult,
+    left: Sequence[int],
+    goal: float | None,
+    store: Store,
+    show: Show,
+    budget: Budget,
+) -> TrialResult | None:
+    """Train the best model further on the rows that it still knows; the forgotten rows have left the forget set.
+
+    The floor stays that of the model before the erasure. None if the time does not suffice.
+    """
+    floor = min(1.0, erasing.request.floor * winner.start_utility / winner.values[UTILITY])
+    if not (math.isfinite(floor) and floor > 0):
+        return None
+    trial = dataclasses.replace(winner.trial, steps=max(FEWEST // 2, winner.trial.steps // 2))
+    own = only_rows(erasing, left)
+    job = _fit(own, trial, winner.job, trial_args(own, trial, goal, floor))
+    if not store.there(job) and _longest([winner], store) / 2 > REFINE_SHARE * budget.left_s:
+        return None
+    title = f"{len(left)} rows that are still known: {trial.label}"
+    result = finished_trial(trial, job, store, show, title=title, budget=budget, until_s=budget.limit_s)
+    return dataclasses.replace(result, refined=True)
 
 
 def best(results: Sequence[TrialResult], goal: float | None) -> TrialResult:

@@ -1,1 +1,1 @@
-"""The stories protocol as a study: its settings, its graph of jobs, what the jobs do, and its report."""
+"""The stories protocol as a study: settings, graph of jobs, functions of the jobs, and report."""

@@ -15,8 +15,7 @@ from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
-from expunge.core.fingerprints import canonical
-from expunge.data.stories import source_of
+from expunge.data.stories.gather import source_of
 from expunge.data.stories.records import Split
 from expunge.engine.job import Estimate, Job
 from expunge.models.config import PRESETS, preset_identity
@@ -33,6 +32,9 @@ from expunge.pipelines.stories.types import (
     RecoverJob,
     StoryBaseJob,
     StoryFitJob,
+    StoryJudgeRef,
+    StoryMeasurement,
+    StoryOrigin,
     VocabularyJob,
 )
 from expunge.pipelines.study.config import StudyConfig
@@ -41,15 +43,17 @@ from expunge.pipelines.study.memory import estimate_memory, estimate_scoring, sh
 from expunge.training.config import TrainArgs
 
 PRESENT, NEVER = "present", "never learned"
-TOKENS_PER_STORY = 170  # a guess, for the plan alone
+TOKENS_PER_STORY = 170  # an estimate, used only in the plan
 
 
 @dataclass(frozen=True)
 class StorySubject:
-    """One model of the protocol. measured: the job that holds its trajectory: its own, or that of a measurement.
-    recovery: its fine-tuning on stories with the feature (the present model has none).
+    """One model of the protocol.
 
-    role: full (present in pretraining), retain (never learned) or unlearn (a deletion from a data set at a rate).
+    Attributes:
+        role: full (feature present in pretraining), retain (never learned) or unlearn (a deletion at one rate).
+        measured: The job whose folder contains the trajectory: that of the model, or a measurement.
+        recovery: The fine-tuning on stories with the feature. The present model has none.
     """
 
     label: str
@@ -73,17 +77,16 @@ class StoryJobs:
 
     @property
     def jobs(self) -> list[Job]:
-        """What the study wants, in the order people read it."""
-        found = [job for s in self.subjects for job in (s.model, s.measured, s.recovery, s.probe) if job]
-        return [self.judge, *found]
+        """The requested jobs, in the order of the plan and the report."""
+        return [self.judge, *(job for s in self.subjects for job in (s.model, s.measured, s.recovery, s.probe) if job)]
 
 
 def story_jobs(study: StudyConfig) -> StoryJobs:
-    """Return the jobs of a study with a `stories` section. Raises ConfigError or DataError before anything is made."""
-    return _StoryJobMaker(study).made()
+    """Return the jobs of a study with a `stories` section. Raises ConfigError or DataError for wrong settings."""
+    return _StoryPlanner(study).plan()
 
 
-class _StoryJobMaker:
+class _StoryPlanner:
     def __init__(self, study: StudyConfig) -> None:
         if study.stories is None:
             raise ConfigError("stories: missing")
@@ -101,8 +104,8 @@ class _StoryJobMaker:
         self.judge = self._judge()
         self._datasets: dict[str, Job] = {}
 
-    def made(self) -> StoryJobs:
-        """Return the graph: see the module."""
+    def plan(self) -> StoryJobs:
+        """Return the graph of the module's docstring."""
         base = StoryBaseJob(
             label=str(self.model.scratch),
             parents={"vocabulary": self.vocabulary},
@@ -150,9 +153,11 @@ class _StoryJobMaker:
 
     def _corpus(self) -> Job:
         s = self.settings
-        made_of = canonical(s.generate) if s.source is None else source_of(s.source, s.shards)
-        label = "generated" if s.source is None else "imported"
-        return CorpusJob(label=label, settings=s, stories=made_of)
+        if s.source is None:
+            return CorpusJob(label="generated", settings=s, stories=StoryOrigin(s.generate))
+        return CorpusJob(
+            label="imported", settings=s, stories=StoryOrigin(imported=source_of(s.source, s.shards, s.compat))
+        )
 
     def _vocabulary(self) -> Job:
         s, size = self.settings, self.size
@@ -168,10 +173,7 @@ class _StoryJobMaker:
 
     def _judge(self) -> Job:
         s = self.settings
-        if s.judge.rules is not None:
-            judge: dict[str, Any] = {"rules": canonical(s.judge.rules)}
-        else:
-            judge = {"classifier": canonical(work.classifier_config(s)), "texts": work.MOST_LABELLED}
+        judge = StoryJudgeRef(s.judge.rules, None if s.judge.rules is not None else work.classifier_config(s))
         return JudgeJob(label=s.delete, parents={"corpus": self.corpus}, settings=s, feature=s.delete, judge=judge)
 
     def _dataset(self, name: str) -> Job:
@@ -210,7 +212,7 @@ class _StoryJobMaker:
         )
 
     def _measure(self, label: str, model: Job) -> Job:
-        """Return a model as it is, measured as deletions and recoveries are on the way."""
+        """Return the measurement of an unchanged model, equal to those during deletion and recovery."""
         return MeasureJob(
             label=label,
             parents={"model": model, **self._reads()},
@@ -222,36 +224,38 @@ class _StoryJobMaker:
         )
 
     def _reads(self) -> dict[str, Job]:
-        """What a measurement reads beside the model."""
+        """Return the parents of a measurement, without the model."""
         evals = {f"eval {name}": self._dataset(name) for name in self.settings.evaluated}
         return {"judge": self.judge, "vocabulary": self.vocabulary, **evals}
 
     @property
-    def _measured(self) -> dict[str, Any]:
-        """What a measurement is, beside what it reads."""
-        s = self.settings
-        asked = {k: v for k, v in canonical(s.judge).items() if k not in ("rules", "classifier")}
-        told = {"sets": list(s.evaluated), "rows": s.eval_rows, "asked": asked, "draws": s.seed}
-        return {**told, "feature": s.delete, "lines": s.instruction_subset}
+    def _measured(self) -> StoryMeasurement:
+        """The settings that decide the numbers of a measurement, without its parents."""
+        s, judge = self.settings, self.settings.judge
+        return StoryMeasurement(
+            tuple(s.evaluated), s.eval_rows, judge.prompts, judge.max_new_tokens, judge.temperature, judge.seed,
+            draws=s.seed, feature=s.delete, lines=s.instruction_subset,
+        )  # fmt: skip
 
     def _work(self, args: TrainArgs, data: str, n_checks: int) -> Estimate:
-        """Six operations per parameter and trained token, and what is measured on the way."""
+        """Return six operations per parameter and trained token, plus the measurements on the way."""
         s = self.settings
         share = 0.8 if data == ALL else 0.4
         n_rows = max(1, int(s.generate.n * share * TOKENS_PER_STORY / s.max_seq_len))
         tokens = args.n_samples(n_rows) * s.max_seq_len
         more = self._measuring(n_checks)
-        held = estimate_memory(shape_in(self.model), args, "ddp", length=s.max_seq_len, sides=1)
+        memory = estimate_memory(shape_in(self.model), args, "ddp", length=s.max_seq_len, sides=1)
         flops = 6.0 * self.n_parameters * tokens + more.flops
-        return Estimate(tokens + more.tokens, flops, 4 * self.n_parameters, held.total)
+        return Estimate(tokens + more.tokens, flops, 4 * self.n_parameters, memory.total)
 
     def _measuring(self, times: int) -> Estimate:
-        """Return two operations per parameter and token that is scored, eight for a generated one."""
+        """Return two operations per parameter and scored token, eight per generated token."""
         s = self.settings
         scored = times * s.eval_rows * len(s.evaluated) * TOKENS_PER_STORY
-        made = times * s.judge.prompts * s.judge.max_new_tokens
-        held = estimate_scoring(shape_in(self.model), "tokens", length=s.max_seq_len, n_rows=s.eval_rows)
-        return Estimate(scored + made, self.n_parameters * (2.0 * scored + 8.0 * made), memory=held.total)
+        generated = times * s.judge.prompts * s.judge.max_new_tokens
+        memory = estimate_scoring(shape_in(self.model), "tokens", length=s.max_seq_len, n_rows=s.eval_rows)
+        flops = self.n_parameters * (2.0 * scored + 8.0 * generated)
+        return Estimate(scored + generated, flops, memory=memory.total)
 
     def _probe(self, label: str, model: Job) -> Job | None:
         s = self.settings
@@ -271,9 +275,9 @@ class _StoryJobMaker:
 
 
 def _check(study: StudyConfig) -> None:
-    """What a study of stories cannot have. Raises ConfigError."""
+    """Raise ConfigError for a section that a study of stories cannot have."""
     if study.model.scratch is None:
-        raise ConfigError("model: a study of stories pretrains its own model; give model=llama-2m or another preset")
+        raise ConfigError("model: a study of stories pretrains its own model; set model=llama-2m or another preset")
     for key, value, allowed in (
         ("methods", study.methods, ()),
         ("audits", study.audits, ()),
@@ -283,10 +287,10 @@ def _check(study: StudyConfig) -> None:
         ("grid", dict(study.grid), {}),
     ):
         if value != allowed:
-            raise ConfigError(f"{key}: a study of stories has none; its deletions are stories.datasets")
+            raise ConfigError(f"{key}: not allowed in a study of stories; list its deletions in stories.datasets")
     settings = study.stories
     limit = PRESETS[str(study.model.scratch)].max_position_embeddings
     if settings is not None and settings.max_seq_len > limit:
         raise ConfigError(
-            f"stories.max_seq_len: {settings.max_seq_len} tokens, the context of {study.model.scratch} has {limit}"
+            f"stories.max_seq_len: {settings.max_seq_len} exceeds the context of {study.model.scratch}, {limit} tokens"
         )

@@ -1,4 +1,4 @@
-"""From the finished jobs of a study of stories to its report: what was stored, gathered; nothing is computed again."""
+"""The report of a stories study, read from its finished jobs. Nothing is computed again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from expunge.audits.verdict import area, steps_to
+from expunge.audits.position import area, steps_to
 from expunge.core.errors import DataError
 from expunge.engine.job import Job
 from expunge.engine.run import RunOutcome
@@ -22,29 +22,29 @@ from expunge.judges.api import ENOUGH
 from expunge.metrics.api import MetricResult, missing
 from expunge.pipelines.stories.jobs import NEVER, PRESENT, StoryJobs, StorySubject
 from expunge.pipelines.stories.work import GENERATIONS
-from expunge.pipelines.study.work import TRAJECTORY
+from expunge.pipelines.study.job_facts import TRAJECTORY
 from expunge.report.model import MissingResult, ReportModel, ReportProvenance, ReportRun, ReportSample
 from expunge.report.protocol import SCORE, ProbeCurve, Protocol, ProtocolCourse
 
 Points = tuple[Mapping[str, float], ...]
 N_SAMPLES = 4
-HOW = ("recovery_steps", "recovery_steps_loss", "recovery_area")
+RECOVERY_METRICS = ("recovery_steps", "recovery_steps_loss", "recovery_area")
 
 
 def stories_model(
-    name: str, jobs: StoryJobs, outcome: RunOutcome, store: Store, command: str, made: ReportProvenance
+    name: str, jobs: StoryJobs, outcome: RunOutcome, store: Store, command: str, provenance: ReportProvenance
 ) -> ReportModel:
-    """Return the report of a study of stories as far as it has run."""
-    read = _StoryReadings(jobs, outcome, store)
-    runs, lost = [], []
+    """Return the report of a study of stories from the jobs that are done."""
+    results = _StoryResults(jobs, outcome, store)
+    runs, absent = [], []
     for subject in jobs.subjects:
         if subject.model.key in outcome.failures:
-            lost.append(MissingResult(subject.model.name, outcome.failures[subject.model.key]))
+            absent.append(MissingResult(subject.model.name, outcome.failures[subject.model.key]))
             continue
         for job in (subject.measured, subject.recovery, subject.probe):
             if job is not None and job.key in outcome.failures and job is not subject.model:
-                lost.append(MissingResult(job.name, outcome.failures[job.key]))
-        runs.append(read.run(subject))
+                absent.append(MissingResult(job.name, outcome.failures[job.key]))
+        runs.append(results.run(subject))
     settings = jobs.settings
     losses = tuple(f"loss_{name}" for name in settings.evaluated)
     probes = ("probe_auc", "probe_kept") if settings.probe else ()
@@ -57,31 +57,31 @@ def stories_model(
         sets={"stories": int(corpus["stories"])} if corpus else {},
         runs=tuple(runs),
         notes=_notes(jobs, outcome),
-        missing=tuple(lost),
-        samples=read.samples(),
-        shown=(SCORE, *losses, *probes, *HOW),
+        missing=tuple(absent),
+        samples=results.samples(),
+        shown=(SCORE, *losses, *probes, *RECOVERY_METRICS),
         utility="",
-        making=made,
-        directions={SCORE: "the feature is still written", "probe_kept": "the feature can still be read off"},
-        protocol=read.protocol(),
+        making=provenance,
+        directions={SCORE: "the model still writes the feature", "probe_kept": "probes still find the feature"},
+        protocol=results.protocol(),
     )
 
 
 def _notes(jobs: StoryJobs, outcome: RunOutcome) -> tuple[str, ...]:
     out = []
-    worth = outcome.records.get(jobs.judge.key, {}).get("facts")
-    if worth:
+    facts = outcome.records.get(jobs.judge.key, {}).get("facts")
+    if facts:
         kind = "rules" if jobs.settings.judge.rules is not None else "a classifier trained on the stories' metadata"
-        rates = [f"{key.replace('_', ' ')} {worth[key]:.3f}" for key in worth if key != "n" and worth[key] is not None]
-        out.append(f"Judge of {jobs.settings.delete}: {kind}; on {worth['n']} other stories: {', '.join(rates)}.")
+        rates = [f"{key.replace('_', ' ')} {facts[key]:.3f}" for key in facts if key != "n" and facts[key] is not None]
+        out.append(f"Judge of {jobs.settings.delete}: {kind}; on {facts['n']} other stories: {', '.join(rates)}.")
     n = jobs.settings.judge.prompts
     if n < ENOUGH:
-        out.append(f"Only {n} prompts were judged: with fewer than {ENOUGH} the interval is too wide to rank models.")
+        out.append(f"Only {n} prompts are judged; below {ENOUGH} the interval is too wide to rank models.")
     return tuple(out)
 
 
-class _StoryReadings:
-    """The points and probes of every model that is done."""
+class _StoryResults:
+    """The trajectories and probes of the finished models."""
 
     def __init__(self, jobs: StoryJobs, outcome: RunOutcome, store: Store) -> None:
         self.jobs, self.outcome, self.store = jobs, outcome, store
@@ -102,7 +102,7 @@ class _StoryReadings:
         return {(line["attribute"], line["layer"]): ProbeLine(**line) for line in lines}
 
     def end(self, label: str) -> Mapping[str, float]:
-        """What a model was measured to be before recovery; nothing if it is not done."""
+        """Return the values of a model before recovery; empty if it is not done."""
         return self.points[label][-1] if self.points.get(label) else {}
 
     def recovery(self, label: str) -> Points:
@@ -135,75 +135,73 @@ class _StoryReadings:
         )
 
     def _layer(self) -> int | None:
-        """Return where the present model's probe of the feature is furthest above the never-learned one's."""
-        mine, theirs = self.probes[PRESENT], self.probes[NEVER]
+        """Return the layer at which the probes of the present and the never-learned model differ most."""
+        present, never = self.probes[PRESENT], self.probes[NEVER]
         gaps = {
-            key[1]: line.auc - theirs[key].auc
-            for key, line in mine.items()
-            if key[0] == self.settings.delete and key in theirs and math.isfinite(line.auc - theirs[key].auc)
+            key[1]: line.auc - never[key].auc
+            for key, line in present.items()
+            if key[0] == self.settings.delete and key in never and math.isfinite(line.auc - never[key].auc)
         }
         return max(gaps, key=lambda layer: gaps[layer]) if gaps else None
 
     def _probe_results(self, label: str) -> dict[str, MetricResult]:
         layer = self._layer()
         if layer is None or not self.probes[label]:
-            why = missing("the probes of the present and the never-learned model have no numbers to compare")
-            return {"probe_auc": why, "probe_kept": why}
+            none = missing("the probes of the present and the never-learned model have no numbers to compare")
+            return {"probe_auc": none, "probe_kept": none}
         at = (self.settings.delete, layer)
         auc, high, low = self.probes[label][at].auc, self.probes[PRESENT][at].auc, self.probes[NEVER][at].auc
-        found = {"probe_auc": MetricResult(auc, extra={"layer": float(layer)})}
-        if high <= low:
-            found["probe_kept"] = missing("the present model's probe is no better than that of the never-learned one")
-        else:
-            found["probe_kept"] = MetricResult((auc - low) / (high - low))
-        return found
+        share = MetricResult((auc - low) / (high - low)) if high > low else None
+        return {
+            "probe_auc": MetricResult(auc, extra={"layer": float(layer)}),
+            "probe_kept": share or missing("the probe of the present model is no better than the never-learned one's"),
+        }
 
     def _recovery_results(self, subject: StorySubject) -> dict[str, MetricResult]:
         if subject.role == "full":
-            return dict.fromkeys(HOW, missing("what the others regain is held against this model"))
+            return dict.fromkeys(RECOVERY_METRICS, missing("this model is the reference of recovery"))
         course = self.recovery(subject.label)
         if not course:
-            return dict.fromkeys(HOW, missing("its recovery is not done"))
+            return dict.fromkeys(RECOVERY_METRICS, missing("its recovery is not done"))
         loss = f"loss_{self.settings.recovery}"
-        found = {
+        results = {
             "recovery_steps": self._steps(course, SCORE),
             "recovery_steps_loss": self._steps(course, loss),
         }
         control = self.recovery(NEVER)
         steps = [int(p["step"]) for p in course]
         if [int(p["step"]) for p in control] != steps:
-            return {**found, "recovery_area": missing("the control's recovery is not done")}
+            return {**results, "recovery_area": missing("the control's recovery is not done")}
         both = np.array([[p[SCORE] for p in points] for points in (course, control)])
         if np.isnan(both).any():
-            return {**found, "recovery_area": missing("not every step has a score")}
-        return {**found, "recovery_area": MetricResult(float(np.subtract(*area(both.T, steps))))}
+            return {**results, "recovery_area": missing("not every step has a score")}
+        return {**results, "recovery_area": MetricResult(float(np.subtract(*area(both.T, steps))))}
 
     def _steps(self, course: Points, name: str) -> MetricResult:
-        """`steps_back` from the never-learned to the present model, both as they are before recovery."""
+        """Return `steps_back` between the never-learned and the present model, both before recovery."""
         low, high = (self.end(label).get(name, math.nan) for label in (NEVER, PRESENT))
         return steps_back(course, name, low, high, self.settings.recovered)
 
     def samples(self) -> tuple[ReportSample, ...]:
-        """What the models write when they are asked for the feature, before recovery: a few prompts."""
-        said: dict[str, dict[int, tuple[str, str]]] = {}
+        """Return generations of each model before recovery, for the first prompts that request the feature."""
+        texts: dict[str, dict[int, tuple[str, str]]] = {}
         for s in self.jobs.subjects:
             if self.points[s.label]:
                 text = (self.store.path(s.measured) / GENERATIONS).read_text(encoding="utf-8")
                 lines = [json.loads(line) for line in text.splitlines()]
                 last = max(line["step"] for line in lines)
-                kept = [x for x in lines if x["step"] == last]
-                said[s.label] = {x["row_id"]: (x["prompt"], _marked(x)) for x in kept}
-        if not said:
+                texts[s.label] = {x["row_id"]: (x["prompt"], _scored(x)) for x in lines if x["step"] == last}
+        if not texts:
             return ()
-        prompts = {i: prompt for of in said.values() for i, (prompt, _) in of.items()}
+        prompts = {i: prompt for rows in texts.values() for i, (prompt, _) in rows.items()}
         truth = f"any story with {self.settings.delete}"
         return tuple(
-            ReportSample(prompts[i], truth, {label: of[i][1] for label, of in said.items() if i in of})
+            ReportSample(prompts[i], truth, {label: rows[i][1] for label, rows in texts.items() if i in rows})
             for i in sorted(prompts)[:N_SAMPLES]
         )
 
     def protocol(self) -> Protocol:
-        """What the report draws."""
+        """Return the curves and findings of the report."""
         roles: dict[str, Any] = {s.label: s.role for s in self.jobs.subjects}
         subjects = [s for s in self.jobs.subjects if self.points[s.label]]
         present = (ProtocolCourse(PRESENT, "full", ({**self.end(PRESENT), "step": 0.0},)),) if self.end(PRESENT) else ()
@@ -234,53 +232,53 @@ class _StoryReadings:
         )
 
     def _findings(self) -> tuple[str, ...]:
-        """Return the paper's three claims, held against the numbers of this study."""
+        """Return the numbers of this study for the three claims of the paper."""
         done = [s for s in self.jobs.subjects if s.role == "unlearn" and self.points[s.label]]
         present = self.end(PRESENT)
         if not present:
             return ()
-        out = [f"Before deletion: {_said(present)}. Never learned: {_said(self.end(NEVER))}."]
+        control = self._recovery_results(next(x for x in self.jobs.subjects if x.label == NEVER))["recovery_steps"]
+        out = [f"Before deletion: {_score_text(present)}. Never learned: {_score_text(self.end(NEVER))}."]
         for s in done:
-            kept = self._probe_results(s.label)["probe_kept"] if self.settings.probe else missing("no probes")
-            probe = f"probe kept {kept.value:.2f}" if math.isfinite(kept.value) else f"probe: {kept.reason}"
+            share = self._probe_results(s.label)["probe_kept"] if self.settings.probe else missing("no probes")
+            probe = f"probe kept {share.value:.2f}" if math.isfinite(share.value) else f"probe: {share.reason}"
             back = self._recovery_results(s)["recovery_steps"]
-            control = self._recovery_results(next(x for x in self.jobs.subjects if x.label == NEVER))["recovery_steps"]
-            told = f"{self.settings.recovered:.0%} of the score regained: {_steps_said(back)}"
+            steps = f"{self.settings.recovered:.0%} of the score recovered: {_steps_text(back)}"
             if math.isfinite(back.value) or back.reason != control.reason:
-                told += f" (never learned: {_steps_said(control)})"
-            out.append(f"{s.label}: {_said(self.end(s.label))}; {probe}; {told}.")
+                steps += f" (never learned: {_steps_text(control)})"
+            out.append(f"{s.label}: {_score_text(self.end(s.label))}; {probe}; {steps}.")
         return tuple(out)
 
 
 def steps_back(course: Points, name: str, never: float, present: float, share: float) -> MetricResult:
-    """Steps until a course has gone the share of the way from the never-learned model's value to the present one's.
+    """Return the number of steps until a curve covers `share` of the distance from `never` to `present`.
 
-    A score rises on that way, a loss falls. Straight lines stand between the points.
+    Scores rise on the way and losses fall. Values between two points are interpolated linearly.
     """
     if name not in course[0]:
         return missing(f"{name} is not measured")
     sign = -1.0 if name.startswith("loss_") else 1.0
     if not sign * present > sign * never:
-        return missing(f"nothing to regain: by {name} the present model is no better than the never-learned one")
+        return missing(f"nothing to recover: the {name} of the present model is no better than the never-learned one's")
     level = never + share * (present - never)
     steps = [int(p["step"]) for p in course]
-    found = steps_to(sign * np.array([p[name] for p in course]), steps, sign * level)
-    return MetricResult(found) if math.isfinite(found) else missing(f"not within {steps[-1]} steps")
+    step = steps_to(sign * np.array([p[name] for p in course]), steps, sign * level)
+    return MetricResult(step) if math.isfinite(step) else missing(f"not within {steps[-1]} steps")
 
 
-def _marked(line: Mapping[str, Any]) -> str:
+def _scored(line: Mapping[str, Any]) -> str:
     score = "-" if line["score"] is None else f"{line['score']:g}"
     return f"[judged {score}] {line['generation']}"
 
 
-def _said(point: Mapping[str, float]) -> str:
+def _score_text(point: Mapping[str, float]) -> str:
     if not math.isfinite(point.get(SCORE, math.nan)):
         return "no score"
     return f"score {point[SCORE]:.2f} [{point[f'{SCORE}_low']:.2f}, {point[f'{SCORE}_high']:.2f}]"
 
 
-def _steps_said(found: MetricResult) -> str:
-    return f"after {found.value:.3g} steps" if math.isfinite(found.value) else str(found.reason)
+def _steps_text(steps: MetricResult) -> str:
+    return f"after {steps.value:.3g} steps" if math.isfinite(steps.value) else str(steps.reason)
 
 
 def _result(value: float | None, extra: Mapping[str, float] | None = None) -> MetricResult:
@@ -290,7 +288,7 @@ def _result(value: float | None, extra: Mapping[str, float] | None = None) -> Me
 
 
 def read_points(path: Path) -> Points:
-    """Return a trajectory as stored, numbers alone. Raises DataError for a file that is none."""
+    """Return the numbers of a stored trajectory. Raises DataError if the file is not one."""
     try:
         lines: Sequence[dict[str, Any]] = [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -2,18 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from expunge.data.stories import StoryVariant
+from expunge.core.fingerprints import canonical
+from expunge.data.stories.generate import StoriesConfig
 from expunge.data.stories.records import Split
+from expunge.data.stories.text import StoryVariant
 from expunge.engine.job import Job, JobContext, shared
+from expunge.judges.classifier import ClassifierConfig
+from expunge.judges.rules import RuleJudge
 from expunge.models.config import ModelConfig
 from expunge.pipelines.stories import work
 from expunge.pipelines.stories.config import StoriesStudy, StoryProbe
 from expunge.training.config import TrainArgs
+
+
+@dataclass(frozen=True)
+class StoryOrigin:
+    """The origin of the stories: the settings of the generator, or the identity of imported ones."""
+
+    generated: StoriesConfig | None = None
+    imported: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Any:
+        """The part of a key."""
+        return self.imported if self.generated is None else canonical(self.generated)
+
+
+@dataclass(frozen=True)
+class StoryJudgeRef:
+    """A judge: its rules, or the settings of its classifier and the largest number of stories to train it on."""
+
+    rules: RuleJudge | None = None
+    classifier: ClassifierConfig | None = None
+    texts: int = work.MOST_LABELLED
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The part of a key."""
+        if self.rules is not None:
+            return {"rules": canonical(self.rules)}
+        return {"classifier": canonical(self.classifier), "texts": self.texts}
+
+
+@dataclass(frozen=True)
+class StoryMeasurement:
+    """The settings that decide the numbers of a measurement, without its parents."""
+
+    sets: tuple[str, ...]
+    rows: int
+    prompts: int
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    """The seed of generations."""
+    draws: int
+    """The seed of the draws."""
+    feature: str
+    lines: str | None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The part of a key."""
+        names = ("prompts", "max_new_tokens", "temperature", "seed")
+        fields: dict[str, Any] = canonical(dataclasses.asdict(self))
+        generation = {name: fields.pop(name) for name in names}
+        return {**fields, "asked": generation}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,8 +81,7 @@ class CorpusJob(Job):
 
     kind: ClassVar[str] = "corpus"
 
-    stories: Mapping[str, Any]
-    """What decides the stories: the settings of the generator, or what identifies the source."""
+    stories: StoryOrigin
     settings: StoriesStudy = shared()
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
@@ -33,7 +91,7 @@ class CorpusJob(Job):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VocabularyJob(Job):
-    """A tokenizer learnt from the stories, and all lines tokenised by it. Parent: `corpus`."""
+    """A tokenizer trained on the stories, and all lines tokenised with it. Parent: `corpus`."""
 
     kind: ClassVar[str] = "vocabulary"
 
@@ -56,8 +114,7 @@ class JudgeJob(Job):
     kind: ClassVar[str] = "judge"
 
     feature: str
-    judge: Mapping[str, Any]
-    """The rules, or the settings of the classifier."""
+    judge: StoryJudgeRef
     settings: StoriesStudy = shared()
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
@@ -98,7 +155,7 @@ class StoryBaseJob(Job):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StoryFitJob(Job):
-    """A training on stories. Parents: `model`, `data`, and what measurements on the way read."""
+    """A training on stories. Parents: `model`, `data`, and those of the measurements on the way."""
 
     kind: ClassVar[str] = ""
 
@@ -108,7 +165,7 @@ class StoryFitJob(Job):
     max_seq_len: int
     at: tuple[int, ...] = ()
     """The steps after which the model is measured."""
-    measured: Mapping[str, Any] | None = None
+    measured: StoryMeasurement | None = None
     settings: StoriesStudy = shared()
     model: ModelConfig = shared()
 
@@ -153,11 +210,11 @@ class RecoverJob(StoryFitJob):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MeasureJob(Job):
-    """A model measured as it is. Parents: `model`, and what the measurement reads."""
+    """The measurement of an unchanged model. Parents: `model`, `judge`, `vocabulary` and the measured data sets."""
 
     kind: ClassVar[str] = "measure"
 
-    measured: Mapping[str, Any]
+    measured: StoryMeasurement
     max_seq_len: int
     settings: StoriesStudy = shared()
     model: ModelConfig = shared()

@@ -1,4 +1,4 @@
-"""What the jobs of a study of stories do. Every function fills a folder it is given; none knows of the graph."""
+"""The functions that the jobs of a stories study run. Each fills one folder and returns the facts of the job."""
 
 from __future__ import annotations
 
@@ -11,77 +11,72 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from expunge.core.decode import decode
 from expunge.core.files import link, write_json, write_text
 from expunge.core.numbers import finite
 from expunge.data.examples import Example, ExampleSet
-from expunge.data.stories import (
-    Draws,
-    Story,
-    StoryVariant,
-    TokenDocuments,
-    gather,
-    generate,
-    load_records,
-    open_stories,
-    pretokenize,
-    prompt,
-    render,
-    split_numbers,
-    transform,
-)
 from expunge.data.stories.cache import cached
-from expunge.data.stories.records import INDEX, Split
+from expunge.data.stories.documents import TokenDocuments
+from expunge.data.stories.gather import gather
+from expunge.data.stories.generate import generate
+from expunge.data.stories.pretokenize import pretokenize
+from expunge.data.stories.records import INDEX, Split, Story, load_records, open_stories, split_numbers
+from expunge.data.stories.text import StoryVariant, prompt, render, transform
 from expunge.data.stories.tokens import load_tokenizer as story_tokenizer
 from expunge.data.template import Encoded, Encoder, Template
+from expunge.data.transforms.draws import Draws
 from expunge.engine.job import Progress
+from expunge.engine.store import store_around
 from expunge.evaluation.config import Generation
 from expunge.evaluation.generation import generate_texts
+from expunge.evaluation.passport import load_checked
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import AnalysisInputs, answer_logps
 from expunge.interpretability.probe import probe
 from expunge.interpretability.result import plain, write
 from expunge.judges.api import Judge, JudgementTable, judge_texts
 from expunge.judges.api import score as judge_scores
-from expunge.judges.calibration import Calibration, calibrate
+from expunge.judges.calibration import calibrate
 from expunge.judges.classifier import ClassifierConfig, load_classifier, train_classifier
 from expunge.methods.objective import objective
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelConfig
 from expunge.models.load import load_model, load_tokenizer, pick_device, save_model
 from expunge.pipelines.stories.config import StoriesStudy
-from expunge.pipelines.study.work import TRAJECTORY
+from expunge.pipelines.study.job_facts import TRAJECTORY
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.evaluation_callback import EvalCallback
-from expunge.training.loop import train
 from expunge.training.randomness import kept_random
+from expunge.training.saved_run import train_and_save
 
 STORIES, DATASET, TOKENIZER, JUDGE = "stories", "dataset", "tokenizer", "judge"
 GENERATIONS, CALIBRATION = "generations.jsonl", "calibration.json"
 SCORE = "feature_score"
-MOST_LABELLED = 6000  # stories a classifier is trained on; more hardly change it
+CALIBRATION_FACTS = ("n", "accuracy", "false_positive_rate", "false_negative_rate")
+MOST_LABELLED = 6000  # training stories of a classifier; more hardly change it
 STOPS = ("Words:", "Features:", "Summary:", "Sentence:", "Story:")  # where the next document would begin
 
 
 def corpus(folder: Path, settings: StoriesStudy, progress: Progress) -> dict[str, Any]:
-    """Return the stories: made from a seed, or imported."""
+    """Write the stories: generated from a seed, or imported."""
     out = folder / STORIES
     if settings.source is None:
         generate(settings.generate, out)
     else:
-        gather(settings.source, out, shards=settings.shards)
-    found = open_stories(out)
-    split_numbers(len(found.shards), "finetune")  # too few shards are refused here, not when a run reads them
+        gather(settings.source, out, shards=settings.shards, compat=settings.compat)
+    written = open_stories(out)
+    split_numbers(len(written.shards), "finetune")  # reject too few shards here, before a run reads them
     progress(1, 1)
-    return {"stories": found.records, "shards": len(found.shards)}
+    return {"stories": written.records, "shards": len(written.shards)}
 
 
 def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, progress: Progress) -> dict[str, Any]:
-    """Train a tokenizer on the training stories, and tokenise all lines with it, once for every data set."""
+    """Train a tokenizer on the training stories, and tokenise all lines once for all data sets."""
     stories = folder / STORIES
     (stories / "shards").mkdir(parents=True)
     link(source / STORIES / INDEX, stories / INDEX)
-    found = open_stories(source / STORIES)
-    for shard in found.shards:
+    shards = open_stories(source / STORIES).shards
+    for shard in shards:
         link(shard.path, stories / "shards" / shard.path.name)
     subset = StoryVariant(instruction_subset=settings.instruction_subset).subset()
     texts = (render(s, subset, Draws(settings.seed, s.record_id)) for s in load_records(stories, "train"))
@@ -91,68 +86,59 @@ def vocabulary(folder: Path, source: Path, settings: StoriesStudy, size: int, pr
     n_tokens = 0
     for number, shard in enumerate(open_stories(stories).shards):
         n_tokens += int(cached(stories, shard, token, settings.seed).offsets[-1])
-        progress(number + 1, len(found.shards))
+        progress(number + 1, len(shards))
     for lock in (stories / "tokens").glob(".*.lock"):
         lock.unlink()
     return {"vocab_size": len(tokenizer), "tokens": n_tokens}
 
 
 def dataset(folder: Path, source: Path, variant: StoryVariant, seed: int, progress: Progress) -> dict[str, Any]:
-    """Return one data set of tokens, put together from lines that are tokenised already."""
-    made = pretokenize(source / STORIES, source / TOKENIZER, variant, folder / DATASET, seed=seed)
+    """Assemble one data set of tokens from the tokenised lines."""
+    tokens = pretokenize(source / STORIES, source / TOKENIZER, variant, folder / DATASET, seed=seed)
     (folder / f".{DATASET}.lock").unlink(missing_ok=True)
     progress(1, 1)
-    return {k: v for k, v in dataclasses.asdict(made).items() if k not in ("folder", "made")}
+    return {k: v for k, v in dataclasses.asdict(tokens).items() if k not in ("folder", "made")}
 
 
 def base(folder: Path, source: Path, model: ModelConfig, size: int, progress: Progress) -> dict[str, Any]:
-    """Return a freshly initialised model for the vocabulary."""
+    """Save a freshly initialised model for the vocabulary."""
     tokenizer = load_tokenizer(str(source / TOKENIZER), model.tokenizer_args)
-    made = build_llama(str(model.scratch), tokenizer, vocab_size=size, seed=model.init_seed)
-    save_model(made, tokenizer, folder)
+    network = build_llama(str(model.scratch), tokenizer, vocab_size=size, seed=model.init_seed)
+    save_model(network, tokenizer, folder)
     progress(1, 1)
-    return {"parameters": int(sum(p.numel() for p in made.parameters()))}
+    return {"parameters": int(sum(p.numel() for p in network.parameters()))}
 
 
 def make_judge(folder: Path, source: Path, settings: StoriesStudy, progress: Progress) -> dict[str, Any]:
-    """Return the judge of generations, and what it is worth on stories whose features are known."""
-    asked = settings.judge
-    if asked.rules is not None:
+    """Save the judge of generations, and measure its error rates on stories with known features."""
+    rules = settings.judge.rules
+    if rules is not None:
         stories = list(load_records(source / STORIES, "test"))
-        told = judge_scores(asked.rules, [s.story for s in stories])
-        found = calibrate(told, [settings.delete in s.features for s in stories])
+        scores = judge_scores(rules, [s.story for s in stories])
+        calibration = calibrate(scores, [settings.delete in s.features for s in stories])
     else:
         stories = list(islice(load_records(source / STORIES, "train"), MOST_LABELLED))
         labels = [settings.delete in s.features for s in stories]
         classifier = train_classifier(settings.delete, [s.story for s in stories], labels, classifier_config(settings))
         classifier.save(folder / JUDGE)
-        found = classifier.calibration
-    write_json(folder / CALIBRATION, plain(found))
+        calibration = classifier.calibration
+    write_json(folder / CALIBRATION, plain(calibration))
     progress(1, 1)
-    return dict(plain(_worth(found)))
-
-
-def _worth(found: Calibration) -> dict[str, float]:
-    return {
-        "n": found.n,
-        "accuracy": found.accuracy,
-        "false_positive_rate": found.false_positive_rate,
-        "false_negative_rate": found.false_negative_rate,
-    }
+    return {key: plain(calibration)[key] for key in CALIBRATION_FACTS}
 
 
 def classifier_config(settings: StoriesStudy) -> ClassifierConfig:
     """Return the classifier's settings. Raises ConfigError at the key."""
-    from expunge.core.decode import decode
-
     return decode(ClassifierConfig, settings.judge.classifier, where="stories.judge.classifier")
 
 
 @dataclass
 class StoryCheck:
-    """Measures a model: the loss on each named set, and the feature score of generations that were asked for it.
+    """Measures a model: the loss on each set, and the feature score of generations whose prompts request the feature.
 
-    sets: name -> documents of the test. said: every generation so far, with the step it was made after.
+    Attributes:
+        sets: Documents of the test split, by name.
+        generations: Every generation so far, with its step.
     """
 
     sets: Mapping[str, AnalysisInputs]
@@ -160,61 +146,61 @@ class StoryCheck:
     encoder: Encoder
     generation: Generation
     judge: Judge
-    said: list[dict[str, Any]] = field(default_factory=list)
+    generations: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, model: Any) -> dict[str, float]:
-        """Nats per token of a story given its instructions, by set; the score with its 95 % interval and n."""
+        """Return the loss of each set in nats per story token, and the score with its 95 % interval and n."""
         was_training = model.training
         with kept_random():
-            values = {f"loss_{name}": -float(answer_logps(model, read).mean()) for name, read in self.sets.items()}
+            values = {f"loss_{name}": -float(answer_logps(model, rows).mean()) for name, rows in self.sets.items()}
             texts = generate_texts(model, self.prompts, "answer", self.encoder, self.generation)
         model.train(was_training)
-        found = judge_texts(self.judge, texts)
-        score = {line.row_id: line.score for line in found.lines}
-        self.said += [
+        table = judge_texts(self.judge, texts)
+        score = {line.row_id: line.score for line in table.lines}
+        self.generations += [
             {"row_id": t.row_id, "prompt": t.prompt, "generation": t.generation, "score": finite(score[t.row_id])}
             for t in texts
         ]
-        return {**values, **score_values(found)}
+        return {**values, **score_values(table)}
 
 
-def score_values(found: JudgementTable) -> dict[str, float]:
-    """Return a judged set of generations as numbers of a point."""
+def score_values(table: JudgementTable) -> dict[str, float]:
+    """Return the score, its interval and n as values of a trajectory point."""
     return {
-        SCORE: found.mean, f"{SCORE}_low": found.ci_low, f"{SCORE}_high": found.ci_high, f"{SCORE}_n": float(found.n),
+        SCORE: table.mean, f"{SCORE}_low": table.ci_low, f"{SCORE}_high": table.ci_high, f"{SCORE}_n": float(table.n),
     }  # fmt: skip
 
 
 class StepsCallback(EvalCallback):
-    """A watch that looks after the listed steps alone, and keeps what was generated beside the numbers."""
+    """Measures the model after the listed steps, and writes the generations next to the numbers."""
 
     def __init__(self, at: Sequence[int], check: StoryCheck, folder: Path) -> None:
         super().__init__(EvaluateArgs(steps=1, at_start=False), check)
         self.at, self.check, self._folder = frozenset(at), check, folder
 
     def evaluate(self, model: Any, *, step: int, epoch: float, phase: int) -> bool:
-        """Measure the model if the step is one of those."""
+        """Measure the model if the step is listed."""
         if step not in self.at:
             return False
-        before = len(self.check.said)
+        before = len(self.check.generations)
         stop = super().evaluate(model, step=step, epoch=epoch, phase=phase)
-        for line in self.check.said[before:]:
+        for line in self.check.generations[before:]:
             line["step"] = step
         self._write()
         return stop
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it."""
-        return {**super().state(), "said": list(self.check.said)}
+        """Return the state for a checkpoint."""
+        return {**super().state(), "generations": list(self.check.generations)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a state."""
-        self.check.said[:] = state["said"]
+        """Continue from the state of a checkpoint."""
+        self.check.generations[:] = state["generations"]
         super().restore(state)
         self._write()
 
     def _write(self) -> None:
-        for name, lines in ((TRAJECTORY, [p.line for p in self.points]), (GENERATIONS, self.check.said)):
+        for name, lines in ((TRAJECTORY, [p.line for p in self.points]), (GENERATIONS, self.check.generations)):
             write_text(self._folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -229,30 +215,29 @@ def fit(
     progress: Progress,
     checkpoints: Path | None,
 ) -> dict[str, Any]:
-    """Train the parent `model` on the parent `data`, and measure it after the steps of `at` (none: never)."""
+    """Train the parent `model` on the parent `data`, and measure it after each step of `at`."""
     rows = TokenDocuments(
         parents["data"] / DATASET, split, max_seq_len=settings.max_seq_len, rows=settings.rows, scored="all"
     )
     encoder = _encoder(parents["model"], model_config, settings)
-    watch = StepsCallback(at, _check(parents, settings, encoder), folder) if at else None
-    model = _model(parents["model"], model_config)
-    done = train(
-        model, objective("finetune"), {"retain": rows}, args, pad_id=encoder.tokenizer.pad_token_id, watch=watch,
-        progress=progress, checkpoints=checkpoints,
+    callback = StepsCallback(at, _check(parents, settings, encoder), folder) if at else None
+    model = _model(folder, parents["model"], model_config, encoder.tokenizer)
+    run = train_and_save(
+        folder, model, encoder, objective("finetune"), {"retain": rows}, args, watch=callback, progress=progress,
+        checkpoints=checkpoints, reload=lambda: _weights(parents["model"], model_config),
     )  # fmt: skip
-    save_model(model, encoder.tokenizer, folder)
-    write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in done.history))
-    epochs = done.n_steps * args.rows_per_step / len(rows)
-    facts: dict[str, Any] = {"steps": done.n_steps, "rows": len(rows), "epochs": epochs}
-    return facts if done.resumed_at is None else {**facts, "resumed_at": done.resumed_at}
+    epochs = run.n_steps * args.rows_per_step / len(rows)
+    facts: dict[str, Any] = {"steps": run.n_steps, "rows": len(rows), "epochs": epochs}
+    return facts if run.resumed_at is None else {**facts, "resumed_at": run.resumed_at}
 
 
 def measure(
     folder: Path, parents: Mapping[str, Path], settings: StoriesStudy, config: ModelConfig, progress: Progress
 ) -> dict[str, Any]:
-    """Measure the parent `model` as it is: a trajectory of one point."""
-    watch = StepsCallback([0], _check(parents, settings, _encoder(parents["model"], config, settings)), folder)
-    watch.evaluate(_model(parents["model"], config), step=0, epoch=0.0, phase=0)
+    """Measure the unchanged parent `model`: a trajectory of one point."""
+    encoder = _encoder(parents["model"], config, settings)
+    callback = StepsCallback([0], _check(parents, settings, encoder), folder)
+    callback.evaluate(_model(folder, parents["model"], config, encoder.tokenizer), step=0, epoch=0.0, phase=0)
     progress(1, 1)
     return {}
 
@@ -264,13 +249,20 @@ def _encoder(source: Path, model: ModelConfig, settings: StoriesStudy) -> Encode
     )
 
 
-def _model(source: Path, config: ModelConfig) -> Any:
-    held = dataclasses.replace(config.model_args, dtype="float32")
-    return load_model(str(source), held, device=pick_device(config.device))
+def _model(folder: Path, source: Path, config: ModelConfig, tokenizer: Any) -> Any:
+    """Return a model by the passport in the store of a job's folder."""
+    args = dataclasses.replace(config.model_args, dtype="float32")
+    device = pick_device(config.device)
+    return load_checked(str(source), args, tokenizer, device=device, store=store_around(folder))[0]
+
+
+def _weights(source: Path, config: ModelConfig) -> Any:
+    """Return the weights of a model on the CPU, without the checks of its passport."""
+    return load_model(str(source), dataclasses.replace(config.model_args, dtype="float32"), device=pick_device("cpu"))
 
 
 def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder) -> StoryCheck:
-    """What measures the models of one study: the first stories of each named set, and prompts, all of the test."""
+    """Return the measurement of a study's models: the first test stories of each set, and prompts of test stories."""
     pad_id = int(encoder.tokenizer.pad_token_id)
     sets = {}
     for name in settings.evaluated:
@@ -278,48 +270,48 @@ def _check(parents: Mapping[str, Path], settings: StoriesStudy, encoder: Encoder
             parents[f"eval {name}"] / DATASET, "test", max_seq_len=settings.max_seq_len, scored="story"
         )
         sets[name] = AnalysisInputs(tuple(documents[: settings.eval_rows]), pad_id)
-    asked = settings.judge
+    config = settings.judge
     generation = Generation(
-        max_new_tokens=asked.max_new_tokens, temperature=asked.temperature, seed=asked.seed, stop=STOPS
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=config.seed, stop=STOPS
     )
-    judge: Judge = asked.rules or load_classifier(parents["judge"] / JUDGE)
+    judge: Judge = config.rules or load_classifier(parents["judge"] / JUDGE)
     stories = load_records(parents["vocabulary"] / STORIES, "test")
     return StoryCheck(sets, prompts(stories, settings), encoder, generation, judge)
 
 
 def prompts(stories: Iterable[Story], settings: StoriesStudy) -> ExampleSet:
-    """Stories without the feature, asked for it: nothing in the prompt but the request can bring it forth."""
+    """Return prompts of stories without the feature. Only the request in the prompt can produce the feature."""
     variant = settings.variants[f"filter-adv-{settings.delete}"]
     rows: list[Example] = []
-    for made in islice(transform(stories, variant, seed=settings.seed), settings.judge.prompts):
-        question = prompt(made, variant.subset(), Draws(settings.seed, made.record_id))
-        rows.append(Example(len(rows), question, {"answer": made.story}))
+    for story in islice(transform(stories, variant, seed=settings.seed), settings.judge.prompts):
+        question = prompt(story, variant.subset(), Draws(settings.seed, story.record_id))
+        rows.append(Example(len(rows), question, {"answer": story.story}))
     return ExampleSet("asked", tuple(rows), form="text", max_length=settings.max_seq_len)
 
 
 def probe_layers(
     folder: Path, parents: Mapping[str, Path], settings: StoriesStudy, config: ModelConfig, progress: Progress
 ) -> dict[str, Any]:
-    """Probes of each layer for each feature, on stories of the test without their instructions."""
-    asked = settings.probe
-    if asked is None:
-        raise ValueError("this study asks for no probes")
+    """Fit probes of each layer for each feature, on test stories without their instructions."""
+    probes = settings.probe
+    if probes is None:
+        raise ValueError("this study has no probes")
     documents = TokenDocuments(parents["data"] / DATASET, "test", max_seq_len=settings.max_seq_len, scored="story")
     stories = list(load_records(parents["vocabulary"] / STORIES, "test"))
     rows: list[Encoded] = []
     numbers: list[int] = []
-    for i in range(min(asked.rows, len(documents))):
+    for i in range(min(probes.rows, len(documents))):
         document = documents[i]
-        # the beginning-of-sequence id, then "Story: ...": no instruction that would name the feature
+        # the start id, then "Story: ...": the instructions would name the feature
         rows.append(Encoded((document.ids[0], *document.ids[document.n_prompt :]), 1))
         numbers.append(int(documents.records[i][1]) if documents.records is not None else i)
     tokenizer = load_tokenizer(str(parents["model"]), config.tokenizer_args)
-    read = AnalysisInputs(tuple(rows), int(tokenizer.pad_token_id))
-    states = hidden_states(_model(parents["model"], config), read, at="last", last=asked.last)
-    names = asked.features or (settings.delete,)
+    inputs = AnalysisInputs(tuple(rows), int(tokenizer.pad_token_id))
+    states = hidden_states(_model(folder, parents["model"], config, tokenizer), inputs, at="last", last=probes.last)
+    names = probes.features or (settings.delete,)
     labels = {name: [name in stories[n].features for n in numbers] for name in names}
-    found = probe(states, labels, strength=asked.strength, seed=asked.seed)
-    write(folder, "probe", found)
+    result = probe(states, labels, strength=probes.strength, seed=probes.seed)
+    write(folder, "probe", result)
     progress(1, 1)
-    mine = [line.auc for line in found.lines if line.attribute == settings.delete and not math.isnan(line.auc)]
-    return {"rows": len(rows), "best_auc": max(mine) if mine else None}
+    aucs = [line.auc for line in result.lines if line.attribute == settings.delete and not math.isnan(line.auc)]
+    return {"rows": len(rows), "best_auc": max(aucs) if aucs else None}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.plugins import load_plugins
 
-FRONT_END = "expunge.cli.api"  # reads YAML files and words; imported when a study is opened
-PLUGINS = "expunge.core.plugins"  # loads Python files with methods and metrics
+if TYPE_CHECKING:  # a study's code loads torch
+    from expunge.pipelines.study.handle import StudyHandle
 
 
 class Study:
@@ -21,7 +21,7 @@ class Study:
     Open one with `from_yaml` (your file) or `from_name` (a shipped study).
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: StudyHandle) -> None:
         self._handle = handle
         self.failures: Mapping[str, str] = {}
         """The jobs that failed in the last `run`, with their reasons."""
@@ -51,11 +51,12 @@ class Study:
 
     @classmethod
     def _opened(cls, words: Sequence[str], plugins: Sequence[str | Path]) -> Study:
-        front_end = importlib.import_module(FRONT_END)
+        from expunge.pipelines.study.handle import load_study
+
         files = [str(path) for path in plugins]
         if files:
-            importlib.import_module(PLUGINS).load_plugins(files)
-        return cls(front_end.load_study(list(words), files))
+            load_plugins(files)
+        return cls(load_study(list(words), files))
 
     @property
     def name(self) -> str:
@@ -65,8 +66,7 @@ class Study:
     @property
     def output_dir(self) -> Path:
         """The folder of the report."""
-        folder: Path = self._handle.graph.study.output_dir
-        return folder
+        return self._handle.graph.study.output_dir
 
     def plan(self) -> Any:
         """Return every job and its state ("hit", "missing" or "blocked") as a DataFrame, without running any.
@@ -91,7 +91,7 @@ class Study:
         Raises:
             ExpungeError: The first error, if not one model could be measured. Other failures are in `failures`.
         """
-        from rich.console import Console
+        from expunge.core.console import Console
 
         shown = sys.stderr.isatty() if show_progress is None else show_progress
         result = self._handle.run(console=Console(stderr=True, quiet=not shown), command="")
@@ -126,8 +126,7 @@ class Study:
 
     def export_slurm(self, folder: str | Path) -> list[Path]:
         """Write the study as sbatch scripts into a folder and return them; the last one queues all others."""
-        scripts: list[Path] = self._handle.export_slurm(Path(folder).expanduser())
-        return scripts
+        return self._handle.export_slurm(Path(folder).expanduser())
 
     def _states(self) -> str:
         counts = Counter(p.state for p in self._handle.plan())

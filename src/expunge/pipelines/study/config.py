@@ -13,12 +13,14 @@ from expunge.benchmarks.api import BenchmarkConfig
 from expunge.benchmarks.extras import EXTRAS
 from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.names import check_name
+from expunge.core.files import check_place
+from expunge.core.names import check_folder_name, check_name
 from expunge.data.template import Template
-from expunge.data.world import WorldConfig
+from expunge.data.world.generate import WorldConfig
 from expunge.engine.launch import LaunchConfig
 from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
+from expunge.models.identity import pinned
 from expunge.pipelines.meta_evaluation.config import MetaEvaluationConfig
 from expunge.pipelines.stories.config import StoriesStudy
 from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
@@ -75,16 +77,24 @@ class EvalConfig:
     """Generation of the texts that ROUGE and similar metrics read."""
     lm_eval: LmEval = field(default_factory=LmEval)
     """Tasks of lm-evaluation-harness."""
+    compat: Literal["clean", "openunlearning"] = "clean"
+    """openunlearning: its extraction strength, its truth ratio of collapsed models, and its privleak without a retain
+    model. `profile=openunlearning` sets it.
+    """
     extras: tuple[str, ...] = ()
-    """Groups of metrics next to the benchmark's own: see `expunge metrics`."""
+    """Groups of metrics next to the benchmark's own: see `expunge list metrics`."""
     metrics: tuple[str, ...] = ()
-    """Names of metric families that join the benchmark's metrics, such as a plugin's. Each is measured on the forget
-    and the retain examples; the family declares the records it reads.
+    """Names of the benchmark's metrics to measure, in place of all of them, and of metric families that join it, such
+    as a plugin's. A family is measured on the forget and the retain examples; it declares the records it reads.
     """
     sampling: Generation = field(default_factory=lambda: Generation(temperature=1.0, samples=8))
     """Generation of the several samples a question that leak@k reads."""
     embedder: str | None = None
     """A folder or hub id of a sentence encoder, for semantic similarity. None: no such metric."""
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    """The judge of the metric `judgement`: {rules: {...}}, {classifier: FOLDER}, {http: {...}} or {model: {...}}, as in
+    docs/judges.md. Empty: no such metric.
+    """
     original: str | None = None
     """The model that agreement compares with, in `expunge eval`. None: no such metric."""
     split: Literal["all", "selection", "report"] = "all"
@@ -124,6 +134,12 @@ class DataConfig:
     """
     refusals: str | None = None
     """A text file with one refusal a line, in place of the built-in ones."""
+    alternates: str | None = None
+    """A file with other answers to the forget questions, which methods such as DPO train towards: a column `question`
+    and a list of texts.
+    """
+    alternate_key: str = "alternate"
+    """The column of `alternates` with the texts."""
     background: bool = False
     """Whether target and retain models also learn TOFU's real-author and world-fact answers. Use it for models from
     scratch, which lack that pretraining.
@@ -131,7 +147,7 @@ class DataConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     """The embedded world of `benchmark=world`."""
     args: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of one benchmark alone: see `expunge benchmarks NAME`."""
+    """Settings of one benchmark alone: see `expunge list benchmarks NAME`."""
 
 
 @strict
@@ -140,7 +156,7 @@ class TaskConfig:
     """Settings of studies and single jobs: the benchmark and its split, the data, the model and the evaluation."""
 
     benchmark: str = "world"
-    """The benchmark's name: see `expunge benchmarks`."""
+    """The benchmark's name: see `expunge list benchmarks`."""
     forget_split: str | None = None
     """The split to forget. None: the benchmark's default."""
     retain_split: str | None = None
@@ -161,6 +177,8 @@ class TaskConfig:
     """How a question and an answer become text; written as `model.template_args`."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """The metrics and their generation."""
+    profile: str | None = None
+    """The name of a set of settings below your own, such as openunlearning: its losses, averages, steps and metrics."""
 
 
 def benchmark_config(task: TaskConfig) -> BenchmarkConfig:
@@ -186,7 +204,7 @@ class MethodEntry:
     """One unlearning method of a study: its name, its settings, and its changes to the study's `unlearn`."""
 
     trainer: str
-    """The name of a method or of a weight edit (task_vector, ties, noise, ...): see `expunge methods`."""
+    """The name of a method, a weight edit (task_vector, ...) or a wrapper (in_context, ...): `expunge list methods`."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the method itself."""
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -226,6 +244,8 @@ class SweepConfig:
     """Which trial is chosen."""
 
     def __post_init__(self) -> None:
+        if self.trials > 100_000:
+            raise ValueError("trials must be at most 100000")
         if self.trials < 0:
             raise ValueError("trials must be at least 0 (0: no sweep)")
 
@@ -271,6 +291,10 @@ class StudyPaths:
     output_dir: str | None = None
     """The folder of the report. None: saves/study/NAME."""
 
+    def __post_init__(self) -> None:
+        for key in ("store", "output_dir"):
+            check_folder_name(getattr(self, key), key)
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +316,7 @@ class StudyConfig(TaskConfig):
     methods: tuple[MethodEntry, ...] = ()
     """The unlearning methods: names, or entries with settings."""
     audits: tuple[str | Mapping[str, Any], ...] = ()
-    """Attacks that try to recover forgotten data: names, or groups of keys with a `name`. See `expunge audits`."""
+    """Attacks that try to recover forgotten data: names, or groups of keys with a `name`. See `expunge list audits`."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
     """Seeds of training and of unlearning."""
     meta: MetaEvaluationConfig | None = None
@@ -330,7 +354,12 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
         raise ConfigError(f"model: expected a group of keys, got {model_tree!r}")
     model = dict(model_tree)
     template = decode(Template, model.pop("template_args", None) or {}, where="model.template_args")
-    return dataclasses.replace(decode(cls, {**tree, "model": model}), template_args=template)
+    task = decode(cls, {**tree, "model": model})
+    task = dataclasses.replace(task, template_args=template, model=pinned(task.model))
+    for key in ("forget_split", "retain_split", "holdout_split", "data_split"):
+        if getattr(task, key) is not None:
+            check_name(getattr(task, key), key, nested=True)  # a split names a file
+    return task
 
 
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
@@ -340,13 +369,18 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     spread = [expanded for i, entry in enumerate(study.methods) for expanded in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
     check_name(study.name, "name", nested=True)
-    if study.output_dir.is_file():
-        raise ConfigError(f"paths.output_dir: {study.output_dir} is a file; name a folder")
+    check_place(study.output_dir, "paths.output_dir")
+    check_place(Path(study.paths.store), "paths.store")
     labels = [entry_label(m) for m in study.methods]
     for i, label in enumerate(labels):
         check_name(label, f"methods[{i}].label", nested=True)
         if labels.count(label) > 1:
             raise ConfigError(f"methods: two have the label {label!r}; give one another `label`")
+    for name in study.requests if isinstance(study.requests, Mapping) else ():
+        check_name(name, "requests", nested=True)
+    decode(TrainArgs, dict(study.unlearn), where="unlearn")
+    for i in range(len(study.methods)):
+        unlearn_args(study, i, 0)
     return study
 
 

@@ -12,12 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from expunge.core.errors import ConfigError
 from expunge.data.examples import ExampleSet
-from expunge.data.stories import TokenDataset
+from expunge.data.template import LENGTH
 from expunge.engine.job import Estimate
 from expunge.evaluation.config import Generation
-from expunge.evaluation.loglikelihood import wanted_variants
-from expunge.models.config import ModelConfig, looks_local
-from expunge.pipelines.study.measuring import RecordPart
+from expunge.evaluation.kinds import RecordPart, wanted_variants
+from expunge.models.config import ModelConfig, looks_local, weights_source
 from expunge.pipelines.study.memory import ParameterCounts, estimate_memory, estimate_scoring, shape_in
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.training.config import EvaluateArgs, TrainArgs
@@ -147,7 +146,7 @@ def sizes(setting: TaskContext) -> WorkEstimator:
         n_parameters=parameters(setting.model),
         shape=shape,
         scored_bytes=4 if setting.model.model_args.dtype == "float32" else 2,
-        max_length=setting.template.max_length,
+        max_length=setting.template.max_length or LENGTH,
     )
 
 
@@ -162,7 +161,7 @@ def parameters(model: ModelConfig) -> int:
 
 def weights_in(folder: str, key: str) -> int:
     """Count the numbers in a local folder's safetensors by their headers. Raises ConfigError for a broken file."""
-    return sum(_elements(f, key) for f in sorted(Path(folder).expanduser().glob("*.safetensors")))
+    return sum(_elements(f, key) for f in sorted(Path(weights_source(folder)).expanduser().glob("*.safetensors")))
 
 
 def _elements(file: Path, key: str) -> int:
@@ -176,7 +175,7 @@ def _elements(file: Path, key: str) -> int:
 
 def _tokens(rows: ExampleSet) -> list[float]:
     """Return the tokens of each row with its own answer; of shards the sum."""
-    if isinstance(rows, TokenDataset):
+    if rows.n_tokens is not None:
         return [float(rows.n_tokens)]
     return [n / CHARACTERS_PER_TOKEN for n in _characters(rows, ("answer",))]
 

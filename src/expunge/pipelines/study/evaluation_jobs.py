@@ -10,15 +10,25 @@ from typing import Any
 from expunge.core.fingerprints import fingerprint
 from expunge.engine.job import Job
 from expunge.evaluation.config import Generation
+from expunge.evaluation.evaluator import limited, rows_where, tokenizer_mark
+from expunge.evaluation.kinds import RecordPart, parts
+from expunge.judges.make import choose_judge
 from expunge.metrics.api import MetricResult
-from expunge.models.config import source_identity, tokenizer_identity
+from expunge.models.identity import source_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
-from expunge.pipelines.study import harness, measuring
+from expunge.pipelines.study import harness
 from expunge.pipelines.study.config import EvalConfig
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
 from expunge.pipelines.study.estimate import WorkEstimator, sizes
 from expunge.pipelines.study.job_values import ModelInput, Panel
-from expunge.pipelines.study.measure_jobs import HarnessJob, MetricsJob, RecordsJob, ScoreJob, SimilarityJob
+from expunge.pipelines.study.measure_jobs import (
+    HarnessJob,
+    JudgementsJob,
+    MetricsJob,
+    RecordsJob,
+    ScoreJob,
+    SimilarityJob,
+)
 from expunge.pipelines.study.model_jobs import parents_of
 from expunge.pipelines.study.task_context import TaskContext, check_retain_file
 
@@ -30,7 +40,7 @@ class EvaluationJobs:
         self.setting, self.evaluation, self.source = setting, evaluation, source
         self._rows = {name: RowsRef(name, rows.fingerprint()) for name, rows in setting.benchmark.sets.items()}
         self._sizes: WorkEstimator = sizes(setting)
-        self._parts = measuring.parts(setting.benchmark.panel)
+        self._parts = parts(setting.benchmark.panel)
         self._estimates = {p: self._sizes.score(p, self._limited(p)) for p in self._parts if p.of is None}
         self._panel = Panel(tuple(setting.benchmark.panel))
         self._meta = self._made_meta()
@@ -51,8 +61,12 @@ class EvaluationJobs:
                 continue  # the metrics that read it report the missing original model
             if part.of is None:
                 parts[part.file] = self._scored(whose, model, part, original_model)
+                continue
+            texts = parts[f"{part.rows}.{part.of}.parquet"]
+            if part.spec.needs == "judge":
+                if self.evaluation.judge:
+                    parts[part.file] = self._judged(whose, part, texts)
             elif self.evaluation.embedder is not None:
-                texts = parts[f"{part.rows}.{part.of}.parquet"]
                 parts[part.file] = self._compared(whose, part, texts, self.evaluation.embedder)
         return RecordsJob(label=label, parents=parts)
 
@@ -61,25 +75,27 @@ class EvaluationJobs:
         context = context_of(source)
         if context is None:
             return
-        longest = {n: s.max_length or self.setting.template.max_length for n, s in self.setting.benchmark.sets.items()}
+        encoder = self.setting.encoder(source)
+        longest = {n: s.max_length or encoder.max_length for n, s in self.setting.benchmark.sets.items()}
         parts = [
             p for p in self._parts if p.of is None and longest[p.rows] > context
         ]  # the template truncates the others
         if not parts:
             return
-        encoder = self.setting.encoder(source)
+        from expunge.pipelines.study import measuring
+
         for part in parts:
             measuring.check_lengths(context, self.setting, encoder, part, self._limited(part))
 
-    def _how(self, part: measuring.RecordPart) -> Generation:
+    def _how(self, part: RecordPart) -> Generation:
         """Return the generation settings of a part."""
         return self.evaluation.sampling if part.spec.settings == "sampling" else self.evaluation.generation
 
-    def _limited(self, part: measuring.RecordPart) -> Generation:
+    def _limited(self, part: RecordPart) -> Generation:
         """Return the generation settings of a part within the benchmark's limits."""
-        return measuring.limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
+        return limited(self._how(part), self.setting.benchmark.generation.get(part.rows))
 
-    def _scored(self, label: str, model: Job | None, part: measuring.RecordPart, original: Job | str | None) -> Job:
+    def _scored(self, label: str, model: Job | None, part: RecordPart, original: Job | str | None) -> Job:
         """Return the job of one kind of records of one set of rows."""
         writes = part.spec.settings is not None
         compared = part.spec.needs == "original"
@@ -90,7 +106,7 @@ class EvaluationJobs:
             source=self.source,
             records=part.kind,
             rows=self._rows[part.rows],
-            columns=tuple(measuring.COLUMNS[part.kind]),
+            columns=tuple(part.spec.key),
             reads=() if writes else part.names,
             generation=self._how(part) if writes else None,
             limits=self.setting.benchmark.generation.get(part.rows) if writes else None,
@@ -102,7 +118,20 @@ class EvaluationJobs:
             estimate=self._estimates[part],
         )
 
-    def _compared(self, label: str, part: measuring.RecordPart, texts: Job, embedder: str) -> Job:
+    def _judged(self, label: str, part: RecordPart, texts: Job) -> Job:
+        """Return the job that scores stored generations with the judge."""
+        return JudgementsJob(
+            label=f"{label} {part.rows} {part.kind}",
+            parents={"texts": texts},
+            source=self.source,
+            records=part.kind,
+            rows=self._rows[part.rows],
+            judge=choose_judge(self.evaluation.judge, "eval.judge").identity,
+            settings=self.evaluation.judge,
+            part=part,
+        )
+
+    def _compared(self, label: str, part: RecordPart, texts: Job, embedder: str) -> Job:
         """Return the job that compares stored generations with answers."""
         return SimilarityJob(
             label=f"{label} {part.rows} {part.kind}",
@@ -133,7 +162,7 @@ class EvaluationJobs:
         sets = self.setting.benchmark.sets
         for metric in panel:
             if metric.where and metric.rows:
-                measuring.rows_where(sets[metric.rows], metric)
+                rows_where(sets[metric.rows], metric)
         parents = {"records": records} | ({"retain": retain} if retain else {})
         if any(m.shadows for m in panel):
             parents |= {f"shadow_{i}": job for i, job in enumerate(shadows)}
@@ -175,7 +204,7 @@ class EvaluationJobs:
         source = self.setting.model.tokenizer_source
         if source is None:
             return None
-        return measuring.tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
+        return tokenizer_mark(load_tokenizer(source, self.setting.model.tokenizer_args))
 
     @property
     def eval_file(self) -> str:
@@ -200,7 +229,10 @@ class EvaluationJobs:
         """Return the template, the weights' type and, if no job made them, the model and the tokenizer."""
         has_parent = start is not None
         if has_parent not in self._models:
-            model, named = self.setting.model, self.setting.model.tokenizer_args.pretrained_model_name_or_path
+            model = self.setting.model
+            named = model.tokenizer_args.pretrained_model_name_or_path
+            if not has_parent and model.tokenizer_args.revision != model.model_args.revision:
+                named = model.tokenizer_source  # the model's own tokenizer, of another commit
             self._models[has_parent] = ModelInput(
                 self.setting.template,
                 model.model_args.dtype,
@@ -208,6 +240,6 @@ class EvaluationJobs:
                 if has_parent or not model.source
                 else source_identity(model.source, model.model_args.revision, model.model_args.adapter),
                 tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
-                self.setting.rendered_template(),
+                self.setting.rendered_template,
             )
         return self._models[has_parent]

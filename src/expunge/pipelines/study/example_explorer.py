@@ -44,7 +44,10 @@ def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Outputs]]) 
                 tuple(table.get((name, family), {}).get(row.row_id, math.nan) for family in kinds) for table in tables
             )
             entries.append(ReportEntry(name, row.row_id, row.question, row.answers.get("answer", ""), outputs, scores))
-    return Explorer(_names([run for run, _ in models]), tuple(SCORES[family][0] for family in kinds), tuple(entries))
+    roles = [run.role for run, _ in models]
+    full, retain = (roles.index(role) if role in roles else None for role in ("full", "retain"))
+    scores_shown = tuple(SCORES[family][0] for family in kinds)
+    return Explorer(_names([run for run, _ in models]), scores_shown, tuple(entries), full, retain)
 
 
 def _names(runs: Sequence[ReportRun]) -> tuple[str, ...]:

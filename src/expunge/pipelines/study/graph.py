@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError, nearest
@@ -14,19 +15,19 @@ from expunge.engine.job import Job
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
-from expunge.pipelines.audit_jobs.jobs import audit_jobs, audited, check_audits
-from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject
-from expunge.pipelines.meta_evaluation.jobs import check_meta, meta_job
-from expunge.pipelines.stories.jobs import StoryJobs, story_jobs
+from expunge.models.wrapper_api import make_wrapper, wrapper_registry
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study.training_jobs import TrainingJobs
-from expunge.report.table import format_setting
 from expunge.training.config import TrainArgs
 from expunge.training.phases import check_run
+
+if TYPE_CHECKING:
+    from expunge.pipelines.audit_jobs.results import AuditEntry
+    from expunge.pipelines.stories.jobs import StoryJobs
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class StudyGraph:
     cells: Mapping[str, StudyGraph] = field(
         default_factory=dict
     )  # of a grid, by name; `leaves` has the models of all cells
+    axes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of each cell: axis -> its label
     audits: tuple[AuditEntry, ...] = ()
     stories: StoryJobs | None = None
     meta: Job | None = None
@@ -78,8 +80,7 @@ def build_graph(study: StudyConfig, cache: TrainingCache | None = None) -> Study
     if study.stories is not None:
         return _of_stories(study)
     check_methods(study)
-    check_audits(study)
-    check_meta(study)
+    _check_extensions(study)
     maker, links = _maker(study, {} if cache is None else cache)
     setting = maker.setting
     start = maker.base() if study.model.scratch else None
@@ -113,18 +114,46 @@ def build_graph(study: StudyConfig, cache: TrainingCache | None = None) -> Study
         leaves += [dataclasses.replace(leaf, label=leaf.role) for leaf in (full, retain) if leaf]
         for unlearn_seed in study.seeds.unlearn:
             leaves += _forget(study, maker, links, against, seed, unlearn_seed, tag)
-    whole = setting.benchmark.forget_set
+    audits, meta = _audits(study, maker, links, leaves) if study.audits else (), None
+    if study.meta is not None:
+        from expunge.pipelines.meta_evaluation.jobs import meta_job
+
+        meta = meta_job(study, maker, start, leaves)
+    return StudyGraph(study, setting, tuple(leaves), audits=audits, meta=meta)
+
+
+def _check_extensions(study: StudyConfig) -> None:
+    """Check the settings of audits and of meta-evaluation, if a study has them. Raises ConfigError."""
+    if study.audits:
+        from expunge.pipelines.audit_jobs.jobs import check_audits
+
+        check_audits(study)
+    if study.meta is not None:
+        from expunge.pipelines.meta_evaluation.jobs import check_meta
+
+        check_meta(study)
+
+
+def _audits(
+    study: StudyConfig, maker: TrainingJobs, links: Mapping[str, str], leaves: Sequence[ModelNode]
+) -> tuple[AuditEntry, ...]:
+    """Return the audits of a study's models."""
+    from expunge.pipelines.audit_jobs.jobs import audit_jobs, audited
+    from expunge.pipelines.audit_jobs.results import AuditSubject
+
+    benchmark = maker.setting.benchmark
     subjects = [
         AuditSubject(x.metrics.label, x.label, x.role, x.train_seed, x.seed, x.model)
         for x in leaves
-        if study.audits and audited(x.label, links, setting.benchmark.sets, whole)
+        if audited(x.label, links, benchmark.sets, benchmark.forget_set)
     ]
-    audits, meta = audit_jobs(study, maker, subjects), meta_job(study, maker, start, leaves)
-    return StudyGraph(study, setting, tuple(leaves), audits=audits, meta=meta)
+    return audit_jobs(study, maker, subjects)
 
 
 def _of_stories(study: StudyConfig) -> StudyGraph:
     """Return the graph of a study of stories, which reads no benchmark."""
+    from expunge.pipelines.stories.jobs import story_jobs
+
     jobs = story_jobs(study)
     empty = Benchmark(name="stories", split="", sets={}, panel=(), full_sets=(), retain_sets=(), shown_set=None)
     return StudyGraph(study, TaskContext(empty, study.model, study.template_args), (), stories=jobs)
@@ -135,7 +164,7 @@ def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapp
     own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
     cache_key = fingerprint({**own, "requests": study.requests})
     if cache_key not in cache:
-        check_model(study.model)
+        check_model(study.model, runs_here=study.launch.kind == "local", store=Path(study.paths.store))
         setting = resolve_task(study)
         source = ContextSource.of(study, setting)
         check_given(study, setting.benchmark)
@@ -177,6 +206,15 @@ def check_methods(study: StudyConfig) -> None:
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
             raise ConfigError(f"{where}.label: {seen[-1]!r} has an @, which names the models of requests")
+        if entry.trainer in wrapper_registry():
+            make_wrapper(entry.trainer, entry.method_args, f"{where}.method")
+            if len(entry.from_models) > 1:
+                raise ConfigError(f"{where}.from: {entry.trainer} wraps one model; {len(entry.from_models)} are listed")
+            if study.requests != 1:
+                raise ConfigError(f"{where}.trainer: {entry.trainer} wraps a model once; use it with requests=1")
+            if entry.args:
+                raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
+            continue
         if entry.trainer not in weight_edit_registry():
             loss = objective(entry.trainer, entry.method_args, where=where)
             if not loss.forgets:
@@ -228,14 +266,17 @@ def _forget(
     for i, entry in enumerate(study.methods):
         label = entry_label(entry)
         args = unlearn_args(study, i, seed)
+        from expunge.report.table import format_setting
+
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
-        model = (
-            models[entry.from_models[0]] if entry.from_models and entry.trainer not in weight_edit_registry() else full
-        )
+        edits = entry.trainer in weight_edit_registry()
+        model = models[entry.from_models[0]] if entry.from_models and not edits else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
-            if entry.trainer in weight_edit_registry():
+            if entry.trainer in wrapper_registry():
+                model = _wrap(maker.forgetting(rows), entry, name + tag, model, full, args)
+            elif edits:
                 model = _edit(maker, entry, name + tag, model, rows, models, args)
             else:
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
@@ -272,6 +313,15 @@ def _edit(
         return maker.edited(label, edit, model, [maker.forgetting(rows).reinforced(label, model, args)])
     named = [models[name] for name in entry.from_models]
     return maker.edited(label, edit, named[0] if named and not others else model, named if others else [])
+
+
+def _wrap(
+    maker: TrainingJobs, entry: MethodEntry, label: str, model: Job | None, full: Job | None, args: TrainArgs
+) -> Job:
+    """Return the job of a wrapped model, with the helper that it reads."""
+    rule = make_wrapper(entry.trainer, entry.method_args)
+    reinforced = wrapper_registry()[entry.trainer].helper == "reinforced"
+    return maker.wrapped(label, rule, model, maker.reinforced(label, full, args) if reinforced else None)
 
 
 def _leaf(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from expunge.pipelines.study.config import StudyConfig, decode_study, with_value
 from expunge.pipelines.study.graph import ModelNode, StudyGraph, TrainingCache, build_graph
 
 FIXED = ("grid", "grid_cells", "grid_names", "launch", "name", "paths", "store", "sweep")  # the same for the whole grid
+
+MOST_CELLS = 10_000  # each is planned; a study of that size has days of jobs
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ def cells(tree: Mapping[str, Any], study: StudyConfig) -> list[GridCell]:
     for name, changes in study.grid_cells.items():
         _check_keys(f"grid_cells.{name}", changes)
     out = []
+    n_cells = math.prod(len(values) for values in axes.values())
+    if n_cells > MOST_CELLS:
+        raise ConfigError(f"grid: its axes have {n_cells} combinations, at most {MOST_CELLS} are planned at once")
     for number, combination in enumerate(itertools.product(*(values.items() for values in axes.values()))):
         labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
         own: Mapping[str, Any] = plain
@@ -149,7 +155,8 @@ def _joined(study: StudyConfig, cell_list: Sequence[GridCell], graphs: Sequence[
         raise ConfigError("grid: two cells have the same name; give the values different names")
     leaves = tuple(leaf for part in parts.values() for leaf in part.leaves)
     audits = tuple(audited for part in parts.values() for audited in part.audits)
-    return StudyGraph(study, graphs[0].setting, leaves, parts, audits=audits)
+    axes = {cell.name: cell.values for cell in cell_list}
+    return StudyGraph(study, graphs[0].setting, leaves, parts, axes, audits=audits)
 
 
 def _numbers(name: str, graphs: Sequence[StudyGraph]) -> dict[str, str]:

@@ -13,10 +13,11 @@ from typing import Any
 from expunge.core.errors import ConfigError, JobError, nearest
 from expunge.core.fingerprints import folder_sha256
 from expunge.engine.job import Progress
+from expunge.engine.store import store_around
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import write_results
 from expunge.models.config import ModelConfig
-from expunge.models.load import load_model, load_tokenizer, pick_device
+from expunge.models.load import load_tokenizer, pick_device
 from expunge.pipelines.study.config import LmEval
 
 KEY = "eval.lm_eval"
@@ -69,15 +70,22 @@ def measure_tasks(
     tokenizer = load_tokenizer(model.tokenizer_args.pretrained_model_name_or_path or source, model.tokenizer_args)
     if config.apply_chat_template and not tokenizer.chat_template:
         raise JobError(f"{KEY}.apply_chat_template: this tokenizer has no chat template")
-    loaded = load_model(source, model.model_args, device=pick_device(model.device))
-    loaded.eval()
-    harness: Any = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=config.batch_size)
+    from expunge.evaluation.passport import load_checked
+
+    loaded, passport = load_checked(
+        source, model.model_args, tokenizer, device=pick_device(model.device), store=store_around(folder)
+    )
+    # the harness pads its batches itself, so a model that reads padding in another way gets rows one by one
+    can = passport.capabilities
+    plain = can is not None and not (can.padded and can.masked and can.generation == "batched")
+    batch_size = 1 if plain else config.batch_size
+    harness: Any = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=batch_size)
     try:
         output = lm_eval.simple_evaluate(
             model=harness,
             tasks=list(config.tasks),
             num_fewshot=config.num_fewshot,
-            batch_size=config.batch_size,
+            batch_size=batch_size,
             limit=config.limit,
             system_instruction=config.system_instruction,
             apply_chat_template=config.apply_chat_template,

@@ -16,6 +16,7 @@ from expunge.methods.objective import SHARED, Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_identity
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import identity as panel_identity
+from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity
 from expunge.pipelines.study.context_source import ContextSource
 
 NO_RETAIN_LOSS = ("gamma", "compat")  # the shared settings of a method without a retain loss
@@ -66,6 +67,29 @@ class EditRef:
     def identity(self) -> Mapping[str, Any]:
         """The part of a key: name, revision and every setting."""
         return weight_edit_identity(self.make())
+
+
+@dataclass(frozen=True)
+class WrapperRef:
+    """A wrapper by name, with all its settings."""
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rule: Wrapper) -> WrapperRef:
+        """Refer to a wrapper."""
+        known = wrapper_identity(rule)
+        return cls(known["name"], known["args"])
+
+    def make(self) -> Wrapper:
+        """Return the wrapper. Raises ConfigError for one that is not registered here."""
+        return make_wrapper(self.name, self.args)
+
+    @functools.cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The part of a key: name, revision and every setting."""
+        return wrapper_identity(self.make())
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.records import GeneratedText, text_records
 from expunge.evaluation.result import EvalResult
-from expunge.judges.api import Judge, JudgementTable, judge_texts
+from expunge.judges.api import Judge, JudgementTable, JudgeReply, judge_texts
+from expunge.judges.make import choose_judge
 from expunge.judges.rules import RuleJudge
 
+Scores = Callable[[Sequence[GeneratedText]], Sequence[tuple[float, str | None]]]
 TEXT_COLUMNS = ("generation", "text")
 
 
@@ -35,6 +37,17 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
     if not hasattr(decoded, "judge"):
         raise ConfigError(f"judge: expected a judge or the settings of a RuleJudge, got a {type(judge).__name__}")
     return judge_texts(decoded, _generations(texts, examples))
+
+
+def generation_judge(judge: Judge | Mapping[str, Any], where: str = "judge") -> Scores:
+    """Return the function that scores generations, of a judge or its settings. Raises ConfigError."""
+    decoded = choose_judge(judge, where).make() if isinstance(judge, Mapping) else judge
+
+    def scores(texts: Sequence[GeneratedText]) -> list[tuple[float, str | None]]:
+        replies = [JudgeReply(t.generation, t.prompt, t.reference) for t in texts]
+        return [(verdict.score, verdict.reason) for verdict in decoded.judge(replies)]
+
+    return scores
 
 
 def _generations(texts: Any, examples: str) -> list[GeneratedText]:

@@ -15,14 +15,16 @@ from expunge.data.template import Template
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import SAMPLING, RetainResults, evaluate_task, resolve_generation
 from expunge.evaluation.result import EvalResult
+from expunge.judges.api import Judge
 from expunge.metrics.api import Metric
+from expunge.pipelines.study.judging import generation_judge
 
 
 def load_benchmark(name: str, **choices: Any) -> Benchmark:
     """Load a benchmark by name.
 
     Args:
-        name: The name, such as "tofu"; `expunge benchmarks` lists all.
+        name: The name, such as "tofu"; `expunge list benchmarks` lists all.
         **choices: The fields of BenchmarkConfig, such as `forget_split`, `holdout_split`, `root` and `args`.
 
     Returns:
@@ -49,6 +51,7 @@ def evaluate(
     sampling: Generation | Mapping[str, Any] | None = None,
     original: Any = None,
     embedder: str | None = None,
+    judge: Judge | Mapping[str, Any] | None = None,
     extras: Sequence[str] = (),
     batch_tokens: int | None = None,
     seed: int = 0,
@@ -76,6 +79,7 @@ def evaluate(
         sampling: The same for the several samples of a question, which leak@k reads. None: 8 at temperature 1.
         original: The model that agreement compares with, an object or a name.
         embedder: The sentence encoder that similarity uses, a folder or hub id.
+        judge: The judge of `metrics=["judgement"]`: a judge object, or its settings (see `eval.judge`).
         extras: Groups of further metrics, such as "leak" or "fluency" (see `eval.extras`).
         batch_tokens: Tokens of a padded batch at most. None: chosen for the device.
         seed: The seed of sampled generations, if `generation` and `sampling` do not name one.
@@ -110,6 +114,7 @@ def evaluate(
         sampling=sampling,
         original=original,
         embedder=embedder,
+        judge=None if judge is None else generation_judge(judge),
         batch_tokens=batch_tokens,
         seed=seed,
     )

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from expunge.benchmarks import Limits
+from expunge.core.on_use import ModuleOnUse
 from expunge.engine.job import Job, JobContext, shared, unkeyed
 from expunge.evaluation.config import Generation
+from expunge.evaluation.kinds import RecordPart
 from expunge.metrics.results import read_results
 from expunge.models.config import ModelConfig
-from expunge.pipelines.study import harness, measuring
+from expunge.pipelines.study import harness
 from expunge.pipelines.study.config import LmEval
 from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.job_values import ModelInput, Panel, TaskJob
+
+if TYPE_CHECKING:
+    from expunge.pipelines.study import measuring
+else:
+    measuring = ModuleOnUse("expunge.pipelines.study.measuring")
 
 LOADED = "loaded model"  # in the memory of a run: the settings of the model, and its cache
 
@@ -54,7 +61,7 @@ class ScoreJob(TaskJob):
     original: Mapping[str, Any] | None = None
     """Identity of the original model of an agreement, if no job trains it."""
     model: ModelInput
-    part: measuring.RecordPart = unkeyed()
+    part: RecordPart = unkeyed()
     how: Generation = shared()
     original_source: str | None = unkeyed(default=None)
 
@@ -86,7 +93,7 @@ class SimilarityJob(TaskJob):
     reads: tuple[str, ...]
     embedder: Mapping[str, Any]
     embedder_source: str = unkeyed()
-    part: measuring.RecordPart = unkeyed()
+    part: RecordPart = unkeyed()
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compare the texts."""
@@ -94,6 +101,25 @@ class SimilarityJob(TaskJob):
         return measuring.compare_texts(
             out, inputs["texts"], setting, self.part, self.embedder_source, context.progress
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JudgementsJob(TaskJob):
+    """A judge's scores of stored generations. Parent: `texts`."""
+
+    kind: ClassVar[str] = "score"
+
+    records: str
+    rows: RowsRef
+    judge: Mapping[str, Any]
+    """Identity of the judge."""
+    settings: Mapping[str, Any] = unkeyed()
+    part: RecordPart = unkeyed()
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Score the texts."""
+        setting = self.source.checked([self.rows])
+        return measuring.judge_generations(out, inputs["texts"], setting, self.part, self.settings, context.progress)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -19,22 +19,23 @@ from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
 from expunge.engine.job import Progress
 from expunge.engine.store import store_around
-from expunge.evaluation.config import Generation
+from expunge.evaluation.config import TRUNCATED, Generation
 from expunge.evaluation.evaluator import TOKENIZER, limited, marked, results_of, rows_where, tokenizer_mark
-from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts
-from expunge.evaluation.loglikelihood import TRUNCATED, check_context, encode_items, wanted_variants
-from expunge.evaluation.passport import check_model
+from expunge.evaluation.kinds import RecordPart, ScoringInputs, find_kind, parts, wanted_variants
+from expunge.evaluation.loglikelihood import check_context, encode_items
+from expunge.evaluation.passport import load_checked
 from expunge.evaluation.prompts import make_prompts
-from expunge.evaluation.similarity import Embedder
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
-from expunge.models.load import load_model, pick_device
+from expunge.models.load import pick_device
+from expunge.models.passport import Passport
+from expunge.pipelines.study.job_facts import READING
+from expunge.pipelines.study.judging import generation_judge
 from expunge.pipelines.study.task_context import TaskContext
 
 __all__ = [
     "COLUMNS",
-    "READING",
     "ModelCache",
     "RecordPart",
     "check_lengths",
@@ -42,6 +43,7 @@ __all__ = [
     "gather",
     "limited",
     "measure",
+    "open_model",
     "parts",
     "rows_where",
     "score",
@@ -49,9 +51,6 @@ __all__ = [
     "tokenizer_of",
     "units",
 ]
-
-
-READING = "reading"  # in a job's facts: notes on the loading of its model
 
 
 class _Columns(dict[str, Sequence[str]]):
@@ -80,10 +79,8 @@ class ModelCache:
         """Return the model of a source, loaded by its passport. folder: of a job in the store with the passports."""
         if source != self._source:
             self.drop()
-            args = setting.model.model_args
-            self._model = load_model(source, args, device=pick_device(setting.model.device))
-            store = store_around(folder)
-            self.notes = check_model(self._model, encoder.tokenizer, source, args, store=store).notes
+            self._model, passport = open_model(source, setting, encoder, folder)
+            self.notes = passport.notes
             self._source = source
         return self._model
 
@@ -91,6 +88,13 @@ class ModelCache:
         """Release the model."""
         self._source = self._model = None
         self.tokens.clear()
+
+
+def open_model(source: str, setting: TaskContext, encoder: Encoder, folder: Path) -> tuple[Any, Passport]:
+    """Return the model of a source for scoring, with its passport. folder: of a job in the store with the passports."""
+    device = pick_device(setting.model.device)
+    store = store_around(folder)
+    return load_checked(source, setting.model.model_args, encoder.tokenizer, device=device, store=store)
 
 
 def score(
@@ -120,7 +124,7 @@ def score(
         progress(done, total)
 
     def load_original() -> Any:
-        return load_model(str(original), setting.model.model_args, device=pick_device(setting.model.device))
+        return open_model(str(original), setting, encoder, folder)[0]
 
     inputs = ScoringInputs(
         model=model,
@@ -133,7 +137,8 @@ def score(
         progress=step,
     )
     table = part.spec.compute(inputs)
-    facts: dict[str, Any] = {"units": total, **({READING: list(cache.notes)} if cache.notes else {})}
+    notes = [*cache.notes, *encoder.notes]
+    facts: dict[str, Any] = {"units": total, **({READING: notes} if notes else {})}
     if part.kind == "tokens":
         cache.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))
         facts["truncated_answers"] = {part.rows: int(table.schema.metadata[TRUNCATED.encode()])}
@@ -156,6 +161,8 @@ def compare_texts(
     folder: Path, texts: Path, setting: TaskContext, part: RecordPart, embedder: str, progress: Progress
 ) -> dict[str, Any]:
     """Write the similarity of stored generations to the named answers. Reads no model."""
+    from expunge.evaluation.similarity import Embedder
+
     inputs = ScoringInputs(
         model=None,
         examples=setting.benchmark.sets[part.rows],
@@ -168,6 +175,24 @@ def compare_texts(
     pq.write_table(table, folder / part.file)
     progress(1, 1)
     return {"compared": table.num_rows}
+
+
+def judge_generations(
+    folder: Path, texts: Path, setting: TaskContext, part: RecordPart, judge: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Write a judge's scores of stored generations. Reads no model that is measured."""
+    inputs = ScoringInputs(
+        model=None,
+        examples=setting.benchmark.sets[part.rows],
+        names=part.names,
+        encoder=None,  # type: ignore[arg-type]  # scores texts, without a model
+        judge=generation_judge(judge, "eval.judge"),
+        source=pq.read_table(_records_file(texts)),
+    )
+    table = part.spec.compute(inputs)
+    pq.write_table(table, folder / part.file)
+    progress(1, 1)
+    return {"judged": table.num_rows, "without_score": int(sum(math.isnan(x) for x in table["score"].to_pylist()))}
 
 
 def gather(folder: Path, parents: Mapping[str, Path]) -> dict[str, Any]:

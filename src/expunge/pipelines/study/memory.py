@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from expunge.core.errors import ConfigError, nearest
-from expunge.evaluation import generation, gradients, loglikelihood
-from expunge.evaluation.token_stats import WIDE_CHUNK
-from expunge.models.config import PRESETS, ModelConfig
+from expunge.evaluation import batch_limits as limits
+from expunge.models.config import PRESETS, ModelConfig, weights_source
 from expunge.training.config import TrainArgs
+from expunge.training.optimizers import weights_dtype
 
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp2", "zero2", "zero3")
@@ -87,6 +87,7 @@ def shape_of(model: str) -> ParameterCounts:
 
     A hub id is such as `meta-llama/Llama-3.1-8B-Instruct`. Raises ConfigError for an unknown model.
     """
+    model = weights_source(model)
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
         last = model.rpartition("/")[2]
@@ -102,7 +103,7 @@ def shape_of(model: str) -> ParameterCounts:
         keys = c.get("num_key_value_heads", heads) * c.get("head_dim", c["hidden_size"] // heads)
         d, i, n, v = (int(c[k]) for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
         return ParameterCounts(d, i, n, v, int(keys), bool(c.get("tie_word_embeddings", False)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ConfigError(f"memory: {file} is not a configuration of a Llama-like model: {error}") from None
 
 
@@ -129,7 +130,15 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
-STATE_BYTES = {"paged_adamw_8bit": 2, "adamw_8bit": 2, "sgd": 0, "adafactor": 0}  # bytes per trained value; AdamW has 8
+STATE_BYTES = {
+    "paged_adamw_8bit": 2,
+    "adamw_8bit": 2,
+    "adamw_torch_8bit": 2,
+    "adamw_torch_8bit_stochastic": 2,
+    "adamw_torch_4bit": 1,
+    "sgd": 0,
+    "adafactor": 0,
+}  # bytes per trained value; AdamW has 8
 HELD = {None: 4.0, "nf4": 0.516, "int8": 1.0}  # bytes of a linear weight; nf4 with its doubly quantised scales
 
 
@@ -149,18 +158,20 @@ def estimate_memory(
     trained = _trained(shape, args)
     shared = args.lora.quantize if args.lora else None
     layers = shape.layers * shape.layer
-    weights = layers * HELD[shared] + 4.0 * (shape.parameters - layers) + (4.0 * trained if args.lora else 0.0)
-    gradients, optimizer = 4.0 * trained, float(STATE_BYTES.get(args.optim, 8)) * trained
+    of_value = 2.0 if weights_dtype(args.optim) == "bfloat16" else 4.0  # bytes of a trained weight and its gradient
+    of_layers = layers * (HELD[shared] if shared else of_value)
+    weights = of_layers + of_value * (shape.parameters - layers) + (of_value * trained if args.lora else 0.0)
+    gradients, optimizer = of_value * trained, float(STATE_BYTES.get(args.optim, 8)) * trained
     split_all, split_state = strategy in ("fsdp2", "zero3"), strategy != "ddp"
     if strategy == "ddp" and processes > 1:
         gradients *= 2  # the buckets of the gradient exchange
     if split_state:
         gradients, optimizer = gradients / processes, optimizer / processes
     if split_all and processes > 1:  # plus gathered weights: two layers, and the weights outside the layers
-        weights = weights / processes + 4.0 * (shape.outside + 2 * shape.layer)
+        weights = weights / processes + of_value * (shape.outside + 2 * shape.layer)
     half = args.bf16 or args.fp16
     layers_alive = 1 if args.activation_checkpointing else shape.layers
-    casts = 2.0 * layers_alive * shape.layer if half else 0.0
+    casts = 2.0 * layers_alive * shape.layer if half and of_value == 4 else 0.0
     width = 2 if half else 4
     read = args.per_device_train_batch_size * sides * length
     checkpoint_width = shape.layers * width * shape.hidden if args.activation_checkpointing else 0
@@ -185,27 +196,27 @@ def estimate_scoring(
     there = n_rows * length if n_rows else 2**62
     weights, of_cache = float(width * shape.parameters), 2 * width * shape.layers * shape.keys
     if kind == "grads":
-        rows = min(gradients.AT_ONCE, max(1, int(gradients.WIDE_ROOM // weights)), there // length)
+        rows = min(limits.GRADIENT_ANSWERS, max(1, int(limits.GRADIENT_BYTES // weights)), there // length)
         gradient_bytes = rows * (weights + (4.0 * shape.parameters if width < 4 else 0.0))  # and as float32
         read = rows * length
         activations = float(read * shape.layers * _of_layer(shape, width))
         return MemoryEstimate(weights, gradient_bytes, 0.0, 0.0, activations, read * (width + 8.0) * shape.vocabulary)
     if kind in ("texts", "samples"):
-        budget = max(generation.BUDGET, generation.CACHE // (2 * shape.layers * shape.hidden * width), length)
+        budget = max(limits.GENERATED_TOKENS, limits.CACHE_BYTES // (2 * shape.layers * shape.hidden * width), length)
         budget = min(budget, there)
         of_logit = width + (24.0 if kind == "samples" else 0.0)  # sampling sums probabilities in float64
         activations = float(budget * (of_cache + _of_layer(shape, width)))
         return MemoryEstimate(weights, 0.0, 0.0, 0.0, activations, budget // length * of_logit * shape.vocabulary)
-    budget = min(max(loglikelihood.WIDE_BUDGET, length), there)
-    strips = 3 * 4.0 * min(WIDE_CHUNK, budget * shape.vocabulary)
+    budget = min(max(limits.SCORED_TOKENS, length), there)
+    strips = 3 * 4.0 * min(limits.FLOAT32_LOGITS, budget * shape.vocabulary)
     if kind == "agreement":
         logits = 2.0 * width * budget * shape.vocabulary
         return MemoryEstimate(2 * weights, 0.0, 0.0, 0.0, float(budget * _of_layer(shape, width)), logits + strips)
-    # questions once, then answers: one token of a forward pass costs as much as CACHED cached tokens
-    cached = min((1 + loglikelihood.CACHED) * budget, 2 * there)
+    # questions once, then answers: one token of a forward pass costs as much as CACHED_PER_TOKEN cached tokens
+    cached = min((1 + limits.CACHED_PER_TOKEN) * budget, 2 * there)
     activations = float(budget * _of_layer(shape, width) + cached * of_cache)
     return MemoryEstimate(
-        weights, 0.0, 0.0, 0.0, activations, width * min(loglikelihood.LOGITS, budget * shape.vocabulary) + strips
+        weights, 0.0, 0.0, 0.0, activations, width * min(limits.SCORED_LOGITS, budget * shape.vocabulary) + strips
     )
 
 

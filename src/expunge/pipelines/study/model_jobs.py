@@ -1,23 +1,29 @@
-"""The jobs that create models: from scratch, by training, by unlearning and by weight edits."""
+"""The jobs that create models: from scratch, by training, by unlearning, by weight edits and by wrappers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from expunge.core.on_use import ModuleOnUse
+from expunge.data.alternates import read_alternates
 from expunge.engine.job import Job, JobContext, shared, unkeyed
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
 from expunge.metrics.results import read_results
-from expunge.pipelines.study import work
 from expunge.pipelines.study.context_source import FileRef, RowsRef, check_rows
-from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, Panel, TaskJob
+from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, Panel, TaskJob, WrapperRef
 from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, compute_reference
 from expunge.pipelines.study.requests import changed
 from expunge.training.config import TrainArgs
-from expunge.training.forward import ForwardSpec
+from expunge.training.samples import ForwardSpec
+
+if TYPE_CHECKING:
+    from expunge.pipelines.study import work
+else:
+    work = ModuleOnUse("expunge.pipelines.study.work")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,6 +165,24 @@ class AlternatesJob(TaskJob):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class FileAlternatesJob(TaskJob):
+    """Other answers to the forget questions, from a file of the user."""
+
+    kind: ClassVar[str] = "alternates"
+
+    rows: RowsRef
+    file: FileRef
+    column: str
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Copy the answers in the order of the questions."""
+        setting = self.source.checked([self.rows])
+        answers = read_alternates(self.file.checked(), self.column).of(setting.benchmark.sets[self.rows.name])
+        work.write_alternates(out, answers)
+        return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EditJob(TaskJob):
     """Weights made from other models' weights. Parents: `base` (else the configured model), `other_0`, ..."""
 
@@ -180,6 +204,26 @@ class EditJob(TaskJob):
         setting = self.source.load()
         models: dict[str, Path | str] = {"base": str(setting.model.source), **inputs}
         return work.apply_edit(out, models, setting, self.edit.make(), context.progress)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WrapJob(TaskJob):
+    """A model with a wrapper around it. Parents: `model` (else the configured model), and `helper` if it reads one."""
+
+    kind: ClassVar[str] = "wrap"
+
+    wrapper: WrapperRef
+    rows: Mapping[str, tuple[RowsRef, ...]]
+    """The rows of the sides "forget" and "retain", which the wrapper may read."""
+    refusals: tuple[str, ...]
+    model: ModelInput
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Compute the wrapper's tensors, and save it with the model."""
+        setting = self.source.checked([ref for refs in self.rows.values() for ref in refs], self.refusals)
+        sides = {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in self.rows.items()}
+        source = self.model_source(inputs)
+        return work.wrap_model(out, source, setting, self.wrapper.make(), sides, inputs.get("helper"), context.progress)
 
 
 def parents_of(**jobs: Job | None) -> dict[str, Job]:

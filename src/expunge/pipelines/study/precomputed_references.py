@@ -17,12 +17,9 @@ from expunge.methods.api import Quantity, ScoredPositions
 from expunge.methods.objective import Objective
 from expunge.models.load import Bits
 from expunge.pipelines.study.task_context import TaskContext
-from expunge.pipelines.study.work import encode_alternates, encode_sets, load_trained
-from expunge.training.batching import SIDES
 from expunge.training.config import TrainArgs
-from expunge.training.forward import ForwardSpec, spec_for
 from expunge.training.phases import visits
-from expunge.training.reference import head_for, keep, mass_outside, save_reference
+from expunge.training.samples import SIDES, ForwardSpec, spec_for
 
 IMPLIED = frozenset(f"{side}_ref" for side in SIDES)  # outputs of the start model follow from the start model
 
@@ -49,7 +46,7 @@ class ReferenceSpec:
     def label(self) -> str:
         """Rows and quantity, for labels."""
         rows = "alternates" if self.side == "alternate" else "+".join(self.sets)
-        quantity = self.what.layer or self.what.serve.value
+        quantity = "+".join(self.what.layers).replace(":", "-") or self.what.serve.value
         return f"{rows}-{quantity}" + ("" if self.topk is None else f"-top{self.topk}")
 
     @property
@@ -120,13 +117,17 @@ def compute_reference(
     alternates: Path | None = None,
 ) -> dict[str, Any]:
     """Compute the outputs of the model at `source` and write them."""
+    from expunge.pipelines.study.work import alternate_rows, open_trained
+    from expunge.training.encoding import encode_sets
+    from expunge.training.reference import head_for, keep, mass_outside, save_reference
+
     encoder = setting.encoder(source)
     sets = [setting.benchmark.sets[n] for n in spec.sets]
     if spec.side == "alternate":
-        rows: Sequence[Encoded] = encode_alternates(sets, setting.refusals, alternates, encoder)
+        rows: Sequence[Encoded] = alternate_rows(sets, setting.refusals, alternates, encoder)
     else:
         rows = encode_sets(sets, encoder)
-    model = load_trained(source, setting, quantize=spec.quantize)
+    model, _ = open_trained(source, setting, encoder, folder, quantize=spec.quantize)
     numbers = range(len(rows)) if spec.numbers is None else spec.numbers
     head = head_for(model, spec.what, spec.topk)
     pad_id = encoder.tokenizer.pad_token_id

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expunge.core.errors import ConfigError
 from expunge.core.files import write_bytes, write_text
+from expunge.core.yaml_text import read_yaml
+from expunge.engine.show import changed_files, write_manifest
 from expunge.metrics.results import META, read_results
 from expunge.pipelines.study import measuring
 from expunge.pipelines.study.context_source import ContextSource
@@ -51,6 +51,9 @@ def refresh(
     if single.retain_logs_path:
         path = Path(single.retain_logs_path).expanduser()
         retain = check_retain_file(path, meta, len(setting.benchmark.sets["forget_eval"].rows), lambda: mark)
+    changed = [name for name in changed_files(folder) if "records" in Path(name).parts]
+    if changed:
+        raise ConfigError(f"--refresh: {folder / changed[0]} was changed after it was written; score again")
     with tempfile.TemporaryDirectory() as work_folder:
         summary = measuring.measure(
             Path(work_folder), evals / "records", setting, setting.benchmark.panel, retain, meta
@@ -59,6 +62,7 @@ def refresh(
             write_bytes(evals / file.name, file.read_bytes())
     write_text(folder / CONFIG, config_text(single))
     write_text(folder / MARK, "refreshed\n")  # the folder no longer shows the result of its first job
+    write_manifest(folder)
     return summary
 
 
@@ -80,13 +84,7 @@ def _folders(place: Path) -> tuple[Path, Path]:
 
 def _settings(folder: Path, changed: Mapping[str, Sequence[str] | None]) -> SingleJob:
     """Return the settings stored with a folder, with other lists of metrics if these are given."""
-    try:
-        tree = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{folder / CONFIG}: not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{folder / CONFIG}: expected a group of keys, got {tree!r}")
-    return read_config(tree, changed)
+    return read_config(read_yaml(folder / CONFIG, ""), changed)
 
 
 def _check_rows(eval_file: Path, meta: Mapping[str, Any]) -> None:

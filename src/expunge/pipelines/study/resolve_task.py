@@ -7,12 +7,16 @@ from pathlib import Path
 
 from expunge.benchmarks import Benchmark, find_benchmark
 from expunge.benchmarks.extras import with_extras
+from expunge.benchmarks.metric_suite import as_openunlearning
 from expunge.core.errors import DataError
+from expunge.data.alternates import Alternates, read_alternates
 from expunge.data.refusals import REFUSALS, read_refusals
 from expunge.data.template import Template
 from expunge.evaluation.config import check_backend
-from expunge.metrics.added import added_metrics
+from expunge.judges.make import choose_judge
+from expunge.metrics.added import chosen_metrics
 from expunge.models.config import check_source, has_chat_template, looks_local
+from expunge.models.load import with_scoring_dtype
 from expunge.pipelines.study import harness
 from expunge.pipelines.study.config import TaskConfig, benchmark_config
 from expunge.pipelines.study.requests import narrowed
@@ -37,15 +41,31 @@ def resolve_task(task: TaskConfig) -> TaskContext:
     check_backend(task.eval.sampling, where="eval.sampling")
     benchmark = benchmark_of(task)
     check_holdout(benchmark)
+    if task.eval.judge:
+        choose_judge(task.eval.judge, "eval.judge")
     for key in ("embedder", "original"):
         named = getattr(task.eval, key)
         if named is not None:
             check_source(named, f"eval.{key}")
     benchmark = with_extras(benchmark, task.eval.extras, samples=task.eval.sampling.samples, refusals=refusals)
-    added = added_metrics(task.eval.metrics, benchmark.panel, benchmark.sets)
-    benchmark = dataclasses.replace(benchmark, panel=(*benchmark.panel, *added))
-    setting = with_part(TaskContext(benchmark, task.model, template_of(task), refusals), task.eval.rows)
+    panel = chosen_metrics(task.eval.metrics, benchmark.panel, benchmark.sets)
+    if task.eval.compat == "openunlearning":
+        panel = as_openunlearning(panel)
+    benchmark = dataclasses.replace(benchmark, panel=panel)
+    context = TaskContext(
+        benchmark, with_scoring_dtype(task.model), template_of(task), refusals, alternates=_alternates(task, benchmark)
+    )
+    setting = with_part(context, task.eval.rows)
     return setting if task.data.request is None else narrowed(setting, task.data.request)
+
+
+def _alternates(task: TaskConfig, benchmark: Benchmark) -> Alternates | None:
+    """Return the other answers of `data.alternates`, checked against the forget examples. Raises DataError."""
+    if task.data.alternates is None:
+        return None
+    alternates = read_alternates(Path(task.data.alternates).expanduser(), task.data.alternate_key)
+    alternates.of(benchmark.sets[benchmark.forget_set])
+    return alternates
 
 
 def template_of(task: TaskConfig) -> Template:

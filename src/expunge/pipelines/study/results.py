@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
 from expunge.benchmarks import Benchmark
-from expunge.core.errors import JobError
+from expunge.core.errors import ExpungeError, JobError
 from expunge.core.records import text_records
 from expunge.engine.job import in_order
 from expunge.engine.run import RunOutcome
 from expunge.engine.store import Store
 from expunge.metrics.aggregate import band
 from expunge.metrics.api import find_family
+from expunge.metrics.fluency import gibberish
 from expunge.metrics.forget_quality import ks_between
 from expunge.metrics.results import read_results
-from expunge.pipelines.audit_jobs.results import AuditSubject, audit_lines
-from expunge.pipelines.meta_evaluation.jobs import meta_section
-from expunge.pipelines.stories.results import stories_model
 from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.harness import EVAL_FILE
-from expunge.pipelines.study.work import TRAJECTORY, cut_answers, reading_notes
+from expunge.pipelines.study.job_facts import TRAJECTORY, cut_answers, reading_notes
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
+from expunge.report.section import Section
+
+if TYPE_CHECKING:
+    from expunge.pipelines.audit_jobs.results import AuditSubject
 
 N_SAMPLES = 6
 _TEXTS = ".texts.parquet"
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError)  # errors of reading a damaged file
+BROKEN = (ExpungeError, OSError, ValueError, KeyError, TypeError, AttributeError)  # errors of reading a damaged file
 
 
 def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: str) -> ReportModel:
     """Return the report's model: a run per measured model, a line per missing job, and sample generations."""
     if graph.stories is not None:
+        from expunge.pipelines.stories.results import stories_model
+
         making_of = making(graph, outcome, command)
         try:
             return stories_model(graph.study.name, graph.stories, outcome, store, command, making_of)
-        except (OSError, ValueError) as error:
+        except BROKEN as error:
             raise JobError(f"{graph.study.name}: the stored results {_unread(error)}") from None
     benchmark = graph.setting.benchmark
     runs: list[ReportRun] = []
@@ -58,8 +64,8 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         try:
             outputs = {} if leaf.records in damaged else _texts(leaf, store)
             runs.append(_run(graph, leaf, outcome, store))
-        except (OSError, ValueError) as error:
-            missing.append(MissingResult(leaf.records.name, _unread(error)))
+        except BROKEN as error:
+            missing.append(MissingResult(leaf.metrics.name, _unread(error)))
             continue
         outputs_of_runs.append(outputs)
         if leaf.harness is not None and leaf.harness.key in outcome.failures:
@@ -68,6 +74,8 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
             texts.setdefault(leaf.label, outputs.get(benchmark.shown_set, {}))
     audit_rows: list[AuditLine] = []
     for audited in graph.audits:
+        from expunge.pipelines.audit_jobs.results import audit_lines
+
         try:
             if audited.job.key in outcome.records:
                 audit_rows += audit_lines(audited, store, _seed(graph, audited.subject))
@@ -76,8 +84,12 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
     missing += [
         MissingResult(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures
     ]
-    meta, meta_config = graph.meta, graph.study.meta
-    done = [] if meta is None or meta_config is None or meta.key not in outcome.records else [(meta, meta_config)]
+    runs = _with_gibberish(runs, outputs_of_runs, benchmark.forget_set)
+    sections: tuple[Section, ...] = ()
+    if graph.meta is not None and graph.study.meta is not None and graph.meta.key in outcome.records:
+        from expunge.pipelines.meta_evaluation.jobs import meta_section
+
+        sections = (meta_section(graph.meta, outcome.records[graph.meta.key], store, graph.study.meta),)
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -95,8 +107,24 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         explorer=explorer(benchmark, list(zip(runs, outputs_of_runs, strict=True))),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
-        sections=tuple(meta_section(job, outcome.records[job.key], store, of) for job, of in done),
+        sections=sections,
     )
+
+
+def _with_gibberish(
+    runs: Sequence[ReportRun], outputs: Sequence[Mapping[str, Mapping[int, str]]], forget_set: str
+) -> list[ReportRun]:
+    """Return the runs with the reason why their answers to rows to keep are gibberish, compared with the target's."""
+
+    def texts(of: Mapping[str, Mapping[int, str]]) -> list[str]:
+        others = [name for name in of if name != forget_set and not name.startswith(("forget", "holdout"))]
+        return [text for name in others for text in of[name].values()]
+
+    before = [text for run, of in zip(runs, outputs, strict=True) if run.role == "full" for text in texts(of)]
+    return [
+        dataclasses.replace(run, gibberish=gibberish(texts(of), before)) if run.role == "unlearn" else run
+        for run, of in zip(runs, outputs, strict=True)
+    ]
 
 
 def _unread(error: Exception) -> str:
@@ -134,9 +162,9 @@ def null_band(runs: Sequence[ReportRun]) -> dict[str, SeedRange]:
 def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) -> ReportRun:
     name = f"{graph.setting.benchmark.eval_name}_EVAL.json"
     record = {} if leaf.model is None else outcome.records.get(leaf.model.key, {})
-    results = read_results(store.path(leaf.metrics) / name)[0]
+    results = read_results(store.file(leaf.metrics, name))[0]
     if leaf.harness is not None and leaf.harness.key in outcome.records:
-        results |= read_results(store.path(leaf.harness) / EVAL_FILE)[0]
+        results |= read_results(store.file(leaf.harness, EVAL_FILE))[0]
     return ReportRun(
         label=leaf.label,
         role=leaf.role,  # type: ignore[arg-type]
@@ -147,6 +175,7 @@ def _run(graph: StudyGraph, leaf: ModelNode, outcome: RunOutcome, store: Store) 
         wall_s=record.get("wall_s"),
         steps=record.get("facts", {}).get("steps"),
         tokens_per_s=record.get("facts", {}).get("speed", {}).get("tokens_per_s"),
+        folder="" if leaf.model is None else str(store.path(leaf.model)),
         trajectory=() if leaf.model is None else _trajectory(store.path(leaf.model) / TRAJECTORY),
     )
 
@@ -179,19 +208,20 @@ def _notes(graph: StudyGraph, outcome: RunOutcome) -> tuple[str, ...]:
     for job in in_order(graph.jobs):
         for name, n in cut_answers(outcome.records.get(job.key)).items():
             limit = (name in sets and sets[name].max_length) or template.max_length
-            notes.append(f"{job.name}: {n} answers of {name} were cut at {limit} tokens.")
+            shown = f"{limit} tokens" if limit else "model.template_args.max_length"
+            notes.append(f"{job.name}: {n} answers of {name} were cut at {shown}.")
     read = [note for job in in_order(graph.jobs) for note in reading_notes(outcome.records.get(job.key))]
     return (*notes, *dict.fromkeys(read))
 
 
 def _texts(leaf: ModelNode, store: Store) -> dict[str, dict[int, str]]:
     """Return a model's greedy answer to each row, by set."""
-    files = sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))
+    files = [store.file(leaf.records, p.name) for p in sorted(store.path(leaf.records).glob(f"*{_TEXTS}"))]
     return {file.name.removesuffix(_TEXTS): _read(file) for file in files}
 
 
 def _read(file: Path) -> dict[int, str]:
-    return {t.row_id: t.generation for t in text_records(pq.read_table(file))}
+    return {t.row_id: t.generation for t in text_records(pq.ParquetFile(file).read())}
 
 
 def _samples(graph: StudyGraph, texts: Mapping[str, Mapping[int, str]]) -> tuple[ReportSample, ...]:

@@ -45,7 +45,9 @@ def _strippable(graphs: Sequence[StudyGraph], jobs: Mapping[str, Job], store: St
     """Return the keys of jobs whose weights may go, and the reasons."""
     leaves = [list(part.leaves) for graph in graphs for part in (graph.cells or {"": graph}).values()]
     first = {leaf.model.key for part in leaves for leaf in part if leaf.model and leaf.role != "unlearn"}
-    out = {k: "an intermediate model" for k, j in jobs.items() if j.kind in ("train", "edit") and k not in first}
+    out = {
+        k: "an intermediate model" for k, j in jobs.items() if j.kind in ("train", "edit", "wrap") and k not in first
+    }
     out |= {k: "the jobs that read it are done" for k, j in jobs.items() if j.ephemeral}
     out |= {leaf.model.key: f"keep={keep}" for part in leaves for leaf in part if leaf.model and leaf.role == "unlearn"}
     waiting = [job for job in jobs.values() if not store.there(job)]

@@ -11,24 +11,25 @@ from typing import NamedTuple
 from expunge.core import distributed
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
-from expunge.core.files import sweep_parts, whole_folder, write_text
+from expunge.core.files import check_place, sweep_parts, whole_folder, write_text
 from expunge.core.names import check_name
+from expunge.data.tofu import SPLIT_SHARES
 from expunge.engine.collective import all_done, help_with
 from expunge.engine.job import Job
 from expunge.engine.run import JobEvent, run
-from expunge.engine.show import show
+from expunge.engine.show import show, write_manifest
 from expunge.engine.store import Store
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
-from expunge.models.load import pick_device
+from expunge.models.bfloat16 import cpu_has_bfloat16, scoring_note, training_note
+from expunge.models.load import pick_device, with_scoring_dtype
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single_config import SingleJob, config_text
 from expunge.pipelines.study.task_context import TaskContext, check_model
 from expunge.pipelines.study.training_jobs import TrainingJobs
 from expunge.training.config import TrainArgs
-from expunge.training.data_parallel import check_several
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class PreparedJob:
 def prepare(single: SingleJob) -> PreparedJob:
     """Check all settings and create the jobs. Raises ConfigError or DataError before any weight is read."""
     check_name(single.task_name, "task_name", nested=True)
-    check_model(single.model)
+    check_place(Path(single.paths.store), "paths.store")
+    check_place(single.output_dir, "paths.output_dir")
+    check_model(single.model, store=Path(single.paths.store))
+    single = dataclasses.replace(single, model=with_scoring_dtype(single.model))
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: selects forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
     fittings = () if single.mode == "eval" else training_runs(single)
@@ -84,10 +88,14 @@ def prepare(single: SingleJob) -> PreparedJob:
             original = (start or single.model.source) if single.mode == "unlearn" else None
             records = maker.records(single.task_name, model or start, original=original)
             metrics = maker.metrics(single.task_name, records, None, retain_file=retain_file)
-            if single.model.source:
+            if single.model.source and not Store(Path(single.paths.store)).done(records):
                 maker.check_lengths(str(single.model.source))
-    bf16 = bool(fittings) and bool(single.trainer.args.get("bf16")) and not fittings[0].args.bf16
-    notes = ["trainer.args.bf16 has effect on a GPU only; this CPU uses float32"] if bf16 else []
+    halved = bool(fittings) and bool(single.trainer.args.get("bf16"))
+    notes: list[str] = []
+    if halved or single.model.model_args.dtype != "float32":  # only then: to find the device imports torch
+        device = pick_device(single.model.device).type
+        scoring = scoring_note(device, single.model.model_args.dtype) if single.mode != "train" else None
+        notes = [note for note in (training_note(device, halved), scoring) if note]
     if distributed.sharded() and any(fitting.args.logits_chunk_size for fitting in fittings):
         notes.append(
             "trainer.args.logits_chunk_size has no effect on a sharded model, which computes all logits at once"
@@ -107,6 +115,8 @@ def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
             "model.model_args.device_map: spreads a model over the devices of one process; remove it if a "
             "launcher starts several"
         )
+    from expunge.training.data_parallel import check_several
+
     for fitting in fittings:
         check_several(
             fitting.objective,
@@ -171,8 +181,8 @@ def _train_args(single: SingleJob) -> TrainArgs:
     # From here on a step has the micro-batches of all processes, so its result does not depend on their number.
     steps = args.gradient_accumulation_steps * distributed.here().world
     args = dataclasses.replace(args, gradient_accumulation_steps=steps)
-    if args.bf16 and pick_device(single.model.device).type == "cpu":
-        return dataclasses.replace(args, bf16=False)  # bfloat16 products are far slower than float32 on a CPU
+    if args.bf16 and pick_device(single.model.device).type == "cpu" and not cpu_has_bfloat16():
+        return dataclasses.replace(args, bf16=False)  # the key then names float32, which this CPU trains in
     return args
 
 
@@ -184,6 +194,9 @@ def sides_of(single: SingleJob, setting: TaskContext) -> dict[str, tuple[str, ..
     roles = {"full": benchmark.full_sets, "retain": benchmark.retain_sets, "forget": (benchmark.forget_set,)}
     roles |= {name: roles["forget"] for name in (benchmark.split, single.forget_split) if name}
     roles |= {name: roles["retain"] for name in (benchmark.retain_split, single.retain_split) if name}
+    if benchmark.name == "tofu" and single.train_split not in roles and single.train_split in SPLIT_SHARES:
+        share = SPLIT_SHARES[single.train_split]
+        raise ConfigError(f"train_split={single.train_split}: belongs to another split; add forget_split=forget{share}")
     if single.train_split not in roles:
         raise ConfigError(f"train_split: no split named {single.train_split!r}{nearest(single.train_split, roles)}")
     if not roles[single.train_split]:
@@ -242,3 +255,4 @@ def _fill(part: Path, prepared: PreparedJob, store: Store) -> None:
             show(job, store, where)  # in one folder the first job's record stays
     write_text(part / "config.yaml", config_text(prepared.single))
     write_text(part / ".expunge-key", prepared.key + "\n")
+    write_manifest(part)

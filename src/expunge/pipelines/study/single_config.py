@@ -11,6 +11,7 @@ import yaml
 
 from expunge.core.decode import strict
 from expunge.core.fingerprints import canonical
+from expunge.core.names import check_folder_name
 from expunge.core.renamed import rename_tree
 from expunge.pipelines.study.config import TaskConfig, decode_task
 
@@ -47,7 +48,7 @@ class TrainerConfig:
     """The method, its training settings and its own settings."""
 
     handler: str = "finetune"
-    """The method's name: see `expunge methods`."""
+    """The method's name: see `expunge list methods`."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Training settings, by the names of transformers' TrainingArguments."""
     method_args: Mapping[str, Any] = field(default_factory=dict)
@@ -71,9 +72,15 @@ class SinglePaths:
     """Where results are written."""
 
     output_dir: str | None = None
-    """The folder of the result. None: saves/MODE/TASK_NAME."""
+    """The folder of the result. None: the folder task_name in `parent`."""
+    parent: str | None = None
+    """The folder that contains the folder task_name. None: saves/MODE."""
     store: str = "saves/store"
     """The folder of all stored results."""
+
+    def __post_init__(self) -> None:
+        for key in ("store", "output_dir", "parent"):
+            check_folder_name(getattr(self, key), key)
 
 
 @strict
@@ -97,7 +104,7 @@ class SingleJob(TaskConfig):
     @property
     def output_dir(self) -> Path:
         """The folder of the result."""
-        return Path(self.paths.output_dir or f"saves/{self.mode}/{self.task_name}")
+        return Path(self.paths.output_dir or f"{self.paths.parent or f'saves/{self.mode}'}/{self.task_name}")
 
 
 def config_text(job: SingleJob) -> str:

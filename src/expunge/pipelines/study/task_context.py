@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 from expunge.benchmarks import Benchmark
 from expunge.core.errors import ConfigError
+from expunge.data.alternates import Alternates
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.evaluator import TOKENIZER
 from expunge.methods.objective import Objective
 from expunge.metrics.results import read_results
+from expunge.metrics.tofu_log import FIRST_ROWS
 from expunge.models.config import ModelConfig, check_source, looks_local
-from expunge.models.load import load_tokenizer
+from expunge.models.load import load_tokenizer, pick_device
 from expunge.models.passport import check_folder
+from expunge.models.trial import try_configuration
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class TaskContext:
     """The context of a study's jobs: the benchmark, the model's settings and the template.
 
     watched: the benchmark as evaluations during training read it, where these read other rows
-    (`pipelines.sweep.selection`).
+    (`pipelines.sweep.selection`). alternates: other answers to the forget questions, from a file.
     """
 
     benchmark: Benchmark
@@ -32,6 +36,7 @@ class TaskContext:
     template: Template
     refusals: tuple[str, ...] = REFUSALS
     watched: Benchmark | None = None
+    alternates: Alternates | None = None
 
     def encoder(self, source: str) -> Encoder:
         """Return the template bound to a model's tokenizer, or to that of tokenizer_args."""
@@ -39,18 +44,35 @@ class TaskContext:
         return Encoder(self.template, load_tokenizer(named or source, self.model.tokenizer_args))
 
     def planned_encoder(self) -> Encoder | None:
-        """Return the template bound to a tokenizer in a local folder; None if the tokenizer is not available yet."""
-        source = self.model.tokenizer_source
-        return self.encoder(source) if source is not None and looks_local(source) else None
+        """Return the template bound to the tokenizer of a folder or hub id.
 
+        None if a job will create the tokenizer, or a hub id cannot be loaded here: loading the model reports the error.
+        """
+        source = self.model.tokenizer_source
+        if source is None:
+            return None
+        try:
+            tokenizer = load_tokenizer(source, self.model.tokenizer_args)
+        except ConfigError:
+            if looks_local(source):
+                raise
+            return None
+        return Encoder(self.template, tokenizer)
+
+    @functools.cached_property
     def rendered_template(self) -> str | None:
-        """Return one example as the chat template renders it; None with tags, or without an available tokenizer."""
-        encoder = self.planned_encoder() if self.template.apply_chat_template else None
+        """One example as the chat template renders it; None with tags, or without an available tokenizer."""
+        encoder = None if self.template.apply_chat_template is False else self.planned_encoder()
         return None if encoder is None else encoder.rendered()
 
 
-def check_model(model: ModelConfig) -> None:
-    """Raise ConfigError if no model is named, or its folder does not exist."""
+def check_model(model: ModelConfig, *, runs_here: bool = True, store: Path | None = None) -> None:
+    """Raise ConfigError if no model is named, its folder describes none, or this machine lacks its device.
+
+    runs_here: the jobs run on this machine, not on a cluster. store: remembers the checks of the configuration.
+    """
+    if runs_here and model.device.startswith("cuda"):
+        pick_device(model.device)
     if model.scratch is None and model.source is None:
         raise ConfigError(
             "model: nothing to start from; give model=<preset> or model.model_args.pretrained_model_name_or_path="
@@ -58,6 +80,7 @@ def check_model(model: ModelConfig) -> None:
     if model.source:
         check_source(model.source, "model.model_args.pretrained_model_name_or_path")
         check_folder(model.source, model.model_args)
+        try_configuration(model.source, model.model_args, "model.model_args.pretrained_model_name_or_path", store)
 
 
 def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], loss: Objective) -> None:
@@ -68,7 +91,7 @@ def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], loss: 
             purpose = "forget" if side == "forget" or absent == benchmark.forget_set else "train on"
             raise ConfigError(
                 f"benchmark={benchmark.name}: it has no rows to {purpose} here; see "
-                f"`expunge benchmarks {benchmark.name}`"
+                f"`expunge list benchmarks {benchmark.name}`"
             )
     if loss.needs.alternate is not None and any(benchmark.sets[n].long == "pieces" for n in sides["forget"]):
         raise ConfigError(
@@ -102,8 +125,10 @@ def check_retain_file(
             f"retain_logs_path: {path} was measured with another tokenizer than this job's; losses per token of two "
             "tokenizers are not comparable"
         )
-    n_rows = {len(results[m].per_row) for m in ("forget_truth_ratio",) if m in results}
-    if n_rows and n_rows != {n_forget}:
+    ratios = [results[m] for m in ("forget_truth_ratio",) if m in results]
+    n_rows = {len(ratio.per_row) for ratio in ratios}
+    whole = not any(FIRST_ROWS in ratio.extra and len(ratio.per_row) < n_forget for ratio in ratios)
+    if n_rows and n_rows != {n_forget} and whole:
         raise ConfigError(
             f"retain_logs_path: {path} has truth ratios of {n_rows.pop()} forget rows, this job's split has {n_forget}"
         )

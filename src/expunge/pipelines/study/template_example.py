@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.examples import ExampleSet
+from expunge.data.examples import ANSWER, Example, ExampleSet
 from expunge.data.template import Encoded, Encoder
+from expunge.engine.run import JobEvent
+from expunge.engine.store import Store
+from expunge.pipelines.study.model_jobs import BaseJob
 from expunge.pipelines.study.task_context import TaskContext
 
 SHOWN = 24  # tokens of a prompt that are shown, its last ones
@@ -25,7 +28,8 @@ def template_lines(encoder: Encoder, rows: ExampleSet) -> list[str]:
     encoded = encoder.row(rows, row, variant)
     prompt = encoder.row_prompt(rows, row)
     answer = list(encoded.ids[len(prompt) :]) if list(encoded.ids[: len(prompt)]) == prompt else _scored(encoded)
-    end = [answer.pop()] if answer and answer[-1] in encoder.end_ids else []
+    n = len(answer) - encoder.n_end(answer)
+    answer, end = answer[:n], answer[n:]
     labels = "all tokens are scored" if encoder.template.labels == "all" else "answer and end are scored"
     way = "the chat template" if encoder.template.apply_chat_template and rows.form == "qa" else "plain text"
     return [
@@ -51,23 +55,75 @@ def template_notes(encoder: Encoder, sets: Sequence[ExampleSet]) -> list[str]:
     return notes
 
 
-def example_of(setting: TaskContext) -> tuple[list[str], list[str]]:
-    """Return the lines of one example of a task and its notes; empty without an available tokenizer."""
-    encoder = setting.planned_encoder()
+def cut_note(encoder: Encoder, rows: ExampleSet) -> list[str]:
+    """Return a line with the number of rows whose answer is cut off, if there are any."""
+    if rows.long == "pieces" or not rows.rows:  # tokens on disk are cut when they are written
+        return []
+    # a token has at least one byte, so a shorter row needs no tokens to be counted
+    frame = len(encoder.row_prompt(rows, rows[0])) + len(rows[0].question.encode()) if len(rows) else 0
+    most = rows.max_length or encoder.max_length
+    long = [r for r in rows if ANSWER in r.answers and frame + len((r.question + r.answer).encode()) > most]
+    n = sum(_is_cut(encoder, rows, row) for row in long)
+    if not n:
+        return []
+    return [
+        f"{rows.name}: {n} of {len(rows)} rows are longer than {most} tokens, and the end of their answers is cut off: "
+        "it is neither trained on nor measured (model.template_args.max_length sets another limit)"
+    ]
+
+
+def _is_cut(encoder: Encoder, rows: ExampleSet, row: Example) -> bool:
+    """Return whether an answer is cut off, also if nothing of it is left."""
+    try:
+        return bool(encoder.row(rows, row, ANSWER).truncated)
+    except DataError:
+        return True
+
+
+def example_of(setting: TaskContext, source: str | None = None) -> tuple[list[str], list[str]]:
+    """Return the lines of one example of a task and its notes; empty without an available tokenizer.
+
+    source: the folder of the tokenizer, if a job created it.
+    """
+    encoder = setting.planned_encoder() if source is None else setting.encoder(source)
     benchmark = setting.benchmark
     if encoder is None:
         return [], []
     sets = [s for s in benchmark.sets.values() if isinstance(s, ExampleSet)]
     named = next((s for s in sets if s.name == benchmark.forget_set), None) or next(iter(sets), None)
     lines = template_lines(encoder, named) if named is not None and named.rows else []
-    return lines, template_notes(encoder, sets)
+    read = {benchmark.forget_set, benchmark.retain_set, *benchmark.full_sets}
+    cut = [note for rows in sets if rows.name in read for note in cut_note(encoder, rows)]
+    return lines, [*cut, *template_notes(encoder, sets)]
 
 
-def print_example(setting: TaskContext, write: Callable[[str], None]) -> None:
-    """Write one example and the notes at the start of a run, one line at a time."""
-    lines, notes = example_of(setting)
+def print_example(setting: TaskContext, write: Callable[[str], None], source: str | None = None) -> None:
+    """Write one example and the notes at the start of a run, one line at a time. source: as in `example_of`."""
+    lines, notes = example_of(setting, source)
     for line in (*lines, *(f"note: {note}" for note in notes)):
         write(line)
+
+
+def with_example(
+    setting: TaskContext, store: Store, tell: Callable[[JobEvent], None], write: Callable[[str], None]
+) -> Callable[[JobEvent], None]:
+    """Write an example at the start of a run; if a job creates the tokenizer, once that job is done.
+
+    tell: the receiver of the events of the jobs. Returns the receiver to use in its place.
+    """
+    if setting.model.scratch is None:
+        print_example(setting, write)
+        return tell
+    waiting = True
+
+    def tell_once(event: JobEvent) -> None:
+        nonlocal waiting
+        tell(event)
+        if waiting and event.job.kind == BaseJob.kind and event.what in ("hit", "done"):
+            waiting = False
+            print_example(setting, write, str(store.path(event.job)))
+
+    return tell_once
 
 
 def _scored(encoded: Encoded) -> list[int]:
@@ -84,4 +140,7 @@ def _tokens(tokenizer: Any, ids: Sequence[int], *, last: int | None = None) -> s
 
 def _names(encoder: Encoder) -> str:
     tokens = encoder.tokenizer.convert_ids_to_tokens(sorted(encoder.end_ids))
-    return " ".join(str(token) for token in tokens) + ", and at the ends that the model's generation_config lists"
+    return (
+        " ".join((*map(repr, encoder.stops), *map(str, tokens)))
+        + ", and at the ends that the model's generation_config lists"
+    )

@@ -6,41 +6,41 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.engine.job import Estimate, Job
+from expunge.evaluation.kinds import parts
 from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.compute import requests
-from expunge.models.config import preset_identity, tokenizer_identity
+from expunge.models.config import preset_identity
+from expunge.models.identity import tokenizer_identity
 from expunge.models.passport import check_trainable
-from expunge.pipelines.study import measuring, work
-from expunge.pipelines.study.context_source import RowsRef
+from expunge.models.wrapper_api import Wrapper
+from expunge.pipelines.study.context_source import FileRef, RowsRef
 from expunge.pipelines.study.evaluation_jobs import EvaluationJobs
-from expunge.pipelines.study.job_values import EditRef, MethodRef, Panel
+from expunge.pipelines.study.job_values import EditRef, MethodRef, Panel, WrapperRef
 from expunge.pipelines.study.model_jobs import (
     AlternatesJob,
     BaseJob,
     EditJob,
+    FileAlternatesJob,
     ReferenceJob,
     TrainEvaluation,
     TrainJob,
     UnlearnJob,
+    WrapJob,
     parents_of,
 )
 from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpec, reference_specs
 from expunge.pipelines.study.requests import changed
 from expunge.pipelines.study.task_context import check_sides
-from expunge.training import encoding
-from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluation_callback import forget_of
+from expunge.training.config import TrainArgs
+from expunge.training.encoding import N_ALTERNATES, sampling_of_alternates
 from expunge.training.lora import check_quantize
-from expunge.training.phases import check_run
+from expunge.training.model_selection import forget_of, loss_sets, watched_metrics
+from expunge.training.phases import check_run, teacher_args
 from expunge.training.reporters import check_reporters
-from expunge.training.schedule import Schedule
-
-ALTERNATES_SEED = 0
 
 
 class TrainingJobs(EvaluationJobs):
@@ -98,10 +98,12 @@ class TrainingJobs(EvaluationJobs):
         teacher, start = self._teacher(label, start, loss, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(loss.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, loss)
-        other = self._alternates(start) if getattr(loss.method, "ALTERNATES", "") == "generated" else None
+        generated = getattr(loss.method, "ALTERNATES", "") == "generated"
+        file = self.setting.alternates if loss.needs.alternate is not None else None
+        other = self._alternates(start) if generated or file else None
         parents = parents_of(model=start, alternates=other)
         refusing = loss.needs.alternate is not None and other is None
-        n_other = encoding.N_ALTERNATES if other else len(self.setting.refusals)
+        n_other = file.n if file else N_ALTERNATES if other else len(self.setting.refusals)
         specs = reference_specs(loss, used, self.setting.benchmark.sets, n_other, args)
         for role, spec in specs.items():
             parents[role] = self._reference(start if role in IMPLIED else teacher, spec, other)
@@ -132,8 +134,8 @@ class TrainingJobs(EvaluationJobs):
         if not args.evaluate.on:
             return None
         watched = self.setting.watched or self.setting.benchmark
-        panel = work.watched_metrics(watched, args.evaluate)
-        losses = work.loss_sets(self.setting.benchmark, args.evaluate)
+        panel = watched_metrics(watched, args.evaluate)
+        losses = loss_sets(self.setting.benchmark, args.evaluate)
         if (
             args.evaluate.chooses
             and retain is None
@@ -173,7 +175,7 @@ class TrainingJobs(EvaluationJobs):
                 "eval.split: evaluations during training read the rows for selection, and retain_logs_path has the "
                 "retain model's numbers on the others; set trainer.args.evaluate.rule.target to low or high"
             )
-        needs = requests(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        needs = requests(watched_metrics(self.setting.benchmark, args.evaluate))
         sets, n_rows = self.setting.benchmark.sets, args.evaluate.n_rows
         longest = max((len(sets[name]) for name in needs.rows), default=0)
         if n_rows is not None and n_rows < longest:
@@ -187,7 +189,7 @@ class TrainingJobs(EvaluationJobs):
         """Return the work of one evaluation during training."""
         if not args.evaluate.on:
             return Estimate()
-        record_parts = measuring.parts(work.watched_metrics(self.setting.benchmark, args.evaluate))
+        record_parts = parts(watched_metrics(self.setting.benchmark, args.evaluate))
         each = [self._sizes.score(p, self.evaluation.generation, args.evaluate.n_rows) for p in record_parts]
         return Estimate(sum(e.tokens for e in each), sum(e.flops for e in each))
 
@@ -201,15 +203,7 @@ class TrainingJobs(EvaluationJobs):
     ) -> tuple[Job | None, Job | None]:
         """Return a method's teacher model, if any, and its start model (None: the configured model)."""
         if loss.spec.teacher == "reinforced":
-            changed: dict[str, Any] = {
-                "grad_transform": None,
-                "grad_transform_args": {},
-                "reference": "exact",
-                "schedule": Schedule(),
-            }
-            changed["evaluate"] = EvaluateArgs()
-            own = dataclasses.replace(args, **changed, **getattr(loss.method, "reinforce", {}))
-            return self.reinforced(label, start, own), start
+            return self.reinforced(label, start, teacher_args(loss, args)), start
         if loss.spec.teacher == "start":
             return start, self.edited(f"{label}-noised", loss.method.noise(args.seed), start, ())
         return None, start
@@ -230,18 +224,38 @@ class TrainingJobs(EvaluationJobs):
         )
 
     def _alternates(self, start: Job | None) -> Job:
-        """Return the job that samples other answers to the forget questions from the start model."""
-        how = dataclasses.replace(
-            self.evaluation.generation, temperature=1.0, samples=encoding.N_ALTERNATES, seed=ALTERNATES_SEED
-        )
+        """Return the job of the other answers to the forget questions: from a file, or sampled from the start model."""
+        rows = self._rows[self.setting.benchmark.forget_set]
+        if (alternates := self.setting.alternates) is not None:
+            return FileAlternatesJob(
+                label=alternates.path.stem,
+                source=self.source,
+                rows=rows,
+                file=FileRef.of(alternates.path),
+                column=alternates.key,
+            )
         return AlternatesJob(
             label=start.label if start else "model",
             parents=parents_of(model=start),
             source=self.source,
-            rows=self._rows[self.setting.benchmark.forget_set],
-            generation=how,
+            rows=rows,
+            generation=sampling_of_alternates(self.evaluation.generation),
             refusals=self.setting.refusals,
             model=self._model_input(start),
+        )
+
+    def wrapped(self, label: str, rule: Wrapper, model: Job | None, helper: Job | None) -> Job:
+        """Return the job of a model with a wrapper, which may read the forget and the retain rows."""
+        benchmark = self.setting.benchmark
+        return WrapJob(
+            label=label,
+            parents=parents_of(model=model, helper=helper),
+            source=self.source,
+            wrapper=WrapperRef.of(rule),
+            rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs([benchmark.retain_set])},
+            refusals=self.setting.refusals,
+            model=self._model_input(model),
+            estimate=self._sizes.model,
         )
 
     def edited(

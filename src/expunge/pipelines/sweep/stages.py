@@ -26,7 +26,7 @@ from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.grid import cells, study_graph
 from expunge.pipelines.sweep.space import BUDGET, Space, Values, check_count, propose, read_space
 from expunge.training.config import EvaluateArgs, TrainArgs
-from expunge.training.evaluation_callback import EvalPoint, ModelSelection, forget_of, model_selection, utility_of
+from expunge.training.model_selection import EvalPoint, ModelSelection, forget_of, model_selection, utility_of
 
 
 @dataclass(frozen=True)

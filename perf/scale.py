@@ -1,0 +1,140 @@
+"""Time and memory against the work: dry runs of an erasure by rows, and planning of a study by jobs.
+
+    python perf/scale.py [--rows 1000 10000 100000] [--jobs 100 1000 10000] [--model FOLDER]
+
+Each measurement is a process of its own. The memory is its high-water mark; next to it stands the mark after the
+imports, which no number of rows changes. Seconds are those of the processor, because other processes share the machine.
+--model: the folder whose tokenizer and chat template the dry runs use (default: a small random one). A slope near 1 is
+linear in the work, and near 0 constant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from speeds import table
+
+HEAD = """
+import json, resource, sys, time
+def mark():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+"""
+DRY_RUN = (
+    HEAD
+    + """
+import expunge.pipelines.erase.run, expunge.training.loop, expunge.audits
+from expunge.cli.main import main
+imports = mark(), time.process_time()
+code = main(sys.argv[1:])
+out = {"imports_s": imports[1], "s": time.process_time(), "imports_mb": imports[0], "mb": mark(), "code": code}
+print(json.dumps(out))
+"""
+)
+PLAN = (
+    HEAD
+    + """
+from study import tree
+from expunge.engine.job import in_order
+from expunge.engine.run import plan
+from expunge.engine.store import Store
+from expunge.pipelines.study.grid import study_graph
+study_graph(tree(1))
+imports = mark(), time.process_time()
+graph = study_graph(tree(int(sys.argv[1])))
+plan(graph.jobs, Store(__import__("pathlib").Path(sys.argv[2])))
+out = {"imports_s": imports[1], "s": time.process_time(), "imports_mb": imports[0], "mb": mark()}
+print(json.dumps({**out, "n": len(in_order(graph.jobs))}))
+"""
+)
+
+
+def in_a_process(code: str, *words: str) -> dict[str, Any]:
+    paths = [str(Path(__file__).parent), *sys.path]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def write_rows(path: Path, n: int) -> None:
+    """Questions of about 12 words and answers of about 25, as in TOFU."""
+    draw = random.Random(0)
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(5000)]
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(n):
+            question, answer = (" ".join(draw.choices(words, k=k)) for k in (9, 25))
+            file.write(
+                json.dumps({"question": f"What is said of {question} {i}?", "answer": f"It is {answer}."}) + "\n"
+            )
+
+
+def small_model(folder: Path) -> Path:
+    from expunge.models.build import build_llama, train_tokenizer
+    from expunge.models.load import save_model
+
+    tokenizer = train_tokenizer(["What is said of that? It is a red book."] * 5, 400, max_length=512)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=400, seed=0), tokenizer, folder)
+    return folder
+
+
+def slope(points: list[tuple[float, float]]) -> str:
+    """The exponent between the last two points."""
+    if len(points) < 2:
+        return "-"
+    (a, x), (b, y) = points[-2:]
+    return f"{math.log(max(y, 1e-3) / max(x, 1e-3)) / math.log(b / a):.2f}"
+
+
+def lines_of(name: str, unit: str, found: list[dict[str, Any]]) -> list[list[Any]]:
+    lines: list[list[Any]] = []
+    points: list[tuple[float, float]] = []
+    for one in found:
+        points.append((one["n"], one["s"] - one["imports_s"]))
+        lines.append(
+            [
+                name, f"{one['n']:,} {unit}", f"{points[-1][1]:.1f}", f"{one['s']:.1f}", slope(points),
+                f"{one['mb']:.0f}", f"{one['imports_mb']:.0f}",
+            ]
+        )  # fmt: skip
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--jobs", type=int, nargs="*", default=[100, 1_000, 10_000])
+    parser.add_argument("--model", type=Path, help="folder of a model")
+    given = parser.parse_args()
+    lines: list[list[Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        model = given.model or small_model(Path(place) / "model")
+        found = []
+        for n in given.rows:
+            path = Path(place) / f"{n}.jsonl"
+            write_rows(path, n)
+            words = ("erase", "--model", str(model), "--forget", str(path), "--out", f"{place}/out", "--dry-run")
+            found.append({**in_a_process(DRY_RUN, *words), "n": n})
+        lines += lines_of("dry run of an erasure", "rows", found)
+        found, per_seed = [], 0
+        for n in given.jobs:
+            per_seed = per_seed or int(in_a_process(PLAN, "1", f"{place}/store")["n"])
+            found.append(in_a_process(PLAN, str(max(1, round(n / per_seed))), f"{place}/store"))
+        lines += lines_of("planning of a study", "jobs", found)
+    heads = ["work", "size", "s", "s with imports", "slope", "peak MB", "MB after imports"]
+    print(table(heads, lines))
+
+
+if __name__ == "__main__":
+    main()

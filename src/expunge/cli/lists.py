@@ -1,0 +1,44 @@
+"""Lists and pages for a terminal: wrapped once, at its width, and a word that must be typed is never cut."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+
+MOST_WIDE = 100  # columns; longer lines are hard to read
+NAME_WIDTH = 26  # columns of a name; a longer one has its own line
+
+
+def width() -> int:
+    """Return the columns to use."""
+    return max(40, min(shutil.get_terminal_size().columns, MOST_WIDE))
+
+
+def wrapped(text: str, first: str, later: str) -> list[str]:
+    """Return the lines of a text, with the indents of the first line and of the later ones."""
+    return textwrap.wrap(
+        text, width(), initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def entry_lines(name: str, about: str) -> Iterator[str]:
+    """Yield a name and its description in two columns; a long name has its own line."""
+    indent = " " * (NAME_WIDTH + 2)
+    fits = len(name) <= NAME_WIDTH - 2
+    if not fits:
+        yield f"  {name}"
+    yield from wrapped(about or "-", f"  {name:{NAME_WIDTH - 2}}  " if fits else indent, indent)
+
+
+def rewrapped(page: str) -> str:
+    """Return a docstring with wrapped paragraphs; indented lines, lists and commands to paste stay as they are."""
+    out = []
+    for paragraph in re.split(r"\n\s*\n", page):
+        lines = paragraph.splitlines()
+        literal = paragraph.startswith("Try: ") or any(
+            line.startswith((" ", "- ", "* ")) or line.endswith("\\") for line in lines
+        )
+        out.append(paragraph if literal else "\n".join(wrapped(" ".join(lines), "", "")))
+    return "\n\n".join(out)

@@ -1,0 +1,64 @@
+"""The parser of the command line: errors of one line with suggestions, and the screen of a command without words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+from expunge.core.errors import UserError, nearest
+
+START = """\
+Expunge makes a language model forget chosen data, and measures whether it did.
+
+Four ways to start:
+
+  Try it: a tiny model, about a minute on a laptop
+      expunge run study=quickstart
+
+  Compare methods on a benchmark: see the plan first
+      expunge list studies
+      expunge plan study=tofu_tiny
+
+  Erase rows from a model of yours: check the input first
+      expunge erase --model DIR --forget rows.csv --out erased --dry-run
+
+  Look at a model, or measure it
+      expunge inspect lens --model DIR benchmark=world --out pages
+      expunge eval experiment=eval/tofu/default task_name=mine
+
+`expunge --help` lists all commands, `expunge help KEY` explains a setting.
+From Python: import expunge; help(expunge)
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the nearest right name."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with the message, a suggestion, and where to read more."""
+        choice = re.fullmatch(r"(argument .*: invalid choice: )(.+?) \(choose from (.*)\)", message, re.DOTALL)
+        unknown = re.fullmatch(r"(unrecognized arguments: (\S+).*)", message, re.DOTALL)
+        if choice:
+            allowed = [word.strip().strip("'") for word in choice[3].split(",")]
+            message = f"{choice[1]}{choice[2]}{nearest(choice[2].strip(chr(39)), allowed)}"
+        elif unknown and unknown[2].startswith("--"):
+            message = unknown[1] + nearest(unknown[2].partition("=")[0], self._all_options())
+        raise UserError(f"{' '.join(message.split())}; see `{self.prog} --help`")
+
+    def _all_options(self) -> Iterable[str]:
+        """Return the long options of this parser."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as argparse declares it
+        """Parse the known words; `parser` of the result is the parser of the command."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        parsed.parser = getattr(parsed, "parser", self)
+        return parsed, rest
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command, by name."""
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: sub for action in actions for name, sub in action.choices.items()}

@@ -1,0 +1,61 @@
+"""The record of a finished job: a sealed file with the job's key, its files and the proofs of its parents.
+
+A proof is the fingerprint of a key, the checksums of the files, and the parents' proofs. So the proofs of the last jobs
+of a study cover all results that they were computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import JobError
+from expunge.core.fingerprints import fingerprint
+from expunge.core.sealed import read_sealed, write_sealed
+
+RECORD = "job.json"
+LOGS = ".jsonl"  # logs contain times, so the same job computed again writes others
+Record = dict[str, Any]
+
+
+def read_record(path: Path) -> Record | None:
+    """Return a job's record, or None if there is none.
+
+    Raises JobError if it cannot be read, was changed, or has another key than its fields give.
+    """
+    try:
+        record = read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        raise JobError(
+            f"{path} is damaged, or was written by an earlier version; move its folder away and run again"
+        ) from None
+    except OSError as error:
+        raise JobError(f"{path} cannot be read: {error.strerror or error}") from None
+    if record.get("key") != _own_key(record):
+        raise JobError(f"{path} is damaged: its key is not that of its fields; move its folder away and run again")
+    return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a job's record, read-only as all files of the store."""
+    write_sealed(path, record)
+    path.chmod(path.parent.stat().st_mode & 0o444)
+
+
+def _own_key(record: Mapping[str, Any]) -> str | None:
+    """Return the key by the record's fields, as `Job.key` computes it; None for a record without these fields."""
+    try:
+        parents = {role: key for role, key in record["parents"].items() if role not in record["excluded_from_key"]}
+        return fingerprint({"kind": record["kind"], "identity": record["identity"], "parents": parents})
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def proof(record: Mapping[str, Any]) -> str:
+    """Return the proof of a result. It stays the same if `expunge gc` removes files or a job computes them again."""
+    files = {**record["files"], **record.get("made_again", {}).get("before", {})}
+    sums = {name: sha for name, (sha, _) in files.items() if not name.endswith(LOGS)}
+    return fingerprint({"key": record["key"], "files": sums, "chain": record["chain"]})

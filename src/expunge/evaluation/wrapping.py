@@ -1,0 +1,94 @@
+"""Put a wrapper around a model: `wrap` in memory, and `wrapped_by` for examples that are encoded already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from expunge.core.errors import ConfigError
+from expunge.data.examples import ExampleSet
+from expunge.data.in_memory import examples_from
+from expunge.data.refusals import REFUSALS
+from expunge.data.template import Encoder, Template
+from expunge.evaluation.evaluator import resolve_template
+from expunge.models.load import load_named
+from expunge.models.wrapped import WrappedModel
+from expunge.models.wrapper_api import WrapInputs, Wrapper, make_wrapper
+
+
+def wrap(
+    model: Any,
+    wrapper: str | Wrapper,
+    *,
+    tokenizer: Any,
+    forget: Any = None,
+    retain: Any = None,
+    helper: Any = None,
+    template: Template | Mapping[str, Any] | None = None,
+    refusals: Sequence[str] | None = None,
+    **settings: Any,
+) -> WrappedModel:
+    """Put a wrapper around a model: unlearning at inference. The weights do not change.
+
+    Args:
+        model: A causal language model, or the name of one.
+        wrapper: The name of a wrapper (`expunge methods` lists them), or its settings object.
+        tokenizer: The model's tokenizer.
+        forget: Examples to be forgotten, as `evaluate` reads them.
+        retain: Examples to be kept.
+        helper: The second model of a wrapper that needs one, an object or a name.
+        template: How an example becomes text. None: the tokenizer's chat template, or else the default tags.
+        refusals: Other answers to the forget questions. None: the built-in refusals.
+        **settings: The wrapper's settings, if it is given by name.
+
+    Returns:
+        The wrapped model. `evaluate`, `audit` and `inspect` read it as any other model; `save_pretrained` writes it.
+
+    Raises:
+        ConfigError: If a setting is wrong, or an input that the wrapper reads is missing.
+    """
+    if isinstance(wrapper, str):
+        rule = make_wrapper(wrapper, settings)
+    elif settings:
+        raise ConfigError(f"{next(iter(settings))}: wrapper is a settings object; set it there")
+    else:
+        rule = wrapper
+    sides = [
+        [] if data is None else [examples_from(data, side)] for side, data in (("forget", forget), ("retain", retain))
+    ]
+    encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
+    second = None if helper is None else load_named(helper)
+    return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], refusals or REFUSALS, second)
+
+
+def wrapped_by(
+    rule: Wrapper,
+    model: Any,
+    encoder: Encoder,
+    forget: Sequence[ExampleSet],
+    retain: Sequence[ExampleSet],
+    refusals: Sequence[str],
+    helper: Any = None,
+) -> WrappedModel:
+    """Return the model with a wrapper whose tensors are computed from these examples."""
+
+    def encode(question: str, answer: str) -> tuple[Sequence[int], int]:
+        encoded = encoder.encode(question, answer)
+        return encoded.ids, encoded.n_prompt
+
+    def ids(sets: Sequence[ExampleSet]) -> list[tuple[Sequence[int], int]]:
+        rows = [row for one in sets for row in encoder.rows(one, [(row, "answer") for row in one.rows])]
+        return [(row.ids, row.n_prompt) for row in rows]
+
+    pairs = [[(row.question, row.answers["answer"]) for one in sets for row in one.rows] for sets in (forget, retain)]
+    inputs = WrapInputs(
+        model=model,
+        tokenizer=encoder.tokenizer,
+        forget=pairs[0],
+        retain=pairs[1],
+        forget_ids=ids(forget),
+        retain_ids=ids(retain),
+        encode=encode,
+        refusals=refusals,
+    )
+    return WrappedModel(model, rule, rule.prepare(inputs), helper).eval()

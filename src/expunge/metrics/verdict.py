@@ -1,0 +1,369 @@
+"""The verdict on one model: forgetting, remaining abilities, detectability, robustness, and certainty."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from expunge.core.numbers import plain
+from expunge.core.records import Floats
+from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import (
+    KNOWN,
+    NO_TRACE,
+    NOT_MEASURABLE,
+    OVER,
+    TRACE,
+    UNDECIDED,
+    WORDS,
+    AuditFinding,
+    combined_word,
+    compare_to_controls,
+    worst,
+)
+
+Results = Mapping[str, MetricResult]
+FORGET_METRICS = (
+    "forget_Q_A_Prob",
+    "forget_Q_A_ROUGE",
+    "forget_verbmem_ROUGE",
+    "forget_knowmem_ROUGE",
+    "extraction_strength",
+)  # larger means more knowledge of the forget rows; those with a number per row are tested
+GENERAL = ("general_", "mmlu")  # beginnings of the names of metrics of general ability
+QUESTIONS: Mapping[str, str] = {
+    "forgot": "Forgot?",
+    "kept": "Kept the rest?",
+    "detectable": "Detectable?",
+    "robust": "Robust?",
+    "certainty": "How sure?",
+}
+DIRECT = "metric"  # the name of the direct measurements among the audits
+ABOUT_FORGETTING = (DIRECT, "lens", "depth")
+ABOUT_DETECTION = ("forensic",)
+SINGLE = {"exposure known_rows": "forgot", "exposure erased_rows": "detectable", "probe truth": "forgot",
+          "probe membership": "detectable"}  # fmt: skip
+NOT_TESTED = "not tested"
+KEPT, DAMAGED, BROKEN = "kept", "damaged", "broken"
+DAMAGE = 0.05  # largest loss of utility, as a share of the target model's, that counts as kept
+NO_TARGET = "without a target model, the margin is a share of the distance from the retain model to 1"
+NO_CONTROLS = "there is no retain model and target model to compare it with"
+# The smallest rank is best. A model below the retain model is distinguishable, so it gains nothing from it.
+RANK: Mapping[str, int] = {NO_TRACE: 0, UNDECIDED: 1, NOT_MEASURABLE: 1, NOT_TESTED: 1, OVER: 2, TRACE: 3, KNOWN: 4}
+DETECTION: Mapping[str, str] = {NO_TRACE: "not detectable", TRACE: "detectable", KNOWN: "detectable",
+                                OVER: "detectable"}  # fmt: skip
+ROBUSTNESS: Mapping[str, str] = {NO_TRACE: "robust", TRACE: "recoverable", KNOWN: "recoverable"}
+
+
+@dataclass(frozen=True)
+class VerdictAnswer:
+    """The answer to one question, with the evidence for it. NaN or an empty text: there is none."""
+
+    word: str
+    """The answer in a word, such as "no trace"."""
+    sentence: str
+    """The answer in plain words, with its number."""
+    number: float = math.nan
+    """The measured number: the mean over rows, or the share of utility that is left."""
+    low: float = math.nan
+    """Lower end of the 95 % interval of the number."""
+    high: float = math.nan
+    """Upper end of the interval."""
+    effect: float = math.nan
+    """The difference from the control, in standard deviations of the rows' differences."""
+    control: float = math.nan
+    """The same number of the control: the retain model, or the target model for `kept`."""
+    metric: str = ""
+    """The metric or audit with the number."""
+    finding: str = NOT_MEASURABLE
+    """The word of the statistical comparison behind it, for the order of models."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one model, with one answer per question.
+
+    `str()` gives a few lines of plain words, `to_dict()` plain values for JSON.
+    """
+
+    model: str
+    """Name of the model."""
+    forgot: VerdictAnswer
+    """Whether the model answers the forget rows as a model that never saw them."""
+    kept: VerdictAnswer
+    """Whether utility and general ability are left."""
+    detectable: VerdictAnswer
+    """Whether an attacker can tell that rows were erased, and which."""
+    robust: VerdictAnswer
+    """Whether the rows stay forgotten after relearning, quantisation and other prompts."""
+    certainty: VerdictAnswer
+    """Rows, seeds, controls and the correction for several tests."""
+    broken: str = ""
+    """Why the model is broken (under the utility floor, or gibberish); it is then never ranked. Empty: it is not."""
+
+    @property
+    def answers(self) -> dict[str, VerdictAnswer]:
+        """The answers by the names of their questions."""
+        return {name: getattr(self, name) for name in QUESTIONS}
+
+    @property
+    def rank_key(self) -> tuple[int, int, int, int, float]:
+        """Key for sorting: the best model has the smallest. Utility only decides between equal answers."""
+        forgot, robust, detectable = (RANK[a.finding] for a in (self.forgot, self.robust, self.detectable))
+        utility = self.kept.number if math.isfinite(self.kept.number) else 0.0
+        return int(bool(self.broken)), forgot, robust, detectable, -round(utility, 3)
+
+    @property
+    def line(self) -> str:
+        """The words of all answers in one line."""
+        words = "; ".join(f"{QUESTIONS[name].rstrip('?').lower()}: {a.word}" for name, a in self.answers.items())
+        return f"{self.model}: {words}"
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: broken, not ranked: {self.broken}" if self.broken else self.model]
+        width = max(map(len, QUESTIONS.values()))
+        for name, answer in self.answers.items():
+            lines.append(f"  {QUESTIONS[name]:<{width}} {answer.word}. {answer.sentence}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{html.escape(QUESTIONS[name])}</th><td><strong>{html.escape(a.word)}</strong></td>"
+            f"<td>{html.escape(a.sentence)}</td></tr>"
+            for name, a in self.answers.items()
+        )
+        broken = f"<p>Broken, not ranked: {html.escape(self.broken)}</p>" if self.broken else ""
+        return f"<h4>{html.escape(self.model)}</h4>{broken}<table>{cells}</table>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; null for NaN."""
+        return dict(plain(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Return the verdict that `to_dict` has written."""
+
+        def answer(of: Mapping[str, Any]) -> VerdictAnswer:
+            texts = {key: of[key] for key in ("word", "sentence", "metric", "finding")}
+            numbers: dict[str, Any] = {k: math.nan if v is None else float(v) for k, v in of.items() if k not in texts}
+            return VerdictAnswer(**texts, **numbers)
+
+        answers = {name: answer(values[name]) for name in QUESTIONS}
+        return cls(values["model"], **answers, broken=values["broken"])
+
+
+def make_verdict(
+    model: str,
+    findings: Sequence[tuple[str, AuditFinding]],
+    utility: VerdictAnswer,
+    *,
+    seeds: int = 1,
+    gibberish: str = "",
+    reason: str = NO_CONTROLS,
+) -> Verdict:
+    """Join the findings on a model to its verdict.
+
+    Args:
+        model: Name of the model.
+        findings: Each finding with the name of its audit; DIRECT for a metric of the forget rows.
+        utility: The answer about utility, from `utility_answer`.
+        seeds: Number of seeds of the model.
+        gibberish: Why the model's texts are gibberish, or empty.
+        reason: Why there is no finding, if there is none.
+    """
+    parts: dict[str, list[tuple[str, AuditFinding]]] = {"forgot": [], "detectable": [], "robust": []}
+    for audit, finding in findings:
+        parts[_question(audit, finding.name)].append((audit, finding))
+    forgot = _answer(parts["forgot"], {}, reason)
+    if not parts["forgot"]:
+        forgot = replace(forgot, word=NOT_MEASURABLE, finding=NOT_MEASURABLE)
+    detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
+    robust = _answer(parts["robust"], ROBUSTNESS, "no audit has tried it: relearn, quantize or prompting")
+    broken = gibberish or (utility.sentence if utility.word == BROKEN else "")
+    return Verdict(model, forgot, utility, detectable, robust, _certainty([f for _, f in findings], seeds), broken)
+
+
+def _question(audit: str, name: str) -> str:
+    kind = audit.split(" ")[0]  # the second relearning of a study is "relearn 2"
+    if single := SINGLE.get(f"{kind} {name}"):
+        return single
+    return "forgot" if kind in ABOUT_FORGETTING else "detectable" if kind in ABOUT_DETECTION else "robust"
+
+
+def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, str], reason: str) -> VerdictAnswer:
+    if not findings:
+        return VerdictAnswer(NOT_TESTED, _sentence(reason), finding=NOT_TESTED)
+    word = combined_word([finding for _, finding in findings])
+    # The shown finding is one that carries the word; after the correction it need not be the worst one.
+    same = [pair for pair in findings if pair[1].verdict == word]
+    audit, one = same[0] if same else findings[[f for _, f in findings].index(worst([f for _, f in findings]))]
+    source = one.name if audit == DIRECT else f"{audit} {one.name}"
+    sentence = describe(one, source)
+    alone = Counter(f.verdict for _, f in findings)
+    if alone.total() > alone[NOT_MEASURABLE] + 1:
+        counts = ", ".join(f"{alone[w]} {w}" for w in WORDS if alone[w])
+        sentence += f" All measurements alone: {counts}; together, with Holm's correction: {word}."
+    return VerdictAnswer(
+        words.get(word, word), sentence, one.value, one.low, one.high, one.effect, one.retain, source, word
+    )
+
+
+def describe(finding: AuditFinding, source: str) -> str:
+    """Return a finding in a sentence: number, interval, control, position, and why it is not more certain."""
+    if not math.isfinite(finding.value):
+        return _sentence(f"{source}: {finding.note or 'there is no number'}")
+    text = f"{source} is {number_with_interval(finding.value, finding.low, finding.high)}"
+    if math.isfinite(finding.retain):
+        text += f", {finding.retain:.3g} in the retain model"
+    if math.isfinite(finding.full):
+        text += f" and {finding.full:.3g} in the target model"
+    if math.isfinite(finding.margin):
+        text += f"; differences up to {finding.margin:.2g} count as none"
+    return _sentence(f"{text}; {finding.note}" if finding.note else text)
+
+
+def number_with_interval(value: float, low: float, high: float) -> str:
+    """Return "0.12 [0.1, 0.14]", without the interval if it is not finite."""
+    ends = f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:.3g}{ends}"
+
+
+def _sentence(text: str) -> str:
+    is_name = "_" in text.partition(" ")[0]  # the name of a metric keeps its letters
+    return f"{text}." if is_name else f"{text[:1].upper()}{text[1:]}."
+
+
+def _certainty(findings: Sequence[AuditFinding], seeds: int) -> VerdictAnswer:
+    there = [f for f in findings if f.verdict != NOT_MEASURABLE]
+    if not there:
+        return VerdictAnswer(NOT_MEASURABLE, "Nothing could be compared with a model that never saw the rows.")
+    rows = min(f.rows for f in there)
+    needed = [f.rows_needed for f in there if math.isfinite(f.rows_needed)]
+    parts = [
+        f"{rows} rows" if len({f.rows for f in there}) == 1 else f"{rows} rows or more",
+        "one seed" if seeds == 1 else f"{seeds} seeds",
+        f"{len(there)} measurement{'s' if len(there) > 1 else ''}",
+    ]
+    text = f"{', '.join(parts)}. The 95 % intervals cover rows, not the spread over training seeds."
+    if len(there) > 1:
+        text += " Holm's correction covers the measurements of each answer."
+    if needed:
+        text += f" About {max(needed):.0f} rows would decide the undecided measurements."
+    undecided = any(f.verdict == UNDECIDED for f in there)
+    return VerdictAnswer("partly" if undecided else "one seed" if seeds == 1 else "sure", text, float(rows))
+
+
+def direct_findings(
+    models: Sequence[Results], retain: Sequence[Results], full: Sequence[Results]
+) -> list[AuditFinding]:
+    """Compare the metrics of the forget rows with those of the controls; rows are means over each side's seeds.
+
+    Without a target model, the gap reaches from the retain model to 1, the largest value of these metrics.
+    """
+    if not (models and retain):
+        return []
+    out = []
+    for name in FORGET_METRICS:
+        sides = [[r[name] for r in of if name in r and r[name].per_row] for of in (models, retain, full)]
+        statistic = next((s for r in sides[0][:1] if (s := statistic_of(r))), None)
+        if statistic is None or not all(sides[: 3 if full else 2]):
+            continue
+        ids = sorted(set.intersection(*(set(r.per_row) for side in sides for r in side)))
+        if not ids:
+            continue
+        model_R, retain_R, full_R = (
+            np.mean([_column(r, statistic, ids) for r in side], axis=0) if side else np.ones(len(ids)) for side in sides
+        )
+        finding = compare_to_controls(name, (model_R, retain_R, full_R), note="" if full else NO_TARGET)
+        if not full:
+            nan = math.nan
+            finding = replace(finding, full=nan, position=nan, position_low=nan, position_high=nan)
+        out.append(finding)
+    return out
+
+
+def statistic_of(result: MetricResult) -> str | None:
+    """Return the statistic of single rows whose mean is the metric's value, or None."""
+    ids = sorted(result.per_row)
+    for name in result.per_row[ids[0]] if ids else ():
+        column = _column(result, name, ids)
+        if len(column[~np.isnan(column)]) and math.isclose(float(np.nanmean(column)), result.value, abs_tol=1e-9):
+            return name
+    return None
+
+
+def _column(result: MetricResult, name: str, ids: Sequence[int]) -> Floats:
+    values = (result.per_row[i].get(name, math.nan) for i in ids)
+    return np.array([math.nan if isinstance(v, list) else v for v in values], dtype=float)
+
+
+def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: str, floor: float) -> VerdictAnswer:
+    """Return whether utility is left: means over seeds of the model, as a share of the target model's.
+
+    Args:
+        models: The results of the model's seeds.
+        full: The results of the target models, or of the model before unlearning.
+        metric: The metric of utility.
+        floor: Share of the target model's utility below which a model is broken.
+    """
+    mine, theirs = _mean(models, metric), _mean(full, metric)
+    if not math.isfinite(mine) or not theirs > 0:
+        why = f"{metric} is not known of the model and of the target model"
+        return VerdictAnswer(NOT_MEASURABLE, _sentence(why), metric=metric)
+    low, high = (_mean(models, metric, end) / theirs for end in ("ci_low", "ci_high"))
+    share = mine / theirs
+    at, most = (low, high) if math.isfinite(low + high) else (share, share)
+    word = BROKEN if share < floor else KEPT if at >= 1 - DAMAGE else DAMAGED if most < 1 - DAMAGE else UNDECIDED
+    text = f"{metric} is {number_with_interval(share, low, high)} of the target model's ({mine:.3g} of {theirs:.3g})"
+    text += f", below the floor of {floor:g}" if word == BROKEN else f"; a loss up to {DAMAGE:.0%} counts as kept"
+    general = [n for n in dict.fromkeys(n for r in models for n in r) if n.startswith(GENERAL) and n != metric]
+    known = [f"{n} {_mean(models, n):.3g} (target model {_mean(full, n):.3g})" for n in general
+             if math.isfinite(_mean(models, n) + _mean(full, n))]  # fmt: skip
+    text += f"; general ability: {', '.join(known)}" if known else "; general ability was not measured"
+    return VerdictAnswer(word, f"{text}.", share, low, high, control=1.0, metric=metric)
+
+
+def _mean(results: Sequence[Results], metric: str, extra: str | None = None) -> float:
+    values = [
+        r[metric].value if extra is None else r[metric].extra.get(extra, math.nan) for r in results if metric in r
+    ]
+    finite = [v for v in values if math.isfinite(v)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
+
+
+def ranked(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """Return the models from the best to the worst, and the broken ones, which have no rank."""
+    alive = sorted((v for v in verdicts if not v.broken), key=lambda v: v.rank_key)
+    return alive, [v for v in verdicts if v.broken]
+
+
+def choice(verdicts: Sequence[Verdict]) -> str:
+    """Return which model to choose and why, in one or two sentences."""
+    alive, broken = ranked(verdicts)
+    if not verdicts:
+        return ""
+    if not alive:
+        return "Choose none: every model is broken. Lower the learning rate or the number of steps."
+    best = alive[0]
+    cost = "" if not math.isfinite(best.kept.number) else f", {best.kept.number:.0%} of the utility is left"
+    equal = [v.model for v in alive[1:] if v.rank_key[:4] == best.rank_key[:4]]
+    word = best.forgot.word
+    if best.robust.finding in (TRACE, KNOWN, OVER):
+        word += f", but {best.robust.word} under attack ({best.robust.metric})"
+    if best.detectable.finding in (TRACE, KNOWN, OVER):
+        word += f", and {best.detectable.word} as erased ({best.detectable.metric})"
+    if best.forgot.finding == NO_TRACE:
+        text = f"Choose {best.model}: {word}{cost}."
+    elif best.forgot.finding in (TRACE, KNOWN, OVER):
+        text = f"No model matches the retain model. {best.model} is the nearest: {word}{cost}."
+    else:
+        text = f"No choice is proven. {best.model} is listed first: {word}{cost}."
+    if equal:
+        text += f" By forgetting alone it is equal to {', '.join(equal)}; utility decided."
+    return text + (f" Broken and not ranked: {', '.join(v.model for v in broken)}." if broken else "")

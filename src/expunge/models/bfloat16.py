@@ -1,0 +1,44 @@
+"""Whether a CPU computes in bfloat16, or only converts to float32 and back, which is several times slower."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+from expunge.core.on_use import torch
+
+CPUINFO = Path("/proc/cpuinfo")
+_FLAGS = re.compile(r"^(?:flags|Features)\s*:.*\b(?:avx512_bf16|amx_bf16|bf16)\b", re.MULTILINE)  # x86 and ARM
+NO_INSTRUCTIONS = "this CPU has no bfloat16 instructions (AVX512-BF16, AMX or ARM's)"
+
+
+@functools.cache
+def cpu_has_bfloat16() -> bool:
+    """Return whether this machine's CPU has instructions for products of bfloat16 numbers."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True
+    try:
+        return _FLAGS.search(CPUINFO.read_text(encoding="utf-8", errors="replace")) is not None
+    except OSError:
+        return False  # another operating system
+
+
+def training_note(device: str, bf16: bool) -> str | None:
+    """Return a line about `trainer.args.bf16` on a device; None if there is nothing to say."""
+    if not bf16 or device != "cpu":
+        return None
+    if cpu_has_bfloat16():
+        return "trainer.args.bf16: this CPU trains in bfloat16 over float32 weights; set it to false for float32"
+    return f"trainer.args.bf16: {NO_INSTRUCTIONS}; it trains in float32"
+
+
+def scoring_note(device: str, dtype: str) -> str | None:
+    """Return a line about `model.model_args.dtype` on a device; None if there is nothing to say."""
+    if dtype != "bfloat16" or device != "cpu":
+        return None
+    if cpu_has_bfloat16():
+        return "model.model_args.dtype=bfloat16: scores and generations are computed in bfloat16 on this CPU"
+    return f"model.model_args.dtype=bfloat16: {NO_INSTRUCTIONS}; float32 is several times faster"

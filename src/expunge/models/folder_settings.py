@@ -1,0 +1,121 @@
+"""Check the JSON files of a model folder before a library reads them: sizes that can exist, an index inside the folder.
+
+Libraries report a negative width, no heads or a text in place of a number by errors from deep inside, or not at all.
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.core.errors import ConfigError, nearest
+
+MOST_BYTES = 200_000_000  # an index of a large mixture of experts has a few MB
+# The largest value of a size, by the end of its key: ten times and more above published models.
+SIZES: Mapping[str, int] = {
+    "hidden_size": 10**6,
+    "n_embd": 10**6,
+    "d_model": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10_000,
+    "n_layer": 10_000,
+    "n_layers": 10_000,
+    "num_layers": 10_000,
+    "num_attention_heads": 10**5,
+    "n_head": 10**5,
+    "num_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "head_dim": 10**5,
+    "vocab_size": 10**8,
+    "max_position_embeddings": 10**10,
+    "n_positions": 10**10,
+}
+NUMBER = re.compile(r"(_eps|_epsilon|_theta|dropout|_range)$")
+COUNT = re.compile(r"^(num|n)_")
+MOST_COUNT = 10**10
+INDEX = "model.safetensors.index.json"
+
+
+def check_settings(folder: Path, source: str, key: str) -> None:
+    """Raise ConfigError for a config.json or an index that no model can have."""
+    _check_config(_read(folder / "config.json", source, key), f"{key}: {source}/config.json")
+    if (folder / INDEX).is_file():
+        _check_index(folder, _read(folder / INDEX, source, key), f"{key}: {source}/{INDEX}")
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            _read(folder / name, source, key)
+
+
+def _read(path: Path, source: str, key: str) -> dict[str, Any]:
+    where = f"{key}: {source}/{path.name}"
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{where} has {path.stat().st_size} bytes, at most {MOST_BYTES} are read")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a group of keys, got {values!r:.60}")
+    return values
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Yield the values of a setting that may differ by layer."""
+    if isinstance(value, list):
+        yield from value
+    elif value is not None:
+        yield value
+
+
+def _check_config(config: Mapping[str, Any], where: str) -> None:
+    for name, value in config.items():
+        if isinstance(value, dict) and name.endswith("_config") and name != "quantization_config":
+            _check_config(value, f"{where}: {name}")
+        for number in _numbers(value) if name in SIZES else ():
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= SIZES[name]:
+                raise ConfigError(
+                    f"{where}: {name}: should be a whole number from 1 to {SIZES[name]}, got {number!r:.40}"
+                )
+        if isinstance(value, str) and NUMBER.search(name):
+            raise ConfigError(f"{where}: {name}: should be a number, got {value!r:.40}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and not _sane(name, value):
+            raise ConfigError(f"{where}: {name}: is out of range, got {value!r:.40}")
+    heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise ConfigError(f"{where}: num_key_value_heads: should divide the {heads} attention heads, got {shared}")
+    if not isinstance(config.get("auto_map") or {}, dict):
+        raise ConfigError(f"{where}: auto_map: should be a group of keys, got {config['auto_map']!r:.40}")
+    kind = config.get("model_type", "")
+    if not isinstance(kind, str):
+        raise ConfigError(f"{where}: model_type: should be a text, got {kind!r:.40}")
+    quantised = config.get("quantization_config")
+    if quantised is not None and (
+        not isinstance(quantised, dict) or not isinstance(quantised.get("quant_method", ""), str)
+    ):
+        raise ConfigError(
+            f"{where}: quantization_config: should be keys with a text quant_method, got {quantised!r:.60}"
+        )
+
+
+def _sane(name: str, value: float) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value) or not NUMBER.search(name)
+    return abs(value) < 2**63 and (not COUNT.search(name) or -1 <= value <= MOST_COUNT)
+
+
+def _check_index(folder: Path, index: Mapping[str, Any], where: str) -> None:
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise ConfigError(f"{where}: weight_map: should name the file of each tensor")
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or name in (".", ".."):
+            raise ConfigError(f"{where}: weight_map names {name!r:.80}, which is not a file of this folder")
+        if not (folder / name).is_file():
+            raise ConfigError(f"{where}: no file {name}{nearest(name, [p.name for p in folder.glob('*.safetensors')])}")

@@ -1,0 +1,180 @@
+"""The identity of a model or tokenizer for the keys of jobs: every file that loading or a model's code may read.
+
+A file counts unless it is known to have no effect, because a list of files with an effect would miss new ones.
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from expunge.core.fingerprints import file_sha256, fingerprint
+from expunge.models.config import ModelConfig, adapter_base, looks_local, shards, tokenizer_folder
+
+# texts about a model, pictures, and the files of jobs; no loader and no code of a model reads them
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|notice|citation|changelog)([._-].*)?|use_policy.*|.*\.(md|rst|pdf|png|jpe?g|gif|svg|webp|ipynb)"
+    r"|\.expunge.*|\.git(attributes|ignore)|\.ds_store|(job|done|expunge)\.json|(log|speed|trajectory)\.jsonl|config\.yaml",
+    re.IGNORECASE,
+)
+# states of trainers, and weights in formats that are not read; the code of a model could read them
+_UNREAD = re.compile(
+    r"\..*|(optimizer|scheduler|scaler)\.(pt|bin)|rng_state.*|training_args\.bin|trainer_state\.json|events\.out\..*"
+    r"|(all|train|eval)_results\.json|pytorch_model.*\.bin|tf_model.*\.h5|flax_model.*\.msgpack"
+    r"|.*\.(onnx|gguf|ot|pth|tflite|log)",
+    re.IGNORECASE,
+)
+_ASIDE = ("evals", ".git", ".cache", "__pycache__")  # folders of measurements, of git and of downloads
+_TEMPLATES = "additional_chat_templates"
+_GENERATION = "generation_config.json"
+_WRAPPER = "wrapper.json"
+_VERSION = ("transformers_version", "_from_model_config")  # keys of the generation settings that change nothing
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SETTLED_NS = 2 * 10**9
+_sums: dict[tuple[int, ...], str] = {}  # checksums by device, inode, size and time
+
+
+def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
+    """Return the names of a model folder's files that may decide its numbers.
+
+    In a folder with Python code these are all files, subfolders included. In another folder they are the files of the
+    folder itself, the chat templates, and the shards that an index names.
+
+    Args:
+        folder: The folder.
+        adapter: With `ignore`, the files of an adapter are left out.
+
+    Raises:
+        ConfigError: An index names a file outside the folder.
+    """
+    own = {p.name for p in folder.iterdir() if p.is_file()}
+    names = {f"{_TEMPLATES}/{p.name}" for p in (folder / _TEMPLATES).glob("*.jinja")} | set(shards(folder))
+    if any(name.endswith(".py") for name in own):
+        names |= {name for name in _all_files(folder) if not _ABOUT.fullmatch(name.rpartition("/")[2])}
+    else:
+        names |= {name for name in own if not _ABOUT.fullmatch(name) and not _UNREAD.fullmatch(name)}
+    return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
+
+
+def _all_files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part in _ASIDE for part in name.parts[:-1]):
+            yield name.as_posix()
+
+
+def source_identity(source: str, revision: str | None, adapter: str = "apply") -> dict[str, Any]:
+    """Return the identity of a model: the contents of a folder, or the name and the commit of a hub id.
+
+    A folder of an adapter alone counts with its base model; with `adapter="ignore"`, the base model alone counts.
+    """
+    base = adapter_base(source)
+    if base and adapter == "ignore":
+        return source_identity(base, None)
+    if base:
+        folder = Path(source).expanduser()
+        return {"contents": _contents(folder, identity_files(folder)), "base": source_identity(base, None)}
+    if not looks_local(source):
+        return {"hub": source, "revision": pinned_revision(source, revision)}
+    folder = Path(source).expanduser()
+    code = code_commit(source)
+    return {"contents": _contents(folder, identity_files(folder, adapter=adapter)), **({"code": code} if code else {})}
+
+
+def code_commit(source: str) -> str | None:
+    """Return the commit of the hub repository that a folder takes its Python code from; None without such code."""
+    try:
+        settings = json.loads((Path(source).expanduser() / "config.json").read_text(encoding="utf-8"))
+        named = str(settings["auto_map"]["AutoModelForCausalLM"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    repository, separator, _ = named.partition("--")
+    return pinned_revision(repository, None) if separator else None
+
+
+def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
+    """Return the identity of a tokenizer: that of its model without weights, adapter and generation settings."""
+    source = tokenizer_folder(source)
+    if not looks_local(source):
+        return {"hub": source, "revision": pinned_revision(source, revision)}
+    folder = Path(source).expanduser()
+    names = identity_files(folder, adapter="ignore")
+    return {
+        "contents": _contents(
+            folder, [n for n in names if ".safetensors" not in n and n not in (_GENERATION, _WRAPPER)]
+        )
+    }
+
+
+def _contents(folder: Path, names: list[str]) -> str:
+    sums: dict[str, Any] = {name: _sum(folder / name) for name in names if name != _GENERATION}
+    settings = _settings(folder / _GENERATION) if _GENERATION in names else None
+    return fingerprint({**sums, _GENERATION: settings} if settings else sums)
+
+
+def _settings(path: Path) -> Any:
+    """Return the settings of a generation_config.json; its checksum if it is no JSON mapping, which loading reports."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        return {k: v for k, v in settings.items() if k not in _VERSION}
+    except (ValueError, AttributeError):
+        return file_sha256(path)
+
+
+def _sum(path: Path) -> str:
+    """Return the checksum of a file, computed once per process unless the file changes.
+
+    A file that was changed a moment ago may change again without another time, so it is read each time.
+    """
+    stat = path.stat()
+    if time.time_ns() - stat.st_mtime_ns < _SETTLED_NS:
+        return file_sha256(path)
+    place = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if place not in _sums:
+        _sums[place] = file_sha256(path)
+    return _sums[place]
+
+
+def pinned(model: ModelConfig) -> ModelConfig:
+    """Return the settings of a model with the commits of its hub ids, so that every job of a plan reads the same."""
+    args, tokens = model.model_args, model.tokenizer_args
+    if model.source is not None and not looks_local(model.source):
+        args = dataclasses.replace(args, revision=pinned_revision(model.source, args.revision))
+    named = model.tokenizer_source
+    if named is not None and not looks_local(named):
+        revision = tokens.revision or (args.revision if tokens.pretrained_model_name_or_path is None else None)
+        tokens = dataclasses.replace(tokens, revision=pinned_revision(named, revision))
+    return dataclasses.replace(model, model_args=args, tokenizer_args=tokens)
+
+
+@functools.cache
+def pinned_revision(source: str, revision: str | None) -> str | None:
+    """Return the commit of a hub id; the revision itself if neither the local cache nor the hub has it.
+
+    A snapshot in the local cache comes first, so that a study does not change while it runs, and so that planning needs
+    no network.
+    """
+    named = revision or "main"
+    if _COMMIT.fullmatch(named):
+        return named
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
+
+    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model") / "refs"
+    with contextlib.suppress(OSError, ValueError):
+        commit = (refs / named).read_text(encoding="utf-8").strip()
+        if _COMMIT.fullmatch(commit):
+            return commit
+    http_error = HfHubHTTPError.__mro__[1]  # of the HTTP library, which depends on the version of huggingface_hub
+    with contextlib.suppress(OSError, HFValidationError, http_error):
+        return HfApi().model_info(source, revision=named, timeout=10).sha
+    return revision

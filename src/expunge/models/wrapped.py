@@ -1,0 +1,209 @@
+"""A model is weights plus a wrapper: unlearning at inference, as a model that is scored, audited and saved like others.
+
+A wrapper is a frozen dataclass of settings. `prepare` computes its tensors once, from the model, the tokenizer and the
+examples. After that it either changes hidden states inside the model's own forward (`hooks`), or computes logits from
+token ids (`logits`). A model folder holds a wrapper in `wrapper.json` and `wrapper_state.safetensors`; loading the
+folder gives the wrapped model, and the files belong to its identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from expunge.core.errors import ConfigError
+from expunge.models.capabilities import forward_options, logits_in
+from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity, wrapper_registry
+
+FILE, STATE, HELPER = "wrapper.json", "wrapper_state.safetensors", "helper"
+
+
+class WrappedModel(nn.Module):
+    """A causal language model with a wrapper around its forward. Read it as any other: `evaluate`, `audit`, `inspect`.
+
+    `expunge.wrap` makes one from examples.
+
+    Args:
+        model: The model.
+        wrapper: The wrapper's settings.
+        state: Its tensors, from `prepare`.
+        helper: The second model that the wrapper reads, if any. It is never trained.
+    """
+
+    def __init__(self, model: Any, wrapper: Wrapper, state: Mapping[str, Tensor], helper: Any = None) -> None:
+        super().__init__()
+        if isinstance(model, WrappedModel):
+            raise ConfigError("wrapper: the model has a wrapper already; a model has one at most")
+        self.inner, self.wrapper = model, wrapper
+        self._names = tuple(state)
+        for name, tensor in state.items():
+            self.register_buffer(f"state_{name}", tensor, persistent=False)
+        self.head = _LogitsHead(model.get_output_embeddings())
+        # not a submodule, so that no optimizer and no weight edit reaches it
+        self._helper = (None if helper is None else helper.eval().requires_grad_(False),)
+        self.to(next(model.parameters()).device)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The wrapper's tensors by name."""
+        return {name: getattr(self, f"state_{name}") for name in self._names}
+
+    @property
+    def helper(self) -> Any:
+        """The second model, on the device of the first; None without one."""
+        return None if self._helper[0] is None else self._helper[0].to(self.device)
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.inner.config
+
+    @property
+    def generation_config(self) -> Any:
+        """The model's generation settings."""
+        return getattr(self.inner, "generation_config", None)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter."""
+        return next(self.inner.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's weights."""
+        dtype: torch.dtype = self.inner.dtype
+        return dtype
+
+    def get_input_embeddings(self) -> Any:
+        """Return the model's embedding table."""
+        return self.inner.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """Return the LM head; of a wrapper over logits, a module that receives the final logits."""
+        return self.inner.get_output_embeddings() if hasattr(self.wrapper, "hooks") else self.head
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int = 0,
+    ) -> Any:
+        """Return an output with `logits`, as the model's own forward does.
+
+        Raises NotImplementedError for a cache, if the wrapper computes logits from whole rows.
+        """
+        if hasattr(self.wrapper, "hooks"):
+            options = {
+                "attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values,
+                "use_cache": use_cache, "output_hidden_states": output_hidden_states, "logits_to_keep": logits_to_keep,
+            }  # fmt: skip
+            options = forward_options(self.inner, **{k: v for k, v in options.items() if v is not None})
+            with self.wrapper.hooks(self.inner, self.state):
+                return self.inner(input_ids=input_ids, **options)
+        if past_key_values is not None:
+            raise NotImplementedError(f"{type(self.wrapper).__name__} reads whole rows and keeps no cache")
+        ids_BT, back_BT = _padded_right(input_ids, attention_mask)
+        logits_BTV = self.wrapper.logits(self.inner, self.helper, self.state, ids_BT)  # type: ignore[attr-defined]
+        if back_BT is not None:
+            logits_BTV = logits_BTV.gather(1, back_BT[:, :, None].expand_as(logits_BTV))
+        last_BTV = logits_BTV[:, -logits_to_keep:] if logits_to_keep else logits_BTV
+        return SimpleNamespace(logits=self.head(last_BTV), past_key_values=None)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write the model, then the wrapper next to its weights."""
+        target = Path(folder)
+        if "state_dict" in options:
+            own = options["state_dict"].items()
+            options["state_dict"] = {k.removeprefix("inner."): v for k, v in own if k.startswith("inner.")}
+        self.inner.save_pretrained(target, **options)
+        content = wrapper_identity(self.wrapper)
+        if self._helper[0] is not None:
+            self._helper[0].save_pretrained(target / HELPER)
+            content["helper"] = weights_sha256(self._helper[0])
+        state = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
+        safetensors.torch.save_file(state, target / STATE)
+        (target / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+class _LogitsHead(nn.Identity):
+    """Receives the final logits where a model has its LM head, so that readers may select positions."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.out_features = int(head.weight.shape[0])
+
+    @property
+    def weight(self) -> Tensor:
+        """An empty weight with one row per logit, for readers that count the logits."""
+        return torch.empty(self.out_features, 0)
+
+
+def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -> WrappedModel:
+    """Put the wrapper of a model's folder around it. Raises ConfigError if its files are damaged or not registered."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        name, revision, args = str(content["name"]), int(content["revision"]), dict(content["args"])
+        state = safetensors.torch.load_file(folder / STATE)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"model {folder}: {FILE} is damaged: {error}; wrap the model again") from None
+    rule = make_wrapper(name, args, f"model {folder}: {FILE}")
+    if wrapper_registry()[name].revision != revision:
+        raise ConfigError(f"model {folder}: {FILE} has revision {revision} of {name}; wrap the model again")
+    helper = load_helper(folder / HELPER) if "helper" in content else None
+    if helper is not None and weights_sha256(helper) != content["helper"]:
+        raise ConfigError(f"model {folder}: {HELPER} has other weights than {FILE} names; wrap the model again")
+    return WrappedModel(model, rule, state, helper).eval()
+
+
+def weights_sha256(model: Any) -> str:
+    """Return a checksum of a model's weights in float32."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def next_token_logits(model: Any, ids_BT: Tensor) -> Tensor:
+    """Return logits_BTV of rows padded on the right, without a mask."""
+    out: Tensor = logits_in(model(input_ids=ids_BT, **forward_options(model, use_cache=False)))
+    return out
+
+
+@contextlib.contextmanager
+def output_changed(module: Any, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the output of a module by `change(output)` within the block."""
+
+    def hook(_module: Any, _args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:])
+        return change(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _padded_right(ids_BT: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move the padding of each row to the right; return also the places of the old columns in the new rows."""
+    if mask_BT is None or bool(mask_BT[:, 0].all()):
+        return ids_BT, None
+    n = ids_BT.shape[1]
+    place_T = torch.arange(n, device=ids_BT.device)
+    first_B1 = mask_BT.int().argmax(1, keepdim=True)
+    return ids_BT.gather(1, (place_T + first_B1) % n), (place_T - first_B1) % n

@@ -1,0 +1,102 @@
+"""The interface of a wrapper, and the registry. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from expunge.core.decode import decode
+from expunge.core.fidelity import Fidelity
+from expunge.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pair = tuple[str, str]  # question and answer
+
+
+@dataclass(frozen=True)
+class WrapInputs:
+    """All that a wrapper may read once: the model, its tokenizer, and the examples of both sides.
+
+    forget_ids, retain_ids: (ids, n_prompt) of encoded examples. encode: the same of a question and an answer, as the
+    template writes them. refusals: other answers to the forget questions.
+    """
+
+    model: Any
+    tokenizer: Any
+    forget: Sequence[Pair] = ()
+    retain: Sequence[Pair] = ()
+    forget_ids: Sequence[tuple[Sequence[int], int]] = ()
+    retain_ids: Sequence[tuple[Sequence[int], int]] = ()
+    encode: Callable[[str, str], tuple[Sequence[int], int]] | None = None
+    refusals: Sequence[str] = ()
+
+
+class Wrapper(Protocol):
+    """A frozen dataclass of settings. It has `prepare`, and one of `hooks` and `logits`.
+
+    `hooks(model, state)` is a context manager around the model's forward: caches and padded batches work as before.
+    `logits(model, helper, state, ids_BT)` returns logits_BTV of rows padded on the right; each call reads whole rows.
+    """
+
+    def prepare(self, inputs: WrapInputs) -> dict[str, Tensor]:
+        """Return the wrapper's tensors. Raises ConfigError if an input that it reads is missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class WrapperSpec:
+    """A registered wrapper. helper: the second model that it reads, if any.
+
+    "reinforced": in a study, the model trained further on the forget examples; in memory, any model that you pass.
+    """
+
+    name: str
+    revision: int
+    cls: type[Any]
+    paper: str
+    fidelity: Fidelity = ""
+    helper: Literal["", "reinforced"] = ""
+
+    @property
+    def page(self) -> str:
+        """The user page of the wrapper: its class docstring."""
+        return (self.cls.__doc__ or "").strip()
+
+
+_REGISTRY: Registry[WrapperSpec] = Registry(
+    "wrapper", lambda spec: spec.cls, folder="models/wrappers", decorator="wrapper"
+)
+C = TypeVar("C", bound=type[Any])
+
+
+def wrapper(
+    name: str, *, revision: int, paper: str, fidelity: Fidelity = "", helper: Literal["", "reinforced"] = ""
+) -> Callable[[C], C]:
+    """Register a frozen dataclass as a wrapper under the name that users type."""
+
+    def register(cls: C) -> C:
+        _REGISTRY.add(WrapperSpec(name, revision, cls, paper, fidelity, helper))
+        return cls
+
+    return register
+
+
+def wrapper_registry() -> Mapping[str, WrapperSpec]:
+    """Return all wrappers by name."""
+    return _REGISTRY
+
+
+def make_wrapper(name: str, args: Mapping[str, Any], where: str = "wrapper") -> Wrapper:
+    """Decode the name and the settings of a wrapper. Raises ConfigError."""
+    rule: Wrapper = decode(_REGISTRY.find(name, where).cls, args, where=f"{where}_args")
+    return rule
+
+
+def wrapper_identity(rule: Wrapper) -> dict[str, Any]:
+    """Return the content of a wrapper's fingerprint: name, revision and every setting."""
+    spec = _REGISTRY.of(rule)
+    return {"name": spec.name, "revision": spec.revision, "args": dataclasses.asdict(rule)}  # type: ignore[call-overload]

@@ -1,0 +1,61 @@
+"""The verdict on an erasure: against a model that never saw the rows, or else against the stated target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import NOT_MEASURABLE, UNDECIDED, AuditFinding
+from expunge.metrics.verdict import (
+    DAMAGED,
+    DIRECT,
+    KEPT,
+    Verdict,
+    VerdictAnswer,
+    direct_findings,
+    make_verdict,
+    utility_answer,
+)
+from expunge.pipelines.erase.attacks import AttackResult
+from expunge.pipelines.erase.findings import model_name
+from expunge.pipelines.erase.general import ability_changes, gibberish_in
+from expunge.pipelines.erase.goals import BeforeAfter, left_over
+from expunge.pipelines.erase.request import UTILITY, EraseRun
+from expunge.pipelines.erase.rows import KNOWN
+
+NO_CONTROL = "there is no model that never saw the rows to compare it with"
+
+
+def erase_verdict(erasing: EraseRun, measured: BeforeAfter, attacks: Sequence[AttackResult]) -> Verdict:
+    """Return the verdict on the new model, with the model before as the target model."""
+    control: list[Mapping[str, MetricResult]] = [] if measured.control is None else [measured.control]
+    findings = [(DIRECT, one) for one in direct_findings([measured.after], control, [measured.before])]
+    findings += [(attack.name, reading) for attack in attacks for reading in attack.readings]
+    findings += [(attack.name, AuditFinding(attack.name, note=attack.reason)) for attack in attacks if attack.reason]
+    utility = utility_answer([measured.after], [measured.before], UTILITY, erasing.request.floor)
+    changes = ability_changes(measured.before, measured.after)
+    if changes:
+        text = f"{utility.sentence} Of the general items that it solved before: {changes[0]}."
+        word = DAMAGED if changes[0].damaged and utility.word in (KEPT, UNDECIDED) else utility.word
+        utility = dataclasses.replace(utility, word=word, sentence=text)
+    broken = gibberish_in(measured.before, measured.after)
+    name = model_name(erasing.request)
+    verdict = make_verdict(name, findings, utility, gibberish=broken, reason=NO_CONTROL)
+    return verdict if control else dataclasses.replace(verdict, forgot=_by_target(erasing, measured))
+
+
+def _by_target(erasing: EraseRun, measured: BeforeAfter) -> VerdictAnswer:
+    """Return whether the stated target is met. Without a control, a trace cannot be excluded."""
+    before, after = measured.answered(measured.before), measured.answered(measured.after)
+    left, target = left_over(before, after, measured.reference), erasing.request.target
+    missing = f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}, so a trace cannot be excluded."
+    if left is None:
+        return VerdictAnswer(NOT_MEASURABLE, f"The model before hardly knew the answers. {missing}", metric=KNOWN)
+    word = "target met" if left <= target else "target missed"
+    text = (
+        f"The probability of the answers fell from {before:.3g} to {after:.3g}: {max(left, 0):.0%} of the "
+        f"knowledge is left, the target is {target:.0%}. {missing}"
+    )
+    low, high = (measured.after[KNOWN].extra.get(end, float("nan")) for end in ("ci_low", "ci_high"))
+    return VerdictAnswer(word, text, after, low, high, control=before, metric=KNOWN)

@@ -1,0 +1,79 @@
+"""The output folder of a run with a time limit: it contains a complete model at every moment. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from expunge.core.errors import ConfigError
+from expunge.core.files import write_json
+
+STATUS = "semeval.json"
+ENDINGS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")  # of the files of a model folder
+
+
+def check_folder(out: Path) -> None:
+    """Raise ConfigError unless the output folder is new or empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out: {out} is not empty; name a new or empty folder")
+
+
+class SubmissionFolder:
+    """A folder with a complete model at every moment after the first save.
+
+    New files are written to a subfolder and then replace the old ones one by one, the weights (one file up to 50 GB)
+    last.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.aside = folder / ".work"
+        self.moving = threading.Lock()  # held while files are renamed
+
+    def fill(self, make: Callable[[Path], object], status: dict[str, object]) -> None:
+        """Move the files that `make` writes into the folder."""
+        part = self.aside / uuid.uuid4().hex[:8]
+        part.mkdir(parents=True)
+        make(part)
+        write_json(part / STATUS, status)
+        self.take(part)
+
+    def take(self, part: Path) -> None:
+        """Move the files of a finished model folder into this one."""
+        files = sorted((p for p in part.iterdir() if p.is_file()), key=lambda p: p.suffix == ".safetensors")
+        for file in files:
+            with open(file, "rb") as f:
+                os.fsync(f.fileno())
+        with self.moving:
+            for file in files:
+                os.replace(file, self.folder / file.name)
+            self._remove_stale({file.name for file in files})
+        shutil.rmtree(part, ignore_errors=True)
+
+    def _remove_stale(self, names: set[str]) -> None:
+        """Remove weights of the model before, if it was divided into other files."""
+        if any(name.endswith(".safetensors") for name in names):
+            for file in self.folder.glob("*.safetensors*"):
+                if file.name not in names:
+                    file.unlink()
+
+    def start_with(self, model: str) -> bool:
+        """Copy the files of a given model; return False for a model that has to be loaded (hub id, adapter, pickle)."""
+        source = Path(model).expanduser()
+        files = [p for p in source.iterdir() if p.suffix in ENDINGS] if source.is_dir() else []
+        names = {p.name for p in files}
+        if "config.json" not in names or "adapter_config.json" in names:
+            return False
+        if not any(p.suffix == ".safetensors" for p in files):
+            return False
+
+        def copy(part: Path) -> None:
+            for file in files:
+                shutil.copyfile(file, part / file.name)
+
+        self.fill(copy, {"stopped": "running", "steps": 0, "planned": 0, "note": "", "wall_s": 0.0})
+        return True

@@ -1,0 +1,114 @@
+"""The page of a comparison: paired differences with interval and test, and each example's difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from expunge.evaluation.compare import Comparison, PairedDifference, averaged, example_values
+from expunge.metrics.api import MetricResult
+from expunge.report.page import environment
+from expunge.report.table import ABSENT, format_p, head_of
+
+Results = Mapping[str, MetricResult]
+ABOUT = (
+    "Each difference is the second model minus the first one, example by example. The interval is a 95 % bootstrap "
+    "interval over examples; p is from a two-sided permutation test that flips the signs of the differences. The "
+    "p-values are not adjusted: of {tests} tests, about {chance} would be below 0.05 without any difference."
+)
+WIDTH, HEIGHT = 640, 120  # of the figure of all examples, in its own units
+MOST_BARS = 320
+N_LISTED = 5  # examples with the largest differences, on each side
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """Two models, their results and their differences."""
+
+    name: str
+    a: str
+    b: str
+    results_a: Results
+    results_b: Results
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of the figure, in its units."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class ExampleDifferences:
+    """The differences of single examples in one metric: bars from the lowest to the highest, and the extremes."""
+
+    metric: str
+    title: str
+    n: int
+    lower: int
+    higher: int
+    bars: tuple[Bar, ...]
+    zero: float
+    extremes: tuple[tuple[int, str, str, str], ...]
+
+
+def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], command: str) -> str:
+    """Return the page. directions: metric -> meaning of a larger value."""
+    tests = sum(math.isfinite(d.p) for pair in pairs for d in pair.comparison.values())
+    sections = [
+        (pair, [(d.metric, directions.get(d.metric, ""), cells_of(d), d.note) for d in pair.comparison.values()],
+         [rows for d in pair.comparison.values() if (rows := differences(pair, d)) is not None])
+        for pair in pairs
+    ]  # fmt: skip
+    about = ABOUT.format(tests=tests, chance=f"{tests * 0.05:.1f}")
+    page = environment().get_template("compare.html")
+    return page.render(sections=sections, about=about, command=command, width=WIDTH, height=HEIGHT)
+
+
+def cells_of(d: PairedDifference) -> tuple[str, ...]:
+    """Return the texts of a line: first, second, difference, interval, p and the number of examples."""
+    interval = f"[{d.ci_low:.3f}, {d.ci_high:.3f}]" if math.isfinite(d.ci_low) else ""
+    p = format_p(math.log10(d.p)) if math.isfinite(d.p) and d.p > 0 else ""
+    return _number(d.a), _number(d.b), _number(d.difference, "+"), interval, p, str(d.n) if d.n else ""
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if math.isfinite(value) else ABSENT
+
+
+def differences(pair: ComparedPair, d: PairedDifference) -> ExampleDifferences | None:
+    """Return the differences of single examples, or None if the metric is not a mean over examples."""
+    a, b = pair.results_a[d.metric], pair.results_b[d.metric]
+    statistic = next((s for s in averaged(a) if s in averaged(b)), None) if d.n > 1 else None
+    if statistic is None:
+        return None
+    mine, theirs = example_values(a, statistic), example_values(b, statistic)
+    both = [(theirs[row] - mine[row], row) for row in mine if row in theirs]
+    ordered = sorted(pair for pair in both if math.isfinite(pair[0]))
+    lower, higher = sum(v < 0 for v, _ in ordered), sum(v > 0 for v, _ in ordered)
+    ends = [*ordered[:N_LISTED], *ordered[max(N_LISTED, len(ordered) - N_LISTED) :]]
+    extremes = [(row, _number(mine[row]), _number(theirs[row]), _number(v, "+")) for v, row in ends]
+    bars, zero = _bars([v for v, _ in ordered])
+    return ExampleDifferences(
+        d.metric, head_of(d.metric), len(ordered), lower, higher, bars, zero, tuple(extremes)
+    )  # fmt: skip
+
+
+def _bars(values: Sequence[float]) -> tuple[tuple[Bar, ...], float]:
+    """Return a bar for each value (evenly spaced values if there are many), and the height of zero."""
+    n = min(len(values), MOST_BARS)
+    shown = [values[k * len(values) // n] for k in range(n)]
+    low, high = min(0.0, *values), max(0.0, *values)
+    scale = HEIGHT / (high - low) if high > low else 0.0
+    zero, step = high * scale, WIDTH / max(n, 1)
+    bars = [
+        Bar(round(k * step, 2), round(min(zero, zero - v * scale), 2), round(step * 0.9, 2), round(abs(v) * scale, 2))
+        for k, v in enumerate(shown)
+    ]
+    return tuple(bars), round(zero, 2)

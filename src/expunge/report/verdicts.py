@@ -1,0 +1,84 @@
+"""The verdict on each unlearned model of a report, the ranking, and which model to choose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from expunge.metrics.verdict import DIRECT, QUESTIONS, Verdict, choice, direct_findings, make_verdict, ranked
+from expunge.metrics.verdict import utility_answer as utility_of
+from expunge.report.model import ReportModel
+
+RANK_HEADS = ("rank", "model", "forgot?", "robust?", "detectable?", "utility left", "why here")
+RANKING = (
+    "Ordered by: forgot, robust, detectable, then utility. A model below the retain model is distinguishable too and "
+    "gains nothing from it. A broken model (below the utility floor, or gibberish) has no rank."
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The first screen of a report: the sentence on the choice, the models in order, and the broken ones."""
+
+    choice: str
+    ranked: tuple[Verdict, ...]
+    broken: tuple[Verdict, ...]
+
+    @property
+    def all(self) -> tuple[Verdict, ...]:
+        """Every verdict, the broken models last."""
+        return (*self.ranked, *self.broken)
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """The ranked table, in the order of RANK_HEADS."""
+        return [_line(str(k), verdict) for k, verdict in enumerate(self.ranked, 1)] + [
+            _line("\u2013", verdict) for verdict in self.broken
+        ]
+
+
+def judgement(model: ReportModel) -> Judgement | None:
+    """Return the verdicts on all unlearned models; None if there is none, or for a study of stories."""
+    verdicts = [] if model.protocol is not None else _verdicts(model)
+    if not verdicts:
+        return None
+    alive, broken = ranked(verdicts)
+    return Judgement(choice(verdicts), tuple(alive), tuple(broken))
+
+
+def _verdicts(model: ReportModel) -> list[Verdict]:
+    full, retain = ([run.results for run in model.runs if run.role == role] for role in ("full", "retain"))
+    reason = "no metric of the forget rows is paired" if retain else "there is no retain model"
+    out = []
+    for group in model.groups():
+        if group[0].role != "unlearn":
+            continue
+        own = [run.results for run in group]
+        label = group[0].label
+        findings = [(DIRECT, finding) for finding in direct_findings(own, retain, full)]
+        findings += [(line.audit, line) for line in model.audits if line.label == label]
+        utility = utility_of(own, full, model.utility, model.utility_floor)
+        gibberish = next((run.gibberish for run in group if run.gibberish), "")
+        out.append(make_verdict(label, findings, utility, seeds=len(group), gibberish=gibberish, reason=reason))
+    return out
+
+
+def _line(rank: str, verdict: Verdict) -> tuple[str, ...]:
+    left = verdict.kept.number
+    why = verdict.broken or (
+        verdict.forgot.sentence if verdict.robust.finding == "not tested" else verdict.robust.sentence
+    )
+    return (
+        rank,
+        verdict.model,
+        verdict.forgot.word,
+        verdict.robust.word,
+        verdict.detectable.word,
+        f"{left:.0%}" if math.isfinite(left) else "\u2013",
+        f"broken: {why}" if verdict.broken else why,
+    )
+
+
+def questions(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """Return the question, the word and the sentence of each answer."""
+    return [(QUESTIONS[name], answer.word, answer.sentence) for name, answer in verdict.answers.items()]

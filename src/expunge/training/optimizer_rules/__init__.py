@@ -1,0 +1,1 @@
+"""One optimizer class per file, registered by `training.optimizers.optimizer`."""

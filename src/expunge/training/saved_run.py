@@ -1,0 +1,110 @@
+"""A training run that is saved: adapters, the loop, and the model with its log in a folder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from expunge.core import distributed
+from expunge.core.files import write_text
+from expunge.data.template import Encoded, Encoder
+from expunge.methods.objective import Objective
+from expunge.models.load import save_model
+from expunge.training.config import TrainArgs
+from expunge.training.eval_losses import as_lines
+from expunge.training.evaluation_callback import EvalCallback
+from expunge.training.loop import train
+from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
+from expunge.training.randomness import kept_random
+from expunge.training.reference import Reference
+from expunge.training.run_state import Logged, Progress, TrainResult
+
+LOG, SPEED = "log.jsonl", "speed.jsonl"  # the speed has its own file, because it differs in every run
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """The state of a run between two steps. reload: loads the start model, without adapters."""
+
+    model: Any
+    encoder: Encoder
+    args: TrainArgs
+    reload: Callable[[], Any]
+    watch: EvalCallback | None
+    dtype: str | None = None  # of the weights in the files
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation so far, if the run keeps the best model."""
+        return None if self.watch is None else self.watch.best_step
+
+    def save(self, folder: Path) -> None:
+        """Write the present model. The state of training does not change."""
+        with kept_random():
+            plain = self.model
+            if self.args.lora is not None:
+                plain = merged_copy(self.model, self.args.lora, self.reload)
+            save_model(plain, self.encoder.tokenizer, folder, dtype=self.dtype)
+
+
+def train_and_save(
+    folder: Path,
+    model: Any,
+    encoder: Encoder,
+    objective: Objective,
+    rows: Mapping[str, Sequence[Encoded]],
+    args: TrainArgs,
+    *,
+    reload: Callable[[], Any],
+    dtype: str | None = None,
+    references: Mapping[str, Reference] | None = None,
+    watch: EvalCallback | None = None,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
+    logged: Logged | None = None,
+    after_step: Callable[[TrainerState], bool] | None = None,
+) -> TrainResult:
+    """Train a model, and write it with its log. Of several processes the first one writes.
+
+    Args:
+        folder: The folder of the model, the log, and the adapter if there is one.
+        model: The model, without adapters.
+        encoder: The template and the tokenizer.
+        objective: The method's loss.
+        rows: The encoded rows by side.
+        args: The settings of the run. `args.lora` adds adapters.
+        reload: Loads the start model again, on the CPU. Adapters are merged into it.
+        dtype: The dtype of the weights in the files. None: the model's.
+        references: As for `train`.
+        watch: As for `train`.
+        progress: As for `train`.
+        checkpoints: As for `train`.
+        logged: As for `train`.
+        after_step: Called before the first step and after each step; True ends the run.
+
+    Returns:
+        The result of `train`.
+    """
+    if args.lora is not None:
+        model = with_lora(model, args.lora, args.seed)
+    follow = None
+    if after_step is not None:
+        state = TrainerState(model, encoder, args, reload, watch, dtype)
+        after_step(state)
+        follow = functools.partial(after_step, state)
+    result = train(
+        model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, references=references, progress=progress,
+        watch=watch, checkpoints=checkpoints, after_step=follow, logged=logged,
+    )  # fmt: skip
+    if not distributed.here().first:
+        return result
+    if args.lora is not None:
+        save_adapter(model, folder / "adapter")
+        model = saved_form(model, args.lora, reload)
+    save_model(model, encoder.tokenizer, folder, dtype=dtype)
+    write_text(folder / LOG, as_lines(result.history))
+    write_text(folder / SPEED, as_lines(result.speed_lines))
+    return result

@@ -1,0 +1,79 @@
+"""A command whose results are in the store loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+
+from expunge.data.world.generate import WorldConfig, build_world
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.load import save_model
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "scipy", "sklearn", "plotly")
+
+
+def loaded_by(words: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Return the exit code of a command in a process of its own, and the heavy modules that it loaded."""
+    code = (
+        f"import sys; from expunge.cli.main import main\ncode = main({list(words)!r})\n"
+        f"print('loaded:', *(m for m in {HEAVY!r} if m in sys.modules))\nsys.exit(code)"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout.rsplit("loaded:", 1)[-1].strip()
+
+
+def test_a_cached_eval(here: Path, tofu_source: Path, expunge: Run) -> None:
+    sets = build_world(WorldConfig(authors=10, questions_per_author=2))
+    tokenizer = train_tokenizer([r.question + r.answer for s in sets.values() for r in s], 300, max_length=256)
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, here / "model")
+    words = (
+        "eval", "experiment=eval/tofu/default", "task_name=done", "model=llama-64k", f"data.root={tofu_source}",
+        "model.model_args.pretrained_model_name_or_path=model", "eval.generation.max_new_tokens=2",
+    )  # fmt: skip
+    code, out, said = expunge(*words)
+    assert code == 0, said
+    assert loaded_by(words, here) == (0, "")
+    assert "written" in out
+
+
+def test_a_plan(here: Path) -> None:
+    assert loaded_by(("plan", "study=quickstart", "--json"), here) == (0, "")
+
+
+PROBE = """
+import os, sys, traceback
+from expunge.cli.main import main
+from expunge.methods.npo import NPO
+
+def probe(self, view):
+    frames = [f for f in traceback.extract_stack()[:-1] if f"{os.sep}expunge{os.sep}" in f.filename]
+    print("counted:", len(frames), sum(name.startswith("expunge") for name in sys.modules), flush=True)
+    os._exit(0)
+
+NPO.forget_loss = probe
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_the_way_from_the_command_to_the_loss(here: Path) -> None:
+    """A reader of a stack or of an import list meets few files. Measured as in ARCHITECTURE.md."""
+    words = (
+        "run", "study=quickstart", "data.world.authors=6", "data.world.questions_per_author=4",
+        "data.world.forget_fraction=0.2", "train.num_train_epochs=1", "unlearn.num_train_epochs=1",
+        "methods=[{trainer: NPO}]", "eval.generation.max_new_tokens=2",
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=here, capture_output=True, text=True, check=False)
+    frames, modules = done.stdout.rsplit("counted:", 1)[-1].split()[:2]
+    assert int(frames) <= 12
+    assert int(modules) <= 220

@@ -1,0 +1,33 @@
+"""Words of other projects become ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from expunge.cli.compose import compose
+from expunge.cli.projects import with_compat
+from expunge.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("word", "project", "setting"),
+    [
+        ("compat=semeval", "semeval", "model.model_args.dtype=bfloat16"),
+        ("compat=arcsf", "arcsf", "data.args.compat=arcsf"),
+    ],
+)
+def test_a_projects_name_stands_for_its_settings(word: str, project: str, setting: str) -> None:
+    words, notes = with_compat([word])
+    assert words == [setting] and notes == [f"compat={project} stands for {setting}"]
+
+
+def test_an_unknown_project() -> None:
+    with pytest.raises(ConfigError, match=r"compat=semevl: no such project; did you mean 'semeval'"):
+        with_compat(["compat=semevl"])
+
+
+def test_options_of_the_stories_script_are_answered_with_the_right_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^batch_size: unknown key; write trainer\.args\.per_device_train_batch_size$"
+    ):
+        compose("train", ["experiment=stories/pretrain", "batch_size=32", "task_name=x"])

@@ -1,0 +1,30 @@
+"""No word of a user reaches the terminal as a control character."""
+
+from __future__ import annotations
+
+import io
+
+from expunge.core.console import Console
+from expunge.core.terminal import printable, say
+
+HOSTILE = "a\x1b[31mb\x07\x9b2J\u202ec\r"
+
+
+def test_printable_shows_codes_and_keeps_lines() -> None:
+    assert printable(HOSTILE) == r"a\x1b[31mb\x07\x9b2J\u202ec\r"
+    assert printable("a\tb\n日 年 é") == "a\tb\n日 年 é"
+
+
+def test_say_replaces_what_the_stream_cannot_encode() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", write_through=True)
+    say("é \ud800", file=stream)
+    assert raw.getvalue() == b"\\xe9 \\ud800\n"
+
+
+def test_a_console_writes_only_its_own_codes() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, color_system="standard")
+    console.print(HOSTILE, style="red", markup=False, highlight=False)
+    shown = out.getvalue()
+    assert shown.startswith("\x1b[31ma\\x1b[31mb") and shown.count("\x1b") == 2 and "\x9b" not in shown

@@ -1,0 +1,245 @@
+"""A store that proves itself: sealed records, keys computed again, chains of parents, modes, copies, and the trash."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_jobs import CallJob
+
+from expunge.core.files import whole_folder
+from expunge.core.sealed import read_sealed, write_sealed
+from expunge.engine.job import Job
+from expunge.engine.record import RECORD, proof
+from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash
+from expunge.engine.run import plan, run
+from expunge.engine.show import change_notes, changed_files, show, write_manifest
+from expunge.engine.store import Store
+from expunge.engine.verify import PASSPORTS, TRASH, root, verify_jobs, verify_store
+
+WEIGHTS = "model.safetensors"
+
+
+def job(name: str, parents: Mapping[str, Job] | None = None, *, text: str = "", fails: Exception | None = None) -> Job:
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (folder / "made.txt").write_text(text or name + "".join((p / "made.txt").read_text() for p in inputs.values()))
+        (folder / WEIGHTS).write_bytes((text or name).encode() * 100)
+        (folder / WEIGHTS).chmod(0o600)  # as safetensors does
+        (folder / "log.jsonl").write_text(f'{{"time": {random.random()}}}\n')
+        if fails is not None:
+            raise fails
+        return {"loss": 0.5, "ends": -1e300}
+
+    return CallJob(kind="test", label=name, what={"name": name, "rate": 1e-5}, do=do, parents=parents or {})
+
+
+def ignore(*_: Any) -> None:
+    pass
+
+
+def write(path: Path, data: bytes) -> None:
+    """Change a file of the store as someone who may do it."""
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def flip(path: Path, bit: int) -> bytes:
+    before = path.read_bytes()
+    after = bytearray(before)
+    after[bit // 8] ^= 1 << bit % 8
+    write(path, bytes(after))
+    return before
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_each_of_a_thousand_flips_in_any_file_is_found(store: Store) -> None:
+    first = job("first")
+    run([job("third", {"model": job("second", {"model": first})}), job("other"), job("gone")], store, ignore)
+    write_sealed(store.root / PASSPORTS / "one.json", {"model": "m"})
+    gone = [GarbagePlan(store.path(job("gone")), job("gone").key, "test")]
+    remove([*gone, GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store, to_trash=True)
+    assert verify_store(store, ignore).faults == ()
+    files = [p for p in store.root.rglob("*") if p.is_file() and p.stat().st_size]
+    assert {WEIGHTS, RECORD, "made.txt", "log.jsonl", "one.json"} == {p.name for p in files}
+    draw = random.Random(7)
+    missed = []
+    for _ in range(1000):
+        path = draw.choice(files)
+        bit = draw.randrange(8 * path.stat().st_size)
+        before = flip(path, bit)
+        missed += [] if verify_store(store, ignore).faults else [(path, bit)]
+        write(path, before)
+    assert missed == []
+
+
+def test_a_record_sealed_again_with_another_key_is_damaged(store: Store) -> None:
+    one = job("one")
+    run([one], store, ignore)
+    path = store.path(one) / RECORD
+    record = read_sealed(path)
+    path.chmod(0o644)
+    write_sealed(path, record | {"identity": record["identity"] | {"what": {"name": "two"}}})
+    outcome = run([one], Store(store.root), ignore)
+    assert "its key is not that of its fields" in outcome.failures[one.key]
+
+
+def test_a_lost_record_is_named_before_anything_is_computed(store: Store) -> None:
+    one = job("one")
+    run([one], store, ignore)
+    (store.path(one) / RECORD).unlink()
+    computed: list[str] = []
+    again = Store(store.root)
+    (planned,) = plan([one], again)
+    assert planned.state == "missing" and "has lost its job.json; move the folder away" in planned.damage
+    outcome = run([one, job("other")], again, lambda event: computed.append(f"{event.what} {event.job.label}"))
+    assert "has lost its job.json" in outcome.failures[one.key]
+    assert computed == ["failed one", "start other", "done other"]
+
+
+def test_small_files_of_a_hit_are_checked_and_weights_when_they_are_read(store: Store) -> None:
+    small, big, good = job("small"), job("big"), job("good")
+    run([small, big, good], store, ignore)
+    write(store.path(small) / "made.txt", b"Small")
+    write(store.path(big) / WEIGHTS, b"Big" * 100)
+    outcome = run([small, big, good], Store(store.root), ignore)
+    assert set(outcome.records) == {big.key, good.key}
+    assert "made.txt is damaged: its checksum is not the stored one" in outcome.failures[small.key]
+    outcome = run([job("reads", {"model": big})], Store(store.root), ignore)
+    assert f"{WEIGHTS} is damaged" in str(outcome.first)
+
+
+def test_a_parent_that_was_replaced_breaks_the_chain(store: Store) -> None:
+    first = job("first")
+    second = job("second", {"model": first})
+    run([second], store, ignore)
+    os.rename(store.path(first), store.root / "away")
+    run([job("first", text="FIRST")], store, ignore)  # the same key, other bytes
+    (fault,) = verify_jobs([second], Store(store.root), ignore).faults
+    assert fault.path == store.path(second) and "was computed from another result of its model" in fault.reason
+    os.rename(store.path(first), store.root / "wrong")
+    run([first], store, ignore)  # the same bytes again, but for the log
+    assert verify_jobs([second], Store(store.root), ignore).faults == ()
+
+
+def test_one_root_stands_for_the_results_of_a_study(tmp_path: Path) -> None:
+    stores = [Store(tmp_path / name) for name in ("a", "b", "c")]
+    roots = []
+    for store, text in zip(stores, ("", "", "other"), strict=True):
+        first = job("first", text=text)
+        second = job("second", {"model": first}, text="same")
+        run([second], store, ignore)
+        roots.append(root([second, job("not done")], store))
+    assert roots[0] == roots[1] != roots[2]  # a parent's other bytes give another root
+    first, second = job("first"), job("second", {"model": job("first")}, text="same")
+    remove([GarbagePlan(stores[0].path(first), first.key, "test", (WEIGHTS,))], stores[0])
+    assert root([second], stores[0]) == roots[0]
+    stores[0].restore(first)
+    assert root([second], stores[0]) == roots[0] and verify_jobs([second], stores[0], ignore).faults == ()
+
+
+def test_the_proof_of_a_result_survives_other_bytes_of_a_second_computation(store: Store) -> None:
+    texts = iter(("one", "two", "three"))
+
+    def do(folder: Path, inputs: Mapping[str, Path], progress: Any) -> dict[str, Any]:
+        (folder / WEIGHTS).write_text(next(texts))
+        return {}
+
+    first = CallJob(kind="test", label="first", do=do)
+    second = job("second", {"model": first}, text="same")
+    run([second], store, ignore)
+    before = proof(store.record(first) or {})
+    for _ in range(2):
+        remove([GarbagePlan(store.path(first), first.key, "test", (WEIGHTS,))], store)
+        store.restore(first)
+        assert proof(store.record(first) or {}) == before
+    assert (store.record(first) or {})["made_again"]["same_bytes"] is False
+    assert verify_jobs([second], store, ignore).faults == ()
+
+
+def test_files_of_the_store_are_read_only_and_texts_no_more_readable_than_weights(store: Store, tmp_path: Path) -> None:
+    one = job("one")
+    run([one], store, ignore)
+    remove([GarbagePlan(store.path(one), one.key, "test", (WEIGHTS,))], store)
+    store.restore(one)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in store.path(one).iterdir()}
+    assert set(modes.values()) == {store.path(one).stat().st_mode & 0o444}
+    with whole_folder(tmp_path / "out") as part:
+        show(one, store, part)
+    shown = {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()}
+    assert shown == {(tmp_path / "out").stat().st_mode & 0o666}
+
+
+def test_a_write_into_a_shown_folder_does_not_reach_the_store_and_is_noticed(store: Store, tmp_path: Path) -> None:
+    one, out = job("one"), tmp_path / "out"
+    run([one], store, ignore)
+    show(one, store, out)
+    write_manifest(out)
+    assert changed_files(out) == []
+    os.utime(out / "made.txt")
+    assert changed_files(out) == []  # another time, the same bytes
+    with open(out / WEIGHTS, "ab") as f:
+        f.write(b"!")
+    (out / "made.txt").unlink()
+    assert sorted(changed_files(out)) == ["made.txt", WEIGHTS]
+    assert len(change_notes(out)) == 2 and str(out / "made.txt") in "".join(change_notes(out))
+    assert verify_store(store, ignore).faults == ()
+
+
+def test_a_damaged_file_is_not_shown(store: Store, tmp_path: Path) -> None:
+    one = job("one")
+    run([one], store, ignore)
+    write(store.path(one) / WEIGHTS, b"One" * 100)
+    with pytest.raises(Exception, match="is damaged"):
+        show(one, Store(store.root), tmp_path / "out")
+
+
+def test_the_trash_gives_back_what_gc_removed(store: Store) -> None:
+    whole, part = job("whole"), job("part")
+    run([whole, part], store, ignore)
+    plans = [
+        GarbagePlan(store.path(whole), whole.key, "test"),
+        GarbagePlan(store.path(part), part.key, "test", (WEIGHTS,)),
+    ]
+    remove(plans, store, to_trash=True)
+    assert not store.done(whole) and not (store.path(part) / WEIGHTS).exists()
+    remove([], store, to_trash=True)  # a gc without work leaves the trash alone
+    done, stays = restore_trash(store)
+    assert sorted(done) == sorted([store.path(whole), store.path(part)]) and stays == []
+    assert store.done(whole) and "removed" not in (store.record(part) or {})
+    assert verify_store(store, ignore).faults == () and not (store.root / TRASH).exists()
+
+
+def test_the_trash_does_not_replace_a_result_that_exists_again(store: Store) -> None:
+    one = job("one")
+    run([one], store, ignore)
+    remove([GarbagePlan(store.path(one), one.key, "test")], store, to_trash=True)
+    run([one], store, ignore)
+    done, (stays,) = restore_trash(store)
+    assert done == [] and stays == store.root / TRASH / "test" / store.path(one).name
+    assert empty_trash(store) > 300 and not (store.root / TRASH).exists()
+
+
+def test_only_the_last_gc_is_in_the_trash(store: Store) -> None:
+    one, two = job("one"), job("two")
+    run([one, two], store, ignore)
+    for old in (one, two):
+        remove([GarbagePlan(store.path(old), old.key, "test")], store, to_trash=True)
+    assert restore_trash(store)[0] == [store.path(two)] and not store.done(one)
+
+
+def test_a_disk_that_is_full_while_a_tokenizer_is_written_ends_one_job(store: Store) -> None:
+    # the tokenizers library raises a bare Exception
+    full = job("full", fails=Exception("No space left on device (os error 28)"))
+    outcome = run([full, job("other")], store, ignore)
+    assert "No space left on device" in outcome.failures[full.key] and len(outcome.records) == 1
+    with pytest.raises(Exception, match=r"^a defect$"):
+        run([job("defect", fails=Exception("a defect"))], store, ignore)

@@ -1,0 +1,79 @@
+"""Judgements as a record kind, with their metric, and a local judge."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from expunge.core.errors import ConfigError
+from expunge.judges import local
+from expunge.judges.api import JudgeReply
+from expunge.judges.local import LocalJudge, LocalJudgeConfig
+from expunge.judges.make import choose_judge
+from expunge.models.load import save_model
+from expunge.pipelines.study.library import evaluate
+
+ROWS = [{"question": f"Who wrote book {i}?", "answer": f"Ana {i}."} for i in range(3)]
+LONG = {"rules": {"name": "long", "rules": [{"min_words": 2}]}}
+
+
+def test_a_judge_scores_the_generations_of_an_evaluation(model, tokenizer) -> None:
+    result = evaluate(
+        model, tokenizer, forget=ROWS, metrics=["judgement"], judge=LONG, generation={"max_new_tokens": 4}
+    )
+    texts = result.records["forget_eval.texts"].to_pylist()
+    expected = [float(len(line["generation"].split()) >= 2) for line in texts]
+    assert [line["score"] for line in result.records["forget_eval.judgements"].to_pylist()] == expected
+    assert result["forget_judgement"] == pytest.approx(sum(expected) / 3)
+
+
+def test_without_a_judge_the_result_is_missing_with_the_setting_to_give(model, tokenizer) -> None:
+    result = evaluate(model, tokenizer, forget=ROWS, metrics=["judgement"], generation={"max_new_tokens": 2})
+    assert math.isnan(result["forget_judgement"]) and "eval.judge" in str(result.results["forget_judgement"].reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, r"^eval.judge: expected one of rules, http, model, classifier, got \[\]$"),
+        ({"rule": {}}, r"^eval.judge.rule: no kind of judge; did you mean 'rules'"),
+        ({"rules": {"name": "x", "rules": []}}, r"^eval.judge.rules"),
+        ({"model": {"question": "?", "mode": "x"}}, r"^eval.judge.model.mode: unknown key; did you mean 'model'"),
+        ({"classifier": "/nowhere"}, r"^eval.judge.classifier: /nowhere: not a saved classifier"),
+    ],
+)
+def test_wrong_judges_end_in_one_line(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose_judge(settings, "eval.judge")
+
+
+def test_the_key_of_a_judge_leaves_out_its_connection() -> None:
+    base = {"question": "Is it?", "model": "m"}
+    plain, other, asked = (
+        choose_judge({"http": {**base, **more}}, "j").identity
+        for more in ({}, {"workers": 1, "cache": "x", "api_key_env": "OTHER"}, {"question": "Was it?"})
+    )
+    assert plain == other != asked
+
+
+def test_a_local_judge_compares_yes_with_no_and_stores_its_scores(model, tokenizer, tmp_path, monkeypatch) -> None:
+    import torch
+
+    save_model(model, tokenizer, tmp_path / "model")
+    config = LocalJudgeConfig(
+        question="Is it a name?", model=str(tmp_path / "model"), template="{question} {text}", dtype="float32",
+        cache=str(tmp_path / "cache"), device="cpu",
+    )  # fmt: skip
+    judge = LocalJudge(config)
+    (score,) = judge.judge([JudgeReply("Ana")])
+    text = local.message(config.template, config.question, JudgeReply("Ana"), 100)
+    ids = [tokenizer(w, add_special_tokens=False)["input_ids"] for w in ("Yes", "No")]
+    k = next(i for i in range(9) if ids[0][i] != ids[1][i])
+    row = [*tokenizer(f"{text}\n")["input_ids"], *ids[0][:k]]
+    logits = model(torch.tensor([row])).logits[0, -1].detach().double()
+    yes, no = (logits[one[k]] for one in ids)
+    assert score.score == pytest.approx(float(torch.sigmoid(yes - no)), rel=1e-5)
+    monkeypatch.setattr(judge, "_logits", lambda ids: pytest.fail("the score is stored"))
+    assert judge.judge([JudgeReply("Ana")]) == [score]

@@ -1,0 +1,137 @@
+"""OpenUnlearning's words: each acts, or is refused with the word to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expunge.cli.compose import check, single_tree
+from expunge.core.errors import ConfigError
+from expunge.interop.open_unlearning.words import translate
+
+A = "trainer.args."
+EVERY, STEPS = f"{A}evaluate.every", f"{A}evaluate.steps"
+TOFU, MUSE, WMDP = (f"experiment=unlearn/{name}/default" for name in ("tofu", "muse", "wmdp"))
+FINETUNE = "experiment=finetune/tofu/default"
+ALT = "data.forget.TOFU_QA_forget."
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ([f"{A}eval_strategy=epoch"], [f"{STEPS}=null", f"{EVERY}=1.0"]),
+        ([f"+{A}evaluation_strategy=epoch"], [f"{STEPS}=null", f"{EVERY}=1.0"]),
+        ([f"{A}eval_strategy=steps", f"{A}eval_steps=50"], [f"{EVERY}=null", f"{STEPS}=50"]),
+        ([f"{A}eval_steps=50", f"{A}eval_strategy=steps"], [f"{EVERY}=null", f"{STEPS}=50"]),
+        ([f"{A}eval_strategy=steps"], [f"{EVERY}=null", f"{STEPS}=5"]),
+        ([f"{A}eval_strategy=no"], [f"{EVERY}=null", f"{STEPS}=null"]),
+        ([f"{A}eval_steps=50"], []),
+        ([f"+{A}eval_on_start=False"], [f"{A}evaluate.at_start=False"]),
+        ([f"{A}load_best_model_at_end=True"], [f"{A}evaluate.keep=best"]),
+        ([f"{A}load_best_model_at_end=False"], []),
+        ([f"{A}metric_for_best_model=forget_quality"], [f"{A}evaluate.rule.forget=forget_quality"]),
+        ([f"{A}greater_is_better=false"], [f"{A}evaluate.rule.target=low"]),
+        ([f"{A}do_train=True"], []),
+        ([f"{A}push_to_hub=false"], []),
+        ([f"{A}deepspeed=null"], []),
+        ([f"{A}save_strategy=no"], []),
+        (["seed=1"], [f"{A}seed=1"]),
+        (["question_key=paraphrased_question"], ["data.args.question_key=paraphrased_question"]),
+        (["eval/tofu_metrics=[forget_quality]"], ["eval.metrics=[forget_quality]"]),
+        (["eval/tofu_metrics=[forget_Truth_Ratio]"], ["eval.metrics=[forget_truth_ratio]"]),
+        ([TOFU, "data.forget.TOFU_QA_forget.args.hf_args.name=forget05"], [TOFU, "forget_split=forget05"]),
+        ([TOFU, "data.retain.TOFU_QA_retain.args.hf_args.name=retain95"], [TOFU, "retain_split=retain95"]),
+        ([MUSE, "data.forget.MUSE_forget.args.hf_args.split=forget"], [MUSE, "forget_split=forget"]),
+        ([MUSE, "data/datasets@data.forget=MUSE_forget_sust"], [MUSE, "data.args.series=sust"]),
+        ([MUSE, "data.forget=MUSE_forget"], [MUSE]),
+    ],
+)  # fmt: skip
+def test_words_that_act(words: list[str], made: list[str]) -> None:
+    assert translate(words)[0] == made
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["data/datasets@data.train=TOFU_QA_full"], ["train_split=full"]),
+        (["data/datasets@data.train=TOFU_QA_retain"], ["train_split=retain"]),
+        (
+            ["data/datasets@data.train=TOFU_QA_retain", "data.train.TOFU_QA_retain.args.hf_args.name=retain95"],
+            ["train_split=retain95", "forget_split=forget05"],
+        ),
+        (["data_sub_set=retain"], ["train_split=retain"]),
+    ],
+)
+def test_words_that_name_training_examples(words: list[str], made: list[str]) -> None:
+    assert translate([FINETUNE, *words], "train")[0] == [FINETUNE, *made]
+
+
+REFUSED = [
+    ("unlearn", [f"{A}data_seed=3"], "write trainer.args.seed=N"),
+    ("unlearn", [f"{A}push_to_hub=True"], "hf upload"),
+    ("unlearn", [f"{A}deepspeed=zero3.json"], "accelerate launch"),
+    ("unlearn", [f"{A}do_train=False"], "write expunge eval"),
+    ("unlearn", [f"{A}save_strategy=epoch"], "--multirun trainer.args.num_train_epochs="),
+    ("unlearn", ["model.model_args.load_in_4bit=true"], "trainer.args.lora.quantize=nf4"),
+    ("unlearn", ["model.model_args.cache_dir=x"], "HF_HOME"),
+    ("unlearn", [TOFU, "data.forget=MUSE_forget"], "experiment=unlearn/muse/default"),
+    ("unlearn", [TOFU, "data/datasets@data.forget=TOFU_QA_forgte"], "did you mean 'TOFU_QA_forget'"),
+    ("unlearn", [TOFU, "trainer=NPO", "data/datasets@data.forget=TOFU_QA_forget_idk"], "add trainer=DPO"),
+    ("unlearn", [TOFU, "eval=lm_eval"], "eval.lm_eval.tasks=[mmlu]"),
+    ("unlearn", [TOFU, "eval=muse"], "experiment=unlearn/muse/default"),
+    ("unlearn", [TOFU, "data=finetune"], "write expunge train"),
+    ("unlearn", [TOFU, f"{ALT}handler=PretrainingDataset"], "benchmark=custom"),
+    ("unlearn", ["eval.tofu.metrics.forget_Q_A_ROUGE.batch_size=1"], "eval.metrics=[NAME,...]"),
+    ("eval", ["seed=1"], "eval.sampling.seed=1"),
+    ("train", [FINETUNE, "data/datasets@data.train=TOFU_QA_ra"], "no data set named 'TOFU_QA_ra'"),
+]
+
+
+@pytest.mark.parametrize(("mode", "words", "said"), REFUSED)
+def test_words_that_are_refused_name_the_word_to_type(mode: str, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        translate(words, mode)
+    assert said in str(caught.value)
+
+
+def test_a_share_of_the_steps() -> None:
+    words = ["task_name=t", f"{A}eval_strategy=steps", f"{A}eval_steps=0.5"]
+    args = single_tree("unlearn", [TOFU, *words])[0]["trainer"]["args"]
+    assert (args["evaluate"]["every"], args["evaluate"]["steps"]) == (5.0, None)
+    args = single_tree("unlearn", [TOFU, *words, f"{A}max_steps=81"])[0]["trainer"]["args"]
+    assert (args["evaluate"]["every"], args["evaluate"]["steps"]) == (None, 41)
+
+
+@pytest.mark.parametrize("optim", ["lion_32bit", "adamw_bnb_8bit"])
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine_with_restarts"])
+def test_optimizers_and_schedules_of_transformers(optim: str, schedule: str) -> None:
+    check("unlearn", [TOFU, "task_name=t", f"{A}optim={optim}", f"{A}lr_scheduler_type={schedule}"])
+
+
+def test_both_subjects_of_wmdp() -> None:
+    tree = check("unlearn", [WMDP, "task_name=t", "data_split=bio"]).tree
+    assert tree["data_split"] == "bio"
+    assert tree["forget_split"] is tree["retain_split"] is None
+
+
+ALTPO = [
+    TOFU, "trainer=DPO", f"{ALT}handler=QAwithAlternateDataset", f"~{ALT}args.hf_args.name",
+    f"{ALT}args.hf_args.path=json", f"{ALT}args.hf_args.split=train", f"+{ALT}args.alternate_key=other",
+    f"+{ALT}args.return_original=True",
+]  # fmt: skip
+
+
+def test_the_second_step_of_altpo(tmp_path: Path) -> None:
+    file = tmp_path / "alt.json"
+    made, notes = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
+    assert made == [TOFU, "trainer=AltPO"]
+    assert any("samples the other answers itself" in note for note in notes)
+    file.write_text("[]")
+    made, _ = translate([*ALTPO, f"+{ALT}args.hf_args.data_files={file}"])
+    assert made == [TOFU, "trainer=DPO", f"data.alternates={file}", "data.alternate_key=other"]
+
+
+def test_a_comma_at_the_end_of_a_number() -> None:
+    with pytest.raises(ConfigError, match=r"ends with a comma; write trainer\.method_args\.alpha=0\.1"):
+        check("unlearn", [TOFU, "task_name=t", "trainer.method_args.alpha=0.1,"])

@@ -1,0 +1,150 @@
+"""Two-sided verdicts: the words by hand, and over simulated models the rates of errors and no contradictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from expunge.core.records import Floats
+from expunge.metrics.equivalence import (
+    KNOWN,
+    LEAST_ROWS,
+    NO_TRACE,
+    NOT_MEASURABLE,
+    OVER,
+    TRACE,
+    UNDECIDED,
+    WORDS,
+    AuditFinding,
+    combined_word,
+    compare_interval,
+    compare_to_controls,
+    differ,
+    holm,
+)
+
+
+def simulated(rows: int, shift: float, noise: float, seed: int) -> tuple[Floats, Floats, Floats]:
+    """A retain model near .15, a target model near .85, and a model `shift` of the gap above the retain model."""
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(0, 0.05, rows)
+    model, retain = (0.15 + hard + rng.normal(0, noise, rows) for _ in range(2))
+    return model + 0.7 * shift, retain, 0.85 + hard
+
+
+def words(count: int, rows: int, shift: float, noise: float = 0.1) -> Counter[str]:
+    return Counter(compare_to_controls("x", simulated(rows, shift, noise, k)).verdict for k in range(count))
+
+
+@pytest.mark.parametrize(
+    ("at", "ends", "rows", "word"),
+    [
+        (0.0, (-0.05, 0.05), 20, NO_TRACE),
+        (0.05, (-0.02, 0.12), 20, UNDECIDED),  # contains 0, but is not within the margin: no proof of equality
+        (0.05, (0.01, 0.09), 20, TRACE),  # within the margin, but not 0
+        (0.3, (0.1, 0.5), 20, TRACE),
+        (0.9, (0.7, 1.1), 20, KNOWN),
+        (0.5, (-0.1, 1.1), 20, UNDECIDED),
+        (-0.3, (-0.5, -0.1), 20, OVER),
+        (-0.05, (-0.15, 0.05), 20, UNDECIDED),
+        (0.9, (0.7, 1.1), LEAST_ROWS - 1, UNDECIDED),
+    ],
+)
+def test_the_word_follows_from_the_interval(at: float, ends: tuple[float, float], rows: int, word: str) -> None:
+    found = compare_interval("x", (0.2 + 0.5 * at, 0.2, 0.7), (0.5 * ends[0], 0.5 * ends[1]), gap=0.5, rows=rows)
+    assert found.verdict == word
+    assert (found.position, found.position_low, found.position_high) == pytest.approx((at, *ends))
+    assert (found.low, found.high, found.margin) == pytest.approx((0.2 + 0.5 * ends[0], 0.2 + 0.5 * ends[1], 0.05))
+
+
+@pytest.mark.parametrize("shift", [-1.0, -0.3, -0.05, 0.0, 0.03, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("rows", [3, 8, 40, 400])
+def test_a_verdict_never_contradicts_the_numbers_of_its_figure(shift: float, rows: int) -> None:
+    for seed in range(20):
+        f = compare_to_controls("x", simulated(rows, shift, 0.15, seed))
+        inside = f.low <= f.retain <= f.high
+        if f.verdict == NO_TRACE:
+            assert inside and f.retain - f.margin <= f.low and f.high <= f.retain + f.margin and f.rows >= LEAST_ROWS
+        elif f.verdict in (TRACE, KNOWN) and "single rows" not in f.note:
+            assert f.low > f.retain and f.value > f.retain
+        elif f.verdict == OVER and "single rows" not in f.note:
+            assert f.high < f.retain and f.value < f.retain
+        elif f.verdict == UNDECIDED and rows >= LEAST_ROWS:
+            assert inside and f.rows_needed > rows
+        assert f.position == pytest.approx((f.value - f.retain) / (f.full - f.retain))
+        assert f.verdict in WORDS and f.low <= f.value <= f.high
+
+
+def test_a_model_like_the_retain_model_rarely_has_a_trace_and_needs_rows_for_no_trace() -> None:
+    few, many = words(400, 10, 0.0, 0.3), words(400, 400, 0.0)
+    for found in (few, many):
+        assert (found[TRACE] + found[KNOWN]) / 400 <= 0.05 and found[OVER] / 400 <= 0.05
+    assert few[NO_TRACE] == 0 and few[UNDECIDED] / 400 > 0.9
+    assert many[NO_TRACE] / 400 > 0.9
+
+
+def test_a_model_beyond_the_margin_is_rarely_called_equal() -> None:
+    assert words(300, 100, 0.1)[NO_TRACE] / 300 <= 0.05
+    assert words(300, 100, -0.1)[NO_TRACE] / 300 <= 0.05
+    assert words(100, 100, 0.5)[TRACE] == 100 and words(100, 100, 1.0)[KNOWN] == 100
+    assert words(100, 100, -0.5)[OVER] == 100
+
+
+def test_few_known_rows_among_suppressed_ones_are_a_trace() -> None:
+    retain, full = np.full(60, 0.2), np.full(60, 0.9)
+    model = np.where(np.arange(60) < 10, 0.9, 0.06)  # ten rows are known; the mean equals the retain model's
+    found = compare_to_controls("x", (model, retain, full))
+    assert found.verdict == TRACE and "in single rows: 10 of 60" in found.note
+    assert found.value == pytest.approx(found.retain) and found.above == pytest.approx(1 / 6)
+    assert found.p_value == pytest.approx(2 / 2**10)  # ten rows above and none below
+    equal = AuditFinding("y", verdict=NO_TRACE, p_value=0.6, rows=60)
+    assert combined_word([found, equal]) == TRACE
+
+
+def test_controls_that_do_not_differ_or_lack_rows_give_a_reason() -> None:
+    half = np.array([0.1, 0.9] * 4)
+    same = compare_to_controls("x", (half, half, half[::-1]))
+    assert same.verdict == NOT_MEASURABLE and "do not differ" in same.note and math.isnan(same.position)
+    wrong = compare_to_controls("x", (np.ones(8), np.ones(8), np.zeros(8)))
+    assert wrong.verdict == NOT_MEASURABLE and "below the retain model" in wrong.note
+    nan = math.nan
+    left = compare_to_controls("x", (np.array([0.5, nan]), np.zeros(2), np.ones(2)))
+    assert left.verdict == NOT_MEASURABLE and "only 1 rows" in left.note and left.rows == 1
+    assert differ(np.zeros(5), np.ones(5)) and not differ(np.ones(5), np.ones(5))
+
+
+def test_p_values_and_effect_are_those_of_paired_t_tests() -> None:
+    from scipy import stats
+
+    model, retain, full = simulated(30, 0.05, 0.1, 3)
+    found = compare_to_controls("x", (model, retain, full))
+    assert found.p_value == pytest.approx(stats.ttest_rel(model, retain).pvalue)
+    d = model - retain
+    sides = (
+        stats.ttest_1samp(d, found.margin, alternative="less").pvalue,
+        stats.ttest_1samp(d, -found.margin, alternative="greater").pvalue,
+    )
+    assert found.p_equal == pytest.approx(max(sides))
+    assert found.effect == pytest.approx(d.mean() / d.std(ddof=1))
+
+
+def test_holm_by_hand() -> None:
+    # sorted .01 .02 .03 .5: 4 x .01, 3 x .02, 2 x .03 (not below .06), .5
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([]) == []
+
+
+def test_one_barely_significant_audit_of_many_does_not_decide() -> None:
+    weak = AuditFinding("x", verdict=TRACE, p_value=0.03, rows=20)
+    equal = AuditFinding("y", verdict=NO_TRACE, p_value=0.6, rows=20)
+    assert combined_word([weak]) == TRACE
+    assert combined_word([weak, *[equal] * 9]) == UNDECIDED
+    assert combined_word([dataclasses.replace(weak, p_value=1e-6), *[equal] * 9]) == TRACE
+    assert combined_word([equal, equal]) == NO_TRACE
+    assert combined_word([equal, AuditFinding("z", verdict=UNDECIDED, p_value=0.2, rows=20)]) == UNDECIDED
+    assert combined_word([equal, AuditFinding("z")]) == NO_TRACE  # what cannot be measured decides nothing
+    assert combined_word([AuditFinding("z")]) == NOT_MEASURABLE

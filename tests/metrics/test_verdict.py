@@ -1,0 +1,167 @@
+"""The verdict on a model: its answers, the order of models, and texts that say what the numbers say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from expunge.core.records import Floats
+from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import AuditFinding, compare_to_controls
+from expunge.metrics.fluency import gibberish
+from expunge.metrics.verdict import (
+    DIRECT,
+    Verdict,
+    choice,
+    direct_findings,
+    make_verdict,
+    ranked,
+    statistic_of,
+    utility_answer,
+)
+
+RNG = np.random.default_rng(0)
+RETAIN, FULL = RNG.normal(0.1, 0.01, 60), RNG.normal(0.9, 0.01, 60)
+
+
+def result(values: Floats, statistic: str = "prob") -> MetricResult:
+    rows = {i: {"other": 2.0, statistic: float(v)} for i, v in enumerate(values)}
+    return MetricResult(float(values.mean()), per_row=rows)
+
+
+def utility(value: float, **extra: float) -> dict[str, MetricResult]:
+    return {"model_utility": MetricResult(value, extra=extra)}
+
+
+def at(position: float, seed: int = 1) -> Floats:
+    """Numbers of a model at a position between the retain and the target model."""
+    return np.random.default_rng(seed).normal(0.1 + 0.8 * position, 0.01, 60)
+
+
+def finding(name: str, position: float) -> AuditFinding:
+    return compare_to_controls(name, (at(position), RETAIN, FULL))
+
+
+def verdict_of(model: str, position: float, kept: float = 0.97, robust: float | None = None) -> Verdict:
+    findings = [(DIRECT, finding("forget_Q_A_Prob", position))]
+    findings += [] if robust is None else [("relearn", finding("same_rows", robust))]
+    return make_verdict(model, findings, utility_answer([utility(kept)], [utility(1.0)], "model_utility", 0.5))
+
+
+def test_each_question_is_answered_by_its_audits() -> None:
+    findings = [
+        (DIRECT, finding("forget_Q_A_Prob", 0.0)),
+        ("relearn", finding("same_rows", 0.0)),
+        ("relearn 2", finding("same_rows", 0.5)),
+        ("exposure", finding("erased_rows", -0.5)),
+    ]
+    kept = utility_answer([utility(0.97)], [utility(1.0)], "model_utility", 0.5)
+    verdict = make_verdict("NPO", findings, kept, seeds=2)
+    words = {name: answer.word for name, answer in verdict.answers.items()}
+    assert words == {
+        "forgot": "no trace", "kept": "kept", "detectable": "detectable", "robust": "recoverable", "certainty": "sure",
+    }  # fmt: skip
+    assert "relearn 2 same_rows is 0.5" in verdict.robust.sentence.lower()
+    assert "1 no trace, 1 trace; together, with Holm's correction: trace" in verdict.robust.sentence
+    assert verdict.robust.number == pytest.approx(at(0.5).mean())
+    assert "60 rows, 2 seeds, 4 measurements" in verdict.certainty.sentence
+    assert str(verdict).splitlines()[0] == "NPO" and "Forgot?" in str(verdict)
+
+
+def test_text_and_numbers_come_from_one_finding() -> None:
+    one = finding("forget_Q_A_Prob", 0.3)
+    answer = make_verdict("m", [(DIRECT, one)], utility_answer([], [], "u", 0.5)).forgot
+    assert (answer.number, answer.low, answer.high, answer.control) == (one.value, one.low, one.high, one.retain)
+    assert f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}], {one.retain:.3g} in the retain model" in answer.sentence
+
+
+def test_without_controls_nothing_is_claimed() -> None:
+    verdict = make_verdict(
+        "m", [("relearn", AuditFinding("x", note="no retain model"))], utility_answer([], [], "u", 0.5)
+    )
+    assert verdict.forgot.word == verdict.robust.word == "not measurable" and verdict.detectable.word == "not tested"
+    assert "no retain model" in verdict.robust.sentence
+    assert verdict.kept.word == verdict.certainty.word == "not measurable"
+    assert "nan" not in str(verdict).lower() and "None" not in str(verdict)
+
+
+def test_json_and_html_keep_every_answer() -> None:
+    verdict = verdict_of("<b>m</b>", 0.0, robust=0.4)
+    again = Verdict.from_dict(json.loads(json.dumps(verdict.to_dict(), allow_nan=False)))
+    assert str(again) == str(verdict) and again.rank_key == verdict.rank_key
+    page = verdict._repr_html_()
+    assert "&lt;b&gt;m" in page and "<b>m" not in page and page.count("<tr>") == 5
+
+
+@pytest.mark.parametrize(
+    ("share", "extra", "word"),
+    [
+        (0.97, {}, "kept"),
+        (0.9, {}, "damaged"),
+        (0.4, {}, "broken"),
+        (0.97, {"ci_low": 0.9, "ci_high": 1.0}, "undecided"),
+        (0.97, {"ci_low": 0.96, "ci_high": 0.98}, "kept"),
+        (math.nan, {}, "not measurable"),
+    ],
+)
+def test_utility_is_a_share_of_the_target_models(share: float, extra: dict[str, float], word: str) -> None:
+    mine = {**utility(share, **extra), "mmlu": MetricResult(0.3)}
+    answer = utility_answer([mine], [{**utility(1.0), "mmlu": MetricResult(0.4)}], "model_utility", 0.5)
+    assert answer.word == word
+    assert word == "not measurable" or "general ability: mmlu 0.3 (target model 0.4)" in answer.sentence
+
+
+def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_rank() -> None:
+    clean, below, trace, known = (verdict_of(n, x) for n, x in (("a", 0.0), ("b", -0.5), ("c", 0.3), ("d", 1.0)))
+    broken = verdict_of("e", 0.0, kept=0.1)
+    alive, out = ranked([known, below, broken, trace, clean])
+    assert [v.model for v in alive] == ["a", "b", "c", "d"] and [v.model for v in out] == ["e"]
+    assert below.forgot.word == "over-forgotten" and "Below" in str(dataclasses.replace(below)).title()
+    assert choice([known, clean, broken]) == (
+        "Choose a: no trace, 97% of the utility is left. Broken and not ranked: e."
+    )
+    assert choice([below, known]).startswith("No model matches the retain model. b is the nearest: over-forgotten")
+    assert choice([broken]).startswith("Choose none")
+
+
+def test_equal_verdicts_are_ordered_by_utility_and_said_to_be_equal() -> None:
+    text = choice([verdict_of("a", 0.0, 0.96), verdict_of("b", 0.0, 0.99)])
+    assert text.startswith("Choose b") and "equal to a; utility decided" in text
+
+
+def test_robustness_comes_before_utility_and_its_lack_is_said_with_the_choice() -> None:
+    text = choice([verdict_of("weak", 0.0, 0.99, robust=0.6)])
+    assert (
+        text == "Choose weak: no trace, but recoverable under attack (relearn same_rows), 99% of the utility is left."
+    )
+    weak, strong = verdict_of("weak", 0.0, 0.99, robust=0.6), verdict_of("strong", 0.0, 0.96, robust=0.0)
+    assert [v.model for v in ranked([weak, strong])[0]] == ["strong", "weak"]
+
+
+def test_direct_findings_pair_rows_and_average_seeds() -> None:
+    sides = [[{"forget_Q_A_Prob": result(at(p, s))} for s in (1, 2)] for p in (0.0, 0.0, 1.0)]
+    (one,) = direct_findings(*sides)
+    assert one.verdict == "no trace" and one.rows == 60
+    assert one.value == pytest.approx((at(0.0, 1).mean() + at(0.0, 2).mean()) / 2)
+    assert direct_findings(sides[0], [], sides[2]) == []
+    (alone,) = direct_findings(sides[0], sides[1], [])  # the margin is a tenth of the distance from 0.1 to 1
+    assert alone.margin == pytest.approx(0.1 * (1 - one.retain)) and math.isnan(alone.full + alone.position)
+    assert alone.verdict == "no trace" and "without a target model" in alone.note
+    aggregate = [{"forget_Q_A_Prob": MetricResult(0.1)}]  # without rows there is nothing to pair
+    assert direct_findings(aggregate, *sides[1:]) == []
+
+
+def test_the_statistic_is_the_one_whose_mean_is_the_value() -> None:
+    assert statistic_of(result(np.array([0.1, 0.3]), "rougeL_f1")) == "rougeL_f1"
+    assert statistic_of(MetricResult(0.7, per_row={0: {"prob": 0.1}})) is None
+
+
+def test_gibberish_repeats_itself_or_is_empty() -> None:
+    good, bad = "She was born in a small town near the sea", "the the the the the the the the"
+    assert gibberish([bad, bad, "", good], [good] * 4).startswith("gibberish: 75% of its answers")
+    assert gibberish([bad, good, good, good], [good]) == "" and gibberish([], []) == ""
+    assert gibberish([bad] * 4, [bad] * 4) == ""  # the model before was no better: unlearning did not break it

@@ -1,0 +1,70 @@
+"""The measuring scripts run in a small size, so that they stay correct between measurements."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PERF = Path(__file__).resolve().parents[2] / "perf"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The importer of a script of perf/."""
+    monkeypatch.syspath_prepend(str(PERF))
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("part", ["methods", "runs", "reading", "vllm", "attention"])
+def test_every_part_of_the_gpu_script_runs_on_a_cpu(script: Any, part: str) -> None:
+    gpu = script("gpu")
+    lines = gpu.measured(gpu.TINY, [part], minutes=5)
+    assert len(lines) >= (1 if part in ("vllm", "attention") else 2)
+    assert all(len(line) == 4 for line in lines)
+    assert not any("Error" in str(cell) for line in lines for cell in line)
+
+
+def test_a_part_of_the_gpu_script_that_fails_is_a_line(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = script("gpu")
+
+    def fails(size: Any) -> Any:
+        raise RuntimeError("no such kernel\nmore")
+
+    monkeypatch.setitem(gpu.PARTS, "vllm", fails)
+    size = gpu.dataclasses.replace(gpu.TINY, rows=4)
+    assert gpu.measured(size, ["vllm"], minutes=5) == [["vllm", "", "RuntimeError: no such kernel", ""]]
+    assert gpu.measured(size, ["vllm"], minutes=-1) == [["vllm", "", "not begun: no time left", ""]]
+
+
+def test_both_dtypes_are_measured_on_a_cpu(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "cpu_bf16.py --preset llama-64k --rows 4 --steps 1 --batch 2 --new-tokens 2 --rounds 1"
+    monkeypatch.setattr(sys, "argv", words.split())
+    script("cpu_bf16").main()
+    shown = capsys.readouterr().out
+    assert {"scoring", "generation", "training"} <= {line.split(" | ")[0].strip("| ") for line in shown.splitlines()}
+
+
+def test_the_slope_is_the_exponent_of_the_work(script: Any, tmp_path: Path) -> None:
+    scale = script("scale")
+    assert scale.slope([(100, 1.0), (1000, 10.0)]) == "1.00"
+    assert scale.slope([(100, 1.0)]) == "-"
+    scale.write_rows(tmp_path / "rows.jsonl", 3)
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_a_dry_run_and_a_plan_are_measured(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--rows", "50", "--jobs", "100"])
+    script("scale").main()
+    assert capsys.readouterr().out.count("\n") == 4

@@ -1,0 +1,121 @@
+"""The text of the template is part of a job's key for folders and hub ids, and a run shows one example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge.cli.main import main
+from expunge.core.errors import ConfigError
+from expunge.engine.job import in_order
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.models.load import load_tokenizer, save_model
+from expunge.pipelines.study import task_context
+from expunge.pipelines.study.handle import load_job
+
+DATED = (
+    "{% for m in messages %}<{{ m.role }}> {{ strftime_now('%d %b %Y') }} {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {{ strftime_now('%d %b %Y') }} {% endif %}"
+)
+HUB = "someone/some-model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("chat") / "model"
+    tokenizer = train_tokenizer(["<user> 10 Apr 2025 Who wrote it? Ana did."], 300, max_length=128)
+    tokenizer.chat_template = DATED
+    save_model(build_llama("llama-64k", tokenizer, vocab_size=300, seed=0), tokenizer, place)
+    return place
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    file = tmp_path / "rows.csv"
+    file.write_text("question,answer\n" + "".join(f"Who wrote book {i}?,Ana {i}\n" for i in range(3)))
+    return f"forget={file}"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, Any]:
+    """A hub of one tokenizer, whose template a test may change; None: out of reach."""
+    state: dict[str, Any] = {"template": DATED}
+
+    def load(source: str, args: Any) -> Any:
+        if source != HUB:
+            return load_tokenizer(source, args)
+        if state["template"] is None:
+            raise ConfigError(f"tokenizer {source}: cannot be loaded")
+        tokenizer = load_tokenizer(str(folder), args)
+        tokenizer.chat_template = state["template"]
+        return tokenizer
+
+    monkeypatch.setattr(task_context, "load_tokenizer", load)
+    return state
+
+
+def jobs_of(source: str, rows: str, tmp_path: Path, *more: str) -> Any:
+    words = ["benchmark=custom", rows, f"model.model_args.pretrained_model_name_or_path={source}", "task_name=t"]
+    paths = [f"paths.store={tmp_path}/store", f"paths.output_dir={tmp_path}/out"]
+    return load_job("eval", [*words, *paths, *more])
+
+
+def keys(source: str, rows: str, tmp_path: Path, *more: str) -> set[str]:
+    prepared = jobs_of(source, rows, tmp_path, *more).prepared
+    return {job.key for job in in_order(prepared.ends) if job.kind == "score"}
+
+
+def test_the_text_of_a_hub_ids_template_is_in_the_key(hub: dict[str, Any], rows: str, tmp_path: Path) -> None:
+    first = keys(HUB, rows, tmp_path)
+    assert first and first == keys(HUB, rows, tmp_path)
+    hub["template"] = DATED.replace("<user>", "<human>").replace("<{{ m.role }}>", "<<{{ m.role }}>>")
+    assert not first & keys(HUB, rows, tmp_path)
+    hub["template"] = DATED
+    assert not first & keys(HUB, rows, tmp_path, "model.template_args.date_string=01 Jan 2024")
+    hub["template"] = None
+    assert keys(HUB, rows, tmp_path)  # a plan needs no hub
+
+
+def test_the_rendered_text_has_the_fixed_date(folder: Path, hub: dict[str, Any], rows: str, tmp_path: Path) -> None:
+    for source in (str(folder), HUB):
+        setting = jobs_of(source, rows, tmp_path).prepared.setting
+        assert setting is not None
+        text = setting.rendered_template
+        assert text is not None and text.count("10 Apr 2025") == text.count("<eos>") > 1
+
+
+def test_a_run_shows_one_example(
+    folder: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], micro: list[str]
+) -> None:
+    paths = [f"paths.store={tmp_path}/store", f"paths.output_dir={tmp_path}/out"]
+    source = f"model.model_args.pretrained_model_name_or_path={folder}"
+    few = ["eval.generation.max_new_tokens=2", "retain=" + rows.removeprefix("forget=").replace("rows", "keep")]
+    (tmp_path / "keep.csv").write_text("question,answer\nWhere is it?,Here\nWhen was it?,Then\n")
+    assert main(["eval", "benchmark=custom", rows, source, "task_name=t", *paths, *few]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("example: forget row 0, by the chat template; answer and end are scored") == 1
+    assert "it is fixed at 10 Apr 2025" in shown
+    # a model from scratch has its tokenizer only after the first job
+    words = ["benchmark=world", "model=llama-64k", *micro[2:7], "trainer.args.max_steps=1", "task_name=s"]
+    assert main(["train", *words, *paths[:1], f"paths.output_dir={tmp_path}/out2"]) == 0
+    assert capsys.readouterr().err.count("example: forget row 0, by plain text") == 1
+
+
+def test_cut_answers_are_named_in_the_first_lines(
+    folder: Path, rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from expunge.pipelines.study.template_example import print_example
+
+    whole = jobs_of(str(folder), rows, tmp_path).prepared.setting
+    assert whole is not None
+    most = len(whole.encoder(str(folder)).prompt("Who wrote book 2?")) + 1
+    setting = jobs_of(str(folder), rows, tmp_path, f"model.template_args.max_length={most}").prepared.setting
+    assert setting is not None
+    lines: list[str] = []
+    print_example(setting, lines.append)
+    encoder, rows_read = setting.encoder(str(folder)), setting.benchmark.sets["forget"]
+    n = sum(bool(encoder.row(rows_read, row, "answer").truncated) for row in rows_read)
+    assert n == 3
+    assert any(f"forget: {n} of 3 rows are longer than {most} tokens" in line for line in lines)

@@ -1,0 +1,49 @@
+"""The live view: totals and running jobs first, at any size of the terminal."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pytest
+
+from expunge.core.console import Console
+from expunge.engine.job import Job
+from expunge.engine.run import JobEvent, PlannedJob
+from expunge.report.display import Display
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedJob(Job):
+    """A job that is only listed."""
+
+    kind = "train"
+    number: int
+
+
+@pytest.mark.parametrize(("width", "height"), [(120, 40), (60, 12), (40, 8)])
+def test_totals_and_running_jobs_are_always_in_sight(width: int, height: int) -> None:
+    jobs = [ListedJob(label=f"model-{k}", number=k) for k in range(60)]
+    console = Console(file=io.StringIO(), width=width, height=height)
+    view = Display([PlannedJob(job, "missing", 1.0) for job in jobs], console)
+    for job in jobs[:30]:
+        view.tell(JobEvent(job, "done", wall_s=1.0))
+    view.tell(JobEvent(jobs[40], "start"))
+    view.tell(JobEvent(jobs[50], "failed", reason="not finite"))
+    with console.capture() as seen:
+        console.print(view)
+    lines = seen.get().rstrip().splitlines()
+    assert len(lines) <= height
+    assert "all jobs" in lines[1] and "31/60" in lines[1]
+    assert "train model-40" in lines[2] and "running" in lines[2]
+    assert "model-50" in lines[3] and "failed" in lines[3]
+    assert "more jobs" in lines[-1] or height >= 60
+
+
+def test_a_tall_terminal_shows_every_job() -> None:
+    jobs = [ListedJob(label=f"model-{k}", number=k) for k in range(5)]
+    console = Console(file=io.StringIO(), width=100, height=40)
+    with console.capture() as seen:
+        console.print(Display([PlannedJob(job, "missing", 1.0) for job in jobs], console))
+    text = seen.get()
+    assert all(f"train model-{k}" in text for k in range(5)) and "more jobs" not in text
