@@ -76,4 +76,4 @@ def test_the_way_from_the_command_to_the_loss(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=here, capture_output=True, text=True, check=False)
     frames, modules = done.stdout.rsplit("counted:", 1)[-1].split()[:2]
     assert int(frames) <= 12
-    assert int(modules) <= 220
+    assert int(modules) <= 250

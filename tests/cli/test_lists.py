@@ -172,6 +172,13 @@ def test_a_checked_loss_has_tests_of_its_own(capsys: pytest.CaptureFixture[str])
             assert file.is_file() and "objective(" in file.read_text(encoding="utf-8"), name
 
 
+def test_a_name_may_follow_an_option(expunge: Run, here: Path) -> None:
+    (here / "mine.py").write_text("")
+    code, out, err = expunge("list", "methods", "--plugin", "mine.py", "NPO")
+    assert code == 0, err
+    assert out.startswith("NPO") and "arXiv:2404.05868" in out
+
+
 def test_without_words_it_shows_ways_to_start(expunge: Run) -> None:
     code, out, err = expunge()
     assert (code, err) == (0, "")

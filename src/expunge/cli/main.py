@@ -126,6 +126,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     settings = next(
         (settings for name in ("overrides", "settings") if (settings := getattr(parsed, name, None)) is not None), None
     )
+    if rest and not rest[0].startswith("-") and getattr(parsed, "name", "") is None:
+        parsed.name = rest.pop(0)  # argparse reads no optional word that follows an option
     wrong = [word for word in rest if settings is None or word.startswith("-") or "=" not in word]
     if wrong:
         from expunge.cli.projects import PUBLISHED

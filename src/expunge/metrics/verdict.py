@@ -203,7 +203,7 @@ def _answer(findings: Sequence[tuple[str, AuditFinding]], words: Mapping[str, st
     # The shown finding is one that carries the word; after the correction it need not be the worst one.
     same = [pair for pair in findings if pair[1].verdict == word]
     audit, one = same[0] if same else findings[[f for _, f in findings].index(worst([f for _, f in findings]))]
-    source = one.name if audit == DIRECT else f"{audit} {one.name}"
+    source = one.name if audit in (DIRECT, one.name) else f"{audit} {one.name}"
     sentence = describe(one, source)
     alone = Counter(f.verdict for _, f in findings)
     if alone.total() > alone[NOT_MEASURABLE] + 1:
