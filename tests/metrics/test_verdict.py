@@ -115,6 +115,11 @@ def test_utility_is_a_share_of_the_target_models(share: float, extra: dict[str, 
     assert word == "not measurable" or "general ability: mmlu 0.3 (target model 0.4)" in answer.sentence
 
 
+def test_a_target_model_without_utility_is_said_to_have_none() -> None:
+    answer = utility_answer([utility(0.0)], [utility(0.0)], "model_utility", 0.5)
+    assert answer.word == "not measurable" and "is 0: it had no utility to keep" in answer.sentence
+
+
 def test_a_model_below_the_retain_model_gains_nothing_and_a_broken_one_has_no_rank() -> None:
     clean, below, trace, known = (verdict_of(n, x) for n, x in (("a", 0.0), ("b", -0.5), ("c", 0.3), ("d", 1.0)))
     broken = verdict_of("e", 0.0, kept=0.1)

@@ -315,6 +315,8 @@ def utility_answer(models: Sequence[Results], full: Sequence[Results], metric: s
     mine, theirs = _mean(models, metric), _mean(full, metric)
     if not math.isfinite(mine) or not theirs > 0:
         why = f"{metric} is not known of the model and of the target model"
+        if math.isfinite(mine) and math.isfinite(theirs):
+            why = f"the target model's {metric} is {theirs:.3g}: it had no utility to keep"
         return VerdictAnswer(NOT_MEASURABLE, _sentence(why), metric=metric)
     low, high = (_mean(models, metric, end) / theirs for end in ("ci_low", "ci_high"))
     share = mine / theirs
