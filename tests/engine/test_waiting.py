@@ -43,14 +43,15 @@ def test_a_waiting_runner_names_the_holder(tmp_path: Path, monkeypatch: pytest.M
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         lock = FileLock(path)
         waiting.acquire(lock, "train full", say)
-        lock.release()
+        assert json.loads((tmp_path / "a.holder").read_text())["pid"] == os.getpid()
+        waiting.release(lock)
+        assert not (tmp_path / "a.holder").exists() and not lock.is_locked
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
     assert messages[0].startswith(f"train full: waits for process {holder.pid} (since 2")
     assert f"kill -CONT {holder.pid}" in messages[-1]
-    assert json.loads((tmp_path / "a.holder").read_text())["pid"] == os.getpid()
 
 
 def test_a_damaged_note_names_nobody(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from expunge.engine.collective import announced
 from expunge.engine.job import Job, JobContext, Progress, silent
 from expunge.engine.provenance import JobStart, provenance
 from expunge.engine.record import RECORD, Record, proof, read_record, write_record
-from expunge.engine.waiting import acquire
+from expunge.engine.waiting import acquire, release
 
 LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
@@ -260,14 +260,14 @@ class Store:
         except Timeout:
             raise JobError(f"{job.name}: another process has held this job for a day") from None
         except OSError as error:
-            lock.release()
+            release(lock)
             raise JobError(f"{job.name}: cannot write under {self.root}: {error.strerror or error}") from error
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # a list without its lock is ignored
                 note.unlink(missing_ok=True)
-            lock.release()
+            release(lock)
 
 
 def store_around(folder: Path) -> Path | None:

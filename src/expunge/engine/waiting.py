@@ -19,11 +19,11 @@ LONGEST_S = 24 * 3600.0
 
 
 def acquire(lock: BaseFileLock, name: str, say: Callable[[str], None] = complain) -> None:
-    """Acquire a job's lock, and leave a note of this process next to it.
+    """Acquire a job's lock, and leave a note of this process next to it, which `release` removes.
 
     While another process holds it, report that process about every ten seconds. Raises Timeout after a day.
     """
-    note = Path(lock.lock_file).with_suffix(".holder")
+    note = holder_note(lock)
     began, wait_s = time.monotonic(), FIRST_S
     while True:
         try:
@@ -37,6 +37,19 @@ def acquire(lock: BaseFileLock, name: str, say: Callable[[str], None] = complain
     contents = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     with contextlib.suppress(OSError):  # a full disk; the lock itself is held
         note.write_text(json.dumps(contents), encoding="utf-8")
+
+
+def release(lock: BaseFileLock) -> None:
+    """Remove the note, and release the lock."""
+    if lock.is_locked:
+        with contextlib.suppress(OSError):  # a store that has become read-only
+            holder_note(lock).unlink(missing_ok=True)
+    lock.release()
+
+
+def holder_note(lock: BaseFileLock) -> Path:
+    """Return the file that names the process with a lock."""
+    return Path(lock.lock_file).with_suffix(".holder")
 
 
 def _holder(note: Path) -> str:
