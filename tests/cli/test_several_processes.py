@@ -158,7 +158,7 @@ def test_models_in_shards_are_as_whole_ones(here: Path, tofu_source: Path, expun
     words = (
         *SMALL, f"data.root={tofu_source}", "trainer.args.num_train_epochs=4", "trainer.args.learning_rate=3e-3",
         "trainer.args.logging_steps=1", "trainer.args.evaluate.steps=1", "trainer.args.evaluate.keep=best",
-        "trainer.args.evaluate.rule.floor=0",
+        "trainer.args.evaluate.rule.floor=0", "trainer.args.evaluate.rule.forget=forget_Q_A_Prob",
     )  # fmt: skip
     steps = "trainer.args.gradient_accumulation_steps"
     done = start(here, 2, *words, f"{steps}=3", "paths.output_dir=two", "paths.store=store_two", config=config)
