@@ -71,7 +71,7 @@ def scenarios(model_of: Any, rows: Any, folder: Path) -> dict[str, Any]:
     """All that two processes do, so that they are started once."""
     said: dict[str, Any] = {name: run_case(name, model_of(), rows) for name in CASES}
     said["world"] = [distributed.here().number, distributed.here().world]
-    said["told"] = distributed.told({"who": distributed.here().number})
+    said["told"] = distributed.broadcast({"who": distributed.here().number})
     said["values"] = distributed.values(float(distributed.here().number))
     said["gathered"] = [len(b) for b in distributed.gather(b"x" * (3 * distributed.here().number))]
 

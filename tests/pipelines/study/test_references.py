@@ -15,7 +15,8 @@ from expunge.core.fingerprints import file_sha256
 from expunge.engine.job import Job, in_order
 from expunge.engine.run import plan, run
 from expunge.engine.store import Store
-from expunge.pipelines.study import training_jobs, work
+from expunge.evaluation import passport
+from expunge.pipelines.study import training_jobs
 from expunge.pipelines.study.config import decode_study
 from expunge.pipelines.study.graph import StudyGraph, build_graph
 
@@ -159,8 +160,8 @@ def test_with_and_without_stored_references_the_bytes_are_the_same(
     made = graph(*READERS)
     stored, bare = Store(tmp_path / "stored"), Store(tmp_path / "bare")
     loaded: list[str] = []
-    real = work.load_model
-    monkeypatch.setattr(work, "load_model", lambda source, *a, **k: loaded.append(source) or real(source, *a, **k))
+    real = passport.load_model
+    monkeypatch.setattr(passport, "load_model", lambda source, *a, **k: loaded.append(source) or real(source, *a, **k))
     make([leaf.model for leaf in made.leaves[:1]], stored)
     for kind in ("base", "train"):
         shutil.copytree(stored.root / kind, bare.root / kind)
