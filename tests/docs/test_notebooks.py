@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,9 +31,12 @@ def test_a_notebook_opens_alone(name: str) -> None:
 @pytest.mark.notebook
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("2", "3", "4"))])  # minutes each
-def test_a_notebook_runs_in_jupyter(name: str, tmp_path: Path) -> None:
+def test_a_notebook_runs_in_jupyter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbclient
     import nbformat
+
+    # the shell commands of a notebook are those of this environment, as in an activated one
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
