@@ -183,12 +183,12 @@ def notebook(page: Path) -> dict[str, Any]:
     cells.append(_cell("markdown", text[cursor:]))
     setup = _cell("code", "%pip install --quiet expunge")
     setup["metadata"] = {"tags": ["setup"]}
-    kept = [cell for cell in cells if cell["source"]]
-    kept.insert(1, setup)
-    for number, cell in enumerate(kept):
+    filled = [cell for cell in cells if cell["source"]]
+    filled.insert(1, setup)
+    for number, cell in enumerate(filled):
         cell["id"] = f"cell-{number}"
     return {
-        "cells": kept,
+        "cells": filled,
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},

@@ -158,14 +158,14 @@ def test_exposure_ranks_rows_and_finds_those_still_known() -> None:
     retain = exposed([2.0, 3.0, 2.5, 3.5, 2.2, 3.2], unseen)
     model = exposed([2.0, 3.0, 2.5, 0.1, 2.2, 1.0], unseen)  # rows 3 and 5 are still known
     full = exposed([0.1] * 6, unseen)
-    told = make_audit("exposure").read(inputs, AuditOutputs(model, retain, full))
-    known, erased = told.readings
+    result = make_audit("exposure").read(inputs, AuditOutputs(model, retain, full))
+    known, erased = result.readings
     assert (known.name, known.value, known.retain, known.full) == ("known_rows", pytest.approx(1 / 3), 0.0, 1.0)
     assert known.position == pytest.approx(1 / 3) and known.note.endswith("2 of 6 rows")
-    assert told.rows["known"] == [0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
-    assert [told.rows["rank"][i] for i in (3, 5)] == [1, 2]
-    assert told.rows["gap"] == pytest.approx([0, 0, 0, 3.4, 0, 2.2])
-    assert told.rows["percentile"][3] == 1.0
+    assert result.rows["known"] == [0.0, 0.0, 0.0, 1.0, 0.0, 1.0]
+    assert [result.rows["rank"][i] for i in (3, 5)] == [1, 2]
+    assert result.rows["gap"] == pytest.approx([0, 0, 0, 3.4, 0, 2.2])
+    assert result.rows["percentile"][3] == 1.0
     assert erased.name == "erased_rows" and erased.value > erased.retain
 
 

@@ -38,10 +38,10 @@ def test_recovery_of_half_of_what_was_lost() -> None:
     # it starts at 0.2, the full model at 1: half back is 0.6, at step 2; the retain model is at 0.4 by step 4
     model = np.repeat([[0.2], [0.3], [0.6], [0.8]], 2, axis=1)
     retain = np.repeat([[0.0], [0.1], [0.2], [0.4]], 2, axis=1)
-    made = recovery(model, retain, np.ones((4, 2)), (0, 1, 2, 4), 0.5)
-    assert isinstance(made, Recovery)
-    assert (made.steps, made.low, made.high) == pytest.approx((2.0, 2.0, 2.0))
-    assert made.retain_steps == math.inf
+    curve = recovery(model, retain, np.ones((4, 2)), (0, 1, 2, 4), 0.5)
+    assert isinstance(curve, Recovery)
+    assert (curve.steps, curve.low, curve.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert curve.retain_steps == math.inf
     assert isinstance(recovery(np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2)), (0, 1), 0.5), str)
 
 
@@ -58,9 +58,9 @@ def test_rows_pushed_too_far_stand_out_on_either_side() -> None:
 
 
 def test_percentiles_count_ties_half() -> None:
-    made = percentiles(np.array([0.0, 2.0, 9.0, math.nan]), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert made[:3].tolist() == [0.0, 0.375, 1.0]
-    assert math.isnan(made[3])
+    ranks = percentiles(np.array([0.0, 2.0, 9.0, math.nan]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert ranks[:3].tolist() == [0.0, 0.375, 1.0]
+    assert math.isnan(ranks[3])
 
 
 def test_wins_and_their_differences_by_hand() -> None:

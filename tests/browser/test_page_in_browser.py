@@ -126,8 +126,8 @@ def test_axe_finds_nothing(opened: Browser, page: str, scheme: str) -> None:
     tab = opened(page)
     tab.emulate_media(color_scheme=scheme)
     tab.evaluate(Path(file).read_text("utf-8"))  # not a script of the page, so its policy holds
-    found = tab.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
-    assert found == []
+    violations = tab.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html)]))")
+    assert violations == []
 
 
 def test_a_low_truth_ratio_is_still_known(opened: Browser, page: str) -> None:

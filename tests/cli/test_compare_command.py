@@ -31,13 +31,13 @@ def logs(here: Path) -> Path:
 def test_two_folders_are_compared_example_by_example(logs: Path, expunge: Run) -> None:
     code, out, err = expunge("compare", "before", "after", "--json")
     assert (code, err) == (0, "")
-    said = json.loads(out)
-    prob, leak = said["differences"]
+    result = json.loads(out)
+    prob, leak = result["differences"]
     assert (prob["metric"], prob["n"]) == ("forget_Q_A_Prob", 4)
     assert prob["difference"] == pytest.approx(-0.3)
     assert prob["p"] == pytest.approx(4 / 16)  # of the 16 sign flips: all alike, and that of the last, twice
     assert leak["p"] is None and "not a mean" in leak["note"]
-    page = (logs / said["page"]).read_text("utf-8")
+    page = (logs / result["page"]).read_text("utf-8")
     assert "Higher in 1 of 4 examples, lower in 3" in page
     assert page.count("<rect ") == 4 and "+0.100" in page and "-0.500" in page
 

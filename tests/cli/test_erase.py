@@ -299,11 +299,11 @@ def test_a_commitment_stands_for_the_rows_and_no_plain_hash_leaves(
     assert key.stat().st_mode & 0o777 == 0o600
     columns = Columns()
     plain = [file_sha256(made / "forget.csv"), load_rows(str(made / "forget.csv"), "forget", columns).fingerprint()]
-    told = json.loads((out / "erasure_report.json").read_text())["report"]["asked"][0]["commitment"]
+    commitment = json.loads((out / "erasure_report.json").read_text())["report"]["asked"][0]["commitment"]
     for path in [*(out / "model").iterdir(), *out.glob("erasure_report.*")]:
         content = path.read_bytes()
         assert not any(sha.encode() in content for sha in [*plain, json.loads(key.read_text())["key"]]), path
-    assert f"erasure_commitment: {told}" in (out / "model" / "README.md").read_text()
+    assert f"erasure_commitment: {commitment}" in (out / "model" / "README.md").read_text()
     words = ("erase", "--verify-commitment", str(out / "model"), "--key", str(key), "--forget")
     assert expunge(*words, "forget.csv")[0] == 0
     code, said, _ = expunge(*words, "keep.csv")
@@ -328,12 +328,12 @@ def test_a_model_that_knows_no_row_ends_with_3_and_nothing_is_written(here_with:
 
 
 def test_general_ability_is_in_the_lines_and_in_the_report(erased: tuple[Path, int]) -> None:
-    told = json.loads((erased[0] / "erasure_report.json").read_text())
+    report = json.loads((erased[0] / "erasure_report.json").read_text())
     assert any(
-        line["text"].startswith("general ability, of the items it solved before: all items") for line in told["lines"]
+        line["text"].startswith("general ability, of the items it solved before: all items") for line in report["lines"]
     )
-    assert {"General ability: world facts", "General ability: fluency"} <= {f["name"] for f in told["report"]["kept"]}
-    assert any(line["text"].startswith("answers: ") for line in told["lines"])
+    assert {"General ability: world facts", "General ability: fluency"} <= {f["name"] for f in report["report"]["kept"]}
+    assert any(line["text"].startswith("answers: ") for line in report["lines"])
 
 
 def test_a_model_under_the_floor_is_not_written_unless_it_is_asked_for(

@@ -292,9 +292,9 @@ def test_the_names_of_the_participants_script(expunge: Run, places: tuple[Path, 
     assert code == 0, err
     for key in ("model.template_args.user_start_tag", "forget_split", "eval.split", "task_name"):
         assert f"note: {key} has no effect" in err
-    kept = out / "checkpoint-3"
+    checkpoint = out / "checkpoint-3"
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["checkpoint-3"]
-    assert load_file(kept / "model.safetensors") and (kept / "tokenizer.json").is_file()
+    assert load_file(checkpoint / "model.safetensors") and (checkpoint / "tokenizer.json").is_file()
     points = [json.loads(line) for line in (out / "trajectory.jsonl").read_text().splitlines()]
     assert {"forget_validation_Prob", "retain_validation_Prob"} <= points[-1].keys()
 

@@ -15,7 +15,6 @@ from expunge.cli.config_files import (
     CONF,
     Composition,
     check_tree,
-    merge,
     method_settings,
     open_file,
     options,
@@ -29,6 +28,7 @@ from expunge.cli.words import Word, parse_value, split_words
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_key, rename_value
+from expunge.core.trees import merge
 from expunge.interop.open_unlearning.differences import notes_on_differences
 from expunge.interop.open_unlearning.words import translate, with_split
 from expunge.methods.weight_edits.api import weight_edit_registry

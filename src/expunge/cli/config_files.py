@@ -21,6 +21,7 @@ from expunge.cli.schema import GROUPS, hint_of, item_hint, members, tree_of, unk
 from expunge.cli.words import Verbatim
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.renamed import rename_tree
+from expunge.core.trees import merge
 from expunge.core.yaml_text import read_yaml
 from expunge.methods.api import registry
 
@@ -372,16 +373,6 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
-
-
-def merge(below: Any, above: Any) -> Any:
-    """Return a new tree: groups of keys are joined, any other value of `above` replaces the one below."""
-    if isinstance(below, Mapping) and isinstance(above, Mapping):
-        out = {**below}
-        for key, value in above.items():
-            out[key] = merge(out[key], value) if key in out else value
-        return out
-    return above
 
 
 def check_tree(mode: str, tree: Mapping[Any, Any], label: str, *, prefix: str = "") -> None:

@@ -18,6 +18,7 @@ from expunge.cli.schema import GROUPS, HIDDEN, NESTED, ROOTS, hint_of, item_hint
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.fingerprints import canonical
 from expunge.core.terminal import complain, say
+from expunge.core.trees import leaves
 
 COMMANDS = {"run": "expunge run, plan", "train": "expunge train, unlearn, eval"}
 # Groups of keys whose fields depend on a choice: the folder of their classes, and the command that lists the choices.
@@ -183,19 +184,11 @@ def show_difference(mode: str, overrides: Sequence[str], profile: str) -> int:
         return check(mode, words).tree if mode == "run" else single_tree(mode, words)[0]
 
     own = [word for word in overrides if not word.startswith("profile=")]
-    now, then = dict(_leaves(tree(own))), dict(_leaves(tree([*own, f"profile={name}"])))
+    now, then = dict(leaves(tree(own))), dict(leaves(tree([*own, f"profile={name}"])))
     for key in then:
         if now.get(key) != then[key]:
             say(f"{key}: {_plain(now.get(key))} -> {_plain(then[key])}")
     return 0
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _yaml(tree: Mapping[str, Any], mode: str, prefix: str, docs: bool) -> Iterator[str]:

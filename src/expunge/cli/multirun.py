@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from expunge.cli.compose import check
 from expunge.cli.words import split_words, sweep_of
 from expunge.core.console import Console
 from expunge.core.errors import ConfigError, ExpungeError
+from expunge.core.terminal import complain
 
 PLACES = ("task_name", "paths.output_dir")
 N_SHOWN = 6
@@ -62,10 +62,6 @@ def _short(word: str) -> str:
     return f"{key.rpartition('.')[2]}={re.sub(r'[^A-Za-z0-9._+-]+', '-', value)}"
 
 
-def _on_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     """Run every combination and print a table of their numbers. Returns 1 if a combination failed."""
     runs = combinations(mode, words)
@@ -89,7 +85,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     for number, (name, job) in enumerate(jobs):
         console.print(f"{number + 1}/{len(jobs)} {name}", markup=False, highlight=False)
         try:
-            rows[name] = job.run(console=console, example=None if number else _on_stderr)
+            rows[name] = job.run(console=console, example=None if number else complain)
         except ExpungeError as error:
             failed += 1
             console.print(f"failed: {name}: {error}", markup=False, style="red", soft_wrap=True)

@@ -11,6 +11,7 @@ from expunge.data.table_files import (
     Records,
     as_record,
     decode_text,
+    one_line,
     parse_json,
     read_arrow,
     read_csv,
@@ -176,13 +177,13 @@ def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str
     try:
         data = datasets.load_dataset(hub_id, subset, split=split)
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise DataError(f"{where}: not on the Hugging Face hub: {_one_line(error)}{advice}") from error
+        raise DataError(f"{where}: not on the Hugging Face hub: {one_line(error)}{advice}") from error
     except ValueError as error:  # an unknown subset or split
         raise DataError(f"{where}: {_choice(error, subset, split)}") from error
     except (ConnectionError, TimeoutError) as error:
-        raise DataError(f"{where}: the Hugging Face hub is out of reach ({_one_line(error)}){advice}") from error
+        raise DataError(f"{where}: the Hugging Face hub is out of reach ({one_line(error)}){advice}") from error
     except Exception as error:  # a full disk, a bad file, or the transport's own errors, which share no base
-        raise DataError(f"{where}: cannot be loaded: {_one_line(error)}{advice}") from error
+        raise DataError(f"{where}: cannot be loaded: {one_line(error)}{advice}") from error
     records = data.to_list()
     if not records:
         raise DataError(f"{where}: no rows")
@@ -191,7 +192,7 @@ def _from_hub(hub_id: str, subset: str | None, split: str) -> tuple[Records, str
 
 def _choice(error: ValueError, subset: str | None, split: str) -> str:
     """Return the hub's message about a subset or split, with the nearest right name if it lists the names."""
-    message = _one_line(error)
+    message = one_line(error)
     listed = re.search(r"(?:Available|one of):? (\[.*?\])", message)
     if listed is None:
         return message
@@ -201,7 +202,3 @@ def _choice(error: ValueError, subset: str | None, split: str) -> str:
         return message
     kind, name = ("split", split) if "split" in message.lower() else ("subset", str(subset))
     return f"unknown {kind} '{name}'{nearest(name, allowed)}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -172,7 +172,7 @@ def read_parquet(data: bytes, path: Path) -> Records:
     try:
         return pq.read_table(pa.BufferReader(data)).to_pylist()  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not parquet: {_one_line(error)}") from None
+        raise DataError(f"{path}: not parquet: {one_line(error)}") from None
 
 
 def read_arrow(path: Path) -> Records:
@@ -188,7 +188,7 @@ def read_arrow(path: Path) -> Records:
             source.seek(0)
             return opened(source).read_all().to_pylist()  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not an Arrow file: {_one_line(error)}") from None
+        raise DataError(f"{path}: not an Arrow file: {one_line(error)}") from None
 
 
 def read_saved_dataset(folder: Path) -> Records | None:
@@ -215,5 +215,6 @@ def read_saved_dataset(folder: Path) -> Records | None:
     return [record for name in files for record in read_arrow(folder / name)]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line; the name of its class without a message."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.trees import leaves, merge
 from expunge.core.yaml_text import read_yaml
 from expunge.interop.open_unlearning.words import translate
 
@@ -57,7 +58,7 @@ def import_experiment(folder: Path, name: str, methods: frozenset[str]) -> Impor
     model = groups.get("model")
     if model:
         tree["model"] = _with_defaults(configs, "model", model)
-    return _Carried(name, mode, groups, _merged(tree, own)).result(methods)
+    return _Carried(name, mode, groups, merge(tree, own)).result(methods)
 
 
 def _configs(folder: Path) -> Path:
@@ -85,24 +86,8 @@ def _with_defaults(configs: Path, group: str, name: str) -> dict[str, Any]:
     below: dict[str, Any] = {}
     for entry in own.pop("defaults", None) or []:
         if isinstance(entry, str) and entry != "_self_":
-            below = _merged(below, _with_defaults(configs, group, entry))
-    return _merged(below, own)
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _merged(out[key], value) if both else value
-    return out
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+            below = merge(below, _with_defaults(configs, group, entry))
+    return merge(below, own)
 
 
 @dataclass
@@ -126,7 +111,7 @@ class _Carried:
             )
         if self.mode == "eval":
             tree.pop("trainer")
-        values = {key: value for key, value in _leaves(tree) if not _refers(value) and key not in DROPPED}
+        values = {key: value for key, value in leaves(tree) if not _refers(value) and key not in DROPPED}
         if self._benchmark() == "wmdp":
             values.pop("eval.lm_eval.tasks", None)  # the benchmark has the same questions
         words, refused = self._translated(values)

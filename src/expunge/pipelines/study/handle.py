@@ -238,11 +238,6 @@ class StudyHandle:
         ends = {job.key for graph in self.graphs for job in graph.jobs}
         return any(p.state == "hit" and p.job.key in ends for p in self.plan())
 
-    @property
-    def done(self) -> bool:
-        """Whether every job is done, so that a run only writes the report."""
-        return all(p.state == "hit" for p in self.plan())
-
     def _runner(self, planned: Sequence[PlannedJob]) -> Callable[[Callable[[JobEvent], None]], RunOutcome]:
         """Return the function that runs the jobs, here or elsewhere, and reports their events."""
         launch, jobs = self.graph.study.launch, self.graph.jobs
@@ -348,15 +343,15 @@ class JobHandle:
     prepared: PreparedJob
     notes: Sequence[str]
 
-    @property
-    def done(self) -> bool:
-        """Whether the store has every result, so that a run only shows them."""
-        return all(p.state == "hit" for p in plan(self.prepared.ends, Store(Path(self.prepared.single.paths.store))))
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store of its jobs. It remembers the records and checksums that it has read."""
+        return Store(Path(self.prepared.single.paths.store))
 
     def run(self, *, console: Console | None = None, example: Callable[[str], None] | None = None) -> JobResult:
         """Run the job, unless it is done, and show it in its output folder. example: as in `StudyHandle.run`."""
-        store, setting = Store(Path(self.prepared.single.paths.store)), self.prepared.setting
-        planned = plan(self.prepared.ends, store)
+        setting = self.prepared.setting
+        planned = plan(self.prepared.ends, self.store)
         if all(p.state == "hit" for p in planned):
             example = None
         else:
@@ -369,17 +364,16 @@ class JobHandle:
             if example is not None and setting is not None:
                 from expunge.pipelines.study.template_example import with_example
 
-                tell = with_example(setting, store, tell, example)
+                tell = with_example(setting, self.store, tell, example)
             folder = carry_out(self.prepared, tell)
         results: dict[str, MetricResult] = {}
-        store = Store(Path(self.prepared.single.paths.store))
         files = (
             (self.prepared.metrics, self.prepared.eval_file),
             (self.prepared.harness, LM_EVAL_FILE),
         )
         for job, name in files:
             if job is not None:
-                results |= read_results(store.file(job, name))[0]
+                results |= read_results(self.store.file(job, name))[0]
         summary = {n: plain(r.value) for n, r in results.items()}
         reasons = {n: why for n, r in results.items() if (why := r.reason or left_out(r))}
         notes = [*change_notes(folder), *self._cut()]
@@ -397,14 +391,13 @@ class JobHandle:
 
     def _cut(self) -> list[str]:
         """Return a line for each kind of rows that exceed the length limit, in training and in scoring."""
-        store = Store(Path(self.prepared.single.paths.store))
         parts = self.prepared.records.parents.items() if self.prepared.records else ()
         jobs = [(None, self.prepared.model), *((file.split(".")[0], job) for file, job in parts)]
         return [
             f"{n} answers of {name or own} were cut at model.template_args.max_length tokens, question included"
             for name, job in jobs
             if job is not None
-            for own, n in cut_answers(store.record(job)).items()
+            for own, n in cut_answers(self.store.record(job)).items()
         ]
 
 
