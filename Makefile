@@ -1,13 +1,14 @@
 # Needs python3 (3.11 or newer) and make; everything else is installed into .venv.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs clean
+.PHONY: help quickstart install test test-slow test-zoo test-slurm test-browser test-notebooks check docs results clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # The tests run one process per core; more threads inside each would only get in each other's way.
 WORKERS ?= 2
+AXE := build/axe/package/axe.min.js
 TORCH := $(shell grep '^torch==' requirements.lock)
 
 help:
@@ -17,10 +18,11 @@ help:
 	@echo "make test-slow   kills, pools, sweeps and several processes (some minutes)"
 	@echo "make test-zoo    models of more than 100 families against plain transformers (minutes)"
 	@echo "make test-slurm  studies through a real Slurm (as root; installs Debian's slurm-wlm and munge where it can)"
-	@echo "make test-browser  the page in a browser (needs chromium on this machine)"
+	@echo "make test-browser  every kind of page in a browser, with axe (installs Debian's chromium as root)"
 	@echo "make test-notebooks  the tutorials as notebooks, in Jupyter"
 	@echo "make check       format, lint, types, floors"
-	@echo "make docs        the documentation site, strict, into build/site"
+	@echo "make docs        the documentation site, strict, into build/site, with its links and headings checked"
+	@echo "make results     the command of each table in docs/results, and its hours (runs none)"
 	@echo "make clean       remove caches and builds (not .venv, not what runs have made)"
 
 quickstart: .venv/.installed
@@ -38,13 +40,17 @@ test-slow: .venv/.installed-dev
 test-zoo: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m "zoo" tests/zoo
 
-# playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).
 test-slurm: .venv/.installed-dev
 	@command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y slurm-wlm munge >/dev/null; } || true
 	$(BIN)/python -m pytest -q -rs -m slurm tests/slurm
 
+# playwright brings no browser of its own here: it drives the chromium of this machine (or EXPUNGE_BROWSER=/path/to/one).
+# axe-core, which checks accessibility, comes from npm where that is installed (or EXPUNGE_AXE=/path/to/axe.min.js).
 test-browser: .venv/.installed-dev
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -n "$$EXPUNGE_BROWSER" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } || true
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(PIP) install 'playwright>=1.50'
+	@test -f $(AXE) || { command -v npm >/dev/null && mkdir -p build/axe && cd build/axe && npm pack --silent axe-core >/dev/null && tar xzf axe-core-*.tgz; } || true
+	export EXPUNGE_AXE=$${EXPUNGE_AXE:-$$(test -f $(AXE) && echo $(CURDIR)/$(AXE))}; test -n "$$EXPUNGE_AXE" || unset EXPUNGE_AXE; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m browser tests/browser
 
 test-notebooks: .venv/.installed-dev
@@ -55,6 +61,12 @@ test-notebooks: .venv/.installed-dev
 docs: .venv/.installed-dev .venv-docs/.installed
 	PYTHONPATH=src $(BIN)/python docs/build_site.py
 	cd build && ../.venv-docs/bin/zensical build --strict --clean -f mkdocs.yml
+	$(BIN)/python docs/check_site.py build/site
+
+# The table of docs/results/README.md: page, contents, command, hours.
+results:
+	@awk -F ' *[|] *' '/^[|] \[/ { page = $$2; sub(/\].*/, "", page); gsub(/`/, "", $$4); \
+		printf "%-20s %-13s %s\n", substr(page, 2), $$5 ~ /^[0-9]/ ? $$5 " h" : $$5, $$4 }' docs/results/README.md
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check --quiet src tests perf examples docs

@@ -34,6 +34,8 @@ def stage(folder: Path) -> None:
     """Write every page of the site below a folder."""
     shutil.rmtree(folder, ignore_errors=True)
     outside: dict[str, Path] = {}
+    for picture in sorted((ROOT / "docs").rglob("*.png")):
+        _copy(picture, folder / picture.relative_to(ROOT / "docs"), picture.name, outside)
     pages = {path.relative_to(ROOT / "docs").as_posix(): path for path in sorted((ROOT / "docs").rglob("*.md"))}
     for name, path in pages.items():
         _write(folder / name, relinked(path.read_text(encoding="utf-8"), name, outside))

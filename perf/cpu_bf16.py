@@ -1,7 +1,8 @@
 """bfloat16 against float32 on one thread of a CPU: scoring, generation and training, in turns in one run.
 
-    python perf/cpu_bf16.py --model FOLDER [--rows 24] [--steps 6] [--only scoring,generation,training]
+    python perf/cpu_bf16.py --model FOLDER [--rows 24] [--steps 6] [--only products,scoring,generation,training]
 
+The first lines are the bound: the products of torch alone, without anything around them, in the shapes of the model.
 Without --model the model is a small random one (--preset). Seconds are those of the processor, so that other processes
 matter little; the least of --rounds counts. The loss curves of both dtypes have the same weights at first, and the same
 rows. On a CPU without bfloat16 instructions its products are emulated, and the first line says so; the curves
@@ -14,7 +15,9 @@ import argparse
 import copy
 import dataclasses
 import datetime
+import functools
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +29,7 @@ from transformers import logging
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder, Template
 from expunge.models.bfloat16 import NO_INSTRUCTIONS, cpu_has_bfloat16
+from expunge.models.bfloat16_attention import compute_attention_in_float32
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import ModelArgs, TokenizerArgs
 from expunge.models.load import load_model, load_tokenizer
@@ -41,6 +45,38 @@ def loaded(folder: str | None, preset: str, rows: ExampleSet) -> tuple[Any, Any]
     texts = [t for r in rows for t in (r.question, *r.answers.values())]
     tokenizer = train_tokenizer(texts, 2048, max_length=512)
     return build_llama(preset, tokenizer, vocab_size=2048, seed=0).eval(), tokenizer
+
+
+def products(model: Any, tokens: int, rounds: int) -> list[list[str]]:
+    """The lines of torch's bare products of the widest layer and of the head: billions of operations per second."""
+    config, lines = model.config.get_text_config(), []
+    width = config.hidden_size
+    for name, n_out in (("layer", config.intermediate_size), ("head", config.vocab_size)):
+        x, w, g = torch.randn(tokens, width), torch.randn(n_out, width), torch.randn(tokens, n_out)
+        repeats = max(1, int(2e9 / (2 * tokens * width * n_out)))
+        calls = {}
+        for dtype in DTYPES:
+            a, b, c = (t.to(getattr(torch, dtype)) for t in (x, w, g))
+            calls |= {
+                f"{dtype} forward": functools.partial(repeated, torch.nn.functional.linear, (a, b), repeats),
+                f"{dtype} backward": functools.partial(repeated, backward, (a, b, c), repeats),
+            }
+        best = in_turns(calls, "cpu", rounds + 1)  # the first round also fills caches
+        for way, n_products in (("forward", 1), ("backward", 2)):
+            speeds = [repeats * n_products * 2 * tokens * width * n_out / best[f"{d} {way}"] / 1e9 for d in DTYPES]
+            shape = f"bound: {name} {width} x {n_out}, {tokens} tokens, {way}, GFLOP/s"
+            lines.append([shape, *(f"{s:.0f}" for s in speeds), f"{speeds[1] / speeds[0]:.2f}x", ""])
+    return lines
+
+
+def backward(x: torch.Tensor, w: torch.Tensor, grad: torch.Tensor) -> None:
+    """The two products of a linear layer's backward."""
+    _ = grad @ w, grad.T @ x
+
+
+def repeated(call: Callable[..., Any], args: Sequence[Any], n: int) -> None:
+    for _ in range(n):
+        call(*args)
 
 
 def forwards(benches: dict[str, Bench], rounds: int, what: str) -> list[list[str]]:
@@ -71,7 +107,7 @@ def curves(model: Any, encoder: Encoder, rows: ExampleSet, steps: int, batch: in
     for dtype in DTYPES:
         args = TrainArgs(
             max_steps=steps, per_device_train_batch_size=batch, gradient_accumulation_steps=1, learning_rate=2e-5,
-            logging_steps=1, bf16=dtype == "bfloat16", checkpoint=None,
+            logging_steps=1, bf16=dtype == "bfloat16", checkpoint=None, optim="adamw_torch_fused",
         )  # fmt: skip
         with (  # emulated if need be
             mock.patch("expunge.training.trainer.cpu_has_bfloat16", return_value=True),
@@ -96,8 +132,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of a bare product")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default="scoring,generation,training")
+    parser.add_argument("--only", default="products,scoring,generation,training")
     given = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -109,6 +146,9 @@ def main() -> None:
     if not cpu_has_bfloat16():
         print(f"{NO_INSTRUCTIONS[0].upper()}{NO_INSTRUCTIONS[1:]}: bfloat16 is emulated.")
     only, lines = given.only.split(","), []
+    if "products" in only:
+        lines += products(model, given.tokens, given.rounds)
+    compute_attention_in_float32()  # as models that are loaded in bfloat16
     benches = {d: Bench(copy.deepcopy(model).to(getattr(torch, d)), encoder, rows, given.new_tokens) for d in DTYPES}
     for bench in benches.values():  # first calls are slow, and observe the model
         warm = dataclasses.replace(bench, rows=ExampleSet("warm", rows.rows[:1]), new_tokens=2)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` loads the same names
     from expunge.audits.api import audit_registry
     from expunge.audits.run import AuditReport, audit
+    from expunge.audits.write_probes import write_probes
     from expunge.benchmarks.api import Benchmark, benchmark
     from expunge.benchmarks.api import benchmarks as benchmark_registry
     from expunge.core.errors import ConfigError, DataError, ExpungeError, JobError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from expunge.training.method_configs import (
         AltPOConfig,
         CEUConfig,
+        CIRConfig,
         DPOConfig,
         FinetuneConfig,
         FLATConfig,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         MEConfig,
         NPOConfig,
         PDUConfig,
+        PURGEConfig,
         RepNoiseConfig,
         RMUConfig,
         RRConfig,
@@ -88,6 +91,7 @@ __all__ = [
     "Schedule",
     "AltPOConfig",
     "CEUConfig",
+    "CIRConfig",
     "DPOConfig",
     "FinetuneConfig",
     "FLATConfig",
@@ -101,6 +105,7 @@ __all__ = [
     "NPOConfig",
     "PDUConfig",
     "RepNoiseConfig",
+    "PURGEConfig",
     "RMUConfig",
     "RRConfig",
     "SatImpConfig",
@@ -146,6 +151,7 @@ __all__ = [
     "audit",
     "AuditReport",
     "AuditFinding",
+    "write_probes",
     "audit_registry",
     "inspect",
     "LayerReport",
@@ -189,6 +195,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "data.examples": ("Example", "ExampleSet"),
     "data.template": ("Template",),
     "audits.run": ("audit", "AuditReport"),
+    "audits.write_probes": ("write_probes",),
     "audits.api": ("audit_registry",),
     "pipelines.study.inspection": ("inspect",),
     "interpretability.layer_report": ("LayerReport",),

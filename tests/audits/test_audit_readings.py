@@ -32,7 +32,19 @@ def result(values: list[float], name: str = "prob") -> MetricResult:
 
 
 def test_every_audit_has_a_page_with_a_command() -> None:
-    known = {"relearn", "quantize", "prompting", "exposure", "probe", "lens", "depth", "forensic"}
+    known = {
+        "relearn",
+        "quantize",
+        "prompting",
+        "exposure",
+        "probe",
+        "lens",
+        "depth",
+        "forensic",
+        "tamper",
+        "generated",
+        "three_class",
+    }
     assert set(audit_registry()) == known
     for spec in audit_registry().values():
         assert "Try: expunge run" in spec.page and "Cost:" in spec.page

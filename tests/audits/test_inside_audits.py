@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import transformers
 from expunge.audits import Analysis, AuditInputs, AuditOutputs, make_audit
 from expunge.audits.distinguishability import folds, groups_of, out_of_fold
 from expunge.audits.layers import by_layer
-from expunge.core.errors import ConfigError
+from expunge.core.errors import ConfigError, DataError
 from expunge.data.examples import Example, ExampleSet
 from expunge.metrics.api import MetricResult
 
@@ -227,3 +228,24 @@ def test_every_look_gives_a_number_for_each_row_and_is_read_the_same_again(name:
     if name == "depth":  # the host's own states change nothing
         for layer in (0, 1):
             assert made[f"depth.{layer}"].column("score") == pytest.approx(made["own.0"].column("score"), rel=1e-12)
+
+
+def test_depth_reads_the_entities_of_a_file(tmp_path: Any) -> None:
+    file = tmp_path / "entities.json"
+    forget = ExampleSet("forget", tuple(Example(i, f"q {i}?", {"answer": f"It is town {i} here."}) for i in range(3)))
+    file.write_text('[{"idx": 2, "entity": "town 2", "prefix": "It is"}, {"idx": 0, "entity": "town 0"}]')
+    inputs = AuditInputs(forget=forget, retain=None, holdout=None)
+    plan = make_audit({"name": "depth", "entities": str(file)}).expand(inputs)
+    rows = plan.sets["audit_entities"]
+    assert [(r.row_id, r.answer, r.meta["value"]) for r in rows] == [
+        (0, "It is town 0 here.", "town 0"), (1, "It is town 2 here.", "town 2"),
+    ]  # fmt: skip
+    for text, said in [
+        ('[{"idx": 3, "entity": "town"}]', "row 0: 3 is the number of no forget row; allowed: 0 to 2"),
+        ('[{"idx": 1, "entity": "city"}]', "row 0: the answer of forget row 1 does not contain the entity 'city'"),
+        ('[{"idx": 1, "entity": "town"}, {"idx": 1, "entity": "town"}]', "row 1: forget row 1 is named twice"),
+        ('[{"idx": 1, "entitys": "town"}]', "row 0: no column 'entity' or 'value'; did you mean 'entitys'"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(DataError, match=re.escape(said)):
+            make_audit({"name": "depth", "entities": str(file)}).expand(inputs)

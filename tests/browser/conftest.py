@@ -31,18 +31,20 @@ def opened(chromium: Any, tmp_path: Path) -> Iterator[Browser]:
     errors: list[str] = []
     contexts = []
 
-    def open_page(page: str, width: int = 1280, height: int = 900) -> Any:
+    def open_page(page: str, width: int = 1280, height: int = 900, scheme: str = "light") -> Any:
         if not page.startswith("http:"):
             file = tmp_path / "report.html"
             file.write_text(page, encoding="utf-8")
             page = file.as_uri()
-        context = chromium.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
+        screen = {"viewport": {"width": width, "height": height}, "has_touch": width < 500, "color_scheme": scheme}
+        context = chromium.new_context(**screen)
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(page)
-        tab.wait_for_selector("html[data-drawn]", timeout=30_000, state="attached")
+        if tab.locator("script").count():  # pages without a script have nothing to draw
+            tab.wait_for_selector("html[data-drawn]", timeout=60_000, state="attached")
         return tab
 
     yield open_page

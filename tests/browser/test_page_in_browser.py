@@ -92,6 +92,7 @@ def test_it_starts_at_forget_rows_above_the_retain_model(opened: Browser, page: 
     shown = int(count(tab).split(" found")[0].split()[-1])
     assert 0 < shown < 60  # some of the 60 forget rows
     tab.click("#x-rows summary")
+    tab.wait_for_selector("#x-rows .diff", timeout=10_000)  # a page draws a row once it is open
     assert tab.locator("#x-rows .diff").count() == 1
 
 

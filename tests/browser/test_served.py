@@ -9,8 +9,9 @@ from http.server import ThreadingHTTPServer
 import pytest
 from made_up import Browser, many
 
-from expunge.cli.reporting import ReportServer, handler
+from expunge.cli.reporting import ReportServer
 from expunge.report.page import to_html
+from expunge.ui.server import handler
 
 pytestmark = pytest.mark.browser
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.browser
 def test_a_served_page_follows_the_study(opened: Browser) -> None:
     model, pages = many(3, 5), ReportServer()
     pages.show(to_html(model, live=True), ())
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages.find)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             tab = opened(f"http://127.0.0.1:{server.server_port}/")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from expunge.cli.compose import single_tree
+from expunge.models.build import train_tokenizer
 from expunge.pipelines.study.config import decode_task
 from expunge.pipelines.study.single import prepare
 from expunge.pipelines.study.single_config import SingleJob
@@ -72,6 +73,7 @@ def test_eval_presets_are_planned(muse_folder: Path, wmdp_folder: Path, here: Pa
         '{"model_type": "mamba", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1}'
     )
     (here / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    train_tokenizer(["a b"], 300, max_length=64).save_pretrained(here / "model")
     given = "model.model_args.pretrained_model_name_or_path=model"
     for experiment, root in (
         ("eval/muse/default", muse_folder),

@@ -38,7 +38,7 @@ def test_two_folders_are_compared_example_by_example(logs: Path, expunge: Run) -
     assert prob["p"] == pytest.approx(4 / 16)  # of the 16 sign flips: all alike, and that of the last, twice
     assert leak["p"] is None and "not a mean" in leak["note"]
     page = (logs / result["page"]).read_text("utf-8")
-    assert "Higher in 1 of 4 examples, lower in 3" in page
+    assert ": higher in 1 of 4 examples, lower in 3" in page
     assert page.count("<rect ") == 4 and "+0.100" in page and "-0.500" in page
 
 

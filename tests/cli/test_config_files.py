@@ -19,6 +19,9 @@ GIVEN = {  # what a study cannot know
     "custom": ["forget=rows.csv"],
     "semeval_tiny": ["data.args.mmlu=mmlu"],
     "stories_real": ["stories.source=stories"],
+    "stories_30m": ["stories.source=stories"],
+    "erase_people": ["forget=forget.csv", "retain=retain.csv"],
+    "lume_smollm2": ["data.args.mmlu=mmlu"],
 }
 SINGLE = ["task_name=x", "data_split=News"]
 
@@ -186,3 +189,18 @@ def test_methods_may_be_names() -> None:
 
     study = decode_study(study_tree(["study=quickstart", "methods=NPO,SimNPO"]))
     assert [entry.trainer for entry in study.methods] == ["NPO", "SimNPO"]
+
+
+def test_a_folder_or_a_hub_id_is_a_model(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for source in (str(folder), "some-one/their-model"):
+        if source == str(folder):
+            with pytest.raises(ConfigError, match=r"model: no model named '.*mine'; this folder has no config\.json"):
+                study_tree(["study=quickstart", f"model={source}"])
+            (folder / "config.json").write_text("{}")
+        model = study_tree(["study=quickstart", f"model={source}"])["model"]
+        assert model["model_args"]["pretrained_model_name_or_path"] == source
+        assert model["preset"] is None and model["template_args"]["apply_chat_template"] is None  # its own template
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        study_tree(["study=quickstart", f"model={folder}/absent"])

@@ -26,7 +26,7 @@ SECRET = "<script>alert(1)</script> zanzibar"
 FORGET = [(f"Who is no {i}?", f"It is Ann {i} of {SECRET}.") for i in range(6)]
 KEEP = [(f"Which river is number {i}?", f"It is the long river {i}.") for i in range(10)]
 UNSEEN = [(f"Who is no {i}?", f"It is Bob {i} of {SECRET}.") for i in range(20, 24)]
-ONE = ("--method", "GradDiff", "--learning-rate", "0.003", "--budget", "5m")
+ONE = ("--method", "GradDiff", "--learning-rate", "0.001", "--budget", "5m")
 SHORT = ("unlearn.per_device_train_batch_size=6", "eval.generation.max_new_tokens=4")
 
 
@@ -140,7 +140,7 @@ def test_a_stopped_erasure_goes_on_with_the_same_models(
     monkeypatch.setattr(erase_run, "run_audits", lambda *args: [])
     code, out, said = expunge(*words)
     assert code in (0, 3), said
-    assert "unlearn GradDiff lr=0.003: hit" in out and "how long a step takes" not in out
+    assert "unlearn GradDiff lr=0.001: hit" in out and "how long a step takes" not in out
     assert "Not yet measured" not in (here_with / "out" / "model" / "README.md").read_text()
 
 
@@ -178,16 +178,31 @@ def test_a_given_control_stands_beside_the_model_in_the_audits(here_with: Path, 
     told = json.loads((here_with / "out" / "erasure_report.json").read_text())
     verdicts = [f["verdict"] for f in told["report"]["findings"] if f["name"].startswith("Audit relearn")]
     assert verdicts and all(v.startswith("Verdict: ") for v in verdicts)
-    assert out.strip().splitlines()[-1].split(":")[0] in ("achieved", "not known", "not achieved")
+    outcome = [line for line in out.strip().splitlines() if not line.startswith(("next:", "  "))][-1]
+    assert outcome.split(":")[0] in ("achieved", "not known", "not achieved")
+    assert "next:    read " in out
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: Run) -> None:
     code, out, said = expunge(*words_of(), "--dry-run")
     assert code == 0, said
-    assert "rows to forget: 6" in out and "trial 1: NPO" in out and "audit: relearn" in out
+    assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out
+    assert "or later: SimNPO" in out and "further learning rates follow from the results" in out
     assert "rows to keep: 6 to train on, 2 to choose by, 2 to report" in out
     assert "there is no forget quality" in said
     assert "the model knows 6 of the 6 rows" in out and "row 0: known" in out and "rows in several wordings" in out
+    assert not list(here_with.glob("out*"))
+
+
+def test_a_dry_run_of_many_rows_does_not_ask_the_model(
+    here_with: Path, expunge: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.cli.erase.MOST_TESTED", 5)
+    monkeypatch.setattr(erase_run, "know_rows", pytest.fail)
+    code, out, said = expunge(*words_of(), "--dry-run")
+    assert code == 0, said
+    assert "at most, so not on these 6" in said and "the model knows" not in out
+    assert "rows to forget: 6" in out and "first trial: NPO" in out and "audit: relearn" in out
     assert not list(here_with.glob("out*"))
 
 
@@ -217,8 +232,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here_with: Path, expunge: R
         ({"seed": "-1"}, "--seed: must be a whole number from 0 to 2**32 - 1, got -1"),
         ({"retain_model": "broken"}, "--retain-model: broken/model.safetensors is not a complete safetensors file"),
         ({"learning_rate": "0"}, "--learning-rate: must be a number above 0, got 0"),
-        ({"out": "keep.csv"}, "--out: keep.csv is a file"),
-        ({"out": "keep.csv/x"}, "--out: keep.csv/x cannot be created: keep.csv is a file"),
+        ({"out": "keep.csv"}, "--out: keep.csv is an input (--retain) and would be replaced"),
+        ({"out": "keep.csv/x"}, "--out: keep.csv cannot be a folder: "),
         ({"out": "store"}, "--out: store is not empty"),
         ({"base": "base"}, "--train-data: missing"),
         ({"train_data": "all.csv"}, "--base: missing"),

@@ -6,6 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from expunge.cli.store_commands import _names
+from expunge.engine.retention import NOT_REACHED, GarbagePlan
+from expunge.engine.store import Store
+
 Run = Callable[..., tuple[int, str, str]]
 
 STUDY = """
@@ -23,6 +27,18 @@ def weights(store: Path, kind: str = "unlearn") -> set[str]:
     return {p.parent.name.split("-")[0] for p in store.glob(f"{kind}/*/model.safetensors")}
 
 
+def test_the_question_of_gc_names_models_first_and_counts_the_rest(tmp_path: Path) -> None:
+    def plan(kind: str, label: str) -> GarbagePlan:
+        return GarbagePlan(tmp_path / kind / label, label, NOT_REACHED, bytes=2000)
+
+    store = Store(tmp_path)
+    few = [plan("score", "NPO-1"), plan("unlearn", "NPO-2")]
+    assert _names(few, store) == "unlearn/NPO-2 (2.0kB), score/NPO-1 (2.0kB)"
+    many = [plan("score", f"a-{i:02}") for i in range(19)] + [plan("train", "full-1")]
+    assert _names(many, store).startswith("train/full-1 (2.0kB), score/a-00 (2.0kB), ")
+    assert _names(many, store).endswith("score/a-10 (2.0kB) and 8 more")
+
+
 def test_gc_and_verify(here: Path, expunge: Run) -> None:
     (here / "mine.yaml").write_text(STUDY.replace("METHODS", ""))
     (here / "fewer.yaml").write_text(STUDY.replace(", {trainer: GradDiff}METHODS", ""))
@@ -38,7 +54,8 @@ def test_gc_and_verify(here: Path, expunge: Run) -> None:
     code, out, said = expunge("gc", "study=mine.yaml", "study=fewer.yaml")
     assert code == 0 and "0B removed" in out, said
     code, _, said = expunge("gc", "study=fewer.yaml")  # this would remove a run that the words do not name
-    assert code == 2 and "--yes" in said and "GradDiff" in said
+    assert code == 2 and "--yes" in said
+    assert "results that no named study reaches: unlearn/GradDiff-" in said and said.count("GradDiff") >= 3, said
     code, out, _ = expunge("gc", "study=mine.yaml", "--keep", "best", "--dry-run")
     assert "would be removed" in out and len(out.splitlines()) == 2  # one of two models
     assert {p.relative_to(store) for p in store.rglob("*") if ".locks" not in p.parts} == names

@@ -177,4 +177,6 @@ def test_the_output_is_not_put_into_the_classifier(here: Path, expunge: Run) -> 
     )
     lines(here / "said.jsonl", [{"text": "a"}])
     code, _, message = expunge("judge", "said.jsonl", "--classifier", "fox", "--out", "fox/classifier.json")
+    assert code == 2 and "is a file of an input (--classifier)" in message
+    code, _, message = expunge("judge", "said.jsonl", "--classifier", "fox", "--out", "fox/new.jsonl")
     assert code == 2 and "inside --classifier" in message

@@ -14,6 +14,7 @@ EXPERIMENTS = [
     "eval/semeval/default",
     "finetune/semeval/default",
     "unlearn/knowundo/default",
+    "unlearn/r_tofu/default",
     "unlearn/rwku/default",
     *(f"unlearn/semeval/{name}" for name in ("default", "GA", "GD", "KL", "NPO", "iterative")),
 ]

@@ -13,8 +13,9 @@ import pytest
 
 from expunge.cli import reporting
 from expunge.cli.main import main
-from expunge.cli.reporting import ReportServer, handler
+from expunge.cli.reporting import ReportServer
 from expunge.core.errors import ConfigError
+from expunge.ui.server import handler
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     (tmp_path / "secret.txt").write_text("no")
     pages = ReportServer()
     pages.show("<h1>page</h1>", [tmp_path / "results.csv", tmp_path / "gone.csv"])
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages)) as made:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(pages.find)) as made:
         threading.Thread(target=made.serve_forever, daemon=True).start()
         yield made
         made.shutdown()
@@ -71,7 +72,7 @@ def test_refuses_other_names_and_other_methods(server: ThreadingHTTPServer) -> N
     assert ask(server, "/", Host=f"localhost:{server.server_port}")[0] == 200
     assert ask(server, "/", Host="127.0.0.1")[0] == 200  # what a browser says where the port is 80
     assert ask(server, "/", Host="127.0.0.1.evil.example")[0] == 403
-    assert ask(server, "/", "POST")[0] == 501
+    assert ask(server, "/", "POST")[0] == 405
 
 
 MICRO = ("report", "study=quickstart", "model=llama-64k", "data.world.authors=6", "data.world.questions_per_author=4")

@@ -24,6 +24,7 @@ SMALL = (
     "unlearn", "experiment=unlearn/tofu/default", "forget_split=forget10", "retain_split=retain90", "trainer=GradDiff",
     "model=llama-64k", "task_name=gd", "eval.generation.max_new_tokens=4", "trainer.args.num_train_epochs=2",
     "trainer.args.per_device_train_batch_size=1", "trainer.args.eval_strategy=no",
+    "trainer.args.bf16=false",  # the experiment asks for it, and some CPUs have it
 )  # fmt: skip
 
 

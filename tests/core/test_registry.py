@@ -17,6 +17,7 @@ from expunge.methods.api import registry
 from expunge.methods.grad_transforms.api import grad_transform_registry
 from expunge.methods.weight_edits.api import weight_edit_registry
 from expunge.metrics.api import families
+from expunge.training.rewards import rewards
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ ROOMS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "benchmarks": ("benchmark", benchmarks()),
     "audits": ("audit", audit_registry()),
     "evaluation": ("record_kind", kinds()),
+    "training/rewards": ("reward", rewards()),
 }
 
 

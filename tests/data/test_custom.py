@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -274,6 +275,34 @@ def test_arrow_files_and_saved_data_sets(tmp_path: Path) -> None:
         load_rows(str(tmp_path / "dict"), "forget", Columns())
     with pytest.raises(DataError, match="is a folder; name a file in it"):
         load_rows(str(tmp_path), "forget", Columns())
+
+
+def test_answers_that_are_codes_need_a_setting(tmp_path: Path) -> None:
+    """A multiple-choice file and a classification file are not rows of questions and answers by their names alone."""
+    path = tmp_path / "rows.jsonl"
+
+    def write(*rows: dict[str, Any]) -> str:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    choices = ["red", "blue", "green"]
+    for codes in ((0, 2), ("A", "c"), ("1", "2")):
+        file = write(*({"question": f"Which {i}?", "choices": choices, "answer": a} for i, a in enumerate(codes)))
+        with pytest.raises(DataError, match=r"every 'answer' is a position or a letter such as .*'choices'; write"):
+            load_rows(file, "forget", Columns())
+        rows = load_rows(file, "forget", Columns(question="question", answer="answer"))
+        assert [row.answer for row in rows] == [str(code) for code in codes]
+    file = write(*({"text": f"What a film {i}", "labels": i % 2} for i in range(4)))
+    with pytest.raises(
+        DataError, match=r"probably a class; set data\.args\.text_column=text to read the texts alone, or"
+    ):
+        load_rows(file, "forget", Columns())
+    assert len(load_rows(file, "forget", Columns(text="text"))) == 4
+    # numbers that answer, and choices next to answers in words, are read
+    file = write({"question": "How many?", "answer": 7}, {"question": "When?", "answer": 12})
+    assert [row.answer for row in load_rows(file, "forget", Columns())] == ["7", "12"]
+    file = write({"question": "Which?", "choices": choices, "answer": "red"})
+    assert load_rows(file, "forget", Columns())[0].answer == "red"
 
 
 def test_a_note_says_what_is_read_and_what_is_not(tmp_path: Path) -> None:

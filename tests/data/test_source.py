@@ -57,6 +57,26 @@ def test_json_is_told_by_content(tmp_path: Path, name: str, text: str) -> None:
     assert load_raw(path) == (RECORDS, path)
 
 
+@pytest.mark.parametrize("between", ["\n", ",\n", "\n\n", ""])
+@pytest.mark.parametrize("end", ["", "\n", " \n\n"])
+def test_objects_over_several_lines_one_after_another(tmp_path: Path, between: str, end: str) -> None:
+    rows = [{"question": "a\u2028{", "answer": "1"}, {"question": "b", "answer": [{"x": 1}]}]
+    path = tmp_path / "rows.json"
+    path.write_text(between.join(json.dumps(row, indent=2) for row in rows) + end)
+    assert read_file(path) == rows
+
+
+def test_a_wrong_object_over_several_lines_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    good = json.dumps({"question": "a", "answer": "1"}, indent=2)
+    path.write_text(good + '\n{\n  "question": "b"\n  "answer": 2\n}\n')
+    with pytest.raises(DataError, match=r"rows\.json line 7: not JSON: Expecting ',' delimiter"):
+        read_file(path)
+    path.write_text(good + "\n[1]\n")
+    with pytest.raises(DataError, match=r"rows\.json object 1: expected an object of columns, got a list"):
+        read_file(path)
+
+
 def test_line_ends_and_blank_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", as_lines(RECORDS).replace("}\n", "}\r\n\n"))
     assert load_raw(path)[0] == RECORDS

@@ -95,6 +95,19 @@ def test_few_shot_and_system_prompt_stand_before_the_question(tokenizer: Any) ->
     assert decoded(tokenizer, row.ids[row.n_prompt :]) == " 1991<eos>"
 
 
+@pytest.mark.parametrize("compat", ["clean", "openunlearning"])
+@pytest.mark.parametrize("tag", ["\n\n", " END", ""])
+def test_plain_text_of_the_end_tag_stands_between_shots_and_eos_ends_the_answer(
+    tokenizer: Any, tag: str, compat: str
+) -> None:
+    """OpenUnlearning's src/data/utils.py: the tag follows solved examples, and EOS follows the last answer."""
+    template = decode(Template, {"asst_end_tag": tag, "few_shot": [["When?", "1991"]], "compat": compat}, where="t")
+    row = Encoder(template, tokenizer).encode("Who?", "Ana")
+    wanted = f"<bos>Question: When?\nAnswer: 1991{tag}Question: Who?\nAnswer: Ana<eos>"
+    assert decoded(tokenizer, row.ids) == wanted
+    assert Encoder(template, tokenizer).end_ids == {tokenizer.eos_token_id}
+
+
 def test_truncation_is_reported(tokenizer: Any) -> None:
     whole = Encoder(Template(), tokenizer).encode(*QA[2])
     limit = whole.n_prompt + 3

@@ -15,7 +15,7 @@ from expunge.core.files import whole_folder
 from expunge.core.sealed import read_sealed, write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, proof
-from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash
+from expunge.engine.retention import GarbagePlan, empty_trash, remove, restore_trash, weight_files
 from expunge.engine.run import plan, run
 from expunge.engine.show import change_notes, changed_files, show, write_manifest
 from expunge.engine.store import Store
@@ -216,6 +216,29 @@ def test_the_trash_gives_back_what_gc_removed(store: Store) -> None:
     assert sorted(done) == sorted([store.path(whole), store.path(part)]) and stays == []
     assert store.done(whole) and "removed" not in (store.record(part) or {})
     assert verify_store(store, ignore).faults == () and not (store.root / TRASH).exists()
+
+
+def test_models_kept_during_training_go_and_come_back_with_the_weights(store: Store) -> None:
+    kept = "checkpoint-5/model.safetensors"
+
+    def do(out: Path, inputs: object, progress: object) -> dict[str, int]:
+        (out / WEIGHTS).write_bytes(b"last")
+        (out / "checkpoint-5").mkdir()
+        (out / kept).write_bytes(b"fifth")
+        (out / "checkpoint-5" / "config.json").write_text("{}")
+        return {}
+
+    one = CallJob(label="one", what={"n": 5}, do=do)
+    run([one], store, ignore)
+    folder = store.path(one)
+    assert weight_files(folder) == (kept, WEIGHTS)
+    remove([GarbagePlan(folder, one.key, "test", weight_files(folder))], store, to_trash=True)
+    assert not (folder / kept).exists() and (folder / "checkpoint-5" / "config.json").exists() and store.done(one)
+    assert restore_trash(store) == ([folder], [])
+    assert (folder / kept).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
+    remove([GarbagePlan(folder, one.key, "test", weight_files(folder))], store)
+    store.restore(one)  # computed again
+    assert (folder / kept).read_bytes() == b"fifth" and verify_store(store, ignore).faults == ()
 
 
 def test_the_trash_does_not_replace_a_result_that_exists_again(store: Store) -> None:

@@ -82,6 +82,23 @@ def test_tables_and_text() -> None:
     assert "<td>score</td>" in found._repr_html_()
 
 
+def test_p_values_are_corrected_for_the_number_of_metrics() -> None:
+    def of(shift: float) -> dict[str, MetricResult]:
+        sets = {
+            "far": [0.1 * i + shift for i in range(6)],
+            "near": [0.1 * i + shift * (-1) ** (i > 4) for i in range(6)],
+        }
+        out = {k: MetricResult(sum(v) / 6, per_row={i: {"score": x} for i, x in enumerate(v)}) for k, v in sets.items()}
+        return out | {"auc": MetricResult(0.5)}
+
+    found = compare(of(0.0), of(0.5))
+    # all six signs equal: 2 of 64 flips; five of six equal: 14 of 64
+    assert (found["far"].p, found["near"].p) == (2 / 64, 14 / 64)
+    assert (found["far"].p_holm, found["near"].p_holm) == (4 / 64, 14 / 64)
+    assert math.isnan(found["auc"].p_holm)
+    assert found.to_pandas().loc["far", "p_holm"] == 4 / 64 and "p (Holm)" in found._repr_html_()
+
+
 def test_wrong_words() -> None:
     a = result([0.1])
     with pytest.raises(ConfigError, match=r"compare: metrics: 'scor' is not in both results; did you mean 'score'"):

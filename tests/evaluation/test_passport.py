@@ -62,7 +62,7 @@ def test_the_command(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said.err.startswith(f"expunge: error: {saved}: quantisation: the weights are quantised by fp8")
     assert main(["passport", str(saved / "x"), "--device", "cpu"]) == 2
     assert main(["passport", str(saved), "dtyp=float32"]) == 2
-    assert "did you mean 'dtype'" in capsys.readouterr().err
+    assert "did you mean 'model.model_args.dtype'" in capsys.readouterr().err
 
 
 def test_all_end_tokens_are_listed(saved: Path) -> None:

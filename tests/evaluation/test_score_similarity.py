@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import SIMILARITY, GeneratedText, similarity_records
+from expunge.core.records import SIMILARITY, GeneratedText, GeneratedTexts, similarity_records
 from expunge.data.examples import ExampleSet
 from expunge.evaluation.similarity import Embedder, score_similarity
 
@@ -60,7 +60,8 @@ def test_a_long_text_is_cut_where_the_encoder_ends(embedder: Embedder) -> None:
 def test_cosines_of_generations(embedder: Embedder, rows: ExampleSet) -> None:
     said = [rows[0].answers["answer"], "Something else.", ""]
     texts = [GeneratedText(0, k, "", generation, "", 1, True) for k, generation in enumerate(said)]
-    table = score_similarity(embedder, texts, rows, ("answer", "paraphrase"))
+    named = GeneratedTexts(texts, {0: rows[0].answers})
+    table = score_similarity(embedder, named, ("answer", "paraphrase", "perturbed_7"))
     assert table.schema == SIMILARITY
     near = similarity_records(table)
     assert near["answer"][0, 0] == pytest.approx(1.0)

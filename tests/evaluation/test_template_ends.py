@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.config import Generation
-from expunge.evaluation.generation import _ends, _text
+from expunge.evaluation.generation import _ends, generated_text
 from expunge.evaluation.loglikelihood import _scored_text
 from expunge.evaluation.prompts import PromptBatch
 from expunge.models.build import train_tokenizer
@@ -36,5 +36,5 @@ def test_it_stops_generation_with_the_models_own_list(encoder: Encoder) -> None:
 def test_it_is_no_part_of_a_text(encoder: Encoder) -> None:
     row = encoder.encode("Who?", "Ana Silva")
     answer = list(row.ids[row.n_prompt :])
-    assert _text(PromptBatch(answer, True), encoder, Generation()) == "Ana Silva"
+    assert generated_text(PromptBatch(answer, True), encoder, Generation()) == "Ana Silva"
     assert _scored_text(row, encoder).strip() == b"Ana Silva"

@@ -125,6 +125,25 @@ def test_a_wrapped_model_is_read_as_any_other(tiny, name: str, tmp_path) -> None
         torch.testing.assert_close(again(ids).logits, made(ids).logits)
 
 
+@pytest.mark.parametrize("name", ["in_context", "steering"])
+def test_audits_of_states_in_memory_read_the_model_without_its_wrapper(tiny, name: str) -> None:
+    model, tokenizer, other = tiny
+    report = expunge.audit(
+        wrapped(tiny, name), tokenizer, ["lens"], forget=FORGET, retain=RETAIN,
+        controls={"retain": other, "full": model},
+    )  # fmt: skip
+    details = report["lens"][0].details
+    assert details["model_layer_0"] == pytest.approx(details["full_layer_0"])
+    assert details["model_layer_1"] != pytest.approx(details["retain_layer_1"])
+
+
+def test_a_changed_helper_is_refused(tiny, tmp_path) -> None:
+    save_model(wrapped(tiny, "logit_difference"), tiny[1], tmp_path)
+    save_model(tiny[0], tiny[1], tmp_path / "helper")
+    with pytest.raises(ConfigError, match=r"helper has other files than wrapper.json names; wrap the model again$"):
+        load_model(str(tmp_path), ModelArgs(), device=torch.device("cpu"))
+
+
 def test_the_wrapper_belongs_to_the_identity_of_the_model_and_not_of_the_tokenizer(tiny, tmp_path) -> None:
     folders = [tmp_path / name for name in ("plain", "one", "two")]
     save_model(tiny[0], tiny[1], folders[0])

@@ -36,6 +36,10 @@ ALT = "data.forget.TOFU_QA_forget."
         ([f"{A}push_to_hub=false"], []),
         ([f"{A}deepspeed=null"], []),
         ([f"{A}save_strategy=no"], []),
+        ([f"{A}save_strategy=epoch"], [f"{A}save_strategy=epoch"]),
+        ([f"{A}save_strategy=steps"], [f"{A}save_strategy=steps", f"{A}save_steps=500"]),
+        ([f"{A}save_strategy=steps", f"{A}save_steps=7"], [f"{A}save_strategy=steps", f"{A}save_steps=7"]),
+        ([f"{A}save_steps=7"], []),
         (["seed=1"], [f"{A}seed=1"]),
         (["question_key=paraphrased_question"], ["data.args.question_key=paraphrased_question"]),
         (["eval/tofu_metrics=[forget_quality]"], ["eval.metrics=[forget_quality]"]),
@@ -69,10 +73,9 @@ def test_words_that_name_training_examples(words: list[str], made: list[str]) ->
 
 REFUSED = [
     ("unlearn", [f"{A}data_seed=3"], "write trainer.args.seed=N"),
-    ("unlearn", [f"{A}push_to_hub=True"], "hf upload"),
+    ("unlearn", [f"{A}push_to_hub=True"], "--push OWNER/NAME"),
     ("unlearn", [f"{A}deepspeed=zero3.json"], "accelerate launch"),
     ("unlearn", [f"{A}do_train=False"], "write expunge eval"),
-    ("unlearn", [f"{A}save_strategy=epoch"], "--multirun trainer.args.num_train_epochs="),
     ("unlearn", ["model.model_args.load_in_4bit=true"], "trainer.args.lora.quantize=nf4"),
     ("unlearn", ["model.model_args.cache_dir=x"], "HF_HOME"),
     ("unlearn", [TOFU, "data.forget=MUSE_forget"], "experiment=unlearn/muse/default"),
@@ -93,6 +96,13 @@ def test_words_that_are_refused_name_the_word_to_type(mode: str, words: list[str
     with pytest.raises(ConfigError) as caught:
         translate(words, mode)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("side", ["forget", "retain"])
+def test_a_file_in_place_of_a_data_set(side: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(ConfigError, match=rf"write benchmark=custom {side}=.*rows\.csv$"):
+        translate([f"data.{side}={tmp_path / 'rows.csv'}"])
 
 
 def test_a_share_of_the_steps() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.interpretability import activation_patching
 from expunge.interpretability.activation_patching import (
+    _layer_by_layer,
     depth_score,
     knowledge_carried,
     patch_drops,
@@ -18,6 +21,7 @@ from expunge.interpretability.activation_patching import (
 )
 from expunge.interpretability.hidden import hidden_states
 from expunge.interpretability.inputs import AnalysisInputs, answer_logps
+from expunge.interpretability.model_layout import model_layout
 
 
 def test_the_score_by_hand() -> None:
@@ -40,6 +44,28 @@ def test_a_model_patched_into_itself_is_itself(any_model: Any, read: AnalysisInp
     own = answer_logps(any_model, read)
     for patched in patched_logps(any_model, states, read):
         np.testing.assert_allclose(patched, own, rtol=0, atol=1e-9)
+
+
+def test_one_forward_for_all_layers_gives_the_numbers_of_one_for_each(any_model: Any, read: AnalysisInputs) -> None:
+    other = copy.deepcopy(any_model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    states = hidden_states(other, read, at="predicts")
+    with torch.inference_mode():
+        plain = _layer_by_layer(any_model, model_layout(any_model).blocks, states, read)
+    np.testing.assert_allclose(patched_logps(any_model, states, read), plain, rtol=0, atol=1e-6)
+
+
+def test_a_plain_decoder_needs_one_forward_and_a_strange_one_falls_back(
+    make_model: Any, read: AnalysisInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, states = make_model(0), hidden_states(make_model(1), read, at="predicts")
+    together = patched_logps(host, states, read)
+    calls: list[str] = []
+    monkeypatch.setattr(activation_patching, "_all_layers", lambda *_: calls.append("all") or np.zeros(1))
+    np.testing.assert_allclose(patched_logps(host, states, read), together, rtol=0, atol=1e-6)
+    assert calls == ["all"]  # the check saw other numbers, so each layer had a forward of its own
 
 
 def test_full_and_retain_stand_at_the_ends(make_model: Any, read: AnalysisInputs) -> None:

@@ -213,9 +213,14 @@ def test_the_model_and_the_tokenizer_are_pushed(full: Any, tokenizer: Any, monke
         monkeypatch.setattr(
             type(part), "push_to_hub", lambda self, name, *, kind=kind, **how: calls.append((kind, name))
         )
+    cards: list[str] = []
+    monkeypatch.setattr(
+        "expunge.training.unlearn_trainer.upload", lambda name, kind, files, text, **how: cards.append(text)
+    )
     settings = expunge.NPOConfig(push_to_hub=True, hub_model_id="me/forgetful", **SHORT)
     expunge.unlearn(full, FORGET, retain=RETAIN, tokenizer=tokenizer, args=settings)
     assert calls == [("LlamaForCausalLM", "me/forgetful"), (type(tokenizer).__name__, "me/forgetful")]
+    assert "# forgetful" in cards[0] and "- **method**: NPO" in cards[0]
 
 
 @pytest.mark.parametrize(

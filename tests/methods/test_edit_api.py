@@ -14,9 +14,12 @@ F = torch.tensor([1.0, 2.0])
 
 def test_every_edit_is_registered_with_a_page() -> None:
     assert list(weight_edit_registry()) == [
+        "AlphaEdit",
         "dare",
         "linear",
+        "LUNAR",
         "magnitude_prune",
+        "MEMIT",
         "noise",
         "quantize",
         "task_vector",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods.weight_edits import make_weight_edit
@@ -18,12 +19,26 @@ def test_shrinking_without_noise() -> None:
     assert got["w"].tolist() == [[3.0, -6.0]]
 
 
-def test_the_noise_has_the_width_of_its_tensor() -> None:
+def test_it_agrees_with_the_authors() -> None:
+    case = cases("undo")["shrink"]
+    inputs = case["inputs"]
+    rule = Noise(a=inputs["a"], beta=inputs["beta"])
+    got = rule({"weight": tensor(inputs["weight"]), "bias": tensor(inputs["bias"])})
+    for name, values in case["outputs"].items():
+        torch.testing.assert_close(got[name], tensor(values), rtol=1e-15, atol=0)
+    case = cases("undo")["noise"]  # a and beta are 0.5 and 0.4, so the bound is 0.2 sqrt(6 / 100)
+    made = Noise(a=0.5, beta=0.4)({"w": torch.zeros(60, 40, dtype=torch.float64)})["w"]
+    assert float(made.std()) == pytest.approx(case["outputs"]["std"], rel=0.03)
+    assert case["outputs"]["max"] <= 0.2 * 0.06**0.5 and 0.19 * 0.06**0.5 < float(made.abs().max()) <= 0.2 * 0.06**0.5
+
+
+def test_the_noise_has_the_width_of_its_tensor_if_asked_for() -> None:
     theta = weights()
-    added = Noise(a=0.4)(theta)["big"] - 0.6 * theta["big"]
+    wide = {"a": 0.4, "distribution": "width"}
+    added = Noise(**wide, beta=1.0)(theta)["big"] - 0.6 * theta["big"]
     assert float(added.std()) == pytest.approx(0.4 * float(theta["big"].std()), rel=0.03)
     assert abs(float(added.mean())) < 5 * 0.4 * 5 / 20000**0.5
-    twice = Noise(a=0.4, beta=2.0)(theta)["big"] - 0.6 * theta["big"]
+    twice = Noise(**wide, beta=2.0)(theta)["big"] - 0.6 * theta["big"]
     torch.testing.assert_close(twice, 2 * added, rtol=1e-4, atol=1e-5)
 
 
@@ -34,11 +49,11 @@ def test_nothing_of_the_model_is_left_at_one() -> None:
     assert abs(float(torch.corrcoef(together)[0, 1])) < 5 / 20000**0.5
 
 
-def test_vectors_are_left_alone_unless_asked_for() -> None:
+def test_vectors_shrink_unless_they_are_left_alone() -> None:
     theta = weights()
-    assert torch.equal(Noise(a=0.5)(theta)["gain"], theta["gain"])
-    changed = Noise(a=0.5, vectors=True, beta=0.0)(theta)["gain"]
-    assert changed.tolist() == [0.5, 1.5]
+    assert torch.equal(Noise(a=0.5, vectors=False)(theta)["gain"], theta["gain"])
+    assert Noise(a=0.5, beta=0.7)(theta)["gain"].tolist() == [0.5, 1.5]
+    assert Noise(a=0.5, beta=0.7, distribution="width")(theta)["gain"].tolist() != [0.5, 1.5]
 
 
 def test_it_is_a_function_of_the_seed_and_not_of_the_global_one() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.methods import LossInputs, Quantity, objective
 from expunge.methods.ihl import IHL
@@ -49,3 +50,10 @@ def test_it_lies_between_zero_and_two(logit_side) -> None:
 def test_it_reads_the_forget_distributions_and_no_reference() -> None:
     needs = objective("IHL").needs
     assert needs.forget is Quantity.LOGITS and needs.forget_ref is None and needs.retain is Quantity.LOGPS
+
+
+def test_the_loss_equals_the_authors(logit_side) -> None:
+    case = cases("ihl")["loss"]
+    tokens = torch.tensor(case["inputs"]["tokens"])
+    side = logit_side(tensor(case["inputs"]["logits"]), tokens, torch.zeros_like(tokens))
+    assert IHL().forget_loss(LossInputs(forget=side)).item() == pytest.approx(case["outputs"], rel=1e-12)

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.methods import LossInputs, Quantity, objective
 from expunge.methods.jensun import jsd_to_token
+from expunge.methods.objective import jsd_to_reference
 
 
 def jsd(p: torch.Tensor, q: torch.Tensor) -> float:
@@ -58,3 +60,14 @@ def test_the_retain_term_is_the_divergence_to_the_reference(side, logit_side) ->
     assert terms.total.item() == pytest.approx(terms.parts["retain"].item(), rel=1e-13)
     assert made.needs.retain is made.needs.retain_ref is Quantity.LOGITS
     assert made.needs.forget is None and made.needs.alternate is Quantity.LOGPS
+
+
+def test_both_terms_equal_the_authors(logit_side) -> None:
+    case = cases("jensun")["forget"]
+    z = tensor(case["inputs"]["logits"])
+    logp_N = torch.log_softmax(z, -1)[:, case["inputs"]["token"]]
+    assert jsd_to_token(logp_N).mean().item() == pytest.approx(case["outputs"], rel=1e-7)  # theirs clamps p at 1e-9
+    case = cases("jensun")["retain"]
+    tokens = torch.zeros(len(z), dtype=torch.long)
+    now, ref = (logit_side(tensor(case["inputs"][key]), tokens, tokens) for key in ("logits", "reference"))
+    assert jsd_to_reference(ref, now).item() == pytest.approx(case["outputs"], rel=1e-12)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.methods import LossInputs, objective
 from expunge.methods.max_entropy import MaxEntropy
@@ -50,3 +51,12 @@ def test_defaults() -> None:
     made = objective("ME+GD")
     assert (made.spec.name, made.weights.gamma, made.weights.alpha) == ("ME", 0.1, 1.0)
     assert made.weights.retain_loss_type == "NLL"
+
+
+def test_the_other_divergence_equals_the_authors_code_and_has_its_gradient(logit_side) -> None:
+    case = cases("max_entropy")["loss"]
+    z = tensor(case["inputs"]["logits"]).requires_grad_()
+    loss = MaxEntropy(divergence="from_uniform").forget_loss(LossInputs(forget=forget_side(logit_side, z)))
+    loss.backward()
+    assert loss.item() == pytest.approx(case["outputs"], rel=1e-9)  # theirs adds 1e-12 to p
+    torch.testing.assert_close(z.grad, (z.detach().softmax(-1) - 1 / z.shape[1]) / len(z))

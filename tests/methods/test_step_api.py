@@ -21,7 +21,7 @@ from expunge.methods.grad_transforms.vectors import add, dot, moved, norm, over,
 
 
 def test_every_file_of_the_folder_is_registered_with_a_page() -> None:
-    assert list(grad_transform_registry()) == ["blur", "gru", "latent", "mudman", "sam"]
+    assert list(grad_transform_registry()) == ["blur", "cir", "gru", "latent", "mudman", "sam", "tar"]
     for spec in grad_transform_registry().values():
         assert "Formula:" in spec.page and "Pitfalls:" in spec.page and "Try: expunge " in spec.page, spec.name
         assert spec.paper.startswith("arXiv:")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from key_value_toy import cases, tensor
 
 from expunge.core.errors import ConfigError
 from expunge.methods import LossInputs, Quantity, objective
@@ -29,6 +30,13 @@ def test_the_loss_by_hand_and_its_direction(logit_side) -> None:
     assert got == pytest.approx(math.log(4 / 3) / 2, rel=1e-14)
     other = UNDO().forget_loss(LossInputs(forget=teacher, forget_teacher=now)).item()
     assert other == pytest.approx(math.log(0.5) / 4 + 0.75 * math.log(1.5), rel=1e-14)
+
+
+def test_the_loss_equals_the_authors(logit_side) -> None:
+    case = cases("undo")["loss"]
+    now, teacher = (logit_side(tensor(case["inputs"][key]), TOKENS, ROWS) for key in ("student", "teacher"))
+    loss = UNDO().forget_loss(LossInputs(forget=now, forget_teacher=teacher))
+    assert loss.item() == pytest.approx(case["outputs"], rel=1e-12)
 
 
 def test_the_total_and_its_gradient_in_closed_form(logit_side) -> None:
@@ -66,7 +74,8 @@ def test_it_reads_the_teacher_on_both_sides_and_no_reference() -> None:
 
 
 def test_the_noise_is_the_edits() -> None:
-    assert UNDO(a=0.2, beta=0.5, vectors=True).noise(7) == Noise(a=0.2, beta=0.5, vectors=True, seed=7)
+    made = UNDO(a=0.2, beta=0.5, vectors=False, distribution="width").noise(7)
+    assert made == Noise(a=0.2, beta=0.5, vectors=False, distribution="width", seed=7)
     with pytest.raises(ConfigError, match=r"^trainer\.method_args\.a: must be at least 0 and at most 1, got 2$"):
         objective("UNDO", {"a": 2})
 

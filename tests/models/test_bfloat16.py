@@ -15,24 +15,22 @@ from expunge.models import bfloat16
         ("flags\t\t: fpu avx512f amx_bf16\n", True),
         ("Features\t: fp asimd bf16 i8mm\n", True),
         ("flags\t\t: fpu avx2 fma\nmodel name: bf16\n", False),
-        (None, False),
     ],
 )
 def test_instructions_are_read_from_the_flags(
-    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
+    (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(bfloat16, "CPUINFO", tmp_path / "cpuinfo")
     assert bfloat16.cpu_has_bfloat16.__wrapped__() is expected
 
 
-def test_torch_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has", [True, False])
+def test_torch_is_asked_without_such_a_file(has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bfloat16, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert bfloat16.cpu_has_bfloat16.__wrapped__()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has, raising=False)
+    assert bfloat16.cpu_has_bfloat16.__wrapped__() is has
 
 
 @pytest.mark.parametrize("has", [True, False])
@@ -43,3 +41,15 @@ def test_notes_say_what_a_cpu_computes_in(has: bool, monkeypatch: pytest.MonkeyP
     assert all((bfloat16.NO_INSTRUCTIONS in str(note)) != has for note in notes)
     assert bfloat16.training_note("cuda", True) is bfloat16.training_note("cpu", False) is None
     assert bfloat16.scoring_note("cuda", "bfloat16") is bfloat16.scoring_note("cpu", "float32") is None
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_report_says_what_was_computed_in_bfloat16(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "cpu_has_bfloat16", lambda: has)
+    (trained,) = bfloat16.arithmetic_notes("cpu", bf16=True)
+    assert ("bfloat16 over float32 weights" in trained) is has
+    assert (bfloat16.NO_INSTRUCTIONS in trained) is not has
+    assert bfloat16.arithmetic_notes("cpu", dtype="bfloat16") == [
+        "Scores and generations were computed in bfloat16 on a CPU."
+    ]
+    assert bfloat16.arithmetic_notes("cpu") == bfloat16.arithmetic_notes("cuda", bf16=True, dtype="bfloat16") == []

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import ConfigError
-from expunge.models.config import ModelArgs, check_source
-from expunge.models.trial import try_configuration
+from expunge.models.config import check_source
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -83,23 +82,3 @@ def test_a_damaged_file(tmp_path: Path, name: str, content: str, said: str) -> N
     with pytest.raises(ConfigError, match=said) as error:
         check_source(source, "MODEL")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"hidden_act": "nope"}, {"model_type": "nope"}, {"rope_parameters": {"rope_type": "nope"}}]
-)  # fmt: skip
-def test_a_configuration_that_no_class_accepts(tmp_path: Path, changes: dict[str, Any]) -> None:
-    source = folder_of(tmp_path / "m", **changes)
-    check_source(source, "MODEL")
-    with pytest.raises(ConfigError, match=r"MODEL: .*describes no model that can be built: ") as error:
-        try_configuration(source, ModelArgs(), "MODEL")
-    assert "\n" not in str(error.value)
-
-
-def test_a_good_folder_and_one_of_a_job(tmp_path: Path) -> None:
-    source = folder_of(tmp_path / "m")
-    check_source(source, "MODEL")
-    try_configuration(source, ModelArgs(), "MODEL")
-    own = folder_of(tmp_path / "own", hidden_act="nope")
-    (tmp_path / "own" / "job.json").write_text("{}")
-    try_configuration(own, ModelArgs(), "MODEL")

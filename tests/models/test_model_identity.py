@@ -211,6 +211,12 @@ def test_shards_in_a_subfolder_count(folders: Path, tmp_path: Path) -> None:
     assert source_identity(str(folder), None) != before
 
 
+@pytest.mark.parametrize("name", [":", "a b", "-x", "a" * 97])
+def test_a_name_that_is_no_folder_and_no_hub_id(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no folder, and no hub id \(OWNER/NAME\)$"):
+        pinned_revision(name, None)
+
+
 def test_a_hub_id_is_pinned_to_the_commit_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     refs = tmp_path / "models--org--name" / "refs"

@@ -30,9 +30,10 @@ SGD: dict[str, Any] = {
 SPLITS = [(1, 5), (2, 3)]
 LAYER = {"module_regex": r"model\.layers\.0"}
 LAYERS: dict[str, dict[str, Any]] = {"RMU": LAYER, "RR": {"layers": ["model.layers.0", "model.layers.1"]}}
-OVER_PAIRS = ("RepNoise",)  # its distance is over pairs of tokens of a micro-batch, no mean over tokens or rows
+OVER_PAIRS = ("RepNoise", "CIR")  # a distance over pairs of tokens, and a ratio of two means
+SAMPLED = ("PURGE",)  # samples texts by a tokenizer: test_rollouts.py
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, LAYERS.get(name, {})) for name in registry() if name not in OVER_PAIRS},
+    **{name: (name, LAYERS.get(name, {})) for name in registry() if name not in (*OVER_PAIRS, *SAMPLED)},
     "GradDiff KL": ("GradDiff", {"retain_loss_type": "KL"}),
     "NPO by tokens": ("NPO", {"level": "token"}),
     "NPO KL and NLL": ("NPO", {"retain_loss_type": "KL", "nll_weight": 0.7}),
@@ -114,10 +115,16 @@ def test_a_reduction_that_is_none_is_refused() -> None:
         unlearning_loss(reduction="rows")
 
 
-@pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent"])
+TRANSFORMS: dict[str, dict[str, Any]] = {
+    "sam": {}, "gru": {}, "blur": {}, "mudman": {}, "latent": {"layer": "model.layers.0"}, "cir": {},
+    "tar": {"steps": 2, "every": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_cut_does_not_count_for_gradient_transforms(make_model, ragged, name: str) -> None:
-    goal = objective("NPO", {"beta": 0.5})
-    args = {"grad_transform": name, "grad_transform_args": {"layer": "model.layers.0"} if name == "latent" else {}}
+    goal = objective("NPO", {"beta": 0.5})  # a mean over rows; what a transform relearns is a mean over tokens
+    args = {"grad_transform": name, "grad_transform_args": TRANSFORMS[name]}
     whole = one_step(make_model, ragged, goal, 5, 1, **args)
     for size, n in SPLITS:
         torch.testing.assert_close(one_step(make_model, ragged, goal, size, n, **args), whole, rtol=0, atol=1e-6)

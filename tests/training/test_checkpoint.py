@@ -64,6 +64,8 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulation": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "num_train_epochs": 4},
     "lora": {"lora": LoraArgs(r=2, lora_dropout=0.2)},
     "mudman": {"grad_transform": "mudman", "grad_transform_args": {"fork_every": 4}},
+    "cir": {"grad_transform": "cir", "grad_transform_args": {"refresh": 2}},
+    "sophia": {"optim": "sophia"},
     "dual variables": {"method": "PDU"},
     "adafactor": {"optim": "adafactor"},
     "alternating": {

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from expunge.benchmarks.metric_suite import tofu_panel
+from expunge.core.arithmetic import parse_arithmetic
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError
 from expunge.methods import objective
@@ -51,9 +52,70 @@ def test_the_rule_by_hand(goal: float, best: int) -> None:
     assert found.since == 5 - best
 
 
+def test_a_formula_by_hand() -> None:
+    """0.5 (u + f): 0.85, 0.625, 0.515, 0.85; the start is no candidate, and the earlier of equals is best."""
+    made = ModelSelection("u", "f", 0.9, math.inf, formula=parse_arithmetic("0.5*(u+f)"))
+    for step, (u, f) in enumerate([(1.0, 1.0), (0.8, 0.9), (0.75, 0.5), (0.73, 0.3), (0.9, 0.8), (0.9, math.nan)]):
+        made.add(point(step, u, f))
+    assert made.best is not None and made.best.step == 1 and made.since == 4
+    facts = made.facts()
+    assert facts == {
+        "rule": {"formula": "0.5*(u+f)"}, "best_step": 1, "note": "step 1: 0.5*(u+f) = 0.85 is the largest value",
+    }  # fmt: skip
+    none = ModelSelection("u", "f", 0.9, math.inf, formula=parse_arithmetic("u/f"))
+    none.add(point(0, 1.0, 1.0))
+    none.add(point(1, 1.0, 0.0))
+    assert none.facts()["best_step"] is None and "the last model counts" in none.facts()["note"]
+
+
+def test_a_formula_is_part_of_a_key_and_its_absence_is_not() -> None:
+    plain = decode(EvaluateArgs, {"every": 1, "keep": "best"})
+    assert "formula" not in plain.identity["rule"]
+    own = decode(EvaluateArgs, {"every": 1, "keep": "best", "rule": {"formula": "retain_Q_A_Prob - forget_Q_A_Prob"}})
+    assert own.identity["rule"]["formula"] == "retain_Q_A_Prob - forget_Q_A_Prob" and not own.reads_retain
+    assert {"forget_Q_A_Prob", "retain_Q_A_Prob"} <= {m.name for m in suite_metrics(tofu_panel(), own)}
+    assert model_selection(own, None).formula is not None
+
+
 def test_of_equals_the_higher_utility_then_the_earlier() -> None:
     found = chosen([(1.0, 1.0), (0.95, 0.4), (0.98, 0.6), (0.98, 0.4), (0.98, 0.4)], goal=0.5)
     assert found.best is not None and found.best.step == 2
+
+
+@pytest.mark.parametrize(
+    ("enough", "goal", "best"),
+    [
+        (-math.inf, -math.inf, 4),  # the lowest
+        (0.05, -math.inf, 3),  # 0.04 and 0.01 are low enough: more utility
+        (0.3, -math.inf, 2),
+        (0.005, -math.inf, 4),  # none is low enough: the lowest
+        (0.12, 0.3, 1),  # 0.4 and 0.2 are near enough to 0.3
+    ],
+)
+def test_of_evaluations_that_forget_enough_the_most_useful_is_best(enough: float, goal: float, best: int) -> None:
+    made = ModelSelection("u", "f", 0.5, goal, enough)
+    for step, (u, f) in enumerate([(1.0, 0.9), (0.98, 0.4), (0.97, 0.2), (0.95, 0.04), (0.9, 0.01)]):
+        made.add(point(step, u, f))
+    assert made.best is not None and made.best.step == best
+
+
+def test_the_rule_without_enough_has_the_fingerprint_of_before() -> None:
+    assert "enough" not in EvaluateArgs(steps=1).identity["rule"]
+    assert EvaluateArgs(steps=1, rule=SelectionRule(enough=0.1)).identity["rule"]["enough"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"enough": -0.1}, "enough must be a number of at least 0"),
+        ({"enough": math.nan}, "enough must be a number of at least 0"),
+        ({"enough": 0.1, "target": "high"}, "a high target has none"),
+        ({"enough": 0.1, "forget": "forget_quality"}, "a high target has none"),
+    ],
+)
+def test_wrong_values_of_enough(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SelectionRule(**keys)
 
 
 def test_none_passes() -> None:
@@ -119,6 +181,10 @@ def test_the_full_panel_and_named_metrics() -> None:
     [
         ({"panel": ["forget_Q_A_Pob"]}, r"evaluate.panel\[0\]: no metric named 'forget_Q_A_Pob'; did you mean"),
         ({"keep": "best", "rule": {"forget": "model_utility"}}, r"evaluate.rule.forget: 'model_utility' is not eval"),
+        (
+            {"keep": "best", "rule": {"formula": "forget_Q_A_Pob + 1"}},
+            r"evaluate.rule.formula: 'forget_Q_A_Pob' is not evaluated during training; did you mean",
+        ),
         ({"keep": "best", "panel": ["forget_Q_A_Prob"]}, r"evaluate.rule.utility: 'retain_Q_A_Prob' is not evaluated"),
     ],
 )
@@ -139,6 +205,11 @@ def test_wrong_metrics(keys: dict[str, Any], words: str) -> None:
         ({"every": 1, "rows": 0}, r"evaluate.rows: must be at least 1"),
         ({"every": 1, "panel": []}, r"evaluate.panel: must be fast, full or a list"),
         ({"every": 1, "rule": {"floor": 2}}, r"evaluate.rule.floor: must be at least 0 and at most 1"),
+        ({"every": 1, "rule": {"formula": "a.b"}}, r"evaluate.rule.formula: must be a formula, and 'a.b' is no part"),
+        (
+            {"every": 1, "rule": {"formula": "a", "floor": 0.5}},
+            r"evaluate.rule.floor: has no effect together with formula",
+        ),
         ({"every": 1, "evry": 2}, r"evaluate.evry: unknown key; did you mean 'every'"),
     ],
 )

@@ -139,9 +139,14 @@ def _gradient(model: Any, rows: Any, goal: Objective, name: str) -> torch.Tensor
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent"])
+SETTINGS: dict[str, dict[str, Any]] = {
+    "latent": {"layer": "model.layers.0"}, "tar": {"steps": 4, "every": 2}, "cir": {"refresh": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sam", "gru", "blur", "mudman", "latent", "tar", "cir"])
 def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name: str) -> None:
-    args = {"grad_transform": name, "grad_transform_args": {"layer": "model.layers.0"} if name == "latent" else {}}
+    args = {"grad_transform": name, "grad_transform_args": SETTINGS.get(name, {})}
     plain, _ = run(make_model, rows, objective("NPO"))
     first, done = run(make_model, rows, objective("NPO"), **args)
     second, _ = run(make_model, rows, objective("NPO"), **args)
@@ -149,15 +154,15 @@ def test_every_step_trains_and_is_a_function_of_the_seed(make_model, rows, name:
     assert torch.isfinite(first).all()
     assert not torch.allclose(first, plain, rtol=0, atol=1e-5)
     assert {"forget", "retain", "loss", "grad_norm"} <= set(done.history[0])
-    # the terms are logged as they were before the step moved anything (latent and mudman log their adversary's): at
-    # step 1 NPO stands at its reference
-    if name not in ("latent", "mudman"):
+    # the terms are logged as they were before the step moved anything (latent, mudman and tar log their adversary's):
+    # at step 1 NPO stands at its reference
+    if name not in ("latent", "mudman", "tar"):
         assert done.history[0]["forget"] == pytest.approx(20 * torch.tensor(2.0).log().item(), rel=1e-4)
         assert done.history[0]["loss"] == pytest.approx(done.history[0]["forget"] + done.history[0]["retain"], rel=1e-5)
 
 
 def test_activation_checkpointing_changes_no_step(make_model, rows) -> None:
-    for name, keys in (("gru", {}), ("latent", {"layer": "model.layers.0", "eps": 0.5})):
+    for name, keys in (("gru", {}), ("latent", {"layer": "model.layers.0", "eps": 0.5}), ("cir", {"refresh": 1})):
         args = {"grad_transform": name, "grad_transform_args": keys, "num_train_epochs": 1}
         plain, _ = run(make_model, rows, objective("NPO"), **args)
         saved, _ = run(make_model, rows, objective("NPO"), activation_checkpointing=True, **args)
@@ -184,6 +189,28 @@ def test_the_latent_perturbation_reaches_the_loss_and_raises_it(make_model, rows
     assert forget == sorted(forget) and forget[-1] > forget[0] + 0.1
     assert len(found) == 5  # and the retain term, without it
     assert not model.model.layers[0]._forward_hooks
+
+
+def test_the_vectors_of_tokens_make_up_the_gradient(make_model, rows) -> None:
+    """The gradient of a linear weight is the sum of g a^T over its tokens; other terms' tokens do not count."""
+    model = make_model()
+    name, found = "model.layers.0.mlp.down_proj", {}
+
+    @grad_transform("reads_tokens", revision=1, needs=("forget", "retain"), paper="none")
+    @dataclass(frozen=True)
+    class Reads:
+        def __call__(self, ask: GradientRequest, params: Any, memory: Any) -> Any:
+            gradient, tokens = ask.with_tokens("forget", [name])
+            found.update(g=gradient[list(ask.names).index(f"{name}.weight")], tokens=tokens[name])
+            return ask("total")
+
+    try:
+        _gradient(model, rows, objective("NPO"), "reads_tokens")
+    finally:
+        api._REGISTRY.remove("reads_tokens")
+    inputs, slopes = found["tokens"]
+    torch.testing.assert_close(slopes.T @ inputs, found["g"], rtol=1e-4, atol=1e-6)
+    assert len(inputs) == len(slopes) > 3 and found["g"].abs().max() > 1e-4
 
 
 def test_a_layer_that_is_not_there_is_named(make_model, rows) -> None:

@@ -59,11 +59,17 @@ class Analysis:
     """An analysis of the model itself: a frozen dataclass of the settings that determine its numbers.
 
     sets: the rows that it reads, by name. `beside`: the controls whose models it also needs, "full" or "retain".
+    `passes`: the number of forward passes over the rows, for estimates.
     """
 
     revision: ClassVar[int] = 1
     beside: ClassVar[tuple[str, ...]] = ()
     sets: tuple[str, ...]
+
+    @property
+    def passes(self) -> float:
+        """One pass over the rows."""
+        return 1.0
 
     def measure(self, models: Models, sets: Mapping[str, ExampleSet], encoder: Encoder) -> dict[str, MetricResult]:
         """Return results by name; a number per row is its `score`. Each call of `models` loads a model."""
@@ -243,6 +249,19 @@ def some(rows: ExampleSet, ids: Sequence[int], name: str) -> ExampleSet:
     """Return the rows with these numbers as a new set, numbered from 0."""
     renumbered = tuple(dataclasses.replace(rows[i], row_id=k) for k, i in enumerate(ids))
     return dataclasses.replace(rows, name=name, rows=renumbered)
+
+
+def known_and_rest(
+    forget: ExampleSet, n: int, seed: int, known: str, rest: str
+) -> tuple[ExampleSet, ExampleSet, list[int]]:
+    """Return n forget rows that an attacker knows, the other rows, and the numbers of the others.
+
+    A row with the question and the answer of a known row is not among the others.
+    """
+    taught = sample_rows(forget, n, seed, known)
+    texts = {(r.question, r.answer) for r in taught}
+    others = [r.row_id for r in forget if (r.question, r.answer) not in texts]
+    return taught, some(forget, others, rest), others
 
 
 def keys_of(rows: Sequence[Example]) -> set[str]:

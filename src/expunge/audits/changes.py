@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import ConfigError
@@ -11,7 +11,7 @@ from expunge.core.errors import ConfigError
 if TYPE_CHECKING:  # every file of this room is imported to register audits, so torch must not be loaded here
     from expunge.audits.api import Audit, RelearnSpec
     from expunge.data.examples import ExampleSet
-    from expunge.data.template import Encoder
+    from expunge.data.template import Encoded, Encoder
     from expunge.training.config import TrainArgs
 
 
@@ -55,23 +55,37 @@ def relearn(
 
     One run gives all steps, because its first steps equal those of a shorter run.
     """
-    from expunge.methods.objective import objective
     from expunge.training.encoding import encode_sets
+
+    encoded = encode_sets([examples], encoder)
+    relearn_rows(model, encoded, change.steps, args, encoder.tokenizer.pad_token_id, measure, progress)
+
+
+def relearn_rows(
+    model: Any,
+    encoded: Sequence[Encoded],
+    steps: Sequence[int],
+    args: TrainArgs,
+    pad_id: int,
+    measure: Callable[[int], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Do the same on encoded rows. A model with frozen parameters trains the others."""
+    from expunge.methods.objective import objective
     from expunge.training.loop import train
     from expunge.training.randomness import kept_random
     from expunge.training.trainable import full_precision
 
     def after(done: int, total: int) -> None:
-        if done in change.steps:
+        if done in steps:
             with kept_random():
                 measure(done)
         if progress is not None:
             progress(done, total)
 
-    rows = {"retain": encode_sets([examples], encoder)}
     with full_precision(model):
         measure(0)
-        train(model, objective("finetune"), rows, args, pad_id=encoder.tokenizer.pad_token_id, progress=after)
+        train(model, objective("finetune"), {"retain": encoded}, args, pad_id=pad_id, progress=after)
 
 
 def to_nf4(model: Any) -> None:

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from expunge.audits.api import (
 )
 from expunge.audits.layers import Sides, by_layer, collect_findings, columns, fact_reading, read_layers, rows_by_layer
 from expunge.core.decode import strict
+from expunge.core.errors import DataError, nearest
 from expunge.data.examples import ExampleSet
+from expunge.data.source import read_file
 from expunge.data.template import Encoder
 from expunge.interpretability.activation_patching import TAU, DepthResult, depth_score, patched_logps
 from expunge.interpretability.hidden import hidden_states
@@ -72,7 +75,12 @@ class DepthAudit:
     The verdict depends on the probability, not on UDS. UDS clips every row's share at 0 and 1, so a second retain model
     would not have exactly 1.
 
-    Cost: for every model, a pass over the forget rows and one of the target model for each layer.
+    Cost: for every model, a pass over the forget rows and one of the target model for each layer, half of it where one
+    forward serves all layers.
+
+    Equations 1 to 6 are those of the paper and of the authors' code, and so is tau. Their numbers also need their rows:
+    `entities` reads their list of 367 entities of TOFU's forget10 as it is. They use plain text, "Question: ...
+    Answer: ...", so set the template's tags for a chat model.
 
     Pitfall: patching assumes that the two models' states have the same meaning. They do if one was trained from the
     other.
@@ -80,6 +88,12 @@ class DepthAudit:
     Try: expunge run study=quickstart "audits=[depth]"
     """
 
+    entities: str | None = None
+    """File with an entity for each row to read. null: `meta.value` of the row, else all of its answer.
+
+    JSON, JSON lines or csv with the columns idx (or row: the number of the forget row) and entity (or value). Forget
+    rows without an entity are left out.
+    """
     tau: float = TAU
     """Smallest loss of a layer, in nats per token, that counts for UDS."""
     margin: float = MARGIN
@@ -94,8 +108,8 @@ class DepthAudit:
 
     def expand(self, inputs: AuditInputs) -> AuditPlan:
         """Plan one analysis of the forget rows."""
-        name = inputs.forget.name
-        return AuditPlan({name: inputs.forget}, (AuditProbe(NAME, DepthAnalysis((name,)), ()),))
+        rows = inputs.forget if self.entities is None else with_entities(inputs.forget, self.entities)
+        return AuditPlan({rows.name: rows}, (AuditProbe(NAME, DepthAnalysis((rows.name,)), ()),))
 
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return the finding, with UDS in its details, and the table."""
@@ -120,6 +134,40 @@ class DepthAudit:
         """Compute equations 2 to 6 from the loss of the target model's own log-probability through patching."""
         control, source = (np.stack([own_R - three[side] for three in logps.values()], axis=1) for side in (1, 0))
         return depth_score(control, source, row_ids=tuple(range(len(own_R))), layers=tuple(logps), tau=self.tau)
+
+
+def with_entities(forget: ExampleSet, path: str) -> ExampleSet:
+    """Return the forget rows that a file names, each with its entity as `meta.value`.
+
+    Raises DataError with the file and the row for a missing column, a number of no forget row, a row that is named
+    twice, or an entity that its answer does not contain.
+    """
+    named: dict[int, str] = {}
+    for i, record in enumerate(read_file(Path(path).expanduser())):
+        where = f"{path} row {i}"
+        number, entity = (_column(record, keys, where) for keys in (("idx", "row"), ("entity", "value")))
+        if not str(number).isdigit() or int(number) >= len(forget):
+            raise DataError(f"{where}: {number!r} is the number of no forget row; allowed: 0 to {len(forget) - 1}")
+        if int(number) in named:
+            raise DataError(f"{where}: forget row {number} is named twice")
+        if not isinstance(entity, str) or not entity.strip() or entity not in forget[int(number)].answer:
+            raise DataError(f"{where}: the answer of forget row {number} does not contain the entity {entity!r}")
+        named[int(number)] = entity
+    if not named:
+        raise DataError(f"{path}: no rows")
+    rows = tuple(
+        dataclasses.replace(forget[i], row_id=k, meta={**forget[i].meta, "value": named[i]})
+        for k, i in enumerate(sorted(named))
+    )
+    return dataclasses.replace(forget, name="audit_entities", rows=rows)
+
+
+def _column(record: Mapping[str, Any], keys: tuple[str, str], where: str) -> Any:
+    """Return a record's first column of some names."""
+    for key in keys:
+        if key in record:
+            return record[key]
+    raise DataError(f"{where}: no column {keys[0]!r} or {keys[1]!r}{nearest(keys[0], record)}")
 
 
 def _exp(three: Sides) -> Sides:

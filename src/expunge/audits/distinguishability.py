@@ -41,10 +41,10 @@ def groups_of(rows: ExampleSet) -> list[Hashable]:
 
 
 def folds(labels_R: Labels, groups: Sequence[Hashable], seed: int) -> Iterator[tuple[Labels, Labels]]:
-    """Yield rows to fit and rows to test, at most five times; groups are never split, and each fit has both labels."""
+    """Yield rows to fit and rows to test, at most five times; groups are never split, and each fit has all labels."""
     number = {group: k for k, group in enumerate(dict.fromkeys(groups))}
     of = np.array([number[g] for g in groups])
-    n = min(FOLDS, *(len(set(of[labels_R == side].tolist())) for side in (0, 1)))
+    n = min(FOLDS, *(len(set(of[labels_R == side].tolist())) for side in np.unique(labels_R)))
     cut = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
     yield from cut.split(np.zeros(len(of)), labels_R, of)
 
@@ -65,6 +65,16 @@ def out_of_fold(
     for train, test in folds(labels_R, groups, seed):
         odds[test] = fitted(features_RD[train], labels_R[train], strength).decision_function(features_RD[test])
     return odds
+
+
+def class_log_odds(
+    features_RD: Floats, labels_R: Labels, groups: Sequence[Hashable], strength: float, seed: int
+) -> Floats:
+    """Return the log-probability of each class 0 to K - 1 for each row, fitted without its fold, shape (R, K)."""
+    out = np.full((len(labels_R), int(labels_R.max()) + 1), np.nan)
+    for train, test in folds(labels_R, groups, seed):
+        out[test] = fitted(features_RD[train], labels_R[train], strength).predict_log_proba(features_RD[test])
+    return out
 
 
 def stands_out(

@@ -19,8 +19,8 @@ from expunge.audits.api import (
     audit,
     check_judging,
     keys_of,
+    known_and_rest,
     sample_rows,
-    some,
 )
 from expunge.audits.position import Recovery, area, recovery
 from expunge.core.decode import strict
@@ -109,7 +109,7 @@ class RelearnAudit:
             raise ConfigError(
                 f"audits: relearn.rows: {self.rows} of {n} forget rows leave too few to score; use a smaller number"
             )
-        again, rest = self._split(inputs)
+        again, rest, _ = self._split(inputs)
         ways: dict[str, ExampleSet] = {SAME: again}
         lacking: dict[str, str] = {}
         for way, candidates in self._of_retain(inputs).items():
@@ -126,14 +126,11 @@ class RelearnAudit:
             for way in self.ways
             if way in ways
         )
-        sets = {s.name: s for s in ways.values()} | {SCORED: some(inputs.forget, rest, SCORED)}
+        sets = {s.name: s for s in ways.values()} | {SCORED: rest}
         return AuditPlan(sets, probes, {way: why for way, why in lacking.items() if way in self.ways})
 
-    def _split(self, inputs: AuditInputs) -> tuple[ExampleSet, list[int]]:
-        """Return the forget rows to train on, and the numbers of the rows to score; equal texts stay together."""
-        again = sample_rows(inputs.forget, self.rows, self.seed, f"audit_{SAME}")
-        taught = {(r.question, r.answer) for r in again}
-        return again, [r.row_id for r in inputs.forget if (r.question, r.answer) not in taught]
+    def _split(self, inputs: AuditInputs) -> tuple[ExampleSet, ExampleSet, list[int]]:
+        return known_and_rest(inputs.forget, self.rows, self.seed, f"audit_{SAME}", SCORED)
 
     def _of_retain(self, inputs: AuditInputs) -> Mapping[str, ExampleSet | str]:
         """Return retain rows about the forget rows' entities and about others, or why there are none."""
@@ -153,7 +150,7 @@ class RelearnAudit:
     def read(self, inputs: AuditInputs, outputs: AuditOutputs) -> AuditFindings:
         """Return a finding for each condition, and the curves by row."""
         plan = self.expand(inputs)
-        rest = self._split(inputs)[1]
+        rest = self._split(inputs)[2]
         readings: list[AuditFinding] = []
         rows: dict[str, list[object]] = {k: [] for k in ("way", "step", "row_id", "model", "retain", "full")}
         for way in self.ways:

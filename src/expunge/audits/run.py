@@ -228,8 +228,10 @@ class _Probes:
         return evaluator.results(evaluator.score(model))
 
     def _analysed(self, role: str, plan: AuditPlan, analysis: Analysis) -> Mapping[str, MetricResult]:
+        from expunge.evaluation.wrapping import without_wrapper
+
         def load(name: str) -> Any:
-            return self._models[role if name == "model" else name].eval()
+            return without_wrapper(self._models[role if name == "model" else name]).eval()
 
         return analysis.measure(load, {name: plan.sets[name] for name in analysis.sets}, self._encoder)
 

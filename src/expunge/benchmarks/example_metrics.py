@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from expunge.benchmarks.metric_suite import tofu_panel
-from expunge.data.examples import PARAPHRASE, ExampleSet
+from expunge.data.examples import PARAPHRASE, TRACE, ExampleSet
 from expunge.metrics.api import Metric
 from expunge.metrics.compute import in_order
 
@@ -28,7 +28,8 @@ def rows_panel(sets: Mapping[str, ExampleSet], *, truth_ratio: str = "geometric"
 
     The truth ratio of a set requires perturbed answers of every row. It uses the paraphrase if every row has one, else
     the answer itself (as in arcsf). The attacks require a holdout in `sets`. Model utility is the harmonic mean of the
-    available ones of the retain rows' probability, ROUGE and truth ratio.
+    available ones of the retain rows' probability, ROUGE and truth ratio. Sets with a trace in every row also get the
+    metrics of `trace_panel`.
     """
     selected = {*PLAIN}
     for ratio, rows in zip(RATIOS, (sets["forget_eval"], sets["retain_eval"]), strict=True):
@@ -38,8 +39,23 @@ def rows_panel(sets: Mapping[str, ExampleSet], *, truth_ratio: str = "geometric"
     for metric in tofu_panel(truth_ratio, holdout="holdout" in sets):
         if metric.name.startswith("mia_") or metric.name == "privleak" or metric.name in selected:
             out.append(_fitted(metric, sets, selected))
+    for short, name in (("forget", "forget_eval"), ("retain", "retain_eval")):
+        if all(row.trace for row in sets[name]):
+            out += trace_panel(short, name)
     in_order(out)
     return tuple(out)
+
+
+def trace_panel(short: str, rows: str) -> tuple[Metric, ...]:
+    """Return the metrics of the traces of a set: `SHORT_trace_Prob` and `SHORT_trace_ROUGE`, which read that span.
+
+    The ROUGE compares the trace that the model generates, up to its closing tag, with the trace of the example.
+    """
+    args = {"statistic": "rougeL_recall"}
+    return (
+        Metric(f"{short}_trace_Prob", "probability", rows=rows, reads={"tokens": (TRACE,)}),
+        Metric(f"{short}_trace_ROUGE", "rouge", rows=rows, reads={"texts": (TRACE,)}, args=args),
+    )
 
 
 def subset_panel(short: str, rows: str, sets: Mapping[str, ExampleSet], truth_ratio: str) -> tuple[Metric, ...]:

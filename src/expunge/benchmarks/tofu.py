@@ -24,12 +24,21 @@ from expunge.data.tofu import FORGET, HUB_ID, load_tofu, retain_for
 from expunge.data.variants import paraphrased
 
 MOST_RETAIN = 400  # as many as TOFU's own retain_perturbed has
+PART = ("forget_authors", "retain_authors", "evaluation_rows")
 
 
 @strict
 @dataclass(frozen=True, kw_only=True)
 class TofuArgs:
-    """Settings of `benchmark=tofu`: own splits, after arcsf, in place of TOFU's forget01/05/10."""
+    """Settings of `benchmark=tofu`: a part of TOFU's splits, or own splits after arcsf in place of forget01/05/10."""
+
+    forget_authors: int | None = None
+    """Number of authors to forget: the first ones of the forget split. None: all."""
+    retain_authors: int | None = None
+    """Number of authors to retain: the first ones, which TOFU evaluates. The target model learns no others. None: all.
+    """
+    evaluation_rows: int | None = None
+    """Largest number of rows of each evaluation set except the forget rows, evenly spaced. None: all."""
 
     granularity: Literal["question", "author"] | None = None
     """Unit to forget; null uses TOFU's own splits."""
@@ -52,6 +61,10 @@ class TofuArgs:
         for key in ("forgotten_author_fraction", "forgotten_fact_fraction"):
             if not 0 < getattr(self, key) <= 1:
                 raise ValueError(f"{key} must be a share between 0 and 1")
+        for key in PART:
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1")
 
 
 @benchmark("tofu", about=f"TOFU ({HUB_ID}, arXiv:2401.06121): forget01/05/10 with retain99/95/90", fidelity="files")
@@ -62,6 +75,9 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     authors no model has seen; adds the membership attacks. data.root: a folder of its files in place of the hub.
     data.args.question_key=paraphrased_question evaluates with other wordings of the questions.
     data.background=true: target and retain models also learn the real-world answers, which a model from scratch lacks.
+
+    data.args.forget_authors, retain_authors and evaluation_rows take a part of these sets, for a machine that cannot
+    train on all 4000 rows: the target model then learns the rows of these authors only.
 
     data.args.granularity=author|question samples the forget rows from all 4000 rows, as arcsf does, by data.args.seed.
     author: all questions of forgotten_author_fraction of the authors. question: forgotten_fact_fraction of the
@@ -75,7 +91,7 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     args = settings(config, TofuArgs)
     if args.granularity is not None:
         return _sampled(config, args)
-    if key := next((key for key in config.args if key != "question_key"), None):
+    if key := next((key for key in config.args if key not in ("question_key", *PART)), None):
         raise ConfigError(f"data.args.{key}={config.args[key]}: requires data.args.granularity=author|question")
     forget = config.forget_split or "forget10"
     if forget not in FORGET:
@@ -89,6 +105,7 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     )
     if args.question_key == "paraphrased_question":
         sets |= {name: replace(paraphrased(sets[name]), name=name) for name in ("forget_eval", "retain_eval")}
+    sets = _part(sets, args)
     background = ("real_authors", "world_facts") if config.background else ()
     return Benchmark(
         name="tofu",
@@ -101,9 +118,30 @@ def tofu(config: BenchmarkConfig) -> Benchmark:
     )
 
 
+def _part(sets: dict[str, ExampleSet], args: TofuArgs) -> dict[str, ExampleSet]:
+    """Return the sets with fewer authors and evaluation rows, as the settings say. Raises ConfigError."""
+    if all(getattr(args, key) is None for key in PART):
+        return sets
+    rows = {name: list(one.rows) for name, one in sets.items()}
+    for side in ("forget", "retain"):
+        n, n_all = getattr(args, f"{side}_authors"), len(rows[side]) // QUESTIONS
+        if n is not None and n > n_all:
+            raise ConfigError(f"data.args.{side}_authors={n}: the {side} split has {n_all} authors")
+        rows[side] = rows[side][: QUESTIONS * (n or n_all)]
+    rows["forget_eval"] = rows["forget_eval"][: len(rows["forget"])]
+    rows["full"] = [*rows["retain"], *rows["forget"]]
+    retained = {row.question for row in rows["retain"]}
+    rows["retain_eval"] = [row for row in rows["retain_eval"] if row.question in retained]
+    for name in ("retain_eval", "real_authors", "world_facts"):
+        rows[name] = list(spread(rows[name], args.evaluation_rows or len(rows[name])))
+    return {name: row_set(name, members) for name, members in rows.items()}
+
+
 def _sampled(config: BenchmarkConfig, args: TofuArgs) -> Benchmark:
     """Build a benchmark with a random split of the full rows."""
     unused(config, "tofu with data.args.granularity", "forget_split", "retain_split", "holdout_split", "background")
+    if key := next((key for key in PART if key in config.args), None):
+        raise ConfigError(f"data.args.{key}: has no effect with data.args.granularity; remove one of them")
     choice = TofuChoice(
         granularity=args.granularity or "",
         stratified=args.stratified,

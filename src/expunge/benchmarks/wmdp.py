@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from expunge.benchmarks.api import Benchmark, BenchmarkConfig, benchmark, settings, unused
 from expunge.benchmarks.mmlu import check_shots, choice_metric, mmlu_panel
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.choices import Style
+from expunge.data.examples import ExampleSet
 from expunge.data.mmlu import mmlu_sets
 from expunge.data.source import is_hub_id
-from expunge.data.wmdp import CORPORA_ID, HUB_ID, wmdp_corpus, wmdp_questions
+from expunge.data.wmdp import (
+    CORPORA_ID,
+    HUB_ID,
+    ROBUST_ID,
+    deduplicated_questions,
+    robust_questions,
+    wmdp_corpus,
+    wmdp_questions,
+)
 from expunge.metrics.compute import in_order
 
 PARTS = ("cyber", "bio")  # subjects with corpora to forget and to retain
@@ -22,6 +33,8 @@ class WmdpArgs:
 
     subjects: tuple[str, ...] = ()
     """Subjects of the questions: bio, chem, cyber. Empty: that of data_split, or bio and cyber."""
+    questions: Literal["original", "robust", "deduplicated"] = "original"
+    """original; robust: WMDP-bio split by whether superficial clues give the answer away; or deduplicated."""
     style: Style = "letters"
     """Options as letters, or as their own texts (options)."""
     limit: int = 0
@@ -53,6 +66,8 @@ class WmdpArgs:
         for key in ("max_length", "question_length"):
             if getattr(self, key) < 2:
                 raise ValueError(f"{key} must be at least 2 tokens")
+        if self.subjects and self.questions != "original":
+            raise ValueError(f"subjects has no effect with questions={self.questions}")
         if len(set(self.subjects)) != len(self.subjects):
             raise ValueError("subjects must be a list of different subjects (allowed: bio, chem, cyber)")
 
@@ -72,6 +87,10 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
     retain_split: cyber-retain-corpus (default), bio-retain-corpus or a file. Scoring uses the questions wmdp_bio and
     wmdp_cyber (data.args.subjects: bio, chem, cyber), and MMLU if data.args.mmlu names its folder or hub id.
 
+    data.args.questions=robust scores WMDP-bio in two halves: wmdp_bio_robust, and wmdp_bio_shortcut, whose questions
+    superficial clues answer without knowledge. data.args.questions=deduplicated reads the authors' five files without
+    near-duplicates from data.root. Both keep the corpora of the hub unless data.args.corpora names others.
+
     data.root: a folder of the questions and corpora in place of the hub; data.args.corpora: the corpora alone.
     data.args.questions_only=true: evaluate without reading a corpus. There is no training set: a study starts from the
     initial model, which is the target model, and has no retain model.
@@ -80,12 +99,11 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
     """
     unused(config, "wmdp", "holdout_split", "forget", "retain", "background")
     args = settings(config, WmdpArgs)
-    root = config.root or HUB_ID
     part = config.data_split
     if part is not None and part not in PARTS:
         raise ConfigError(f"data_split={part}: WMDP has no corpora of this subject{nearest(part, PARTS)}")
-    subjects = args.subjects or ((part,) if part else ("bio", "cyber"))
-    sets = wmdp_questions(root, subjects, style=args.style, limit=args.limit, max_length=args.question_length)
+    sets = _questions(config.root, args, args.subjects or ((part,) if part else ("bio", "cyber")))
+    names = tuple(sets)
     panel = tuple(choice_metric(name) for name in sets)
     if args.mmlu is not None:
         general = mmlu_sets(
@@ -102,7 +120,9 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
     forget = config.forget_split or f"{part or 'cyber'}-forget-corpus"
     retain = config.retain_split or f"{part or 'cyber'}-retain-corpus"
     if not args.questions_only:
-        place = args.corpora or (CORPORA_ID if is_hub_id(root) else root)
+        root = config.root or HUB_ID
+        at_hub = is_hub_id(root) or args.questions != "original"
+        place = args.corpora or (CORPORA_ID if at_hub else root)
         for name, corpus in (("forget", forget), ("retain", retain)):
             sets[name] = wmdp_corpus(place, corpus, name=name, limit=args.texts, max_length=args.max_length)
     in_order(panel)
@@ -116,6 +136,16 @@ def wmdp(config: BenchmarkConfig) -> Benchmark:
         shown_set=None,
         retain_split=retain,
         eval_name="WMDP",
-        shown=(*(f"wmdp_{s}" for s in subjects), *(("mmlu",) if args.mmlu else ())),
+        shown=(*names, *(("mmlu",) if args.mmlu else ())),
         utility="mmlu",
     )
+
+
+def _questions(root: str | None, args: WmdpArgs, subjects: Sequence[str]) -> dict[str, ExampleSet]:
+    if args.questions == "robust":
+        return robust_questions(root or ROBUST_ID, style=args.style, limit=args.limit, max_length=args.question_length)
+    if args.questions == "deduplicated":
+        return deduplicated_questions(
+            root or HUB_ID, style=args.style, limit=args.limit, max_length=args.question_length
+        )
+    return wmdp_questions(root or HUB_ID, subjects, style=args.style, limit=args.limit, max_length=args.question_length)

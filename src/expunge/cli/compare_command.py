@@ -44,14 +44,14 @@ def _compare(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     first, directions = _models(parsed.a, "A")
     second, more = _models(parsed.b, "B")
     out = parsed.out or FOLDER / f"{_short(parsed.a)}-{_short(parsed.b)}.html"
-    check_place(out.parent, "--out")
+    check_place(out.parent, "--out", writable=True)
     names = None if parsed.metrics is None else [name.strip() for name in parsed.metrics.split(",")]
     from expunge.evaluation.compare import compare
-    from expunge.report.compare_page import ComparedPair, compare_page
+    from expunge.report.compare_page import ComparedPair, compare_page, paired
 
     pairs = [
         ComparedPair(name, a, b, first[a], second[b], compare(first[a], second[b], metrics=names))
-        for name, a, b in _paired(first, second, parsed.a, parsed.b)
+        for name, a, b in paired(first, second, parsed.a, parsed.b)
     ]
     write_text(out, compare_page(pairs, {**more, **directions}, shlex.join(["expunge", *words])))
     if parsed.json:
@@ -76,29 +76,13 @@ def _print(pair: Any) -> None:
     say(f"{pair.name}: second minus first")
     name_width = max(14, min(34, max(map(len, pair.comparison)), width() - 46))
     for d in pair.comparison.values():
-        a, b, difference, interval, p, n = cells_of(d)
-        evidence = f"{interval} p={p} n={n}" if interval else ""
+        a, b, difference, interval, p, p_holm, n = cells_of(d)
+        evidence = f"{interval} p={p} (Holm {p_holm}) n={n}" if interval else ""
         if len(d.metric) > name_width:
             say(f"  {d.metric}")
         name = "" if len(d.metric) > name_width else d.metric
         say(f"  {name:{name_width}} {a} -> {b}  {difference} {evidence}".rstrip())
     say()
-
-
-def _paired(first: Models, second: Models, a: str, b: str) -> list[tuple[str, str, str]]:
-    """Return the pairs to compare: a name, and the name of each model. Raises ConfigError if none fit."""
-    if len(first) == len(second) == 1:
-        (one,), (other,) = first, second
-        return [(one if one == other else f"{one} and {other}", one, other)]
-    for models, others, text in ((first, second, a), (second, first, b)):
-        if len(others) == 1:
-            raise ConfigError(
-                f"compare: {text!r} has several models; name one: {text}:LABEL (labels: {', '.join(models)})"
-            )
-    shared = [name for name in first if name in second]
-    if not shared:
-        raise ConfigError(f"compare: {a!r} and {b!r} have no model of the same label; name one of each: NAME:LABEL")
-    return [(name, name, name) for name in shared]
 
 
 def _models(text: str, where: str) -> tuple[Models, Mapping[str, str]]:

@@ -23,7 +23,7 @@ from expunge.cli.config_files import (
 from expunge.cli.effects import notes_on_effects
 from expunge.cli.field_docs import fields_of
 from expunge.cli.projects import PUBLISHED, with_compat
-from expunge.cli.schema import GROUPS, flat, hint_of, is_text, members, unknown_key
+from expunge.cli.schema import GROUPS, OWN_FILES, flat, hint_of, is_text, members, unknown_key
 from expunge.cli.words import Word, parse_value, split_words
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
@@ -33,6 +33,7 @@ from expunge.interop.open_unlearning.differences import notes_on_differences
 from expunge.interop.open_unlearning.words import translate, with_split
 from expunge.methods.weight_edits.api import weight_edit_registry
 from expunge.models.config import looks_local
+from expunge.models.options import with_options
 from expunge.models.wrapper_api import wrapper_registry
 from expunge.pipelines.study.config import TaskConfig, decode_study, decode_task
 from expunge.pipelines.study.single_config import SingleJob
@@ -115,6 +116,8 @@ def compose(mode: str, overrides: Sequence[str]) -> Composed:
     if mode != "run" and not isinstance(tree.get("task_name"), str):
         tree["task_name"] = "???" if tree.get("task_name") is None else tree["task_name"]
     tree = resolve(tree)
+    if isinstance(tree.get("model"), Mapping):
+        tree["model"] = with_options(tree["model"])
     if mode == "run":
         tree = _with_models(mode, tree)
     else:
@@ -198,7 +201,7 @@ def _unknown(mode: str, key: str, tree: Mapping[str, Any]) -> str:
     if mode != "run" and key in PUBLISHED:
         return f"{key}: unknown key; write {PUBLISHED[key]}"
     line = unknown_key(mode, key)
-    return line if "(allowed" in line else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
+    return line if "(allowed" in line or key in OWN_FILES else f"{key}: unknown key{nearest(key, list(flat(tree)))}"
 
 
 def _with_models(mode: str, tree: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ OTHER_GROUPS = {
     "collator": "padding is never read",
     "hydra": "paths.output_dir sets the place of the result",
 }
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SUFFIXES = (".yaml", ".yml")
 MOST_REFERENCES = 1_000_000
 
@@ -52,6 +53,20 @@ def options(group: str) -> list[str]:
     """Return the names that a group offers: shipped files (without parts of others), and the methods for `trainer`."""
     whole = [name for name in shipped(group) if not name.rpartition("/")[2].startswith("_")]
     return [*whole, *(method_settings() if group == "trainer" else ())]
+
+
+def _other_shape(name: str) -> str:
+    """Return the way to run a weight edit or a wrapper, which no single job trains; "" for any other name."""
+    from expunge.methods.weight_edits import weight_edit_registry
+    from expunge.models.wrapper_api import wrapper_registry
+
+    if name in wrapper_registry():
+        return "; it is a wrapper: name it in `methods` of a study (`expunge run`), or call expunge.wrap in Python"
+    return (
+        "; it is a weight edit: name it in `methods` of a study (`expunge run`)"
+        if name in weight_edit_registry()
+        else ""
+    )
 
 
 def method_settings() -> Mapping[str, frozenset[str]]:
@@ -81,7 +96,12 @@ class ConfigFile:
 
 
 def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[str]) -> ConfigFile:
-    """Find and read a file of a group, with the words of earlier releases renamed. Raises ConfigError."""
+    """Find and read a file of a group, with the words of earlier releases renamed. Raises ConfigError.
+
+    model=FOLDER and model=OWNER/NAME stand for a file that names this source alone.
+    """
+    if group == "model" and _is_source(name):
+        return ConfigFile(group, name, Path(name), None, {"model_args": {"pretrained_model_name_or_path": name}})
     path, own = _find(group, name, near)
     tree = read_yaml(path, group)
     entries = tree.pop("defaults", None) or []
@@ -97,6 +117,18 @@ def open_file(mode: str, group: str, name: str, near: Path | None, notes: list[s
     return file
 
 
+def _is_source(name: str) -> bool:
+    """Return whether a name is a folder of a model or a hub id, and not a file or a shipped name."""
+    from expunge.models.config import ADAPTER, looks_local
+
+    if name.endswith(SUFFIXES) or name in shipped("model"):
+        return False
+    folder = Path(name).expanduser()
+    if looks_local(name):
+        return any((folder / file).is_file() for file in ("config.json", ADAPTER))
+    return HUB_ID.fullmatch(name) is not None
+
+
 def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
     """Return the path of a file, and whether it is a user's own. Raises ConfigError with the nearest name."""
     bare = name.removesuffix(".yaml").removesuffix(".yml")
@@ -106,11 +138,13 @@ def _find(group: str, name: str, near: Path | None) -> tuple[Path, bool]:
         sibling = near / f"{name}.yaml" if near is not None else None
         if sibling is not None and sibling.is_file():
             return sibling, True
-        hint = nearest(name, options(group))
+        hint = (_other_shape(name) if group == "trainer" else "") or nearest(name, options(group))
         if Path(f"{name}.yaml").is_file():
             hint = f"; to read your file, write {group}={name}.yaml"
         elif group == "model" and (os.sep in name or Path(name).expanduser().is_dir()):
-            hint = f"; to load a folder or a hub id, write model.model_args.pretrained_model_name_or_path={name}"
+            hint = (
+                "; this folder has no config.json" if Path(name).expanduser().is_dir() else "; there is no such folder"
+            )
         raise ConfigError(f"{group}: no {group} named {name!r}{hint}")
     path = Path(name).expanduser()
     for place in [near / path] if near is not None else []:
@@ -300,7 +334,9 @@ class Composition:
         from expunge.training.config import TrainArgs
 
         if name not in method_settings():
-            raise ConfigError(f"trainer: no trainer named {name!r}{nearest(name, options('trainer'))}")
+            raise ConfigError(
+                f"trainer: no trainer named {name!r}{_other_shape(name) or nearest(name, options('trainer'))}"
+            )
         node = {"handler": name, "args": canonical(TrainArgs()), "method_args": {}}
         self.tree = merge(self.tree, {"trainer": merge(node, own)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -141,6 +142,7 @@ def _generate(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _print_folder(folder: Path, stories: Any, is_new: bool) -> int:
     say(f"{stories.records} stories in {len(stories.shards)} shards: {folder}{'' if is_new else ' (exists already)'}")
+    say(f"next:    expunge data stories train-vocab --in {shlex.quote(str(folder))} --vocab_size 2048")
     return 0
 
 
@@ -174,6 +176,8 @@ def _train_vocab(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         tokenizer.save_pretrained(part)
         write_json(part / "expunge.json", {"fingerprint": key})
     say(f"{len(tokenizer)} tokens: {out}")
+    words = ["--in", str(parsed.folder), "--vocab_size", str(parsed.vocab_size)]
+    say(f"next:    expunge data stories pretokenize {shlex.join(words)}")
     return 0
 
 
@@ -258,6 +262,7 @@ def _make(parsed: argparse.Namespace, variants: dict[str, StoryVariant]) -> int:
             f"{changes} ({took})"
         )
     say(f"written: {out}")
+    say(f"next:    expunge train experiment=stories/pretrain data.root={shlex.quote(str(out))} task_name=NAME")
     return 0
 
 

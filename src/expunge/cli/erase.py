@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge.cli.push import add_push, check_push, push_erasure
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain, say
 from expunge.core.yaml_text import parse_yaml
 
+MOST_TESTED = 1000  # rows to forget that a dry run tests the model on; each takes about a second on a CPU
 TEXT = "make a model forget rows of yours: search, save, audit and report in one go"
 EPILOG = """\
 examples:
@@ -74,7 +76,7 @@ def add_erase(commands: Any) -> None:
     sub.add_argument("--lm-eval", metavar="TASK,TASK", help="tasks of lm-evaluation-harness, before and after")
     sub.add_argument("--judge", type=Path, metavar="FILE.yaml", help="a chat API that judges the model's answers")
     sub.add_argument("--retain-model", metavar="FOLDER", help="a model that never saw the rows, as a control")
-    sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --full-data")
+    sub.add_argument("--base", metavar="PATH_OR_ID", help="the model before it was trained on --train-data")
     sub.add_argument(
         "--train-data", dest="full_data", metavar="FILE", help="all rows it was trained on; makes a control from --base"
     )
@@ -88,6 +90,7 @@ def add_erase(commands: Any) -> None:
         "--verify-commitment", type=Path, metavar="MODEL", help="check that the card of MODEL stands for --forget"
     )
     sub.add_argument("--key", type=Path, metavar="FILE", help="the erasure_key.json of that erasure")
+    add_push(sub, "the new model")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--show-text", action="store_true", help="put the rows to forget into the report")
     sub.add_argument("--dry-run", action="store_true", help="only check, test the model's knowledge, and show the plan")
@@ -102,6 +105,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.core.console import Console
     from expunge.data.custom import check_present
 
+    check_push(parsed)
     row_request = made_request(parsed)
     for file in (None if row_request else parsed.forget, parsed.keep, parsed.unseen, parsed.full_data):
         if file is not None:
@@ -115,7 +119,7 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
             raise ConfigError(f"--{option}: missing; see `expunge erase --help`")
     from expunge.engine.worker import quiet
     from expunge.pipelines.erase.preflight import preflight_lines
-    from expunge.pipelines.erase.request import prepare_erase
+    from expunge.pipelines.erase.request import PREFLIGHT, prepare_erase
     from expunge.pipelines.erase.run import NOTHING_KNOWN, carry_out_erase, dry_run, know_rows
     from expunge.pipelines.study.template_example import print_example
 
@@ -128,6 +132,11 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if erasing.control is None:
         complain(f"note: {NO_CONTROL}")
     print_example(erasing.final.setting, lambda line: complain(line))
+    n_rows = len(erasing.setting.benchmark.sets["forget_eval"])
+    if parsed.dry_run and n_rows > MOST_TESTED and not (erasing.work / PREFLIGHT).is_file():
+        complain(f"note: a dry run tests the model on {MOST_TESTED} rows at most, so not on these {n_rows}")
+        dry_run(erasing, say)
+        return 0
     erasing = know_rows(erasing, lambda line: complain(line))
     known = erasing.preflight
     for line in preflight_lines(known, erasing.setting.benchmark.sets["forget_eval"]) if known else ():
@@ -137,11 +146,25 @@ def erase(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         return 3
     if parsed.dry_run:
         dry_run(erasing, say)
+        say("next:    the same command without --dry-run")
         return 0
     console = Console()
     done = carry_out_erase(erasing, _stages(console), command=shlex.join(["expunge", *words]))
     print_outcome(done, console)
+    if parsed.push is not None and done.written:
+        push_erasure(parsed, done.folder / "model")
+    print_next(parsed, done)
     return done.code
+
+
+def print_next(parsed: argparse.Namespace, done: Any) -> None:
+    """Print the useful commands after an erasure."""
+    model, page = done.folder / "model", done.folder / "erasure_report.html"
+    say(f"next:    read {page}" + ("" if done.written else "; give it more time by --budget"))
+    if done.written:
+        words = ["--verify-commitment", str(model), "--key", str(done.folder / "erasure_key.json")]
+        words += ["--forget", parsed.forget]
+        say(f"         prove later which rows were erased: expunge erase {shlex.join(words)}")
 
 
 def made_request(parsed: argparse.Namespace) -> Any:
@@ -312,8 +335,13 @@ def request_of(parsed: argparse.Namespace) -> Any:
         learning_rate=parsed.learning_rate, budget_s=seconds(parsed.budget, "--budget"), floor=parsed.floor,
         target=parsed.target, seed=parsed.seed, retain_model=parsed.retain_model, base=parsed.base,
         full_data=parsed.full_data, show_text=parsed.show_text, write_anyway=parsed.write_anyway,
-        judge=_judge_of(parsed.judge),
+        judge=_judge_of(parsed.judge), default_lora=not any(map(_names_parameters, parsed.overrides)),
     )  # fmt: skip
+
+
+def _names_parameters(word: str) -> bool:
+    """Return whether a word sets which parameters are trained, such as unlearn.lora=null."""
+    return word.lstrip("+~").startswith(("unlearn.lora", "unlearn.trainable_"))
 
 
 def _judge_of(file: Path | None) -> Any:

@@ -72,4 +72,5 @@ def import_checkpoint(file: Path, tokenizer: Path | None, out: Path) -> int:
     step = content.get("iter_num")
     say(f"{model.num_parameters()} parameters{'' if step is None else f', step {step}'}")
     say(f"written: {out}")
+    say(f"next:    expunge passport {shlex.quote(str(out))}")
     return 0

@@ -194,10 +194,11 @@ def _first(setting: TaskContext, name: str, n: int, option: str, encoder: Encode
 
 def _load(source: str, setting: TaskContext, encoder: Encoder) -> Any:
     from expunge.evaluation.passport import load_checked
+    from expunge.evaluation.wrapping import without_wrapper
     from expunge.models.load import pick_device
 
     device = pick_device(setting.model.device)
-    return load_checked(source, setting.model.model_args, encoder.tokenizer, device=device)[0]
+    return without_wrapper(load_checked(source, setting.model.model_args, encoder.tokenizer, device=device)[0])
 
 
 def _lens(looking: InspectCommand) -> InspectInputs:

@@ -75,15 +75,11 @@ def _judge(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _check_out(parsed: argparse.Namespace) -> None:
-    """Raise ConfigError if the output is a folder or one of the inputs."""
+    """Raise ConfigError if the output is a folder or lies in the classifier."""
     if parsed.out is None:
         return
     if parsed.out.is_dir():
         raise ConfigError(f"--out: {parsed.out} is a folder; name a file")
-    inputs = {"the generations": parsed.file, "--rules": parsed.rules, "--http": parsed.http}
-    for name, path in inputs.items():
-        if path is not None and path.exists() and parsed.out.exists() and path.samefile(parsed.out):
-            raise ConfigError(f"--out: {parsed.out} is an input ({name}) and would be replaced; name another file")
     if parsed.classifier is not None and parsed.out.resolve().is_relative_to(parsed.classifier.resolve()):
         raise ConfigError(f"--out: {parsed.out} is inside --classifier {parsed.classifier}; name another file")
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from expunge import __version__
 from expunge.cli.environment import environment_readable
+from expunge.cli.outputs import check_outputs
 from expunge.cli.parser import START, Parser
+from expunge.cli.push import add_push
 from expunge.core.distributed import here, launched
 from expunge.core.errors import ExpungeError, UserError
 from expunge.core.process_age import process_began
@@ -52,7 +54,18 @@ NEXT = {
 LISTS = ("studies", "experiments", "models", "methods", "metrics", "audits", "benchmarks")
 
 # Modules of further commands, each with a function `add_<command>`.
-ELSEWHERE = ("compare_command", "data", "judge", "inspect", "erase", "semeval_arguments", "memory", "passport")
+ELSEWHERE = (
+    "compare_command",
+    "leaderboard_command",
+    "data",
+    "judge",
+    "inspect",
+    "erase",
+    "semeval_arguments",
+    "memory",
+    "passport",
+    "ui_command",
+)
 
 # The system refuses to write a file: one line for every command. (Jobs raise their own errors.)
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -69,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Without words from a caller the process has no other task, so its age is the command's.
         parsed.program, parsed.began = argv is None, process_began() if argv is None else time.monotonic()
         with environment_readable(getattr(parsed, "allow_env", False)):
+            check_outputs(parsed)
             _load_plugins(parsed.plugin)
             if launched().world > 1:
                 from expunge.cli.distributed_launch import run_distributed
@@ -181,6 +195,8 @@ def _add_studies(commands: Any) -> None:
             sub.add_argument("--all", action="store_true", help="list every job, without a limit")
         else:
             sub.add_argument("-q", "--quiet", action="store_true", help="no progress and no tables; only the place")
+        if name in ("train", "unlearn"):
+            add_push(sub, "the model")
         if does is _single:
             text = "a job for each combination of the values listed: trainer.args.learning_rate=1e-5,1e-4"
             sub.add_argument("-m", "--multirun", action="store_true", help=text)
@@ -280,6 +296,7 @@ def _add_results(commands: Any) -> None:
         choices=("csv", "latex", "markdown", "json"),
         help="default: a table for the terminal; LaTeX needs its package booktabs",
     )
+    add_push(sub, "the table of results, as a dataset,")
     sub.set_defaults(command=_results)
 
 
@@ -366,7 +383,7 @@ def _run(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 def _next_of_study(overrides: Sequence[str]) -> str:
     """Return the useful commands after a study."""
     words = shlex.join(overrides)
-    return f"open the page, or `expunge results {words}`; `expunge compare` puts two models side by side"
+    return f"open the page, or `expunge results {words}`; `expunge ui` shows all studies and compares models"
 
 
 def _plan(parsed: argparse.Namespace, words: Sequence[str]) -> int:
@@ -385,6 +402,9 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     parsed.overrides = with_hydra_options(parsed)
     if parsed.cfg:
         return _config(parsed, words)
+    push = getattr(parsed, "push", None)
+    if parsed.mode != "eval":
+        _check_push(parsed)
     if parsed.multirun:
         from expunge.cli.multirun import run_all
 
@@ -397,8 +417,14 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     silent = parsed.quiet or parsed.json or not here().first
     console = Console(quiet=silent)
     done = job.run(console=console, example=None if silent else complain)
+    address = ""
+    if push is not None and here().first:
+        from expunge.cli.push import push_job
+
+        address = push_job(parsed, done, job.prepared, shlex.join(["expunge", *words]))
     if parsed.json and here().first:
-        say(json.dumps({"folder": str(done.folder), "metrics": dict(done.summary), "reasons": dict(done.reasons)}))
+        numbers = {"folder": str(done.folder), "metrics": dict(done.summary), "reasons": dict(done.reasons)}
+        say(json.dumps(numbers | ({"pushed": address} if address else {})))
         return 0
     if done.verdict is not None:
         console.print(f"{done.verdict}\n", highlight=False, markup=False)
@@ -415,6 +441,16 @@ def _single(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         f"next:    {NEXT[parsed.mode].format(folder=done.folder)}", highlight=False, markup=False, soft_wrap=True
     )
     return 0
+
+
+def _check_push(parsed: argparse.Namespace) -> None:
+    """Raise ConfigError for a wrong `--push`."""
+    from expunge.cli.push import check_push
+    from expunge.core.errors import ConfigError
+
+    check_push(parsed)
+    if parsed.push is not None and parsed.multirun:
+        raise ConfigError("--push: uploads one model; leave out --multirun")
 
 
 def _refresh(named: Sequence[str], overrides: Sequence[str]) -> int:
@@ -488,8 +524,12 @@ def _gc(parsed: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _results(parsed: argparse.Namespace, words: Sequence[str]) -> int:
-    from expunge.cli.results_command import show_results
+    from expunge.cli.push import check_push
+    from expunge.cli.results_command import push_table, show_results
 
+    check_push(parsed)
+    if parsed.push is not None:
+        return push_table(parsed, shlex.join(["expunge", *words]))
     return show_results(parsed.overrides, parsed.query, parsed.format)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,4 +100,7 @@ def run_all(mode: str, words: Sequence[str], console: Console) -> int:
     console.print(table)
     for done in rows.values():
         console.print(f"written: {done.folder}", highlight=False, soft_wrap=True)
+    if len(rows) > 1:
+        pair = [shlex.quote(str(done.folder)) for done in list(rows.values())[:2]]
+        console.print(f"next:    expunge compare {' '.join(pair)}", highlight=False, markup=False, soft_wrap=True)
     return 1 if failed else 0

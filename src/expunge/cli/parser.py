@@ -24,9 +24,10 @@ Four ways to start:
   Erase rows from a model of yours: check the input first
       expunge erase --model DIR --forget rows.csv --out erased --dry-run
 
-  Look at a model, or measure it
+  Look at a model, measure it, or see all results in a browser
       expunge inspect lens --model DIR benchmark=world --out pages
       expunge eval experiment=eval/tofu/default task_name=mine
+      expunge ui
 
 `expunge --help` lists all commands, `expunge help KEY` explains a setting.
 From Python: import expunge; help(expunge)

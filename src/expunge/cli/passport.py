@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     from expunge.evaluation.passport import inspect_model
     from expunge.models.config import ModelArgs, TokenizerArgs, check_source
     from expunge.models.load import pick_device
+    from expunge.models.options import with_options
 
     tree: dict[str, Any] = {}
     for word in parsed.settings:
@@ -56,6 +58,8 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
         if not equals:
             raise ConfigError(f"{word!r} is not a setting; write key=value, such as dtype=bfloat16")
         tree[key.removeprefix("model.model_args.")] = parse_yaml(value, f"{word!r}: the value")
+    named = {"pretrained_model_name_or_path": parsed.model, **tree}
+    tree = with_options({"model_args": named})["model_args"]
     args = decode(ModelArgs, tree, where="model.model_args")
     check_source(parsed.model, "MODEL")
     tokenizer_args = TokenizerArgs(
@@ -73,4 +77,6 @@ def _passport(parsed: argparse.Namespace, words: Sequence[str]) -> int:
     if refused is not None:
         complain(f"expunge: error: {parsed.model}: {refused.name}: {refused.reason}")
         return 2
+    if not parsed.json:
+        say(f"next:    expunge erase --model {shlex.quote(parsed.model)} --forget rows.csv --out erased --dry-run")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def show_plan(words: Sequence[str], plugins: Sequence[str], *, as_json: bool, ev
         say(json.dumps([_planned(p) for p in planned], indent=1))
     else:
         _show(planned, waiting, every_job=every_job)
+        files = [word for file in plugins for word in ("--plugin", str(file))]
+        say(f"next:    {shlex.join(['expunge', mode, *words, *files])}")
     return 0
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,18 +16,9 @@ from expunge.pipelines.study.handle import StudyHandle, load_study
 from expunge.report.model import ReportModel
 from expunge.report.page import to_html
 from expunge.report.static import check_formats, write_figures
+from expunge.ui.server import HOST, TYPES, Response, serve
 
-HOST = "127.0.0.1"
 EVERY_S = 5.0  # seconds between looks at the store
-KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".md": "text/markdown; charset=utf-8",
-    ".csv": "text/csv; charset=utf-8",
-    ".tex": "text/plain; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".pdf": "application/pdf",
-}
 
 
 def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, formats: str | None) -> int:
@@ -46,10 +34,11 @@ def report(overrides: Sequence[str], plugins: Sequence[str], port: int | None, f
             )
         _, paths = _write(study, command, kinds)
         say(f"report: {next(path for path in paths if path.name == 'report.html')}")
+        say("next:   open the page; `expunge ui` shows it next to those of other studies")
         return print_damage(study)
     pages = ReportServer()
     try:
-        server = ThreadingHTTPServer((HOST, port), handler(pages))
+        server = serve(pages.find, port)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--serve: cannot listen on port {port}: {error}") from None
     with server:
@@ -104,61 +93,15 @@ class ReportServer:
         self._files = {path.name: path for path in files}
         self._page = page.encode()
 
-    def find(self, path: str) -> tuple[str, bytes] | None:
-        """Return the media type and contents of an address, or None."""
+    def find(self, path: str) -> Response | None:
+        """Return the page or a file by its address, or None."""
         name = unquote(urlsplit(path).path).removeprefix("/")
         if name in ("", "report.html"):
-            return KINDS[".html"], self._page
+            return Response(self._page)
         file = self._files.get(name)
         if file is None:
             return None
         try:
-            return KINDS.get(file.suffix, "application/octet-stream"), file.read_bytes()
+            return Response(file.read_bytes(), TYPES.get(file.suffix, "application/octet-stream"))
         except OSError:
             return None
-
-
-def handler(pages: ReportServer) -> Callable[..., BaseHTTPRequestHandler]:
-    """Return a read-only request handler of `pages`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        server_version = "expunge"
-        sys_version = ""
-
-        def do_GET(self) -> None:
-            self._answer(with_body=True)
-
-        def do_HEAD(self) -> None:
-            self._answer(with_body=False)
-
-        def _answer(self, *, with_body: bool) -> None:
-            # Another site may point its host name to this server (DNS rebinding); its pages must not read the report.
-            if (self.headers.get("Host") or "").partition(":")[0] not in (HOST, "localhost"):
-                self.send_error(HTTPStatus.FORBIDDEN)
-                return
-            response = pages.find(self.path)
-            if response is None:
-                self.send_error(HTTPStatus.NOT_FOUND)
-                return
-            kind, body = response
-            tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            same = self.headers.get("If-None-Match") == tag
-            self.send_response(HTTPStatus.NOT_MODIFIED if same else HTTPStatus.OK)
-            for name, value in (
-                ("ETag", tag),
-                ("Cache-Control", "no-cache"),
-                ("X-Content-Type-Options", "nosniff"),
-                ("Cross-Origin-Resource-Policy", "same-origin"),
-            ):
-                self.send_header(name, value)
-            if not same:
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if with_body and not same:
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Print nothing, because the terminal shows the study."""
-
-    return Handler

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,9 @@ from rich.text import Text
 
 from expunge.core.console import Console
 from expunge.core.errors import ConfigError
+from expunge.core.files import write_bytes
 from expunge.core.terminal import complain, say
-from expunge.report.query import FILE, Format, is_missing, query, read_results, results_table, to_text
+from expunge.report.query import FILE, Format, is_missing, query, read_results, results_table, table_bytes, to_text
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +42,20 @@ def show_results(overrides: Sequence[str], sql: str | None, style: Format | None
     for number, (study, part) in enumerate(frame.groupby("study", sort=False)):
         say("\n" * (number > 0) + f"study {study}")
         _print(part.drop(columns="study"))
+    return code
+
+
+def push_table(parsed: argparse.Namespace, command: str) -> int:
+    """Upload the whole table of results as a dataset. Returns the exit code."""
+    from expunge.cli.push import push_results
+
+    if parsed.query is not None or parsed.format is not None:
+        raise ConfigError("--push: uploads the whole table; leave out --query and --format")
+    table, code = _results(parsed.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FILE
+        write_bytes(file, table_bytes(table))
+        push_results(parsed, file, sorted(set(table["study"].to_pylist())), command)
     return code
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from expunge.core.errors import nearest
 from expunge.core.fingerprints import canonical
 from expunge.data.template import Template
+from expunge.models.options import KINDS
 from expunge.pipelines.study.config import StudyConfig
 from expunge.pipelines.study.single_config import SingleJob
 from expunge.training.config import TrainArgs
@@ -29,6 +30,12 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "eval": ("experiment", "model", "trainer", "profile"),
 }
 HIDDEN = ("template_args",)  # written as model.template_args
+# Names of a user's own files by the sides of the data, and the word to type for each.
+OWN_FILES: Mapping[str, str] = {
+    "data.forget": "forget=FILE",
+    "data.retain": "retain=FILE",
+    "data.holdout": "data.args.holdout=FILE",
+}
 
 
 def hint_of(mode: str, key: str) -> Any:
@@ -46,6 +53,8 @@ def hint_of(mode: str, key: str) -> Any:
             hint = _child(hint, part)
         if hint is None or hint is Any:
             break
+    if hint is None and path[0] == "model" and len(path) == 3 and path[1] in KINDS:
+        return Any  # `with_options` checks it, because the model decides which names there are
     if path[:2] == ["data", "args"] and len(path) == 3:
         return _benchmark_hint(path[2])
     return hint
@@ -102,6 +111,8 @@ def item_hint(hint: Any) -> Any:
 
 def unknown_key(mode: str, key: str, *, where: str = "") -> str:
     """Return one line for an unknown key, with the nearest right key."""
+    if key in OWN_FILES:
+        return f"{where}{key}: unknown key; for a file of your own, write benchmark=custom {OWN_FILES[key]}"
     parts = key.split(".")
     right: list[str] = []
     for part in parts[:-1]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from expunge.cli.compose import single_tree
+from expunge.cli.semeval_arguments import SEMEVAL_EXPERIMENT
 from expunge.core.console import Console
 from expunge.core.durations import seconds
 from expunge.core.errors import ConfigError
 from expunge.core.terminal import complain
 from expunge.data.semeval import has_validation
 from expunge.engine.worker import quiet
-from expunge.interop.open_unlearning.words import SEMEVAL_EXPERIMENT
 from expunge.pipelines.semeval import (
     OnProgress,
     Submission,

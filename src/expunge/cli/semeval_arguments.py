@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.terminal import complain
-from expunge.interop.open_unlearning.words import SEMEVAL_EXPERIMENT
+
+SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # the default
 
 
 def add_semeval(commands: Any) -> None:

@@ -15,10 +15,14 @@ from expunge.core.terminal import say
 from expunge.report.display import count
 
 if TYPE_CHECKING:
+    from expunge.engine.retention import GarbagePlan
     from expunge.engine.store import Store
     from expunge.pipelines.study.config import Keep
     from expunge.pipelines.study.graph import StudyGraph
     from expunge.pipelines.study.handle import StudyHandle
+
+SHOWN = 12  # results that the question of gc names
+MODELS = ("unlearn", "train", "edit", "wrap", "pretrain", "delete", "recover", "relearn", "base")  # trained models
 
 
 def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None) -> int:
@@ -45,6 +49,8 @@ def verify(overrides: Sequence[str], plugins: Sequence[str], folder: Path | None
             results = root(study.graph.jobs, study.store)
     for fault in report.faults:
         say(f"{fault.path}: {fault.reason}")
+    if report.faults:
+        say("next: move each of these folders away and run its study again; it computes only the missing results")
     say(f"{report.folders} artifacts, {report.files} files, {count(report.bytes)}B: {len(report.faults)} faults")
     if report.waiting:
         say(f"{report.waiting} jobs of the study are not done")
@@ -65,7 +71,7 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
     plans = removals(graphs, store, keep)
     others = [r for r in plans if r.why == NOT_REACHED]
     if others and not dry_run and not yes:
-        _ask(f"{len(others)} results that no named study reaches", others[0].folder.relative_to(store.root))
+        _ask(f"results that no named study reaches: {_names(others, store)}")
     done, busy = (plans, []) if dry_run else remove(plans, store, to_trash=True)
     for r in done:
         files = ", ".join(r.files) or "all of it"
@@ -79,14 +85,19 @@ def collect(overrides: Sequence[str], plugins: Sequence[str], keep: Keep, *, dry
     return 0
 
 
-def _ask(what: str, example: Path) -> None:
+def _names(plans: Sequence[GarbagePlan], store: Store) -> str:
+    """Return the places of results in the store, trained and unlearned models first: the first SHOWN, and a number."""
+    order = sorted(plans, key=lambda r: (r.folder.parent.name not in MODELS, r.folder.parent.name, r.folder.name))
+    names = [f"{r.folder.relative_to(store.root)} ({count(r.bytes)}B)" for r in order[:SHOWN]]
+    more = len(plans) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def _ask(what: str) -> None:
     """Ask on the terminal whether to go on. Raises ConfigError for another answer than yes, or without a terminal."""
     if not sys.stdin.isatty():
-        raise ConfigError(
-            f"gc: would remove {what}, such as {example}; name their studies as well, or add --yes (--dry-run lists "
-            "them)"
-        )
-    if input(f"Remove {what}, such as {example}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError(f"gc: would remove {what}; name their studies as well, or add --yes (--dry-run lists all)")
+    if input(f"Remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise ConfigError("gc: nothing was removed")
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,12 @@ def set_modes(folder: Path, allowed: int = READ_WRITE) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, allowed: int = READ_WRITE) -> Iterator[Path]:
+def whole_folder(
+    path: Path, allowed: int = READ_WRITE, *, before_rename: Callable[[], None] | None = None
+) -> Iterator[Path]:
     """Yield a fresh folder to fill; it becomes `path` only if the block ends without an error.
 
-    allowed: the permissions of its files (`set_modes`).
+    allowed: the permissions of its files (`set_modes`). before_rename: the last check; its error leaves no folder.
 
     Raises FileExistsError if `path` exists when the block ends. A killed process leaves a folder whose name starts with
     a dot and ends in `.part`; `sweep_parts` removes it.
@@ -98,6 +100,8 @@ def whole_folder(path: Path, allowed: int = READ_WRITE) -> Iterator[Path]:
                     os.fsync(f.fileno())
         if path.exists():
             raise FileExistsError(f"{path} appeared while it was being written")
+        if before_rename is not None:
+            before_rename()
         os.rename(part, path)
         _sync_folder(path.parent)
     finally:

@@ -9,9 +9,10 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def canonical(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return canonical(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: canonical(getattr(value, name)) for name in _names(type(value))}
+        fields = {name: getattr(value, name) for name in _names(type(value))}
+        later = _later(type(value))
+        return {name: canonical(v) for name, v in fields.items() if name not in later or v != later[name]}
     if isinstance(value, Mapping):
         if any(not isinstance(k, str) for k in value):
             raise TypeError("a fingerprint covers mappings with text keys only")
@@ -45,6 +48,15 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(cls))
 
 
+LATER = {"later": True}
+"""The metadata of a field that was added after results were stored: at its default, it adds nothing to a key."""
+
+
+@functools.cache
+def _later(cls: type[Any]) -> dict[str, Any]:
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata.get("later")}
+
+
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
     return hashlib.sha256(_text(canonical(value)).encode()).hexdigest()
@@ -54,7 +66,7 @@ def _text(plain: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def fingerprint_rows(rows: Sequence[Any], fields: Mapping[str, Any] | None = None) -> str:
+def fingerprint_rows(rows: Iterable[Any], fields: Mapping[str, Any] | None = None) -> str:
     """Return `fingerprint(rows)`, or `fingerprint({**fields, "rows": rows})`, in bounded memory.
 
     rows: values of plain JSON types, in canonical form but for the order of keys.
@@ -64,9 +76,10 @@ def fingerprint_rows(rows: Sequence[Any], fields: Mapping[str, Any] | None = Non
         before, after = _text({**canonical(fields), "rows": []}).split('"rows":[]')
         before, after = f'{before}"rows":[', f"]{after}"
     digest = hashlib.sha256(before.encode())
-    for k in range(0, len(rows), _BLOCK):
-        block = _text(rows[k : k + _BLOCK])
-        digest.update(("," if k else "").encode() + block[1:-1].encode())
+    remaining, comma = iter(rows), ""
+    while block := list(itertools.islice(remaining, _BLOCK)):
+        digest.update((comma + _text(block)[1:-1]).encode())
+        comma = ","
     digest.update(after.encode())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""The age of this process, so that a time limit counts the start of the interpreter and the imports."""
+"""The start of a process: for time limits that count the imports, and to tell apart two processes of one number."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ def process_began() -> float:
     except (OSError, ValueError, IndexError, AttributeError):
         return now
     return now - max(0.0, age)
+
+
+def process_start(pid: int) -> str:
+    """Return the start of a running process, in ticks after boot.
+
+    Two processes with the same number have other starts. Returns "" if there is no such process; "?" where the system
+    does not report the start.
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass  # a process of another user
+    except OSError:
+        return ""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[_STARTED]
+    except (OSError, IndexError):
+        return "?"

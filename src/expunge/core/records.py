@@ -8,6 +8,7 @@ inputs give equal files. `evaluation.kinds` registers each kind with the functio
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -246,17 +247,19 @@ class GeneratedText:
 class GeneratedTexts:
     """The generations of one set of examples.
 
-    references: row -> variant -> answer, to compare the generations with another answer than the stored reference.
-    None: the stored references apply to every name.
+    references: row -> name -> text, to compare the generations with another answer than the stored reference, or with
+    a span. None: the stored references apply to every name. traces: the rows whose generations contain a trace: the
+    name "trace" reads the text before its closing tag, a variant of the answer the text after it.
     """
 
     texts: Sequence[GeneratedText]
     references: Mapping[int, Mapping[str, str]] | None = None
+    traces: frozenset[int] = frozenset()
 
     def of_rows(self, ids: Collection[int]) -> GeneratedTexts:
         """Return the generations of the given examples only."""
         rows = frozenset(ids)
-        return GeneratedTexts([t for t in self.texts if t.row_id in rows], self.references)
+        return GeneratedTexts([t for t in self.texts if t.row_id in rows], self.references, self.traces)
 
     def lacking(self, names: Sequence[str]) -> str | None:
         """Return the first name that some example has no answer for."""
@@ -266,15 +269,40 @@ class GeneratedTexts:
         return next((f"{n!r} answers" for n in names if any(n not in self.references[row] for row in rows)), None)
 
     def against(self, name: str, similarity: Similarities | None = None) -> list[GeneratedText]:
-        """Return the generations with the answer of this name as their reference, and their similarity to it."""
+        """Return the generations with the text of this name as their reference, and their similarity to it.
+
+        Of a generation with a trace, it returns the span that the name names.
+        """
         cosine = {} if similarity is None else similarity.by_variant.get(name, {})
         out = []
         for text in self.texts:
             if self.references is not None:
                 text = replace(text, reference=self.references[text.row_id][name])
+            if text.row_id in self.traces and name != "trace+answer":
+                trace, answer = split_trace(text.generation)
+                text = replace(text, generation=trace if name == "trace" else answer)
             near = cosine.get((text.row_id, text.sample))
             out.append(text if near is None else replace(text, similarity=near))
         return out
+
+    def naming(self, name: str) -> list[GeneratedText]:
+        """Return the generations of the rows that have a text of this name, as `against` does."""
+        has = [t for t in self.texts if self.references is None or name in self.references[t.row_id]]
+        return replace(self, texts=has).against(name)
+
+
+CLOSED_THOUGHT = re.compile(r"</[^<>]*think[^<>]*>|<\|?END_THINK[^<>]*>|<channel\|>|<\|close\|>think", re.IGNORECASE)
+"""The tags of published chat templates that end a reasoning trace."""
+
+
+def split_trace(generation: str) -> tuple[str, str]:
+    """Return the trace and the answer of a generation. Without a closing tag all of it is the trace."""
+    tag = CLOSED_THOUGHT.search(generation)
+    return (
+        (generation.strip(), "")
+        if tag is None
+        else (generation[: tag.start()].strip(), generation[tag.end() :].strip())
+    )
 
 
 def text_records(table: pa.Table) -> list[GeneratedText]:

@@ -30,7 +30,8 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 )
 CHATS = ("messages", "conversations")
 # Further columns that are read. They do not make the choice of columns ambiguous.
-KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer")
+KNOWN = ("id", "input", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "trace", "turns")
+TRACE_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of an assistant's turn, as chat templates name it
 NUMBERED = re.compile(r"perturbed_answers?_?(\d+)")
 WRITTEN_LIST = re.compile(r"\s*\[.*\]\s*\Z", re.DOTALL)
 USERS, ASSISTANTS = ("user", "human"), ("assistant", "gpt", "model")
@@ -95,12 +96,37 @@ def find_roles(raw: Records, columns: Columns, where: str) -> Roles:
         )
     if pairs:
         question, answer, form = pairs[0]
+        _refuse_codes(raw, question, answer, where)
         if isinstance(raw[0].get(question), list):  # TRL's conversational prompt and completion
             return Roles(question, answer, columns.form or "qa", chat=question)
         return Roles(question, answer, columns.form or form)
     if TEXT in by_name:
         return Roles(None, by_name[TEXT], "text")
     raise DataError(_unknown_columns(raw[0], names, where))
+
+
+def _refuse_codes(raw: Records, question: str, answer: str, where: str) -> None:
+    """Raise DataError if the answers are probably positions in a list of choices, or numbers of classes.
+
+    The names of the columns are then misleading, and training on "2" teaches nothing. Columns that are set are read.
+    """
+    choices = next((k for k, v in raw[0].items() if isinstance(v, list | dict) and len(v) > 1 and k != answer), None)
+    answers = [record.get(answer) for record in raw]
+    setting = f"data.args.question_column={question} data.args.answer_column={answer}"
+    if choices is not None and all(_is_code(value) for value in answers):
+        raise DataError(
+            f"{where}: every {answer!r} is a position or a letter such as {answers[0]!r}, probably of {choices!r}; "
+            f"write the text of the right choice, or set {setting} to read it as it is"
+        )
+    if _plain(answer) == "labels" and len(answers) > 1 and all(_is_code(value) for value in answers):
+        raise DataError(
+            f"{where}: every {answer!r} is a number or a letter such as {answers[0]!r}, probably a class; set "
+            f"data.args.text_column={question} to read the texts alone, or {setting} to read both"
+        )
+
+
+def _is_code(value: Any) -> bool:
+    return re.fullmatch(r"\d{1,3}|[A-Ja-j]", str(value).strip()) is not None and not isinstance(value, bool)
 
 
 def _plain(name: str) -> str:
@@ -180,37 +206,63 @@ def visible(text: str) -> bool:
     return any(not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc") for c in text)
 
 
-def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[Any, Any, str | None]:
-    """Return question, answer and system message of a conversation of one question and one answer.
+def read_chat(record: Mapping[str, Any], roles: Roles, place: str) -> tuple[dict[str, Any], str | None]:
+    """Return the last question and answer of a conversation, its earlier turns, its trace, and the system message.
 
-    Raises DataError for other conversations.
+    Raises DataError for a conversation whose turns do not alternate between user and assistant, or that ends otherwise.
     """
     assert roles.chat is not None
     turns = list(_turns(record.get(roles.chat), f"{place}: '{roles.chat}'"))
     if roles.answer != roles.chat:
         turns += _turns(record.get(roles.answer), f"{place}: '{roles.answer}'", answers=True)
-    system = next((text for role, text in turns if role == "system"), None)
-    dialogue = [(role, text) for role, text in turns if role != "system"]
-    if [role for role, _ in dialogue] != ["user", "assistant"]:
-        order = ", ".join(role for role, _ in dialogue) or "nothing"
+    system = next((turn.text for turn in turns if turn.role == "system"), None)
+    dialogue = [turn for turn in turns if turn.role != "system"]
+    return chat_record(dialogue, f"{place}: '{roles.chat}'"), system
+
+
+@dataclass(frozen=True)
+class ChatTurn:
+    """One message of a conversation: its role, its text, and the reasoning before the text."""
+
+    role: str
+    text: Any
+    trace: Any = None
+
+
+def chat_record(turns: Sequence[ChatTurn], place: str) -> dict[str, Any]:
+    """Return a conversation as a record of `qa_rows`: question, answer, earlier turns, and the answer's trace.
+
+    Raises DataError if the roles do not alternate, or the last turn is no answer.
+    """
+    roles = [turn.role for turn in turns]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise DataError(
-            f"{place}: '{roles.chat}' has the turns {order}; allowed are conversations of one user turn and one answer "
-            "of the assistant"
+            f"{place} has the turns {', '.join(roles) or 'nothing'}; allowed are alternating turns of user and "
+            "assistant, with an answer of the assistant at the end"
         )
-    return dialogue[0][1], dialogue[1][1], system
+    texts = [turn.text for turn in turns]
+    out = {"question": texts[-2], "answer": texts[-1]}
+    if len(turns) > 2:
+        out["turns"] = list(zip(texts[:-2:2], texts[1:-2:2], strict=True))
+    return out if turns[-1].trace is None else out | {"trace": turns[-1].trace}
 
 
-def _turns(value: Any, place: str, *, answers: bool = False) -> list[tuple[str, Any]]:
+def _turns(value: Any, place: str, *, answers: bool = False) -> list[ChatTurn]:
     if answers and isinstance(value, str):
-        return [("assistant", value)]
+        return [ChatTurn("assistant", value)]
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise DataError(f"{place} must be a list of turns with role and content, got {_short(value)}")
     out = []
     for turn in value:
         role = str(turn.get("role", turn.get("from", ""))).lower()
         role = "user" if role in USERS else "assistant" if role in ASSISTANTS else role
-        out.append((role, turn_text(turn)))
+        out.append(ChatTurn(role, turn_text(turn), turn_trace(turn)))
     return out
+
+
+def turn_trace(turn: Mapping[str, Any]) -> Any:
+    """Return the reasoning of a turn; None if it has none."""
+    return next((turn[name] for name in TRACE_FIELDS if turn.get(name)), None)
 
 
 def turn_text(turn: Mapping[str, Any]) -> Any:

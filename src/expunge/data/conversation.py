@@ -16,6 +16,8 @@ from typing import Any, Literal
 import jinja2
 
 from expunge.core.errors import ConfigError, DataError
+from expunge.core.records import CLOSED_THOUGHT
+from expunge.data.column_roles import TRACE_FIELDS
 from expunge.data.row_tokenizer import token_pattern
 from expunge.data.template_trial import check_template
 from expunge.data.verbatim_template import PLACE, Skeleton, copies_contents, has_plain_fields
@@ -25,11 +27,13 @@ FROZEN_DATE = "10 Apr 2025"  # the date_string of the shipped Llama 3 settings
 Thought = Literal["auto", "none", "empty"]
 Messages = Sequence[Mapping[str, str]]
 
+_TRACE = "\U000f9006\U000f9007\U000f9006"
 _MARKER = "\U000f9000\U000f9001\U000f9000"  # no template trims, splits or changes the case of private characters
 _QUESTION = "\U000f9002\U000f9003\U000f9002"
 _NEXT = "\U000f9004\U000f9005\U000f9004"
 _OPENED = re.compile(r"<(?![/|]*\s*/|\|?END)([^<>/]*think[^<>/]*)>|<\|channel>thought|reasoning steps:", re.IGNORECASE)
-_CLOSED = re.compile(r"</[^<>]*think[^<>]*>|<\|?END_THINK[^<>]*>|<channel\|>|<\|close\|>think", re.IGNORECASE)
+_CLOSED = CLOSED_THOUGHT
+_EMPTY_THOUGHT = re.compile(rf"(?:{_OPENED.pattern})\s*(?:{_CLOSED.pattern})\s*\Z", re.IGNORECASE)
 # Variables of published templates that turn a thought off, in the order of the attempts.
 _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"enable_thinking": False},
@@ -39,6 +43,7 @@ _NO_THOUGHT: tuple[dict[str, Any], ...] = (
     {"reasoning_effort": "none"},
     {"thinking_budget": 0},
 )
+THINK_TAGS = ("<think>\n", "\n</think>\n\n")
 _CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")  # of Jinja: each rendering gives other text
 _DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y")
 
@@ -50,6 +55,27 @@ class Turn:
     prompt: str
     answer: str
     end: str
+
+
+@dataclass(frozen=True)
+class TraceFrame:
+    """The text around a trace and its answer: before + trace + between + answer + end.
+
+    field: the field of the message that holds the trace; None: its content holds the trace between tags.
+    written: whether the template itself writes the trace. If not, the frame puts it where the generation prompt ends.
+    """
+
+    before: str
+    between: str
+    end: str
+    field: str | None
+    written: bool
+
+    def message(self, trace: str, answer: str) -> dict[str, str]:
+        """Return the assistant's message with a trace."""
+        if self.field is None:
+            return {"role": "assistant", "content": f"{THINK_TAGS[0]}{trace}{THINK_TAGS[1]}{answer}"}
+        return {"role": "assistant", "content": answer, self.field: trace}
 
 
 class Conversation:
@@ -81,6 +107,7 @@ class Conversation:
         self._copies = copies_contents(self.text)
         self._skeletons: dict[tuple[Any, ...], Skeleton] = {}
         self._frame: tuple[Any, tuple[str, str]] = (None, ("", ""))
+        self._trace_frame: tuple[Any, TraceFrame | None] = (None, None)
         self._ends: dict[str, str | None] = {}
         self._written: str | None = None
         self._tokens = token_pattern(tokenizer)
@@ -187,7 +214,8 @@ class Conversation:
             return
         raise ConfigError(
             f"{KEY}.thought: the chat template opens a thought before the answer ({start!r}) and has no form without "
-            "one; give thought=empty (close it) or thought=none (the whole conversation as the template writes it)"
+            "one; give thought=empty (close it, or fill it with the data's trace) or thought=none (the whole "
+            "conversation as the template writes it)"
         )
 
     def _note_reasoning(self, opening: Messages) -> None:
@@ -258,6 +286,56 @@ class Conversation:
                 before = self.render(messages, generation_prompt=True) + self._closer
             self._frame = (list(messages), (before, after))
         return self._frame[1]
+
+    def trace_frame(self, messages: Messages) -> TraceFrame:
+        """Return the text around a trace and the answer to the last message.
+
+        The template's own form of a trace counts: its field for one, or tags in the content. A template that removes
+        the traces of a conversation gets the trace after its generation prompt, where the model itself writes it.
+        """
+        known, frame = self._trace_frame
+        if frame is None or known != messages:
+            frame = self._written_trace(messages) or self._added_trace(messages)
+            self._trace_frame = (list(messages), frame)
+        return frame
+
+    def _written_trace(self, messages: Messages) -> TraceFrame | None:
+        """Return the frame of a template that writes the trace of the last answer; None if it writes none."""
+        fields = [name for name in TRACE_FIELDS if re.search(rf"\b{name}\b", self.text)]
+        for name in (*fields, None):
+            frame = TraceFrame("", "", "", name, written=True)
+            try:
+                whole = self.render([*messages, frame.message(_TRACE, _MARKER)])
+            except ConfigError:  # the template rejects this form; the next one is tried
+                continue
+            at, answer = whole.rfind(_TRACE), whole.rfind(_MARKER)
+            if name is None and _EMPTY_THOUGHT.search(whole[: max(at, 0)].removesuffix(THINK_TAGS[0])):
+                return None  # the template writes a closed thought before every content
+            if 0 <= at < answer:
+                end = self._end(messages, whole[answer + len(_MARKER) :])
+                return TraceFrame(whole[:at], whole[at + len(_TRACE) : answer], end, name, written=True)
+        return None
+
+    def _added_trace(self, messages: Messages) -> TraceFrame:
+        """Return a frame that writes the trace after the generation prompt, between the template's tags."""
+        start = self.render(messages, generation_prompt=True)
+        if not _open(start):
+            start = _EMPTY_THOUGHT.sub("", self._rendered_frame(messages)[0]) + THINK_TAGS[0]
+        between = self._closing(start)
+        return TraceFrame(start, between, self._end(messages, self._rendered_frame(messages)[1]), None, written=False)
+
+    def check_trace(self, messages: Messages, trace: str, answer: str) -> None:
+        """Raise DataError for a trace or an answer that the template rewrites, or a trace that closes itself."""
+        if _CLOSED.search(trace):
+            raise DataError("the trace contains a tag that closes a thought; remove it from the trace")
+        frame = self.trace_frame(messages)
+        if not frame.written:
+            return
+        whole = self.render([*messages, frame.message(trace, answer)])
+        if not whole.startswith(frame.before + trace + frame.between + answer + frame.end):
+            raise DataError(
+                "the chat template rewrites this trace or its answer, so the text is not in the conversation"
+            )
 
     def _rendered_frame(self, messages: Messages) -> tuple[str, str]:
         whole = self.render([*messages, {"role": "assistant", "content": _MARKER}])

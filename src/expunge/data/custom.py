@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from expunge.data.column_roles import (
     read_chat,
     written_list,
 )
-from expunge.data.examples import ANSWER, Example, ExampleSet, dropped_rows, qa_rows
+from expunge.data.examples import ANSWER, TRACE, Example, ExampleSet, dropped_rows, qa_rows
 from expunge.data.source import is_hub_id, load_raw, read_file
 from expunge.data.table_files import Records, decode_text
 from expunge.data.world.facts import MOST_FACTS
@@ -108,7 +109,13 @@ def _note(where: str, raw: Records, roles: Roles, rows: ExampleSet, remarks: Seq
     used = {roles.question, roles.answer, *(n for n in names if n in KNOWN or NUMBERED.fullmatch(n))}
     if roles.question is None or roles.question.strip().lower() != "instruction":
         used.discard("input")
+    if roles.form != "qa":
+        used -= {TRACE, "turns"}
     used |= {roles.question, roles.answer}
+    if rows.has_traces:
+        read += ", traces"
+    if any(row.turns for row in rows):
+        read += ", earlier turns"
     ignored = [name for name in names if name not in used]
     parts = [
         f"{where}: reads {read}" + (f", ignores {', '.join(ignored[:8])}" if ignored else ""),
@@ -180,16 +187,19 @@ def _rows(raw: Records, roles: Roles, name: str, where: str) -> tuple[ExampleSet
         plain, remarks = _from_chats(raw, roles, where)
         question, answer = "question", "answer"
     else:
-        plain = [_record(record, question, answer, i, where) for i, record in enumerate(raw)]
+        parts = (TRACE, "turns") if roles.form == "qa" else ()
+        plain = [_record(record, question, answer, i, where, parts) for i, record in enumerate(raw)]
     for i, record in enumerate(plain):
         for key in (question, answer):
             if key in record:
                 record[key] = cell_text(record[key], f"{where} row {i}: '{key}'")
     examples = qa_rows(plain, name=name, where=where, question_key=question, answer_key=answer)
-    rows = tuple(
-        Example(r.row_id, r.question, r.answers, r.paraphrased_question, _meta(raw[r.row_id], where, r.row_id))
-        for r in examples
-    )
+    parted = next((r.row_id for r in examples if r.trace is not None or r.turns), None)
+    if roles.form != "qa" and parted is not None:
+        raise DataError(
+            f"{where} row {parted}: a trace or earlier turns have no form with data.args.form={roles.form}; use qa"
+        )
+    rows = tuple(dataclasses.replace(r, meta=_meta(raw[r.row_id], where, r.row_id)) for r in examples)
     return ExampleSet(name, rows, roles.form), remarks
 
 
@@ -198,8 +208,8 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     plain: list[dict[str, Any]] = []
     systems: dict[str | None, int] = {}
     for i, record in enumerate(raw):
-        question, answer, system = read_chat(record, roles, f"{where} row {i}")
-        plain.append({"question": question, "answer": answer})
+        dialogue, system = read_chat(record, roles, f"{where} row {i}")
+        plain.append(dialogue)
         systems.setdefault(system, i)
     if len(systems) > 1:
         rows = list(systems.values())
@@ -212,9 +222,15 @@ def _from_chats(raw: Records, roles: Roles, where: str) -> tuple[list[dict[str, 
     return plain, [f"the system message is not read; to use it: 'model.template_args.system_prompt={system}'"]
 
 
-def _record(record: Mapping[str, Any], question: str, answer: str, i: int, where: str) -> dict[str, Any]:
-    """Return a record for `qa_rows`: numbered perturbed answers in one list, without empty optional values."""
+def _record(
+    record: Mapping[str, Any], question: str, answer: str, i: int, where: str, parts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a record for `qa_rows`: numbered perturbed answers in one list, without empty optional values.
+
+    parts: the columns of a trace and of earlier turns, if they are read.
+    """
     out = {key: record[key] for key in (question, answer) if key in record}
+    out |= {key: record[key] for key in parts if record.get(key) is not None}
     context = next((v for k, v in record.items() if isinstance(k, str) and k.strip().lower() == "input"), None)
     if question.strip().lower() == "instruction" and isinstance(context, str) and context.strip():
         out[question] = f"{record[question]}\n\n{context}"  # Alpaca's third column is part of the question

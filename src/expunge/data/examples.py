@@ -12,6 +12,10 @@ from expunge.core.errors import DataError, nearest
 from expunge.core.fingerprints import canonical, fingerprint_rows
 
 ANSWER = "answer"
+TRACE = "trace"
+TRACE_ANSWER = "trace+answer"
+SPANS = (ANSWER, TRACE, TRACE_ANSWER)
+Span = Literal["answer", "trace", "trace+answer"]
 PARAPHRASE = "paraphrase"
 PERTURBED = "perturbed"
 WRITTEN_LIST = re.compile(r"\s*\[\s*(['\"]).*\1\s*\]\s*\Z", re.DOTALL)
@@ -22,11 +26,14 @@ def perturbed_name(i: int) -> str:
     return f"{PERTURBED}_{i}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One question. `answers` maps a variant (`answer`, `paraphrase`, `perturbed_0`, ...) to its text.
 
     `row_id` is the position in the set. `meta` contains only plain JSON values, because the fingerprint covers it.
+    `trace`: the reasoning before the answer, a span of its own. Each answer of the example follows the same trace; ""
+    is a closed thought without text, None is an example without a thought. `turns`: the earlier questions and answers
+    of the conversation.
     """
 
     row_id: int
@@ -34,6 +41,8 @@ class Example:
     answers: Mapping[str, str]
     paraphrased_question: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    trace: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
 
     @property
     def answer(self) -> str:
@@ -47,6 +56,38 @@ class Example:
         while (name := perturbed_name(len(out))) in self.answers:
             out.append(self.answers[name])
         return out
+
+    def has(self, name: str) -> bool:
+        """Return whether the example has a text to score under a name: a variant of its answers, or a span."""
+        if self.trace is None or name not in (TRACE, TRACE_ANSWER):
+            return name in self.answers
+        return bool(self.trace.strip()) if name == TRACE else ANSWER in self.answers
+
+    def text(self, name: str) -> str:
+        """Return the scored text of a variant or a span, without the tags that a template writes around a trace."""
+        if self.trace is None or name not in (TRACE, TRACE_ANSWER):
+            return self.answers[name]
+        return self.trace if name == TRACE else f"{self.trace}\n\n{self.answer}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all texts that can be scored: the variants of the answers, then the spans of a trace."""
+        return (*self.answers, *(name for name in (TRACE, TRACE_ANSWER) if self.trace is not None and self.has(name)))
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields for a fingerprint. Parts that the example lacks add nothing."""
+        own: dict[str, Any] = {
+            "row_id": self.row_id,
+            "question": self.question,
+            "answers": dict(self.answers),
+            "paraphrased_question": self.paraphrased_question,
+            "meta": canonical(self.meta),
+        }
+        if self.trace is not None:
+            own[TRACE] = self.trace
+        if self.turns:
+            own["turns"] = canonical(self.turns)
+        return own
 
 
 Form = Literal["qa", "completion", "text"]
@@ -76,6 +117,8 @@ class ExampleSet:
         for i, row in enumerate(self.rows):
             if row.row_id != i:
                 raise ValueError(f"{self.name}: the row at position {i} has row_id {row.row_id}")
+            if self.form != "qa" and (row.trace is not None or row.turns):
+                raise ValueError(f"{self.name} row {i}: a trace or earlier turns need form='qa', not {self.form!r}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,13 +140,18 @@ class ExampleSet:
         names = dict.fromkeys(v for row in self.rows for v in row.answers)
         return tuple(sorted(names, key=_variant_order))
 
+    @property
+    def has_traces(self) -> bool:
+        """Whether some example has a trace with text."""
+        return any(row.trace for row in self.rows)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over the contents in order (not over the set's name or source)."""
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:
-        rows = [{**vars(row), "answers": dict(row.answers), "meta": canonical(row.meta)} for row in self.rows]
+        rows = (row.content() for row in self.rows)
         if (self.form, self.shots, self.max_length, self.long) == ("qa", (), None, "right"):
             return fingerprint_rows(rows)
         how: dict[str, Any] = {"form": self.form, "shots": self.shots}
@@ -125,11 +173,13 @@ def qa_rows(
     where: str,
     question_key: str = "question",
     answer_key: str = "answer",
+    trace_key: str = TRACE,
 ) -> ExampleSet:
     """Convert raw records to examples.
 
-    Optional columns: `paraphrased_question`, `paraphrased_answer` (variant `paraphrase`) and `perturbed_answer` (one
-    text or a list: `perturbed_0`, ...). A null counts as absent. Other columns are ignored.
+    Optional columns: `paraphrased_question`, `paraphrased_answer` (variant `paraphrase`), `perturbed_answer` (one
+    text or a list: `perturbed_0`, ...), a trace (a text, which may be empty) and `turns` (a list of pairs of a question
+    and an answer). A null counts as absent. Other columns are ignored.
 
     Args:
         raw: Records.
@@ -137,6 +187,7 @@ def qa_rows(
         where: File, for messages.
         question_key: Column of the question.
         answer_key: Column of the answer.
+        trace_key: Column of the reasoning before the answer.
 
     Raises:
         DataError: Naming `where` and the row, counted from 0, if a column is missing, not text, or empty.
@@ -154,7 +205,10 @@ def qa_rows(
         other = None
         if record.get("paraphrased_question") is not None:
             other = _text(record, "paraphrased_question", place)
-        rows.append(Example(i, question, answers, other))
+        trace = record.get(trace_key)
+        if trace is not None and trace != "":
+            trace = _text(record, trace_key, place)
+        rows.append(Example(i, question, answers, other, trace=trace, turns=_turns(record, place)))
     return ExampleSet(name, tuple(rows))
 
 
@@ -199,6 +253,17 @@ def _perturbed(record: Mapping[str, Any], place: str) -> dict[str, str]:
     if not isinstance(texts, list | tuple) or not texts:
         raise DataError(f"{place}: 'perturbed_answer' must be a text or a list of texts, got {_shown(value)}")
     return {perturbed_name(i): _check(t, f"{place}: 'perturbed_answer'[{i}]") for i, t in enumerate(texts)}
+
+
+def _turns(record: Mapping[str, Any], place: str) -> tuple[tuple[str, str], ...]:
+    """Return the earlier turns of a record. Raises DataError for anything but pairs of texts."""
+    value = record.get("turns") or ()
+    if not isinstance(value, list | tuple) or any(not isinstance(t, list | tuple) or len(t) != 2 for t in value):
+        raise DataError(f"{place}: 'turns' must be a list of pairs of a question and an answer, got {_shown(value)}")
+    return tuple(
+        (_check(q, f"{place}: the question of 'turns'[{k}]"), _check(a, f"{place}: the answer of 'turns'[{k}]"))
+        for k, (q, a) in enumerate(value)
+    )
 
 
 def _text(record: Mapping[str, Any], key: str, place: str) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.column_roles import turn_text
-from expunge.data.examples import ANSWER, Example, ExampleSet, Form, qa_rows, text_rows
+from expunge.data.column_roles import ChatTurn, chat_record, turn_text, turn_trace
+from expunge.data.examples import TRACE, Example, ExampleSet, Form, qa_rows, text_rows
 
 # Column pairs in the order of precedence, with the form of such examples.
 PAIRS: tuple[tuple[str, str, Form], ...] = (
@@ -25,6 +25,7 @@ PAIRS: tuple[tuple[str, str, Form], ...] = (
 MESSAGES = "messages"
 TEXT = "text"
 VARIANTS = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
+PARTS = (TRACE, "turns")
 SHAPES = "question and answer, prompt and completion, messages, or text"
 
 
@@ -34,8 +35,10 @@ def examples_from(data: Any, name: str = "data") -> ExampleSet:
     Args:
         data: An ExampleSet (returned under the new name), a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or
             a list of strings (plain texts). All records have the same shape. `paraphrased_answer`,
-            `paraphrased_question` and `perturbed_answer` (a text or a list) are optional columns of questions. Other
-            columns with a plain value become the example's `meta`.
+            `paraphrased_question`, `perturbed_answer` (a text or a list), `trace` (the reasoning before the answer) and
+            `turns` (earlier pairs of a question and an answer) are optional columns of questions. Messages may have
+            earlier turns, and a trace in `reasoning_content`, `reasoning` or `thinking`. Other columns with a plain
+            value become the example's `meta`.
         name: The name of the set. Error messages begin with it.
 
     Returns:
@@ -95,44 +98,43 @@ def _pairs(records: Sequence[Mapping[str, Any]], pair: tuple[str, str, Form], na
             whole = [*(record.get(prompt) or ()), *(record.get(answer) or ())]
             turns.append(_conversation(whole, f"{name} row {i}: {prompt!r} and {answer!r}"))
         return _questions(records, turns, name, prompt, answer)
-    plain = [{k: v for k, v in record.items() if k in (prompt, answer, *VARIANTS)} for record in records]
+    own = (prompt, answer, *VARIANTS, *(PARTS if form == "qa" else ()))
+    plain = [{k: v for k, v in record.items() if k in own} for record in records]
     for record, source in zip(plain, records, strict=True):
         context = source.get("input")
         if (prompt, answer) == ("instruction", "output") and isinstance(context, str) and context.strip():
             record[prompt] = f"{record[prompt]}\n\n{context}"  # Alpaca's third column belongs to the question
     rows = qa_rows(plain, name=name, where=name, question_key=prompt, answer_key=answer)
-    return ExampleSet(name, _with_meta(rows.rows, records, {prompt, answer, *VARIANTS}), form)
+    return ExampleSet(name, _with_meta(rows.rows, records, {*own}), form)
 
 
 def _questions(
-    records: Sequence[Mapping[str, Any]], turns: Sequence[tuple[str, str]], name: str, *used: str
+    records: Sequence[Mapping[str, Any]], chats: Sequence[Mapping[str, Any]], name: str, *used: str
 ) -> ExampleSet:
-    """Return the examples of conversations of one question and one answer."""
+    """Return the examples of conversations."""
     plain = []
-    for record, (question, answer) in zip(records, turns, strict=True):
+    for record, chat in zip(records, chats, strict=True):
         variants = {key: record[key] for key in VARIANTS if key in record}
-        plain.append({"question": question, ANSWER: answer, **variants})
+        plain.append({**chat, **variants})
     rows = qa_rows(plain, name=name, where=name)
     return ExampleSet(name, _with_meta(rows.rows, records, {*used, *VARIANTS}))
 
 
-def _conversation(messages: Any, where: str) -> tuple[str, str]:
-    """Return the question and the answer of a conversation. Raises DataError if it has other turns."""
+def _conversation(messages: Any, where: str) -> dict[str, Any]:
+    """Return a conversation as a record. Raises DataError if its turns do not alternate, or are no texts."""
     if not isinstance(messages, list | tuple) or not all(isinstance(m, Mapping) for m in messages):
         raise DataError(f"{where}: expected a list of {{role, content}}")
     roles = [str(m.get("role", m.get("from"))) for m in messages]
     texts = [turn_text(m) for m in messages]
     names = [{"human": "user", "gpt": "assistant"}.get(role, role) for role in roles]
-    if names == ["system", "user", "assistant"]:
+    if "system" in names:
         raise DataError(
             f"{where}: a system turn in a row is not read; pass it once, template={{'system_prompt': TEXT}}"
         )
-    if names != ["user", "assistant"]:
-        raise DataError(f"{where}: allowed is one user turn and one assistant turn, got {', '.join(names) or 'none'}")
     for role, text in zip(names, texts, strict=True):
         if not isinstance(text, str):
             raise DataError(f"{where}: the {role} turn is not text")
-    return str(texts[0]), str(texts[1])
+    return chat_record([ChatTurn(*turn) for turn in zip(names, texts, map(turn_trace, messages), strict=True)], where)
 
 
 def _with_meta(rows: Sequence[Example], records: Sequence[Mapping[str, Any]], used: set[str]) -> tuple[Example, ...]:

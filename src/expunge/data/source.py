@@ -17,6 +17,7 @@ from expunge.data.table_files import (
     read_csv,
     read_json_array,
     read_json_object,
+    read_json_objects,
     read_parquet,
     read_saved_dataset,
 )
@@ -105,6 +106,7 @@ def read_file(path: Path) -> Records:
             records = read_json_array(text, path)
         elif start == "{":
             whole = read_json_object(text, path)
+            whole = read_json_objects(text, path) if whole is None else whole
             records = _lines(text, path) if whole is None else whole
         elif path.suffix.lower() in (".csv", ".tsv"):
             records = read_csv(text, path)

@@ -147,6 +147,37 @@ def read_json_object(text: str, path: Path) -> Records | None:
     return columns if columns is not None else [value]
 
 
+def read_json_objects(text: str, path: Path) -> Records | None:
+    """Read objects over several lines each, one after another, with or without a comma between them.
+
+    Returns None if the first line is a whole value, as with JSON lines, or the text has one line. Raises DataError
+    with the line.
+    """
+    first, _, more = text.strip().partition("\n")
+    if not more or first.strip() == "":
+        return None
+    decoder = json.JSONDecoder()
+    try:
+        decoder.decode(first.strip().rstrip(","))
+        return None
+    except (ValueError, RecursionError):
+        pass
+    out: Records = []
+    at, end = 0, len(text)
+    while True:
+        while at < end and (text[at].isspace() or (out and text[at] == ",")):
+            at += 1
+        if at == end:
+            return out
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not JSON that can be read: {error}") from None
+        out.append(as_record(value, f"{path} object {len(out)}"))
+
+
 def _columns_of(columns: Mapping[str, Any]) -> Records | None:
     """Return the rows of {"question": [...], "answer": [...]} or of pandas' {"question": {"0": ...}, ...}."""
     values = [list(v.values()) if isinstance(v, dict) else v for v in columns.values()]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 
 from expunge.core.decode import strict
 from expunge.core.errors import ConfigError, DataError
-from expunge.data.conversation import Conversation, Thought
-from expunge.data.examples import Example, ExampleSet
+from expunge.core.fingerprints import LATER
+from expunge.data.conversation import THINK_TAGS, Conversation, Thought
+from expunge.data.examples import TRACE, TRACE_ANSWER, Example, ExampleSet
 from expunge.data.row_tokenizer import RowTokenizer, added_tokens, token_pattern
 
 MOST_LENGTH = 10**7
@@ -56,7 +56,13 @@ class Template:
     asst_start_tag: str = "Answer: "
     """With tags: the text before an answer."""
     asst_end_tag: str = "\n\n"
-    """With tags: the text after a solved example's answer. A special token in it also ends answers."""
+    """With tags: the text after a solved example's answer. A special token in it also ends answers. Plain text does
+    not: the tokenizer's EOS ends them.
+    """
+    think_start_tag: str = field(default=THINK_TAGS[0], metadata=LATER)
+    """With tags: the text before a reasoning trace, in examples that have one."""
+    think_end_tag: str = field(default=THINK_TAGS[1], metadata=LATER)
+    """With tags: the text between a reasoning trace and the answer."""
     date_string: str | None = None
     """The date that a chat template reads. null: a template that reads today's date gets 10 Apr 2025."""
     few_shot: tuple[tuple[str, str], ...] = ()
@@ -94,6 +100,7 @@ class Template:
         return dataclasses.replace(self, apply_chat_template=chat)
 
 
+Turns = Sequence[tuple[str, str]]  # earlier questions and answers of a conversation
 _AT_ONCE = 2048  # rows that are encoded together where only their number matters
 
 
@@ -128,7 +135,7 @@ class _Parts:
     """The text of an example in two parts, and the ids that follow it (its end token, if the text has none).
 
     blank: the prompt's last blanks. They are at the beginning of `rest`, because most tokenizers join a blank to the
-    word after it.
+    word after it. tail: text after a trace, which is tokenised with it and then cut off.
     """
 
     prompt: str
@@ -136,6 +143,7 @@ class _Parts:
     rest: str
     end: tuple[int, ...] = ()
     bos: bool = True
+    tail: str = ""
 
 
 class Encoder:
@@ -272,11 +280,15 @@ class Encoder:
         return next((k for k, text in texts if any(stop in text for stop in self.stops)), 0)
 
     def row(self, rows: ExampleSet, row: Example, variant: str) -> Encoded:
-        """Encode one answer of a row of a set, by the set's form and shots."""
+        """Encode one answer or span of a row of a set, by the set's form and shots.
+
+        variant: a variant of the answers, which follows the row's trace if it has one, or a span: "trace" (the ids end
+        with the trace) or "trace+answer".
+        """
         own, where = self._for(rows), f"{rows.name} row {row.row_id}"
-        if rows.form == "qa":
-            return own.encode(row.question, row.answers[variant], where=where)
-        return own._join(own._plain_parts(rows, row.question, row.answers[variant], where), where, rows.long)
+        if rows.form == "qa" and self.template.compat != "clean":
+            return own._encode_peer(own._without_parts(row, where).question, row.answers[variant])
+        return own._join(own._row_parts(rows, row, variant, where), where, rows.long)
 
     def rows(self, rows: ExampleSet, answers: Sequence[tuple[Example, str]]) -> list[Encoded]:
         """Encode many answers as `row` does, with their texts tokenised in one call.
@@ -287,8 +299,7 @@ class Encoder:
         if rows.form == "qa" and self.template.compat != "clean":
             return [own.row(rows, row, variant) for row, variant in answers]
         places = [f"{rows.name} row {row.row_id}" for row, _ in answers]
-        make = own._parts if rows.form == "qa" else functools.partial(own._plain_parts, rows)
-        every = [make(r.question, r.answers[v], where) for (r, v), where in zip(answers, places, strict=True)]
+        every = [own._row_parts(rows, r, v, where) for (r, v), where in zip(answers, places, strict=True)]
         own._known = own._many([own._texts(parts) for parts in every], places)
         return [own._join(parts, where, rows.long) for parts, where in zip(every, places, strict=True)]
 
@@ -308,11 +319,8 @@ class Encoder:
     def _is_short(self, rows: ExampleSet, row: Example, variant: str) -> bool:
         """Return whether an answer has at most max_length ids for certain."""
         where = f"{rows.name} row {row.row_id}"
-        if rows.form == "qa":
-            parts = self._parts(row.question, row.answers[variant], where)
-        else:
-            parts = self._plain_parts(rows, row.question, row.answers[variant], where)
-        most = self.tokens.most_ids(parts.prompt + parts.rest) + len(self._bos) + len(parts.end)
+        parts = self._row_parts(rows, row, variant, where)
+        most = self.tokens.most_ids(parts.prompt + parts.rest + parts.tail) + len(self._bos) + len(parts.end)
         return most <= self.max_length
 
     def row_prompts(self, rows: ExampleSet, examples: Sequence[Example]) -> list[list[int]]:
@@ -352,7 +360,7 @@ class Encoder:
         """Return the ids that generation starts from, for a row of a set."""
         own = self._for(rows)
         if rows.form == "qa" and self.template.compat != "clean":
-            return own.prompt(row.question)
+            return own.prompt(own._without_parts(row, f"{rows.name} row {row.row_id}").question)
         ids = own._prompt_ids(*own._row_prompt_text(rows, row))
         return own._started(ids, bos=rows.form != "qa" or own._chat is None)
 
@@ -360,7 +368,7 @@ class Encoder:
         """Return the text that generation starts from, and its last blanks, which belong to the answer's first word."""
         where = f"{rows.name} row {row.row_id}"
         if rows.form == "qa":
-            return _bare(self._prompt_text(row.question, where))
+            return _bare(self._row_frame(row, where)[0])
         bare, blank = _bare(self._shown(rows, row.question, where))
         return bare, blank or ("" if not bare or bare[-1].isspace() else " ")
 
@@ -394,25 +402,82 @@ class Encoder:
         rest = (own or ("" if answer[:1].isspace() else blank)) + answer
         return _Parts(bare, blank, rest, (self.eos,) if rows.form == "completion" else ())
 
-    def _parts(self, question: str, answer: str, where: str) -> _Parts:
+    def _row_parts(self, rows: ExampleSet, row: Example, variant: str, where: str) -> _Parts:
+        """Return the parts of an answer or a span of a row, by the set's form."""
+        if rows.form != "qa":
+            return self._plain_parts(rows, row.question, row.answers[variant], where)
+        if row.trace is not None:
+            return self._trace_parts(row, variant, where)
+        return self._parts(row.question, row.answers[variant], where, row.turns)
+
+    def _parts(self, question: str, answer: str, where: str, turns: Turns = ()) -> _Parts:
         """Return the parts by the template: blanks at the end of the prompt belong to the answer."""
         answer = self._hidden(answer, where)
         if self._chat is None:
-            text = self._prompt_text(question, where)
-            end = self._tag_end
-            after, ids = ("", (self.eos,)) if end is None else (end, ())
+            text = self._prompt_text(question, where, turns)
+            after = self._tag_end or ""
         else:
             with _named(where):
-                turn = self._chat.turn(self._messages(self._hidden(question, where), where), answer)
+                turn = self._chat.turn(self._messages(self._hidden(question, where), where, turns), answer)
             text, answer, after = turn.prompt, turn.answer, turn.end
-            ids = () if after else (self.eos,)
         bare, blank = _bare(text)
-        return _Parts(bare, blank, blank + answer + after, ids, bos=self._chat is None)
+        return _Parts(bare, blank, blank + answer + after, () if after else (self.eos,), bos=self._chat is None)
+
+    def _row_frame(self, row: Example, where: str) -> tuple[str, str, str]:
+        """Return the prompt of a row, the text between its trace and an answer, and the text that ends an answer.
+
+        The prompt of a row with a trace ends with the tag that opens the thought.
+        """
+        if row.trace is None:
+            return self._prompt_text(row.question, where, row.turns), "", ""
+        if self._chat is None:
+            t = self.template
+            head = self._prompt_text(row.question, where, row.turns) + t.think_start_tag
+            return head, t.think_end_tag, self._tag_end or ""
+        with _named(where):
+            messages = self._messages(self._hidden(row.question, where), where, row.turns)
+            frame = self._chat.trace_frame(messages)
+        return frame.before, frame.between, frame.end
+
+    def closing_text(self, rows: ExampleSet, row: Example) -> str:
+        """Return the text between a row's trace and its answer as the tokenizer decodes it in a generation."""
+        own = self._for(rows)
+        between = own._row_frame(row, f"{rows.name} row {row.row_id}")[1]
+        return str(self.tokenizer.decode(own.tokens.ids([between])[0], skip_special_tokens=True))
+
+    def _trace_parts(self, row: Example, variant: str, where: str) -> _Parts:
+        """Return the parts of a row with a trace: the prompt of an answer contains the trace."""
+        before, between, after = self._row_frame(row, where)
+        trace = self._hidden((row.trace or "").strip(), where)
+        answer = self._hidden((row.answers.get(variant, row.answer)).strip(), where)
+        if self._chat is not None:
+            with _named(where):
+                messages = self._messages(self._hidden(row.question, where), where, row.turns)
+                self._chat.check_trace(messages, trace, answer)
+        end = () if after else (self.eos,)
+        bos = self._chat is None
+        if variant not in (TRACE, TRACE_ANSWER):
+            bare, blank = _bare(before + trace + between)
+            return _Parts(bare, blank, blank + answer + after, end, bos=bos)
+        bare, blank = _bare(before)
+        if variant == TRACE:
+            return _Parts(bare, blank, blank + trace, (), bos=bos, tail=between)
+        return _Parts(bare, blank, blank + trace + between + answer + after, end, bos=bos)
+
+    def _without_parts(self, row: Example, where: str) -> Example:
+        """Return a row of one question and one answer. Raises DataError for others, which compat has no form for."""
+        if row.trace is not None or row.turns:
+            raise DataError(
+                f"{where}: a trace or earlier turns have no form with "
+                f"model.template_args.compat={self.template.compat}; use clean"
+            )
+        return row
 
     def _texts(self, parts: _Parts) -> tuple[str, ...]:
         """Return the texts to tokenise: the rest of an example, or all of it, and the texts of its prompt."""
-        separate = self.tokens.splits(parts.prompt, parts.rest)
-        return parts.rest if separate else parts.prompt + parts.rest, *self._prompt_texts(parts.prompt, parts.blank)
+        separate = not parts.tail and self.tokens.splits(parts.prompt, parts.rest)
+        text = parts.rest if separate else parts.prompt + parts.rest + parts.tail
+        return text, *self._prompt_texts(parts.prompt, parts.blank)
 
     def _prompt_texts(self, prompt: str, blank: str) -> tuple[str, ...]:
         """Return the prompt, and the prompt with a letter after it if a letter may change its tokens."""
@@ -422,21 +487,18 @@ class Encoder:
         """Return the ids of an example. Raises DataError if its boundary is unknown, or no answer token is left."""
         with _named(where):
             before = self._prompt_ids(parts.prompt, parts.blank)
-            whole = parts.prompt + parts.rest
-            if self.tokens.splits(parts.prompt, parts.rest):
+            whole = parts.prompt + parts.rest + parts.tail
+            if not parts.tail and self.tokens.splits(parts.prompt, parts.rest):
                 ids = self._ids(parts.prompt) + self._ids(parts.rest)
             else:
                 ids = self._ids(whole)
-            n = len(before)
+            n, stop = len(before), len(ids)
             if ids[:n] != before:
-                boundary = self.tokens.boundary(parts.prompt, whole, ids)
-                if boundary is None:
-                    raise DataError(
-                        "this tokenizer joins the prompt's last and the answer's first characters in one token and "
-                        "gives no offsets; use a fast tokenizer (tokenizer.json)"
-                    )
-                n = boundary[0]
-            before, ids = ids[:n], ids[n:]
+                n = self._boundary(parts.prompt, whole, ids)[0]
+            if parts.tail:  # a token with a part of the trace belongs to the trace
+                stop, shared = self._boundary(parts.prompt + parts.rest, whole, ids)
+                stop += shared
+            before, ids = ids[:n], ids[n:stop]
         head = self._started(before, bos=parts.bos)
         end = [] if parts.end and ids and ids[-1] == parts.end[0] else list(parts.end)
         tail = [*ids, *end]
@@ -445,6 +507,16 @@ class Encoder:
         if long == "left" and over <= len(before):
             return Encoded((*head[:start], *head[start + over :], *tail), len(head) - over, over)
         return self._cut(head, tail, where)
+
+    def _boundary(self, head: str, whole: str, ids: Sequence[int]) -> tuple[int, bool]:
+        """Return the boundary of `RowTokenizer.boundary`. Raises DataError if it is unknown."""
+        boundary = self.tokens.boundary(head, whole, ids)
+        if boundary is None:
+            raise DataError(
+                "this tokenizer joins the prompt's last and the answer's first characters in one token and gives no "
+                "offsets; use a fast tokenizer (tokenizer.json)"
+            )
+        return boundary
 
     def prompt(self, question: str) -> list[int]:
         """Return the ids that generation starts from."""
@@ -493,28 +565,31 @@ class Encoder:
         known = self._known.get(text)
         return self.tokens.ids([text])[0] if known is None else known
 
-    def _prompt_text(self, question: str, where: str = "row") -> str:
+    def _prompt_text(self, question: str, where: str = "row", turns: Turns = ()) -> str:
         t = self.template
         if self._chat is not None:
             if t.compat == "openunlearning":
                 return self._chat.render(self._messages(question), generation_prompt=True)
             with _named(where):
-                return self._chat.prompt(self._messages(self._hidden(question, where), where))
+                return self._chat.prompt(self._messages(self._hidden(question, where), where, turns))
+        named = [*((turn, "few_shot") for turn in t.few_shot), *((turn, where) for turn in turns)]
         shots = "".join(
-            f"{t.user_start_tag}{self._hidden(q, 'few_shot')}{t.user_end_tag}"
-            f"{t.asst_start_tag}{self._hidden(a, 'few_shot')}{t.asst_end_tag}"
-            for q, a in t.few_shot
+            f"{t.user_start_tag}{self._hidden(q, place)}{t.user_end_tag}"
+            f"{t.asst_start_tag}{self._hidden(a, place)}{t.asst_end_tag}"
+            for (q, a), place in named
         )
         head = t.system_prompt_with_special_tokens or t.system_prompt or ""
         return f"{head}{shots}{t.user_start_tag}{self._hidden(question, where)}{t.user_end_tag}{t.asst_start_tag}"
 
-    def _messages(self, question: str, where: str = "row") -> list[dict[str, str]]:
+    def _messages(self, question: str, where: str = "row", earlier: Turns = ()) -> list[dict[str, str]]:
         """Return the conversation before an answer. compat=openunlearning: an empty system prompt is none."""
         system = self.template.system_prompt
         has_system = bool(system) if self.template.compat == "openunlearning" else system is not None
         turns: list[tuple[str, str]] = [("system", str(system))] if has_system else []
         for q, a in self.template.few_shot:
             turns += [("user", self._hidden(q, "few_shot")), ("assistant", self._hidden(a, "few_shot"))]
+        for q, a in earlier:
+            turns += [("user", self._hidden(q, where)), ("assistant", self._hidden(a, where))]
         turns.append(("user", question))
         return [{"role": role, "content": content} for role, content in turns]
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from expunge.core.errors import ConfigError
+from expunge.core.limited import LimitError, ProcessLimits, run_limited
 
 CPU_S = 2  # a published template needs milliseconds
 WALL_S = 60.0  # on a busy machine
 MEMORY = 1 << 30
 MOST_CHARACTERS = 1_000_000
-CHILD = Path(__file__).with_name("template_child.py")
+PROGRAM = Path(__file__).with_name("template_child.py")
 
 
 def check_template(text: str, variables: Mapping[str, object], key: str) -> None:
@@ -31,20 +29,10 @@ def check_template(text: str, variables: Mapping[str, object], key: str) -> None
 def _fault(text: str, variables: str) -> str | None:
     if len(text) > MOST_CHARACTERS:
         return f"has {len(text)} characters, more than {MOST_CHARACTERS}, and cannot be tried"
-    request = {"template": text, "variables": json.loads(variables), "cpu_s": CPU_S, "bytes": MEMORY}
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(CHILD)],
-            input=json.dumps(request).encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=WALL_S,
-            check=False,
+        run_limited(
+            PROGRAM, {"template": text, "variables": json.loads(variables)}, ProcessLimits(CPU_S, WALL_S, MEMORY)
         )
-    except subprocess.TimeoutExpired:
-        return f"does not end within {WALL_S:.0f} s"
-    if done.returncode == 0:
-        return None
-    if done.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
-        return f"does not end within {CPU_S} s of computing"
-    return f"needs more than {MEMORY >> 20} MB of memory"
+    except LimitError as error:
+        return str(error)
+    return None

@@ -55,8 +55,11 @@ def quoted(rows: ExampleSet) -> ExampleSet:
 
 
 def plain(rows: ExampleSet) -> ExampleSet:
-    """Use questions as plain text to continue: no template, no chat."""
-    return dataclasses.replace(with_question(rows, "plain", lambda r: r.question), form="completion")
+    """Use questions as plain text to continue: no template, no chat, and so no trace and no earlier turns."""
+    bare = tuple(
+        dataclasses.replace(r, trace=None, turns=()) for r in with_question(rows, "plain", lambda r: r.question)
+    )
+    return dataclasses.replace(rows, name=f"{rows.name}_plain", rows=bare, form="completion")
 
 
 def with_shots(rows: ExampleSet, shots: Sequence[tuple[str, str]], *, name: str = "shots") -> ExampleSet:
@@ -76,7 +79,9 @@ def begun(rows: ExampleSet, share: float, opens: tuple[str, str], *, name: str =
         n = min(int(share * len(words)), len(words) - 1)
         prompt = f"{opens[0]}{row.question}{opens[1]}{' '.join(words[:n])}"
         answers = {"answer": " ".join(words[n:])}
-        continued.append(dataclasses.replace(row, question=prompt, answers=answers, paraphrased_question=None))
+        continued.append(
+            dataclasses.replace(row, question=prompt, answers=answers, paraphrased_question=None, trace=None, turns=())
+        )
     return dataclasses.replace(rows, name=f"{rows.name}_{name}", rows=tuple(continued), form="completion")
 
 

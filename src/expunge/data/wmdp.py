@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from expunge.core.errors import ConfigError, nearest
-from expunge.data.choices import Style, choice_rows, read_questions
+from expunge.core.errors import ConfigError, DataError, nearest
+from expunge.data.choices import ChoiceQuestion, Style, choice_rows, read_questions
 from expunge.data.examples import ExampleSet, text_rows
-from expunge.data.source import load_raw, load_split
+from expunge.data.source import is_hub_id, load_raw, load_split
 
 HUB_ID = "cais/wmdp"
 CORPORA_ID = "cais/wmdp-corpora"
@@ -16,6 +16,15 @@ BIO_FORGET_ID = "cais/wmdp-bio-forget-corpus"  # gated: on request from the hub
 ABOUT = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}
 FORGET = ("cyber-forget-corpus", "bio-forget-corpus")
 RETAIN = ("cyber-retain-corpus", "bio-retain-corpus")
+ROBUST_ID = "EleutherAI/wmdp_bio_robust_mcqa"
+TOPICS = (  # subsets of the robust questions, as published
+    "bioweapons_and_bioterrorism",
+    "dual_use_virology",
+    "enhanced_potential_pandemic_pathogens",
+    "expanding_access_to_threat_vectors",
+    "reverse_genetics_and_easy_editing",
+    "viral_vector_research",
+)
 
 
 def wmdp_questions(
@@ -35,6 +44,45 @@ def wmdp_questions(
         questions = read_questions(raw, where)[: limit or None]
         out[name] = choice_rows(name, questions, about=ABOUT[subject], style=style, max_length=max_length)
     return out
+
+
+def robust_questions(root: str, *, style: Style, limit: int, max_length: int) -> dict[str, ExampleSet]:
+    """Return `wmdp_bio_robust` and `wmdp_bio_shortcut`: questions of WMDP-bio without and with superficial clues.
+
+    root: the hub id of the robust questions (O'Brien et al. 2025, arXiv:2508.06601) or a folder of TOPIC/robust and
+    TOPIC/shortcut, each with an extension. limit: number of questions of each kind (0: all). Raises DataError.
+    """
+    out = {}
+    for kind in ("robust", "shortcut"):
+        questions: list[ChoiceQuestion] = []
+        for topic in TOPICS:
+            raw, where = load_split(root, topic, kind)
+            questions += read_questions(raw, where)
+        name = f"wmdp_bio_{kind}"
+        first = questions[: limit or None]
+        out[name] = choice_rows(name, first, about=ABOUT["bio"], style=style, max_length=max_length)
+    return out
+
+
+def deduplicated_questions(root: str, *, style: Style, limit: int, max_length: int) -> dict[str, ExampleSet]:
+    """Return `wmdp_deduplicated`: WMDP's questions without near-duplicates (Deeb and Roger 2024, arXiv:2410.08827).
+
+    root: a folder of split_0.jsonl to split_4.jsonl, with question, choices and answer. limit: number of questions
+    (0: all). Raises DataError: the files are in the authors' repository, not on the hub.
+    """
+    folder = Path(root).expanduser()
+    if is_hub_id(root) or not folder.is_dir():
+        raise DataError(
+            f"{root}: the deduplicated questions are not on the hub; set data.root to a folder of split_0.jsonl to "
+            "split_4.jsonl"
+        )
+    questions: list[ChoiceQuestion] = []
+    for number in range(5):
+        raw, where = load_raw(f"split_{number}", root=root)
+        questions += read_questions(raw, where)
+    about = "biology and cybersecurity"
+    rows = choice_rows("wmdp_deduplicated", questions[: limit or None], about=about, style=style, max_length=max_length)
+    return {"wmdp_deduplicated": rows}
 
 
 def wmdp_corpus(root: str, corpus: str, *, name: str, limit: int, max_length: int) -> ExampleSet:

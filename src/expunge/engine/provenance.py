@@ -58,7 +58,7 @@ def provenance(job: Job, facts: Mapping[str, Any], start: JobStart) -> dict[str,
 
 @functools.cache
 def _versions() -> Mapping[str, str]:
-    return {name: metadata.version(name) for name in ("expunge", "torch", "transformers")}
+    return {name: metadata.version(name) for name in ("expunge", "torch", "transformers", "tokenizers")}
 
 
 @functools.cache

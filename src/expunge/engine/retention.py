@@ -65,8 +65,9 @@ def garbage(jobs: Mapping[str, Job], reasons: Mapping[str, str], store: Store) -
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """Return the files of a model's weights, without adapters, which are small."""
-    return tuple(sorted(p.name for p in folder.glob(f"*{WEIGHTS}") if p.is_file()))
+    """Return the weights of a model and of those kept during its training, without adapters, which are small."""
+    files = [*folder.glob(f"*{WEIGHTS}"), *folder.glob(f"checkpoint-*/*{WEIGHTS}")]
+    return tuple(sorted(p.relative_to(folder).as_posix() for p in files if p.is_file()))
 
 
 def _sized(plans: Sequence[GarbagePlan]) -> list[GarbagePlan]:
@@ -149,7 +150,7 @@ def _restore(folder: Path, place: Path, record: dict[str, Any]) -> bool:
         place.parent.mkdir(exist_ok=True)
         os.rename(folder, place)
         return True
-    names = {file.name for file in folder.iterdir()}
+    names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     back = names & set(record.get("removed", ()))
     for name in back:
         os.replace(folder / name, place / name)
@@ -195,6 +196,7 @@ def _remove(r: GarbagePlan, trash: Path | None) -> None:
         if trash is None:
             (r.folder / name).unlink(missing_ok=True)
         elif (r.folder / name).exists():
+            (trash / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(r.folder / name, trash / name)
 
 

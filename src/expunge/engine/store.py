@@ -17,17 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 
+from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
 from expunge.core.files import READ, sweep_parts, whole_folder
 from expunge.core.fingerprints import file_sha256
+from expunge.core.terminal import complain
 from expunge.engine.collective import announced
 from expunge.engine.job import Job, JobContext, Progress, silent
+from expunge.engine.lease import Lease, LeaseLostError
 from expunge.engine.provenance import JobStart, provenance
 from expunge.engine.record import RECORD, Record, proof, read_record, write_record
-from expunge.engine.waiting import acquire, release
 
 LOCKS = ".locks"
 CHECKPOINTS = ".checkpoints"
@@ -151,26 +153,38 @@ class Store:
     def make(self, job: Job, progress: Progress) -> Record:
         """Run the job and store its complete artifact. Waits for another process that runs the same job.
 
-        Recomputes weights of a parent that `expunge gc` has removed. Raises JobError if the job fails, a parent is
-        missing or damaged, the disk is full or the store is read-only.
+        Recomputes weights of a parent that `expunge gc` has removed. If this process was stopped, and another one has
+        taken the job over, waits for its result. Raises JobError if the job fails, a parent is missing or damaged, the
+        disk is full or the store is read-only.
         """
-        with self._lock(job):
-            self._listed.pop(job.kind, None)
-            record = self.record(job)
-            if record is not None:
-                return record
-            for role, parent in job.parents.items():
-                if not self.done(parent):
-                    raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
-                self.restore(parent)
-                self._check(job, role, parent)
-            with self._writing(job):
-                sweep_parts(self.path(job))
-                with whole_folder(self.path(job), READ) as folder, self._recorded(job, folder, progress) as attempt:
-                    attempt.facts = job.run(attempt.inputs, folder, attempt.context)
-                if job.resumable:
-                    shutil.rmtree(self._unfinished(job), ignore_errors=True)
-                return attempt.record
+        try:
+            with self._lock(job) as lease:
+                self._listed.pop(job.kind, None)
+                record = self.record(job)
+                if record is not None:
+                    return record
+                self._check_parents(job)
+                with self._writing(job):
+                    sweep_parts(self.path(job))
+                    whole = whole_folder(self.path(job), READ, before_rename=lease.check)
+                    with whole as folder, self._recorded(job, folder, _checking(lease, progress)) as attempt:
+                        attempt.facts = job.run(attempt.inputs, folder, attempt.context)
+                    if job.resumable:
+                        shutil.rmtree(self._unfinished(job), ignore_errors=True)
+                    return attempt.record
+        except LeaseLostError as error:
+            if not distributed.here().alone:
+                raise  # the other processes of the launch wait in the middle of the job
+            complain(f"{error}; this process waits for its result")
+        return self.make(job, progress)
+
+    def _check_parents(self, job: Job) -> None:
+        """Restore and check the parents of a job. Raises JobError for one that is missing or damaged."""
+        for role, parent in job.parents.items():
+            if not self.done(parent):
+                raise JobError(f"{job.name}: its {role} ({parent.name}) has vanished from {self.root}")
+            self.restore(parent)
+            self._check(job, role, parent)
 
     def restore(self, job: Job) -> None:
         """Recompute the files that `expunge gc` has removed from a finished job, and the parents that this needs."""
@@ -180,15 +194,16 @@ class Store:
             if not self.done(parent):
                 self.make(parent, silent)
             self.restore(parent)
-        with self._lock(job):
+        with self._lock(job) as lease:
             record = dict(self.record(job) or {})
             if not record.get("removed"):
                 return
             place = self.path(job)
             beside = tempfile.TemporaryDirectory(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
             with self._writing(job), beside as folder:
-                with self._recorded(job, Path(folder), silent) as attempt:
+                with self._recorded(job, Path(folder), _checking(lease, silent)) as attempt:
                     attempt.facts = job.run(attempt.inputs, Path(folder), attempt.context)
+                lease.check()
                 recomputed = attempt.record
                 removed = record.pop("removed")
                 before = {n: record["files"][n] for n in removed}
@@ -245,29 +260,47 @@ class Store:
             raise JobError(f"{job.name}: cannot write under {self.root}: {' '.join(message.split())}") from error
 
     @contextlib.contextmanager
-    def _lock(self, job: Job) -> Iterator[None]:
-        """Hold the job's lock, with a file next to it that lists the parents in use."""
+    def _lock(self, job: Job) -> Iterator[Lease]:
+        """Hold the job's lease, with a file next to it that lists the parents in use.
+
+        Raises LeaseLostError in place of an error of the block if another process has taken the job over, because that
+        process changes files which the block uses.
+        """
         folder = self.root / LOCKS
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"paths.store: cannot create {folder}: {error.strerror}") from None
-        lock = FileLock(lock_file(self.root, job.key))
+        lease = Lease(lock_file(self.root, job.key), job.name)
         note = reads_file(self.root, job.key)
         try:
-            acquire(lock, job.name)
+            lease.acquire()
             note.write_text(json.dumps([parent.key for parent in job.parents.values()]))
         except Timeout:
             raise JobError(f"{job.name}: another process has held this job for a day") from None
         except OSError as error:
-            release(lock)
+            lease.release()
             raise JobError(f"{job.name}: cannot write under {self.root}: {error.strerror or error}") from error
         try:
-            yield
+            yield lease
+        except Exception:
+            lease.check()
+            raise
         finally:
-            with contextlib.suppress(OSError):  # a list without its lock is ignored
-                note.unlink(missing_ok=True)
-            release(lock)
+            if not lease.is_lost:
+                with contextlib.suppress(OSError):  # a list without its lock is ignored
+                    note.unlink(missing_ok=True)
+            lease.release()
+
+
+def _checking(lease: Lease, progress: Progress) -> Progress:
+    """Return a receiver of progress that also checks the lease."""
+
+    def report(done: int, total: int) -> None:
+        lease.check(now=False)
+        progress(done, total)
+
+    return report
 
 
 def store_around(folder: Path) -> Path | None:

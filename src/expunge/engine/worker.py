@@ -10,6 +10,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError, ExpungeError, JobError
 from expunge.core.files import write_json
+from expunge.core.on_use import transformers
 from expunge.core.terminal import say
 from expunge.engine.job import Job, Progress, silent
 from expunge.engine.job_file import JobFile
@@ -21,7 +22,6 @@ FAILURES = ".failures"
 def quiet() -> None:
     """Show only errors of libraries, because the progress display is ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
 
     logging: Any = transformers.logging
     logging.set_verbosity_error()

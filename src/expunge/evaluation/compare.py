@@ -6,7 +6,7 @@ import html
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from expunge.core.records import Floats
 from expunge.evaluation.result import EvalResult
 from expunge.metrics.aggregate import bootstrap_interval
 from expunge.metrics.api import MetricResult
+from expunge.metrics.equivalence import holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,8 @@ class PairedDifference:
     """The number of examples that both models have a number for."""
     note: str = ""
     """The reason if there is no paired comparison."""
+    p_holm: float = math.nan
+    """The p-value after Holm's correction for all metrics that are compared; NaN without one."""
 
 
 class Comparison(Mapping[str, PairedDifference]):
@@ -78,12 +81,14 @@ class Comparison(Mapping[str, PairedDifference]):
         return "\n".join(["Comparison(b - a)", *lines])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("metric", "a", "b", "b - a", "95 % interval", "p", "n"))
+        head = "".join(
+            f"<th>{name}</th>" for name in ("metric", "a", "b", "b - a", "95 % interval", "p", "p (Holm)", "n")
+        )
         body = []
         for d in self.values():
             interval = "" if math.isnan(d.ci_low) else f"[{_shown(d.ci_low)}, {_shown(d.ci_high)}]"
-            p = "" if math.isnan(d.p) else _shown(d.p)
-            cells = (d.metric, _shown(d.a), _shown(d.b), _shown(d.difference), interval, p, str(d.n))
+            p, holm_p = ("" if math.isnan(v) else _shown(v) for v in (d.p, d.p_holm))
+            cells = (d.metric, _shown(d.a), _shown(d.b), _shown(d.difference), interval, p, holm_p, str(d.n))
             body.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -109,7 +114,7 @@ def compare(
         seed: The seed of the random sign flips.
 
     Returns:
-        The differences by metric name. `.to_pandas()` gives a table.
+        The differences by metric name. `.to_pandas()` gives a table; `p_holm` is corrected for the number of metrics.
 
     Raises:
         ConfigError: If a metric is not in both, if they share none, or if the two measured other examples.
@@ -122,7 +127,14 @@ def compare(
             raise ConfigError(f"compare: metrics: {name!r} is not in both results{nearest(name, shared)}")
     if not shared:
         raise ConfigError("compare: the two results have no metric in common")
-    return Comparison([_paired(name, mine[name], theirs[name], seed) for name in metrics or shared])
+    return Comparison(corrected([_paired(name, mine[name], theirs[name], seed) for name in metrics or shared]))
+
+
+def corrected(differences: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """Return the differences with p-values corrected for all of them together (Holm 1979)."""
+    tested = [d.p for d in differences if math.isfinite(d.p)]
+    values = iter(holm(tested))
+    return [replace(d, p_holm=next(values)) if math.isfinite(d.p) else d for d in differences]
 
 
 def _check_examples(a: Any, b: Any) -> None:

@@ -45,7 +45,7 @@ def score_tokens_sharded(
     model: Any, rows: ExampleSet, names: Sequence[str], encoder: Encoder, shard: RankShard, **options: Any
 ) -> pa.Table:
     """Run `score_tokens` on this process's rows; return the whole table in every process."""
-    sizes = [sum(len(r.question) + len(r.answers[v]) for v in wanted_variants(r, names)) for r in rows.rows]
+    sizes = [sum(len(r.question) + len(r.text(v)) for v in wanted_variants(r, names)) for r in rows.rows]
     table = score_tokens(model, rows, names, encoder, only=shard.rows(sizes), **options)
     parts = _gather(table, shard)
     cut = sum(int(p.schema.metadata[TRUNCATED.encode()]) for p in parts)

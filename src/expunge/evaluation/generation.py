@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from expunge.core.records import GeneratedText
+from expunge.core.errors import DataError
+from expunge.core.records import CLOSED_THOUGHT, GeneratedText
 from expunge.data.batch import budget_batches
 from expunge.data.examples import ExampleSet
 from expunge.data.template import Encoder
@@ -62,10 +63,11 @@ def generate_texts(
         The texts, sorted by row and sample.
 
     Raises:
-        DataError: If a prompt fills the model's context.
+        DataError: If a prompt fills the model's context, or nothing in a text would show where its trace ends.
         ConfigError: If the backend is not installed.
     """
     check_backend(generation)
+    _check_closing(rows, encoder)
     generation = _with_stops(generation, encoder)
     prompts = make_prompts(rows, encoder, generation, context_length(model), only)
     truth = {r.row_id: r.answers[reference] for r in rows.rows}
@@ -90,13 +92,24 @@ def generate_texts(
     out: list[GeneratedText] = []
     for batch in batches:
         for prompt, ended in zip(batch, decode(batch), strict=True):
-            text, n = _text(ended, encoder, generation), len(ended.ids or [])
+            text, n = generated_text(ended, encoder, generation), len(ended.ids or [])
             out.append(
                 GeneratedText(prompt.row_id, prompt.sample, prompt.text, text, truth[prompt.row_id], n, ended.stopped)
             )
         if progress:
             progress(len(batch))
     return sorted(out, key=lambda t: (t.row_id, t.sample))
+
+
+def _check_closing(rows: ExampleSet, encoder: Encoder) -> None:
+    """Raise DataError if a generation would lose the tag that ends a trace, for examples with traces."""
+    row = next((row for row in rows.rows if row.trace is not None), None)
+    text = "" if row is None else encoder.closing_text(rows, row)
+    if row is not None and CLOSED_THOUGHT.search(text) is None:
+        raise DataError(
+            f"{rows.name} row {row.row_id}: a generation is cut at the tag that closes its thought, and the tokenizer "
+            f"decodes that tag as {text!r}; known tags are </think>, <|END_THINKING|>, <channel|> and <|close|>think"
+        )
 
 
 def _cache_bytes(model: Any) -> int:
@@ -120,27 +133,42 @@ def continued(
 
     A prompt that fills the model's context has an empty continuation.
     """
-    model.eval()
-    generation = _with_stops(generation, encoder)
     context = context_length(model) or sum(map(len, prompts)) + generation.max_new_tokens
     limits = [min(generation.max_new_tokens, context - len(p)) for p in prompts]
     requests = [Prompt(i, 0, "", tuple(p), n) for i, (p, n) in enumerate(zip(prompts, limits, strict=True)) if n > 0]
-    mode = capabilities(model).generation
-    decode = Decoder(model, encoder.tokenizer, generation, _ends(model, encoder), None, mode=mode)
     out = [""] * len(prompts)
-    for batch in budget_batches(requests, [len(p.ids) + p.limit for p in requests], token_budget):
-        for prompt, ended in zip(batch, decode(batch), strict=True):
-            out[prompt.row_id] = _text(ended, encoder, generation)
+    for prompt, ended in zip(requests, new_tokens(model, requests, encoder, generation, token_budget), strict=True):
+        out[prompt.row_id] = generated_text(ended, encoder, generation)
     return out
 
 
-def _text(ended: PromptBatch, encoder: Encoder, generation: Generation) -> str:
+def new_tokens(
+    model: Any,
+    prompts: Sequence[Prompt],
+    encoder: Encoder,
+    generation: Generation,
+    token_budget: int = GENERATED_TOKENS,
+) -> list[PromptBatch]:
+    """Return the new tokens of each prompt, in order, by this model in this process; it is left in evaluation mode."""
+    model.eval()
+    generation = _with_stops(generation, encoder)
+    mode = capabilities(model).generation
+    decode = Decoder(model, encoder.tokenizer, generation, _ends(model, encoder), None, mode=mode)
+    out: list[PromptBatch] = [PromptBatch(None, False)] * len(prompts)
+    lengths = [len(p.ids) + p.limit for p in prompts]
+    for batch in budget_batches(range(len(prompts)), lengths, token_budget):
+        for i, ended in zip(batch, decode([prompts[i] for i in batch]), strict=True):
+            out[i] = ended
+    return out
+
+
+def generated_text(ended: PromptBatch, encoder: Encoder, generation: Generation) -> str:
     """Return the new tokens as text, without special tokens and cut before the first stop text."""
     ids = ended.ids or []
     if ids and ids[-1] in encoder.end_ids:  # an end token that is not among the tokenizer's special ones
         ids = ids[:-1]
     text: str = encoder.tokenizer.decode(ids, skip_special_tokens=True)
-    for end in generation.stop:
+    for end in _with_stops(generation, encoder).stop:
         text = text.partition(end)[0]
     return text.strip()
 

@@ -173,9 +173,9 @@ def _in_order(names: Iterable[str]) -> Sequence[str]:
 
 
 def wanted_variants(row: Example, names: Sequence[str]) -> list[str]:
-    """Return the row's variants among `names`; a stem such as "perturbed" stands for all `perturbed_i`."""
+    """Return the row's variants and spans among `names`; the stem "perturbed" stands for all `perturbed_i`."""
     out: list[str] = []
-    for name in row.answers:
+    for name in row.names:
         stem, _, index = name.rpartition("_")
         if name in names or (index.isdigit() and stem in names):
             out.append(name)

@@ -84,7 +84,7 @@ def encode_items(
         if only is not None and row.row_id not in only:
             continue
         for name in sorted(wanted_variants(row, names)):
-            if not row.answers[name].strip():
+            if not row.text(name).strip():
                 raise DataError(f"{rows.name} row {row.row_id}: {name!r} is empty; an answer needs text to be scored")
             answers.append((row, name))
     items: list[_ScoreItem] = []

@@ -26,7 +26,6 @@ from expunge.models.passport import (
     tokenizer_lines,
 )
 from expunge.models.token_ids import n_embeddings, n_logits
-from expunge.models.trial import remember_loaded
 
 
 def load_checked(
@@ -44,8 +43,6 @@ def load_checked(
     passport refuses it.
     """
     model = load_model(source, args, device=device, quantize=quantize)
-    if store is not None:
-        remember_loaded(source, args, store)
     return model, check_model(model, tokenizer, source, args, store=store)
 
 

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from expunge.core.on_use import transformers
 from expunge.data.batch import pad
 from expunge.models.capabilities import forward_options, logits_in, plain_model
 from expunge.models.packed import head_at
@@ -19,7 +18,7 @@ from expunge.models.packed import head_at
 ROOM = 64  # tokens by which a cache grows at a time
 
 
-class _Roomy(DynamicLayer):
+class _Roomy(transformers.cache_utils.DynamicLayer):
     """A cache layer that writes into spare memory; the plain one copies its whole contents at every new token."""
 
     def __init__(self) -> None:
@@ -53,10 +52,12 @@ class _Roomy(DynamicLayer):
 def new_cache(model: Any) -> Any:
     """Return an empty cache of the model's kind; a plain one if its configuration does not describe it."""
     try:
-        cache = DynamicCache(config=plain_model(model).config)
+        cache = transformers.DynamicCache(config=plain_model(model).config)
     except (AttributeError, KeyError, TypeError, ValueError):
-        return DynamicCache()
-    cache.layers = [_Roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        return transformers.DynamicCache()
+    cache.layers = [
+        _Roomy() if type(layer) is transformers.cache_utils.DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
 
 
@@ -85,15 +86,15 @@ class PrefixCache:
 def shareable(model: Any) -> bool:
     """Return whether the model uses a plain cache of keys and values (a recurrent state is not one)."""
     try:
-        layers = DynamicCache(config=model.config).layers
+        layers = transformers.DynamicCache(config=model.config).layers
     except (AttributeError, KeyError, TypeError, ValueError):
         return False  # the configuration of this architecture does not describe its cache
-    return bool(layers) and all(isinstance(layer, DynamicLayer) for layer in layers)
+    return bool(layers) and all(isinstance(layer, transformers.cache_utils.DynamicLayer) for layer in layers)
 
 
 def slides(model: Any) -> bool:
     """Return whether a layer has a sliding window, which padding within a sequence would shift."""
-    return any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=model.config).layers)
+    return any(getattr(layer, "is_sliding", False) for layer in transformers.DynamicCache(config=model.config).layers)
 
 
 def read_on(

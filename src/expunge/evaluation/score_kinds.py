@@ -45,8 +45,10 @@ def tokens(inputs: ScoringInputs) -> pa.Table:
 
 
 def read_texts(table: pa.Table, examples: ExampleSet) -> GeneratedTexts:
-    """Return the generations of a TEXTS table, with the examples' answers to compare them with."""
-    return GeneratedTexts(text_records(table), {row.row_id: row.answers for row in examples})
+    """Return the generations of a TEXTS table, with the texts of the examples to compare them with, by name."""
+    references = {row.row_id: {name: row.text(name) for name in row.names} for row in examples}
+    traces = frozenset(row.row_id for row in examples if row.trace is not None)
+    return GeneratedTexts(text_records(table), references, traces)
 
 
 def _generate(inputs: ScoringInputs) -> pa.Table:
@@ -127,7 +129,7 @@ def _similarity(inputs: ScoringInputs) -> pa.Table:
     embedder = inputs.embedder
     if isinstance(embedder, str):
         embedder = Embedder(embedder, next(inputs.model.parameters()).device)
-    table = score_similarity(embedder, text_records(inputs.source), inputs.examples, inputs.names)
+    table = score_similarity(embedder, read_texts(inputs.source, inputs.examples), inputs.names)
     if inputs.progress:
         inputs.progress(table.num_rows)
     return table
@@ -157,7 +159,7 @@ def judgements(inputs: ScoringInputs) -> pa.Table:
     """Score greedy generations with a judge. The model itself is not read."""
     if inputs.judge is None or inputs.source is None:
         raise JobError(NO_JUDGE)
-    generations = text_records(inputs.source)
+    generations = read_texts(inputs.source, inputs.examples).against(ANSWER)
     lines = [
         {"row_id": t.row_id, "sample": t.sample, "variant": ANSWER, "score": score, "reason": reason}
         for t, (score, reason) in zip(generations, inputs.judge(generations), strict=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from expunge.core.errors import ConfigError
-from expunge.core.records import SIMILARITY, GeneratedText
+from expunge.core.records import SIMILARITY, GeneratedTexts
 from expunge.data.batch import budget_batches
-from expunge.data.examples import ExampleSet
 from expunge.models.config import looks_local
 from expunge.models.identity import pinned_revision
 
@@ -68,12 +67,9 @@ class Embedder:
         return out
 
 
-def score_similarity(
-    embedder: Embedder, texts: Sequence[GeneratedText], rows: ExampleSet, variants: Sequence[str]
-) -> pa.Table:
-    """Return a SIMILARITY table of each generation with each named answer of its row, sorted."""
-    answers: Mapping[int, Mapping[str, str]] = {r.row_id: r.answers for r in rows}
-    pairs = [(t, v, answers[t.row_id][v]) for t in texts for v in variants if v in answers[t.row_id]]
+def score_similarity(embedder: Embedder, texts: GeneratedTexts, variants: Sequence[str]) -> pa.Table:
+    """Return a SIMILARITY table of each generation with each named answer or span of its row, sorted."""
+    pairs = [(t, v, t.reference) for v in variants for t in texts.naming(v)]
     vectors = embedder([*(t.generation for t, _, _ in pairs), *(truth for _, _, truth in pairs)])
     lines = [
         {

@@ -11,6 +11,7 @@ from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.evaluator import resolve_template
+from expunge.evaluation.observation import capabilities
 from expunge.models.load import load_named
 from expunge.models.wrapped import WrappedModel
 from expunge.models.wrapper_api import WrapInputs, Wrapper, make_wrapper
@@ -59,6 +60,17 @@ def wrap(
     encoder = Encoder(resolve_template(template, tokenizer), tokenizer)
     second = None if helper is None else load_named(helper)
     return wrapped_by(rule, load_named(model), encoder, sides[0], sides[1], refusals or REFUSALS, second)
+
+
+def without_wrapper(model: Any) -> Any:
+    """Return the model under a wrapper, observed; any other model itself.
+
+    Analyses of states and weights read this: who can read or train them can also remove the wrapper.
+    """
+    if not isinstance(model, WrappedModel):
+        return model
+    capabilities(model.inner)
+    return model.inner
 
 
 def wrapped_by(

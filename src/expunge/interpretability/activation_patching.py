@@ -18,7 +18,10 @@ add, and the control is the target model. `carried` is that share: 1 for the tar
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +30,16 @@ import torch
 
 from expunge.core.errors import ConfigError, DataError
 from expunge.core.records import Floats
+from expunge.data.batch import Batch
 from expunge.interpretability.hidden import HiddenStates, first, hidden_states
 from expunge.interpretability.inputs import AnalysisInputs, answer_logps, forward, row_means
 from expunge.interpretability.model_layout import model_layout
 from expunge.metrics.aggregate import bootstrap_interval
-from expunge.models.packed import token_logps
+from expunge.models.capabilities import capabilities_of
+from expunge.models.packed import BatchPositions, LmHead, forward_at_once, token_logps
 
 TAU = 0.05
+LOGITS = 2**24  # logits in memory at once
 
 
 @dataclass(frozen=True)
@@ -88,26 +94,116 @@ def patched_logps(host: Any, states: HiddenStates, inputs: AnalysisInputs) -> Fl
         raise DataError(
             "patched_logps: the states must be those of these inputs' predicting positions, of a model as deep as this"
         )
-    out = np.full((len(states.layers), n), np.nan)
     host.eval()
+    inputs = _without_rest(inputs)
     with torch.inference_mode():
-        for rows_of_batch, batch in inputs.batches(host):
+        shortest = sorted(range(len(inputs.rows)), key=lambda i: len(inputs.rows[i].ids))[:2]
+        together = capabilities_of(host).padded and _agree(host, blocks, states, inputs, shortest)
+        if not together:
+            return _layer_by_layer(host, blocks, states, inputs)
+        # The batch grows by its own rows at each layer, so the average forward has half as many as the last block.
+        budget = max(1, 2 * inputs.token_budget // (len(states.layers) + 2))
+        out = np.full((len(states.layers), n), np.nan)
+        for rows_of_batch, batch in dataclasses.replace(inputs, token_budget=budget).batches(host):
             places = inputs.flat(rows_of_batch)
-            for k, layer in enumerate(states.layers):
-                source = states.values_LND[k, torch.from_numpy(places)].to(batch.ids_BT.device)
-
-                def patch(_module: Any, _args: Any, output: Any, source: Any = source, batch: Any = batch) -> Any:
-                    hidden = first(output).clone()
-                    hidden[batch.row_N, batch.pos_N] = source.to(hidden.dtype)
-                    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-                handle = blocks[layer].register_forward_hook(patch)
-                try:
-                    logps = token_logps(forward(host, batch).logits_NV, batch.token_N)
-                finally:
-                    handle.remove()
-                out[k, places] = logps.double().cpu().numpy()
+            out[:, places] = _all_layers(host, blocks, states.layers, states.values_LND[:, places], batch)
     return out
+
+
+def _without_rest(inputs: AnalysisInputs) -> AnalysisInputs:
+    """Return the rows without the tokens after their last counted one, which no counted token depends on."""
+    rows = tuple(
+        dataclasses.replace(row, ids=row.ids[: inputs.positions(i, "own")[-1] + 1]) for i, row in enumerate(inputs.rows)
+    )
+    return dataclasses.replace(inputs, rows=rows)
+
+
+def _layer_by_layer(host: Any, blocks: Sequence[Any], states: HiddenStates, inputs: AnalysisInputs) -> Floats:
+    """Return `patched_logps` from one forward of the host for each layer."""
+    out = np.full((len(states.layers), int(inputs.offsets[-1])), np.nan)
+    for rows_of_batch, batch in inputs.batches(host):
+        places = inputs.flat(rows_of_batch)
+        for k, layer in enumerate(states.layers):
+            source = states.values_LND[k, torch.from_numpy(places)].to(batch.ids_BT.device)
+
+            def patch(_module: Any, _args: Any, output: Any, source: Any = source, batch: Batch = batch) -> Any:
+                hidden = first(output).clone()
+                hidden[batch.row_N, batch.pos_N] = source.to(hidden.dtype)
+                return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+            with _hooked([(blocks[layer], patch)]):
+                logps = token_logps(forward(host, batch).logits_NV, batch.token_N)
+            out[k, places] = logps.double().cpu().numpy()
+    return out
+
+
+def _all_layers(
+    host: Any, blocks: Sequence[Any], layers: Sequence[int], source_LND: torch.Tensor, batch: Batch
+) -> Floats:
+    """Return log p of a batch's N tokens for each patched layer, (L, N), from one forward.
+
+    After block l a patched copy of the first B rows joins the batch, so blocks below a patch do not run again for it.
+    """
+    n_rows = batch.n_rows
+
+    def grow(k: int) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> Any:
+            hidden = first(output)
+            patched = hidden[:n_rows].clone()
+            patched[batch.row_N, batch.pos_N] = source_LND[k].to(device=hidden.device, dtype=hidden.dtype)
+            grown = torch.cat([hidden, patched])
+            return (grown, *output[1:]) if isinstance(output, tuple) else grown
+
+        return hook
+
+    n = len(batch.row_N)
+    copies = torch.arange(1, len(layers) + 1, device=batch.row_N.device).repeat_interleave(n)
+    row_M, pos_M = batch.row_N.repeat(len(layers)) + copies * n_rows, batch.pos_N.repeat(len(layers))
+    at = BatchPositions(batch.ids_BT, batch.mask_BT, row_M, pos_M)
+    head = LmHead(host)
+    with _hooked([(blocks[layer], grow(k)) for k, layer in enumerate(layers)]):
+        hidden_MD = forward_at_once(host, at, use_mask=False, n_head=0).hidden_ND
+    tokens_M = batch.token_N.repeat(len(layers))
+    step = max(1, LOGITS // head.weight.shape[0])
+    logps = [
+        token_logps(head(hidden_MD[i : i + step]), tokens_M[i : i + step]).double().cpu()
+        for i in range(0, len(tokens_M), step)
+    ]
+    values: Floats = torch.cat(logps).numpy().reshape(len(layers), n)
+    return values
+
+
+def _agree(host: Any, blocks: Sequence[Any], states: HiddenStates, inputs: AnalysisInputs, some: Sequence[int]) -> bool:
+    """Return whether one forward for all layers gives the numbers of one forward for each, on some rows.
+
+    A model whose blocks read the size of the batch (masks, caches, states of their own) may not.
+    """
+    places = inputs.flat(some)
+    spans = None if inputs.spans is None else tuple(inputs.spans[i] for i in some)
+    one = dataclasses.replace(
+        inputs, rows=tuple(inputs.rows[i] for i in some), row_ids=tuple(range(len(some))), spans=spans
+    )
+    part = HiddenStates(states.values_LND[:, places], states.layers, torch.zeros(len(places), dtype=torch.long))
+    expected = _layer_by_layer(host, blocks, part, one)
+    rows_of_batch, batch = next(one.batches(host))
+    index = one.flat(rows_of_batch)
+    try:
+        together = _all_layers(host, blocks, states.layers, part.values_LND[:, index], batch)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+        return False
+    eps = torch.finfo(next(host.parameters()).dtype).eps
+    return bool(np.allclose(together, expected[:, index], rtol=0, atol=max(1e-4, 10 * eps)))
+
+
+@contextlib.contextmanager
+def _hooked(hooks: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Register forward hooks within the block."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def patch_drops(host: Any, states: HiddenStates, inputs: AnalysisInputs) -> Floats:

@@ -46,8 +46,10 @@ class Requirements:
 
     `*_ref` come from the reference, the model before unlearning. `*_teacher` come from another model, which the
     method's registration names. `alternate` holds the forget questions with another answer (a refusal, or one from a
-    file). `layer` names the module, or the modules, whose output HIDDEN selects, as in the model (`model.layers.7`).
-    `model.layers.7:input` is the input of that module. A reference contains the same hidden states, frozen.
+    file). `rollout` holds the forget questions with texts that the model samples at each step (`Rollouts`); its
+    rewards are `LossInputs.rewards_B`. `layer` names the module, or the modules, whose output HIDDEN selects, as in the
+    model (`model.layers.7`). `model.layers.7:input` is the input of that module. A reference contains the same hidden
+    states, frozen.
     """
 
     forget: Quantity | None = None
@@ -58,9 +60,25 @@ class Requirements:
     retain_ref: Quantity | None = None
     forget_teacher: Quantity | None = None
     retain_teacher: Quantity | None = None
+    rollout: Quantity | None = None
     forget_positions: ScoredPositions = ScoredPositions.ANSWER
     retain_positions: ScoredPositions = ScoredPositions.ANSWER
     layer: str | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The texts that a method samples from the model at each step, for each forget question of the step.
+
+    n: texts of a question. max_new_tokens: the limit of a text. rewards: weight by name of a registered reward
+    (`training.rewards`); the reward of a text is the weighted sum. temperature: 1 samples from the distribution whose
+    log-probabilities the loss reads.
+    """
+
+    n: int
+    max_new_tokens: int
+    rewards: Mapping[str, float]
+    temperature: float = 1.0
 
 
 PerToken = Callable[..., "Tensor"]  # (logits_CV, *other inputs) -> one value for each of C positions
@@ -204,6 +222,7 @@ class LossInputs:
     `memory["epoch"]`, the number of complete passes over the forget examples (0, 1, ...), and `memory["micro_batch"]`,
     the number of this micro-batch in its optimiser step and the number of micro-batches of the step. A third one,
     `memory["progress"]`, is the completed share of the phase's steps, from 0 to below 1.
+    rewards_B: the rewards of the B rollouts, those of a question next to each other.
     """
 
     forget: SideOutputs | None = None
@@ -214,6 +233,8 @@ class LossInputs:
     retain_ref: SideOutputs | None = None
     forget_teacher: SideOutputs | None = None
     retain_teacher: SideOutputs | None = None
+    rollout: SideOutputs | None = None
+    rewards_B: Tensor | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -225,6 +246,7 @@ class ForgetLoss(Protocol):
     `reinforce`, a property with changes to the training settings of a "reinforced" teacher; `noise(seed)`, the weight
     edit that produces the initial weights; `schedule(progress)`, the factors of the forget and the retain term at a
     share of the run.
+    `rollouts`, the property `Rollouts` of a method that requires them.
     `reduction`, a property that overrides the registered reduction; `counted(n_tokens)`, the number of an answer's
     tokens in the mean, if it excludes some.
     """
@@ -312,6 +334,11 @@ def method(
             raise ConfigError(
                 f"method {name}: {cls.__name__} is no dataclass; put @strict and @dataclass(frozen=True, kw_only=True) "
                 "under @method"
+            )
+        if needs.rollout is not None and (not hasattr(cls, "rollouts") or reduction == "token"):
+            raise ConfigError(
+                f"method {name}: rollouts need a property `rollouts` (how many, their length, their rewards), and "
+                "reduction='row' or 'micro_batch', because their number of tokens is known only after sampling"
             )
         if reduction not in REDUCTIONS:
             raise ConfigError(f"method {name}: reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")

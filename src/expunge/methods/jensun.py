@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     paper="arXiv:2509.02820",
     reduction="token",
     retain_loss_type="JSD",
-    fidelity="formula",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     reduction="token",
     gamma=0.1,
     aliases=("MaxEntropy", "ME+GD"),
-    fidelity="formula",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class MaxEntropy:
     retain NLL.
 
     Defaults: gamma = 0.1, alpha = 1, confirmed in the authors' TOFU script (learning rate 1e-5, 5 epochs). Their code
-    computes KL(uniform || p); this loss follows the paper's formula.
+    computes KL(uniform || p); the default follows the paper's formula, and `divergence=from_uniform` equals their code.
 
     Pitfalls: a model that never saw the fact does not predict a uniform distribution. So outputs turn to noise, and
     forget-quality tests detect it. The loss needs the whole distribution of the forget answers.
@@ -39,12 +39,22 @@ class MaxEntropy:
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=ME trainer.method_args.gamma=0.2
     """
 
+    divergence: Literal["to_uniform", "from_uniform"] = "to_uniform"
+    """to_uniform: KL(p || uniform), the paper's. from_uniform: KL(uniform || p), the authors' code, has no bound."""
+
     def forget_loss(self, view: LossInputs) -> Tensor:
-        """Compute KL(p || uniform), averaged over the forget tokens; a scalar."""
-        return require(view.forget, "forget").per_token(kl_to_uniform).mean()
+        """Compute the divergence, averaged over the forget tokens; a scalar."""
+        rule = kl_to_uniform if self.divergence == "to_uniform" else kl_from_uniform
+        return require(view.forget, "forget").per_token(rule).mean()
 
 
 def kl_to_uniform(logits_NV: Tensor) -> Tensor:
     """Return KL(p || uniform) = log V - H(p) at each position, shape (N,), in nats."""
     logp_NV = log_probs(logits_NV)
     return math.log(logp_NV.shape[-1]) + (logp_NV.exp() * logp_NV).sum(-1)
+
+
+def kl_from_uniform(logits_NV: Tensor) -> Tensor:
+    """Return KL(uniform || p) = -log V - mean_v log p_v at each position, shape (N,), in nats."""
+    logp_NV = log_probs(logits_NV)
+    return -math.log(logp_NV.shape[-1]) - logp_NV.mean(-1)

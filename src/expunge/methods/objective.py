@@ -112,7 +112,8 @@ class Objective:
     @property
     def forgets(self) -> bool:
         """Whether there is a forget term; fine-tuning has none."""
-        return self.needs.forget is not None or self.needs.alternate is not None
+        needs = self.needs
+        return any(of is not None for of in (needs.forget, needs.alternate, needs.rollout))
 
     @property
     def means(self) -> dict[str, TermMean]:
@@ -121,7 +122,7 @@ class Objective:
         needs = self.needs
         if self.forgets:
             reduction: Reduction = getattr(self.method, "reduction", self.spec.reduction)
-            side = "forget" if needs.forget is not None else "alternate"
+            side = "alternate" if needs.forget is None and needs.rollout is None else "forget"
             out["forget"] = TermMean(side, reduction, getattr(self.method, "counted", every_token))
         if needs.retain is not None:
             out["retain"] = TermMean("retain", self._retain_reduction)

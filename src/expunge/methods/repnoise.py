@@ -7,6 +7,7 @@ from expunge.core.decode import strict
 from expunge.core.on_use import torch
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
 from expunge.methods.terms import check_modules, require, wide
+from expunge.methods.weight_edits.api import seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,7 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the five kernels, as multiples of the 
 
 @method(
     "RepNoise",
-    revision=1,
+    revision=2,
     needs=Requirements(forget=Quantity.HIDDEN_LOGPS, layer=("model.layers.10.mlp", "model.layers.20.mlp")),
     paper="arXiv:2405.14577",
     fidelity="reading",
@@ -68,7 +69,7 @@ trainer.method_args.layers=[model.layers.8.mlp]
         """Compute the distance from noise minus the logarithmic ascent."""
         side = require(view.forget, "forget")
         n_draws = view.memory["repnoise_draws"] = view.memory.get("repnoise_draws", -1) + 1
-        generator = torch.Generator().manual_seed(self.noise_seed + 2**31 * n_draws)
+        generator = seeded(self.noise_seed, n_draws)
         distances = []
         for h_ND in side.layers_ND:
             noise_ND = torch.randn(h_ND.shape, generator=generator, dtype=torch.float64)

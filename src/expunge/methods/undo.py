@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from expunge.core.decode import strict
 from expunge.methods.api import LossInputs, Quantity, Requirements, method
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @method(
     "UNDO",
-    revision=1,
+    revision=2,
     needs=Requirements(forget=Quantity.LOGITS, forget_teacher=Quantity.LOGITS),
     paper="arXiv:2506.06278",
     reduction="token",
     retain_loss_type="TEACHER_KL",
     teacher="start",
-    fidelity="reading",
+    fidelity="code",
 )
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -33,34 +33,36 @@ class UNDO:
     Loss: gamma KL(p_t || p) on the forget examples + alpha KL(p_t || p) on the retain examples
     (`retain_loss_type=TEACHER_KL`), each summed over the vocabulary and averaged over the answer tokens. p_t is the
     teacher, the unlearned model before the noise. Forward KL, so the student must cover all outputs of the teacher.
-    The run starts from theta' = (1 - a) theta + a beta s z, z ~ N(0, 1), with s the standard deviation of a tensor's
-    entries (the `noise` edit). The run's seed determines the noise, and vectors do not change unless `vectors`.
+    The run starts from theta' = (1 - a) theta + a beta n, with n Xavier's initialisation (the `noise` edit). The run's
+    seed determines the noise.
 
-    Defaults: gamma = alpha = 1 weigh both sets equally. With a = 0 loss and gradient start at 0.
+    Loss, shrinking and noise agree with the authors' code (`expunge list methods noise`). gamma = alpha = 1 weigh both
+    sets equally: they distil on one mixed set. With a = 0 loss and gradient start at 0.
 
     In a study an entry names the unlearned model: {trainer: UNDO, from: [NPO], method_args: {a: 0.2}}. Alone, the run
     uses its initial model as the unlearned model.
 
     Pitfalls: more noise needs more distillation, and the paper's data are far larger than a forget set.
-    `anchor: retain` makes an epoch one pass through the retain examples. The paper draws noise from the initialiser's
-    distribution.
+    `anchor: retain` makes an epoch one pass through the retain examples.
 
     Try: expunge unlearn experiment=unlearn/tofu/default trainer=UNDO trainer.method_args.a=0.2
     """
 
     a: float = 0.1
     """Share of noise, between 0 (weights unchanged) and 1 (noise only)."""
-    beta: float = 1.0
-    """Scale of the noise, relative to the standard deviation of each tensor."""
-    vectors: bool = False
-    """Whether biases and norm gains get noise too."""
+    beta: float = 0.1
+    """Scale of the noise."""
+    distribution: Literal["xavier", "width"] = "xavier"
+    """xavier: the paper's initialisation of each matrix. width: normal, as wide as the tensor's own entries."""
+    vectors: bool = True
+    """Whether biases and norm gains change too."""
 
     def __post_init__(self) -> None:
         self.noise(0)
 
     def noise(self, seed: int) -> Noise:
         """Return the weight edit that makes the student from the teacher."""
-        return Noise(a=self.a, beta=self.beta, vectors=self.vectors, seed=seed)
+        return Noise(a=self.a, beta=self.beta, distribution=self.distribution, vectors=self.vectors, seed=seed)
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Compute the KL from the teacher on the forget examples; a scalar in nats."""

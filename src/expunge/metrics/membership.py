@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -120,13 +120,19 @@ def _leak(auc: float, reference: float) -> float:
 
 def _curve(member_M: Ints, other_O: Ints) -> tuple[float, float]:
     """Return the AUC, and the true positive rate at a false positive rate of at most 1 %."""
-    # Imported here, because it takes a second and most commands do not need it.
-    from sklearn.metrics import roc_auc_score, roc_curve
+    n, m, o = int(max(member_M.max(), other_O.max())) + 1, len(member_M), len(other_O)
+    members_n, others_n = (_counts(ranks[None], n)[0] for ranks in (member_M, other_O))
+    tpr_n, fpr_n = members_n.cumsum() / m, others_n.cumsum() / o  # of the rule "rank at most r", for each r
+    return float(_auc(members_n, others_n)), float(tpr_n[fpr_n <= LOW_FPR].max(initial=0.0))
 
-    is_member_N = np.repeat([1, 0], [len(member_M), len(other_O)])
-    confidence_N = -np.concatenate([member_M, other_O])
-    fpr, tpr, _ = roc_curve(is_member_N, confidence_N, drop_intermediate=False)
-    return float(roc_auc_score(is_member_N, confidence_N)), float(tpr[fpr <= LOW_FPR].max())
+
+def _auc(member_n: Ints, other_n: Ints) -> Any:
+    """Return the share of pairs in which the member has the lower rank; ties count half.
+
+    member_n, other_n: the number of rows with each rank, the last axis of a shape (n,) or (S, n).
+    """
+    below_n = member_n.cumsum(-1) - member_n / 2
+    return (other_n * below_n).sum(-1) / (member_n.sum(-1) * other_n.sum(-1))
 
 
 def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
@@ -142,8 +148,7 @@ def auc_interval(member_M: Ints, other_O: Ints) -> tuple[float, float]:
         draws = [(rng.integers(0, m, m), rng.integers(0, o, o)) for _ in range(min(step, RESAMPLES - start))]
         members_Sn = _counts(member_M[np.stack([d[0] for d in draws])], n)
         others_Sn = _counts(other_O[np.stack([d[1] for d in draws])], n)
-        below_Sn = members_Sn.cumsum(1) - members_Sn / 2  # members that score lower than each rank; ties count half
-        aucs.append((others_Sn * below_Sn).sum(1) / (m * o))
+        aucs.append(_auc(members_Sn, others_Sn))
     low, high = np.quantile(np.concatenate(aucs), [0.025, 0.975])
     return float(low), float(high)
 

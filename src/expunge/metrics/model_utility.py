@@ -6,6 +6,8 @@ import math
 import statistics
 from typing import Literal
 
+import numpy as np
+
 from expunge.core.errors import ConfigError
 from expunge.metrics.aggregate import not_available
 from expunge.metrics.api import MetricInputs, MetricResult, family
@@ -50,7 +52,6 @@ def model_utility(inputs: MetricInputs, *, mean: Mean = "harmonic", complement: 
     parts = [1.0 - part.value if complement else part.value for part in inputs.parents.values()]
     if mean == "arithmetic":
         return MetricResult(value=statistics.fmean(parts))
-
-    from scipy.stats import hmean  # imported here, because it takes half a second
-
-    return MetricResult(value=float(hmean(parts)))
+    if 0 in parts:
+        return MetricResult(value=0.0)
+    return MetricResult(value=1 / float(np.mean([1 / part for part in parts])))

@@ -46,7 +46,7 @@ QUESTIONS: Mapping[str, str] = {
 }
 DIRECT = "metric"  # the name of the direct measurements among the audits
 ABOUT_FORGETTING = (DIRECT, "lens", "depth")
-ABOUT_DETECTION = ("forensic",)
+ABOUT_DETECTION = ("forensic", "three_class")
 SINGLE = {"exposure known_rows": "forgot", "exposure erased_rows": "detectable", "probe truth": "forgot",
           "probe membership": "detectable"}  # fmt: skip
 NOT_TESTED = "not tested"
@@ -184,7 +184,7 @@ def make_verdict(
     if not parts["forgot"]:
         forgot = replace(forgot, word=NOT_MEASURABLE, finding=NOT_MEASURABLE)
     detectable = _answer(parts["detectable"], DETECTION, "no audit has tried it: exposure or forensic")
-    robust = _answer(parts["robust"], ROBUSTNESS, "no audit has tried it: relearn, quantize or prompting")
+    robust = _answer(parts["robust"], ROBUSTNESS, "no audit has tried it: relearn, tamper, quantize or prompting")
     broken = gibberish or (utility.sentence if utility.word == BROKEN else "")
     return Verdict(model, forgot, utility, detectable, robust, _certainty([f for _, f in findings], seeds), broken)
 

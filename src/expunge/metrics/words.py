@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 import regex
 
+from expunge.core.on_use import stand_ins
+
 Tokenizer = Literal["auto", "rouge_score", "unicode"]
 Chosen = Literal["rouge_score", "unicode"]
 MOST_DROPPED = 0.01  # share of letters and digits that rouge_score may drop from a set's references
@@ -66,7 +68,6 @@ def unicode_words(text: str) -> list[str]:
 
 def rouge_score_words(text: str) -> list[str]:
     """Return the words of a text, split and stemmed as the package rouge_score does."""
-    # A late import: it loads nltk, which takes a second that a command without scores must not wait.
     from rouge_score import tokenize
 
     return list(tokenize.tokenize(text, _Stems()))
@@ -131,6 +132,8 @@ def _stem(word: str) -> str:
 
 @functools.cache
 def _porter() -> Any:
-    from nltk.stem import porter
+    # A late import: nltk takes a quarter of a second. The packages that its other modules use take two more.
+    with stand_ins("scipy", "sklearn"):
+        from nltk.stem import porter
 
     return porter.PorterStemmer()

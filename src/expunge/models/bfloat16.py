@@ -16,14 +16,12 @@ NO_INSTRUCTIONS = "this CPU has no bfloat16 instructions (AVX512-BF16, AMX or AR
 @functools.cache
 def cpu_has_bfloat16() -> bool:
     """Return whether this machine's CPU has instructions for products of bfloat16 numbers."""
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        check = getattr(torch.cpu, name, None)
-        if check is not None and check():
-            return True
-    try:
+    try:  # the kernel's list of instructions; torch takes a second to import, which a stored result does not need
         return _FLAGS.search(CPUINFO.read_text(encoding="utf-8", errors="replace")) is not None
     except OSError:
-        return False  # another operating system
+        pass  # another operating system
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 def training_note(device: str, bf16: bool) -> str | None:
@@ -42,3 +40,14 @@ def scoring_note(device: str, dtype: str) -> str | None:
     if cpu_has_bfloat16():
         return "model.model_args.dtype=bfloat16: scores and generations are computed in bfloat16 on this CPU"
     return f"model.model_args.dtype=bfloat16: {NO_INSTRUCTIONS}; float32 is several times faster"
+
+
+def arithmetic_notes(device: str, *, bf16: bool = False, dtype: str = "float32") -> list[str]:
+    """Return lines for a report about work that a CPU did: training with `bf16`, or scoring weights of a `dtype`."""
+    notes = []
+    if device == "cpu" and bf16:
+        how = "bfloat16 over float32 weights" if cpu_has_bfloat16() else f"float32, because {NO_INSTRUCTIONS}"
+        notes.append(f"Models were trained on a CPU in {how}.")
+    if device == "cpu" and dtype == "bfloat16":
+        notes.append("Scores and generations were computed in bfloat16 on a CPU.")
+    return notes

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from expunge.core.on_use import transformers
 from expunge.models.config import PRESETS
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -17,7 +17,7 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, *, max_length: int, by_line: bool = False
-) -> PreTrainedTokenizerFast:
+) -> transformers.PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer with <pad> 0, <bos> 1, <eos> 2, which can encode every text.
 
     Args:
@@ -49,7 +49,7 @@ def train_tokenizer(
     core.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, core.token_to_id(BOS))]
     )
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,
         bos_token=BOS,
@@ -60,10 +60,10 @@ def train_tokenizer(
     )
 
 
-def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> LlamaForCausalLM:
+def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> transformers.LlamaForCausalLM:
     """Initialise a Llama of a preset's shape, in float32, from `seed` alone."""
     shape = PRESETS[preset]
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -80,7 +80,7 @@ def build_llama(preset: str, tokenizer: Any, *, vocab_size: int, seed: int) -> L
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = transformers.LlamaForCausalLM(config)
     if shape.published:
         with torch.no_grad():
             for name, weight in model.named_parameters():

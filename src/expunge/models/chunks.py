@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from expunge.models.packed import LmHead
 
+ADDED_ROWS = 4096  # rows of a head's gradient that are added at a time, so the product to add stays small
 Read = Callable[[slice], Tensor]  # something of each position, for a slice of them
 
 
@@ -170,7 +171,8 @@ class _HeadSums:
             if slope_CV.dtype == weight_VD.dtype:
                 weight_VD.addmm_(slope_CV.T, states_CD)
             else:
-                weight_VD += slope_CV.T @ states_CD
+                for k in range(0, len(weight_VD), ADDED_ROWS):
+                    weight_VD[k : k + ADDED_ROWS] += slope_CV[:, k : k + ADDED_ROWS].T @ states_CD
         if bias_V is not None:
             bias_V += slope_CV.sum(0, dtype=bias_V.dtype)
 

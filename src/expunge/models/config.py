@@ -70,6 +70,10 @@ class ModelArgs:
     """The branch, tag or commit of a hub id. None: main."""
     adapter: Literal["apply", "ignore"] = "apply"
     """Use of a peft adapter in the model folder: `apply` adds it to the weights, `ignore` leaves it out."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of from_pretrained: overrides of config.json, such as attention_dropout, and loading options.
+    `model.model_args.NAME` is short for `model.model_args.options.NAME`.
+    """
 
     def __post_init__(self) -> None:
         if self.pretrained_model_name_or_path == "":
@@ -87,6 +91,10 @@ class TokenizerArgs:
     """Whether code from the tokenizer's repository is run."""
     revision: str | None = None
     """The branch, tag or commit of a hub id. None: main."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of from_pretrained, such as eos_token or add_bos_token. `model.tokenizer_args.NAME` is short
+    for `model.tokenizer_args.options.NAME`.
+    """
 
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")

@@ -13,9 +13,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.models.config import ModelConfig, adapter_base, looks_local, shards, tokenizer_folder
 
@@ -62,6 +64,11 @@ def identity_files(folder: Path, *, adapter: str = "apply") -> list[str]:
     else:
         names |= {name for name in own if not _ABOUT.fullmatch(name) and not _UNREAD.fullmatch(name)}
     return sorted(n for n in names if adapter == "apply" or not n.startswith("adapter_"))
+
+
+def has_wrapper(source: str) -> bool:
+    """Return whether a source is a folder of a wrapped model (`models.wrapped`)."""
+    return looks_local(source) and (Path(source).expanduser() / _WRAPPER).is_file()
 
 
 def _all_files(folder: Path) -> Iterator[str]:
@@ -112,6 +119,20 @@ def tokenizer_identity(source: str, revision: str | None) -> dict[str, Any]:
             folder, [n for n in names if ".safetensors" not in n and n not in (_GENERATION, _WRAPPER)]
         )
     }
+
+
+TOKENISATION = 1  # raise it if `data.template` gives other ids for the same text, template and tokenizer
+
+
+@functools.cache
+def tokenisation_identity() -> str:
+    """Return the identity of the code that turns texts into token ids: ours, and the releases of two libraries.
+
+    Together with the tokenizer's files, the rendered template and the rows it determines the token ids. Patch releases
+    of the libraries leave the ids as they are, so only the first two numbers of a version count.
+    """
+    releases = [f"{name} {'.'.join(metadata.version(name).split('.')[:2])}" for name in ("tokenizers", "transformers")]
+    return ", ".join([f"expunge {TOKENISATION}", *releases])
 
 
 def _contents(folder: Path, names: list[str]) -> str:
@@ -169,7 +190,11 @@ def pinned_revision(source: str, revision: str | None) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
-    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model") / "refs"
+    try:
+        name = repo_folder_name(repo_id=source, repo_type="model")
+    except HFValidationError:
+        raise ConfigError(f"model: {source!r:.80} is no folder, and no hub id (OWNER/NAME)") from None
+    refs = Path(constants.HF_HUB_CACHE) / name / "refs"
     with contextlib.suppress(OSError, ValueError):
         commit = (refs / named).read_text(encoding="utf-8").strip()
         if _COMMIT.fullmatch(commit):

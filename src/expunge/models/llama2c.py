@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from expunge.core.errors import DataError
+from expunge.core.on_use import transformers
 
 SHAPE = ("dim", "n_layers", "n_heads", "vocab_size", "max_seq_len")
 PREFIX = "_orig_mod."  # of a compiled model
@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> LlamaForCausalLM:
+def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> transformers.LlamaForCausalLM:
     """Return a checkpoint's weights as a Llama in float32. Raises DataError for other weights or another tokenizer.
 
     llama2.c rotates neighbouring pairs of a head's dimensions, transformers its two halves. So the rows of the query
@@ -62,7 +62,7 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> LlamaFor
     first = weights.get("layers.0.feed_forward.w1.weight")
     if first is None:
         raise DataError(f"{where}: not the weights of llama2.c; layers.0.feed_forward.w1.weight is missing")
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=shape["vocab_size"],
         hidden_size=shape["dim"],
         intermediate_size=int(first.shape[0]),
@@ -77,7 +77,7 @@ def to_llama(content: Mapping[str, Any], tokenizer: Any, where: str) -> LlamaFor
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-    model = LlamaForCausalLM(config)
+    model = transformers.LlamaForCausalLM(config)
     state = {}
     for name, weight in weights.items():
         target = _target(name, where)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.core.errors import ConfigError
-from expunge.core.on_use import torch, transformers
+from expunge.core.on_use import import_model_base, torch, transformers
 from expunge.models.config import (
     ADAPTER,
     TOKENIZERS,
@@ -27,8 +27,9 @@ from expunge.models.config import (
     tokenizer_folder,
     weights_source,
 )
-from expunge.models.identity import code_commit, pinned_revision
+from expunge.models.identity import code_commit, has_wrapper, pinned_revision
 from expunge.models.interchange import add_older_forms
+from expunge.models.options import configuration_options, refuse
 from expunge.models.passport import check_folder, check_trainable, quantisation
 
 
@@ -60,18 +61,20 @@ def may_have_cuda() -> bool:
     return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")) or os.name == "nt"
 
 
+def device_type(name: str) -> str:
+    """Return the type of `pick_device(name)`: "cpu", "cuda", ... Without a CUDA driver, auto needs no torch."""
+    on_cpu = not may_have_cuda() if name == "auto" else name == "cpu"
+    return "cpu" if on_cpu else str(pick_device(name).type)
+
+
 def with_scoring_dtype(model: ModelConfig) -> ModelConfig:
     """Return the model's settings with `dtype: auto` replaced by the dtype of its device. Raises ConfigError."""
     if model.model_args.dtype != "auto":
         return model
-    on_cpu = not may_have_cuda() if model.device == "auto" else model.device == "cpu"
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32" if on_cpu or pick_device(model.device).type == "cpu" else "bfloat16"
-    )
+    dtype: Literal["float32", "bfloat16"] = "float32" if device_type(model.device) == "cpu" else "bfloat16"
     return dataclasses.replace(model, model_args=dataclasses.replace(model.model_args, dtype=dtype))
 
 
-WRAPPER = "wrapper.json"
 Bits = Literal["nf4", "int8"]
 
 
@@ -88,11 +91,16 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         ConfigError: If the model cannot be loaded, or if its files lack a tensor (which transformers would initialise
             at random).
     """
+    refuse("model_args", args.options)
     check_source(source, "model.model_args.pretrained_model_name_or_path")
     check_folder(source, args)
     own = quantisation(source)
     if own is not None and quantize is not None:
         check_trainable(source)
+    if device.type == "cpu" and args.dtype == "bfloat16":
+        from expunge.models.bfloat16_attention import compute_attention_in_float32
+
+        compute_attention_in_float32()
     extra: dict[str, Any] = {} if quantize is None else _quantized(quantize, device)
     if own is not None and not args.device_map:
         extra["device_map"] = {"": device}
@@ -102,6 +110,8 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         extra["device_map"] = args.device_map
     if args.trust_remote_code and (commit := code_commit(source)):
         extra["code_revision"] = commit
+    extra |= args.options
+    import_model_base()
     try:
         with _without_adapter(source) as folder:
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -120,7 +130,7 @@ def load_model(source: str, args: ModelArgs, *, device: torch.device, quantize: 
         raise ConfigError(f"model {source}: cannot be loaded: {_first_line(error)}") from None
     model, info = loaded
     model = _ready(model, info, source, args, device, quantized=quantize is not None or own is not None)
-    if not _has(source, WRAPPER):
+    if not has_wrapper(source):
         return model
     from expunge.models.wrapped import load_wrapped
 
@@ -232,11 +242,15 @@ def load_tokenizer(source: str, args: TokenizerArgs) -> Any:
     Raises:
         ConfigError: If the folder contains no tokenizer, or it cannot be loaded.
     """
+    refuse("tokenizer_args", args.options)
     check_tokenizer(source)
     source = tokenizer_folder(source)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            _expand(source), trust_remote_code=args.trust_remote_code, revision=_revision(source, args.revision)
+            _expand(source),
+            trust_remote_code=args.trust_remote_code,
+            revision=_revision(source, args.revision),
+            **args.options,
         )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ConfigError(f"tokenizer {source}: cannot be loaded: {_first_line(error)}") from None
@@ -260,13 +274,17 @@ def check_tokenizer(source: str) -> None:
         raise ConfigError(f"{key}: {source} contains no tokenizer (tokenizer.json or tokenizer.model)")
 
 
-def context_of(source: str) -> int | None:
-    """Return the maximum number of positions of a folder's model, by its configuration; None if it is unknown."""
+def context_of(source: str, args: ModelArgs | None = None) -> int | None:
+    """Return the maximum number of positions of a folder's model, by its configuration; None if it is unknown.
+
+    args: settings of loading, whose options may override the configuration.
+    """
+    options = configuration_options(args.options) if args else {}
     source = weights_source(source)
     if not looks_local(source):
         return None
     try:
-        config = transformers.AutoConfig.from_pretrained(_expand(source), trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(_expand(source), trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError):
         return None  # loading the model reports the error
     return context_in(config)

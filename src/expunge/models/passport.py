@@ -89,7 +89,14 @@ def passport_key(source: str, args: ModelArgs, device: str, versions: Mapping[st
     named = _named(source, args.revision)
     if base := adapter_base(source):
         named = {**named, "base": _named(base, None)}
-    how = {"dtype": args.dtype, "attention": args.attn_implementation, "adapter": args.adapter, "device": device}
+    how: dict[str, Any] = {
+        "dtype": args.dtype,
+        "attention": args.attn_implementation,
+        "adapter": args.adapter,
+        "device": device,
+    }
+    if args.options:
+        how["options"] = args.options
     return fingerprint({"revision": REVISION, "source": named, "how": how, "versions": dict(versions)})
 
 

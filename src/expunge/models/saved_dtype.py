@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from expunge.core.on_use import transformers
 from expunge.models.config import looks_local, weights_source
 
 _NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -25,7 +24,7 @@ def stored_dtype(source: str) -> str | None:
     source = weights_source(source)
     if not looks_local(source):
         try:
-            dtype = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)
+            dtype = getattr(transformers.AutoConfig.from_pretrained(source, trust_remote_code=False), "dtype", None)
         except (OSError, ValueError, KeyError):
             return None  # loading the model reports the error
         name = str(dtype).removeprefix("torch.")

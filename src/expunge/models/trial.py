@@ -1,66 +1,112 @@
-"""Build the model of a folder without weights: find a configuration that no class accepts before any job."""
+"""Build the model of a folder without weights and load its tokenizer, in a limited process, before any job."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import json
-import warnings
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from expunge.core.errors import ConfigError
-from expunge.core.fingerprints import fingerprint
-from expunge.models.config import ModelArgs, looks_local
+from expunge.core.fingerprints import canonical, fingerprint
+from expunge.core.limited import LimitError, ProcessLimits, run_limited
+from expunge.models.config import ModelConfig, looks_local, tokenizer_folder
+from expunge.models.identity import tokenizer_identity
+from expunge.models.options import configuration_options
 
-LOADED = ".loaded"  # in a store: an empty file for each configuration that was loaded
+LOADED = ".loaded"  # in a store: an empty file for each configuration and tokenizer that was loaded
 OWN = ("job.json", "expunge.json")  # folders that jobs have written from a model that could be loaded
+PROGRAM = Path(__file__).with_name("trial_child.py")
+CPU_S = 120  # imports and a large vocabulary need about 10 s
+WALL_S = 600.0  # on a busy machine
+MEMORY = 6 << 30  # a vocabulary of 260,000 tokens needs less than 1.5 GB
+VERSIONS = ("transformers", "tokenizers")
+MODEL_KEY = "model.model_args.pretrained_model_name_or_path"
+TOKENIZER_KEY = "model.tokenizer_args.pretrained_model_name_or_path"
 
 
-def try_configuration(source: str, args: ModelArgs, key: str, store: Path | None = None) -> None:
-    """Raise ConfigError if a local folder's configuration describes no model that can be built.
+def try_model(model: ModelConfig, store: Path | None = None) -> None:
+    """Raise ConfigError if a local folder's configuration describes no model, or its tokenizer cannot be loaded.
 
-    Folders of jobs are left out, and so are models with code of their own and quantised ones, which their libraries
-    build only with weights. Folders that `remember_loaded` has noted in the store are not tried again.
+    Folders of jobs and hub ids are left out. So are models with code of their own and quantised ones, which their
+    libraries build only with weights. The store notes folders that could be loaded; these are not tried again.
     """
+    source, named = model.source, model.tokenizer_source
+    config = None if source is None else _configuration(source)
+    tokens = None if named is None or model.tokenizer_args.trust_remote_code else _tokenizer(named)
+    how = {
+        "attention": model.model_args.attn_implementation,
+        "options": canonical(configuration_options(model.model_args.options)),
+        "tokenizer_options": canonical(model.tokenizer_args.options),
+    }
+    marks = _marks(config, how, tokens)
+    if store is not None and all((store / LOADED / mark).exists() for mark in marks):
+        return
+    folder = None if config is None else str(Path(str(source)).expanduser().resolve())
+    tokenizer = None if tokens is None else str(tokens[0])
+    if folder is None and tokenizer is None:
+        return
+    faults = _faults(folder, tokenizer, json.dumps(how), marks)
+    if faults.get("limit"):
+        raise ConfigError(f"{MODEL_KEY}: {source}: loading it without weights {faults['limit']}")
+    if faults.get("model"):
+        options = ", ".join(f"model.model_args.{name}" for name in how["options"])
+        changed = f" with {options}" if options else ""
+        raise ConfigError(
+            f"{MODEL_KEY}: {source}/config.json{changed} describes no model that can be built: {faults['model']}"
+        )
+    if faults.get("tokenizer"):
+        raise ConfigError(f"{TOKENIZER_KEY}: the tokenizer of {named} cannot be loaded: {faults['tokenizer']}")
+    if store is not None:
+        with contextlib.suppress(OSError):  # a store that cannot be written is left as it is
+            (store / LOADED).mkdir(parents=True, exist_ok=True)
+            for mark in marks:
+                (store / LOADED / mark).touch()
+
+
+def _configuration(source: str) -> str | None:
+    """Return the configuration of a folder to try; None if there is nothing to try."""
     folder = Path(source).expanduser()
     if not looks_local(source) or any((folder / name).is_file() for name in OWN):
-        return
+        return None
     text = (folder / "config.json").read_text(encoding="utf-8")
     settings = json.loads(text)
-    if settings.get("auto_map") or settings.get("quantization_config"):
-        return
-    if store is not None and _mark(text, args, store).exists():
-        return
-    fault = _fault(str(folder.resolve()), text, args.attn_implementation)
-    if fault is not None:
-        raise ConfigError(f"{key}: {source}/config.json describes no model that can be built: {fault}")
+    return None if settings.get("auto_map") or settings.get("quantization_config") else text
 
 
-def remember_loaded(source: str, args: ModelArgs, store: Path) -> None:
-    """Note in a store that a folder's configuration could be built. A store that cannot be written is left as it is."""
-    config = Path(source).expanduser() / "config.json"
-    with contextlib.suppress(OSError):
-        mark = _mark(config.read_text(encoding="utf-8"), args, store)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+def _tokenizer(source: str) -> tuple[Path, Any] | None:
+    """Return the folder and the identity of a tokenizer to try; None if there is nothing to try."""
+    place = tokenizer_folder(source)
+    folder = Path(place).expanduser()
+    if not looks_local(place) or any((folder / name).is_file() for name in OWN) or not folder.is_dir():
+        return None
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("auto_map"):
+            return None
+    return folder.resolve(), tokenizer_identity(place, None)
 
 
-def _mark(text: str, args: ModelArgs, store: Path) -> Path:
-    return store / LOADED / fingerprint([text, args.attn_implementation, metadata.version("transformers")])
+def _marks(config: str | None, how: Mapping[str, Any], tokens: tuple[Path, Any] | None) -> tuple[str, ...]:
+    """Return the names of the notes on a configuration and a tokenizer, by their contents and the libraries."""
+    versions = [metadata.version(name) for name in VERSIONS]
+    attention, options = how["attention"], how["options"]
+    parts = [] if config is None else [["model", config, attention, *([options] if options else [])]]
+    own = how["tokenizer_options"]
+    parts += [] if tokens is None else [["tokenizer", tokens[1], *([own] if own else [])]]
+    return tuple(fingerprint([*part, versions]) for part in parts)
 
 
 @functools.lru_cache(maxsize=64)
-def _fault(folder: str, text: str, attention: str | None) -> str | None:
-    """Return why a configuration cannot be built. text: its contents, so that an edited file is read again."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _faults(folder: str | None, tokenizer: str | None, how: str, marks: tuple[str, ...]) -> dict[str, str | None]:
+    """Return the faults of a model and a tokenizer.
 
+    how: the settings of loading, as JSON. marks: the contents of the files, so that an edited file is tried again.
+    """
+    request = {"model": folder, "tokenizer": tokenizer, **json.loads(how)}
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            config = AutoConfig.from_pretrained(folder)
-            AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # each architecture checks its settings in its own way
-        return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return None
+        return dict(run_limited(PROGRAM, request, ProcessLimits(CPU_S, WALL_S, MEMORY)) or {})
+    except LimitError as error:
+        return {"limit": str(error)}

@@ -9,7 +9,6 @@ folder gives the wrapped model, and the files belong to its identity.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from expunge.core.errors import ConfigError
 from expunge.models.capabilities import forward_options, logits_in
+from expunge.models.identity import source_identity
 from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity, wrapper_registry
 
 FILE, STATE, HELPER = "wrapper.json", "wrapper_state.safetensors", "helper"
@@ -132,7 +132,7 @@ class WrappedModel(nn.Module):
         content = wrapper_identity(self.wrapper)
         if self._helper[0] is not None:
             self._helper[0].save_pretrained(target / HELPER)
-            content["helper"] = weights_sha256(self._helper[0])
+            content["helper"] = source_identity(str(target / HELPER), None)
         state = {name: tensor.contiguous().cpu() for name, tensor in self.state.items()}
         safetensors.torch.save_file(state, target / STATE)
         (target / FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -162,19 +162,13 @@ def load_wrapped(model: Any, folder: Path, load_helper: Callable[[Path], Any]) -
     rule = make_wrapper(name, args, f"model {folder}: {FILE}")
     if wrapper_registry()[name].revision != revision:
         raise ConfigError(f"model {folder}: {FILE} has revision {revision} of {name}; wrap the model again")
-    helper = load_helper(folder / HELPER) if "helper" in content else None
-    if helper is not None and weights_sha256(helper) != content["helper"]:
-        raise ConfigError(f"model {folder}: {HELPER} has other weights than {FILE} names; wrap the model again")
+    helper = None
+    if "helper" in content:
+        # files, because the weights in memory depend on the dtype of loading
+        if not (folder / HELPER).is_dir() or source_identity(str(folder / HELPER), None) != content["helper"]:
+            raise ConfigError(f"model {folder}: {HELPER} has other files than {FILE} names; wrap the model again")
+        helper = load_helper(folder / HELPER)
     return WrappedModel(model, rule, state, helper).eval()
-
-
-def weights_sha256(model: Any) -> str:
-    """Return a checksum of a model's weights in float32."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def next_token_logits(model: Any, ids_BT: Tensor) -> Tensor:

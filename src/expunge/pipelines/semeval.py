@@ -103,6 +103,8 @@ def prepare_run(single: SingleJob) -> PreparedRun:
         if run.objective.spec.teacher or getattr(run.objective.method, "ALTERNATES", ""):
             raise ConfigError(f"trainer={name}: needs a second model; use `expunge unlearn`")
         check_quantize(run.args.lora)
+        if run.args.save_strategy != "no":
+            raise ConfigError("trainer.args.save_strategy: has no effect here; write --save-steps N")
         check_run(run.objective, run.args)
         check_sides(task.benchmark, sides_of(single, task), run.objective)
         if run.args.evaluate.on:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from expunge.evaluation.compare import Comparison, PairedDifference, averaged, example_values
+from expunge.core.errors import ConfigError
+from expunge.evaluation.compare import Comparison, PairedDifference, averaged, corrected, example_values
 from expunge.metrics.api import MetricResult
 from expunge.report.page import environment
 from expunge.report.table import ABSENT, format_p, head_of
@@ -14,8 +15,9 @@ from expunge.report.table import ABSENT, format_p, head_of
 Results = Mapping[str, MetricResult]
 ABOUT = (
     "Each difference is the second model minus the first one, example by example. The interval is a 95 % bootstrap "
-    "interval over examples; p is from a two-sided permutation test that flips the signs of the differences. The "
-    "p-values are not adjusted: of {tests} tests, about {chance} would be below 0.05 without any difference."
+    "interval over examples; p is from a two-sided permutation test that flips the signs of the differences. Of "
+    "{tests} tests, about {chance} would be below 0.05 without any difference; p (Holm) is corrected for all tests of "
+    "this page."
 )
 WIDTH, HEIGHT = 640, 120  # of the figure of all examples, in its own units
 MOST_BARS = 320
@@ -58,13 +60,37 @@ class ExampleDifferences:
     extremes: tuple[tuple[int, str, str, str], ...]
 
 
+def paired(first: Mapping[str, Results], second: Mapping[str, Results], a: str, b: str) -> list[tuple[str, str, str]]:
+    """Return the pairs to compare: a name, and the name of each model.
+
+    first, second: results by the name of a model. a, b: the words of a user for the two.
+
+    Raises:
+        ConfigError: No models of the two fit.
+    """
+    if len(first) == len(second) == 1:
+        (one,), (other,) = first, second
+        return [(one if one == other else f"{one} and {other}", one, other)]
+    for models, others, text in ((first, second, a), (second, first, b)):
+        if len(others) == 1:
+            raise ConfigError(
+                f"compare: {text!r} has several models; name one: {text}:LABEL (labels: {', '.join(models)})"
+            )
+    shared = [name for name in first if name in second]
+    if not shared:
+        raise ConfigError(f"compare: {a!r} and {b!r} have no model of the same label; name one of each: NAME:LABEL")
+    return [(name, name, name) for name in shared]
+
+
 def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], command: str) -> str:
     """Return the page. directions: metric -> meaning of a larger value."""
     tests = sum(math.isfinite(d.p) for pair in pairs for d in pair.comparison.values())
+    all_lines = iter(corrected([d for pair in pairs for d in pair.comparison.values()]))
+    lines = [[next(all_lines) for _ in pair.comparison] for pair in pairs]
     sections = [
-        (pair, [(d.metric, directions.get(d.metric, ""), cells_of(d), d.note) for d in pair.comparison.values()],
+        (pair, [(d.metric, directions.get(d.metric, ""), cells_of(d), d.note) for d in mine],
          [rows for d in pair.comparison.values() if (rows := differences(pair, d)) is not None])
-        for pair in pairs
+        for pair, mine in zip(pairs, lines, strict=True)
     ]  # fmt: skip
     about = ABOUT.format(tests=tests, chance=f"{tests * 0.05:.1f}")
     page = environment().get_template("compare.html")
@@ -72,10 +98,10 @@ def compare_page(pairs: Sequence[ComparedPair], directions: Mapping[str, str], c
 
 
 def cells_of(d: PairedDifference) -> tuple[str, ...]:
-    """Return the texts of a line: first, second, difference, interval, p and the number of examples."""
+    """Return the texts of a line: first, second, difference, interval, p, p after Holm, and the number of examples."""
     interval = f"[{d.ci_low:.3f}, {d.ci_high:.3f}]" if math.isfinite(d.ci_low) else ""
-    p = format_p(math.log10(d.p)) if math.isfinite(d.p) and d.p > 0 else ""
-    return _number(d.a), _number(d.b), _number(d.difference, "+"), interval, p, str(d.n) if d.n else ""
+    p, p_holm = (format_p(math.log10(v)) if math.isfinite(v) and v > 0 else "" for v in (d.p, d.p_holm))
+    return _number(d.a), _number(d.b), _number(d.difference, "+"), interval, p, p_holm, str(d.n) if d.n else ""
 
 
 def _number(value: float, sign: str = "") -> str:

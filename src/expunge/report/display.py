@@ -143,6 +143,16 @@ class _Line:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class DisplayState:
+    """The numbers of a display. running: name, units done, all units and seconds so far, of each running job."""
+
+    done: int
+    total: int
+    left_s: float
+    running: tuple[tuple[str, int, int, float], ...]
+
+
 class Display:
     """Shows events at once: a live table on a terminal, a line per finished job elsewhere."""
 
@@ -185,6 +195,13 @@ class Display:
                 left = f", about {duration(self._left())} left" if event.what == "done" and self._left() else ""
                 reason = f": {event.reason}" if event.reason else ""
                 self._print(f"[{self._n}/{self._total}] {event.job.name}: {event.what}{took}{left}{reason}")
+
+    def state(self) -> DisplayState:
+        """Return the present numbers of the display."""
+        now = time.monotonic()
+        running = [line for line in self._lines.values() if line.what in ("start", "progress")]
+        jobs = tuple((x.planned.job.name, x.done, x.total, round(now - x.started, 1)) for x in running)
+        return DisplayState(self._n, self._total, self._left(), jobs)
 
     def _print(self, text: str) -> None:
         self._spoke = time.monotonic()

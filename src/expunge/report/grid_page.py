@@ -86,7 +86,7 @@ def _pivot(
     for cell, report in reports.items():
         for group in report.groups():
             row = (*(places[cell][name] for name in down), group[0].label)
-            value, text, interval = _over_seeds([run.results.get(metric) for run in group])
+            value, text, interval = over_seeds([run.results.get(metric) for run in group])
             by_row.setdefault(row, {})[places[cell][across]] = (value, text, interval)
     at = {(tuple(place[name] for name in down), place[across]): links[cell] for cell, place in places.items()}
     values = [v for row in by_row.values() for v, _, _ in row.values() if math.isfinite(v)]
@@ -104,7 +104,7 @@ def _pivot(
     return Pivot(metric, title, direction, (*short, "model"), columns, tuple(rows))
 
 
-def _over_seeds(results: Sequence[MetricResult | None]) -> tuple[float, str, str]:
+def over_seeds(results: Sequence[MetricResult | None]) -> tuple[float, str, str]:
     """Return the mean over seeds, its text, and its interval as text."""
     known = [result for result in results if result is not None and math.isfinite(result.value)]
     if not known:

@@ -87,11 +87,15 @@ def _lines(study: str, run: ReportRun) -> list[dict[str, Any]]:
 
 def write_results(model: ReportModel, folder: Path) -> Path:
     """Write the results of a study as one parquet file, atomically."""
-    sink = pa.BufferOutputStream()
-    results = results_table(model)
-    pq.write_table(results.replace_schema_metadata({CHECKSUM: _checksum(results)}), sink)
-    write_bytes(folder / FILE, sink.getvalue().to_pybytes())
+    write_bytes(folder / FILE, table_bytes(results_table(model)))
     return folder / FILE
+
+
+def table_bytes(results: pa.Table) -> bytes:
+    """Return a table of results as the bytes of a parquet file, with the checksum of its values."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(results.replace_schema_metadata({CHECKSUM: _checksum(results)}), sink)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _checksum(results: pa.Table) -> bytes:

@@ -16,7 +16,8 @@ from expunge.methods.api import LossInputs, Quantity, Requirements, ScoredPositi
 from expunge.models.packed import LmHead, UnknownLmHead, plain_head
 from expunge.training.forward import ForwardOutput, forward
 from expunge.training.reference import Reference
-from expunge.training.samples import SIDES, ForwardSpec, TrainingSample, spec_for
+from expunge.training.rollouts import RolloutSampler
+from expunge.training.samples import ROLLOUT, SIDES, ForwardSpec, TrainingSample, spec_for
 from expunge.training.throughput import InputCounter
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class LossInputBuilder:
 
     references: the outputs of the model before unlearning by side, and of a teacher under `<side>_teacher`.
     logits_chunk_size: the number of positions whose logits are computed at a time, if the loss and the model's head
-    allow it (0: all at once). reading: counts the tokens that are read.
+    allow it (0: all at once). reading: counts the tokens that are read. rollouts: samples the texts of a step, for
+    losses that require them.
     """
 
     def __init__(
@@ -40,26 +42,35 @@ class LossInputBuilder:
         pad_id: int,
         logits_chunk_size: int = 0,
         reading: InputCounter | None = None,
+        rollouts: RolloutSampler | None = None,
     ) -> None:
         self._reading = InputCounter() if reading is None else reading
-        self._rows, self._references, self._pad, self._chunk = rows, references, pad_id, logits_chunk_size
+        self._rows, self._references, self._pad, self._chunk = dict(rows), references, pad_id, logits_chunk_size
         self._known = False
-        self._specs = {s: a for s in SIDES if (a := spec_for(needs, s)) is not None}
+        self._specs = {s: a for s in (*SIDES, ROLLOUT) if (a := spec_for(needs, s)) is not None}
+        self._rollouts = rollouts if ROLLOUT in self._specs else None
         self.memory: dict[str, Any] = {}
 
-    def view(self, model: Any, samples: Sequence[TrainingSample], *, device: Any) -> LossInputs:
-        """Return the loss inputs of these samples. Sides share a forward if they can."""
-        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._specs}
+    def view(self, model: Any, samples: Sequence[TrainingSample], *, device: Any, step: int = 0) -> LossInputs:
+        """Return the loss inputs of these samples. Sides share a forward if they can.
+
+        step: the number of steps of the run before this one, from which rollouts have their seed.
+        """
+        numbers = {s: [i for x in samples for i in x.numbers(s)] for s in self._specs if s != ROLLOUT}
+        rewards_B = None
+        if self._rollouts is not None:
+            batch = self._rollouts(model, [i for x in samples for i in x.numbers("forget")], step)
+            self._rows[ROLLOUT], numbers[ROLLOUT] = batch.rows, list(range(len(batch.rows)))
+            rewards_B = torch.tensor(batch.rewards, device=device)
         inputs: dict[str, SideOutputs] = {}
         for group in self._groups():
             self._together(model, group, numbers, device, inputs)
-        return LossInputs(**inputs, memory=self.memory)
+        return LossInputs(**inputs, rewards_B=rewards_B, memory=self.memory)
 
     def answer_tokens(self, samples: Sequence[TrainingSample]) -> dict[str, list[int]]:
-        """Return the number of scored tokens of each row of these samples, by side."""
-        return {
-            side: [scored_tokens(self._rows[side][i]) for x in samples for i in x.numbers(side)] for side in self._specs
-        }
+        """Return the number of scored tokens of each row of these samples, by side. Rollouts count as forget rows."""
+        sides = {"forget" if side == ROLLOUT else side for side in self._specs}
+        return {side: [scored_tokens(self._rows[side][i]) for x in samples for i in x.numbers(side)] for side in sides}
 
     def _groups(self) -> list[list[str]]:
         """Return the sides of each forward: one for all that read the LM head, one per layer, one each with padding."""

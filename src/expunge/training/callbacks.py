@@ -10,17 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    DefaultFlowCallback,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-)
-from transformers.trainer_callback import CallbackHandler
-
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.on_use import transformers
 
 if TYPE_CHECKING:
     from expunge.training.trainer import PhaseTrainer
@@ -40,17 +31,18 @@ class CallbackBridge:
 
     def __init__(
         self,
-        callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
+        callbacks: Sequence[transformers.TrainerCallback | type[transformers.TrainerCallback]],
         *,
         args: Any,
         model: Any,
         processing_class: Any,
     ) -> None:
-        self.handler = CallbackHandler([DefaultFlowCallback], model, processing_class, None, None)
-        self.handler.pop_callback(DefaultFlowCallback)  # the phases' own Trainers have one; it silences a warning here
+        flow = transformers.DefaultFlowCallback  # the phases' own Trainers have one; here it silences a warning
+        self.handler = transformers.trainer_callback.CallbackHandler([flow], model, processing_class, None, None)
+        self.handler.pop_callback(flow)
         for one in callbacks:
             self.handler.add_callback(one)
-        self.state, self.control, self.args = TrainerState(), TrainerControl(), args
+        self.state, self.control, self.args = transformers.TrainerState(), transformers.TrainerControl(), args
         self._begun = False
         self._epoch = self._phase = 0
         self._epochs_before = 0.0
@@ -83,12 +75,12 @@ class CallbackBridge:
         """Start a run: a new state, and `on_train_begin`."""
         self.args = args
         logged = self.state.log_history  # an evaluation before the run stays in the log
-        self.state = TrainerState(
+        self.state = transformers.TrainerState(
             max_steps=max_steps, num_train_epochs=num_train_epochs, epoch=0.0, logging_steps=args.logging_steps,
             train_batch_size=args.train_batch_size,
         )  # fmt: skip
         self.state.log_history = logged
-        self.control = TrainerControl()
+        self.control = transformers.TrainerControl()
         self._begun, self._epoch, self._phase, self._epochs_before = True, 0, 0, 0.0
         self.call("on_train_begin")
         self.call("on_epoch_begin")
@@ -127,7 +119,7 @@ class CallbackBridge:
         if best is None or (value > best if self.args.greater_is_better else value < best):
             self.state.best_metric, self.state.best_global_step = value, self.state.global_step
 
-    def of_phase(self, trainer: PhaseTrainer) -> TrainerCallback:
+    def of_phase(self, trainer: PhaseTrainer) -> transformers.TrainerCallback:
         """Return the callback of one phase that passes its events on."""
         return _PhaseEvents(self, trainer)
 
@@ -155,13 +147,13 @@ class CallbackBridge:
                 self.call("on_epoch_begin")
 
 
-def _is_display(callback: TrainerCallback) -> bool:
+def _is_display(callback: transformers.TrainerCallback) -> bool:
     """Return whether a callback only shows or reports a run."""
     own = type(callback).__module__.startswith(("transformers.integrations", "transformers.utils.notebook"))
-    return own or isinstance(callback, ProgressCallback | PrinterCallback)
+    return own or isinstance(callback, transformers.ProgressCallback | transformers.PrinterCallback)
 
 
-class _PhaseEvents(TrainerCallback):
+class _PhaseEvents(transformers.TrainerCallback):
     """Receives the events of one phase's Trainer."""
 
     def __init__(self, bridge: CallbackBridge, trainer: PhaseTrainer) -> None:

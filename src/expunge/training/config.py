@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from expunge.core.arithmetic import parse_arithmetic
 from expunge.core.decode import strict
+from expunge.data.examples import Span
 from expunge.training.lora import LoraArgs
 from expunge.training.optimizers import optimizer_identity, optimizer_problem
 from expunge.training.schedule import Schedule
@@ -38,10 +40,31 @@ class SelectionRule:
     """The target value of the forget metric: a number, low, high, or retain (the retain model's value; low if there is
     none). A high forget_quality is always best.
     """
+    formula: str | None = None
+    """A formula whose largest value is best, in place of the rule's other keys: 0.5*(forget_quality+model_utility).
+    It reads metrics that are evaluated during training, with + - * / **, min, max, abs and hmean.
+    """
+    enough: float | None = None
+    """A distance from the target that suffices (of low: a value): evaluations that are at least as near count as equal,
+    and the higher utility decides. Not for target=high. None: the nearest is best.
+    """
 
     def __post_init__(self) -> None:
+        if self.formula is not None:
+            try:
+                parse_arithmetic(self.formula)
+            except ValueError as error:
+                raise ValueError(f"formula {error}") from None
+            others = [f.name for f in dataclasses.fields(self) if f.name != "formula"]
+            for key in others:
+                if getattr(self, key) != SelectionRule.__dataclass_fields__[key].default:
+                    raise ValueError(f"{key} has no effect together with formula; leave one of them out")
         if not 0 <= self.floor <= 1:
             raise ValueError("floor must be at least 0 and at most 1: a share of the initial utility")
+        if self.enough is not None and not 0 <= self.enough < math.inf:
+            raise ValueError("enough must be a number of at least 0")
+        if self.enough is not None and (self.target == "high" or self.forget == "forget_quality"):
+            raise ValueError("enough is a distance from a target or a low value; a high target has none")
 
 
 @strict
@@ -112,18 +135,23 @@ class EvaluateArgs:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The values that a fingerprint covers. Losses and prompts are left out unless they are set."""
+        """The values that a fingerprint covers. Losses, prompts and optional keys of the rule are left out if unset."""
         values = dataclasses.asdict(self)
         if self.losses is None:
             del values["losses"]
         if not self.prompts:
             del values["prompts"], values["generate_every"]
+        for key in ("formula", "enough"):
+            if getattr(self.rule, key) is None:
+                del values["rule"][key]
         return values
 
     @property
     def reads_retain(self) -> bool:
         """Whether the evaluation reads the retain model's records, if there are any."""
-        return self.on and (self.panel != "fast" or (self.chooses and self.rule.target == "retain"))
+        return self.on and (
+            self.panel != "fast" or (self.chooses and self.rule.target == "retain" and self.rule.formula is None)
+        )
 
 
 @strict
@@ -228,6 +256,10 @@ class TrainArgs:
     """The seed of the order of samples and of dropout."""
     anchor: Literal["forget", "retain"] = "forget"
     """The side whose examples make an epoch; the other side is drawn to match."""
+    train_on: Literal["answer", "trace", "trace+answer"] = "answer"
+    """The span of the forget examples that the loss reads, if they have a reasoning trace: answer, trace or
+    trace+answer. The answer follows its trace in each case. The retain side always reads both.
+    """
     group_by_length: bool = True
     """Put samples of similar length into one batch, with less padding."""
     max_loss: float = 1e5
@@ -261,6 +293,12 @@ class TrainArgs:
     """The dtype of the saved weights. source: the dtype of the initial model's files. Training always uses float32
     weights. bfloat16 has 8 significant bits, so saving rounds away changes below 1/512 of a weight.
     """
+    save_strategy: Literal["no", "steps", "epoch"] = "no"
+    """When a job also keeps the model, in the folder `checkpoint-STEP` of its result: never, every `save_steps` steps,
+    or after each epoch. The final model is always saved.
+    """
+    save_steps: int | None = None
+    """Steps between two kept models with save_strategy=steps."""
     evaluate: EvaluateArgs = field(default_factory=EvaluateArgs)
     """Evaluation during training, and the choice of the model that is saved."""
     checkpoint: CheckpointArgs | None = field(default_factory=CheckpointArgs)
@@ -286,6 +324,10 @@ class TrainArgs:
             raise ValueError("seed must be a whole number from 0 to 2**32 - 1")
         if self.dense_logging_steps < 0:
             raise ValueError("dense_logging_steps must be at least 0")
+        if self.save_steps is not None and self.save_steps < 1:
+            raise ValueError("save_steps must be at least 1")
+        if (self.save_steps is not None) != (self.save_strategy == "steps"):
+            raise ValueError("save_steps goes together with save_strategy=steps; set both or none")
         if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
             raise ValueError("peak_tflops must be a number > 0")
         if self.logits_chunk_size < 0:
@@ -318,6 +360,15 @@ class TrainArgs:
                 raise ValueError(f"trainable_params_regex: {pattern!r} is no regular expression: {error}") from None
         if self.lora is not None and (self.trainable_last_k_layers or self.trainable_params_regex):
             raise ValueError("lora trains adapters alone: leave trainable_* out and use lora.target_modules")
+
+    def span_of(self, side: str) -> Span | None:
+        """Return the span of a side's examples that the loss reads. None: the trace and the answer."""
+        return self.train_on if side == "forget" else None
+
+    @property
+    def saves(self) -> EvaluateArgs:
+        """The steps after which a job keeps the model, as a rule of evaluations."""
+        return EvaluateArgs(steps=self.save_steps, every=1.0 if self.save_strategy == "epoch" else None)
 
     @property
     def topk(self) -> int | None:
@@ -367,6 +418,8 @@ class TrainArgs:
         values = {"revision": REVISION, **dataclasses.asdict(self)}
         if self.save_dtype == "source":
             del values["save_dtype"]
+        if self.save_strategy == "no":
+            del values["save_strategy"]
         if self.accumulation == "whole_step" or self.gradient_accumulation_steps == 1:
             del values["accumulation"]
         if self.topk is None:
@@ -385,6 +438,8 @@ class TrainArgs:
             del values["lora"]["quantize"]
         if self.schedule == Schedule():
             del values["schedule"]
+        if self.train_on == "answer":
+            del values["train_on"]
         values["optim"] = optimizer_identity(self.optim)
         if self.grad_transform is not None:
             from expunge.methods.grad_transforms import grad_transform_identity, make_grad_transform  # loads torch
@@ -404,6 +459,7 @@ MOST: Mapping[str, float] = {
     "weight_decay": 1e4,
     "warmup_steps": 1e8,
     "warmup_epochs": 1e5,
+    "save_steps": 1e8,
     "logits_chunk_size": 1e9,
     "reference_topk": 1e6,
 }
@@ -418,4 +474,5 @@ OPTIONAL = (
     "trainable_params_regex",
     "lora",
     "whole_steps",
+    "save_steps",
 )

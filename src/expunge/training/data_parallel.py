@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from expunge.core.distributed import Rank, here
 from expunge.core.errors import JobError
+from expunge.core.on_use import transformers
 from expunge.methods.objective import Objective
 from expunge.training.config import TrainArgs
 from expunge.training.samples import HIDDEN_STATES, TrainingSample
@@ -87,6 +87,8 @@ def check_several(objective: Objective, step: bool, rank: Rank, *, sharded: bool
             "without launcher"
         )
     needs = objective.needs
+    if needs.rollout is not None:
+        raise JobError(f"{name} samples texts during training, which takes one process; start the run without launcher")
     if sharded and {needs.forget, needs.alternate, needs.retain} & {*HIDDEN_STATES}:
         raise JobError(f"{name} reads hidden states of layers, which a model in shards cannot give; use ddp")
 
@@ -97,7 +99,7 @@ def gather_whole(accelerator: Any, wrapped: Any, model: Any) -> None:
     wrapped: the accelerator's wrapper of the model.
     """
     state = accelerator.get_state_dict(wrapped)
-    unset_hf_deepspeed_config()  # else transformers divides later models as well
+    transformers.integrations.deepspeed.unset_hf_deepspeed_config()  # else transformers divides later models as well
     if not here().first:
         return
     whole: dict[int, nn.Parameter] = {}  # tied weights stay one

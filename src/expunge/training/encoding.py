@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from expunge.core.errors import ConfigError
-from expunge.core.records import GeneratedText
-from expunge.data.examples import Example, ExampleSet
+from expunge.core.errors import ConfigError, DataError
+from expunge.core.records import GeneratedText, split_trace
+from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet, Span
 from expunge.data.template import Encoded, Encoder, Template, n_truncated
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import resolve_template
@@ -32,10 +32,12 @@ def encoder_for(tokenizer: Any, template: Template | Mapping[str, Any] | None) -
     return Encoder(resolve_template(template, tokenizer), tokenizer)
 
 
-def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encoded]:
+def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder, span: Span | None = None) -> Sequence[Encoded]:
     """Return the encoded true answers of all examples of some sets, in order. Sets with `long=pieces` give pieces.
 
-    Sets of tokens stay on disk and are read row by row. Raises ConfigError if they are not the model's tokens.
+    span: the span with a loss, for examples with a trace. None: the trace and the answer. Sets of tokens stay on disk
+    and are read row by row. Raises ConfigError if they are not the model's tokens, and DataError for an example
+    without a text in the span `trace`.
     """
     if any(one.n_tokens is not None for one in sets):
         from expunge.data.stories.shards import TokenDataset, joined
@@ -48,8 +50,33 @@ def encode_sets(sets: Sequence[ExampleSet], encoder: Encoder) -> Sequence[Encode
         return joined(shards)
     out: list[Encoded] = []
     for one in sets:
-        out += encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, [(row, "answer") for row in one.rows])
+        named = [(row, trained_span(row, span, one.name)) for row in one.rows]
+        out += encoder.pieces(one) if one.long == "pieces" else encoder.rows(one, named)
     return out
+
+
+def trained_span(row: Example, span: Span | None, name: str) -> str:
+    """Return the span of an example that has a loss. Raises DataError for a span that the example lacks."""
+    if row.trace is None and span != TRACE:
+        return ANSWER
+    if span == TRACE and not row.has(TRACE):
+        raise DataError(
+            f"{name} row {row.row_id}: no trace to train on; set train_on=answer, or give every row a trace"
+        )
+    return span or TRACE_ANSWER
+
+
+def check_span(sets: Sequence[ExampleSet], span: Span, *, forgets: bool, alternates: bool, where: str) -> None:
+    """Raise ConfigError if a run has no use for its span (`train_on`)."""
+    if span == ANSWER:
+        return
+    if not forgets:
+        raise ConfigError(f"{where}: {span} is of the forget side, and this method forgets nothing; leave it out")
+    if alternates:
+        raise ConfigError(f"{where}: this method reads other or sampled answers, which have no such span; use answer")
+    if not any(one.has_traces for one in sets):
+        names = ", ".join(one.name for one in sets)
+        raise ConfigError(f"{where}: no example of {names} has a trace (a column 'trace'); leave {where} out")
 
 
 def warn_truncated(examples: ExampleSet, encoded: Sequence[Encoded], encoder: Encoder) -> None:
@@ -118,5 +145,6 @@ def sampled_answers(
 def _other_answers(row: Example, texts: Sequence[GeneratedText]) -> list[str]:
     """Return the samples of one example that are neither empty nor its true answer."""
     truth = row.answer.strip().casefold()
-    samples = [t.generation for t in texts if t.row_id == row.row_id]
+    whole = [t.generation for t in texts if t.row_id == row.row_id]
+    samples = whole if row.trace is None else [split_trace(text)[1] for text in whole]
     return [t for t in samples if t.strip() and t.strip().casefold() != truth]

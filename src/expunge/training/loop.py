@@ -15,10 +15,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from expunge.core import distributed
 from expunge.core.errors import JobError
+from expunge.core.on_use import transformers
 from expunge.data.template import Encoded
 from expunge.evaluation.observation import capabilities
 from expunge.methods.api import Requirements
@@ -37,6 +36,7 @@ from expunge.training.fsdp import trained_on
 from expunge.training.optimizers import optimizer_class
 from expunge.training.phases import Phase, plan_phases
 from expunge.training.reference import Reference, reference
+from expunge.training.rollouts import RolloutSampler, RolloutSource
 from expunge.training.run_state import AfterStep, Logged, PhasePosition, Progress, RunState, TrainResult
 from expunge.training.samples import SIDES, TrainingSample, spec_for
 from expunge.training.throughput import ThroughputMeter, step_flops
@@ -59,7 +59,9 @@ def train(
     checkpoints: Path | None = None,
     logged: Logged | None = None,
     after_step: AfterStep | None = None,
+    keep_model: Callable[[int], None] | None = None,
     callbacks: CallbackBridge | None = None,
+    rollouts: RolloutSource | None = None,
 ) -> TrainResult:
     """Train `model` in place on encoded rows of the sides "forget" and "retain".
 
@@ -79,19 +81,26 @@ def train(
             bits on the same machine. SIGINT and SIGTERM then end the run after the current step.
         logged: Receives each line of the log with its speed.
         after_step: Called after each step and its evaluation; True ends the run.
+        keep_model: Called with the number of a step after which `args.save_strategy` keeps the model.
         callbacks: Receives the events of every phase for transformers' callbacks.
+        rollouts: The forget questions, for methods that sample texts from the model.
 
     Returns:
         The number of steps, the log, the evaluations and the speed.
 
     Raises:
-        JobError: If the loss is not finite or exceeds `args.max_loss`.
+        JobError: If the loss is not finite or exceeds `args.max_loss`, or a method lacks its rollouts.
         ConfigError: If a gradient transform or a parameter mask does not fit the method or the model.
         KeyboardInterrupt: After a signal, once the checkpoint is written.
     """
     if note := training_note(trained_on(model).type, args.bf16):
         log.warning(note)
     capabilities(model)  # observed before the first pass, which reads it
+    sampler = None
+    if objective.needs.rollout is not None:
+        if rollouts is None:
+            raise JobError(f"{objective.spec.name} samples texts, but the run has no questions (rollouts)")
+        sampler = RolloutSampler(model, objective.method.rollouts, rollouts, args.seed)
     pad_id = padding_id(model, pad_id)
     phases = plan_phases(objective, rows, args)
     patterns = args.trainable_params_regex or _own_patterns(objective, args)
@@ -99,7 +108,10 @@ def train(
         set_trainable(model, last_k_layers=args.trainable_last_k_layers, params_regex=patterns)
     known_references = _references(model, objective, rows, [p.samples for p in phases], args, pad_id, references or {})
     meter = ThroughputMeter(step_flops(model, args.peak_tflops, half=args.bf16 or args.fp16))
-    run = RunState(model, len(phases), watch, progress, meter, logged, after_step=after_step, callbacks=callbacks)
+    run = RunState(
+        model, len(phases), watch, progress, meter, logged, after_step=after_step, callbacks=callbacks,
+        keep_model=keep_model,
+    )  # fmt: skip
     _load_checkpoint(run, checkpoints, args)
     place = PhasePosition(n_phases=len(phases), steps_after=sum(p.n_steps for p in phases))
     done_before = run.begin()
@@ -109,7 +121,13 @@ def train(
 
     def serve(needs: Requirements) -> LossInputBuilder:
         return LossInputBuilder(
-            needs, rows, known_references, pad_id=pad_id, logits_chunk_size=logits_chunk_size, reading=meter.read
+            needs,
+            rows,
+            known_references,
+            pad_id=pad_id,
+            logits_chunk_size=logits_chunk_size,
+            reading=meter.read,
+            rollouts=sampler,
         )
 
     compiled = compiled_layers(model) if args.compile else nullcontext()

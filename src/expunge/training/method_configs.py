@@ -14,6 +14,7 @@ from expunge.training.unlearn_config import UnlearnConfig
 __all__ = [
     "AltPOConfig",
     "CEUConfig",
+    "CIRConfig",
     "DPOConfig",
     "FinetuneConfig",
     "FLATConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "MEConfig",
     "NPOConfig",
     "PDUConfig",
+    "PURGEConfig",
     "RepNoiseConfig",
     "RMUConfig",
     "RRConfig",
@@ -66,6 +68,27 @@ class CEUConfig(UnlearnConfig):
 
     ignore_first_n_answer_tokens: int = 1
     """Number of tokens at the start of each forget answer that the loss excludes."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class CIRConfig(UnlearnConfig):
+    """Collapse of irrelevant representations (Sondej and Yang 2025, arXiv:2509.11816): break the outputs of MLPs.
+
+    `expunge list methods CIR` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "CIR"
+
+    layers: tuple[str, ...] = (
+        "model.layers.6.mlp",
+        "model.layers.7.mlp",
+        "model.layers.8.mlp",
+        "model.layers.9.mlp",
+        "model.layers.10.mlp",
+        "model.layers.11.mlp",
+    )
+    """Names of the modules whose outputs are broken. `NAME:input` is the input of a module."""
 
 
 @strict
@@ -183,6 +206,10 @@ class MEConfig(UnlearnConfig):
 
     METHOD: ClassVar[str | None] = "ME"
 
+    divergence: Literal["to_uniform", "from_uniform"] = "to_uniform"
+    """to_uniform: KL(p || uniform), the paper's. from_uniform: KL(uniform || p), the authors' code, has no
+    bound."""
+
 
 @strict
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +255,29 @@ class PDUConfig(UnlearnConfig):
 
     compat: Literal["paper", "openunlearning"] = "paper"  # type: ignore[assignment]  # the method's own field
     """Positions of the logits: before each answer token (paper), or one later (openunlearning)."""
+
+
+@strict
+@dataclass(frozen=True, kw_only=True)
+class PURGEConfig(UnlearnConfig):
+    """Policy unlearning (Zaradoukas et al. 2026, arXiv:2601.20568): sample answers, and prefer those without ...
+
+    `expunge list methods PURGE` shows the equation and the pitfalls.
+    """
+
+    METHOD: ClassVar[str | None] = "PURGE"
+
+    num_generations: int = 8
+    """Rollouts of each question at each step, 2 or more (TRL's name)."""
+
+    max_completion_length: int = 64
+    """The maximum number of tokens of a rollout (TRL's name)."""
+
+    rewards: tuple[str, ...] = ("no_answer",)
+    """Names of the rewards: no_answer, refusal, rouge, length, or one of a plugin."""
+
+    reward_weights: tuple[float, ...] = ()
+    """The weight of each reward, in the same order. Empty: 1 each. A negative weight is a penalty."""
 
 
 @strict
@@ -372,11 +422,14 @@ class UNDOConfig(UnlearnConfig):
     a: float = 0.1
     """Share of noise, between 0 (weights unchanged) and 1 (noise only)."""
 
-    beta: float = 1.0
-    """Scale of the noise, relative to the standard deviation of each tensor."""
+    beta: float = 0.1
+    """Scale of the noise."""
 
-    vectors: bool = False
-    """Whether biases and norm gains get noise too."""
+    distribution: Literal["xavier", "width"] = "xavier"
+    """xavier: the paper's initialisation of each matrix. width: normal, as wide as the tensor's own entries."""
+
+    vectors: bool = True
+    """Whether biases and norm gains change too."""
 
 
 @strict

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.benchmarks.api import Benchmark
+from expunge.core.arithmetic import Arithmetic, parse_arithmetic
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.numbers import finite
 from expunge.evaluation.kinds import find_kind
@@ -58,7 +59,7 @@ def suite_metrics(panel: Sequence[Metric], args: EvaluateArgs, where: str = "tra
     metrics = with_parents(panel, names)
     known = {m.name for m in metrics}
     if args.chooses:
-        for key, name in (("utility", utility_of(args)), ("forget", forget_of(args))):
+        for key, name in rule_metrics(args):
             if name not in known:
                 raise ConfigError(
                     f"{where}.rule.{key}: {name!r} is not evaluated during training{nearest(name, known)}"
@@ -76,6 +77,13 @@ def _able(metric: Metric) -> bool:
 def _fast(metric: Metric) -> bool:
     plain = metric.family != "probability" or metric.tokens == ("answer",)
     return metric.family in FAST and plain and set(metric.reads) == {"tokens"} and (metric.rows or "").startswith(SIDES)
+
+
+def rule_metrics(args: EvaluateArgs) -> list[tuple[str, str]]:
+    """Return the metrics that the rule reads, each with the key that names it."""
+    if args.rule.formula is not None:
+        return [("formula", name) for name in parse_arithmetic(args.rule.formula).names]
+    return [("utility", utility_of(args)), ("forget", forget_of(args))]
 
 
 def utility_of(args: EvaluateArgs) -> str:
@@ -106,15 +114,21 @@ class EvalPoint:
 
 @dataclass
 class ModelSelection:
-    """The best of a run's evaluations so far, by the rule. goal: the target value of the forget metric."""
+    """The best of a run's evaluations so far, by the rule. goal: the target value of the forget metric.
+
+    enough: a distance from it that suffices. formula: its largest value is best; the metrics, the floor and the goal
+    then have no effect.
+    """
 
     utility: str
     forget: str
     floor: float
     goal: float
+    enough: float = -math.inf
     start: EvalPoint | None = None
     best: EvalPoint | None = None
     since: int = 0  # evaluations after the best one
+    formula: Arithmetic | None = None
 
     def add(self, point: EvalPoint) -> bool:
         """Add an evaluation; return whether it is the best so far. The first one is the start, and no candidate."""
@@ -129,21 +143,31 @@ class ModelSelection:
 
     def passes(self, point: EvalPoint) -> bool:
         """Return whether an evaluation's utility is at least the floor; False if a number is missing."""
+        if self.formula is not None:
+            return math.isfinite(self.formula.value(point.values))
         least = self.floor * self.start.values[self.utility] if self.start else math.nan
         return point.values[self.utility] >= least and math.isfinite(point.values[self.forget])
 
     def away(self, point: EvalPoint) -> float:
         """Return the distance of an evaluation from the goal; less is better."""
+        if self.formula is not None:
+            return -self.formula.value(point.values)
         value = point.values[self.forget]
         return math.copysign(1, -self.goal) * value if math.isinf(self.goal) else abs(value - self.goal)
 
     def _rank(self, point: EvalPoint) -> tuple[float, float, int]:
-        return self.away(point), -point.values[self.utility], point.step
+        if self.formula:
+            return self.away(point), 0.0, point.step
+        return max(self.away(point), self.enough), -point.values[self.utility], point.step
 
     def facts(self) -> dict[str, Any]:
         """Return the choice for the job's record."""
+        if self.formula is not None:
+            return self._formula_facts(self.formula)
         target = {math.inf: "high", -math.inf: "low"}.get(self.goal, self.goal)
         rule = {"utility": self.utility, "floor": self.floor, "forget": self.forget, "target": target}
+        if math.isfinite(self.enough):
+            rule["enough"] = self.enough
         if self.best is None:
             note = (
                 f"no evaluation had {self.utility} of at least {self.floor:g} times the start's; the last model counts"
@@ -151,6 +175,14 @@ class ModelSelection:
             return {"rule": rule, "best_step": None, "note": note}
         value = self.best.values[self.forget]
         note = f"step {self.best.step}: {self.forget} {value:.4g} is the best of those with enough {self.utility}"
+        return {"rule": rule, "best_step": self.best.step, "note": note}
+
+    def _formula_facts(self, formula: Arithmetic) -> dict[str, Any]:
+        rule = {"formula": formula.text}
+        if self.best is None:
+            note = f"no evaluation had a value of {formula.text}; the last model counts"
+            return {"rule": rule, "best_step": None, "note": note}
+        note = f"step {self.best.step}: {formula.text} = {formula.value(self.best.values):.4g} is the largest value"
         return {"rule": rule, "best_step": self.best.step, "note": note}
 
 
@@ -163,7 +195,9 @@ def model_selection(args: EvaluateArgs, retain: Mapping[str, MetricResult] | Non
         goal = rule.target
     elif rule.target == "retain" and forget != "forget_quality" and retain and forget in retain:
         goal = retain[forget].value if math.isfinite(retain[forget].value) else goal
-    return ModelSelection(utility_of(args), forget, rule.floor, goal)
+    formula = None if rule.formula is None else parse_arithmetic(rule.formula)
+    enough = -math.inf if rule.enough is None or goal == math.inf else rule.enough
+    return ModelSelection(utility_of(args), forget, rule.floor, goal, enough=enough, formula=formula)
 
 
 def is_due(

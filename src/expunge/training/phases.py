@@ -20,6 +20,7 @@ from expunge.methods.grad_transforms import GradTransform, make_grad_transform, 
 from expunge.methods.objective import Objective
 from expunge.training.config import EvaluateArgs, TrainArgs
 from expunge.training.optimizers import check_optimizer
+from expunge.training.rewards import find_reward
 from expunge.training.samples import SIDES, TrainingSample
 from expunge.training.schedule import Schedule
 from expunge.training.term_parts import check_grad_transform, forget_part, retain_part
@@ -112,6 +113,14 @@ def check_run(objective: Objective, args: TrainArgs, where: str = "trainer.args"
     )
     if step is not None:
         check_grad_transform(step, objective, f"{where}.grad_transform")
+    if objective.needs.rollout is not None:
+        for name in objective.method.rollouts.rewards:
+            find_reward(name, f"{objective.spec.name}.rewards")
+        if step is not None:
+            raise ConfigError(
+                f"{where}.grad_transform: it reads a step's loss several times, and {objective.spec.name} samples "
+                "texts for it; leave it out"
+            )
     plan, name, key = args.schedule, objective.spec.name, f"{where}.schedule"
     if plan.retain_ratio > 1 and objective.needs.retain is None:
         raise ConfigError(f"{key}.retain_ratio: {name} reads no retain rows with these weights; leave it 1")
@@ -256,4 +265,6 @@ def _one(rows: Rows) -> int | tuple[int, ...]:
 
 
 def _sides(objective: Objective) -> list[str]:
-    return [s for s in SIDES if getattr(objective.needs, s) is not None]
+    """Return the sides whose rows a sample names. Rollouts continue the questions of forget rows."""
+    needs = objective.needs
+    return [s for s in SIDES if getattr(needs, s) is not None or (s == "forget" and needs.rollout is not None)]

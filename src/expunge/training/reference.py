@@ -20,9 +20,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig
 
 from expunge.core.errors import JobError
+from expunge.core.on_use import transformers
 from expunge.data.batch import Batch, collate
 from expunge.data.template import Encoded
 from expunge.evaluation.observation import capabilities
@@ -216,7 +216,7 @@ def load_reference(folder: Path, spec: ForwardSpec, model: Any) -> StoredReferen
     topk = tensors["ids"].shape[1] if "ids" in tensors else None
     if "head.weight" in tensors:
         head = {k: t.to(next(model.parameters()).device) for k, t in tensors.items() if k.startswith("head.")}
-        model = _Head(head["head.weight"], head.get("head.bias"), AutoConfig.from_pretrained(folder))
+        model = _Head(head["head.weight"], head.get("head.bias"), transformers.AutoConfig.from_pretrained(folder))
     return StoredReference(tensors, spec, head_for(model, spec, topk))
 
 

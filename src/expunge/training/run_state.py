@@ -67,6 +67,7 @@ class RunState:
     resume_state: State | None = None
     after_step: AfterStep | None = None
     callbacks: CallbackBridge | None = None
+    keep_model: Callable[[int], None] | None = None  # receives the step
     stopped: bool = False  # by patience, or by after_step
     resumed_at: int | None = None
 

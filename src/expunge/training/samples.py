@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from expunge.methods.api import Quantity, Requirements, ScoredPositions
 
 SIDES = ("forget", "alternate", "retain")
+ROLLOUT = "rollout"  # the side whose rows the model samples during the step
 HIDDEN_STATES = (Quantity.HIDDEN, Quantity.HIDDEN_LOGPS)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge.core import distributed
-from expunge.core.files import write_text
+from expunge.core.files import whole_folder, write_text
 from expunge.data.template import Encoded, Encoder
 from expunge.methods.objective import Objective
 from expunge.models.load import save_model
@@ -20,8 +22,11 @@ from expunge.training.loop import train
 from expunge.training.lora import merged_copy, save_adapter, saved_form, with_lora
 from expunge.training.randomness import kept_random
 from expunge.training.reference import Reference
+from expunge.training.rollouts import RolloutSource
 from expunge.training.run_state import Logged, Progress, TrainResult
 
+CHECKPOINT = "checkpoint-"  # and a step: the folder of a kept model
+KEPT = "models"  # in the folder of a run's checkpoints, until the run ends
 LOG, SPEED = "log.jsonl", "speed.jsonl"  # the speed has its own file, because it differs in every run
 
 
@@ -50,6 +55,16 @@ class TrainerState:
             save_model(plain, self.encoder.tokenizer, folder, dtype=self.dtype)
 
 
+def _keep(state: TrainerState, models_folder: Path, step: int) -> None:
+    """Write the present model next to the run's checkpoints, so that a resumed run has the models of its first part."""
+    if not distributed.here().first:
+        return
+    place = models_folder / f"{CHECKPOINT}{step}"
+    shutil.rmtree(place, ignore_errors=True)  # of an attempt whose checkpoints are gone
+    with whole_folder(place) as part:
+        state.save(part)
+
+
 def train_and_save(
     folder: Path,
     model: Any,
@@ -66,11 +81,13 @@ def train_and_save(
     checkpoints: Path | None = None,
     logged: Logged | None = None,
     after_step: Callable[[TrainerState], bool] | None = None,
+    rollouts: RolloutSource | None = None,
 ) -> TrainResult:
     """Train a model, and write it with its log. Of several processes the first one writes.
 
     Args:
-        folder: The folder of the model, the log, and the adapter if there is one.
+        folder: The folder of the model, the log, the models that `args.save_strategy` keeps, and the adapter if there
+            is one.
         model: The model, without adapters.
         encoder: The template and the tokenizer.
         objective: The method's loss.
@@ -84,6 +101,7 @@ def train_and_save(
         checkpoints: As for `train`.
         logged: As for `train`.
         after_step: Called before the first step and after each step; True ends the run.
+        rollouts: As for `train`.
 
     Returns:
         The result of `train`.
@@ -91,16 +109,21 @@ def train_and_save(
     if args.lora is not None:
         model = with_lora(model, args.lora, args.seed)
     follow = None
+    state = TrainerState(model, encoder, args, reload, watch, dtype)
+    models_folder = folder if checkpoints is None else checkpoints / KEPT
     if after_step is not None:
-        state = TrainerState(model, encoder, args, reload, watch, dtype)
         after_step(state)
         follow = functools.partial(after_step, state)
     result = train(
         model, objective, rows, args, pad_id=encoder.tokenizer.pad_token_id, references=references, progress=progress,
         watch=watch, checkpoints=checkpoints, after_step=follow, logged=logged,
+        keep_model=functools.partial(_keep, state, models_folder),
+        rollouts=rollouts,
     )  # fmt: skip
     if not distributed.here().first:
         return result
+    for model_folder in sorted(models_folder.glob(f"{CHECKPOINT}*")) if models_folder != folder else ():
+        os.rename(model_folder, folder / model_folder.name)
     if args.lora is not None:
         save_adapter(model, folder / "adapter")
         model = saved_form(model, args.lora, reload)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from expunge.core.errors import JobError
 from expunge.methods.api import LossOutput, Requirements
-from expunge.methods.grad_transforms import GradTransform, Perturbation, Which, spec_of
+from expunge.methods.grad_transforms import GradTransform, Perturbation, TokenVectors, Which, spec_of
 from expunge.methods.objective import Objective
 from expunge.models.packed import bare, find_module
 from expunge.training.batching import LossInputBuilder
@@ -114,6 +114,12 @@ class _Gradients:
         means = [g if g is None or n == 1 else g / n for g in sums]
         return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, means, strict=True)]
 
+    def with_tokens(self, which: Which, modules: Sequence[str]) -> tuple[list[Tensor], TokenVectors]:
+        """Return the gradient of a term, and the vectors of its tokens at some modules."""
+        with _token_vectors(self.model, modules) as vectors:
+            gradients = self(which)
+        return gradients, vectors()
+
     def _of_one(
         self, which: Which, compute: Compute, nudge: Perturbation | None, inner: bool
     ) -> tuple[LossOutput, list[Tensor | None]]:
@@ -148,6 +154,41 @@ class _Gradients:
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Return a + b, not in place: autograd may return one tensor for several parameters."""
     return b if a is None else a if b is None else a + b
+
+
+@contextmanager
+def _token_vectors(model: Any, modules: Sequence[str]) -> Iterator[Callable[[], TokenVectors]]:
+    """Record inputs and output gradients of modules within the block; yield a function that returns them."""
+    records: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in modules}
+
+    def keep(name: str, inputs: Tensor, slope: Tensor) -> None:
+        x_ND, g_NE = inputs.flatten(0, -2), slope.detach().flatten(0, -2)
+        reached_N = (g_NE != 0).any(-1)
+        records[name].append((x_ND[reached_N], g_NE[reached_N]))
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+            if output.requires_grad:
+                inputs = args[0].detach()
+                output.register_hook(lambda slope: keep(name, inputs, slope))
+
+        return hook
+
+    key = "trainer.args.grad_transform_args.modules"
+    handles = [find_module(model, name, key=key).register_forward_hook(watch(name)) for name in modules]
+
+    def vectors() -> TokenVectors:
+        return {
+            name: (torch.cat([x for x, _ in parts]), torch.cat([g for _, g in parts]))
+            for name, parts in records.items()
+            if parts
+        }
+
+    try:
+        yield vectors
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from expunge.core.errors import ConfigError
 from expunge.methods.api import LossInputs, Quantity, Requirements
 from expunge.methods.grad_transforms.api import GradTransform, Which, needed, spec_of
 from expunge.methods.objective import Objective
+from expunge.methods.reduction import Reduction
 from expunge.methods.terms import require
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def retain_part(objective: Objective) -> Objective | None:
         return None
     needs = dataclasses.replace(
         objective.needs, forget=None, forget_ref=None, forget_teacher=None, alternate=None, alternate_ref=None,
-        retain=None, retain_ref=None, retain_teacher=None,
+        rollout=None, retain=None, retain_ref=None, retain_teacher=None,
     )  # fmt: skip
     own: Requirements = getattr(objective.method, "needs", objective.spec.needs)
     return dataclasses.replace(
@@ -79,9 +80,10 @@ def relearn_part(objective: Objective) -> Objective | None:
 
 @dataclass(frozen=True)
 class _Relearning:
-    """A method that learns the forget answers."""
+    """A method that learns the forget answers. reduction: a token mean, also if the method has another one."""
 
     needs: Requirements = field(default_factory=lambda: Requirements(forget=Quantity.LOGPS))
+    reduction: Reduction = "token"
 
     def forget_loss(self, view: LossInputs) -> Tensor:
         """Return NLL_f, to be minimised."""

@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainingArguments
 
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, JobError
+from expunge.core.on_use import transformers
 from expunge.methods.api import LossInputs, LossOutput, Requirements
 from expunge.methods.grad_transforms import GradTransform
 from expunge.methods.objective import Objective
 from expunge.methods.reduction import AnswerTokens
 from expunge.models.bfloat16 import cpu_has_bfloat16
+from expunge.models.bfloat16_attention import compute_attention_in_float32
 from expunge.training.batching import LossInputBuilder
 from expunge.training.checkpoint import State, put_weights
 from expunge.training.data_parallel import MicroBatch, RankBatches, check_several, in_one_forward, per_process
@@ -36,7 +36,7 @@ from expunge.training.step import Compute, GradTransformRunner
 log = logging.getLogger(__name__)
 
 
-def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> TrainingArguments:
+def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> transformers.TrainingArguments:
     """Return a phase's settings as TrainingArguments; saving, evaluation and reporting of transformers are off."""
     args = phase.args
     device = trained_on(model).type
@@ -46,7 +46,10 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
     if device == "cpu" and optim not in ON_CPU:
         log.warning("optim=%s needs a GPU; adamw_torch, the same rule in 32 bits, is used on this CPU", optim)
         optim = "adamw_torch"
-    return TrainingArguments(
+    bf16 = args.bf16 and (device != "cpu" or cpu_has_bfloat16())
+    if bf16 and device == "cpu":
+        compute_attention_in_float32()
+    return transformers.TrainingArguments(
         output_dir=scratch,
         num_train_epochs=1,  # the phase's samples contain every epoch
         train_sampling_strategy="sequential",
@@ -61,7 +64,7 @@ def training_arguments(phase: Phase, seed: int, scratch: str, model: Any) -> Tra
         adam_beta1=args.adam_beta1,
         adam_beta2=args.adam_beta2,
         adam_epsilon=args.adam_epsilon,
-        bf16=args.bf16 and (device != "cpu" or cpu_has_bfloat16()),
+        bf16=bf16,
         fp16=args.fp16,
         activation_checkpointing=args.activation_checkpointing,
         seed=seed,
@@ -204,6 +207,15 @@ class PhaseTrainer(transformers.Trainer):
         epoch = min(step * rows, n_samples) / n_epoch
         return watch.evaluate(self.model, step=before + step, epoch=epoch, phase=self.place.number)
 
+    def save_if_due(self) -> None:
+        """Keep the model of this step if it is due by `save_strategy`. The last model is saved anyway."""
+        keep, step, before = self.run.keep_model, int(self.state.global_step), self.place.steps_before
+        if keep is not None and is_due(
+            self.phase.args.saves, step, before=before, rows=self.epoch_share, n_epoch=self.epoch_rows,
+            n_samples=len(self.phase.samples),
+        ):  # fmt: skip
+            keep(before + step)
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Run one micro-batch: the Trainer's own forward and backward, or the gradient transform's."""
         if self._stepper is None:
@@ -271,7 +283,10 @@ class PhaseTrainer(transformers.Trainer):
                 self._step_tokens[id(server)] = server.answer_tokens(step)
             all_of_step = self._step_tokens[id(server)]
             shares = {k: m.share(own, all_of_step, inputs["n_micro"]) for k, m in objective.means.items()}
-        return server.view(model, samples, device=self.args.device), shares
+        view = server.view(model, samples, device=self.args.device, step=self.place.steps(self.state)[0])
+        if view.rewards_B is not None:
+            self._parts.setdefault("reward", []).append(view.rewards_B.mean())
+        return view, shares
 
     @staticmethod
     def _trainable(objective: Objective, terms: LossOutput) -> LossOutput:
@@ -343,7 +358,7 @@ def _means(parts: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     return {k: sum(of[k][0] for of in each) / sum(of[k][1] for of in each) for k in each[0]}
 
 
-class StepCallback(TrainerCallback):
+class StepCallback(transformers.TrainerCallback):
     """The actions between the steps of a phase: resuming, checkpoints, evaluations, progress."""
 
     def __init__(self, trainer: PhaseTrainer) -> None:
@@ -378,6 +393,7 @@ class StepCallback(TrainerCallback):
             control.should_log = True
         self._run.meter.rest()
         stop = self._trainer.evaluate_if_due()
+        self._trainer.save_if_due()
         if self._run.after_step is not None:
             stop = self._run.after_step() or stop
         if stop:

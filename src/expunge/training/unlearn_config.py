@@ -119,6 +119,10 @@ class UnlearnConfig(TrainArgs):
             raise ConfigError(
                 f"{type(self).__name__}.evaluate: belongs to jobs; use eval_strategy, and eval_dataset of the trainer"
             )
+        if self.save_strategy != "no":
+            raise ConfigError(
+                f"{type(self).__name__}.save_strategy: belongs to jobs; call save_model in a callback (on_epoch_end)"
+            )
         if self.checkpoint not in (None, CheckpointArgs()):
             raise ConfigError(f"{type(self).__name__}.checkpoint: belongs to jobs; a run in memory has no checkpoints")
         self.train_args()

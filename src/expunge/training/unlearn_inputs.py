@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import IntervalStrategy
-
 from expunge.benchmarks import BenchmarkConfig, find_benchmark
 from expunge.core.errors import ConfigError, nearest
+from expunge.core.on_use import transformers
 from expunge.data.in_memory import examples_from
 from expunge.models.config import TokenizerArgs, check_source
 from expunge.models.load import load_tokenizer
@@ -50,12 +47,14 @@ def eval_roles(data: Any) -> dict[str, Any] | None:
     )
 
 
-def reporting_callbacks(args: UnlearnConfig) -> list[type[TrainerCallback]]:
+def reporting_callbacks(args: UnlearnConfig) -> list[type[transformers.TrainerCallback]]:
     """Return the integrations' callbacks. Raises ConfigError for a name that transformers does not support."""
     if not args.reporters:
         return []
     try:
-        callbacks: list[type[TrainerCallback]] = get_reporting_integration_callbacks(list(args.reporters))
+        callbacks: list[type[transformers.TrainerCallback]] = (
+            transformers.integrations.get_reporting_integration_callbacks(list(args.reporters))
+        )
     except ValueError as error:
         raise ConfigError(f"{type(args).__name__}.report_to: {error}") from None
     return callbacks
@@ -66,11 +65,13 @@ def shows_progress(disable: bool | None) -> bool:
     return sys.stderr.isatty() if disable is None else not disable
 
 
-def shown_arguments(arguments: TrainingArguments, args: UnlearnConfig, method: str) -> TrainingArguments:
+def shown_arguments(
+    arguments: transformers.TrainingArguments, args: UnlearnConfig, method: str
+) -> transformers.TrainingArguments:
     """Complete the TrainingArguments that callbacks receive: names, integrations, and the fields of early stopping."""
     arguments.run_name = args.run_name or args.output_dir or method or None
     arguments.report_to = list(args.reporters)
-    arguments.eval_strategy = IntervalStrategy(args.eval_strategy)
+    arguments.eval_strategy = transformers.trainer_utils.IntervalStrategy(args.eval_strategy)
     arguments.metric_for_best_model = args.metric_for_best_model
     better = args.greater_is_better
     arguments.greater_is_better = not (args.metric_for_best_model or "").endswith("loss") if better is None else better

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import TrainOutput
 
 from expunge.benchmarks.in_memory import in_memory_benchmark
 from expunge.core import distributed
 from expunge.core.errors import ConfigError, DataError
+from expunge.core.hub import card, upload
+from expunge.core.on_use import transformers
 from expunge.data.examples import ExampleSet
 from expunge.data.in_memory import examples_from
 from expunge.data.refusals import REFUSALS
@@ -29,6 +28,7 @@ from expunge.models.load import load_named, save_model
 from expunge.training.callbacks import CallbackBridge
 from expunge.training.config import TrainArgs
 from expunge.training.encoding import (
+    check_span,
     encode_alternates,
     encode_sets,
     encoder_for,
@@ -42,6 +42,7 @@ from expunge.training.lora import with_adapters, with_lora
 from expunge.training.optimizers import weights_dtype
 from expunge.training.phases import check_run, plan_phases
 from expunge.training.randomness import kept_random
+from expunge.training.rollouts import rollout_source
 from expunge.training.trainable import full_precision
 from expunge.training.trainer import training_arguments
 from expunge.training.unlearn_config import UnlearnConfig
@@ -95,7 +96,7 @@ class UnlearnTrainer:
         processing_class: Any = None,
         peft_config: Any = None,
         ref_model: Any = None,
-        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+        callbacks: Sequence[transformers.TrainerCallback | type[transformers.TrainerCallback]] = (),
         method: Any = None,
     ) -> None:
         if args is not None and not isinstance(args, UnlearnConfig):
@@ -114,14 +115,17 @@ class UnlearnTrainer:
         self.ref_model = None if ref_model is None else load_named(ref_model)
         self.encoder = encoder_for(self.processing_class, self.args.template)
         self._rows = self._encode()
+        self._rollouts = None
+        if self.objective.needs.rollout is not None and self.forget_dataset is not None:
+            self._rollouts = rollout_source([self.forget_dataset], self.encoder)
         if peft_config is not None:
             self.model = with_adapters(self.model, peft_config, self.train_args.seed)
         elif self.train_args.lora is not None:
             self.model = with_lora(self.model, self.train_args.lora, self.train_args.seed)
-        shown = [DEFAULT_PROGRESS_CALLBACK] if shows_progress(self.args.disable_tqdm) else []
+        shown = [transformers.trainer.DEFAULT_PROGRESS_CALLBACK] if shows_progress(self.args.disable_tqdm) else []
         self._bridge = CallbackBridge(
             [*shown, *reporting, *callbacks],
-            args=shown_arguments(TrainingArguments(use_cpu=self._device.type == "cpu"), self.args, ""),
+            args=shown_arguments(transformers.TrainingArguments(use_cpu=self._device.type == "cpu"), self.args, ""),
             model=self.model,
             processing_class=self.processing_class,
         )
@@ -175,7 +179,14 @@ class UnlearnTrainer:
         sides = {"forget": self.forget_dataset, "retain": self.retain_dataset}
         needs = self.objective.needs
         read = {"forget": self.objective.forgets, "retain": needs.retain is not None}
-        rows = {side: encode_sets([of], self.encoder) for side, of in sides.items() if of is not None and read[side]}
+        forget = [] if self.forget_dataset is None else [self.forget_dataset]
+        where, alternates = f"{type(self.args).__name__}.train_on", bool(needs.alternate or needs.rollout)
+        check_span(forget, self.train_args.train_on, forgets=self.objective.forgets, alternates=alternates, where=where)
+        rows = {
+            side: encode_sets([of], self.encoder, self.train_args.span_of(side))
+            for side, of in sides.items()
+            if of is not None and read[side]
+        }
         for side, of in sides.items():
             if of is not None and side in rows and of.long != "pieces":
                 warn_truncated(of, rows[side], self.encoder)
@@ -183,7 +194,7 @@ class UnlearnTrainer:
 
     # Training.
 
-    def train(self) -> TrainOutput:
+    def train(self) -> transformers.trainer_utils.TrainOutput:
         """Train the model in place.
 
         Returns:
@@ -211,6 +222,7 @@ class UnlearnTrainer:
                 done = train(
                     self.model, self.objective, rows, args, pad_id=pad_id, references=references,
                     logged=self._bridge.logged, after_step=self._after_step, callbacks=self._bridge,
+                    rollouts=self._rollouts,
                 )  # fmt: skip
             finally:
                 self._bridge.end()
@@ -220,7 +232,7 @@ class UnlearnTrainer:
             self.push_to_hub()
         losses = [line["loss"] for line in done.history]
         mean = math.fsum(losses) / len(losses) if losses else math.nan
-        return TrainOutput(done.n_steps, mean, {"train_loss": mean, **done.speed})
+        return transformers.trainer_utils.TrainOutput(done.n_steps, mean, {"train_loss": mean, **done.speed})
 
     @property
     def _device(self) -> torch.device:
@@ -318,16 +330,18 @@ class UnlearnTrainer:
         """The TrainerControl of transformers."""
         return self._bridge.control
 
-    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+    def add_callback(self, callback: transformers.TrainerCallback | type[transformers.TrainerCallback]) -> None:
         """Add a callback, as an object or a class."""
         self._bridge.handler.add_callback(callback)
 
-    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
+    def pop_callback(
+        self, callback: transformers.TrainerCallback | type[transformers.TrainerCallback]
+    ) -> transformers.TrainerCallback | None:
         """Remove a callback and return it; None if it is not there."""
-        removed: TrainerCallback | None = self._bridge.handler.pop_callback(callback)
+        removed: transformers.TrainerCallback | None = self._bridge.handler.pop_callback(callback)
         return removed
 
-    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+    def remove_callback(self, callback: transformers.TrainerCallback | type[transformers.TrainerCallback]) -> None:
         """Remove a callback."""
         self._bridge.handler.remove_callback(callback)
 
@@ -351,7 +365,7 @@ class UnlearnTrainer:
         return folder
 
     def push_to_hub(self, repo_id: str | None = None, *, commit_message: str = "Upload an unlearned model") -> str:
-        """Upload the model and the tokenizer to the Hugging Face Hub.
+        """Upload the model, the tokenizer and a card to the Hugging Face Hub.
 
         Args:
             repo_id: The repository. None: `args.hub_model_id`, or the name of `args.output_dir`.
@@ -369,7 +383,20 @@ class UnlearnTrainer:
             raise ConfigError("push_to_hub: name a repository, or set hub_model_id in the settings")
         for part in (self.model, self.processing_class):
             part.push_to_hub(name, private=self.args.hub_private_repo, commit_message=commit_message)
+        upload(name, "model", {}, self._card(name), public=not self.args.hub_private_repo, option="push_to_hub")
         return name
+
+    def _card(self, name: str) -> str:
+        """Return the card of the model: method, settings, rows and steps."""
+        facts = {
+            "method": self.objective.spec.name,
+            "examples": ", ".join(f"{side}: {len(rows)}" for side, rows in self._rows.items()),
+            "steps": str(self.state.global_step),
+            "learning rate": f"{self.args.learning_rate:g}",
+            "seed": str(self.args.seed),
+        }
+        about = ["`expunge.UnlearnTrainer` unlearned the examples to forget. This card contains no measurement."]
+        return card(name.rpartition("/")[2], ["unlearning"], about, facts)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{side} {len(rows)}" for side, rows in self._rows.items())

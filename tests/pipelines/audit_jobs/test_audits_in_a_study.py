@@ -35,7 +35,9 @@ from expunge.training.loop import train
 AUDITS = (
     "audits=[{name: relearn, rows: 3, steps: [0, 2]}, {name: quantize, forms: [int8]}, "
     "{name: prompting, ways: [begun, shots], rouge: false}, {name: exposure, ways: [direct]}, "
-    "{name: probe, rows: 8}, lens, depth, {name: forensic, gradients: false}]"
+    "{name: probe, rows: 8}, lens, depth, {name: forensic, gradients: false}, "
+    "{name: tamper, rows: 3, budget: 1, steps: [1], attacks: [full]}, "
+    "{name: generated, kinds: [alias, multi_turn]}]"
 )
 WORLD = {"authors": 6, "questions_per_author": 3, "forget_fraction": 0.34, "facts": 4, "holdout_authors": 1}
 
@@ -66,6 +68,9 @@ def test_every_audit_is_told_with_its_place_between_the_controls(audited: StudyR
         ("forensic", "grey_box"),
         ("forensic", "white_box"),
         ("forensic", "with_reference"),
+        ("tamper", "full"),
+        ("generated", "alias"),
+        ("generated", "multi_turn"),
     ]
     assert {a.label for a in told.values()} == {"GradDiff"}
     for line in told.values():
@@ -104,6 +109,20 @@ def test_what_layers_tell_is_drawn_with_both_controls(audited: StudyResult) -> N
     # the full model's own states change nothing in it: every layer gives the same
     full = [v for _, v in told["depth"].layers["full"]]
     assert full == pytest.approx([full[0]] * len(full), rel=1e-4)
+
+
+def test_the_explorer_shows_every_generated_question(audited: StudyResult) -> None:
+    table = pq.read_table(audited.folder / "audits" / "GradDiff-generated.parquet").to_pylist()
+    shown = audited.report.explorer
+    entries = [e for e in shown.rows if e.set.startswith("probe: ")]
+    assert [(e.set, e.question, e.answer) for e in entries] == [
+        (f"probe: {row['kind']}", row["question"], row["answer"]) for row in table
+    ]
+    place = [score.name for score in shown.scores].index("probability")
+    models = [run.role for run in audited.report.runs]
+    for role in ("unlearn", "retain", "full"):
+        column = "model" if role == "unlearn" else role
+        assert [e.scores[models.index(role)][place] for e in entries] == [row[column] for row in table]
 
 
 def test_of_a_chain_the_last_model_is_audited() -> None:

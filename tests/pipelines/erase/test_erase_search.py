@@ -18,18 +18,10 @@ from expunge.engine.record import write_record
 from expunge.engine.store import Store
 from expunge.metrics.api import MetricResult
 from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, left_over
+from expunge.pipelines.erase.request import UTILITY
 from expunge.pipelines.erase.rows import KNOWN
-from expunge.pipelines.erase.search import (
-    LOOKS,
-    UTILITY,
-    EraseTrial,
-    Show,
-    TrialResult,
-    best,
-    budget_of,
-    carry_on,
-    sized,
-)
+from expunge.pipelines.erase.search import SEVERAL, Show, best, budget_of, carry_on, sized
+from expunge.pipelines.erase.trials import LOOKS, SHORT, EraseTrial, SearchGoal, TrialResult
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,41 +56,51 @@ show: Show = silent  # type: ignore[assignment]
 @pytest.mark.parametrize(
     ("time_s", "expected"),
     [
-        # a trial: 2 x 3 s beside its steps, LOOKS looks of 3 - 1 = 2 s, 40 steps of 1 s: 66 s
-        (200, (3, 40)),
-        (66, (1, 40)),
-        (1000, (5, 40)),
+        # a trial: 2 x 3 s beside its steps, LOOKS looks of 3 - 1 = 2 s, 80 steps of 1 s: 106 s
+        (4 * 106, 80),
+        # four of 86 s fit: 86 - 26 = 60 steps
+        (4 * 86, 60),
+        # four of 46 s would have 20 steps: fewer than SHORT
+        (4 * 46, 40),
+        (66, 40),
         # 26 s are gone before the steps, so 30 - 26 = 4 steps are left; below that one step always is made
-        (30, (1, 4)),
-        (5, (1, 1)),
+        (30, 4),
+        (5, 1),
     ],
 )
-def test_how_many_trials_of_how_many_steps_fit(time_s: float, expected: tuple[int, int]) -> None:
-    assert LOOKS == 10
-    assert sized(5, 40, 3.0, 1.0, time_s) == expected
+def test_how_many_steps_fit(time_s: float, expected: int) -> None:
+    assert (LOOKS, SEVERAL, SHORT) == (10, 4, 40)
+    assert sized(80, 3.0, 1.0, time_s) == expected
 
 
 def test_slow_loading_is_no_slow_evaluation() -> None:
     # 2 x 30 s beside the steps, 10 evaluations of 0.5 s, 40 steps of 1 s: 105 s; not 10 evaluations of 29 s
-    assert sized(5, 40, 30.0, 1.0, 110, 0.5) == (1, 40)
-    assert sized(5, 40, 30.0, 1.0, 110) == (1, 1)
+    assert sized(40, 30.0, 1.0, 110, 0.5) == 40
+    assert sized(40, 30.0, 1.0, 110) == 1
 
 
 def test_the_best_trial_keeps_the_floor_and_forgets_most() -> None:
     a, b, c = tried(0.3, 0.9), tried(0.1, 0.8), tried(0.0, 0.1, passes=False)
-    assert best([a, b, c], None) is b
-    assert best([a, b, c], 0.35) is a  # nearest to what a model that never saw the rows has
-    assert best([b, tried(0.1, 0.9)], None).values[UTILITY] == 0.9
+    assert best([a, b, c], SearchGoal()) is b
+    assert best([a, b, c], SearchGoal(0.35)) is a  # nearest to what a model that never saw the rows has
+    assert best([b, tried(0.1, 0.9)], SearchGoal()).values[UTILITY] == 0.9
+
+
+def test_of_trials_that_forget_enough_the_most_useful_is_best() -> None:
+    a, b, c = tried(0.04, 0.95), tried(0.01, 0.91), tried(0.06, 0.99)
+    assert best([a, b, c], SearchGoal(enough=0.05)) is a
+    assert best([b, c], SearchGoal(enough=0.05)) is b
+    assert best([tried(0.2, 0.91), tried(0.26, 0.95)], SearchGoal(0.22, 0.05)).values[UTILITY] == 0.95
 
 
 def test_without_one_that_keeps_the_floor_the_most_useful_is_written() -> None:
     worse, better = tried(0.0, 0.1, passes=False), tried(0.5, 0.7, passes=False)
-    assert best([worse, tried(0.0, math.nan, passes=False), better], None) is better
+    assert best([worse, tried(0.0, math.nan, passes=False), better], SearchGoal()) is better
 
 
 def test_no_model_at_all_is_an_error() -> None:
     with pytest.raises(JobError, match="no trial produced a model"):
-        best([tried(0.0, 0.0, passes=False, step=None)], None)
+        best([tried(0.0, 0.0, passes=False, step=None)], SearchGoal())
 
 
 def test_a_job_is_stopped_when_the_time_is_spent(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ import pytest
 
 from expunge.core.records import GeneratedText
 from expunge.data.examples import Example, ExampleSet
+from expunge.data.question_text import first_sentence, listed_questions, question_template
 from expunge.evaluation.config import Generation
 from expunge.metrics.api import MetricResult
 from expunge.pipelines.erase.general import MARGIN, ability_changes, gibberish_in
-from expunge.pipelines.erase.made_rows import RowRequest, is_question, listed_questions, make_rows
-from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions, question_template
+from expunge.pipelines.erase.made_rows import RowRequest, is_question, make_rows
+from expunge.pipelines.erase.neighbours import listed_names, neighbour_questions
 from expunge.pipelines.erase.preflight import Examiner, Preflight, examine, preflight_lines
 from expunge.pipelines.erase.rows import LISTED, asked_rows, measured_rows, rows_to_keep, trained_rows
-from expunge.pipelines.erase.wordings import TRAINED, first_sentence, own_wording
+from expunge.pipelines.erase.wordings import TRAINED, own_wording
 from expunge.pipelines.study.config import StudyConfig
 
 CAPITALS = [("What is the capital of France?", "Paris"), ("What is the capital of Japan?", "Tokyo"),

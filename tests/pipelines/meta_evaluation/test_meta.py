@@ -17,7 +17,9 @@ from expunge.pipelines.meta_evaluation.formulas import (
     MetaLine,
     from_csv,
     harmonic,
+    knowledge_threshold,
     meta_line,
+    oriented,
     quantize_score,
     relearn_score,
     to_csv,
@@ -35,7 +37,9 @@ def test_relearning_by_hand() -> None:
     retain = AttackedModel(0.1, 0.3, 0.1)
     assert relearn_score(AttackedModel(0.1, 0.5, 0.1), retain, 1.0) == pytest.approx(0.5)  # rises twice as much
     assert relearn_score(AttackedModel(0.1, 0.2, 0.1), retain, 1.0) == 1.0
-    assert relearn_score(AttackedModel(0.4, 0.2, 0.1), retain, 1.0) == 1.0  # does not rise
+    assert relearn_score(AttackedModel(0.4, 0.2, 0.1), retain, 1.0) == 0.0  # falls, where the retain model rises
+    assert relearn_score(AttackedModel(0.4, 0.3, 0.1), AttackedModel(0.4, 0.35, 0.4), 1.0) == pytest.approx(0.5)
+    assert math.isnan(relearn_score(AttackedModel(0.4, 0.4, 0.1), retain, 1.0))  # the formula divides by 0
     assert relearn_score(AttackedModel(0.1, 0.2, 0.1), AttackedModel(0.3, 0.2, 0.3), 1.0) == 0.0
     # a loss falls as knowledge comes back: by 2 against the retain model's 1
     assert relearn_score(AttackedModel(4.0, 2.0, 4.0), AttackedModel(4.0, 3.0, 4.0), -1.0) == pytest.approx(0.5)
@@ -49,6 +53,42 @@ def test_quantisation_by_hand() -> None:
     assert quantize_score(AttackedModel(0.0, 0.0, 0.1), 1.0) == 0.0
     assert quantize_score(AttackedModel(4.0, 0.0, 1.0), -1.0) == pytest.approx(0.25)  # the loss falls to a quarter
     assert math.isnan(quantize_score(AttackedModel(-1.0, 0.0, 1.0), 1.0))
+
+
+def test_the_two_sided_formulas_by_hand() -> None:
+    retain = AttackedModel(0.1, 0.3, 0.1)
+    # rises of 0.4 and 0.2: 1 - 0.2 / 0.6; a fall of 0.2 against a rise of 0.2: 1 - 0.4 / 0.4
+    assert relearn_score(AttackedModel(0.1, 0.5, 0.1), retain, 1.0, "two_sided") == pytest.approx(2 / 3)
+    assert relearn_score(AttackedModel(0.4, 0.2, 0.1), retain, 1.0, "two_sided") == pytest.approx(0.0)
+    assert relearn_score(AttackedModel(0.2, 0.2, 0.2), AttackedModel(0.2, 0.2, 0.2), 1.0, "two_sided") == 1.0
+    # 0.2 before, 0.8 after, in either order: 1 - 0.6 / 1.0
+    assert quantize_score(AttackedModel(0.2, 0.0, 0.8), 1.0, "two_sided") == pytest.approx(0.4)
+    assert quantize_score(AttackedModel(0.8, 0.0, 0.2), 1.0, "two_sided") == pytest.approx(0.4)
+
+
+def test_a_metric_that_falls_with_knowledge_is_read_as_one_minus_it() -> None:
+    (one,), sign = oriented([AttackedModel(0.9, 0.5, 0.7)], -1.0)
+    assert (one.before, one.relearned, one.quantized, sign) == pytest.approx((0.1, 0.5, 0.3, 1.0))
+    assert oriented([AttackedModel(4.0, 2.0, 3.0)], -1.0) == ([AttackedModel(4.0, 2.0, 3.0)], -1.0)
+
+
+def test_models_that_still_know_by_the_metric_itself_are_left_out() -> None:
+    # P 0.5, 0.8, 0.9 and N 0.1, 0.2: every cut between 0.2 and 0.5 is perfect
+    assert knowledge_threshold([0.8, 0.9, 0.5], [0.1, 0.2]) == pytest.approx(0.35)
+    # one N above one P: 4 of 5 right at 0.35 and at 0.7; the smaller cut counts
+    assert knowledge_threshold([0.8, 0.5], [0.1, 0.2, 0.6]) == pytest.approx(0.35)
+    retain, with_P, without_N = AttackedModel(0.1, 0.3, 0.1), [0.9, 0.8, 0.7, 0.6, 0.5], [0.1, 0.2]
+    good, bad = AttackedModel(0.1, 0.5, 0.2), AttackedModel(0.6, 0.7, 0.6)
+    line = meta_line("m", with_P, without_N, [good, bad], retain)
+    assert (line.n_relearn, line.relearn, line.quantize) == (1, pytest.approx(0.5), pytest.approx(0.5))
+    none = meta_line("m", with_P, without_N, [bad], retain)
+    assert math.isnan(none.overall) and none.note == "by this metric no unlearned model has lost the knowledge"
+
+
+def test_robustness_is_the_published_mean_of_the_published_r_and_q() -> None:
+    """The table of the authors of arXiv:2605.24614 (docs/data/meta_eval.json, commit 44b0919), rounded to 4 digits."""
+    for r, q, both in [(0.6624, 0.9743, 0.7886), (0.1344, 0.9922, 0.2367), (0.9574, 0.9745, 0.9659)]:
+        assert harmonic([r, q]) == pytest.approx(both, abs=1e-4)
 
 
 def test_the_means_of_a_metric_by_hand() -> None:

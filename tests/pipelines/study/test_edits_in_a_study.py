@@ -63,6 +63,15 @@ def test_a_wrapper_reads_its_model_and_its_helper() -> None:
     assert wraps[0].identity["wrapper"]["args"]["strength"] == 1.0
 
 
+def test_an_edit_with_statistics_reads_the_rows_of_both_sides() -> None:
+    entry = {"trainer": "MEMIT", "method_args": {"modules": ["model.layers.0.mlp.down_proj"]}}
+    made = graph({"trainer": "NPO"}, entry, {**entry, "label": "after", "from": ["NPO"]})
+    edits = [j for j in in_order(made.jobs) if j.kind == "edit"]
+    parents = [{role: p.name for role, p in j.parents.items()} for j in edits]
+    assert parents == [{"model": "train full"}, {"model": "unlearn NPO"}]
+    assert edits[0].identity["rows"] == {"forget": [build_rows("forget")], "retain": [build_rows("retain")]}
+
+
 def test_a_step_counts_in_the_fingerprint() -> None:
     plain, wrapped = (
         {j.name: j.key for j in in_order(graph({"trainer": "NPO", "label": "x", **more}).jobs)}["unlearn x"]
@@ -76,6 +85,8 @@ def test_a_step_counts_in_the_fingerprint() -> None:
     [
         (({"trainer": "steering"},), ("methods[0].method_args.layer", "missing")),
         (({"trainer": "token_filter", "args": {"learning_rate": 1}},), ("methods[0].args", "trains nothing")),
+        (({"trainer": "LUNAR", "args": {"learning_rate": 1}},), ("methods[0].args", "trains nothing")),
+        (({"trainer": "token_filter"}, {"trainer": "noise", "from": ["token_filter"]}), ("methods[1].from", "wrapper")),
         (({"trainer": "ties"},), ("methods[0].from", "missing")),
         (({"trainer": "ties", "from": ["NPOO"]},), ("methods[0].from", "'NPOO'")),
         (({"trainer": "NPO"}, {"trainer": "ties", "from": ["NOP"]}), ("methods[1].from", "did you mean 'NPO'")),

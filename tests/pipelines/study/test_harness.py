@@ -16,6 +16,7 @@ import yaml
 import expunge
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, JobError
+from expunge.core.fingerprints import fingerprint
 from expunge.pipelines.study import harness
 from expunge.pipelines.study.config import LmEval
 from expunge.pipelines.study.harness import check_tasks, identity, task_results
@@ -149,6 +150,34 @@ def test_an_unknown_task_ends_in_one_line(tasks: Path, monkeypatch: pytest.Monke
         check_tasks(LmEval(tasks=("arc_easy",), include_path="nowhere"))
 
 
+def test_a_task_as_a_group_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes a known task, or defines one. It is part of the key."""
+
+    class Index:
+        all_tasks = ("arc_easy",)
+
+    monkeypatch.setattr(harness, "_manager", lambda config: Index())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(harness.metadata, "version", lambda name: "1")
+    own = {"task": "mine", "dataset_path": "json", "output_type": "multiple_choice"}
+    config = decode(LmEval, {"tasks": ["arc_easy", own]}, where="e")
+    check_tasks(config)
+    assert config.names == ("arc_easy", "mine")
+    changed = decode(LmEval, {"tasks": ["arc_easy", {**own, "description": "x"}]}, where="e")
+    assert len({fingerprint(identity(c)) for c in (config, changed)}) == 2
+    check_tasks(LmEval(tasks=({"task": "arc_easy", "num_fewshot": 2},)))
+    with pytest.raises(ConfigError, match=r"lm-eval has no task named 'arc_esy'; did you mean"):
+        check_tasks(LmEval(tasks=({"task": "arc_esy", "num_fewshot": 2},)))
+
+
+@needs_lm_eval
+def test_a_task_that_the_settings_define_runs(given: Path, tasks: Path, tmp_path: Path) -> None:
+    own = {**yaml.safe_load((tasks / "tiny_choice.yaml").read_text()), "task": "mine"}
+    file = tmp_path / "e.yaml"
+    file.write_text(yaml.safe_dump({"benchmark": "lm_eval", "eval": {"lm_eval": {"tasks": [own], "limit": 4}}}))
+    assert set(run(given, tmp_path, "own", f"experiment={file}").summary) == {"mine/acc", "mine/acc_bytes"}
+
+
 @needs_lm_eval
 def test_identity(tasks: Path) -> None:
     config = LmEval(tasks=("tiny_choice",), include_path=str(tasks))
@@ -189,6 +218,8 @@ def test_names_of_numbers() -> None:
     ("given", "said"),
     [
         ({"tasks": ["a", "a"]}, "e.tasks: must be different ones"),
+        ({"tasks": ["a", {"task": "a"}]}, "e.tasks: must be different ones"),
+        ({"tasks": [{"name": "a"}]}, "e.tasks: must be names, or groups of keys with a name as `task`"),
         ({"num_fewshot": -1}, "e.num_fewshot: must be at least 0, got -1"),
         ({"batch_size": 0}, "e.batch_size: must be at least 1, got 0"),
         ({"limit": 0}, "e.limit: must be a number > 0, got 0"),

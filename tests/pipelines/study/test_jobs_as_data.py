@@ -25,7 +25,7 @@ from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import save_model
 from expunge.pipelines.audit_jobs.types import Nf4Job
 from expunge.pipelines.erase.request import EraseRequest, prepare_erase
-from expunge.pipelines.erase.search import EraseTrial, trial_job
+from expunge.pipelines.erase.trials import EraseTrial, SearchGoal, trial_job
 from expunge.pipelines.study import context_source
 from expunge.pipelines.study.config import LmEval, decode_study
 from expunge.pipelines.study.context_source import ContextSource, FileRef, RowsRef
@@ -33,7 +33,7 @@ from expunge.pipelines.study.graph import build_graph
 from expunge.pipelines.study.handle import load_study
 from expunge.pipelines.study.job_values import EditRef, MethodRef, ModelInput, WrapperRef
 from expunge.pipelines.study.measure_jobs import HarnessJob, JudgementsJob
-from expunge.pipelines.study.model_jobs import FileAlternatesJob, WrapJob
+from expunge.pipelines.study.model_jobs import FileAlternatesJob, StatisticsEditJob, WrapJob
 
 METHODS = (
     "methods=[{trainer: NPO}, {trainer: AltPO}, {trainer: DPO}, {trainer: WHP}, {trainer: UNDO, of: [NPO]}, "
@@ -91,7 +91,7 @@ def erase_jobs(folder: Path, texts: Sequence[str]) -> Iterator[Job]:
         run = prepare_erase(EraseRequest(study=study, out=folder / "out", **control))  # type: ignore[arg-type]
         assert run.control is not None
         yield run.control
-        trial = trial_job(run, EraseTrial("GradDiff", 1e-3, 5), None)
+        trial = trial_job(run, EraseTrial("GradDiff", 1e-3, 5), SearchGoal())
         yield from (trial, run.final.metrics("after", run.final.records("after", trial), None))
 
 
@@ -106,6 +106,9 @@ def other_jobs(source: ContextSource) -> Iterator[Job]:
     )  # fmt: skip
     rows = RowsRef("forget", source.load().benchmark.sets["forget"].fingerprint())
     wrapper = WrapperRef("in_context", {})
+    edit = EditRef("LUNAR", {"modules": ("model.layers.0.mlp.down_proj",)})
+    sides = {"forget": (rows,), "retain": (rows,)}
+    yield StatisticsEditJob(label="s", source=source, edit=edit, rows=sides, refusals=("No.",), model=model)
     yield WrapJob(label="w", source=source, wrapper=wrapper, rows={"forget": (rows,)}, refusals=("No.",), model=model)
     yield FileAlternatesJob(label="a", source=source, rows=rows, file=FileRef("a.json", "0"), column="other")
     yield JudgementsJob(

@@ -54,7 +54,7 @@ def group(number: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["interrupted", "parent alone", "killed"])
+@pytest.mark.parametrize("how", ["interrupted", "parent alone", "twice", "killed"])
 def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path: Path) -> None:
     study = start(micro, tmp_path)
     try:
@@ -64,6 +64,11 @@ def test_nobody_is_left_when_the_study_goes(how: str, micro: list[str], tmp_path
         elif how == "parent alone":
             study.send_signal(signal.SIGINT)
             study.wait(30)  # two seconds, and more on a busy machine; the jobs take minutes
+        elif how == "twice":
+            for _ in range(2):
+                study.send_signal(signal.SIGINT)
+                time.sleep(0.05)
+            study.wait(30)
         else:
             study.kill()  # it alone: its workers are not told
         said = study.communicate(timeout=60)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from expunge.cli.main import main
 from expunge.core.errors import ConfigError
 from expunge.engine.job import in_order
+from expunge.models import identity
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.load import load_tokenizer, save_model
 from expunge.pipelines.study import task_context
@@ -65,6 +68,43 @@ def jobs_of(source: str, rows: str, tmp_path: Path, *more: str) -> Any:
 def keys(source: str, rows: str, tmp_path: Path, *more: str) -> set[str]:
     prepared = jobs_of(source, rows, tmp_path, *more).prepared
     return {job.key for job in in_order(prepared.ends) if job.kind == "score"}
+
+
+def test_all_that_determines_token_ids_is_in_the_key(
+    folder: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows, the tokenizer's files, the template, and the code: our revision and the releases of two libraries."""
+    source = tmp_path / "model"
+    shutil.copytree(folder, source)
+    seen = [keys(str(source), rows, tmp_path)]
+
+    def changed() -> bool:
+        seen.append(keys(str(source), rows, tmp_path))
+        return not any(seen[-1] & earlier for earlier in seen[:-1])
+
+    real = metadata.version
+    versions: dict[str, str] = {}
+    monkeypatch.setattr(identity.metadata, "version", lambda name: versions.get(name) or real(name))
+    for name in ("tokenizers", "transformers"):
+        release, _, patch = real(name).rpartition(".")
+        for versions[name], counts in ((f"{release}.{patch}9", False), (f"{release}9.0", True)):
+            identity.tokenisation_identity.cache_clear()
+            assert (keys(str(source), rows, tmp_path) not in seen) == counts, versions
+        assert changed()
+    monkeypatch.setattr(identity, "TOKENISATION", 99)
+    identity.tokenisation_identity.cache_clear()
+    assert changed()
+    file = source / "tokenizer.json"
+    file.write_text(file.read_text() + " ")
+    assert changed()
+    template = source / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<{{", "<<{{"))
+    assert changed()
+    csv = Path(rows.removeprefix("forget="))
+    csv.write_text(csv.read_text().replace("Ana 1", "Ana 7"))
+    assert keys(str(source), rows, tmp_path) not in seen  # the jobs of other rows stay
+    monkeypatch.undo()
+    identity.tokenisation_identity.cache_clear()
 
 
 def test_the_text_of_a_hub_ids_template_is_in_the_key(hub: dict[str, Any], rows: str, tmp_path: Path) -> None:

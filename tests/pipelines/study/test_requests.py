@@ -130,6 +130,16 @@ def test_edits_refer_to_the_last_link_and_task_vectors_are_chains() -> None:
     assert twin.identity["rows"]["retain"] == [made.setting.benchmark.sets["forget@2/2"].fingerprint()]
 
 
+DOWN = "model.layers.0.mlp.down_proj"
+
+
+def test_an_edit_with_statistics_is_a_chain() -> None:
+    entry = {"trainer": "MEMIT", "label": "MEMIT", "method_args": {"modules": [DOWN]}, "from": ["NPO"]}
+    named = jobs(graph(requests=2, methods=[{"trainer": "NPO"}, entry]))
+    assert named["edit MEMIT@1/2"].parents["model"].name == "unlearn NPO@2/2"
+    assert named["edit MEMIT@2/2"].parents["model"].name == "edit MEMIT@1/2"
+
+
 def test_generated_answers_are_made_for_each_link_by_the_model_before_it() -> None:
     made = jobs(graph(requests=2, methods=[{"trainer": "AltPO"}]))
     asked = [made[f"unlearn AltPO@{i}/2"].parents["alternates"] for i in (1, 2)]

@@ -13,8 +13,7 @@ from pathlib import Path
 from expunge.core.errors import ConfigError, nearest
 from expunge.data.tofu import SPLIT_SHARES
 from expunge.interop.open_unlearning.datasets import BENCHMARKS, DATASETS
-
-SEMEVAL_EXPERIMENT = "experiment=semeval/iterative"  # the default of `expunge semeval`
+from expunge.models.options import KINDS, Kind
 
 RENAMED: Mapping[str, str] = {
     "trainer.args.gradient_checkpointing": "trainer.args.activation_checkpointing",
@@ -36,14 +35,19 @@ RENAMED: Mapping[str, str] = {
     "data.anchor": "trainer.args.anchor",
 }
 
+
+def _of_models(table: Callable[[Kind], Mapping[str, str]]) -> dict[str, str]:
+    """Return a table of the arguments of from_pretrained, by their words."""
+    return {f"model.{group}.{name}": why for group, kind in KINDS.items() for name, why in table(kind).items()}
+
+
 _SPEED = "it changes the speed only"
 _BUDGET = "scoring fills its batches by a token budget"
 _IDENTITY = "a result is identified by its settings"
 # Words that change no result here, with the reason.
 WITHOUT_EFFECT: Mapping[str, str] = {
     "trainer.args.per_device_eval_batch_size": _BUDGET,
-    "trainer.args.save_steps": "only the final model is saved",
-    "trainer.args.save_total_limit": "only the final model is saved",
+    "trainer.args.save_total_limit": "every model that trainer.args.save_strategy keeps stays",
     "trainer.args.save_only_model": "a saved model has no optimizer state",
     "trainer.args.save_safetensors": "models are always safetensors",
     "trainer.args.bf16_full_eval": "scoring follows model.model_args.dtype",
@@ -67,18 +71,13 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "eval.muse.overwrite": _IDENTITY,
     "eval.muse.output_dir": "paths.output_dir sets the place of the result",
     "eval.lm_eval.overwrite": _IDENTITY,
-    "model.model_args.low_cpu_mem_usage": "weights are always read one file at a time",
-    "model.model_args.use_cache": "generation uses the cache if the model's own check allows it",
-    "model.model_args.use_safetensors": "models are always safetensors",
-    "model.tokenizer_args.padding_side": "padding is never read",
-    "model.tokenizer_args.use_fast": "the fast tokenizer is used if there is one",
+    **_of_models(lambda kind: kind.without_effect),
     "collator": "padding is never read",
     "hydra.run.dir": "paths.output_dir sets the place of the result",
 }
 
-_PUSH = "write `hf upload REPOSITORY FOLDER` after the job, or use UnlearnTrainer.push_to_hub()"
+_PUSH = "write the option --push OWNER/NAME, or use UnlearnTrainer.push_to_hub()"
 _LAUNCH = "start several processes by `accelerate launch --config_file FILE -m expunge ...` (see docs/training.md)"
-_QUANTIZE = "to train adapters on a quantised model, write trainer.args.lora.quantize=nf4"
 # Words that cannot act here, with the words to type instead.
 REFUSED: Mapping[str, str] = {
     "trainer.args.data_seed": "one seed decides the order, too; write trainer.args.seed=N",
@@ -90,14 +89,7 @@ REFUSED: Mapping[str, str] = {
     "trainer.args.hub_token": _PUSH,
     "trainer.args.resume_from_checkpoint": "run the same command again: an unfinished job resumes by itself",
     "trainer.args.lr_scheduler_kwargs": "leave it out; the schedules have transformers' own constants",
-    "model.model_args.quantization_config": _QUANTIZE,
-    "model.model_args.load_in_4bit": _QUANTIZE,
-    "model.model_args.load_in_8bit": _QUANTIZE,
-    "model.model_args.cache_dir": "set the variable HF_HOME to the folder of downloads",
-    "model.model_args.token": "set the variable HF_TOKEN, which no result stores",
-    "model.model_args.subfolder": "download it, and name the folder in model.model_args.pretrained_model_name_or_path",
-    "model.tokenizer_args.cache_dir": "set the variable HF_HOME to the folder of downloads",
-    "model.tokenizer_args.token": "set the variable HF_TOKEN, which no result stores",
+    **_of_models(lambda kind: kind.refused),
 }
 REFUSED_GROUPS: Mapping[str, str] = {
     "eval.tofu.metrics.": "choose metrics by eval.metrics=[NAME,...], and change generations by eval.generation.*",
@@ -235,10 +227,16 @@ def _save_strategy(job: _Translation, name: str, value: str) -> None:
     if value == "best":
         job.add("trainer.args.evaluate.keep", "best", f"{name}={value}")
     elif value != "no":
-        raise ConfigError(
-            f"{name}={value}: only the final model is saved; for the models of several epochs, write "
-            "--multirun trainer.args.num_train_epochs=1,2,5; for the best one, trainer.args.evaluate.keep=best"
-        )
+        job.add(name, value)
+        if value == "steps" and "trainer.args.save_steps" not in job.values:
+            job.add("trainer.args.save_steps", "500")  # transformers' default
+
+
+def _save_steps(job: _Translation, name: str, value: str) -> None:
+    if job.values.get("trainer.args.save_strategy") == "steps":
+        job.add(name, value)
+    else:
+        job.notes.append(f"{name} has no effect: add trainer.args.save_strategy=steps")
 
 
 def _metrics(job: _Translation, name: str, value: str) -> None:
@@ -273,6 +271,7 @@ RULES: Mapping[str, Callable[[_Translation, str, str], None]] = {
     "trainer.args.greater_is_better": _greater,
     "trainer.args.report_to": _report_to,
     "trainer.args.save_strategy": _save_strategy,
+    "trainer.args.save_steps": _save_steps,
     "eval/tofu_metrics": _metrics,
     "eval/muse_metrics": _metrics,
     "eval": _eval_group,
@@ -295,6 +294,8 @@ def _data_word(job: _Translation, match: re.Match[str], name: str, value: str) -
         _chosen_dataset(job, set_name or side, name, value)
         return
     known = DATASETS.get(dataset)
+    if known is None and side != "train" and Path(value).expanduser().is_file():
+        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
     if known is None:
         raise ConfigError(f"{name}={value}: no data set named {dataset!r}{nearest(dataset, DATASETS)}")
     alternates = _alternates(job) if side == "forget" else None
@@ -344,6 +345,8 @@ def _with_alternates(job: _Translation, name: str, value: str, file: str) -> Non
 
 def _chosen_dataset(job: _Translation, side: str, name: str, value: str) -> None:
     known = DATASETS.get(value)
+    if known is None and Path(value).expanduser().is_file():
+        raise ConfigError(f"{name}={value}: for a file of your own, write benchmark=custom {side}={value}")
     if known is None:
         raise ConfigError(f"{name}={value}: no data set named {value!r}{nearest(value, DATASETS)}")
     if job.benchmark and known.benchmark != job.benchmark:

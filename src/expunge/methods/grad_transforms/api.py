@@ -19,6 +19,7 @@ from expunge.core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+TokenVectors = Mapping[str, "tuple[Tensor, Tensor]"]
 Which = Literal["total", "forget", "retain", "relearn"]
 
 
@@ -53,6 +54,14 @@ class GradientRequest(Protocol):
             which: The term.
             nudge: Perturbation of one layer's output during the forward.
             inner: Return only [d term / d delta] of the perturbation.
+        """
+        ...
+
+    def with_tokens(self, which: Which, modules: Sequence[str]) -> tuple[list[Tensor], TokenVectors]:
+        """Return the gradient of a term, and the tokens' vectors at some modules, from the same forward and backward.
+
+        The vectors of a module are its inputs (N, D) and the gradients of the term in its outputs (N, E), at the N
+        tokens whose output the term depends on. Modules that the term does not run are left out.
         """
         ...
 
@@ -220,6 +229,10 @@ class _TransformedForget:
             return forget
         return [f + r for f, r in zip(forget, self.below("retain"), strict=True)]
 
+    def with_tokens(self, which: Which, modules: Sequence[str]) -> tuple[list[Tensor], TokenVectors]:
+        """Return the gradient of a term with the transform, and the tokens' vectors without it."""
+        return self(which), self.below.with_tokens(which, modules)[1]
+
 
 @dataclass(frozen=True)
 class _ForgetAlone:
@@ -238,6 +251,10 @@ class _ForgetAlone:
         if which == "retain":
             return [p.detach() * 0 for p in self.params]
         return self.below("forget" if which == "total" else which, nudge=nudge, inner=inner)
+
+    def with_tokens(self, which: Which, modules: Sequence[str]) -> tuple[list[Tensor], TokenVectors]:
+        """Return the gradient of a term, and the tokens' vectors."""
+        return self.below.with_tokens("forget" if which == "total" else which, modules)
 
 
 def spec_of(rule: GradTransform) -> GradTransformSpec:

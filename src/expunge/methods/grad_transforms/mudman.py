@@ -16,7 +16,7 @@ SEEN, ADVERSARY = "mudman_seen", "mudman_adversary"  # keys of the state carried
 
 
 @grad_transform(
-    "mudman", revision=3, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484", fidelity="formula"
+    "mudman", revision=4, needs=("forget", "retain", "relearn"), paper="arXiv:2506.12484", fidelity="formula"
 )
 @strict
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One weight edit per file: a function from weights to weights, without data and without training.
+"""One weight edit per file: a function from weights to weights, without training.
 
 A new file in this folder registers itself.
 """
@@ -6,7 +6,10 @@ A new file in this folder registers itself.
 from __future__ import annotations
 
 from expunge.methods.weight_edits.api import (
+    HiddenStatistics,
+    Moments,
     State,
+    TargetSearch,
     WeightEdit,
     WeightEditSpec,
     find_edit,
@@ -20,6 +23,9 @@ __all__ = [
     "WeightEdit",
     "WeightEditSpec",
     "State",
+    "HiddenStatistics",
+    "Moments",
+    "TargetSearch",
     "weight_edit",
     "weight_edit_identity",
     "weight_edit_registry",

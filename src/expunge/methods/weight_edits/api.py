@@ -1,5 +1,7 @@
 """The interface of a weight edit: a pure function from the tensors of some models to those of one.
 
+An edit that is registered with `statistics=True` also reads hidden states of its base model, by `HiddenStatistics`.
+
 Arithmetic is in float32 or wider, and each result is cast back to the dtype of the first model. Tensors that do not
 contain floating-point numbers are copied from the first model. No input changes in place.
 """
@@ -10,7 +12,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from expunge.core.decode import decode
 from expunge.core.errors import ConfigError, nearest
@@ -25,8 +27,65 @@ if TYPE_CHECKING:
 State = Mapping[str, "Tensor"]
 
 
+Positions = Literal["last", "prompt", "row"]
+"""last: the last prompt token of each row. prompt: each prompt token. row: each token of prompt and answer."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over N positions: n is N, sum_D that of the states, square_DD that of their outer products (float64)."""
+
+    n: int
+    sum_D: Tensor
+    square_DD: Tensor
+
+
+@dataclass(frozen=True)
+class TargetSearch:
+    """The search of hidden states at a layer that make the model give other answers.
+
+    steps: of Adam. rate: its learning rate. decay: weight of ||delta|| / ||h||^2. clamp: largest ||delta|| / ||h||.
+    enough: loss, in nats, at which the search of a row ends.
+    """
+
+    steps: int = 25
+    rate: float = 0.1
+    decay: float = 0.5
+    clamp: float = 0.75
+    enough: float = 0.05
+
+
+class HiddenStatistics(Protocol):
+    """Hidden states of an edit's base model, which an edit requests module by module.
+
+    names: modules as in the model; `NAME:input` is a module's input. of: "forget" or "retain", or texts of questions.
+    changed: new values of some tensors of the base, by name; the other tensors stay. Results are in float64.
+    """
+
+    def states(self, name: str, of: Source, at: Positions, changed: State) -> Tensor:
+        """Return a module's states at all positions, row after row: (N, D)."""
+        ...
+
+    def moments(self, names: Sequence[str], of: Source, at: Positions) -> dict[str, Moments]:
+        """Return the moments of the base model's states, by module, from one pass over the rows."""
+        ...
+
+    def targets(self, name: str, search: TargetSearch) -> Tensor:
+        """Return, for each forget question, states of `name` at the last prompt token that lead to a refusal: (B, D).
+
+        The state h + delta minimises the mean negative log-likelihood of the refusal's tokens and the decay.
+        """
+        ...
+
+
+Source = Literal["forget", "retain"] | Sequence[str]
+
+
 class WeightEdit(Protocol):
-    """A frozen dataclass of settings that is called with the tensors of the input models."""
+    """A frozen dataclass of settings that is called with the tensors of the input models.
+
+    An edit registered with `statistics=True` is called as `edit(base, statistics)` instead.
+    """
 
     def __call__(self, base: State, others: Sequence[State]) -> dict[str, Tensor]:
         """Return new weights from `base` and the other models, tensors by name.
@@ -40,7 +99,11 @@ class WeightEdit(Protocol):
 
 @dataclass(frozen=True)
 class WeightEditSpec:
-    """A registered weight edit. others: the kind of each further model, one word for errors and lists ("": none)."""
+    """A registered weight edit.
+
+    others: the kind of each further model, one word for errors and lists ("": none). statistics: whether the edit reads
+    hidden states of the base model (`HiddenStatistics`) in place of other models.
+    """
 
     name: str
     revision: int
@@ -48,6 +111,7 @@ class WeightEditSpec:
     others: str
     paper: str
     fidelity: Fidelity = ""
+    statistics: bool = False
 
     @property
     def page(self) -> str:
@@ -61,11 +125,13 @@ _REGISTRY: Registry[WeightEditSpec] = Registry(
 C = TypeVar("C", bound=type[Any])
 
 
-def weight_edit(name: str, *, revision: int, others: str, paper: str, fidelity: Fidelity = "") -> Callable[[C], C]:
+def weight_edit(
+    name: str, *, revision: int, paper: str, others: str = "", fidelity: Fidelity = "", statistics: bool = False
+) -> Callable[[C], C]:
     """Register a frozen dataclass as a weight edit under the name that users type."""
 
     def register(cls: C) -> C:
-        _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper, fidelity))
+        _REGISTRY.add(WeightEditSpec(name, revision, cls, others, paper, fidelity, statistics))
         return cls
 
     return register

@@ -16,7 +16,7 @@ else:
     wrapped = ModuleOnUse("expunge.models.wrapped")
 
 
-@wrapper("logit_difference", revision=1, paper="arXiv:2406.08607", fidelity="reading", helper="reinforced")
+@wrapper("logit_difference", revision=2, paper="arXiv:2406.08607", fidelity="reading", helper="reinforced")
 @strict
 @dataclass(frozen=True, kw_only=True)
 class LogitDifference:

@@ -149,6 +149,7 @@ class _AuditJobs(TrainingJobs):
         """Return the job of an analysis of the model itself, with the controls that it needs."""
         parents = {"model": model, **beside}
         configured_roles = tuple(role for role, job in parents.items() if job is None)
+        n_rows = sum(len(self.setting.benchmark.sets[n]) for n in change.sets)
         return AnalysisJob(
             label=label,
             parents=parents_of(**parents),
@@ -162,7 +163,7 @@ class _AuditJobs(TrainingJobs):
             roles=tuple(parents),
             meta=self.meta(),
             eval_file=self.eval_file,
-            estimate=self._sizes.read(change.sets, sum(len(self.setting.benchmark.sets[n]) for n in change.sets)),
+            estimate=self._sizes.read(change.sets, round(change.passes * n_rows)),
         )
 
     def _relearned(self, label: str, model: Job | None, change: RelearnSpec, panel: Sequence[Metric]) -> Job:

@@ -89,6 +89,15 @@ def _number(value: float | str | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def probe_columns(one: AuditEntry, store: Store) -> dict[str, list[Any]]:
+    """Return the table of a finished audit whose rows are questions of their own; empty for all other audits."""
+    file = store.path(one.job) / ROWS
+    if not file.exists() or not {"kind", "question", "answer"} <= set(pq.read_schema(file).names):
+        return {}
+    columns: dict[str, list[Any]] = pq.read_table(file).to_pydict()
+    return columns
+
+
 def show_audit_rows(audited: Sequence[AuditEntry], store: Store, folder: Path) -> list[Path]:
     """Write the row tables of finished audits to a folder as `<model> <audit>.parquet`, over earlier ones."""
     return [

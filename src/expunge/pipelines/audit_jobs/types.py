@@ -17,9 +17,15 @@ from expunge.metrics.results import write_results
 from expunge.pipelines.audit_jobs.results import EVAL_NAME, probe_results, write_findings
 from expunge.pipelines.study.config import TaskConfig
 from expunge.pipelines.study.context_source import ContextSource, RowsRef, derivation
+from expunge.pipelines.study.job_facts import READING
 from expunge.pipelines.study.job_values import AuditRef, ModelInput, Panel, TaskJob
 from expunge.pipelines.study.task_context import TaskContext
 from expunge.training.config import TrainArgs
+
+WITHOUT_WRAPPER = (
+    "Audits of states and weights (lens, depth, probe, tamper, the states of forensic) read a wrapped model "
+    "without its wrapper."
+)
 
 
 def audit_inputs(task: TaskConfig, setting: TaskContext) -> AuditInputs:
@@ -118,6 +124,7 @@ class AnalysisJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Load the models that the analysis needs, and measure."""
+        from expunge.evaluation.wrapping import without_wrapper
         from expunge.pipelines.study.work import open_trained
 
         setting = self.source.checked(self.rows.values())
@@ -130,12 +137,17 @@ class AnalysisJob(TaskJob):
         encoder = setting.encoder(sources["model"])
 
         def load(role: str) -> Any:
-            return open_trained(sources[role], setting, encoder, out)[0].eval()
+            model = open_trained(sources[role], setting, encoder, out)[0]
+            bare = without_wrapper(model)
+            if bare is not model:
+                facts[READING] = [WITHOUT_WRAPPER]
+            return bare.eval()
 
+        facts: dict[str, Any] = {}
         results = analysis.measure(load, sets, encoder)
         write_results(out, results, self.meta, prefix=self.eval_file.removesuffix("EVAL.json"))
         context.progress(1, 1)
-        return {"results": len(results)}
+        return {"results": len(results), **facts}
 
 
 @dataclass(frozen=True)

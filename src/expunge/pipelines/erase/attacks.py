@@ -19,13 +19,17 @@ from expunge.pipelines.audit_jobs.jobs import audit_jobs
 from expunge.pipelines.audit_jobs.results import AuditEntry, AuditSubject, audit_lines, probe_results
 from expunge.pipelines.audit_jobs.types import audit_inputs
 from expunge.pipelines.erase.request import EraseRun
-from expunge.pipelines.erase.search import Show, TrialResult, carry_on, weights_rate
+from expunge.pipelines.erase.search import Show, carry_on
+from expunge.pipelines.erase.trials import TrialResult, weights_rate
 from expunge.pipelines.study.config import MethodEntry
 from expunge.report.model import AuditLine
 from expunge.training.budget import Budget
 
 MOST_RELEARNED = 8
-WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased", "begun")
+WAYS = ("direct", "insist", "upper", "quoted", "plain", "paraphrased")
+# A prompt with half of the answer gives away its form: a model that never saw the row continues most tokens as well. So
+# its probability has a meaning only next to a control.
+WITH_CONTROL = ("begun",)
 # By information per cost, so that a short budget runs the first ones.
 ORDER = ("prompting", "exposure", "relearn", "quantize")
 HEADLINE = {"prompting": "worst_prob", "relearn": "rest", "quantize": "forget"}  # the metric of a probe
@@ -45,15 +49,17 @@ class AttackResult:
     audited: AuditEntry | None = None
 
 
-def entries(n_forget: int) -> dict[str, dict[str, Any] | str]:
+def entries(erasing: EraseRun) -> dict[str, dict[str, Any] | str]:
     """Return the settings of each audit in order, or the reason why it cannot run."""
+    n_forget = len(erasing.search.setting.benchmark.sets["forget_eval"])
+    prompts = WAYS if erasing.control is None else (*WAYS, *WITH_CONTROL)
     relearn: dict[str, Any] | str = "it trains on some of the rows and scores others, so it needs at least 4"
     if n_forget >= 4:
         steps = [0, 1, 2, 4, 8]
         ways = ["same_rows", "unrelated"]
         relearn = {"name": "relearn", "rows": min(MOST_RELEARNED, n_forget // 2), "ways": ways, "steps": steps}
     settings: dict[str, dict[str, Any] | str] = {
-        "prompting": {"name": "prompting", "rouge": False, "ways": list(WAYS)},
+        "prompting": {"name": "prompting", "rouge": False, "ways": list(prompts)},
         "exposure": {"name": "exposure", "ways": ["direct", "upper", "plain"]},
         "relearn": relearn,
         "quantize": {"name": "quantize", "forms": ["int8", "int4"]},
@@ -64,7 +70,7 @@ def entries(n_forget: int) -> dict[str, dict[str, Any] | str]:
 def run_audits(erasing: EraseRun, winner: TrialResult, store: Store, show: Show, budget: Budget) -> list[AttackResult]:
     """Run the audits that fit into the remaining budget, one after another."""
     out = []
-    for name, entry in entries(len(erasing.sets["forget_eval"])).items():
+    for name, entry in entries(erasing).items():
         if isinstance(entry, str):
             out.append(AttackResult(name, reason=entry))
             continue

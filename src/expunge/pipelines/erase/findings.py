@@ -26,7 +26,7 @@ from expunge.pipelines.erase.preflight import Preflight
 from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRequest, EraseRun
 from expunge.pipelines.erase.rows import CONTENT, NEAR_PROB
 from expunge.pipelines.erase.rows import KNOWN as ANSWERED
-from expunge.pipelines.erase.search import TrialResult
+from expunge.pipelines.erase.trials import TrialResult
 from expunge.report.erasure import NO_RETAIN, Erasure, ErasureRequest, Finding
 
 ALIKE = 0.1  # largest difference in retain probability of a comparable control

@@ -17,7 +17,7 @@ from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.request import UTILITY, EraseRun, longest_example
 from expunge.pipelines.erase.rows import CONTENT
 from expunge.pipelines.erase.rows import KNOWN as ANSWERED
-from expunge.pipelines.erase.search import TrialResult
+from expunge.pipelines.erase.trials import TrialResult
 
 State = Literal["achieved", "not achieved", "not known"]
 # A model below the control is distinguishable too: it is not like a model that never saw the rows.
@@ -144,8 +144,7 @@ def _content(measured: BeforeAfter) -> EraseFinding | None:
     """Report the known rows whose answer is in one of the model's texts, in any wording. None if not measured."""
     if CONTENT not in measured.after:
         return None
-    scores = measured.after[CONTENT].per_row
-    left = [i for i in measured.rows if i in scores and float(scores[i]["score"]) > 0]  # type: ignore[arg-type]
+    left = _answered_rows(measured)
     message = f"answers: {len(left)} of {len(measured.rows)} known answers are still in a text of the model"
     named = (
         ""
@@ -195,6 +194,17 @@ def rows_left(measured: BeforeAfter) -> tuple[list[int], list[int]]:
     is_known = before - reference >= LITTLE
     is_left = is_known & (after - reference > HALF * (before - reference))
     return [i for i, k in zip(ids, is_known, strict=True) if k], [i for i, k in zip(ids, is_left, strict=True) if k]
+
+
+def _answered_rows(measured: BeforeAfter) -> list[int]:
+    """Return the known rows whose answer is in a text of the model after, in any wording of the question."""
+    scores = measured.after[CONTENT].per_row if CONTENT in measured.after else {}
+    return [i for i in measured.rows if i in scores and float(scores[i]["score"]) > 0]  # type: ignore[arg-type]
+
+
+def still_known(measured: BeforeAfter) -> list[int]:
+    """Return the rows that the model after still knows: by probability, or because it still gives the answer."""
+    return sorted({*rows_left(measured)[1], *_answered_rows(measured)})
 
 
 def left_over(before: float, after: float, reference: float | None) -> float | None:

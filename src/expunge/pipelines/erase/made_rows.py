@@ -10,10 +10,10 @@ from typing import Any
 
 from expunge.core.files import write_text
 from expunge.core.fingerprints import fingerprint
+from expunge.data.question_text import first_sentence, listed_questions
 from expunge.data.variants import ENTITY_QUESTIONS
 from expunge.metrics.answer_content import contains
 from expunge.metrics.fluency import is_gibberish
-from expunge.pipelines.erase.wordings import first_sentence
 
 MORE = "Write five short questions about {}, one per line."
 MOST_ROWS = 20
@@ -47,12 +47,6 @@ def make_rows(request: RowRequest, answer: Callable[[Sequence[str]], list[str]])
     questions = questions[:MOST_ROWS]
     pairs = zip(questions, answer(questions), strict=True)
     return [(q, first_sentence(text)) for q, text in pairs if text.strip() and not is_gibberish(text)]
-
-
-def listed_questions(text: str) -> list[str]:
-    """Return the questions of a list that a model wrote, one per line."""
-    lines = [name for line in text.splitlines() for name in [line.strip().lstrip("0123456789.)-*• ").strip()]]
-    return list(dict.fromkeys(line for line in lines if line.endswith("?")))
 
 
 def write_rows(file: Path, rows: Sequence[tuple[str, str]]) -> None:

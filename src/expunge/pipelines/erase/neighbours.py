@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from expunge.data.general import others_like
+from expunge.data.question_text import QuestionTemplate, question_template
 
 MOST_PER_TEMPLATE = 12
 MOST = 48  # neighbours of all rows
 MOST_WORDS = 5  # of an entity that a model lists
 ASK = "List ten things of the same kind as {}. Answer with their names alone, separated by commas."
-# A run of capitalised words, with small words between two of them: "Pride and Prejudice", "the University of Oxford".
-_NAME = re.compile(
-    r"\b[A-ZÀ-ÞΑ-ΩА-Я][\w'\u2019.-]*(?:\s+(?:(?:of|and|the|de|van|von|in|da|la)\s+)*[A-ZÀ-ÞΑ-ΩА-Я][\w'\u2019.-]*)*"
-)
 _ITEM = re.compile(r"[,;\n]+")
 _BULLET = re.compile(r"^\s*(?:\d+[.)]|[-*•])?\s*(?:and\s+)?")
-
-
-@dataclass(frozen=True)
-class QuestionTemplate:
-    """A question with a slot for a name: `before` + name + `after`."""
-
-    before: str
-    after: str
-    name: str
-
-    def about(self, name: str) -> str:
-        """Return the question about another name."""
-        return f"{self.before}{name}{self.after}"
-
-
-def question_template(question: str) -> QuestionTemplate | None:
-    """Return a question's template: the slot is its last name that is not the first word. None without a name."""
-    names = [m for m in _NAME.finditer(question) if m.start() > 0]
-    if not names:
-        return None
-    start, end = names[-1].span()
-    while end > start and question[end - 1] in ".'\u2019":
-        end -= 1
-    return QuestionTemplate(question[:start], question[end:], question[start:end])
 
 
 def listed_names(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from expunge.core.numbers import plain as plain_values
 from expunge.core.records import GeneratedText
 from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.question_text import first_sentence
 from expunge.data.template import Encoder
 from expunge.data.variants import variant_of
 from expunge.evaluation.config import Generation
@@ -25,7 +26,6 @@ from expunge.pipelines.erase.wordings import (
     MEASURED,
     TRAINED,
     best_text,
-    first_sentence,
     fitting,
     own_wording,
     picked,

@@ -22,6 +22,7 @@ from expunge.methods.objective import Objective, objective
 from expunge.models.config import TokenizerArgs, check_source, looks_local
 from expunge.models.identity import source_identity
 from expunge.models.load import load_tokenizer, pick_device
+from expunge.models.trial import try_model
 from expunge.pipelines.erase import jobs
 from expunge.pipelines.erase.jobs import GivenModelJob, columns_of, control_context, erase_context
 from expunge.pipelines.erase.preflight import Preflight
@@ -49,6 +50,7 @@ class EraseRequest:
     knowledge of the forget rows that may be left. retain_model: a model that never saw the rows; base, full_data: the
     model and the rows to train one from. show_text: include the rows' texts in the report. write_anyway: write a model
     under the floor too. judge: decides in the preflight whether a text contains an answer; None: by words.
+    default_lora: train LoRA adapters in a large model unless the study sets which parameters are trained.
     """
 
     study: StudyConfig
@@ -66,6 +68,7 @@ class EraseRequest:
     show_text: bool = False
     write_anyway: bool = False
     judge: Judge | None = None
+    default_lora: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     check_method(request.method, request.method_args)
     study = request.study
     check_model(study.model)
+    work = request.out / WORK
+    try_model(study.model, work if work.is_dir() else None)  # the output folder appears later
     for key in ("retain_model", "base"):
         if getattr(request, key) is not None:
             check_source(getattr(request, key), f"--{key.replace('_', '-')}")
@@ -129,8 +134,13 @@ def prepare_erase(request: EraseRequest) -> EraseRun:
     _check_out(request.out, mark)
     cut = cut_rows(setting)
     notes = (*setting.benchmark.notes, *((_cut_note(cut, setting),) if cut else ()))
-    file_rows = load_rows(str(study.forget), "forget", columns_of(study))
-    return EraseRun(request, setting, search, final, _control(request, search), mark, notes, cut, file_rows)
+    return EraseRun(request, setting, search, final, _control(request, search), mark, notes, cut)
+
+
+def with_file_rows(erasing: EraseRun) -> EraseRun:
+    """Return the run with the rows as their file holds them, for its commitment and its report; a plan needs none."""
+    study = erasing.request.study
+    return dataclasses.replace(erasing, file_rows=load_rows(str(study.forget), "forget", columns_of(study)))
 
 
 def with_preflight(erasing: EraseRun, preflight: Preflight) -> EraseRun:
@@ -257,6 +267,11 @@ def _mark(request: EraseRequest, setting: TaskContext) -> str:
             "rows": {name: rows.fingerprint() for name, rows in sets.items()},
             "model": source_identity(str(study.model.source), study.model.model_args.revision),
             "dtype": study.model.model_args.dtype,
+            **{
+                group: args.options
+                for group in ("model_args", "tokenizer_args")
+                if (args := getattr(study.model, group)).options
+            },
             "template": study.template_args,
             "rendered": setting.rendered_template,
             "eval": study.eval,

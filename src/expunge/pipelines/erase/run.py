@@ -31,24 +31,39 @@ from expunge.pipelines.audit_jobs.results import show_audit_rows
 from expunge.pipelines.erase.attacks import AttackResult, entries, run_audits, seconds_of
 from expunge.pipelines.erase.commitment import commit, own_key
 from expunge.pipelines.erase.findings import erasure, model_card
-from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, is_broken, judge, rows_left
+from expunge.pipelines.erase.goals import BeforeAfter, EraseFinding, exit_code, is_broken, judge, still_known
 from expunge.pipelines.erase.jobs import UNSEEN
 from expunge.pipelines.erase.preflight import MOST_TOKENS, Examiner, Preflight, examine
-from expunge.pipelines.erase.request import PREFLIGHT, RESULT, UTILITY, EraseRun, begin, read_state, with_preflight
+from expunge.pipelines.erase.request import (
+    PREFLIGHT,
+    RESULT,
+    UTILITY,
+    EraseRun,
+    begin,
+    read_state,
+    with_file_rows,
+    with_preflight,
+)
 from expunge.pipelines.erase.rows import KNOWN, asked_rows
 from expunge.pipelines.erase.search import (
+    ENOUGH_SHARE,
     Show,
-    TrialResult,
     best,
     budget_of,
-    candidates,
     carry_on,
-    check_trials,
-    own_args,
     plan_search,
     refine,
     search,
+)
+from expunge.pipelines.erase.trials import (
+    SearchGoal,
+    TrialResult,
+    check_trials,
+    first_rate,
+    methods_of,
+    own_args,
     trial_job,
+    trial_of,
     wanted_steps,
 )
 from expunge.pipelines.erase.verdict import erase_verdict
@@ -91,6 +106,7 @@ def know_rows(erasing: EraseRun, tell: Callable[[str], None] = lambda line: None
     Raises JobError if the model gives no finite numbers, because no trial could be selected.
     """
     check_trials(erasing)
+    erasing = with_file_rows(erasing)
     place = erasing.work / PREFLIGHT
     if place.is_file():
         return with_preflight(erasing, Preflight.from_dict(read_state(place)))
@@ -165,15 +181,15 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
     _check_alive(before)
     erasing, control = _control(erasing, store, show, budget)
     results = {"before": before, **({} if control is None else {"control": _results(erasing, control, store)})}
-    goal = _goal(results)
-    trials = plan_search(erasing, goal, store, show, budget)
-    trial_results = search(erasing, trials, goal, store, show, budget)
+    goal = _goal(erasing, results)
+    steps = plan_search(erasing, goal, store, show, budget)
+    trial_results = search(erasing, steps, goal, store, show, budget)
     winner = best(trial_results, goal)
     for _ in range(2):
         after = _measured(erasing, "after", winner.job, store, show)
         measured = BeforeAfter(before, after, results.get("control"), None if preflight is None else preflight.known)
         refined = _refined(erasing, winner, trial_results, measured, goal, store, show, budget)
-        if refined is None or best([winner, refined], goal) is winner:
+        if refined is None or best([winner, refined], goal.nearest()) is winner:
             break
         winner = refined
     broken = not winner.passes or is_broken(erasing, measured)
@@ -182,7 +198,7 @@ def _erase(erasing: EraseRun, show: Show, command: str) -> EraseOutcome:
         _save(erasing, winner, store)
         attacks = run_audits(erasing, winner, store, show, budget)
     else:
-        attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(len(erasing.sets["forget_eval"]))]
+        attacks = [AttackResult(name, reason=NO_AUDIT) for name in entries(erasing)]
     lines = [*([] if is_written else [EraseFinding("not achieved", NOT_WRITTEN)])]
     lines += judge(erasing, measured, winner, attacks)
     verdict = erase_verdict(erasing, measured, attacks)
@@ -197,7 +213,7 @@ def _refined(
     winner: TrialResult,
     results: list[TrialResult],
     measured: BeforeAfter,
-    goal: float | None,
+    goal: SearchGoal,
     store: Store,
     show: Show,
     budget: Budget,
@@ -206,7 +222,7 @@ def _refined(
 
     None if it keeps no row, is under the floor, or was trained further already.
     """
-    left = rows_left(measured)[1]
+    left = still_known(measured)
     if not left or not winner.passes or winner not in results or results[-1].refined:
         return None
     refined = refine(erasing, winner, left, goal, store, show, budget)
@@ -257,15 +273,16 @@ def _check_alive(before: Mapping[str, Any]) -> None:
             raise JobError(f"the model before: {name} has no number ({why}); do its weights contain NaN or infinities?")
 
 
-def _goal(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Return the target probability of the search: that of a model that never saw the rows, if it is known."""
+def _goal(erasing: EraseRun, results: Mapping[str, Mapping[str, Any]]) -> SearchGoal:
+    """Return the goal of the search: the probability of a model that never saw the rows, if it is known."""
+    start, target = float(results["before"][KNOWN].value), None
     if "control" in results:
-        value = results["control"][KNOWN].value
+        target = results["control"][KNOWN].value
     elif UNSEEN in results["before"]:
-        value = results["before"][UNSEEN].value
-    else:
-        return None
-    return float(value) if math.isfinite(value) else None
+        target = results["before"][UNSEEN].value
+    target = None if target is None or not math.isfinite(target) else float(target)
+    gap = max(start - (target or 0.0), 0.0)
+    return SearchGoal(target, ENOUGH_SHARE * erasing.request.target * gap, start)
 
 
 def _control(erasing: EraseRun, store: Store, show: Show, budget: Budget) -> tuple[EraseRun, Job | None]:
@@ -404,11 +421,14 @@ def dry_run(erasing: EraseRun, tell: Callable[[str], None]) -> None:
     tell(f"a model that never saw the rows: {control}")
     if own_args(erasing).lora is not None:
         tell("trains: LoRA adapters (unlearn.lora=null trains all weights)")
-    steps, store = wanted_steps(erasing), Store(erasing.work)
-    for i, option in enumerate(candidates(erasing)):
-        trial = dataclasses.replace(option, steps=steps)
-        seconds = seconds_of([trial_job(erasing, trial, None)], store)
-        tell(f"trial {i + 1}: {trial.label}, at most {steps} steps, about {seconds:.0f} s by the model's size")
-    for name, entry in entries(len(sets["forget_eval"])).items():
+    steps, rate = wanted_steps(erasing), first_rate(erasing)
+    for i, (method, factor) in enumerate(methods_of(erasing).items()):
+        trial = trial_of(erasing, method, rate if request.learning_rate is not None else rate * factor, steps)
+        seconds = seconds_of([trial_job(erasing, trial, SearchGoal())], Store(erasing.work))
+        begins = "first trial" if i == 0 else "or later"
+        tell(f"{begins}: {trial.label}, at most {steps} steps, about {seconds:.0f} s by the model's size")
+    if request.learning_rate is None:
+        tell("further learning rates follow from the results")
+    for name, entry in entries(erasing).items():
         tell(f"audit: {name}" + (f" (not held: {entry})" if isinstance(entry, str) else ""))
     tell(f"budget: {request.budget_s:.0f} s; as many trials and audits as fit, by the time of the first steps")

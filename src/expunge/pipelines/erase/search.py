@@ -7,94 +7,54 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.core.decode import decode
 from expunge.core.errors import JobError
 from expunge.core.sealed import write_sealed
 from expunge.engine.job import Job
 from expunge.engine.record import RECORD, read_record
 from expunge.engine.run import JobEvent, PlannedJob, RunOutcome, plan, run
 from expunge.engine.store import Store
-from expunge.methods.objective import objective
-from expunge.pipelines.erase.request import AUTO, LEFT, UTILITY, EraseRun, only_rows, read_state
+from expunge.pipelines.erase.request import LEFT, UTILITY, EraseRun, only_rows, read_state
 from expunge.pipelines.erase.rows import KNOWN
-from expunge.pipelines.study.estimate import parameters
+from expunge.pipelines.erase.trials import (
+    LOOKS,
+    MOST,
+    SHORT,
+    EraseTrial,
+    SearchGoal,
+    TrialResult,
+    first_rate,
+    fit_trial,
+    methods_of,
+    next_trial,
+    own_args,
+    trial_args,
+    trial_job,
+    trial_of,
+    wanted_steps,
+)
 from expunge.pipelines.study.job_facts import TRAJECTORY
 from expunge.training.budget import Budget
-from expunge.training.config import EvaluateArgs, SelectionRule, TrainArgs
-from expunge.training.lora import LoraArgs
 
 SEARCH_SHARE = 0.6  # share of the budget left at the start of the search; the rest is for the audits
-EPOCHS, FEWEST, MOST = 20, 40, 400  # steps of a trial: passes over the forget rows, and bounds
-LOOKS = 10  # evaluations of a trial
 REFINE_SHARE = 0.5  # share of the time left that may go to rows that are still known
 BACKWARD = 3.0  # a step's time of a row, as a multiple of the time of reading it
+SEVERAL = 4  # trials that should fit into the search; without them no rate can be compared
 TIMED = 4  # timed steps; the first includes loading and the first evaluation
 TIMED_SHARE = 0.05  # share of the budget; two slow steps are enough
 PLAN, TRIED = "plan.json", "tried.json"
-# Trials in order: the method, its settings, and the factor of its learning rate. A large retain weight helps: utility
-# falls in the first steps of any method, and returns while the rows stay forgotten.
-NEAR: Mapping[str, Any] = {"alpha": 5.0, "retain_loss_type": "KL"}
-CANDIDATES: tuple[tuple[str, Mapping[str, Any], float], ...] = (
-    ("NPO", NEAR, 1.0),
-    ("NPO", NEAR, 0.5),
-    ("SimNPO", NEAR, 2.0),
-    ("SimNPO", NEAR, 4.0),  # its gradient vanishes early, so a small model needs more
-    ("NPO", NEAR, 2.0),
-    ("SimNPO", NEAR, 8.0),
-    ("GradDiff", NEAR, 0.5),
-    ("GradDiff", NEAR, 0.25),
-)
-FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0)
-LORA_FROM = 100e6  # parameters from which trials train LoRA adapters, unless `unlearn.lora` is set
-LORA_RATE = 10.0  # factor of the learning rate of adapters, which start at zero
-# A learning rate to begin with, by the number of parameters: small models need large ones.
-RATES = ((5e6, 6e-4), (5e7, 1e-4), (5e8, 3e-5), (math.inf, 1e-5))
-
+ENOUGH_SHARE = 0.25  # share of --max-residual at which a model has forgotten enough: utility then decides
+NOT_RUN, STOPPED = "not run, the budget was spent", "stopped, the budget is spent"
 Tell = Callable[[JobEvent], None]
 Show = Callable[[str, Sequence[PlannedJob]], AbstractContextManager[Tell]]  # a stage and its jobs
 
 
 class BudgetExceeded(JobError):
     """A job that was stopped because the budget is spent."""
-
-
-@dataclass(frozen=True)
-class EraseTrial:
-    """One run of the search."""
-
-    method: str
-    learning_rate: float
-    steps: int
-    method_args: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """The name in tables."""
-        return f"{self.method} lr={self.learning_rate:.3g}"
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """The result of a trial: the step of its saved model, the numbers at that step, and whether it meets the floor.
-
-    reason: why there is no model, or no model that passes. start_utility: the utility before its first step.
-    refined: whether it continues another trial.
-    """
-
-    trial: EraseTrial
-    job: Job
-    step: int | None = None
-    values: Mapping[str, float] = field(default_factory=dict)
-    passes: bool = False
-    reason: str = ""
-    start_utility: float = math.nan
-    refined: bool = False
 
 
 def budget_of(limit_s: float, store: Path, spent: float = 0.0) -> Budget:
@@ -120,93 +80,22 @@ def carry_on(
         def watched(event: JobEvent) -> None:
             tell(event)
             if budget is not None and event.what == "progress" and event.done < event.total and budget.used_s > until_s:
-                raise BudgetExceeded("stopped, the budget is spent")
+                raise BudgetExceeded(STOPPED)
 
         return run(jobs, store, watched)
 
 
-def candidates(erasing: EraseRun) -> list[EraseTrial]:
-    """Return the candidate trials in order, without their steps."""
-    request = erasing.request
-    n = parameters(request.study.model)
-    rate = next(rate for most, rate in RATES if n <= most) if n else RATES[-1][1]
-    if own_args(erasing).lora is not None:
-        rate *= LORA_RATE
-    if request.method == AUTO:
-        options = CANDIDATES
-    else:
-        name = objective(request.method, request.method_args).spec.name
-        options = tuple((name, request.method_args, factor) for factor in FACTORS)
-    if request.learning_rate is not None:
-        rate, first = request.learning_rate, {name: args for name, args, _ in reversed(options)}
-        options = tuple((name, first[name], 1.0) for name in dict.fromkeys(name for name, *_ in options))
-    return [EraseTrial(name, float(f"{rate * factor:.3g}"), 0, dict(args)) for name, args, factor in options]
-
-
-def own_args(erasing: EraseRun) -> TrainArgs:
-    """Return the user's settings of the training, with LoRA by default for a large model."""
-    study = erasing.request.study
-    args = decode(TrainArgs, dict(study.unlearn), where="unlearn")
-    own_keys = {"lora", "trainable_last_k_layers", "trainable_params_regex"} & study.unlearn.keys()
-    n = parameters(study.model)  # 0 for a hub id, whose models are large as a rule
-    return dataclasses.replace(args, lora=LoraArgs()) if not own_keys and (n == 0 or n >= LORA_FROM) else args
-
-
-def weights_rate(erasing: EraseRun, trial: EraseTrial) -> float:
-    """Return the learning rate of a trial for the training of weights, without adapters."""
-    return trial.learning_rate / (1.0 if own_args(erasing).lora is None else LORA_RATE)
-
-
-def trial_args(erasing: EraseRun, trial: EraseTrial, goal: float | None, floor: float | None = None) -> TrainArgs:
-    """Return the training settings of a trial with LOOKS evaluations, which keeps its best model.
-
-    It has no early stopping, because utility falls before it returns. floor: in place of the request's.
-    """
-    request, own = erasing.request, own_args(erasing)
-    least = request.floor if floor is None else floor
-    rule = SelectionRule(utility=UTILITY, forget=KNOWN, floor=least, target="low" if goal is None else goal)
-    looks = EvaluateArgs(steps=max(1, trial.steps // LOOKS), panel=(KNOWN, LEFT, UTILITY), keep="best", rule=rule)
-    return dataclasses.replace(
-        own, learning_rate=trial.learning_rate, max_steps=trial.steps, seed=request.seed, evaluate=looks
-    )
-
-
-def trial_job(erasing: EraseRun, trial: EraseTrial, goal: float | None) -> Job:
-    """Return the job of a trial. goal: the value of a model that never saw the rows; None: as low as possible."""
-    return _fit(erasing, trial, None, trial_args(erasing, trial, goal))
-
-
-def _fit(erasing: EraseRun, trial: EraseTrial, start: Job | None, args: TrainArgs) -> Job:
-    sides = {"forget": ("forget",), "retain": ("retain",)}
-    return erasing.search.fit(trial.label, start, objective(trial.method, trial.method_args), sides, args)
-
-
-def check_trials(erasing: EraseRun) -> None:
-    """Raise ConfigError for wrong settings of the training or the method, before any measurement."""
-    for option in candidates(erasing):
-        trial_job(erasing, dataclasses.replace(option, steps=FEWEST), None)
-
-
-def wanted_steps(erasing: EraseRun) -> int:
-    """Return the steps of a trial without a time limit."""
-    n = len(erasing.sets["forget"]) if erasing.preflight is None else len(erasing.preflight.known)
-    return min(max(EPOCHS * math.ceil(n / own_args(erasing).rows_per_step), FEWEST), MOST)
-
-
-def plan_search(erasing: EraseRun, goal: float | None, store: Store, show: Show, budget: Budget) -> list[EraseTrial]:
-    """Return the trials that fit the budget, by timed steps. Saves the plan for later calls."""
+def plan_search(erasing: EraseRun, goal: SearchGoal, store: Store, show: Show, budget: Budget) -> int:
+    """Return the steps of a trial: fewer than wanted if the budget is too short, by timed steps. Saves them."""
     place = erasing.work / PLAN
     if place.is_file():
-        return [EraseTrial(**trial) for trial in read_state(place)["trials"]]
-    options, steps = candidates(erasing), wanted_steps(erasing)
-    longest_s = TIMED_SHARE * budget.limit_s
-    first_s, step_s = _timed(erasing, dataclasses.replace(options[0], steps=MOST), goal, store, show, longest_s)
+        return int(read_state(place)["steps"])
+    first = trial_of(erasing, next(iter(methods_of(erasing))), first_rate(erasing), MOST)
+    first_s, step_s = _timed(erasing, first, goal, store, show, TIMED_SHARE * budget.limit_s)
     look_s = look_share(erasing) * step_s
-    n, steps = sized(len(options), steps, first_s, step_s, SEARCH_SHARE * budget.left_s, look_s)
-    trials = [dataclasses.replace(option, steps=steps) for option in options[:n]]
-    entries = [dataclasses.asdict(trial) for trial in trials]
-    write_sealed(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "trials": entries})
-    return trials
+    steps = sized(wanted_steps(erasing), first_s, step_s, SEARCH_SHARE * budget.left_s, look_s)
+    write_sealed(place, {"first_s": round(first_s, 3), "step_s": round(step_s, 3), "steps": steps})
+    return steps
 
 
 def look_share(erasing: EraseRun) -> float:
@@ -216,23 +105,22 @@ def look_share(erasing: EraseRun) -> float:
     return read / (2 * BACKWARD * own_args(erasing).rows_per_step)
 
 
-def sized(
-    n: int, steps: int, first_s: float, step_s: float, time_s: float, look_s: float = math.inf
-) -> tuple[int, int]:
-    """Return how many of n trials fit into a time, at least one, and their steps, which may be fewer.
+def sized(steps: int, first_s: float, step_s: float, time_s: float, look_s: float = math.inf) -> int:
+    """Return the steps of a trial, by the time of the search.
+
+    All of them if SEVERAL such trials fit, else as many as let SEVERAL fit, but at least SHORT; and of these as many as
+    fit once, at least one.
 
     first_s: seconds to the end of the first step, with loading and an evaluation. A trial also evaluates and saves.
     look_s: seconds of an evaluation; at most those of the first step without the step itself.
     """
     fixed = 2 * first_s + LOOKS * min(look_s, max(first_s - step_s, 0.0))
-    whole = fixed + steps * step_s
-    if whole <= time_s:
-        return min(n, int(time_s / whole)), steps
-    return 1, max(1, min(steps, int((time_s - fixed) / max(step_s, 1e-6))))
+    several, one = (int((time - fixed) / max(step_s, 1e-6)) for time in (time_s / SEVERAL, time_s))
+    return max(1, min(steps, max(SHORT, several), one))
 
 
 def _timed(
-    erasing: EraseRun, trial: EraseTrial, goal: float | None, store: Store, show: Show, longest_s: float
+    erasing: EraseRun, trial: EraseTrial, goal: SearchGoal, store: Store, show: Show, longest_s: float
 ) -> tuple[float, float]:
     """Return the seconds to the end of a trial's first step, and of a later step. Saves no result.
 
@@ -263,9 +151,9 @@ def _timed(
 
 
 def search(
-    erasing: EraseRun, trials: Sequence[EraseTrial], goal: float | None, store: Store, show: Show, budget: Budget
+    erasing: EraseRun, steps: int, goal: SearchGoal, store: Store, show: Show, budget: Budget
 ) -> list[TrialResult]:
-    """Run the trials while there is time. The first always ends; a later one that takes too long is dropped.
+    """Run one trial after another while there is time. The first always ends; a later one that takes too long is lost.
 
     Saves the outcomes, so that a later call runs the same trials and selects the same model.
     """
@@ -273,17 +161,18 @@ def search(
     results: list[TrialResult] = []
     place = erasing.work / TRIED
     failures: dict[str, str] | None = read_state(place)["failures"] if place.is_file() else None
-    for i, trial in enumerate(trials):
+    while (trial := next_trial(erasing, results, goal, steps)) is not None:
         job = trial_job(erasing, trial, goal)
         if failures is not None and trial.label in failures:
             results.append(TrialResult(trial, job, reason=failures[trial.label]))
-            continue
-        if i and not store.there(job) and budget.used_s + _longest(results, store) > until_s:
-            results.append(TrialResult(trial, job, reason="not run, the budget was spent"))
-            continue
-        title = f"trial {i + 1} of {len(trials)}: {trial.label}"
-        limit = None if i == 0 else budget
-        results.append(finished_trial(trial, job, store, show, title=title, budget=limit, until_s=until_s))
+        elif results and not store.there(job) and budget.used_s + _longest(results, store) > until_s:
+            results.append(TrialResult(trial, job, reason=NOT_RUN))
+        else:
+            limit = budget if results else None
+            title = f"trial {len(results) + 1}: {trial.label}"
+            results.append(finished_trial(trial, job, store, show, title=title, budget=limit, until_s=until_s))
+        if results[-1].reason in (NOT_RUN, STOPPED):
+            break
     write_sealed(place, {"failures": {t.trial.label: t.reason for t in results if t.step is None}})
     return results
 
@@ -316,32 +205,31 @@ def _trial_result(trial: EraseTrial, job: Job, store: Store) -> TrialResult:
     point: dict[str, Any] = next((line for line in lines if line["step"] == facts["kept_step"]), {})
     values = {k: math.nan if point.get(k) is None else float(point[k]) for k in (KNOWN, LEFT, UTILITY)}
     passes = facts["best_step"] is not None
-    start = lines[0].get(UTILITY) if lines else None
+    start, last = (_number(lines[i].get(UTILITY) if lines else None, math.nan) for i in (0, -1))
     reason = "" if passes else str(facts["note"])
-    return TrialResult(
-        trial, job, facts["kept_step"], values, passes, reason, math.nan if start is None else float(start)
-    )
+    return TrialResult(trial, job, facts["kept_step"], values, passes, reason, start, last)
 
 
 def refine(
     erasing: EraseRun,
     winner: TrialResult,
     left: Sequence[int],
-    goal: float | None,
+    goal: SearchGoal,
     store: Store,
     show: Show,
     budget: Budget,
 ) -> TrialResult | None:
     """Train the best model further on the rows that it still knows; the forgotten rows have left the forget set.
 
-    The floor stays that of the model before the erasure. None if the time does not suffice.
+    The floor stays that of the model before the erasure. The mean of all rows may have been low enough before, so the
+    lowest is best here. None if the time does not suffice.
     """
     floor = min(1.0, erasing.request.floor * winner.start_utility / winner.values[UTILITY])
     if not (math.isfinite(floor) and floor > 0):
         return None
-    trial = dataclasses.replace(winner.trial, steps=max(FEWEST // 2, winner.trial.steps // 2))
+    trial = dataclasses.replace(winner.trial, steps=max(SHORT // 2, winner.trial.steps // 2))
     own = only_rows(erasing, left)
-    job = _fit(own, trial, winner.job, trial_args(own, trial, goal, floor))
+    job = fit_trial(own, trial, winner.job, trial_args(own, trial, goal.nearest(), floor))
     if not store.there(job) and _longest([winner], store) / 2 > REFINE_SHARE * budget.left_s:
         return None
     title = f"{len(left)} rows that are still known: {trial.label}"
@@ -349,21 +237,22 @@ def refine(
     return dataclasses.replace(result, refined=True)
 
 
-def best(results: Sequence[TrialResult], goal: float | None) -> TrialResult:
+def best(results: Sequence[TrialResult], goal: SearchGoal) -> TrialResult:
     """Return the trial with the best model.
 
-    Among trials that meet the floor: the one that forgets most (or is nearest to the goal), then more utility. If no
-    trial meets the floor: the most utility. Raises JobError if no trial has a model.
+    Among trials that meet the floor: the one that forgets most (or is nearest to the goal), then more utility. Trials
+    that have forgotten enough count as equal in that. If no trial meets the floor: the most utility. Raises JobError if
+    no trial has a model.
     """
     able = [t for t in results if t.step is not None]
     if not able:
         raise JobError(f"no trial produced a model: {results[0].reason if results else 'none was planned'}")
     passing = [t for t in able if t.passes]
     if not passing:
-        return max(able, key=lambda t: _number(t.values[UTILITY]))
-    away = {id(t): t.values[KNOWN] if goal is None else abs(t.values[KNOWN] - goal) for t in passing}
-    return min(passing, key=lambda t: (away[id(t)], -t.values[UTILITY]))
+        return max(able, key=lambda t: _number(t.values[UTILITY], -math.inf))
+    return min(passing, key=lambda t: (max(goal.distance(t.values[KNOWN]), goal.enough), -t.values[UTILITY]))
 
 
-def _number(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf
+def _number(value: float | None, other: float) -> float:
+    """Return a finite number, or the other value."""
+    return other if value is None or not math.isfinite(value) else float(value)

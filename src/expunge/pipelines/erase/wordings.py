@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from expunge.core.records import GeneratedText
 from expunge.data.examples import ExampleSet
+from expunge.data.question_text import SENTENCE_END
 from expunge.data.template import Encoder
 from expunge.metrics.answer_content import contains
 
 # Training reads other wordings than the preflight, the report and the prompting audit, so that these are no rehearsal.
 TRAINED = ("{}", "Please answer this question: {}", "{} Answer in one sentence.", "I would like to know: {}")
 MEASURED = ("direct", "upper", "plain")  # prompt variants, next to the question as it is
-_SENTENCE_END = re.compile(r"[.!?。！？]+[\"')\]]*(?=\s|$)|\n")  # noqa: RUF001
 MOST_CHARACTERS = 400
 
 
@@ -25,17 +24,11 @@ def own_wording(text: str, answer: str) -> str | None:
     """
     if not contains(text, answer):
         return None
-    ends = [*(m.end() for m in _SENTENCE_END.finditer(text)), len(text)]
+    ends = [*(m.end() for m in SENTENCE_END.finditer(text)), len(text)]
     whole = next(text[:end].strip() for end in ends if contains(text[:end], answer))
     if len(whole) > MOST_CHARACTERS or whole.rstrip(".") == answer.strip().rstrip("."):
         return None
     return whole
-
-
-def first_sentence(text: str) -> str:
-    """Return the first sentence of a text, or all of it."""
-    match = _SENTENCE_END.search(text)
-    return text[: match.end()].strip() if match else text.strip()
 
 
 def shortened(text: str, length: int = 80) -> str:

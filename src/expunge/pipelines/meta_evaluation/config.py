@@ -26,6 +26,8 @@ class MetaEvaluationConfig:
     """Changes of `unlearn` for the epoch of training on the forget rows."""
     bits: Literal[4, 8] = 4
     """Bits of the quantised weights."""
+    formula: Literal["openunlearning", "two_sided"] = "openunlearning"
+    """Formulas of R and Q: OpenUnlearning's (arXiv:2506.12618), or the two-sided ones of arXiv:2605.24614."""
     utility_floor: float = 0.8
     """Unlearned models below this share of the target model's utility are left out, because a broken model resists
     everything.

@@ -26,6 +26,7 @@ from expunge.pipelines.meta_evaluation.formulas import (
     HEADS,
     TITLE,
     AttackedModel,
+    Formula,
     MetaLine,
     cells,
     from_csv,
@@ -39,6 +40,7 @@ from expunge.report.section import GridSection, Section
 from expunge.training.config import TrainArgs
 
 TABLES = ("meta.csv", "meta.md")
+FORMULAS: Mapping[Formula, str] = {"openunlearning": "arXiv:2506.12618", "two_sided": "two-sided, arXiv:2605.24614"}
 WAYS = ("before", "relearned", "quantized")
 
 
@@ -144,6 +146,7 @@ def meta_job(study: StudyConfig, maker: TrainingJobs, start: Job | None, leaves:
         metrics=tuple(_about_forgetting(benchmark)),
         utility=benchmark.utility,
         utility_floor=study.meta.utility_floor,
+        formula=study.meta.formula,
         unlearned=tuple(changed),
         bits=study.meta.bits,
         eval_file=maker.eval_file,
@@ -162,6 +165,7 @@ class MetaJob(Job):
     metrics: tuple[str, ...]
     utility: str
     utility_floor: float
+    formula: Formula
     unlearned: tuple[str, ...] = unkeyed()
     """The names of the unlearned models."""
     bits: int = unkeyed()
@@ -175,8 +179,8 @@ class MetaJob(Job):
         }
         n = len(self.unlearned)
         useful = [i for i in range(n) if _useful(values, i, self.utility, self.utility_floor)]
-        lines = [_line(name, values, useful) for name in self.metrics]
-        about = _about(values, n, len(useful), bits=self.bits, floor=self.utility_floor)
+        lines = [_line(name, values, useful, self.formula) for name in self.metrics]
+        about = _about(values, n, len(useful), bits=self.bits, floor=self.utility_floor, formula=self.formula)
         write_text(out / TABLES[0], to_csv(lines))
         write_text(out / TABLES[1], to_markdown(lines, about))
         context.progress(1, 1)
@@ -226,7 +230,7 @@ def _useful(values: Values, i: int, utility: str, floor: float) -> bool:
     return math.isnan(mine) or math.isnan(whole) or mine >= floor * whole
 
 
-def _line(metric: str, values: Values, useful: Sequence[int]) -> MetaLine:
+def _line(metric: str, values: Values, useful: Sequence[int], formula: Formula) -> MetaLine:
     def of(who: str) -> float:
         return values[who].get(metric, math.nan)
 
@@ -234,17 +238,20 @@ def _line(metric: str, values: Values, useful: Sequence[int]) -> MetaLine:
         return AttackedModel(*(of(f"{who} {way}") for way in WAYS))
 
     with_P, without_N = ([of(who) for who in values if who.startswith(f"{role} ")] for role in ("full", "retain"))
-    return meta_line(metric, with_P, without_N, [changed(f"unlearned {i}") for i in useful], changed("control"))
+    return meta_line(
+        metric, with_P, without_N, [changed(f"unlearned {i}") for i in useful], changed("control"), formula
+    )
 
 
-def _about(models: Iterable[str], n: int, n_useful: int, *, bits: int, floor: float) -> str:
+def _about(models: Iterable[str], n: int, n_useful: int, *, bits: int, floor: float, formula: Formula) -> str:
     """Describe the table. models: the names of the compared ones, such as `full 0`."""
     p, without = (sum(who.startswith(f"{role} ") for who in models) for role in ("full", "retain"))
     return (
         f"Faithfulness: the AUC of separating {p} models trained with the forget rows from {without} trained without "
         "them, with its 95 % interval over models. R, Q: the stability of the metric under relearning "
         f"and {bits}-bit weights, 1 at best, over {n_useful} of {n} unlearned models (the others are below "
-        f"{floor:g} of the full model's utility). Robustness is the harmonic mean of R and Q, overall "
+        f"{floor:g} of the full model's utility) without models that by the metric itself still have the "
+        f"knowledge; formulas: {FORMULAS[formula]}. Robustness is the harmonic mean of R and Q, overall "
         "that of faithfulness and robustness."
     )
 
@@ -253,7 +260,7 @@ def meta_section(job: Job, record: Mapping[str, Any], store: Store, meta: MetaEv
     """Return the table of a finished meta-evaluation, for the report."""
     facts = record["facts"]
     n_useful, n = facts["unlearned"], facts["unlearned"] + facts["left_out"]
-    about = _about(job.parents, n, n_useful, bits=meta.bits, floor=meta.utility_floor)
+    about = _about(job.parents, n, n_useful, bits=meta.bits, floor=meta.utility_floor, formula=meta.formula)
     lines = from_csv((store.path(job) / TABLES[0]).read_text(encoding="utf-8"))
     grid = GridSection("The metrics, the best first.", HEADS, tuple(cells(lines)), HEADS[0], HEADS[-1:])
     return Section("meta", TITLE, "Meta-evaluation", about, (grid,))

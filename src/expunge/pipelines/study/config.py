@@ -15,14 +15,17 @@ from expunge.core.decode import decode, strict
 from expunge.core.errors import ConfigError, nearest
 from expunge.core.files import check_place
 from expunge.core.names import check_folder_name, check_name
+from expunge.core.outputs import check_output, named_paths
 from expunge.data.template import Template
 from expunge.data.world.generate import WorldConfig
 from expunge.engine.launch import LaunchConfig
 from expunge.evaluation.config import Generation
 from expunge.models.config import ModelConfig
 from expunge.models.identity import pinned
+from expunge.models.options import with_options
 from expunge.pipelines.meta_evaluation.config import MetaEvaluationConfig
 from expunge.pipelines.stories.config import StoriesStudy
+from expunge.pipelines.study.finished_models import FinishedModel, check_finished
 from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
 
 
@@ -31,8 +34,10 @@ from expunge.training.config import MOST_SEED, SelectionRule, TrainArgs
 class LmEval:
     """Tasks of lm-evaluation-harness, run on every model next to the benchmark's own metrics."""
 
-    tasks: tuple[str, ...] = ()
-    """Names of tasks, such as arc_easy; none by default."""
+    tasks: tuple[str | Mapping[str, Any], ...] = ()
+    """Names of tasks, such as arc_easy; none by default. A group of keys with the name as `task` changes the settings
+    of a task, or defines one.
+    """
     num_fewshot: int | None = None
     """Solved examples before each question. None: each task's own number."""
     batch_size: int = 16
@@ -47,7 +52,10 @@ class LmEval:
     """A folder of your own task definitions."""
 
     def __post_init__(self) -> None:
-        if len(set(self.tasks)) != len(self.tasks):
+        for task in self.tasks:
+            if not isinstance(task, str) and not isinstance(task.get("task"), str):
+                raise ValueError("tasks must be names, or groups of keys with a name as `task`")
+        if len(set(self.names)) != len(self.tasks):
             raise ValueError("tasks must be different ones")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise ValueError("num_fewshot must be at least 0")
@@ -55,6 +63,11 @@ class LmEval:
             raise ValueError("batch_size must be at least 1")
         if self.limit is not None and self.limit <= 0:
             raise ValueError("limit must be a number > 0")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tasks."""
+        return tuple(task if isinstance(task, str) else str(task["task"]) for task in self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +257,8 @@ class SweepConfig:
     """Which trial is chosen."""
 
     def __post_init__(self) -> None:
+        if self.rule.formula is not None:
+            raise ValueError("rule.formula chooses checkpoints of a run; a sweep needs rule.utility and rule.forget")
         if self.trials > 100_000:
             raise ValueError("trials must be at most 100000")
         if self.trials < 0:
@@ -315,6 +330,14 @@ class StudyConfig(TaskConfig):
     """Training settings of all unlearning methods, by the keys of `train`."""
     methods: tuple[MethodEntry, ...] = ()
     """The unlearning methods: names, or entries with settings."""
+    finished_models: tuple[FinishedModel, ...] = ()
+    """Finished models to measure, each with role and source. The study then trains nothing, and `model` gives their
+    template and their dtype.
+    """
+    retain_logs_path: str | None = None
+    """Results of a retain model, such as TOFU_EVAL.json. `finished_models` are compared with them in place of the
+    listed retain model.
+    """
     audits: tuple[str | Mapping[str, Any], ...] = ()
     """Attacks that try to recover forgotten data: names, or groups of keys with a `name`. See `expunge list audits`."""
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
@@ -352,7 +375,7 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
     model_tree = tree.get("model") or {}
     if not isinstance(model_tree, Mapping):
         raise ConfigError(f"model: expected a group of keys, got {model_tree!r}")
-    model = dict(model_tree)
+    model = with_options(model_tree)
     template = decode(Template, model.pop("template_args", None) or {}, where="model.template_args")
     task = decode(cls, {**tree, "model": model})
     task = dataclasses.replace(task, template_args=template, model=pinned(task.model))
@@ -362,6 +385,16 @@ def decode_task(cls: type[T], tree: Mapping[str, Any]) -> T:
     return task
 
 
+def check_places(task: TaskConfig, output_dir: Path, store: Path) -> None:
+    """Raise ConfigError if the output folder or the store is an input, a file, or one the other."""
+    inputs = named_paths(task)
+    for key, place in (("paths.output_dir", output_dir), ("paths.store", store)):
+        check_place(place, key)
+        check_output(place, key, inputs, writable=False)
+    if output_dir.absolute() == store.absolute():
+        raise ConfigError(f"paths.output_dir: {output_dir} is the store (paths.store); name another folder")
+
+
 def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     """Decode a plain mapping as a study. Raises ConfigError."""
     study = decode_task(StudyConfig, _with_python_names(tree))
@@ -369,8 +402,7 @@ def decode_study(tree: Mapping[str, Any]) -> StudyConfig:
     spread = [expanded for i, entry in enumerate(study.methods) for expanded in entries_of(entry, f"methods[{i}]")]
     study = dataclasses.replace(study, methods=tuple(spread))
     check_name(study.name, "name", nested=True)
-    check_place(study.output_dir, "paths.output_dir")
-    check_place(Path(study.paths.store), "paths.store")
+    check_places(study, study.output_dir, Path(study.paths.store))
     labels = [entry_label(m) for m in study.methods]
     for i, label in enumerate(labels):
         check_name(label, f"methods[{i}].label", nested=True)
@@ -404,6 +436,7 @@ def _check_study(study: StudyConfig) -> None:
     for key, seed in (("train", study.train.seed), ("unlearn", study.unlearn.get("seed", 0))):
         if seed:
             raise ConfigError(f"{key}.seed: seeds are an axis of the study; list them in seeds.{key}")
+    check_finished(study)
 
 
 def entries_of(entry: MethodEntry, where: str) -> list[MethodEntry]:

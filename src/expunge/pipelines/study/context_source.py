@@ -18,6 +18,7 @@ from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.fingerprints import file_sha256, fingerprint
 from expunge.data.examples import ExampleSet
 from expunge.pipelines.study.config import LmEval, TaskConfig
+from expunge.pipelines.study.finished_models import model_of
 from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext
@@ -175,3 +176,9 @@ def _requests(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -
 def _watched(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
     """Return the benchmark that evaluations during training read."""
     return dataclasses.replace(context, benchmark=context.watched or context.benchmark, watched=None)
+
+
+@derivation("finished")
+def _finished(context: TaskContext, task: TaskConfig, args: Mapping[str, Any]) -> TaskContext:
+    """Return the context with a finished model in place of the configured one."""
+    return dataclasses.replace(context, model=model_of(task.model, args["source"], args["revision"]))

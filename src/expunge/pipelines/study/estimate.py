@@ -183,6 +183,4 @@ def _tokens(rows: ExampleSet) -> list[float]:
 def _characters(rows: ExampleSet, variants: Sequence[str]) -> list[int]:
     """Return the characters of each requested answer with its question."""
     shots = sum(len(q) + len(a) for q, a in rows.shots)
-    return [
-        shots + len(row.question) + len(row.answers[name]) for row in rows for name in wanted_variants(row, variants)
-    ]
+    return [shots + len(row.question) + len(row.text(name)) for row in rows for name in wanted_variants(row, variants)]

@@ -12,9 +12,8 @@ from expunge.engine.job import Job
 from expunge.evaluation.config import Generation
 from expunge.evaluation.evaluator import limited, rows_where, tokenizer_mark
 from expunge.evaluation.kinds import RecordPart, parts
-from expunge.judges.make import choose_judge
 from expunge.metrics.api import MetricResult
-from expunge.models.identity import source_identity, tokenizer_identity
+from expunge.models.identity import source_identity, tokenisation_identity, tokenizer_identity
 from expunge.models.load import context_of, load_tokenizer
 from expunge.pipelines.study import harness
 from expunge.pipelines.study.config import EvalConfig
@@ -72,7 +71,7 @@ class EvaluationJobs:
 
     def check_lengths(self, source: str) -> None:
         """Raise DataError for a row beyond the context length of a model folder. Reads no weights."""
-        context = context_of(source)
+        context = context_of(source, self.setting.model.model_args)
         if context is None:
             return
         encoder = self.setting.encoder(source)
@@ -120,6 +119,8 @@ class EvaluationJobs:
 
     def _judged(self, label: str, part: RecordPart, texts: Job) -> Job:
         """Return the job that scores stored generations with the judge."""
+        from expunge.judges.make import choose_judge
+
         return JudgementsJob(
             label=f"{label} {part.rows} {part.kind}",
             parents={"texts": texts},
@@ -241,5 +242,8 @@ class EvaluationJobs:
                 else source_identity(model.source, model.model_args.revision, model.model_args.adapter),
                 tokenizer_identity(named, model.tokenizer_args.revision) if named else None,
                 self.setting.rendered_template,
+                tokenisation_identity(),
+                model.model_args.options or None,
+                model.tokenizer_args.options or None,
             )
         return self._models[has_parent]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import yaml
 
@@ -25,11 +26,16 @@ SCORES: Mapping[str, tuple[RowScore, str]] = {
 Outputs = Mapping[str, Mapping[int, str]]  # set of rows -> row -> text
 
 
-def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Outputs]]) -> Explorer:
+def explorer(
+    benchmark: Benchmark,
+    models: Sequence[tuple[ReportRun, Outputs]],
+    probes: Sequence[tuple[ReportRun, Mapping[str, Sequence[Any]]]] = (),
+) -> Explorer:
     """Return every row with a score or an output of some model, the forget rows first.
 
     If several metrics of one family read the same set, the first of the benchmark's suite counts: that of the true
-    answer.
+    answer. probes: tables of generated questions by the audited run, with the columns kind, question, answer, model,
+    retain and full; they come last.
     """
     tables = [_scores(benchmark, run) for run, _ in models]
     kinds = [family for family in SCORES if any(key[1] == family for table in tables for key in table)]
@@ -44,10 +50,34 @@ def explorer(benchmark: Benchmark, models: Sequence[tuple[ReportRun, Outputs]]) 
                 tuple(table.get((name, family), {}).get(row.row_id, math.nan) for family in kinds) for table in tables
             )
             entries.append(ReportEntry(name, row.row_id, row.question, row.answers.get("answer", ""), outputs, scores))
+    entries += _probe_entries([run for run, _ in models], kinds, probes)
     roles = [run.role for run, _ in models]
     full, retain = (roles.index(role) if role in roles else None for role in ("full", "retain"))
     scores_shown = tuple(SCORES[family][0] for family in kinds)
     return Explorer(_names([run for run, _ in models]), scores_shown, tuple(entries), full, retain)
+
+
+def _probe_entries(
+    runs: Sequence[ReportRun], kinds: Sequence[str], probes: Sequence[tuple[ReportRun, Mapping[str, Sequence[Any]]]]
+) -> list[ReportEntry]:
+    """Return an entry for each generated question, with its probability in every model that has one."""
+    if "probability" not in kinds:
+        return []
+    scores: dict[tuple[str, str, str], list[float]] = {}
+    for run, table in probes:
+        # of controls with several seeds the first one's column is shown
+        own: dict[str, ReportRun] = {"model": run}
+        own |= {str(r.role): r for r in reversed(runs) if r.role != "unlearn"}
+        for i, key in enumerate(zip(table["kind"], table["question"], table["answer"], strict=True)):
+            row = scores.setdefault(key, [math.nan] * len(runs))
+            for role, one in own.items():
+                if role in table and math.isnan(row[place := runs.index(one)]):
+                    row[place] = _number(table[role][i])
+    out = []
+    for i, ((kind, question, answer), row) in enumerate(scores.items()):
+        cells = tuple(tuple(v if name == "probability" else math.nan for name in kinds) for v in row)
+        out.append(ReportEntry(f"probe: {kind}", i, question, answer, (None,) * len(runs), cells))
+    return out
 
 
 def _names(runs: Sequence[ReportRun]) -> tuple[str, ...]:

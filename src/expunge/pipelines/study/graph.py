@@ -15,9 +15,11 @@ from expunge.engine.job import Job
 from expunge.methods.objective import objective
 from expunge.methods.weight_edits import make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
+from expunge.models.trial import try_model
 from expunge.models.wrapper_api import make_wrapper, wrapper_registry
 from expunge.pipelines.study.config import MethodEntry, StudyConfig, TaskConfig, entry_label, unlearn_args
 from expunge.pipelines.study.context_source import ContextSource
+from expunge.pipelines.study.finished_models import derivation_args, in_report_order, model_of
 from expunge.pipelines.study.requests import with_requests
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.task_context import TaskContext, check_model
@@ -79,6 +81,8 @@ def build_graph(study: StudyConfig, cache: TrainingCache | None = None) -> Study
     """
     if study.stories is not None:
         return _of_stories(study)
+    if study.finished_models:
+        return _of_finished(study, {} if cache is None else cache)
     check_methods(study)
     _check_extensions(study)
     maker, links = _maker(study, {} if cache is None else cache)
@@ -159,17 +163,47 @@ def _of_stories(study: StudyConfig) -> StudyGraph:
     return StudyGraph(study, TaskContext(empty, study.model, study.template_args), (), stories=jobs)
 
 
+def _of_finished(study: StudyConfig, cache: TrainingCache) -> StudyGraph:
+    """Return the graph of a study of finished models: each is scored, and compared with the retain model or its log."""
+    models = in_report_order(study.finished_models)
+    configs = [model_of(study.model, model.source, model.revision) for model in models]
+    for model, config in zip(models, configs, strict=True):
+        check_model(config, runs_here=study.launch.kind == "local", key=f"finished_models: {model.name}: source")
+        try_model(config, Path(study.paths.store))
+    study = dataclasses.replace(study, model=configs[0])
+    first, _ = _maker(study, cache)
+    log = None if study.retain_logs_path is None else Path(study.retain_logs_path).expanduser()
+    full = next((model.source for model in models if model.role == "full"), None)
+    retain: Job | None = None
+    leaves: list[ModelNode] = []
+    for model, config in zip(models, configs, strict=True):
+        setting = dataclasses.replace(first.setting, model=config)
+        source = first.source.then("finished", derivation_args(config)).holding(setting)
+        maker = TrainingJobs(setting, study.eval, source)
+        records = maker.records(model.name, None, None if model.role == "full" else full)
+        reference = retain if log is None and model.role == "unlearn" else None
+        metrics = maker.metrics(model.name, records, reference, retain_file=log)
+        unlearned = model.role == "unlearn"
+        harness = maker.harness(model.name, None)
+        method = model.name if unlearned else None
+        leaves.append(ModelNode(model.name, model.role, method, "", 0, None, None, records, metrics, harness))
+        if model.role == "retain":
+            retain = metrics
+    return StudyGraph(study, first.setting, tuple(leaves))
+
+
 def _maker(study: StudyConfig, cache: TrainingCache) -> tuple[TrainingJobs, Mapping[str, str]]:
     """Return the training jobs of a study, and its forget sets by the names of their requests."""
     own = {f.name: getattr(study, f.name) for f in dataclasses.fields(TaskConfig)}
     cache_key = fingerprint({**own, "requests": study.requests})
     if cache_key not in cache:
-        check_model(study.model, runs_here=study.launch.kind == "local", store=Path(study.paths.store))
+        check_model(study.model, runs_here=study.launch.kind == "local")
         setting = resolve_task(study)
-        source = ContextSource.of(study, setting)
         check_given(study, setting.benchmark)
+        source = ContextSource.of(study, setting)
         if study.data.request is not None:
             raise ConfigError("data.request: selects a part for `expunge unlearn`; in a study set `requests`")
+        try_model(study.model, Path(study.paths.store))  # after the checks that need no time
         links: Mapping[str, str] = {"": setting.benchmark.forget_set}
         if study.requests != 1:
             setting, links = with_requests(setting, study.requests)
@@ -197,12 +231,19 @@ def check_given(study: StudyConfig, benchmark: Benchmark) -> None:
 def check_methods(study: StudyConfig) -> None:
     """Check every method's name, settings and training settings. Raises ConfigError."""
     seen: list[str] = []
+    wrappers: list[str] = []
     for i, entry in enumerate(study.methods):
         where = f"methods[{i}]"
         for name in entry.from_models:
             if name not in seen:
                 raise ConfigError(f"{where}.from: no earlier method has the label {name!r}{nearest(name, seen)}")
+            if name in wrappers:
+                raise ConfigError(
+                    f"{where}.from: {name} is a wrapper and has no weights of its own; name another method"
+                )
         seen.append(entry_label(entry))
+        if entry.trainer in wrapper_registry():
+            wrappers.append(seen[-1])
         args = unlearn_args(study, i, 0)
         if study.requests != 1 and "@" in seen[-1]:
             raise ConfigError(f"{where}.label: {seen[-1]!r} has an @, which names the models of requests")
@@ -235,6 +276,8 @@ def check_methods(study: StudyConfig) -> None:
             continue
         edit = make_weight_edit(entry.trainer, entry.method_args, f"{where}.method")
         others = weight_edit_registry()[entry.trainer].others
+        if weight_edit_registry()[entry.trainer].statistics and entry.args:
+            raise ConfigError(f"{where}.args: {entry.trainer} trains nothing; leave args out")
         if others == "model" and not entry.from_models:
             raise ConfigError(f"{where}.from: missing; {entry.trainer} merges earlier methods; name their labels")
         if others == "model":
@@ -270,14 +313,19 @@ def _forget(
 
         shown = ", ".join(f"{k}={format_setting(v)}" for k, v in sorted({**entry.method_args, **entry.args}.items()))
         edits = entry.trainer in weight_edit_registry()
-        model = models[entry.from_models[0]] if entry.from_models and not edits else full
+        merges = edits and not weight_edit_registry()[entry.trainer].statistics
+        model = models[entry.from_models[0]] if entry.from_models and not merges else full
         for k, (link, rows) in enumerate(_links_of(entry, links).items()):
             name = f"{label}@{link}" if link else label
             later = tuple(links.values())[k + 1 :] if study.keep_later_requests else ()
             if entry.trainer in wrapper_registry():
                 model = _wrap(maker.forgetting(rows), entry, name + tag, model, full, args)
-            elif edits:
+            elif merges:
                 model = _edit(maker, entry, name + tag, model, rows, models, args)
+            elif edits:
+                edit = make_weight_edit(entry.trainer, entry.method_args)
+                retain_sets = (maker.setting.benchmark.retain_set, *later)
+                model = maker.forgetting(rows).edited_with_statistics(name + tag, edit, model, retain_sets)
             else:
                 sides = {"forget": (rows,), "retain": (maker.setting.benchmark.retain_set, *later)}
                 loss = objective(entry.trainer, entry.method_args)
@@ -294,7 +342,7 @@ def _forget(
 def _links_of(entry: MethodEntry, links: Mapping[str, str]) -> Mapping[str, str]:
     """Return the links of an entry's chain: one for each request, or one if the entry trains on no forget rows."""
     edit = weight_edit_registry().get(entry.trainer)
-    return links if edit is None or edit.others == "reinforced" else {"": ""}
+    return links if edit is None or edit.others == "reinforced" or edit.statistics else {"": ""}
 
 
 def _edit(

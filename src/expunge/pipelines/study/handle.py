@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from expunge.pipelines.study.variant import link_latest, with_folder
 if TYPE_CHECKING:
     from expunge.benchmarks.api import Benchmark
     from expunge.metrics.verdict import Verdict
+    from expunge.pipelines.study.run_note import NoteWriter
     from expunge.pipelines.study.single import PreparedJob
     from expunge.pipelines.sweep.stages import SweepStage
     from expunge.report.model import ReportModel
@@ -139,13 +140,13 @@ class StudyHandle:
 
         example: receives the lines that show how an example becomes tokens, unless every job is done.
         """
-        from expunge.report.display import Display
-
         check_place(self.graph.study.output_dir, "paths.output_dir", writable=True)
-        study, failed_trials = self._after_trials(console, example)
+        if any(p.state != "hit" for p in self.plan()):
+            check_place(self.store.root, "paths.store", writable=True)
+        study, failed_trials = self._after_trials(console, command, example)
         planned = study.plan()
-        with Display(planned, console or Console(quiet=True)) as display:
-            tell = study._tell_with_example(display.tell, planned, example if self.swept is None else None)
+        with study._watched(planned, console, command) as watch:
+            tell = study._tell_with_example(watch.tell, planned, example if self.swept is None else None)
             outcome = study._runner(planned)(tell)
         ends = [leaf.metrics for leaf in study.graph.leaves] or study.graph.jobs
         if all(job.key in outcome.failures for job in ends):
@@ -162,6 +163,20 @@ class StudyHandle:
         failures = {names.get(k, k): v for k, v in outcome.failures.items()}
         return StudyResult(reports, settings.output_dir, {**failed_trials, **unread, **failures})
 
+    @contextlib.contextmanager
+    def _watched(
+        self, planned: Sequence[PlannedJob], console: Console | None, command: str, *, last: bool = True
+    ) -> Iterator[NoteWriter]:
+        """Show the run in the terminal, and note its state in the store."""
+        from expunge.pipelines.study.run_note import NoteWriter
+        from expunge.report.display import Display
+
+        with (
+            Display(planned, console or Console(quiet=True)) as display,
+            NoteWriter(display, self.store, self.graph, command, last=last) as watch,
+        ):
+            yield watch
+
     def _tell_with_example(
         self,
         tell: Callable[[JobEvent], None],
@@ -176,7 +191,7 @@ class StudyHandle:
         return with_example(self.graph.setting, self.store, tell, example)
 
     def _after_trials(
-        self, console: Console | None, example: Callable[[str], None] | None
+        self, console: Console | None, command: str, example: Callable[[str], None] | None
     ) -> tuple[StudyHandle, dict[str, str]]:
         """Run the trials of a sweep, stage by stage, and return the study of its winners and the failures by name.
 
@@ -185,14 +200,12 @@ class StudyHandle:
         failed: dict[str, str] = {}
         if self.swept is None:
             return self, failed
-        from expunge.report.display import Display
-
         names: dict[str, str] = {}
         handle = self.swept.at(failed)
         while handle.swept and not handle.swept.stage.last:
             planned = handle.plan()
-            with Display(planned, console or Console(quiet=True)) as display:
-                outcome = handle._runner(planned)(handle._tell_with_example(display.tell, planned, example))
+            with handle._watched(planned, console, command, last=False) as watch:
+                outcome = handle._runner(planned)(handle._tell_with_example(watch.tell, planned, example))
             example = None
             failed |= outcome.failures
             names |= {job.key: job.name for job in in_order(handle.graph.jobs)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import math
@@ -34,9 +35,9 @@ def check_tasks(config: LmEval) -> None:
     if config.include_path is not None and not Path(config.include_path).expanduser().is_dir():
         raise ConfigError(f"{KEY}.include_path: no folder {config.include_path}")
     known = _manager(config).all_tasks
-    for task in config.tasks:
-        if task not in known:
-            raise ConfigError(f"{KEY}.tasks: lm-eval has no task named {task!r}{nearest(task, known)}")
+    for name in _needed(config):
+        if name not in known:
+            raise ConfigError(f"{KEY}.tasks: lm-eval has no task named {name!r}{nearest(name, known)}")
 
 
 def identity(config: LmEval) -> dict[str, Any]:
@@ -83,7 +84,9 @@ def measure_tasks(
     try:
         output = lm_eval.simple_evaluate(
             model=harness,
-            tasks=list(config.tasks),
+            tasks=[
+                task if isinstance(task, str) else copy.deepcopy(dict(task)) for task in config.tasks
+            ],  # it pops keys
             num_fewshot=config.num_fewshot,
             batch_size=batch_size,
             limit=config.limit,
@@ -94,7 +97,7 @@ def measure_tasks(
         )
     except Exception as error:  # the tasks' own code and the data sets' loaders share no base class
         message = " ".join(str(error).split()) or type(error).__name__
-        raise JobError(f"{KEY}.tasks={','.join(config.tasks)}: lm-eval could not run them: {message}") from error
+        raise JobError(f"{KEY}.tasks={','.join(config.names)}: lm-eval could not run them: {message}") from error
     results = task_results(output["results"] if output else {})
     write_results(folder, results, meta, prefix=PREFIX)
     progress(1, 1)
@@ -117,6 +120,12 @@ def task_results(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, MetricRes
     return out
 
 
+def _needed(config: LmEval) -> list[str]:
+    """Return the names that lm-eval must know: all but those of tasks that the settings define themselves."""
+    pairs = zip(config.tasks, config.names, strict=True)
+    return [name for task, name in pairs if isinstance(task, str) or "dataset_path" not in task]
+
+
 def _manager(config: LmEval) -> Any:
     """Return the index of tasks: only the user's folder if it has all tasks, because lm-eval's own is slow to read."""
     from lm_eval.tasks import TaskManager
@@ -126,4 +135,4 @@ def _manager(config: LmEval) -> Any:
         return TaskManager()
     folder = str(Path(config.include_path).expanduser())
     own = TaskManager(include_path=folder, include_defaults=False)
-    return own if set(config.tasks) <= set(own.all_tasks) else TaskManager(include_path=folder)
+    return own if set(_needed(config)) <= set(own.all_tasks) else TaskManager(include_path=folder)

@@ -10,6 +10,7 @@ from expunge.core.errors import ConfigError, nearest
 from expunge.data.in_memory import examples_from
 from expunge.data.template import Encoder, Template
 from expunge.evaluation.evaluator import resolve_model, resolve_template
+from expunge.evaluation.wrapping import without_wrapper
 from expunge.interpretability.inputs import AnalysisInputs, analysis_inputs
 from expunge.interpretability.layer_report import ANALYSES, LayerReport, layer_report
 
@@ -29,7 +30,7 @@ def inspect(
     """Analyse a model layer by layer, next to its reference and control models.
 
     Args:
-        model: The model to inspect, or its name. It is not changed.
+        model: The model to inspect, or its name. It is not changed. A wrapped model is read without its wrapper.
         tokenizer: Its tokenizer. A model given by name needs none.
         analyses: Some of "drift" (relative change of each layer's weights against the reference), "cka" (similarity of
             each layer's states to the reference's, 1: equal), "lens" (log-probability of the forget answers read from
@@ -56,6 +57,7 @@ def inspect(
     if reference is not None:
         models["reference"] = resolve_model(reference, tokenizer)[0]
     models |= {name: resolve_model(other, tokenizer)[0] for name, other in (controls or {}).items()}
+    models = {name: without_wrapper(one) for name, one in models.items()}
     read = _inputs(forget, "forget", n, encoder)
     other = None if retain is None else _inputs(retain, "retain", n, encoder)
     skipped = [a for a in ANALYSES if a not in selection] if analyses is None else []

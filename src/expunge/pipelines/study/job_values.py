@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from expunge.audits import Audit, audit_identity, make_audit
+from expunge.core.fingerprints import LATER
 from expunge.data.template import Template
 from expunge.engine.job import Job, shared
 from expunge.methods.objective import SHARED, Objective, objective
@@ -18,6 +19,7 @@ from expunge.metrics.api import Metric
 from expunge.metrics.compute import identity as panel_identity
 from expunge.models.wrapper_api import Wrapper, make_wrapper, wrapper_identity
 from expunge.pipelines.study.context_source import ContextSource
+from expunge.training.rewards import find_reward
 
 NO_RETAIN_LOSS = ("gamma", "compat")  # the shared settings of a method without a retain loss
 
@@ -42,8 +44,11 @@ class MethodRef:
 
     @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The part of a key: name, revision and every setting."""
-        return self.make().identity
+        """The part of a key: name, revision and every setting, and the revisions above 1 of its rewards."""
+        loss = self.make()
+        names = loss.method.rollouts.rewards if loss.needs.rollout is not None else ()
+        revisions = {name: find_reward(name).revision for name in names if find_reward(name).revision > 1}
+        return {**loss.identity, **({"rewards": revisions} if revisions else {})}
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ class ModelInput:
     """The inputs of a job's model: the template and the type of the weights.
 
     model, tokenizer: identities of the configured ones, if no job creates them. rendered: identity of the text that the
-    template renders.
+    template renders. tokenisation: the code that turns texts into token ids (`models.identity`). options,
+    tokenizer_options: further arguments of from_pretrained.
     """
 
     template: Template
@@ -140,6 +146,9 @@ class ModelInput:
     model: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, Any] | None = None
     rendered: str | None = None
+    tokenisation: str = ""
+    options: Mapping[str, Any] | None = field(default=None, metadata=LATER)
+    tokenizer_options: Mapping[str, Any] | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -10,7 +10,6 @@ from expunge.core.errors import ConfigError, DataError, nearest
 from expunge.core.records import GeneratedText, text_records
 from expunge.evaluation.result import EvalResult
 from expunge.judges.api import Judge, JudgementTable, JudgeReply, judge_texts
-from expunge.judges.make import choose_judge
 from expunge.judges.rules import RuleJudge
 
 Scores = Callable[[Sequence[GeneratedText]], Sequence[tuple[float, str | None]]]
@@ -41,6 +40,8 @@ def judge(judge: Judge | Mapping[str, Any], texts: Any, *, examples: str = "forg
 
 def generation_judge(judge: Judge | Mapping[str, Any], where: str = "judge") -> Scores:
     """Return the function that scores generations, of a judge or its settings. Raises ConfigError."""
+    from expunge.judges.make import choose_judge
+
     decoded = choose_judge(judge, where).make() if isinstance(judge, Mapping) else judge
 
     def scores(texts: Sequence[GeneratedText]) -> list[tuple[float, str | None]]:

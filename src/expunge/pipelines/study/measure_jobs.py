@@ -181,7 +181,7 @@ class HarnessJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Run the tasks."""
-        meta = {"benchmark": "lm_eval", "tasks": list(self.config.tasks)}
+        meta = {"benchmark": "lm_eval", "tasks": list(self.config.names)}
         source = str(inputs.get("model", self.model_config.source))
         return harness.measure_tasks(
             out, source, self.model_config, self.config, meta, context.progress

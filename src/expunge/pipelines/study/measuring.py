@@ -28,6 +28,7 @@ from expunge.evaluation.prompts import make_prompts
 from expunge.metrics.api import Metric, MetricResult
 from expunge.metrics.compute import with_parents
 from expunge.metrics.results import write_results
+from expunge.models.bfloat16 import arithmetic_notes
 from expunge.models.load import pick_device
 from expunge.models.passport import Passport
 from expunge.pipelines.study.job_facts import READING
@@ -137,7 +138,9 @@ def score(
         progress=step,
     )
     table = part.spec.compute(inputs)
-    notes = [*cache.notes, *encoder.notes]
+    weights = next(model.parameters())
+    how = arithmetic_notes(weights.device.type, dtype=str(weights.dtype).removeprefix("torch."))
+    notes = [*cache.notes, *encoder.notes, *how]
     facts: dict[str, Any] = {"units": total, **({READING: notes} if notes else {})}
     if part.kind == "tokens":
         cache.tokens[rows.fingerprint()] = table.filter(pc.equal(table["variant"], "answer"))

@@ -207,6 +207,27 @@ class EditJob(TaskJob):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class StatisticsEditJob(TaskJob):
+    """Weights edited with hidden states of their model. Parent: `model` (else the configured model)."""
+
+    kind: ClassVar[str] = "edit"
+
+    edit: EditRef
+    rows: Mapping[str, tuple[RowsRef, ...]]
+    """The rows of the sides "forget" and "retain"."""
+    refusals: tuple[str, ...]
+    model: ModelInput
+
+    def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
+        """Read the hidden states, edit and save the weights."""
+        setting = self.source.checked([ref for refs in self.rows.values() for ref in refs], self.refusals)
+        sides = {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in self.rows.items()}
+        return work.edit_with_statistics(
+            out, self.model_source(inputs), setting, self.edit.make(), sides, context.progress
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class WrapJob(TaskJob):
     """A model with a wrapper around it. Parents: `model` (else the configured model), and `helper` if it reads one."""
 
@@ -223,7 +244,9 @@ class WrapJob(TaskJob):
         setting = self.source.checked([ref for refs in self.rows.values() for ref in refs], self.refusals)
         sides = {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in self.rows.items()}
         source = self.model_source(inputs)
-        return work.wrap_model(out, source, setting, self.wrapper.make(), sides, inputs.get("helper"), context.progress)
+        return work.wrap_model(
+            out, source, setting, self.wrapper.make(), sides, inputs.get("helper"), context.progress, label=self.label
+        )
 
 
 def parents_of(**jobs: Job | None) -> dict[str, Job]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from expunge.core.errors import ConfigError
 from expunge.core.fingerprints import fingerprint
-from expunge.data.examples import ExampleSet
+from expunge.data.examples import ExampleSet, Span
 from expunge.data.template import Encoded
 from expunge.engine.job import Progress
 from expunge.methods.api import Quantity, ScoredPositions
@@ -30,7 +30,8 @@ class ReferenceSpec:
 
     sets: the sets of rows of the side. n_rows: the number of their rows; numbers: their indices, in order (None: all).
     topk: the number of stored logits per token (None: exact). with_head: whether the run trains another model than the
-    reference. quantize: the bits of the reference's weights, if the run trains over quantised weights.
+    reference. quantize: the bits of the reference's weights, if the run trains over quantised weights. span: the span
+    of examples with a trace that is read (None: all of it, or there are no traces).
     """
 
     side: str
@@ -41,6 +42,7 @@ class ReferenceSpec:
     topk: int | None = None
     with_head: bool = False
     quantize: Bits | None = None
+    span: Span | None = None
 
     @property
     def label(self) -> str:
@@ -59,6 +61,7 @@ class ReferenceSpec:
             "topk": self.topk,
             "with_head": self.with_head,
             **({"quantize": self.quantize} if self.quantize else {}),
+            **({"span": self.span} if self.span else {}),
         }
 
 
@@ -103,6 +106,7 @@ def reference_specs(
             topk=args.topk if what.serve is Quantity.LOGITS else None,
             with_head=teacher,
             quantize=None if teacher or args.lora is None else args.lora.quantize,
+            span=args.span_of(side) if any(sets[n].has_traces for n in names[side]) else None,
         )
     return out
 
@@ -126,7 +130,7 @@ def compute_reference(
     if spec.side == "alternate":
         rows: Sequence[Encoded] = alternate_rows(sets, setting.refusals, alternates, encoder)
     else:
-        rows = encode_sets(sets, encoder)
+        rows = encode_sets(sets, encoder, spec.span)
     model, _ = open_trained(source, setting, encoder, folder, quantize=spec.quantize)
     numbers = range(len(rows)) if spec.numbers is None else spec.numbers
     head = head_for(model, spec.what, spec.topk)

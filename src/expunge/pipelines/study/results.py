@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
@@ -27,6 +27,7 @@ from expunge.pipelines.study.example_explorer import explorer, making
 from expunge.pipelines.study.graph import ModelNode, StudyGraph
 from expunge.pipelines.study.harness import EVAL_FILE
 from expunge.pipelines.study.job_facts import TRAJECTORY, cut_answers, reading_notes
+from expunge.pipelines.study.requests import ranges
 from expunge.report.model import TOFU_SHOWN, AuditLine, MissingResult, ReportModel, ReportRun, ReportSample, SeedRange
 from expunge.report.section import Section
 
@@ -73,23 +74,35 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         if benchmark.shown_set is not None:
             texts.setdefault(leaf.label, outputs.get(benchmark.shown_set, {}))
     audit_rows: list[AuditLine] = []
+    questions: list[tuple[str, int | str | None, Mapping[str, Sequence[Any]]]] = []
     for audited in graph.audits:
-        from expunge.pipelines.audit_jobs.results import audit_lines
+        from expunge.pipelines.audit_jobs.results import audit_lines, probe_columns
 
+        seed = _seed(graph, audited.subject)
         try:
             if audited.job.key in outcome.records:
-                audit_rows += audit_lines(audited, store, _seed(graph, audited.subject))
+                audit_rows += audit_lines(audited, store, seed)
+                questions.append((audited.subject.label, seed, probe_columns(audited, store)))
         except BROKEN as error:
             missing.append(MissingResult(audited.job.name, _unread(error)))
     missing += [
         MissingResult(a.job.name, outcome.failures[a.job.key]) for a in graph.audits if a.job.key in outcome.failures
     ]
     runs = _with_gibberish(runs, outputs_of_runs, benchmark.forget_set)
+    probes = [
+        (r, table) for label, seed, table in questions for r in runs if table and (r.label, r.seed) == (label, seed)
+    ]
     sections: tuple[Section, ...] = ()
     if graph.meta is not None and graph.study.meta is not None and graph.meta.key in outcome.records:
         from expunge.pipelines.meta_evaluation.jobs import meta_section
 
         sections = (meta_section(graph.meta, outcome.records[graph.meta.key], store, graph.study.meta),)
+    if graph.study.requests != 1:
+        from expunge.pipelines.study.continual import requests_section
+
+        parts = ranges(graph.study.requests, len(benchmark.sets[benchmark.forget_set]))
+        chains = requests_section(benchmark, parts, runs)
+        sections += (chains,) if chains is not None else ()
     return ReportModel(
         title=f"Unlearning study {graph.study.name}",
         study=graph.study.name,
@@ -104,7 +117,7 @@ def report_model(graph: StudyGraph, outcome: RunOutcome, store: Store, command: 
         utility=benchmark.utility,
         null_band=null_band(runs),
         audits=tuple(audit_rows),
-        explorer=explorer(benchmark, list(zip(runs, outputs_of_runs, strict=True))),
+        explorer=explorer(benchmark, list(zip(runs, outputs_of_runs, strict=True)), probes),
         making=making(graph, outcome, command),
         directions={metric.name: find_family(metric.family).higher_is for metric in benchmark.panel},
         sections=sections,

@@ -23,7 +23,9 @@ from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit, make_weight_edit, weight_edit_registry
 from expunge.methods.weight_edits.merge import check_count
 from expunge.models.bfloat16 import cpu_has_bfloat16, scoring_note, training_note
-from expunge.models.load import pick_device, with_scoring_dtype
+from expunge.models.load import device_type, with_scoring_dtype
+from expunge.models.trial import try_model
+from expunge.pipelines.study.config import check_places
 from expunge.pipelines.study.context_source import ContextSource
 from expunge.pipelines.study.resolve_task import resolve_task
 from expunge.pipelines.study.single_config import SingleJob, config_text
@@ -59,9 +61,8 @@ class PreparedJob:
 def prepare(single: SingleJob) -> PreparedJob:
     """Check all settings and create the jobs. Raises ConfigError or DataError before any weight is read."""
     check_name(single.task_name, "task_name", nested=True)
-    check_place(Path(single.paths.store), "paths.store")
-    check_place(single.output_dir, "paths.output_dir")
-    check_model(single.model, store=Path(single.paths.store))
+    check_places(single, single.output_dir, Path(single.paths.store))
+    check_model(single.model)
     single = dataclasses.replace(single, model=with_scoring_dtype(single.model))
     if single.data.request is not None and single.mode != "unlearn":
         raise ConfigError(f"data.request: selects forget rows for `expunge unlearn`; `expunge {single.mode}` reads all")
@@ -70,6 +71,7 @@ def prepare(single: SingleJob) -> PreparedJob:
     if not distributed.here().alone:
         _check_several(single, fittings)
     setting = resolve_task(single)
+    try_model(single.model, Path(single.paths.store))  # after the checks that need no time
     retain_file = Path(single.retain_logs_path).expanduser() if single.retain_logs_path else None
     maker = TrainingJobs(setting, single.eval, ContextSource.of(single, setting))
     start = maker.base() if single.model.scratch else None
@@ -92,8 +94,8 @@ def prepare(single: SingleJob) -> PreparedJob:
                 maker.check_lengths(str(single.model.source))
     halved = bool(fittings) and bool(single.trainer.args.get("bf16"))
     notes: list[str] = []
-    if halved or single.model.model_args.dtype != "float32":  # only then: to find the device imports torch
-        device = pick_device(single.model.device).type
+    if halved or single.model.model_args.dtype != "float32":
+        device = device_type(single.model.device)
         scoring = scoring_note(device, single.model.model_args.dtype) if single.mode != "train" else None
         notes = [note for note in (training_note(device, halved), scoring) if note]
     if distributed.sharded() and any(fitting.args.logits_chunk_size for fitting in fittings):
@@ -118,6 +120,8 @@ def _check_several(single: SingleJob, fittings: Sequence[TrainingRun]) -> None:
     from expunge.training.data_parallel import check_several
 
     for fitting in fittings:
+        if distributed.sharded() and fitting.args.save_strategy != "no":
+            raise ConfigError("trainer.args.save_strategy: a model in shards is saved at the end only; remove it")
         check_several(
             fitting.objective,
             fitting.args.grad_transform is not None,
@@ -181,7 +185,7 @@ def _train_args(single: SingleJob) -> TrainArgs:
     # From here on a step has the micro-batches of all processes, so its result does not depend on their number.
     steps = args.gradient_accumulation_steps * distributed.here().world
     args = dataclasses.replace(args, gradient_accumulation_steps=steps)
-    if args.bf16 and pick_device(single.model.device).type == "cpu" and not cpu_has_bfloat16():
+    if args.bf16 and device_type(single.model.device) == "cpu" and not cpu_has_bfloat16():
         return dataclasses.replace(args, bf16=False)  # the key then names float32, which this CPU trains in
     return args
 
@@ -230,10 +234,14 @@ def carry_out(prepared: PreparedJob, tell: Callable[[JobEvent], None]) -> Path:
     if not distributed.here().first:
         help_with(prepared.ends)
         return prepared.single.output_dir
+    folder = prepared.single.output_dir
+    if not shown(prepared):
+        check_place(folder, "paths.output_dir", writable=True)
+    if not all(store.there(job) for job in prepared.ends):
+        check_place(store.root, "paths.store", writable=True)
     outcome = run(prepared.ends, store, tell)
     if outcome.first:
         raise outcome.first
-    folder = prepared.single.output_dir
     if not shown(prepared):
         sweep_parts(folder)
         with whole_folder(folder) as part:

@@ -18,9 +18,8 @@ from expunge.methods.objective import Objective
 from expunge.metrics.results import read_results
 from expunge.metrics.tofu_log import FIRST_ROWS
 from expunge.models.config import ModelConfig, check_source, looks_local
-from expunge.models.load import load_tokenizer, pick_device
+from expunge.models.load import check_tokenizer, load_tokenizer, pick_device
 from expunge.models.passport import check_folder
-from expunge.models.trial import try_configuration
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,12 @@ class TaskContext:
         return None if encoder is None else encoder.rendered()
 
 
-def check_model(model: ModelConfig, *, runs_here: bool = True, store: Path | None = None) -> None:
+def check_model(
+    model: ModelConfig, *, runs_here: bool = True, key: str = "model.model_args.pretrained_model_name_or_path"
+) -> None:
     """Raise ConfigError if no model is named, its folder describes none, or this machine lacks its device.
 
-    runs_here: the jobs run on this machine, not on a cluster. store: remembers the checks of the configuration.
+    runs_here: the jobs run on this machine, not on a cluster. key: the setting that names the model, for the error.
     """
     if runs_here and model.device.startswith("cuda"):
         pick_device(model.device)
@@ -78,9 +79,9 @@ def check_model(model: ModelConfig, *, runs_here: bool = True, store: Path | Non
             "model: nothing to start from; give model=<preset> or model.model_args.pretrained_model_name_or_path="
         )
     if model.source:
-        check_source(model.source, "model.model_args.pretrained_model_name_or_path")
+        check_source(model.source, key)
         check_folder(model.source, model.model_args)
-        try_configuration(model.source, model.model_args, "model.model_args.pretrained_model_name_or_path", store)
+        check_tokenizer(str(model.tokenizer_source))
 
 
 def check_sides(benchmark: Benchmark, sides: Mapping[str, Sequence[str]], loss: Objective) -> None:

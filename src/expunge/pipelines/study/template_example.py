@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from expunge.core.errors import DataError
-from expunge.data.examples import ANSWER, Example, ExampleSet
+from expunge.data.examples import ANSWER, TRACE, TRACE_ANSWER, Example, ExampleSet
 from expunge.data.template import Encoded, Encoder
 from expunge.engine.run import JobEvent
 from expunge.engine.store import Store
@@ -19,22 +19,36 @@ SHOWN = 24  # tokens of a prompt that are shown, its last ones
 def template_lines(encoder: Encoder, rows: ExampleSet) -> list[str]:
     """Return lines that show the first example of a set as `prompt | answer | end`, its tokens visible.
 
-    Raises DataError if the set is empty or the example leaves no answer token.
+    A trace and the tag that closes it are lines of their own. Raises DataError if the set is empty or the example
+    leaves no answer token.
     """
     if not len(rows):
         raise DataError(f"{rows.name}: no rows")
     row = rows[0]
-    variant = "answer" if "answer" in row.answers else next(iter(row.answers))
-    encoded = encoder.row(rows, row, variant)
+    variant = ANSWER if ANSWER in row.answers else next(iter(row.answers))
+    encoded = encoder.row(rows, row, TRACE_ANSWER if row.trace is not None and variant == ANSWER else variant)
     prompt = encoder.row_prompt(rows, row)
     answer = list(encoded.ids[len(prompt) :]) if list(encoded.ids[: len(prompt)]) == prompt else _scored(encoded)
     n = len(answer) - encoder.n_end(answer)
     answer, end = answer[:n], answer[n:]
+    spans: list[str] = []
+    if row.has(TRACE) and row.trace is not None:
+        of_trace = _scored(encoder.row(rows, row, TRACE))
+        n_answer = encoder.row(rows, row, variant).n_answer - len(end)
+        closing = answer[len(of_trace) : len(answer) - n_answer]
+        spans = [
+            f"  trace   {_tokens(encoder.tokenizer, of_trace, last=SHOWN)}",
+            f"  closing {_tokens(encoder.tokenizer, closing)}",
+        ]
+        answer = answer[len(answer) - n_answer :]
     labels = "all tokens are scored" if encoder.template.labels == "all" else "answer and end are scored"
+    if row.trace is not None and encoder.template.labels != "all":
+        labels = "the spans trace and answer are scored by name, and train_on chooses the span that unlearning reads"
     way = "the chat template" if encoder.template.apply_chat_template and rows.form == "qa" else "plain text"
     return [
         f"example: {rows.name} row {row.row_id}, by {way}; {labels}",
         f"  prompt  {_tokens(encoder.tokenizer, prompt, last=SHOWN)}",
+        *spans,
         f"  answer  {_tokens(encoder.tokenizer, answer)}",
         f"  end     {_tokens(encoder.tokenizer, end) if end else 'none'}",
         f"  generation stops at {_names(encoder)}",
@@ -45,7 +59,11 @@ def template_notes(encoder: Encoder, sets: Sequence[ExampleSet]) -> list[str]:
     """Return one line for each behaviour of the template, and for special text in examples."""
     notes = list(encoder.notes)
     for rows in sets:
-        n = sum(1 for row in rows if any(encoder.tokens.finds(t) for t in (row.question, *row.answers.values())))
+        n = sum(
+            1
+            for row in rows
+            if any(encoder.tokens.finds(t) for t in (row.question, row.trace or "", *row.answers.values()))
+        )
         if n:
             how = "plain text" if encoder.template.split_special_tokens else "special tokens"
             notes.append(
@@ -62,7 +80,7 @@ def cut_note(encoder: Encoder, rows: ExampleSet) -> list[str]:
     # a token has at least one byte, so a shorter row needs no tokens to be counted
     frame = len(encoder.row_prompt(rows, rows[0])) + len(rows[0].question.encode()) if len(rows) else 0
     most = rows.max_length or encoder.max_length
-    long = [r for r in rows if ANSWER in r.answers and frame + len((r.question + r.answer).encode()) > most]
+    long = [r for r in rows if ANSWER in r.answers and frame + len(_whole(r).encode()) > most]
     n = sum(_is_cut(encoder, rows, row) for row in long)
     if not n:
         return []
@@ -70,6 +88,11 @@ def cut_note(encoder: Encoder, rows: ExampleSet) -> list[str]:
         f"{rows.name}: {n} of {len(rows)} rows are longer than {most} tokens, and the end of their answers is cut off: "
         "it is neither trained on nor measured (model.template_args.max_length sets another limit)"
     ]
+
+
+def _whole(row: Example) -> str:
+    """Return the texts of a row, joined."""
+    return "".join((row.question, *(text for turn in row.turns for text in turn), row.trace or "", row.answer))
 
 
 def _is_cut(encoder: Encoder, rows: ExampleSet, row: Example) -> bool:

@@ -14,7 +14,7 @@ from expunge.methods.objective import Objective, objective
 from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.compute import requests
 from expunge.models.config import preset_identity
-from expunge.models.identity import tokenizer_identity
+from expunge.models.identity import has_wrapper, tokenizer_identity
 from expunge.models.passport import check_trainable
 from expunge.models.wrapper_api import Wrapper
 from expunge.pipelines.study.context_source import FileRef, RowsRef
@@ -26,6 +26,7 @@ from expunge.pipelines.study.model_jobs import (
     EditJob,
     FileAlternatesJob,
     ReferenceJob,
+    StatisticsEditJob,
     TrainEvaluation,
     TrainJob,
     UnlearnJob,
@@ -36,9 +37,9 @@ from expunge.pipelines.study.precomputed_references import IMPLIED, ReferenceSpe
 from expunge.pipelines.study.requests import changed
 from expunge.pipelines.study.task_context import check_sides
 from expunge.training.config import TrainArgs
-from expunge.training.encoding import N_ALTERNATES, sampling_of_alternates
+from expunge.training.encoding import N_ALTERNATES, check_span, sampling_of_alternates
 from expunge.training.lora import check_quantize
-from expunge.training.model_selection import forget_of, loss_sets, watched_metrics
+from expunge.training.model_selection import loss_sets, rule_metrics, watched_metrics
 from expunge.training.phases import check_run, teacher_args
 from expunge.training.reporters import check_reporters
 
@@ -98,6 +99,9 @@ class TrainingJobs(EvaluationJobs):
         teacher, start = self._teacher(label, start, loss, args)
         used = {s: tuple(n) for s, n in sides.items() if getattr(loss.needs, s) is not None or s == "forget"}
         check_sides(self.setting.benchmark, used, loss)
+        forget = [self.setting.benchmark.sets[name] for name in used["forget"]] if loss.forgets else []
+        alternates = bool(loss.needs.alternate or loss.needs.rollout)
+        check_span(forget, args.train_on, forgets=loss.forgets, alternates=alternates, where="trainer.args.train_on")
         generated = getattr(loss.method, "ALTERNATES", "") == "generated"
         file = self.setting.alternates if loss.needs.alternate is not None else None
         other = self._alternates(start) if generated or file else None
@@ -136,16 +140,13 @@ class TrainingJobs(EvaluationJobs):
         watched = self.setting.watched or self.setting.benchmark
         panel = watched_metrics(watched, args.evaluate)
         losses = loss_sets(self.setting.benchmark, args.evaluate)
-        if (
-            args.evaluate.chooses
-            and retain is None
-            and retain_file is None
-            and forget_of(args.evaluate) == "forget_quality"
-        ):
-            raise ConfigError(
-                "trainer.args.evaluate.rule.forget: forget_quality compares with a retain model, and this run has "
-                "none; name another metric, such as forget_Q_A_Prob"
-            )
+        if args.evaluate.chooses and retain is None and retain_file is None:
+            for key, name in rule_metrics(args.evaluate):
+                if name == "forget_quality":
+                    raise ConfigError(
+                        f"trainer.args.evaluate.rule.{key}: forget_quality compares with a retain model, and this run "
+                        "has none; name another metric, such as forget_Q_A_Prob"
+                    )
         needs = requests(panel)
         names = sorted(needs.rows)
         return TrainEvaluation(
@@ -196,7 +197,9 @@ class TrainingJobs(EvaluationJobs):
     def reinforced(self, label: str, start: Job | None, args: TrainArgs) -> Job:
         """Return the job that trains a model further on the forget rows."""
         sides = {"retain": (self.setting.benchmark.forget_set,)}
-        return self.fit(f"{label}-reinforced", start, objective("finetune"), sides, args)
+        return self.fit(
+            f"{label}-reinforced", start, objective("finetune"), sides, dataclasses.replace(args, train_on="answer")
+        )
 
     def _teacher(
         self, label: str, start: Job | None, loss: Objective, args: TrainArgs
@@ -245,7 +248,15 @@ class TrainingJobs(EvaluationJobs):
         )
 
     def wrapped(self, label: str, rule: Wrapper, model: Job | None, helper: Job | None) -> Job:
-        """Return the job of a model with a wrapper, which may read the forget and the retain rows."""
+        """Return the job of a model with a wrapper, which may read the forget and the retain rows.
+
+        Raises ConfigError if the configured model has a wrapper already.
+        """
+        if model is None and has_wrapper(source := self.setting.model.source or ""):
+            raise ConfigError(
+                f"model.model_args.pretrained_model_name_or_path: {source} has a wrapper, and a model has one at most; "
+                "give the model under it"
+            )
         benchmark = self.setting.benchmark
         return WrapJob(
             label=label,
@@ -253,6 +264,20 @@ class TrainingJobs(EvaluationJobs):
             source=self.source,
             wrapper=WrapperRef.of(rule),
             rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs([benchmark.retain_set])},
+            refusals=self.setting.refusals,
+            model=self._model_input(model),
+            estimate=self._sizes.model,
+        )
+
+    def edited_with_statistics(self, label: str, edit: WeightEdit, model: Job | None, retain: Sequence[str]) -> Job:
+        """Return the job of a weight edit that reads hidden states at the forget rows and the sets `retain`."""
+        benchmark = self.setting.benchmark
+        return StatisticsEditJob(
+            label=label,
+            parents=parents_of(model=model),
+            source=self.source,
+            edit=EditRef.of(edit),
+            rows={"forget": self._refs([benchmark.forget_set]), "retain": self._refs(retain)},
             refusals=self.setting.refusals,
             model=self._model_input(model),
             estimate=self._sizes.model,

@@ -27,6 +27,7 @@ from expunge.methods.objective import Objective
 from expunge.methods.weight_edits import WeightEdit
 from expunge.metrics.api import MetricResult
 from expunge.metrics.compute import requests
+from expunge.models.bfloat16 import arithmetic_notes
 from expunge.models.build import build_llama, train_tokenizer
 from expunge.models.config import PRESETS, TokenizerArgs
 from expunge.models.load import Bits, load_model, load_tokenizer, pick_device, save_model
@@ -45,6 +46,7 @@ from expunge.training.model_selection import EvalPoint, loss_sets, model_selecti
 from expunge.training.optimizers import weights_dtype
 from expunge.training.reference import load_reference
 from expunge.training.reporters import Reporters, reporters
+from expunge.training.rollouts import rollout_source
 from expunge.training.run_state import TrainResult
 from expunge.training.samples import ForwardSpec
 from expunge.training.saved_run import TrainerState, train_and_save
@@ -64,7 +66,7 @@ def base(folder: Path, setting: TaskContext, progress: Progress) -> dict[str, An
         size = setting.model.vocab_size or 1 + max(tokenizer.get_vocab().values())  # ids may be left out
     else:
         full = [sets[name] for name in setting.benchmark.full_sets]
-        texts = [t for rows in full for r in rows.rows for t in (r.question, r.answers["answer"])]
+        texts = [t for rows in full for r in rows.rows for t in (r.question, *([r.trace] if r.trace else ()), r.answer)]
         tokenizer = train_tokenizer(texts, size, max_length=shape.max_position_embeddings)
     model = build_llama(preset, tokenizer, vocab_size=size, seed=setting.model.init_seed)
     save_model(model, tokenizer, folder)
@@ -99,11 +101,17 @@ def fit(
     """
     encoder = setting.encoder(source)
     seen = seen_sets(setting, args.evaluate, encoder)
-    rows = {side: encode_sets([setting.benchmark.sets[n] for n in names], encoder) for side, names in sides.items()}
+    rows = {
+        side: encode_sets([setting.benchmark.sets[n] for n in names], encoder, args.span_of(side))
+        for side, names in sides.items()
+    }
     if objective.needs.alternate is not None:
         rows["alternate"] = alternate_rows(
             [setting.benchmark.sets[n] for n in sides["forget"]], setting.refusals, alternates, encoder
         )
+    rollouts = None
+    if objective.needs.rollout is not None:
+        rollouts = rollout_source([setting.benchmark.sets[n] for n in sides["forget"]], encoder)
     bits = args.lora.quantize if args.lora else None
     dtype = weights_dtype(args.optim)
     model, passport = open_trained(source, setting, encoder, folder, quantize=bits, dtype=dtype)
@@ -119,13 +127,13 @@ def fit(
             folder, model, encoder, objective, rows, args, dtype=dtype_to_save(args.save_dtype, source),
             reload=lambda: load_weights(source, setting), references=stored, watch=watch,
             progress=progress, checkpoints=checkpoints, after_step=after_step,
-            logged=lambda line: run_reporters.numbers(int(line["step"] or 0), line),
+            logged=lambda line: run_reporters.numbers(int(line["step"] or 0), line), rollouts=rollouts,
         )  # fmt: skip
     if not first:
         return {}
     cut = {side: n_truncated(encoded) for side, encoded in rows.items()}
     facts = _facts(result, cut, evaluator, setting, args.evaluate)
-    notes = [*passport.notes, *encoder.notes]
+    notes = [*passport.notes, *encoder.notes, *arithmetic_notes(pick_device(setting.model.device).type, bf16=args.bf16)]
     return {**facts, READING: notes} if notes else facts
 
 
@@ -275,6 +283,26 @@ def apply_edit(
     return {"models": len(others) + 1}
 
 
+def edit_with_statistics(
+    folder: Path,
+    source: str,
+    setting: TaskContext,
+    edit: WeightEdit,
+    sides: Mapping[str, Sequence[ExampleSet]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write a model with weights that an edit computes from hidden states at the rows of the two sides."""
+    from expunge.evaluation.edit_statistics import ModelStatistics
+
+    encoder = setting.encoder(source)
+    model, _ = open_trained(source, setting, encoder, folder)
+    statistics = ModelStatistics(model, encoder, sides["forget"], sides["retain"], setting.refusals)
+    model.load_state_dict(edit(model.state_dict(), statistics))  # type: ignore[call-arg, arg-type]
+    save_model(model, encoder.tokenizer, folder, dtype=stored_dtype(source))
+    progress(1, 1)
+    return {}
+
+
 def wrap_model(
     folder: Path,
     source: str,
@@ -283,15 +311,18 @@ def wrap_model(
     sides: Mapping[str, Sequence[ExampleSet]],
     helper: Path | None,
     progress: Progress,
+    *,
+    label: str,
 ) -> dict[str, Any]:
-    """Write a model with a wrapper whose tensors are computed from the rows of the two sides."""
+    """Write a model with a wrapper whose tensors are computed from the rows of the two sides. label: for the note."""
     encoder = setting.encoder(source)
     model, second = load_weights(source, setting), None if helper is None else load_weights(str(helper), setting)
     capabilities(model)
     wrapped = wrapped_by(rule, model, encoder, sides["forget"], sides["retain"], setting.refusals, second)
     save_model(wrapped, encoder.tokenizer, folder, dtype=stored_dtype(source))
     progress(1, 1)
-    return {"state": {name: list(tensor.shape) for name, tensor in wrapped.state.items()}}
+    note = f"{label}: a wrapper around unchanged weights; who holds its folder can remove it."
+    return {"state": {name: list(tensor.shape) for name, tensor in wrapped.state.items()}, READING: [note]}
 
 
 def alternate_rows(

@@ -1,0 +1,71 @@
+"""Upload models and results to the Hugging Face Hub, each with a card. Texts of data are never uploaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from expunge.core.errors import ConfigError, JobError
+
+Kind = Literal["model", "dataset"]
+CARD = "README.md"
+# Files of a model. Measurements next to them contain generations of the forget rows, so they stay.
+_MODEL = re.compile(
+    r".*\.(safetensors|safetensors\.index\.json|model|tiktoken|jinja|py)"
+    r"|(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|"
+    r"chat_template|preprocessor_config|wrapper)\.json|merges\.txt|vocab\.txt"
+)
+
+
+def check_repository(name: str, option: str = "--push") -> None:
+    """Raise ConfigError for a text that names no repository."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ConfigError(f"{option}: {name!r} names no repository; write OWNER/NAME, such as me/forgetful") from None
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder that are uploaded, by name: weights, settings and tokenizer."""
+    return {file.name: file for file in sorted(folder.iterdir()) if file.is_file() and _MODEL.fullmatch(file.name)}
+
+
+def upload(
+    name: str, kind: Kind, files: Mapping[str, Path], card: str, *, public: bool = False, option: str = "--push"
+) -> str:
+    """Upload files and a card in one commit. Creates the repository, private unless `public`, if it is missing.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        JobError: The hub cannot be reached, or refuses the files.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import errors as hub_errors
+
+    contents: dict[str, Path | bytes] = {**files, CARD: card.encode()}
+    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in contents.items()]
+    refusals = (OSError, ValueError, getattr(hub_errors, "HTTPError", OSError))
+    try:
+        api = HfApi()
+        address = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+        api.create_commit(name, operations, commit_message="Upload by expunge", repo_type=kind)
+    except refusals as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise JobError(
+            f"{option}: {name} was not uploaded: {reason}; the local result is complete: run the same command again "
+            "(`hf auth login` gives access)"
+        ) from None
+    return str(address)
+
+
+def card(title: str, tags: Sequence[str], about: Iterable[str], facts: Mapping[str, str], more: str = "") -> str:
+    """Return the text of a card: a head for the hub, paragraphs, a list of facts, and further markdown."""
+    head = ["---", f"tags: [{', '.join(['expunge', *tags])}]", "---", "", f"# {title}", ""]
+    lines = [f"- **{name}**: {' '.join(value.split())}" for name, value in facts.items() if value]
+    return "\n".join([*head, *(f"{text}\n" for text in about), *lines, "", more]).rstrip() + "\n"

@@ -1,0 +1,182 @@
+"""The lease of a job: the right of one process to compute it. Another process waits, and reports for which process.
+
+A lease is a lock of the operating system, which a dead process loses at once. A stopped process (SIGSTOP, Ctrl-Z) holds
+its lock. After `STOPPED_S` seconds in which it used no processor time, a waiting process of the same machine replaces
+the lock file and has the job. The stopped process finds that out before it publishes a result, when it continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from expunge.core.errors import JobError
+from expunge.core.terminal import complain
+
+FIRST_S, EVERY_S = 2.0, 10.0  # seconds until the first message, and between messages
+STOPPED_S = 300.0  # seconds after which the job of a stopped process is taken over
+CHECK_S = 1.0  # seconds between two checks by the process that has the lease
+LONGEST_S = 24 * 3600.0
+_STATE, _USER, _SYSTEM, _STARTED = 0, 11, 12, 19  # fields of /proc/PID/stat after the program's name
+
+
+class LeaseLostError(JobError):
+    """Another process has taken over the job while this process was stopped."""
+
+
+class _Holder(NamedTuple):
+    """The process that a note names."""
+
+    pid: int
+    host: str
+    since: str
+
+
+class _Pause(NamedTuple):
+    """A stopped process: its identifier, its start and its processor time, in ticks."""
+
+    pid: int
+    started: int
+    ticks: int
+
+
+class Lease:
+    """The lease of one job: a lock file `path`, and a note next to it that names the process which holds it."""
+
+    def __init__(self, path: Path, name: str, say: Callable[[str], None] = complain) -> None:
+        self.path = path
+        self.note = path.with_suffix(".holder")
+        self._name, self._say = name, say
+        self._lock = FileLock(path)
+        self._place: tuple[int, int] | None = None  # device and inode of the lock file
+        self._checked = 0.0
+        self._pause: tuple[_Pause, float] | None = None  # the first observation, and its time
+
+    def acquire(self) -> None:
+        """Wait until this process has the lease, and report the process that has it. Raises Timeout after a day."""
+        began, wait_s = time.monotonic(), FIRST_S
+        while True:
+            try:
+                self._lock.acquire(timeout=wait_s)
+            except Timeout:
+                if time.monotonic() - began > LONGEST_S:
+                    raise
+                wait_s = EVERY_S
+                if self._waited():
+                    return
+                continue
+            if self._own():
+                return
+            self._lock.release()  # the file was replaced between its opening and its lock
+
+    def release(self) -> None:
+        """End the lease. The note of a process that has taken it over stays."""
+        if self._lock.is_locked and not self.is_lost:
+            with contextlib.suppress(OSError):  # a store that has become read-only
+                self.note.unlink(missing_ok=True)
+        self._lock.release()
+        self._place = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process has replaced the lock file."""
+        try:
+            stat = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return self._place != (stat.st_dev, stat.st_ino)
+
+    def check(self, *, now: bool = True) -> None:
+        """Raise LeaseLostError if another process has the job. now=False: at most one check per second."""
+        if now or time.monotonic() - self._checked > CHECK_S:
+            self._checked = time.monotonic()
+            if self.is_lost:
+                other = _words(_read(self.note))
+                raise LeaseLostError(f"{self._name}: this process was stopped, and {other} has taken the job over")
+
+    def _own(self) -> bool:
+        """Remember the locked file and write the note. Returns False if the file is no longer at its path."""
+        stat = os.fstat(int(self._lock._context.lock_file_fd or 0))
+        self._place = (stat.st_dev, stat.st_ino)
+        if self.is_lost:
+            return False
+        contents = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with contextlib.suppress(OSError):  # a full disk; the lock itself is held
+            self.note.write_text(json.dumps(contents), encoding="utf-8")
+        return True
+
+    def _waited(self) -> bool:
+        """Report the process that has the lease. Returns True if this process has taken it over."""
+        holder = _read(self.note)
+        pause = _pause(holder)
+        if holder is None or pause is None:
+            self._pause = None
+            self._say(f"{self._name}: waits for {_words(holder)}, which runs the same job")
+            return False
+        if self._pause is None or self._pause[0] != pause:
+            self._pause = pause, time.monotonic()
+        idle_s = time.monotonic() - self._pause[1]
+        if idle_s >= STOPPED_S and self._take_over(holder, pause):
+            self._say(f"{self._name}: takes over from {_words(holder)}, which is stopped for {idle_s:.0f} s")
+            return True
+        self._say(
+            f"{self._name}: waits for {_words(holder)}, which is stopped for {idle_s:.0f} s or more: continue it with "
+            f"`kill -CONT {holder.pid}`, or end it; its job is taken over after {STOPPED_S:.0f} s"
+        )
+        return False
+
+    def _take_over(self, holder: _Holder, pause: _Pause) -> bool:
+        """Replace the lock file of a stopped process. Returns False if something has changed in the meantime."""
+        with FileLock(self.path.with_suffix(".takeover")):  # of several waiting processes one acts
+            if _read(self.note) != holder or _pause(holder) != pause:
+                return False
+            try:
+                self.path.unlink(missing_ok=True)
+                self._lock.acquire(timeout=0)
+            except (Timeout, OSError):
+                return False
+            if self._own():
+                return True
+            self._lock.release()
+            return False
+
+
+def _read(note: Path) -> _Holder | None:
+    """Return the process that a note names; None without a note, or for a damaged one."""
+    try:
+        contents: Any = json.loads(note.read_text(encoding="utf-8"))
+        return _Holder(int(contents["pid"]), str(contents["host"]), str(contents["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _words(holder: _Holder | None) -> str:
+    """Return a process in words."""
+    if holder is None:
+        return "another process"
+    where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+    return f"process {holder.pid}{where} (since {holder.since})"
+
+
+def _pause(holder: _Holder | None) -> _Pause | None:
+    """Return the state of a stopped process of this machine; None for others, or if there is no /proc."""
+    if holder is None or holder.host != socket.gethostname():
+        return None
+    try:
+        stat = Path(f"/proc/{holder.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[2].split()
+        if fields[_STATE] != "T":
+            return None
+        return _Pause(holder.pid, int(fields[_STARTED]), int(fields[_USER]) + int(fields[_SYSTEM]))
+    except (OSError, IndexError, ValueError):
+        return None

@@ -1,0 +1,44 @@
+"""The rewards of the package: about the answer, refusals and the length of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expunge.data.refusals import REFUSALS
+from expunge.metrics.answer_content import contains
+from expunge.metrics.rouge import STATISTICS, pair_scores
+from expunge.metrics.words import choose_tokenizer, words
+from expunge.training.rewards.api import Rollout, reward
+
+FEWEST_WORDS = 5
+
+
+@reward("no_answer")
+def no_answer(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return 1 for a text without the content of the true answer, else 0 (`answer_in_text` defines content)."""
+    return [0.0 if contains(r.text, r.answer) else 1.0 for r in rollouts]
+
+
+@reward("refusal")
+def refusal(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return the ROUGE-L F1 of a text with the most similar refusal of the package, 0 to 1."""
+    return [max(_rouge(refused, r.text, "rougeL_f1") for refused in REFUSALS) for r in rollouts]
+
+
+@reward("rouge")
+def rouge(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return the ROUGE-L recall of the true answer, 0 to 1. A negative weight makes it a penalty."""
+    return [_rouge(r.answer, r.text, "rougeL_recall") for r in rollouts]
+
+
+@reward("length")
+def length(rollouts: Sequence[Rollout]) -> list[float]:
+    """Return the number of words over 5, at most 1, so that silence is not the best text."""
+    return [min(1.0, len(words(r.text, "unicode")) / FEWEST_WORDS) for r in rollouts]
+
+
+def _rouge(reference: str, text: str, statistic: str) -> float:
+    """Return a statistic of one pair; 0 for a reference without words."""
+    tokenizer = choose_tokenizer("auto", [reference])
+    value = pair_scores([(reference, text, False)], tokenizer)[0][STATISTICS.index(statistic)]
+    return value if value == value else 0.0

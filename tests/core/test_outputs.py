@@ -1,0 +1,59 @@
+"""An output that is an input, or that cannot be written, is one line before any work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from expunge.core.errors import ConfigError
+from expunge.core.outputs import check_output, named_paths
+
+
+@dataclass(frozen=True)
+class Settings:
+    file: str
+    hub: str = "someone/model"
+    paths: dict[str, str] = field(default_factory=dict)
+    files: tuple[dict[str, str], ...] = ()
+
+
+def test_the_files_that_settings_name(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.touch()
+    settings = Settings(
+        str(a), paths={"store": str(a)}, files=({"x": str(b)}, {"y": "no", "z": "n\0ul", "l": "x" * 9999})
+    )
+    assert named_paths(settings) == {"file": a, "files[0].x": b}
+
+
+def test_an_output_that_is_an_input(tmp_path: Path) -> None:
+    rows, model = tmp_path / "rows.csv", tmp_path / "model"
+    rows.touch()
+    model.mkdir()
+    (model / "EVAL.json").touch()
+    (tmp_path / "link.csv").symlink_to(rows)
+    inputs = {"--forget": rows, "--model": model, "--nope": tmp_path / "nope"}
+    for out, said in (
+        (rows, "is an input .--forget. and would be replaced; name another file"),
+        (tmp_path / "link.csv", "is an input .--forget. and would be replaced; name another file"),
+        (tmp_path / "model" / ".." / "model", "is an input .--model. and would be replaced; name another folder"),
+        (model / "EVAL.json", "is a file of an input .--model. and would be replaced"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^--out: .* {said}"):
+            check_output(out, "--out", inputs)
+    for out in (tmp_path / "new", model / "evals", model / "new.json", tmp_path):
+        check_output(out, "--out", inputs)
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"^--out: .*file is a file"):
+        check_output(tmp_path / "file" / "x" / "y", "--out", {})
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match=r"^--out: .* cannot be written: no permission in "):
+        check_output(tmp_path / "x", "--out", {})
+    check_output(tmp_path / "x", "--out", {}, writable=False)

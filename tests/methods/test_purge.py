@@ -1,0 +1,102 @@
+"""The policy loss of rollouts: advantages, loss and gradient by hand, and against the padded form of TRL."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from expunge.core.errors import ConfigError
+from expunge.methods import LossInputs, Quantity, Requirements, objective
+from expunge.methods.api import method
+from expunge.methods.policy import group_advantages, policy_loss
+from expunge.methods.purge import PURGE
+
+
+def tensor(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_advantages_by_hand() -> None:
+    # groups (1, 0) and (4, 2): means 1/2 and 3, deviations 1/2 and 1; std with divisor 1: 1/sqrt(2) and sqrt(2)
+    expected = [0.5 / (math.sqrt(0.5) + 1e-4), 1 / (math.sqrt(2) + 1e-4)]
+    got = group_advantages(tensor(1.0, 0.0, 4.0, 2.0), 2).tolist()
+    assert got == pytest.approx([expected[0], -expected[0], expected[1], -expected[1]], rel=1e-14)
+
+
+def test_advantages_ignore_a_constant_and_equal_rewards_have_none() -> None:
+    rewards = tensor(1.0, 0.0, 0.5, 0.25, 0.0, 1.0)
+    torch.testing.assert_close(group_advantages(rewards + 7, 3), group_advantages(rewards, 3), rtol=1e-12, atol=1e-12)
+    assert group_advantages(tensor(0.3, 0.3, 0.3), 3).abs().max() < 1e-12
+
+
+def test_the_loss_and_its_gradient_by_hand(side) -> None:
+    # two rollouts of 2 and 1 tokens with advantages A and -A: the ratios are 1, so the loss is -(A - A) / 2 = 0, and
+    # d/d log p_it = -A_i / (2 |o_i|): -A/4 for both tokens of the first, +A/2 for the token of the second
+    logps = [tensor(-1.0, -2.0).requires_grad_(), tensor(-3.0).requires_grad_()]
+    view = LossInputs(rollout=side(logps), rewards_B=tensor(1.0, 0.0))
+    loss = PURGE(num_generations=2).forget_loss(view)
+    loss.backward()
+    A = 0.5 / (math.sqrt(0.5) + 1e-4)
+    assert loss.item() == pytest.approx(0.0, abs=1e-15)
+    assert logps[0].grad.tolist() == pytest.approx([-A / 4, -A / 4], rel=1e-14)
+    assert logps[1].grad.tolist() == pytest.approx([A / 2], rel=1e-14)
+
+
+def padded_grpo(logps: torch.Tensor, mask: torch.Tensor, rewards: torch.Tensor, n: int) -> torch.Tensor:
+    """The loss of TRL's GRPOTrainer (loss_type="grpo", num_iterations=1, beta=0, epsilon=0.2), in its padded form."""
+    groups = rewards.view(-1, n)
+    advantages = (rewards - groups.mean(1).repeat_interleave(n)) / (groups.std(1).repeat_interleave(n) + 1e-4)
+    ratio = torch.exp(logps - logps.detach())
+    one, two = ratio * advantages[:, None], ratio.clamp(0.8, 1.2) * advantages[:, None]
+    per_token = -torch.minimum(one, two)
+    return ((per_token * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
+
+
+def test_loss_and_gradient_equal_the_padded_form(side) -> None:
+    generator = torch.Generator().manual_seed(3)
+    lengths, n = [3, 1, 5, 2, 4, 4], 3
+    rewards = torch.rand(6, generator=generator, dtype=torch.float64)
+    flat = [(-torch.rand(k, generator=generator, dtype=torch.float64)).requires_grad_() for k in lengths]
+    ours = policy_loss(side(flat), group_advantages(rewards, n))
+    own = torch.autograd.grad(ours, flat)
+    padded = torch.zeros(6, 5, dtype=torch.float64)
+    mask = torch.zeros(6, 5, dtype=torch.float64)
+    for i, values in enumerate(flat):
+        padded[i, : len(values)], mask[i, : len(values)] = values.detach(), 1
+    padded.requires_grad_()
+    theirs = padded_grpo(padded, mask, rewards, n)
+    (gradient,) = torch.autograd.grad(theirs, padded)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-14)
+    for i, part in enumerate(own):
+        torch.testing.assert_close(part, gradient[i, : lengths[i]], rtol=1e-12, atol=1e-15)
+
+
+def test_settings_become_rollouts() -> None:
+    made = objective("PURGE", {"rewards": ["no_answer", "rouge"], "reward_weights": [1.0, -0.5], "num_generations": 4})
+    plan = made.method.rollouts
+    assert (plan.n, plan.max_new_tokens, plan.temperature) == (4, 64, 1.0)
+    assert plan.rewards == {"no_answer": 1.0, "rouge": -0.5}
+    assert made.forgets and made.means["forget"].side == "forget" and made.means["forget"].reduction == "row"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"num_generations": 1}, "num_generations: must be at least 2"),
+        ({"max_completion_length": 0}, "max_completion_length: must be at least 1"),
+        ({"rewards": []}, "rewards: must name different rewards"),
+        ({"reward_weights": [1.0, 2.0]}, "reward_weights: must have one number for each"),
+    ],
+)
+def test_wrong_settings(args: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^trainer.method_args.{message}"):
+        objective("PURGE", args)
+
+
+def test_a_method_on_rollouts_declares_them() -> None:
+    with pytest.raises(ConfigError, match="method Bare: rollouts need a property `rollouts`"):
+        method("Bare", revision=1, needs=Requirements(rollout=Quantity.LOGPS), paper="none", reduction="row")(
+            type("Bare", (), {"__dataclass_fields__": {}})
+        )

@@ -1,0 +1,109 @@
+"""A configuration that no class accepts and a damaged tokenizer are one line before any job, in a limited process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_folder_settings import folder_of
+
+from expunge.core.errors import ConfigError
+from expunge.core.limited import run_limited
+from expunge.models import trial, trial_child
+from expunge.models.config import ModelArgs, ModelConfig, TokenizerArgs, check_source
+from expunge.models.trial import LOADED, try_model
+
+
+def config_of(source: str, tokenizer: str | None = None) -> ModelConfig:
+    return ModelConfig(
+        model_args=ModelArgs(pretrained_model_name_or_path=source),
+        tokenizer_args=TokenizerArgs(pretrained_model_name_or_path=tokenizer),
+    )
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer folder that is not tried, so that the model alone is."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "job.json").write_text("{}")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_act": "nope"}, {"model_type": "nope"}, {"rope_parameters": {"rope_type": "nope"}}]
+)  # fmt: skip
+def test_a_configuration_that_no_class_accepts(tmp_path: Path, changes: dict[str, Any], own: str) -> None:
+    source = folder_of(tmp_path / "m", **changes)
+    check_source(source, "MODEL")
+    with pytest.raises(ConfigError, match=r"^model\..*/m/config.json describes no model that can be built: ") as error:
+        try_model(config_of(source, own))
+    assert "\n" not in str(error.value)
+
+
+def _cut(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def _unknown_type(text: str) -> str:
+    return json.dumps({**json.loads(text), "model": {"type": "Nope"}})
+
+
+def _no_vocabulary(text: str) -> str:
+    values = json.loads(text)
+    return json.dumps({**values, "model": {**values["model"], "vocab": {}, "merges": []}})
+
+
+@pytest.mark.parametrize("damage", [_cut, _unknown_type, _no_vocabulary])
+def test_a_damaged_tokenizer(tmp_path: Path, tokenizer: Any, damage: Callable[[str], str]) -> None:
+    source = folder_of(tmp_path / "m")
+    tokenizer.save_pretrained(source)
+    file = tmp_path / "m" / "tokenizer.json"
+    file.write_text(damage(file.read_text()))
+    said = r"^model\.tokenizer_args\..*: the tokenizer of .*/m cannot be loaded: ."
+    with pytest.raises(ConfigError, match=said) as error:
+        try_model(config_of(source))
+    assert "\n" not in str(error.value)
+
+
+def test_a_good_folder_is_tried_once_and_again_after_an_edit(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_of(tmp_path / "m")
+    tokenizer.save_pretrained(source)
+    calls = []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args[1])
+        return run_limited(*args) if len(calls) == 1 else trial_child.main(args[1])
+
+    monkeypatch.setattr(trial, "run_limited", counted)
+    trial._faults.cache_clear()
+    for _ in range(2):
+        try_model(config_of(source), tmp_path / "store")
+        trial._faults.cache_clear()  # as in a new process
+    assert len(calls) == 1 and len(list((tmp_path / "store" / LOADED).iterdir())) == 2
+    settings = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 77}))
+    try_model(config_of(source), tmp_path / "store")
+    assert len(calls) == 2
+
+
+def test_a_folder_of_a_job_and_a_hub_id_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "run_limited", lambda *args: pytest.fail("something was tried"))
+    own = folder_of(tmp_path / "own", hidden_act="nope")
+    (tmp_path / "own" / "job.json").write_text("{}")
+    try_model(config_of(own))
+    try_model(config_of("someone/some-model"))
+    try_model(config_of(folder_of(tmp_path / "coded", auto_map={"AutoConfig": "x.Y"}), own))
+
+
+def test_a_limit_is_one_line(tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "run_limited", run_limited)
+    monkeypatch.setattr(trial, "CPU_S", 1)  # the imports alone need more
+    source = folder_of(tmp_path / "m", vocab_size=401)
+    said = r"^model\..*/m: loading it without weights does not end within 1 s of computing"
+    with pytest.raises(ConfigError, match=said):
+        try_model(config_of(source, own))

@@ -1,0 +1,47 @@
+"""The leaderboard: ranks, verdicts, intervals, cost and links."""
+
+from __future__ import annotations
+
+import re
+
+from expunge.metrics.api import MetricResult
+from expunge.report.leaderboard_page import LeaderboardStudy, leaderboard_column, leaderboard_page
+from expunge.report.model import ReportModel, ReportRun
+
+
+def run(label: str, role: str, utility: float, seed: int = 0, wall: float = 60.0) -> ReportRun:
+    results = {"model_utility": MetricResult(utility)}
+    return ReportRun(label, role, seed=seed, results=results, wall_s=wall)  # type: ignore[arg-type]
+
+
+def report(title: str = "One") -> ReportModel:
+    runs = (
+        run("full", "full", 0.8),
+        run("NPO", "unlearn", 0.6),
+        run("NPO", "unlearn", 0.7, 1, 120.0),
+        run("GradAscent <b>", "unlearn", 0.1),
+    )
+    return ReportModel(title, "one", "", "2026-01-01", {}, runs)
+
+
+def study(link: str = "study/one/report.html") -> LeaderboardStudy:
+    return LeaderboardStudy("one", report(), link, "expunge run study=one")
+
+
+def test_a_broken_model_has_no_rank_and_costs_are_means() -> None:
+    column = leaderboard_column(study())
+    npo, ascent = column.cells["NPO"], column.cells["GradAscent <b>"]
+    assert (npo.rank, npo.seeds, npo.utility, npo.cost) == ("1", 2, "81%", "1 min 30 s")
+    # Student's t over two seeds: 0.65 +- 12.706 * 0.0707 / sqrt(2)
+    assert npo.utility_interval == "[0.015, 1.285], 2 seeds"
+    assert ascent.rank == "\u2013" and "utility" in ascent.broken
+    assert npo.forgot == "not measurable"  # there is no retain model
+
+
+def test_the_page_links_reports_and_escapes_names() -> None:
+    other = LeaderboardStudy("two", ReportModel("Two", "two", "", "2026-01-01", {}, ()), "", "expunge run study=two")
+    page = leaderboard_page([study(), other], "expunge leaderboard one two")
+    assert page.count('href="study/one/report.html"') == 3  # a cell for each method, and the study's own
+    assert "GradAscent &lt;b&gt;" in page and "<b>" not in page
+    assert "expunge run study=one" in page and "no unlearned model with a verdict" in page
+    assert re.search(r"NPO</th><td[^>]*><a[^>]*>not measurable</a>", page)

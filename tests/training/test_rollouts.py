@@ -1,0 +1,220 @@
+"""Rollouts in the loop: the texts of a step, their rewards, one step by hand, and a run that resumes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import expunge
+from expunge.core.errors import ConfigError, DataError, JobError
+from expunge.core.plugins import load_plugins
+from expunge.data.examples import Example, ExampleSet
+from expunge.data.template import Encoder, Template
+from expunge.methods import objective
+from expunge.methods.api import Rollouts
+from expunge.models.build import build_llama, train_tokenizer
+from expunge.pipelines.study.job_values import MethodRef
+from expunge.training.config import CheckpointArgs, TrainArgs
+from expunge.training.encoding import encode_sets
+from expunge.training.loop import train
+from expunge.training.phases import check_run
+from expunge.training.rewards import Rollout, api, find_reward, reward
+from expunge.training.rollouts import RolloutSampler, rollout_source
+
+PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "plugins" / "full_sentence.py"
+NAMES = ("Ada", "Bo", "Cy", "Di")
+FORGET = ExampleSet(
+    "forget", tuple(Example(i, f"Where is {n}?", {"answer": f"Town {i}."}) for i, n in enumerate(NAMES))
+)
+SGD: dict[str, Any] = {
+    "optim": "sgd", "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.05,
+    "num_train_epochs": 1, "logging_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1,
+    "group_by_length": False,
+}  # fmt: skip
+PLAN = {"num_generations": 3, "max_completion_length": 5, "rewards": ["letters"], "alpha": 0.0}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    texts = [t for row in FORGET for t in (row.question, row.answer)]
+    return Encoder(Template(), train_tokenizer(texts, 300, max_length=64))
+
+
+@pytest.fixture(scope="module")
+def start(encoder: Encoder) -> Any:
+    """A random model whose texts differ."""
+    model = build_llama("llama-64k", encoder.tokenizer, vocab_size=300, seed=0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 2:
+                p.mul_(4)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def letters() -> Iterator[None]:
+    """A reward that differs from text to text."""
+
+    @reward("letters")
+    def compute(rollouts: Any) -> list[float]:
+        return [len(set(r.text)) / 10 for r in rollouts]
+
+    yield
+    api._REWARDS.remove("letters")
+
+
+def run(model: Any, encoder: Encoder, folder: Path | None = None, break_at: int = 0, **keys: Any) -> Any:
+    """Train a copy; return its weights and its log."""
+    model = copy.deepcopy(model)
+
+    def progress(done: int, _total: int) -> None:
+        if break_at and done == break_at:
+            raise KeyError("broken")
+
+    goal = objective("PURGE", PLAN)
+    rows = {"forget": encode_sets([FORGET], encoder)}
+    done = train(
+        model, goal, rows, TrainArgs(**{**SGD, **keys}), pad_id=0, progress=progress, checkpoints=folder,
+        rollouts=rollout_source([FORGET], encoder),
+    )  # fmt: skip
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), done
+
+
+def test_texts_depend_on_seed_step_and_row_alone(start: Any, encoder: Encoder) -> None:
+    plan = Rollouts(n=3, max_new_tokens=5, rewards={"letters": 2.0})
+    source = rollout_source([FORGET], encoder)
+    sampler = RolloutSampler(start, plan, source, seed=1)
+    start.train()
+    both, alone = sampler(start, [0, 2], 7), sampler(start, [2], 7)
+    assert start.training  # as it was
+    assert both.rows[3:] == alone.rows and both.rewards[3:] == alone.rewards
+    assert len(both.rows) == 6 and len(set(both.rows)) > 3
+    for row, text, value in zip(both.rows, both.texts, both.rewards, strict=True):
+        assert list(row.ids[: row.n_prompt]) == encoder.row_prompt(
+            FORGET, FORGET[0 if text.question == "Where is Ada?" else 2]
+        )
+        assert 1 <= row.n_answer == text.n_tokens <= 5
+        assert value == pytest.approx(2 * len(set(text.text)) / 10)
+    assert sampler(start, [0, 2], 8).rows != both.rows
+    assert RolloutSampler(start, plan, source, seed=2)(start, [0, 2], 7).rows != both.rows
+
+
+def test_a_step_is_the_policy_gradient_of_its_rollouts(start: Any, encoder: Encoder) -> None:
+    """The weights after one step against plain autograd over the same texts, one row at a time."""
+    found, log = run(start, encoder, max_steps=1, per_device_train_batch_size=4)
+    model = copy.deepcopy(start).eval()
+    order = [0, 1, 2, 3]  # all rows are in the step, and the mean does not depend on their order
+    plan = objective("PURGE", PLAN).method.rollouts
+    batch = RolloutSampler(model, plan, rollout_source([FORGET], encoder), seed=0)(model, order, 0)
+    rewards = torch.tensor(batch.rewards).view(4, 3)
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
+    loss = torch.zeros(())
+    for row, advantage in zip(batch.rows, advantages, strict=True):
+        logp = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        of_tokens = [logp[at - 1, row.ids[at]] for at in range(row.n_prompt, len(row.ids))]
+        loss = loss - advantage * torch.stack(of_tokens).mean() / 12
+    loss.backward()
+    expected = torch.cat([(p - 0.05 * p.grad).detach().flatten() for p in model.parameters()])
+    moved = torch.cat([p.detach().flatten() for p in start.parameters()])
+    assert (expected - moved).abs().max() > 1e-4
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert log.history[0]["reward"] == pytest.approx(sum(batch.rewards) / 12, rel=1e-5)
+
+
+def test_micro_batches_give_the_step_of_one_batch(start: Any, encoder: Encoder) -> None:
+    whole, _ = run(start, encoder, max_steps=1, per_device_train_batch_size=4)
+    parts, _ = run(start, encoder, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_broken_run_samples_the_same_texts_again(start: Any, encoder: Encoder, tmp_path: Path) -> None:
+    keys = {"num_train_epochs": 3, "checkpoint": CheckpointArgs(steps=1)}
+    whole, log = run(start, encoder, **keys)
+    with pytest.raises(KeyError, match="broken"):
+        run(start, encoder, tmp_path, break_at=4, **keys)
+    found, again = run(start, encoder, tmp_path, **keys)
+    assert again.resumed_at == 3
+    assert torch.equal(found, whole)
+    assert again.history == log.history
+
+
+def rollout(text: str, answer: str = "Ana Silva") -> Rollout:
+    return Rollout("Who?", answer, text, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("no_answer", {"It was Ana Silva.": 0.0, "It was Bo.": 1.0, "": 1.0}),
+        ("rouge", {"It was Ana Silva.": 1.0, "It was Ana.": 0.5, "": 0.0}),
+        ("refusal", {"I don't know.": 1.0, "Ana Silva": 0.0}),
+        ("length", {"": 0.0, "two words": 0.4, "this has more than five words": 1.0}),
+    ],
+)
+def test_rewards_by_hand(name: str, values: dict[str, float]) -> None:
+    found = find_reward(name).compute([rollout(text) for text in values])
+    assert list(found) == pytest.approx(list(values.values()))
+
+
+def test_the_example_reward(start: Any) -> None:
+    load_plugins([str(PLUGIN)])
+    try:
+        texts = [rollout("It was Bo."), rollout("It was Bo"), rollout("a " * 30 + ".")]
+        assert list(find_reward("full_sentence").compute(texts)) == [1.0, 0.0, 0.0]
+        assert len(PLUGIN.read_text().splitlines()) <= 40
+        check_run(objective("PURGE", {"rewards": ["full_sentence"]}), TrainArgs())
+    finally:
+        api._REWARDS.remove("full_sentence")
+
+
+def test_a_new_revision_of_a_reward_is_part_of_the_key() -> None:
+    loss = objective("PURGE", PLAN)
+    assert "rewards" not in MethodRef.of(loss).identity
+    api._REWARDS.remove("letters")
+    reward("letters", revision=2)(lambda rollouts: [0.0] * len(rollouts))
+    assert MethodRef.of(loss).identity["rewards"] == {"letters": 2}
+
+
+def test_wrong_runs_are_named(start: Any, encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"PURGE.rewards: no reward named 'no_anser'; did you mean 'no_answer'"):
+        check_run(objective("PURGE", {"rewards": ["no_anser"]}), TrainArgs())
+    with pytest.raises(ConfigError, match=r"trainer.args.grad_transform: it reads a step's loss several times"):
+        check_run(objective("PURGE"), TrainArgs(grad_transform="sam"))
+    texts = ExampleSet("texts", (Example(0, "", {"answer": "a text"}),), form="text")
+    with pytest.raises(DataError, match="texts: the method answers questions, and these rows have none"):
+        rollout_source([texts], encoder)
+    rows = {"forget": encode_sets([FORGET], encoder)}
+    with pytest.raises(JobError, match="PURGE samples texts, but the run has no questions"):
+        train(copy.deepcopy(start), objective("PURGE", PLAN), rows, TrainArgs(**SGD), pad_id=0)
+
+
+def test_a_reward_must_return_a_number_for_each_text(start: Any, encoder: Encoder) -> None:
+    api._REWARDS.remove("letters")
+
+    @reward("letters")
+    def compute(rollouts: Any) -> list[float]:
+        return [float("nan")] * len(rollouts)
+
+    with pytest.raises(JobError, match="reward letters: expected 6 finite numbers"):
+        run(start, encoder)
+
+
+def test_in_memory_the_reward_is_in_the_log(start: Any, encoder: Encoder) -> None:
+    config = expunge.PURGEConfig(
+        **{**SGD, "num_generations": 3, "max_completion_length": 5, "rewards": ("length",), "alpha": 0.0}
+    )
+    trainer = expunge.UnlearnTrainer(
+        copy.deepcopy(start), config, forget_dataset=FORGET, processing_class=encoder.tokenizer
+    )
+    trainer.train()
+    assert all(0 <= line["reward"] <= 1 for line in trainer.state.log_history if "loss" in line)
+    with pytest.raises(ConfigError, match="this method reads other or sampled answers"):
+        expunge.UnlearnTrainer(
+            copy.deepcopy(start), expunge.PURGEConfig(train_on="trace", alpha=0.0), forget_dataset=FORGET,
+            processing_class=encoder.tokenizer,
+        )  # fmt: skip
