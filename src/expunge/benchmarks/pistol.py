@@ -12,7 +12,7 @@ DEFAULT = {"1": "A_C", "2": "0_1"}
 @benchmark(
     "pistol",
     about=f"PISTOL ({HUB_ID}, arXiv:2406.16810): contracts that share parties; forget one, keep its neighbours",
-    fidelity="files",
+    fidelity="schema",
 )
 def pistol(config: BenchmarkConfig) -> Benchmark:
     """Build PISTOL (Qiu et al. 2024): forget contracts whose parties also stand in contracts to keep.
