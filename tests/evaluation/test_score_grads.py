@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gzip
 import json
@@ -52,6 +53,7 @@ def by_hand(model: Any, encoder: Encoder, rows: ExampleSet, variant: str) -> lis
 
 
 def test_norms_are_those_of_one_backward_pass_a_row(model: Any, tokenizer: Any, rows: ExampleSet) -> None:
+    model = copy.deepcopy(model).double()  # in float32 the order of a sum is near the tolerance
     few = dataclasses.replace(rows, rows=rows.rows[:6])
     encoder = Encoder(Template(), tokenizer)
     table = score_grads(model, few, ("answer", "paraphrase"), encoder)
