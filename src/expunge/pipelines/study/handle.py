@@ -141,8 +141,6 @@ class StudyHandle:
         example: receives the lines that show how an example becomes tokens, unless every job is done.
         """
         check_place(self.graph.study.output_dir, "paths.output_dir", writable=True)
-        if any(p.state != "hit" for p in self.plan()):
-            check_place(self.store.root, "paths.store", writable=True)
         study, failed_trials = self._after_trials(console, command, example)
         planned = study.plan()
         with study._watched(planned, console, command) as watch:
@@ -167,10 +165,12 @@ class StudyHandle:
     def _watched(
         self, planned: Sequence[PlannedJob], console: Console | None, command: str, *, last: bool = True
     ) -> Iterator[NoteWriter]:
-        """Show the run in the terminal, and note its state in the store."""
+        """Show the run in the terminal, and note its state in the store, which must be writable if a job will run."""
         from expunge.pipelines.study.run_note import NoteWriter
         from expunge.report.display import Display
 
+        if any(p.state != "hit" for p in planned):
+            check_place(self.store.root, "paths.store", writable=True)
         with (
             Display(planned, console or Console(quiet=True)) as display,
             NoteWriter(display, self.store, self.graph, command, last=last) as watch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +21,10 @@ from expunge.training.config import TrainArgs
 from expunge.training.samples import ForwardSpec
 
 if TYPE_CHECKING:
+    from expunge.data.examples import ExampleSet
     from expunge.pipelines.study import work
+    from expunge.pipelines.study.context_source import ContextSource
+    from expunge.pipelines.study.task_context import TaskContext
 else:
     work = ModuleOnUse("expunge.pipelines.study.work")
 
@@ -220,8 +223,7 @@ class StatisticsEditJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Read the hidden states, edit and save the weights."""
-        setting = self.source.checked([ref for refs in self.rows.values() for ref in refs], self.refusals)
-        sides = {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in self.rows.items()}
+        setting, sides = _sides(self.source, self.rows, self.refusals)
         return work.edit_with_statistics(
             out, self.model_source(inputs), setting, self.edit.make(), sides, context.progress
         )
@@ -241,12 +243,19 @@ class WrapJob(TaskJob):
 
     def run(self, inputs: Mapping[str, Path], out: Path, context: JobContext) -> Mapping[str, Any]:
         """Compute the wrapper's tensors, and save it with the model."""
-        setting = self.source.checked([ref for refs in self.rows.values() for ref in refs], self.refusals)
-        sides = {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in self.rows.items()}
+        setting, sides = _sides(self.source, self.rows, self.refusals)
         source = self.model_source(inputs)
         return work.wrap_model(
             out, source, setting, self.wrapper.make(), sides, inputs.get("helper"), context.progress, label=self.label
         )
+
+
+def _sides(
+    source: ContextSource, rows: Mapping[str, Sequence[RowsRef]], refusals: tuple[str, ...]
+) -> tuple[TaskContext, dict[str, list[ExampleSet]]]:
+    """Load the task with checked rows. Returns its context, and the sets of each side."""
+    setting = source.checked([ref for refs in rows.values() for ref in refs], refusals)
+    return setting, {side: [setting.benchmark.sets[ref.name] for ref in refs] for side, refs in rows.items()}
 
 
 def parents_of(**jobs: Job | None) -> dict[str, Job]:
